@@ -1,0 +1,19 @@
+"""ddm_rt: balanced sampling from diffusion models. Public names load on first use, so the import is cheap."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Bundle", "Pipeline", "__version__"]
+
+if TYPE_CHECKING:
+    from ddm_rt.bundle import Bundle
+    from ddm_rt.sample.pipeline import Pipeline
+
+_LAZY = {"Bundle": "ddm_rt.bundle", "Pipeline": "ddm_rt.sample.pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ddm_rt' has no attribute {name!r}")

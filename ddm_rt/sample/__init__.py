@@ -1,0 +1,1 @@
+"""Balanced sampling: noise, quotas, the loop and the pipeline. Nothing here imports torch."""

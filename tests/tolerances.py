@@ -1,0 +1,20 @@
+"""The one tolerance table. A number here never grows to make a test pass."""
+
+# Step tables against diffusers' schedulers: per step, and over a trajectory relative to max|x|.
+STEP_ABS = 1e-5
+TRAJECTORY_REL = 5e-5
+
+# Exported graphs against torch, fp32, max absolute error.
+EXPORT_FP32_ABS = 1e-4
+
+# Attention reference (fp32) against torch's scaled_dot_product_attention.
+ATTENTION_FP32_ABS = 1e-5
+
+# Images of one bundle, one machine kind, across thread counts or backends: grey levels.
+IMAGE_GREY_LEVELS = 1
+
+# Noise of an independent implementation: float32 units in the last place.
+NOISE_ULP = 1
+
+# Closed-form statistics (intervals, distances) against a library or a hand calculation.
+STATISTIC_ABS = 1e-9
