@@ -1,0 +1,1 @@
+"""The trainable model: diffusers' UNet with indicator-conditioned attention, the conditioner and the head C."""
