@@ -34,6 +34,9 @@ class IndicatorMode(StrEnum):
     CODES = "codes"
 
 
+DEFAULT_INDICATOR_WEIGHT = {IndicatorMode.NONE: 0.0, IndicatorMode.LABELS: 0.05, IndicatorMode.CODES: 0.01}
+
+
 class PredictionType(StrEnum):
     """As in diffusers."""
 
@@ -130,6 +133,8 @@ class CodesConfig(Frozen):
     """Code discovery: micro-codes, a tree over them, top codes."""
 
     source: Path | None = None  # a codes file to use in place of discovery
+    neighbours: Annotated[int, Field(ge=2)] = 15  # of the graph whose Laplacian eigenvectors are clustered
+    eigenvectors: Annotated[int, Field(ge=1)] = 8
     micro_codes: Annotated[int, Field(ge=2, le=4096)] = 16  # K, the leaves of the tree
     top_codes: Annotated[int, Field(ge=2, le=1024)] = 2  # M branches that get equal shares
     bootstraps: Annotated[int, Field(ge=0, le=1000)] = 10
@@ -139,7 +144,7 @@ class TrainConfig(Frozen):
     """The training loop and the DDM objective."""
 
     indicator: IndicatorMode = IndicatorMode.CODES
-    indicator_weight: Fraction = 0.01  # α in L = (1 - α)·MSE + α·CE; unused with `none`
+    indicator_weight: Fraction | None = None  # α in L = (1 - α)·MSE + α·CE; None: DEFAULT_INDICATOR_WEIGHT
     steps: Positive = 1500
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -154,7 +159,13 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Positive = 1  # part of what determines the weights, so part of the configuration
     checkpoint_every: Positive = 250
-    sample_every: Annotated[int, Field(ge=0)] = 0  # 0: no picture grids while training
+
+    @property
+    def alpha(self) -> float:
+        """The paper's α that this run uses."""
+        if self.indicator_weight is None:
+            return DEFAULT_INDICATOR_WEIGHT[self.indicator]
+        return self.indicator_weight
 
     @model_validator(mode="after")
     def _drops_fit(self) -> Self:

@@ -13,6 +13,15 @@ ATTENTION_FP32_ABS = 1e-5
 # Images of one bundle, one machine kind, across thread counts or backends: grey levels.
 IMAGE_GREY_LEVELS = 1
 
+# Noise levels of a schedule against those that diffusers holds in float32, relative.
+SCHEDULE_REL = 1e-6
+
+# Fractional timesteps, which diffusers computes in float32.
+TIMESTEP_ABS = 1e-3
+
+# Identities that a float64 step table keeps.
+TABLE_ABS = 1e-9
+
 # Noise of an independent implementation: float32 units in the last place.
 NOISE_ULP = 1
 

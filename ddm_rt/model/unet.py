@@ -12,7 +12,9 @@ from ddm_rt.model.indicator import Conditioner
 
 TEXT = "text_tokens"
 INDICATOR = "indicator_tokens"
-SCALE = "indicator_scale"
+# s per sample with the null code's taken to 0: a name of its own, for an ONNX graph can't give a changed value out
+# under an input's name.
+SCALE = "code_scale"
 
 
 class DDM(nn.Module):
@@ -50,10 +52,10 @@ class DDM(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Prediction [B,C,H,W] for latents x_t at timesteps t float32 [B]."""
-        indicator = {name: cond[name] for name in (INDICATOR, SCALE) if name in cond}
-        out: Tensor = self.unet(
-            x_t, t, cond[TEXT], cross_attention_kwargs=indicator or None, return_dict=False
-        )[0]
+        indicator: dict[str, Tensor] | None = None
+        if self.conditioner is not None:
+            indicator = {"indicator_tokens": cond[INDICATOR], "indicator_scale": cond[SCALE]}
+        out: Tensor = self.unet(x_t, t, cond[TEXT], cross_attention_kwargs=indicator, return_dict=False)[0]
         return out
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The judge: a small classifier over all classes of a labelled image set. It measures groups and steers nothing.
+"""The judge: a small classifier over all classes of a labelled image set; it measures and steers nothing.
 
 It must be trained on images that no generator sees; `confusion` on a third, held-out part is what its
 verdicts are corrected with.
@@ -24,7 +24,8 @@ WEIGHT_DECAY = 1e-2
 class Judge(nn.Module):
     """image float32 [B,C,H,W] in [-1, 1] -> (logits [B,K], features [B,64]); any H, W of at least 8.
 
-    The features are taken before the last nonlinearity: closer to the Gaussian that a Frechet distance assumes.
+    The features are taken before the last nonlinearity: closer to the Gaussian that a Frechet distance
+    assumes.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -54,7 +55,7 @@ def fit(
     threads: int = 1,
     progress: Callable[[int, float], None] | None = None,
 ) -> Judge:
-    """Train a judge; the weights are a function of the arguments alone (for one torch version and machine kind).
+    """Train a judge; its weights depend on the arguments alone (for one torch version and machine kind).
 
     Args:
         images: float32 [N,C,H,W] in [-1, 1].
@@ -82,7 +83,7 @@ def fit(
             logits, _ = judge(augment(x[index], generator))
             loss = F.cross_entropy(logits, y[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             if progress is not None:
@@ -91,7 +92,7 @@ def fit(
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Light random rotation, scale, shift, contrast and noise of images [B,C,H,W]; no flips: they change digits."""
+    """Light random rotation, scale, shift, contrast and noise of [B,C,H,W]; no flips: they change digits."""
     batch = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -111,7 +112,8 @@ def confusion(judge: Judge, images: NDArray[np.float32], labels: NDArray[np.int6
     """Counts [K,K] on held-out images: row = truth, column = verdict. Raises DdmError as `fit` does."""
     num_classes = judge.head.out_features
     _check(images, labels, num_classes)
-    verdicts = torch.cat([judge(part)[0].argmax(1) for part in torch.from_numpy(images).split(256)]).numpy()
+    batches = torch.split(torch.from_numpy(images), 256)
+    verdicts = torch.cat([judge(batch)[0].argmax(1) for batch in batches]).numpy()
     counts = np.zeros((num_classes, num_classes), dtype=np.int64)
     np.add.at(counts, (labels, verdicts), 1)
     return counts
@@ -141,7 +143,9 @@ def _check(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: 
     if not np.abs(images).max() <= 1:
         raise DdmError("images: values outside [-1, 1] or not finite")
     if labels.shape != (len(images),) or labels.dtype != np.int64 or labels.min() < 0:
-        raise DdmError(f"labels: {labels.dtype} {list(labels.shape)}; expected int64 [{len(images)}], 0 or more")
+        raise DdmError(
+            f"labels: {labels.dtype} {list(labels.shape)}; expected int64 [{len(images)}], 0 or more"
+        )
     present = np.bincount(labels, minlength=num_classes or 2)
     if len(present) > (num_classes or len(present)) or not present.all():
         raise DdmError(

@@ -1,0 +1,166 @@
+"""Images in: the shipped digits, or a folder of image files. Imbalance is an index selection, nothing else."""
+
+import csv
+import lzma
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.config import DataConfig
+from ddm_rt.errors import DdmError
+
+DIGITS = ("0", "1", "3", "7", "8")
+SPLITS = ("train", "judge", "reference")  # disjoint: generators, judges and yardsticks never share an image
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_DIGITS_FILE = "digits.xz"
+_SOURCE = re.compile(r"digits(?::(?P<classes>[^@]*))?(?:@(?P<ratio>.*))?")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as the model sees them. Labels are None where the source has none; training never reads them."""
+
+    images: NDArray[np.uint8]  # [N, H, W, C]
+    labels: tuple[str, ...] | None
+    names: tuple[str, ...]
+    prompts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def latent_input(self) -> NDArray[np.float32]:
+        """[N, C, H, W] in [-1, 1]."""
+        return to_model(self.images)
+
+
+def to_model(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [N,H,W,C] -> float32 [N,C,H,W] in [-1, 1]."""
+    scaled = images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(scaled)
+
+
+def load(config: DataConfig, split: str = "train") -> ImageSet:
+    """The images that `config.source` names: `digits:CLASSES@RATIO`, or a folder.
+
+    Raises DdmError for a folder without readable images, an unreadable image (named), fewer than two images,
+    unknown classes, or a ratio that the data can't give.
+    """
+    if config.source == "digits" or config.source.startswith(("digits:", "digits@")):
+        return _digits(config, split)
+    return _folder(Path(config.source), config)
+
+
+def asset_path() -> Path:
+    """The shipped digits (MNIST, CC BY-SA 3.0: see NOTICE)."""
+    return Path(str(resources.files("ddm_rt") / "assets" / _DIGITS_FILE))
+
+
+def _digits(config: DataConfig, split: str) -> ImageSet:
+    match = _SOURCE.fullmatch(config.source)
+    if match is None:
+        raise DdmError(f"data {config.source!r}: expected digits:CLASSES@RATIO, for example digits:3,8@4:1")
+    if split not in SPLITS:
+        raise DdmError(f"data split {split!r} is unknown; splits: {', '.join(SPLITS)}")
+    classes = tuple(match["classes"].split(",")) if match["classes"] is not None else DIGITS
+    unknown = [name for name in classes if name not in DIGITS]
+    if unknown or len(set(classes)) != len(classes):
+        raise DdmError(f"data {config.source!r}: classes must be distinct and among {', '.join(DIGITS)}")
+    if config.image_size < 28:
+        raise DdmError(f"data.image_size is {config.image_size}; digits are 28x28 and are padded, never shrunk")
+    raw = lzma.decompress(asset_path().read_bytes())
+    images, labels = _parse_digits(raw, split)
+    per_class = {name: np.flatnonzero(labels == int(name)) for name in classes}
+    counts = _ratio_counts(config.source, match["ratio"], [len(per_class[name]) for name in classes])
+    index = np.concatenate([per_class[name][:n] for name, n in zip(classes, counts, strict=True)])
+    margin = config.image_size - 28
+    pad = (margin // 2, margin - margin // 2)
+    padded = np.pad(images[index], ((0, 0), pad, pad))[..., None]
+    return ImageSet(
+        images=np.repeat(padded, config.channels, axis=-1),
+        labels=tuple(str(labels[i]) for i in index),
+        names=tuple(f"digits/{split}/{i}" for i in index),
+    )
+
+
+def _parse_digits(raw: bytes, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The asset is rows of 1 + 784 bytes (label, pixels), with one leading row of three uint32 split sizes."""
+    sizes = np.frombuffer(raw, "<u4", 3)
+    rows = np.frombuffer(raw, np.uint8, offset=12).reshape(-1, 785)
+    start = int(sizes[: SPLITS.index(split)].sum())
+    part = rows[start : start + int(sizes[SPLITS.index(split)])]
+    return part[:, 1:].reshape(-1, 28, 28), part[:, 0].astype(np.int64)
+
+
+def _ratio_counts(source: str, ratio: str | None, available: list[int]) -> list[int]:
+    """The largest counts within `available` that have the ratio exactly."""
+    if ratio is None:
+        return available
+    parts = ratio.split(":")
+    if len(parts) != len(available) or not all(re.fullmatch(r"[1-9]\d{0,5}", part) for part in parts):
+        raise DdmError(
+            f"data {source!r}: ratio {ratio!r} must be {len(available)} positive whole numbers joined by ':', "
+            "one for each class"
+        )
+    weights = [int(part) for part in parts]
+    unit = min(have // weight for have, weight in zip(available, weights, strict=True))
+    if unit < 1:
+        raise DdmError(f"data {source!r}: ratio {ratio} can't be had from {available} images")
+    return [unit * weight for weight in weights]
+
+
+def _folder(path: Path, config: DataConfig) -> ImageSet:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not path.is_dir():
+        raise DdmError(f"data {str(path)!r}: no such folder, and not digits:CLASSES@RATIO")
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if len(files) < 2:
+        raise DdmError(f"data {path}: {len(files)} images found; expected at least 2 ({' '.join(SUFFIXES)})")
+    table = _metadata(path / "metadata.csv", {f.relative_to(path).as_posix() for f in files})
+    mode = "L" if config.channels == 1 else "RGB"
+    side = config.image_size
+    images = np.empty((len(files), side, side, config.channels), np.uint8)
+    for i, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS)
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DdmError(f"{file}: not a readable image ({error})") from error
+        images[i] = np.asarray(fitted).reshape(side, side, config.channels)
+    names = tuple(f.relative_to(path).as_posix() for f in files)
+    column = {key: tuple(table[name].get(key, "") for name in names) for key in ("label", "prompt")} if table else {}
+    return ImageSet(
+        images=images,
+        labels=column.get("label") if any(column.get("label", ())) else None,
+        names=names,
+        prompts=column.get("prompt") if any(column.get("prompt", ())) else None,
+    )
+
+
+def _metadata(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
+    """metadata.csv: `file_name`, and `label` or `prompt`; every image must have its row."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DdmError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    if not rows or "file_name" not in rows[0]:
+        raise DdmError(f"{path}: expected a header with the column file_name, and label or prompt")
+    table: dict[str, dict[str, str]] = {}
+    for line, row in enumerate(rows, start=2):
+        name = row["file_name"] or ""
+        if name in table:
+            raise DdmError(f"{path}: line {line}: {name!r} is listed twice")
+        if name not in names:
+            raise DdmError(f"{path}: line {line}: {name!r} is not an image in {path.parent}")
+        table[name] = {key: value or "" for key, value in row.items() if key}
+    missing = sorted(names - set(table))
+    if missing:
+        raise DdmError(f"{path}: {missing[0]!r} has no row ({len(missing)} images are missing)")
+    return table

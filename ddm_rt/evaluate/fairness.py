@@ -1,0 +1,165 @@
+"""Group shares and the scores made of them. Images judged as another class belong to no group ("neither").
+
+p are the shares of K groups among the images that belong to some group; u is the target.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.special import entr, rel_entr
+
+from ddm_rt.config import Frozen
+from ddm_rt.errors import DdmError
+
+Shares = NDArray[np.float64]  # [K], on the simplex
+
+
+class Scores(Frozen):
+    """Scores of shares p against a target u: on an even target the last two are 1, the others 0."""
+
+    fd_l2: float
+    fd_ddm: float | None  # two groups only
+    bias_p: float
+    deviation_ratio: float
+    kl: float
+    normalised_entropy: float
+    worst_group_ratio: float
+
+
+def count_table(
+    labels: NDArray[np.str_], groups: Sequence[str], codes: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Counts [S,K] of `labels` [N] per code: one row without codes, else one per code that occurs, ascending.
+
+    Labels outside `groups` are counted nowhere. Raises DdmError on fewer than two or repeated groups.
+    """
+    if len(groups) < 2 or len(set(groups)) != len(groups):
+        raise DdmError(f"groups are {list(groups)}; expected two or more different names")
+    if codes is not None and codes.shape != labels.shape:
+        raise DdmError(f"codes: {list(codes.shape)}; expected one for each of {len(labels)} images")
+    rows = (
+        np.zeros(len(labels), dtype=np.int64) if codes is None else np.unique(codes, return_inverse=True)[1]
+    )
+    table = np.zeros((int(rows.max(initial=0)) + 1, len(groups)), dtype=np.int64)
+    for k, group in enumerate(groups):
+        np.add.at(table[:, k], rows[labels == group], 1)
+    return table
+
+
+def shares(counts: NDArray[np.int64], groups: Sequence[str]) -> Shares:
+    """p [K] from counts [K]. Raises DdmError where no image belongs to a group."""
+    if counts.sum() == 0:
+        raise DdmError(f"groups: no image was judged as any of {', '.join(groups)}; shares are undefined")
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
+
+
+def scores(p: Shares, u: Shares) -> Scores:
+    """Every score of shares p [K] against the target u [K]."""
+    return Scores(
+        fd_l2=fd_l2(p, u),
+        fd_ddm=fd_ddm(p) if len(p) == 2 else None,
+        bias_p=bias_p(p),
+        deviation_ratio=deviation_ratio(p),
+        kl=kl(p, u),
+        normalised_entropy=normalised_entropy(p),
+        worst_group_ratio=worst_group_ratio(p, u),
+    )
+
+
+def fd_l2(p: Shares, u: Shares) -> float:
+    """Fairness discrepancy ‖u − p‖₂ (Choi et al. 2020)."""
+    return float(np.linalg.norm(u - p))
+
+
+def fd_ddm(p: Shares) -> float:
+    """|p − ½| for two groups, as in DDM (Huang et al. 2025); FD_L2 on an even target is √2 times it."""
+    if len(p) != 2:
+        raise DdmError(f"FD_ddm is defined for two groups; there are {len(p)}")
+    return float(abs(p[0] - 0.5))
+
+
+def bias_p(p: Shares) -> float:
+    """Mean of |p_i − p_j| over pairs of groups (Shen et al. 2024, bias-P)."""
+    i, j = np.triu_indices(len(p), k=1)
+    return float(np.abs(p[i] - p[j]).mean())
+
+
+def deviation_ratio(p: Shares) -> float:
+    """max_k |p_k − 1/K| / (1 − 1/K): 1 when all images belong to one group."""
+    even = 1 / len(p)
+    return float(np.abs(p - even).max() / (1 - even))
+
+
+def kl(p: Shares, u: Shares) -> float:
+    """KL(p‖u) in nats; u must be positive."""
+    return float(rel_entr(p, u).sum())
+
+
+def normalised_entropy(p: Shares) -> float:
+    """Entropy of p over that of K equal shares: 1 is even."""
+    return float(entr(p).sum() / np.log(len(p)))
+
+
+def worst_group_ratio(p: Shares, u: Shares) -> float:
+    """min_k p_k / u_k: 1 on target, 0 when a group is absent."""
+    return float((p / u).min())
+
+
+def spd(matches: NDArray[np.bool_], wanted: NDArray[np.str_], groups: Sequence[str]) -> float:
+    """Statistical parity difference P(Y=1 | A=0) − P(Y=1 | A=1) in AIF360's form, 0 being groups[0].
+
+    Y (`matches` [N]): the image matches its condition; A (`wanted` [N]): the group that it was asked to be.
+    With more groups the largest absolute difference over pairs. Raises DdmError on a group never asked for.
+    """
+    rates = []
+    for group in groups:
+        if not (asked := wanted == group).any():
+            raise DdmError(f"conditions: no image was asked to be {group!r}; SPD needs each group")
+        rates.append(float(matches[asked].mean()))
+    return rates[0] - rates[1] if len(rates) == 2 else max(rates) - min(rates)
+
+
+def cleam(p: float, a0: float, a1: float) -> float:
+    """Share of group 0 corrected for the judge: (p − 1 + a₁)/(a₀ + a₁ − 1) cut to [0, 1] (Teo et al. 2023).
+
+    a₀, a₁: the judge's accuracy on either group. Raises DdmError where it is no better than chance.
+    """
+    if a0 + a1 <= 1:
+        raise DdmError(
+            f"judge: accuracies {a0:.3f} and {a1:.3f} are no better than chance; no correction exists"
+        )
+    return float(np.clip((p - 1 + a1) / (a0 + a1 - 1), 0, 1))
+
+
+def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups: Sequence[str]) -> Shares:
+    """P(judged as group j | truly group i, judged as some group) [K,K] from counts over all classes.
+
+    Shares are conditional on belonging to a group, so the correction is too. Raises DdmError on a group
+    that the judge doesn't know or has no held-out images of.
+    """
+    if missing := [group for group in groups if group not in classes]:
+        raise DdmError(
+            f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}"
+        )
+    index = [list(classes).index(group) for group in groups]
+    counts = confusion[np.ix_(index, index)]
+    if not counts.sum(axis=1).all():
+        raise DdmError("judge: metadata 'confusion' has no held-out images of some group")
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def correct(p: Shares, conditional: Shares) -> Shares:
+    """True shares [K] that explain the judged shares p [K], given P(judged | truth) [K,K].
+
+    Two groups: CLEAM. More: the point of the simplex that minimises ‖Cᵀx − p‖₂, which is CLEAM again for two.
+    """
+    if len(p) == 2:
+        share = cleam(float(p[0]), float(conditional[0, 0]), float(conditional[1, 1]))
+        return np.array([share, 1 - share])
+    # On the simplex Cᵀx − p = Bx with B = Cᵀ − p1ᵀ. Appending the row Σx = 1 to Bx = 0 and rescaling the
+    # non-negative solution to sum 1 gives the exact constrained minimum (Haskell and Hanson 1981).
+    system = np.vstack([conditional.T - p[:, None], np.ones(len(p))])
+    solution, _ = nnls(system, np.append(np.zeros(len(p)), 1.0))
+    return np.asarray(solution / solution.sum(), dtype=np.float64)

@@ -1,0 +1,54 @@
+"""Classifiers and feature encoders as ONNX graphs: judges, and the encoders that code discovery takes."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ddm_rt.bundle import write_atomic
+from ddm_rt.errors import DdmError
+from ddm_rt.export import graph
+from ddm_rt.export.onnx import MAX_ABS_ERROR
+
+
+def export_classifier(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    outputs: Sequence[str] = ("logits", "features"),
+) -> float:
+    """Write `module` as an ONNX file: image float32 [B,C,H,W] in [-1, 1] -> one tensor [B,...] per name in `outputs`.
+
+    The batch is free, C, H and W are those of `image_shape`. `outputs=("features",)` writes an encoder. `metadata`
+    goes into the file's metadata_props. Returns the largest absolute difference to torch, measured before the file
+    is written (atomically).
+
+    Raises DdmError for a module in training mode or with non-finite weights, one that gives another number of
+    outputs, and for a difference above `MAX_ABS_ERROR`.
+    """
+    if module.training:
+        raise DdmError(f"{path.name}: the module is in training mode; call eval() before exporting it")
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise DdmError(f"{path.name}: tensor {name} has non-finite values")
+    generator = torch.Generator().manual_seed(0)
+    cases = [{"image": torch.rand((n, *image_shape), generator=generator) * 2 - 1} for n in (2, 1, 3)]
+    with torch.inference_mode():
+        given = module(cases[0]["image"])
+    count = len(given) if isinstance(given, tuple) else 1
+    if count != len(outputs):
+        raise DdmError(f"{path.name}: the module gives {count} tensors; expected {', '.join(outputs)}")
+    free = dict.fromkeys(("image", *outputs), {0: "batch"})
+    model = graph.trace(module, cases[0], outputs, free, metadata=metadata)
+    with tempfile.TemporaryDirectory(prefix="ddm-rt-export-") as scratch:
+        draft = Path(scratch) / path.name
+        graph.save(model, draft)
+        error = graph.difference(module, draft, cases)
+        if not error <= MAX_ABS_ERROR:
+            raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")
+        write_atomic(path, draft.read_bytes())
+    return error

@@ -1,0 +1,137 @@
+"""One torch module as one ONNX graph that holds nothing but what it computes, and its parity with torch."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from torch import Tensor, nn
+
+from ddm_rt.errors import DdmError
+from ddm_rt.export.ops import TRANSLATIONS
+
+OPSET = 18
+# Protocol buffers end at 2 GiB; bigger graphs keep their tensors in a file beside them.
+MAX_INLINE_BYTES = 2**31 - 2**24
+
+Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the free dimension
+
+
+def trace(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    free: Axes,
+    *,
+    variant: str = "decomposed",
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """`module` (in eval mode, called with the inputs in order) as a graph with these input and output names.
+
+    `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which the
+    tracer would take for constants. Equal modules give equal bytes: no file paths, no stack traces, no times.
+    """
+    dynamic = tuple({axis: free[name][axis] for axis in free.get(name, {})} for name in inputs)
+    with _quiet(), torch.inference_mode(False):
+        program = torch.onnx.export(
+            _Positional(module).eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            custom_translation_table=dict(TRANSLATIONS[variant]),
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _strip(model)
+    model.graph.ClearField("value_info")
+    model.graph.name = "ddm_rt"
+    model.producer_name = "ddm_rt"
+    model.ClearField("producer_version")
+    # The tracer writes an output's size as a formula of the input's; for every size that fits they are equal.
+    for value in model.graph.output:
+        for axis, name in free.get(value.name, {}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write the graph (tensors beside it as `<name>.data` when it is too big for one file) and check it.
+
+    Raises DdmError where ONNX's full check, strict shape inference included, finds a fault.
+    """
+    tensor_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if tensor_bytes > MAX_INLINE_BYTES:
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise DdmError(f"{path.name}: the exported graph is not valid ONNX: {error}") from error
+
+
+def difference(module: nn.Module, graph: Path, cases: Sequence[Mapping[str, Tensor]]) -> float:
+    """The largest absolute difference between `module` in torch and `graph` on ONNX Runtime over the cases.
+
+    Infinite where an output's shape differs or a value is not finite.
+    """
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for case in cases:
+        with torch.inference_mode():
+            expected = module(*case.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        found = session.run(None, {name: tensor.numpy() for name, tensor in case.items()})
+        for want, got in zip(expected, found, strict=True):
+            if want.shape != got.shape or not np.isfinite(got).all():
+                return float("inf")
+            worst = max(worst, float(np.abs(want.numpy() - got).max()))
+    return worst
+
+
+class _Positional(nn.Module):
+    """Calls `module` with any number of tensors, so that one spelling of the dynamic axes fits every module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        out: Tensor | tuple[Tensor, ...] = self.module(*inputs)
+        return out
+
+
+def _strip(message: Message) -> None:
+    """Remove what the tracer says about its source (paths, stack traces, module names), everywhere below."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for child in [value] if isinstance(value, Message) else value:
+                _strip(child)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tracer's remarks about its own inside are no news to the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,36 @@
+"""How the custom attention op is written in ONNX: one table of translations, keyed by variant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript import opset18 as op
+
+# Registers torch.ops.ddm_rt.indicator_attention, which the table names.
+import ddm_rt.kernels.indicator_attention as _registered  # noqa: F401
+
+Value = Any  # a symbolic ONNX value
+
+
+def _decomposed(q: Value, k: Value, v: Value, k_ind: Value, v_ind: Value, scale: Value) -> Value:
+    """Two softmax attentions from plain MatMul and Softmax; shapes as in the public op.
+
+    1/√D goes on the keys. A scaled query shared by both products crashes the TensorRT-RTX builder.
+    """
+    root = op.Constant(value_float=float(q.shape[3]) ** -0.5)
+    query = op.Transpose(q, perm=[0, 2, 1, 3])  # [B, H, N, D]
+
+    def attend(keys: Value, values: Value) -> Value:
+        scaled = op.Transpose(op.Mul(keys, op.CastLike(root, keys)), perm=[0, 2, 3, 1])  # [B, H, D, T]
+        weights = op.Softmax(op.MatMul(query, scaled), axis=-1)  # [B, H, N, T]
+        return op.MatMul(weights, op.Transpose(values, perm=[0, 2, 1, 3]))  # [B, H, N, D]
+
+    per_sample = op.Unsqueeze(scale, op.Constant(value_ints=[1, 2, 3]))  # [B, 1, 1, 1]
+    out = op.Add(attend(k, v), op.Mul(per_sample, attend(k_ind, v_ind)))
+    return op.Transpose(out, perm=[0, 2, 1, 3])  # [B, N, H, D]
+
+
+# variant -> what torch.onnx.export takes as custom_translation_table.
+TRANSLATIONS: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "decomposed": {torch.ops.ddm_rt.indicator_attention.default: _decomposed},
+}

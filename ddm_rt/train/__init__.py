@@ -1,0 +1,1 @@
+"""Training: features, code discovery, the DDM objective and the loop. Needs torch; nothing later imports it."""

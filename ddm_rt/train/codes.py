@@ -1,0 +1,117 @@
+"""Code discovery: modes of the data without labels. Micro-codes, a tree over them, top codes.
+
+Features -> k-nearest-neighbour graph -> eigenvectors of its normalised Laplacian -> k-means into K micro-codes -> Ward's
+tree over their centroids -> the top M branches. Codes are modes of the data; whether they follow a named attribute is
+for an audit to say, never for this file.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse.csgraph import laplacian
+from scipy.sparse.linalg import eigsh
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import kneighbors_graph
+
+from ddm_rt.bundle import Codes, Leaf
+from ddm_rt.config import CodesConfig
+from ddm_rt.errors import DdmError
+
+EXEMPLARS = 8
+
+
+def discover(
+    features: NDArray[np.float32], config: CodesConfig, seed: int
+) -> tuple[Codes, NDArray[np.int64]]:
+    """Codes of N images from unit features [N,D], and the code of each image, int64 [N].
+
+    Raises DdmError when there are fewer images than micro-codes.
+    """
+    count = len(features)
+    if count <= config.micro_codes:
+        raise DdmError(f"codes.micro_codes is {config.micro_codes}, but there are only {count} images")
+    embedding = spectral_embedding(features, config, seed)
+    assignment, top_of, tree = _tree(embedding, config, seed)
+    top = top_of[assignment]
+    rule = config.model_dump(mode="json", exclude={"source"})
+    codes = describe(assignment, top_of, origin="discovered").model_copy(
+        update={
+            "tree": tuple((int(a), int(b), float(height)) for a, b, height, _ in tree),
+            "exemplars": _exemplars(embedding, assignment, len(top_of)),
+            "stability_ari": _stability(embedding, top, config, seed),
+            "rule": rule,
+        }
+    )
+    return codes, assignment
+
+
+def spectral_embedding(
+    features: NDArray[np.float32], config: CodesConfig, seed: int
+) -> NDArray[np.float64]:
+    """Laplacian eigenmap [N, eigenvectors] of the neighbour graph; components that vary slowest weigh most."""
+    neighbours = min(config.neighbours, len(features) - 1)
+    graph = kneighbors_graph(features, neighbours)
+    graph = graph.maximum(graph.T)
+    normalised, scale = laplacian(graph, normed=True, return_diag=True)
+    wanted = min(config.eigenvectors, len(features) - 2)
+    start = np.random.default_rng(seed).standard_normal(len(features))  # Lanczos' first vector, fixed
+    values, vectors = eigsh(-normalised, k=wanted + 1, which="LA", v0=start)
+    order = np.argsort(-values)[1:]  # the first is constant
+    embedding = vectors[:, order] / scale[:, None]
+    embedding /= np.sqrt((embedding**2).mean(axis=0))
+    # An eigenvector's sign is arbitrary; fix it so that the codes' numbers don't depend on it.
+    embedding *= np.sign(embedding[np.abs(embedding).argmax(axis=0), np.arange(wanted)])
+    weighted: NDArray[np.float64] = embedding * np.clip(1 + values[order], 0, 1) ** 4
+    return weighted
+
+
+def describe(assignment: NDArray[np.int64], top_of: NDArray[np.int64], origin: str) -> Codes:
+    """Codes with sizes and shares, from the code of each image [N] and the top code of each code [K]."""
+    sizes = np.bincount(assignment, minlength=len(top_of))
+    top_sizes = np.bincount(top_of, weights=sizes)
+    leaves = tuple(
+        Leaf(code=k, top_code=int(top), size=int(sizes[k]), share_in_top=float(sizes[k] / top_sizes[top]))
+        for k, top in enumerate(top_of)
+    )
+    return Codes(origin=origin, leaves=leaves)
+
+
+def _tree(
+    embedding: NDArray[np.float64], config: CodesConfig, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Micro-code of each image, top code of each micro-code, and Ward's merges. Largest top code first."""
+    kmeans = KMeans(config.micro_codes, n_init=4, random_state=seed).fit(embedding)
+    tree = linkage(kmeans.cluster_centers_, "ward")
+    branch = fcluster(tree, config.top_codes, "maxclust") - 1
+    if len(np.unique(branch)) < config.top_codes:
+        raise DdmError(f"codes.top_codes is {config.top_codes}, but the tree has only {len(np.unique(branch))} branches")
+    sizes = np.bincount(branch[kmeans.labels_], minlength=config.top_codes)
+    rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
+    return kmeans.labels_.astype(np.int64), rank[branch].astype(np.int64), tree
+
+
+def _exemplars(
+    embedding: NDArray[np.float64], assignment: NDArray[np.int64], codes: int
+) -> tuple[tuple[int, ...], ...]:
+    """The images nearest to each code's centroid."""
+    found = []
+    for code in range(codes):
+        members = np.flatnonzero(assignment == code)
+        distance = np.linalg.norm(embedding[members] - embedding[members].mean(axis=0), axis=1)
+        found.append(tuple(int(i) for i in members[np.argsort(distance, kind="stable")[:EXEMPLARS]]))
+    return tuple(found)
+
+
+def _stability(
+    embedding: NDArray[np.float64], top: NDArray[np.int64], config: CodesConfig, seed: int
+) -> tuple[float, ...]:
+    """Adjusted Rand index between the top codes and those found again on each bootstrap sample."""
+    scores = []
+    for i in range(config.bootstraps):
+        sample = np.random.default_rng([seed, i]).integers(0, len(embedding), len(embedding))
+        if len(np.unique(embedding[sample], axis=0)) <= config.micro_codes:
+            raise DdmError(f"codes.micro_codes is {config.micro_codes}: too many for {len(embedding)} images")
+        assignment, top_of, _ = _tree(embedding[sample], config, seed)
+        scores.append(float(adjusted_rand_score(top[sample], top_of[assignment])))
+    return tuple(scores)

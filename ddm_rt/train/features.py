@@ -1,0 +1,137 @@
+"""Frozen features for code discovery: contrastive ones of the training images, or any encoder given as ONNX.
+
+Contrastive features are SimCLR's (arXiv 2002.05709, eq. 1). The encoder's body is read, before the projector: the
+augmentations remove slant, stroke width and position, which otherwise dominate and are what clusters would follow.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddm_rt.config import FeatureConfig
+from ddm_rt.errors import DdmError
+
+Progress = Callable[[int, int, dict[str, float]], None]  # done, total, figures
+
+
+class ContrastiveEncoder(nn.Module):
+    """A small convolutional encoder [B,C,H,W] -> [B, 32·width], and SimCLR's projector behind it."""
+
+    def __init__(self, channels: int, width: int, projection: int = 64) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+        self.body = nn.Sequential(
+            block(channels, width, 2),
+            block(width, 2 * width, 2),
+            block(2 * width, 4 * width, 1),
+            block(4 * width, 8 * width, 2),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+        self.projector = nn.Sequential(
+            nn.Linear(32 * width, 8 * width),
+            nn.BatchNorm1d(8 * width),
+            nn.ReLU(),
+            nn.Linear(8 * width, projection),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B,C,H,W] in [-1,1] -> unit vectors [B, projection]."""
+        return F.normalize(self.projector(self.body(images)), dim=1)
+
+
+def augment(images: Tensor, config: FeatureConfig, generator: torch.Generator) -> Tensor:
+    """A random view of each image [B,C,H,W]: affine and elastic warp, stroke width, colour, flip."""
+    count = len(images)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator) * 2 - 1
+
+    angle = uniform(count) * math.radians(config.rotation)
+    scale, shear = 1 + uniform(count) * config.scale, uniform(count) * config.shear
+    aspect = 1 + uniform(count) * 0.15
+    matrix = torch.zeros(count, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1] = torch.cos(angle) * scale * aspect, -torch.sin(angle) * scale + shear
+    matrix[:, 1, 0], matrix[:, 1, 1] = torch.sin(angle) * scale, torch.cos(angle) * scale / aspect
+    matrix[:, :, 2] = uniform(count, 2) * config.translate * 2
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    bend = uniform(count, 2, 4, 4) * config.elastic  # a displacement at 4x4 points, interpolated
+    bend = F.interpolate(bend, size=images.shape[-2:], mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    views = F.grid_sample(images, grid + bend, align_corners=False, padding_mode="border")
+    if config.thickness:
+        kind, amount = torch.rand(2, count, 1, 1, 1, generator=generator)
+        wider = views + (F.max_pool2d(views, 3, 1, 1) - views) * amount
+        thinner = views + (-F.max_pool2d(-views, 3, 1, 1) - views) * amount * 0.7
+        views = torch.where(kind < 1 / 3, wider, torch.where(kind < 2 / 3, thinner, views))
+    if config.colour:
+        gain, offset = 1 + uniform(count, 1, 1, 1) * config.colour, uniform(count, images.shape[1], 1, 1) * config.colour
+        views = (views * gain + offset).clamp(-1, 1)
+    if config.flip:
+        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+        views = torch.where(mirrored, views.flip(-1), views)
+    return views
+
+
+def contrastive_features(
+    images: NDArray[np.float32], config: FeatureConfig, seed: int, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Unit features [N, 32·width] of images [N,C,H,W] from an encoder trained on these images alone."""
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.from_numpy(images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = ContrastiveEncoder(data.shape[1], config.width)
+    optimizer = torch.optim.AdamW(encoder.parameters(), config.learning_rate, weight_decay=1e-4)
+    size = min(config.batch_size, len(data))
+    positives = torch.cat([torch.arange(size, 2 * size), torch.arange(size)])
+    for step in range(config.steps):
+        warm, cosine = min(1.0, (step + 1) / 20), 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warm * cosine
+        batch = data[torch.randperm(len(data), generator=generator)[:size]]
+        views = torch.cat([augment(batch, config, generator), augment(batch, config, generator)])
+        z = encoder(views)  # [2B, P]
+        similarity = z @ z.T / config.temperature
+        similarity.fill_diagonal_(-torch.inf)
+        loss = F.cross_entropy(similarity, positives)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, config.steps, {"loss": loss.item()})
+    encoder.eval()
+    with torch.inference_mode():
+        parts = [F.normalize(encoder.body(chunk), dim=1) for chunk in data.split(512)]
+    return torch.cat(parts).numpy()
+
+
+def onnx_features(images: NDArray[np.float32], encoder: Path) -> NDArray[np.float32]:
+    """Unit features [N, D] of images [N,C,H,W] in [-1,1] from an ONNX file with one image input.
+
+    Raises DdmError when the file can't be loaded, or doesn't give one finite vector for each image.
+    """
+    import onnxruntime
+
+    if not encoder.is_file():
+        raise DdmError(f"features.encoder {encoder}: no such file; expected an ONNX encoder")
+    try:
+        session = onnxruntime.InferenceSession(str(encoder), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        parts = [session.run(None, {name: images[i : i + 256]})[0] for i in range(0, len(images), 256)]
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises unrelated types; each is the user's file
+        raise DdmError(f"features.encoder {encoder}: {error}") from error
+    features = np.concatenate(parts).reshape(len(images), -1).astype(np.float32)
+    if not np.isfinite(features).all():
+        raise DdmError(f"features.encoder {encoder}: its features are not finite")
+    unit: NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,0 +1,193 @@
+"""A training run from images to weights.safetensors: resumable at any moment, and each part written whole."""
+
+import hashlib
+import json
+import platform
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+import ddm_rt
+from ddm_rt import data
+from ddm_rt.bundle import Codes, sha256, write_atomic, write_json
+from ddm_rt.config import IndicatorMode, RunConfig, parse_json
+from ddm_rt.errors import DdmError
+from ddm_rt.model.unet import DDM
+from ddm_rt.train.codes import describe, discover
+from ddm_rt.train.features import Progress, contrastive_features, onnx_features
+from ddm_rt.train.loop import Trainer, TrainingSet
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and left a checkpoint."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.run, self.step = run, step
+        super().__init__(f"stopped at step {step}; the same command resumes it from {run}")
+
+
+def train(config: RunConfig, out: Path, *, progress: dict[str, Progress] | None = None) -> Path:
+    """Train into the run directory `out`, or take up what is there; returns `out`.
+
+    `progress` may hold callbacks "features" and "train". Raises DdmError for bad input or a run made with another
+    configuration, Interrupted after SIGINT or SIGTERM (a checkpoint of the last whole step is written).
+    """
+    progress = progress or {}
+    torch.set_num_threads(config.train.threads)
+    digest = _claim(config, out)
+    images = data.load(config.data)
+    training_set = _training_set(config, images, out, progress.get("features"))
+    if (out / "weights.safetensors").is_file():
+        return out
+    trainer = Trainer(config, training_set)
+    checkpoints = out / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    for path in sorted(checkpoints.glob("step_*.safetensors"))[-1:]:
+        trainer.load_checkpoint(path, digest)
+    with _stop_requests() as stop:
+        while trainer.step < config.train.steps:
+            loss = trainer.advance()
+            if trainer.step % config.train.checkpoint_every == 0 or stop or trainer.step == config.train.steps:
+                if not np.isfinite(loss):
+                    raise DdmError(f"the loss is {loss} at step {trainer.step}; lower train.learning_rate")
+                trainer.save_checkpoint(checkpoints, digest)
+            if callback := progress.get("train"):
+                callback(trainer.step, config.train.steps, {"loss": loss})
+            if stop and trainer.step < config.train.steps:
+                raise Interrupted(out, trainer.step)
+    write_json(out / "provenance.json", _provenance(config, images))
+    write_atomic(out / "weights.safetensors", save(trainer.weights()))
+    return out
+
+
+def _claim(config: RunConfig, out: Path) -> str:
+    """Write config.json, or check that the run there was made with the same one; returns its digest."""
+    text = config.model_dump_json(indent=1)
+    path = out / "config.json"
+    if path.is_file():
+        there = parse_json(RunConfig, path.read_bytes(), path)
+        if there != config:
+            raise DdmError(f"{path}: field {_first_difference(there, config)} differs from this command; choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DdmError(f"{out} exists and is not a run; choose another --out")
+    else:
+        write_atomic(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_difference(a: RunConfig, b: RunConfig) -> str:
+    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
+    for section, value in left.items():
+        if value != right[section]:
+            if isinstance(value, dict):
+                return next(f"{section}.{k}" for k, v in value.items() if v != right[section].get(k))
+            return section
+    return "(unknown)"
+
+
+def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None) -> TrainingSet:
+    latents = DDM(config.model, config.model.latent_shape(config.data)).encode(
+        torch.from_numpy(images.latent_input())
+    )
+    mode = config.train.indicator
+    if mode is IndicatorMode.CODES:
+        codes, assignment = _codes(config, images, out, progress)
+        return TrainingSet(latents, torch.from_numpy(assignment), codes.num_codes, codes.top_of)
+    write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
+    if mode is IndicatorMode.NONE:
+        return TrainingSet(latents, None, 0, ())
+    if images.labels is None:
+        raise DdmError(f"train.indicator is labels, but {config.data.source} has no labels (metadata.csv: label)")
+    if "" in images.labels:
+        raise DdmError(f"metadata.csv: {images.names[images.labels.index('')]!r} has no label")
+    names = sorted(set(images.labels))
+    y = torch.tensor([names.index(label) for label in images.labels])
+    return TrainingSet(latents, y, len(names), ())
+
+
+def _codes(
+    config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None
+) -> tuple[Codes, NDArray[np.int64]]:
+    """The codes in the run directory, else discovered (or read from `codes.source`) and written there."""
+    path, assignment_path = out / "codes.json", out / "assignment.json"
+    if path.is_file() and assignment_path.is_file():
+        codes = parse_json(Codes, path.read_bytes(), path)
+        return codes, np.array(json.loads(assignment_path.read_bytes())["code"], np.int64)
+    if config.codes.source is not None:
+        codes, assignment = read_codes(config.codes.source, images)
+    else:
+        if config.features.encoder is not None:
+            features = onnx_features(images.latent_input(), config.features.encoder)
+        else:
+            features = contrastive_features(images.latent_input(), config.features, config.train.seed, progress)
+        codes, assignment = discover(features, config.codes, config.train.seed)
+    write_json(assignment_path, {"code": assignment.tolist()})
+    write_atomic(path, codes.model_dump_json(indent=1))
+    return codes, assignment
+
+
+def read_codes(path: Path, images: data.ImageSet) -> tuple[Codes, NDArray[np.int64]]:
+    """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code]}`.
+
+    Raises DdmError when the file doesn't give one code for each image and one top code for each code.
+    """
+    try:
+        tree = json.loads(path.read_bytes())
+        assignment = np.array(tree["code"], np.int64)
+        top_of = np.array(tree.get("top_code", range(int(assignment.max()) + 1)), np.int64)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DdmError(f'codes.source {path}: expected JSON {{"code": [...], "top_code": [...]}} ({error})') from error
+    if assignment.shape != (len(images),):
+        raise DdmError(f"codes.source {path}: field code has {assignment.size} entries for {len(images)} images")
+    if set(assignment.tolist()) != set(range(len(top_of))):
+        raise DdmError(f"codes.source {path}: each of the {len(top_of)} codes from 0 on must have an image")
+    if set(top_of.tolist()) != set(range(int(top_of.max()) + 1)):
+        raise DdmError(f"codes.source {path}: field top_code must use every number from 0 on")
+    return describe(assignment, top_of, origin=f"file:{path.name}"), assignment
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that becomes non-empty on SIGINT or SIGTERM; the step in progress is finished first."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt  # a second request doesn't wait
+        seen.append(number)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are the caller's
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _provenance(config: RunConfig, images: data.ImageSet) -> dict[str, Any]:
+    labels = dict(sorted(Counter(images.labels).items())) if images.labels else None
+    digits = data.asset_path()
+    return {
+        "ddm_rt": ddm_rt.__version__,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "numpy", "scikit-learn")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "preset": config.preset,
+        "images": len(images),
+        "labels_in_source": labels,  # for the reader; the codes mode never reads them
+        "digits_sha256": sha256(digits) if config.data.source.startswith("digits") else None,
+    }

@@ -1,0 +1,294 @@
+"""Schedule and step tables against diffusers' own schedulers."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tolerances import SCHEDULE_REL, STEP_ABS, TABLE_ABS, TIMESTEP_ABS, TRAJECTORY_REL
+
+from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
+from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, step_table
+
+Float32 = NDArray[np.float32]
+
+SHAPE = (2, 3, 5, 4)
+KINDS = tuple(PredictionType)
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+ORACLES = {
+    SamplerName.DDPM: DDPMScheduler,
+    SamplerName.DDIM: DDIMScheduler,
+    SamplerName.EULER: EulerDiscreteScheduler,
+    SamplerName.DPMPP_2M: DPMSolverMultistepScheduler,
+}
+
+
+def schedule_of(kind: PredictionType = PredictionType.EPSILON, betas: str = "linear") -> Schedule:
+    return Schedule.from_config(ScheduleConfig(beta_schedule=betas, prediction_type=kind))
+
+
+def oracle_of(sampler: SamplerName, schedule: Schedule, clip: float | None, spacing: Spacing | None) -> Any:
+    config: dict[str, Any] = schedule.config.model_dump(mode="json")
+    if sampler in (SamplerName.DDPM, SamplerName.DDIM):
+        config |= {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
+    if spacing == "karras":
+        config["use_karras_sigmas"] = True
+    elif spacing is not None:
+        config["timestep_spacing"] = spacing
+    return ORACLES[sampler](**config)
+
+
+class ToyDenoiser:
+    """The best denoiser of Gaussian data, disturbed a little: smooth in x and t, with every prediction type."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __call__(self, x: Float32, t: float) -> Float32:
+        grid = np.arange(self.schedule.config.num_train_timesteps)
+        bar = np.interp(t, grid, self.schedule.alphas_cumprod)
+        alpha, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+        x = x.astype(np.float64)
+        mean, variance = 0.3, 0.5
+        x0 = mean + alpha * variance * (x - alpha * mean) / (alpha**2 * variance + sigma**2)
+        x0 = x0 + 0.2 * sigma * np.sin(3 * x + t / 200)
+        eps = (x - alpha * x0) / sigma
+        kind = self.schedule.config.prediction_type
+        outputs = {"sample": x0, "epsilon": eps, "v_prediction": alpha * eps - sigma * x0}
+        return outputs[kind.value].astype(np.float32)
+
+
+def ours(table: StepTable, denoiser: ToyDenoiser, z: Float32) -> Iterator[Float32]:
+    """States from the first to the sample; z [S + 1, *SHAPE]."""
+    x = z[-1] * np.float32(table.init_scale)
+    x0 = x
+    yield x
+    rows = table.rows()
+    for i in range(table.num_steps):
+        out = denoiser(x, float(table.timesteps[i]))
+        row = np.repeat(rows[i : i + 1], len(x), axis=0)
+        x, x0 = guided_step([out], np.empty((len(x), 0), np.float32), row, x, x0, z[i])
+        yield x
+
+
+def step_oracle(oracle: Any, out: Float32, t: Any, state: torch.Tensor, z: Float32, eta: float) -> torch.Tensor:
+    """One step of diffusers' scheduler with the noise z."""
+    options: dict[str, Any] = {}
+    if isinstance(oracle, DDIMScheduler):
+        options = {"eta": eta, "variance_noise": torch.from_numpy(z) if eta else None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: torch.from_numpy(z)
+        )
+        return oracle.step(torch.from_numpy(out), t, state, **options).prev_sample
+
+
+def theirs(oracle: Any, denoiser: ToyDenoiser, z: Float32, eta: float) -> Iterator[Float32]:
+    """As `ours`; Euler's states are divided by √(s² + 1), which makes them the denoiser's input."""
+    state = torch.from_numpy(z[-1]) * oracle.init_noise_sigma
+    for i, t in enumerate(oracle.timesteps):
+        x = oracle.scale_model_input(state, t).numpy()
+        yield x
+        state = step_oracle(oracle, denoiser(x, float(t)), t, state, z[i], eta)
+    yield state.numpy()
+
+
+def noise(num_steps: int, seed: int = 0) -> Float32:
+    return np.random.default_rng(seed).standard_normal((num_steps + 1, *SHAPE), np.float32)
+
+
+CASES = [
+    *((SamplerName.DDPM, None, clip, 0.0) for clip in (None, 1.0)),
+    *((SamplerName.DDIM, None, clip, eta) for clip in (None, 1.0) for eta in (0.0, 0.5, 1.0)),
+    (SamplerName.DDIM, "trailing", 1.0, 0.0),
+    (SamplerName.DDPM, "trailing", 1.0, 0.0),
+    *((SamplerName.EULER, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
+    *((SamplerName.DPMPP_2M, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
+]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 25, 50])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta"), CASES)
+def test_trajectory_equals_diffusers(
+    sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
+) -> None:
+    schedule = schedule_of(kind)
+    table = step_table(
+        schedule, sampler, num_steps, eta=eta, clip=None if clip is None else (-clip, clip), spacing=spacing
+    )
+    oracle = oracle_of(sampler, schedule, clip, spacing)
+    oracle.set_timesteps(num_steps)
+    np.testing.assert_allclose(table.t, oracle.timesteps.numpy(), rtol=0, atol=TIMESTEP_ABS)
+    z = noise(num_steps)
+    pairs = zip(
+        ours(table, ToyDenoiser(schedule), z), theirs(oracle, ToyDenoiser(schedule), z, eta), strict=True
+    )
+    worst = [(np.abs(a - b).max(), np.abs(b).max()) for a, b in pairs]
+    scale = max(size for _, size in worst)
+    assert max(error for error, _ in worst) <= TRAJECTORY_REL * scale
+
+
+# With the cosine schedule σ/α reaches 2e4: Euler's own units, in which diffusers computes in float32, and
+# ε-prediction without a clip have no five digits left there.
+STEP_CASES = [
+    *((betas, sampler, None) for betas in ("linear", "scaled_linear") for sampler in SamplerName),
+    *((betas, sampler, 1.0) for betas in BETAS for sampler in (SamplerName.DDPM, SamplerName.DDIM)),
+]
+
+
+@pytest.mark.parametrize("num_steps", [4, 25, 50])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("betas", "sampler", "clip"), STEP_CASES)
+def test_each_step_equals_diffusers(
+    betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
+) -> None:
+    schedule = schedule_of(kind, betas)
+    denoiser = ToyDenoiser(schedule)
+    table = step_table(schedule, sampler, num_steps, clip=None if clip is None else (-clip, clip))
+    oracle = oracle_of(sampler, schedule, clip, None)
+    oracle.set_timesteps(num_steps)
+    if sampler is SamplerName.DDPM:  # float32 loses 1.5e-5 in its 1 - ᾱ/ᾱ' for neighbouring levels
+        oracle.alphas_cumprod = oracle.alphas_cumprod.double()
+    z = noise(num_steps, seed=1)
+    states = list(ours(table, denoiser, z))
+    for i, t in enumerate(oracle.timesteps):
+        up, down = (
+            np.sqrt(oracle.sigmas[k].double().numpy() ** 2 + 1) if sampler is SamplerName.EULER else 1.0
+            for k in (i, i + 1)
+        )
+        state = torch.from_numpy(states[i] * np.float32(up))
+        x = oracle.scale_model_input(state, t).numpy()
+        found = step_oracle(oracle, denoiser(x, float(t)), t, state, z[i], eta=0.0).numpy() / down
+        assert np.abs(found - states[i + 1]).max() <= STEP_ABS, f"step {i}"
+
+
+@pytest.mark.parametrize("betas", BETAS)
+@pytest.mark.parametrize("n", [10, 1000])
+def test_levels_equal_diffusers(betas: str, n: int) -> None:
+    config = ScheduleConfig(num_train_timesteps=n, beta_schedule=betas)
+    oracle = DDPMScheduler(num_train_timesteps=n, beta_schedule=betas)
+    levels = Schedule.from_config(config).alphas_cumprod
+    assert levels.dtype == np.float64
+    np.testing.assert_allclose(levels, oracle.alphas_cumprod.double().numpy(), rtol=SCHEDULE_REL, atol=0)
+
+
+@pytest.mark.parametrize("sampler", SamplerName)
+def test_every_table_ends_clean(sampler: SamplerName) -> None:
+    for spacing in SPACINGS[sampler]:
+        for num_steps in (1, 3, 7, 25, 333):
+            table = step_table(schedule_of(), sampler, num_steps, spacing=spacing)
+            assert table.rows().shape == (num_steps, 9)
+            assert table.rows().dtype == table.timesteps.dtype == np.float32
+            assert np.isfinite(table.rows()[:, :7]).all()
+            assert np.isinf(table.rows()[:, 7:]).all()
+            assert (np.diff(table.t) < 0).all() or spacing == "karras"
+            last = (table.c[-1], table.d[-1], table.e[-1], table.g[-1], table.f[-1])
+            np.testing.assert_allclose(last, (0, 1, 0, 0, 0), rtol=0, atol=TABLE_ABS)
+            assert table.e[0] == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sampler=st.sampled_from(SamplerName),
+    kind=st.sampled_from(PredictionType),
+    num_steps=st.integers(1, 100),
+    data=st.data(),
+)
+def test_step_of_a_perfect_denoiser_stays_on_the_path(
+    sampler: SamplerName, kind: PredictionType, num_steps: int, data: st.DataObject
+) -> None:
+    """With one x0 and one ε, a row takes α·x0 + σ·ε to α'·x0 + σ'·ε (but for the noise that it swaps in)."""
+    spacing = data.draw(st.sampled_from(SPACINGS[sampler]))
+    eta = data.draw(st.sampled_from([0.0, 0.3, 1.0])) if sampler is SamplerName.DDIM else 0.0
+    table = step_table(schedule_of(kind), sampler, num_steps, eta=eta, spacing=spacing)
+    # a and b of the ε-prediction table give the levels.
+    eps_table = step_table(schedule_of(), sampler, num_steps, eta=eta, spacing=spacing)
+    alpha = np.append(1 / eps_table.a, 1.0)
+    sigma = np.append(-eps_table.b / eps_table.a, 0.0)
+    x0, eps = 0.7, -1.3
+    out = {"epsilon": eps, "sample": x0, "v_prediction": alpha[:-1] * eps - sigma[:-1] * x0}[kind.value]
+    x = alpha[:-1] * x0 + sigma[:-1] * eps
+    np.testing.assert_allclose(table.a * x + table.b * out, x0, rtol=0, atol=TABLE_ABS)
+    signal = table.c * x + table.d * x0 + table.e * x0 + table.g * out
+    kept = (signal - alpha[1:] * x0) / eps
+    np.testing.assert_allclose(kept**2 + table.f**2, sigma[1:] ** 2, rtol=0, atol=TABLE_ABS)
+
+
+@pytest.mark.parametrize("betas", BETAS)
+def test_json_round_trip_is_exact(betas: str) -> None:
+    schedule = schedule_of(PredictionType.V_PREDICTION, betas)
+    again = Schedule.from_json(schedule.to_json().encode(), "schedule.json")
+    assert again.config == schedule.config
+    assert again.alphas_cumprod.tobytes() == schedule.alphas_cumprod.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"beta_start": -1.0}, "beta_start"),
+        ({"beta_end": 0.5}, "alphas_cumprod"),
+        ({"prediction_type": "score"}, "prediction_type"),
+        ({"num_train_timesteps": 999}, "num_train_timesteps"),
+        ({"surprise": 1}, "surprise"),
+        ({"alphas_cumprod": None}, "alphas_cumprod"),
+        ({"alphas_cumprod": []}, "alphas_cumprod"),
+        ({"alphas_cumprod": ["0.5"] * 1000}, "alphas_cumprod"),
+        ({"alphas_cumprod": [0.5] * 1000}, "alphas_cumprod"),
+        ({"alphas_cumprod": [float("nan")] * 1000}, "alphas_cumprod"),
+        ({"alphas_cumprod": [10**400] * 1000}, "alphas_cumprod"),
+        ({"alphas_cumprod": list(np.linspace(1.5, 0.1, 1000))}, "alphas_cumprod"),
+        ({"alphas_cumprod": list(np.linspace(0.9, 0.1, 1000))}, "alphas_cumprod"),
+    ],
+)
+def test_bad_json_names_the_field(change: dict[str, Any], field: str) -> None:
+    tree = json.loads(schedule_of().to_json()) | change
+    with pytest.raises(DdmError, match=field) as caught:
+        Schedule.from_json(json.dumps(tree), "some/schedule.json")
+    assert "some/schedule.json" in str(caught.value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(content=st.one_of(st.binary(max_size=50), st.text(max_size=50), st.just("[1]"), st.just("null")))
+def test_no_json_crashes_the_parser(content: str | bytes) -> None:
+    with pytest.raises(BundleError, match=r"schedule\.json"):
+        Schedule.from_json(content, "schedule.json")
+
+
+def test_truncated_json_is_refused() -> None:
+    text = schedule_of().to_json()
+    with pytest.raises(BundleError, match="not JSON"):
+        Schedule.from_json(text[: len(text) // 2], "schedule.json")
+
+
+def test_vanishing_levels_are_refused() -> None:
+    with pytest.raises(DdmError, match="alphas_cumprod"):
+        Schedule.from_config(ScheduleConfig(num_train_timesteps=50_000))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "field"),
+    [
+        (SamplerName.DDIM, {"num_steps": 0}, "num_steps"),
+        (SamplerName.DDIM, {"num_steps": -3}, "num_steps"),
+        (SamplerName.DDIM, {"num_steps": 1001}, "num_steps"),
+        (SamplerName.DPMPP_2M, {"num_steps": 1000}, "num_steps"),
+        (SamplerName.DDIM, {"eta": 1.5}, "eta"),
+        (SamplerName.DDIM, {"eta": float("nan")}, "eta"),
+        (SamplerName.EULER, {"eta": 0.5}, "eta"),
+        (SamplerName.DDIM, {"clip": (1.0, -1.0)}, "clip"),
+        (SamplerName.DDIM, {"spacing": "karras"}, "spacing"),
+    ],
+)
+def test_bad_arguments_are_named(sampler: SamplerName, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(DdmError, match=field):
+        step_table(schedule_of(), sampler, **({"num_steps": 10} | options))
