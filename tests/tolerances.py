@@ -27,3 +27,9 @@ NOISE_ULP = 1
 
 # Closed-form statistics (intervals, distances) against a library or a hand calculation.
 STATISTIC_ABS = 1e-9
+
+# Frechet distance by symmetric eigenvalues against a general matrix square root, relative.
+FRECHET_REL = 1e-6
+
+# Shares from constrained least squares against a closed form or another solver.
+SIMPLEX_ABS = 1e-7

@@ -1,1 +1,1 @@
-"""Backends behind one contract: conditioner, denoiser, decoder and guided_step over a backend's own arrays."""
+"""Backends behind one contract: conditioner, denoiser, decoder and guided_step over its own arrays."""

@@ -1,4 +1,7 @@
-"""What every backend offers. Arrays are the backend's own; nothing above this room looks inside them."""
+"""What every backend offers, and the checks that all of them make where data comes in and goes out.
+
+Arrays are the backend's own; nothing above this room looks inside them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -6,17 +9,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import NULL_CODE
+from ddm_rt.errors import DdmError
+
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
 Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in config.json
 
 
 class Engine(Protocol):
-    """A loaded bundle on one backend (`design`: conditioner, denoiser, decoder)."""
+    """A loaded bundle on one backend: conditioner, denoiser, decoder, and the arithmetic between their calls.
 
-    backend: str
+    What these attributes hold, with the bundle id, seeds, codes and settings, determines every image's bytes.
+    """
+
+    backend: str  # its name in `engine.backends`
     precision: str
     threads: int
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the packages that compute
 
     def conditioner(
         self,
@@ -25,13 +35,19 @@ class Engine(Protocol):
         indicator_scale: NDArray[np.float32],  # [B]
         added: Mapping[str, NDArray[Any]],
     ) -> Cond:
-        """Once per prompt x code."""
+        """Once per prompt x code. `added` holds what a family needs beyond these; pixel models need nothing.
+
+        Raises DdmError for a code outside the bundle's, or shapes that the graph refuses.
+        """
 
     def denoiser(self, x_t: Array, t: Array, cond: Cond) -> Array:
         """Model output for x_t [B,C,H,W] at timesteps t float32 [B]: the only call inside the loop."""
 
     def decoder(self, x0: Array) -> NDArray[np.float32]:
-        """Images [B,channels,H,W] in [-1, 1], on the host."""
+        """Images [B,channels,H,W], nominally in [-1, 1], on the host.
+
+        Raises DdmError for non-finite values.
+        """
 
     def guided_step(
         self, outputs: Sequence[Array], scales: Array, rows: Array, x: Array, x0_prev: Array, z: Array | None
@@ -46,3 +62,17 @@ class Engine(Protocol):
 
     def concat(self, arrays: Sequence[Array]) -> Array:
         """Arrays joined along the batch axis, on the device."""
+
+
+def check_code(code: NDArray[np.int64], num_codes: int) -> None:
+    """Raises DdmError for a code that is neither the null code nor one of the bundle's."""
+    for value in code[(code < NULL_CODE) | (code >= num_codes)][:1]:
+        raise DdmError(f"code is {value}; this bundle has {num_codes} codes (0 or more) and the null code -1")
+
+
+def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
+    """Raises DdmError naming the bundle when the decoder gave NaN or infinity."""
+    if not np.isfinite(image).all():
+        raise DdmError(
+            f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault"
+        )

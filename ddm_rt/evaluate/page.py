@@ -48,17 +48,20 @@ figcaption strong, .cards strong { color: var(--ink); }
 .chart { max-width: 44rem; margin: 1rem 0; }
 .chart svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .4rem; max-width: 46rem; }
+table { border-collapse: collapse; min-width: min(100%, 34rem);
+  font-size: .92rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .4rem; max-width: min(46rem, calc(100vw - 2rem)); }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { vertical-align: bottom; font-weight: 600; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; white-space: normal; min-width: 9rem; }
+.wrap th { min-width: 0; white-space: nowrap; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; }
 .wrap td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 .other-run { display: inline-block; color: var(--mark); background: var(--mark-paper); border-radius: .25rem;
-  padding: 0 .4rem; font-size: .8rem; font-weight: 600; white-space: normal; }
+  padding: 0 .4rem; font-size: .85em; font-weight: 600; }
+th .other-run { display: block; width: fit-content; max-width: 16rem; }
 @media print { :root { --ink: #000; --soft: #444; --paper: #fff; --panel: #fff; --line: #bbb; --link: #000;
     --mark: #000; --mark-paper: #fff; color-scheme: light; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav, .skip { display: none; }
@@ -133,18 +136,19 @@ def picture(images: NDArray[np.uint8], columns: int, alt: str, caption: object) 
 
 
 def sheet(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Images [N,H,W,3] side by side in rows of `columns`, mid grey between them: [H', W', 3]."""
+    """Images [N,H,W,3] side by side in rows of `columns`, transparent elsewhere: RGBA [H', W', 4]."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
-    canvas = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 128, dtype=np.uint8)
+    canvas = np.zeros((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 4), dtype=np.uint8)
     for i, image in enumerate(images):
         y, x = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
-        canvas[y : y + height, x : x + width] = image
+        canvas[y : y + height, x : x + width, :3] = image
+        canvas[y : y + height, x : x + width, 3] = 255
     return canvas
 
 
 def png_uri(image: NDArray[np.uint8]) -> str:
-    """A data: URI of one image uint8 [H,W,3]."""
+    """A data: URI of one image uint8 [H,W,3] or [H,W,4]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -30,7 +30,7 @@ def share_chart(methods: Sequence[tuple[str, Evaluation]], alt: str) -> str:
     """Group shares with intervals, the target and the noise-floor band, one row for each (label, evaluation).
 
     With two groups the share of the first says all; with more there is one line per group. The band is the
-    range within which 95 % of the shares of an independent sampler on target fall, at that row's number of images.
+    range that holds 95 % of the shares of an independent sampler on target, at that row's number of images.
     """
     groups = methods[0][1].groups
     shown = groups[:1] if len(groups) == 2 else groups

@@ -39,6 +39,7 @@ class GroupQuality(Frozen):
 
     group: str
     quality: Quality | None
+    missing: int = 0
     reason: str | None = None
 
 
@@ -143,9 +144,9 @@ def per_group(
     """
     results = []
     for group, index in equal_n(labels, groups, n).items():
-        if len(index) < n:
-            reason = f"{n - len(index)} of {n} images of {group} missing; generate more"
-            results.append(GroupQuality(group=group, quality=None, reason=reason))
+        if missing := n - len(index):
+            reason = f"{missing} of {n} images of {group} missing; generate more"
+            results.append(GroupQuality(group=group, quality=None, missing=missing, reason=reason))
         else:
             found = quality(features[index], reference[reference_labels == group])
             results.append(GroupQuality(group=group, quality=found))

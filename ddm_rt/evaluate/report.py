@@ -17,10 +17,19 @@ from ddm_rt.evaluate.evaluation import Balance, Evaluation
 from ddm_rt.evaluate.intervals import Interval
 from ddm_rt.evaluate.page import Html, element, join, section, table
 from ddm_rt.evaluate.plots import share_chart
+from ddm_rt.evaluate.quality import Quality
 
 GRID_IMAGES = 48
 GRID_COLUMNS = 8
 EXEMPLARS = 8
+
+_QUALITY = (  # field, heading, format
+    ("frechet", "Frechet distance", ".1f"),
+    ("kid", "KID", ".4g"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+    ("coverage", "coverage", ".3f"),
+)
 
 # What every report says, whatever its figures are.
 LIMITS = (
@@ -40,7 +49,7 @@ LIMITS = (
 class MethodResult:
     """One method: its figures and its first images uint8 [m,H,W,3].
 
-    `from_other_run` says where they come from if not from the run that wrote the report, and is shown with them.
+    `from_other_run` says where they come from if not from the run that wrote the report; it is shown.
     """
 
     name: str
@@ -81,11 +90,11 @@ def write(report: Report, out_dir: Path) -> Path:
     that repeat, different groups, judges, targets or n per group), or when provenance is not JSON.
     """
     _check(report)
-    html = render(report)
     try:
         data = json.dumps(as_json(report), indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DdmError(f"report: provenance is not JSON ({error})") from error
+    html = render(report)
     with atomic_directory(out_dir) as temporary:
         (temporary / "index.html").write_text(html, encoding="utf-8")
         (temporary / "report.json").write_text(data + "\n", encoding="utf-8")
@@ -173,7 +182,7 @@ def _shares(report: Report) -> list[Html]:
         "Wilson for the others). Dashed: target. Grey band: where 95 % of the shares fall of a sampler that "
         "draws groups independently at the target, at that n; differences within it say nothing."
     )
-    others = [join(["† ", m.label, " ", _badge(m)], "") for m in methods if m.from_other_run]
+    others = [element("div", join(["†", _name(m)], " ")) for m in methods if m.from_other_run]
     chart = [
         Html(share_chart(rows, f"Group shares. {alt}")),
         element("figcaption", join([caption, *others], " ")),
@@ -230,34 +239,27 @@ def _floor(evaluation: Evaluation) -> str:
 
 def _quality(report: Report) -> list[Html]:
     first = report.methods[0].evaluation
-    keys = ("frechet", "kid", "precision", "recall", "coverage")
-    names = ("Frechet distance", "KID", "precision", "recall", "coverage")
-    overall = [
-        [_name(m), m.evaluation.quality.n, *(_figure(getattr(m.evaluation.quality, key)) for key in keys)]
-        for m in report.methods
-    ]
-    reference = first.quality.n_reference
-    content = [
-        table(
-            f"All images, against {reference} real held-out images with equally many of each group, in the "
-            f"judge's {first.judge.feature_space}.",
-            ["method", "n", *names],
-            overall,
-        )
-    ]
+    rows = [_quality_row(m, "all", m.evaluation.quality) for m in report.methods]
     for k, group in enumerate(first.groups):
-        rows: list[list[object]] = []
         for m in report.methods:
             found = m.evaluation.per_group[k]
-            if found.quality is None:
-                rows.append([_name(m), found.reason, *["–"] * len(keys)])
-            else:
-                rows.append(
-                    [_name(m), found.quality.n, *(_figure(getattr(found.quality, key)) for key in keys)]
-                )
-        caption = f"Images judged {group}: the first {first.min_per_group} of each method, equal n for all."
-        content.append(table(caption, ["method", "n", *names], rows))
-    return content
+            rows.append(_quality_row(m, f"judged {group}", found.quality, found.reason))
+    caption = (
+        f"Against {first.quality.n_reference} real held-out images with equally many of each group, in the "
+        f"judge's {first.judge.feature_space}. Per group: the first {first.min_per_group} images of each "
+        "method that were judged so, equal n for all."
+    )
+    return [table(caption, ["method", "images", "n", *(name for _, name, _ in _QUALITY)], rows)]
+
+
+def _quality_row(
+    method: MethodResult, which: str, found: Quality | None, reason: str | None = None
+) -> list[object]:
+    if found is None:
+        name = join([_name(method), element("small", reason)], "")
+        return [name, which, *["–"] * (1 + len(_QUALITY))]
+    figures = (format(getattr(found, key), spec) for key, _, spec in _QUALITY)
+    return [_name(method), which, found.n, *figures]
 
 
 def _nearest(report: Report) -> list[Html]:
@@ -357,7 +359,7 @@ def _with(value: float | None, interval: Interval | None) -> Html:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _check(report: Report) -> None:

@@ -17,7 +17,7 @@ def terminal_table(methods: Sequence[MethodResult]) -> Table:
         caption="FD: as judged, 95 % interval. Floor: 95th percentile of an independent sampler on target. "
         f"Frechet: judge's features; per group over the first {first.min_per_group} images."
     )
-    table.add_column("method")
+    table.add_column("method", min_width=16)
     for name in (
         "n",
         *(f"share of {group}" for group in first.groups),
@@ -46,6 +46,9 @@ def terminal_table(methods: Sequence[MethodResult]) -> Table:
             f"{floor.share_p95[0] if pair else floor.fd_l2_p95:.3f}",
             f"{evaluation.neither.share:.1%}",
             f"{evaluation.quality.frechet:.1f}",
-            *(f"{g.quality.frechet:.1f}" if g.quality else f"– ({g.reason})" for g in evaluation.per_group),
+            *(
+                f"{g.quality.frechet:.1f}" if g.quality else f"– ({g.missing} missing)"
+                for g in evaluation.per_group
+            ),
         )
     return table

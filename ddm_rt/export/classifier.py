@@ -21,11 +21,11 @@ def export_classifier(
     *,
     outputs: Sequence[str] = ("logits", "features"),
 ) -> float:
-    """Write `module` as an ONNX file: image float32 [B,C,H,W] in [-1, 1] -> one tensor [B,...] per name in `outputs`.
+    """Write `module` as an ONNX file: image float32 [B,C,H,W] in [-1, 1] -> a tensor [B,...] per output.
 
-    The batch is free, C, H and W are those of `image_shape`. `outputs=("features",)` writes an encoder. `metadata`
-    goes into the file's metadata_props. Returns the largest absolute difference to torch, measured before the file
-    is written (atomically).
+    The batch is free, C, H and W are those of `image_shape`. `outputs=("features",)` writes an encoder.
+    `metadata` goes into the file's metadata_props. Returns the largest absolute difference to torch, measured
+    before the file is written (atomically).
 
     Raises DdmError for a module in training mode or with non-finite weights, one that gives another number of
     outputs, and for a difference above `MAX_ABS_ERROR`.
@@ -42,13 +42,15 @@ def export_classifier(
     count = len(given) if isinstance(given, tuple) else 1
     if count != len(outputs):
         raise DdmError(f"{path.name}: the module gives {count} tensors; expected {', '.join(outputs)}")
-    free = dict.fromkeys(("image", *outputs), {0: "batch"})
+    free = {name: {0: "batch"} for name in ("image", *outputs)}
     model = graph.trace(module, cases[0], outputs, free, metadata=metadata)
     with tempfile.TemporaryDirectory(prefix="ddm-rt-export-") as scratch:
         draft = Path(scratch) / path.name
         graph.save(model, draft)
         error = graph.difference(module, draft, cases)
         if not error <= MAX_ABS_ERROR:
-            raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")
+            raise DdmError(
+                f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}"
+            )
         write_atomic(path, draft.read_bytes())
     return error

@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from ddm_rt.errors import DdmError
@@ -35,11 +34,11 @@ def trace(
 ) -> onnx.ModelProto:
     """`module` (in eval mode, called with the inputs in order) as a graph with these input and output names.
 
-    `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which the
-    tracer would take for constants. Equal modules give equal bytes: no file paths, no stack traces, no times.
+    `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which
+    the tracer would take for constants. Equal modules give equal bytes: no paths, no stack traces, no times.
     """
     dynamic = tuple({axis: free[name][axis] for axis in free.get(name, {})} for name in inputs)
-    with _quiet(), torch.inference_mode(False):
+    with _quiet():
         program = torch.onnx.export(
             _Positional(module).eval(),
             tuple(inputs.values()),
@@ -102,7 +101,7 @@ def difference(module: nn.Module, graph: Path, cases: Sequence[Mapping[str, Tens
 
 
 class _Positional(nn.Module):
-    """Calls `module` with any number of tensors, so that one spelling of the dynamic axes fits every module."""
+    """Calls `module` with any number of tensors: one spelling of the dynamic axes fits every module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -113,13 +112,13 @@ class _Positional(nn.Module):
         return out
 
 
-def _strip(message: Message) -> None:
+def _strip(message: Any) -> None:
     """Remove what the tracer says about its source (paths, stack traces, module names), everywhere below."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for child in [value] if isinstance(value, Message) else value:
+        elif field.type == field.TYPE_MESSAGE:
+            for child in [value] if hasattr(value, "ListFields") else value:
                 _strip(child)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,14 +38,16 @@ class Part:
     free: graph.Axes
 
 
-def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Progress | None = None) -> Bundle:
+def export_run(
+    run: Path, out: Path, *, with_weights: bool = False, progress: Progress | None = None
+) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 
-    The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors, which
-    the torch backend needs.
+    The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors,
+    which the torch backend needs.
 
-    Raises BundleError for a run with missing, foreign, malformed or non-finite parts, and DdmError where `out` is
-    not empty or a graph differs from torch by more than `MAX_ABS_ERROR`.
+    Raises BundleError for a run with missing, foreign, malformed or non-finite parts, and DdmError where
+    `out` is not empty or a graph differs from torch by more than `MAX_ABS_ERROR`.
     """
     config = _read(RunConfig, run / "config.json")
     codes = _read(Codes, run / "codes.json")
@@ -55,25 +56,22 @@ def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Pr
     load_weights(model, run / "weights.safetensors")
     bundle_config = _bundle_config(config, codes, model)
 
-    # The graphs stay outside `out` and its parent until each has proved equal to torch.
-    with tempfile.TemporaryDirectory(prefix="ddm-rt-export-") as scratch:
-        parity: dict[str, float] = {}
-        parts = _parts(model)
+    parts = _parts(model)
+    parity: dict[str, float] = {}
+
+    # `write_bundle` refuses an occupied `out` before it calls this, and `out` appears after it has returned.
+    def fill(directory: Path) -> None:
+        (directory / "config.json").write_text(bundle_config.model_dump_json(indent=1) + "\n")
+        (directory / "schedule.json").write_text(Schedule.from_config(config.schedule).to_json())
+        (directory / "codes.json").write_text(codes.model_dump_json(indent=1) + "\n")
         for done, (name, part) in enumerate(parts.items()):
             if progress is not None:
                 progress(done, len(parts), name)
-            parity[name] = _export(name, part, Path(scratch), bundle_config)
+            parity[name] = _export(name, part, directory, bundle_config)
+        if with_weights:
+            shutil.copy(run / "weights.safetensors", directory)
 
-        def fill(directory: Path) -> None:
-            (directory / "config.json").write_text(bundle_config.model_dump_json(indent=1) + "\n")
-            (directory / "schedule.json").write_text(Schedule.from_config(config.schedule).to_json())
-            (directory / "codes.json").write_text(codes.model_dump_json(indent=1) + "\n")
-            for file in sorted(Path(scratch).iterdir()):
-                shutil.copy(file, directory)
-            if with_weights:
-                shutil.copy(run / "weights.safetensors", directory)
-
-        bundle = write_bundle(out, fill, _provenance(run, config, parity))
+    bundle = write_bundle(out, fill, _provenance(run, config) | {"parity_max_abs_error": parity})
     if progress is not None:
         progress(len(parts), len(parts), "done")
     return bundle
@@ -99,9 +97,9 @@ def _parts(model: DDM) -> dict[str, Part]:
     cond = model.cond_names
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
     free: dict[str, dict[int, str]] = {
-        **dict.fromkeys(("context", TEXT), {0: "batch", 1: "tokens"}),
-        **dict.fromkeys(("code", "indicator_scale", INDICATOR, SCALE, "t"), {0: "batch"}),
-        **dict.fromkeys(("x_t", "output", "x0"), {0: "batch", 2: "height", 3: "width"}),
+        **{name: {0: "batch", 1: "tokens"} for name in ("context", TEXT)},
+        **{name: {0: "batch"} for name in ("code", "indicator_scale", INDICATOR, SCALE, "t")},
+        **{name: {0: "batch", 2: "height", 3: "width"} for name in ("x_t", "output", "x0")},
         "image": {0: "batch", 2: "image_height", 3: "image_width"},
     }
     return {
@@ -206,7 +204,7 @@ def _bundle_config(config: RunConfig, codes: Codes, model: DDM) -> BundleConfig:
     )
 
 
-def _provenance(run: Path, config: RunConfig, parity: dict[str, float]) -> dict[str, Any]:
+def _provenance(run: Path, config: RunConfig) -> dict[str, Any]:
     path = run / "provenance.json"
     try:
         training = json.loads(path.read_bytes()) if path.is_file() else None
@@ -218,7 +216,6 @@ def _provenance(run: Path, config: RunConfig, parity: dict[str, float]) -> dict[
         "preset": config.preset,
         "opset": graph.OPSET,
         "attention": ATTENTION,
-        "parity_max_abs_error": parity,
         "training": training,
     }
 

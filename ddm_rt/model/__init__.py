@@ -1,1 +1,1 @@
-"""The trainable model: diffusers' UNet with indicator-conditioned attention, the conditioner and the head C."""
+"""The trainable model: diffusers' UNet with indicator attention, the conditioner and the head C."""

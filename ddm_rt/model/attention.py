@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ class IndicatorAttnProcessor(nn.Module):
             raise ValueError("indicator attention takes indicator_tokens and indicator_scale, and no mask")
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1))  # [B, N|T|M, H, D]
+            return x.view(*x.shape[:2], attn.heads, -1)  # [B, N|T|M, H, D]
 
         out = indicator_attention(
             heads(attn.to_q(hidden_states)),
@@ -67,8 +68,8 @@ class SelfAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]
         return out
 
 
-def install(unet: nn.Module) -> None:
-    """Give every cross-attention layer of `unet` an IndicatorAttnProcessor, and every other a SelfAttnProcessor."""
+def install(unet: UNet2DConditionModel) -> None:
+    """Give the cross-attention layers of `unet` an IndicatorAttnProcessor, the others a SelfAttnProcessor."""
     processors: dict[str, Any] = {}
     for name, module in unet.named_modules():
         if isinstance(module, Attention):

@@ -11,6 +11,8 @@ class Conditioner(nn.Module):
     Code -1 is the null code: its scale is 0, so every cross-attention is plain, bit for bit.
     """
 
+    top_of: Tensor  # int64 [codes]
+
     def __init__(self, top_of: tuple[int, ...], embed_dim: int, num_tokens: int, context_dim: int) -> None:
         super().__init__()
         self.num_tokens = num_tokens
@@ -20,8 +22,10 @@ class Conditioner(nn.Module):
         self.norm = nn.LayerNorm(context_dim)
         self.register_buffer("top_of", torch.tensor(top_of, dtype=torch.int64))
 
-    def forward(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """context [B,T,D], code int64 [B], indicator_scale [B] -> text tokens, indicator tokens [B,M,D], s [B]."""
+    def forward(
+        self, context: Tensor, code: Tensor, indicator_scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """context [B,T,D], code int64 [B], scale [B] -> text and indicator tokens [B,M,D], s [B]."""
         real = code.clamp(min=0)  # -1 has no row; its tokens are multiplied by zero
         vector = self.code(real) + self.top_code(self.top_of[real])  # [B, E]
         tokens = self.norm(self.tokens(vector).unflatten(-1, (self.num_tokens, -1)))  # [B, M, D]

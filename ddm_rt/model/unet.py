@@ -12,8 +12,8 @@ from ddm_rt.model.indicator import Conditioner
 
 TEXT = "text_tokens"
 INDICATOR = "indicator_tokens"
-# s per sample with the null code's taken to 0: a name of its own, for an ONNX graph can't give a changed value out
-# under an input's name.
+# s per sample, 0 for the null code. A name of its own: an ONNX graph can't give a changed value out under the
+# name of its input.
 SCALE = "code_scale"
 
 
@@ -45,7 +45,7 @@ class DDM(nn.Module):
         return (TEXT, INDICATOR, SCALE) if self.conditioner is not None else (TEXT,)
 
     def condition(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> dict[str, Tensor]:
-        """context [B,T,D], code int64 [B] (-1: null), indicator_scale [B] -> cond, named as in `cond_names`."""
+        """context [B,T,D], code int64 [B] (-1: null), indicator_scale [B] -> cond, named by `cond_names`."""
         if self.conditioner is None:
             return {TEXT: context}
         return dict(zip(self.cond_names, self.conditioner(context, code, indicator_scale), strict=True))

@@ -13,11 +13,13 @@ from ddm_rt.errors import BundleError
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fill `module` from `path`, which must hold its state_dict and nothing else.
 
-    Raises BundleError naming the file and the first tensor that is missing, foreign, of another shape or dtype,
-    or not finite. A buffer that configuration determines (the code tree) must be equal to what is there.
+    Raises BundleError naming the file and the first tensor that is missing, foreign, of another shape or
+    dtype, or not finite. An integer buffer (the code tree) must be equal to what codes.json made it.
     """
     if not path.is_file():
-        raise BundleError(f"{path}: missing; a finished run and a bundle exported with --with-weights have it")
+        raise BundleError(
+            f"{path}: missing; a finished run and a bundle exported with --with-weights have it"
+        )
     try:
         found = load_file(path)
     except (SafetensorError, OSError) as error:

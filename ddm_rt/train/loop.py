@@ -47,7 +47,7 @@ class Trainer:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
         parameters = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
-        self.optimizer = torch.optim.AdamW(parameters, train.learning_rate, weight_decay=train.weight_decay)
+        self.optimizer = torch.optim.AdamW(parameters, train.learning_rate, weight_decay=train.weight_decay, fused=True)
         self.parameters = parameters
         schedule = Schedule.from_config(config.schedule)
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))

@@ -17,8 +17,9 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def indicator_attention_reference(
     q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor
 ) -> Tensor:
-    """softmax(q kᵀ/√D) v + s · softmax(q k_indᵀ/√D) v_ind, decoupled cross-attention (IP-Adapter, arXiv 2308.06721, eq. 5).
+    """softmax(q kᵀ/√D) v + s · softmax(q k_indᵀ/√D) v_ind.
 
+    Decoupled cross-attention: IP-Adapter, arXiv 2308.06721, eq. 5.
     q [B,N,H,D]; k, v [B,T,H,D]; k_ind, v_ind [B,M,H,D]; scale [B]. Returns [B,N,H,D] in q's dtype.
     Where scale is 0 the result equals plain cross-attention bit for bit.
     """

@@ -1,0 +1,363 @@
+"""The command line. Each command imports its rooms on use, so `ddm-rt sample` never loads torch."""
+
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ddm_rt.config import PRESETS, Backend, Balance, IndicatorMode, SamplerName
+from ddm_rt.errors import DdmError
+
+app = typer.Typer(
+    name="ddm-rt",
+    help="Balanced sampling from diffusion models, without being told which groups to balance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
+Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = app(standalone_mode=False)
+    except DdmError as error:
+        _fail(str(error))
+    except click.UsageError as error:
+        error.show()
+        raise SystemExit(2) from None
+    except (click.Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR):
+            raise
+        _fail(f"{error.filename or 'writing'}: {error.strerror}; nothing was left half-written")
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    errors.print(f"[red]error:[/red] {_escape(message)}", soft_wrap=True, highlight=False)
+    raise SystemExit(2)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Run directory; the same command again resumes it.")],
+    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(PRESETS)}.")] = "digits",
+    data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
+    indicator: Annotated[Optional[IndicatorMode], typer.Option(help="none: plain. labels: DDM as published. codes: ours.")] = None,  # noqa: UP045
+    indicator_weight: Annotated[Optional[float], typer.Option(help="The paper's α; .05 with labels, .01 with codes.")] = None,  # noqa: UP045
+    top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
+    micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
+    codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
+    features: Annotated[Optional[Path], typer.Option(help="ONNX encoder to use for code discovery.")] = None,  # noqa: UP045
+    image_size: Annotated[Optional[int], typer.Option(help="Side of the square images the model sees.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="1: grey, 3: colour.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(help="Optimizer steps.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of weights, features and minibatches.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
+    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")] = None,  # noqa: UP045
+) -> None:
+    """Train a model; killed at any moment, the same command resumes to the same weights.
+
+    Examples:
+
+        ddm-rt train --data digits:3,8@4:1 --out runs/ours
+
+        ddm-rt train --data photos/ --image-size 64 --channels 3 --indicator codes --top-codes 4 --out runs/photos
+
+        ddm-rt train --data digits:3,8@4:1 --indicator labels --indicator-weight .05 --out runs/paper
+    """
+    from ddm_rt.config import resolve
+
+    overrides: dict[str, Any] = dict(_assignment(text) for text in set_ or ())
+    named = {
+        "data.source": data,
+        "data.image_size": image_size,
+        "data.channels": channels,
+        "train.indicator": indicator,
+        "train.indicator_weight": indicator_weight,
+        "train.steps": steps,
+        "train.seed": seed,
+        "train.threads": threads,
+        "codes.top_codes": top_codes,
+        "codes.micro_codes": micro_codes,
+        "codes.source": codes,
+        "features.encoder": features,
+    }
+    config = resolve(preset, overrides | {k: v for k, v in named.items() if v is not None})
+    from ddm_rt.train.run import Interrupted
+    from ddm_rt.train.run import train as run_training
+
+    with _progress() as bars:
+        callbacks = {"features": _callback(bars, "features"), "train": _callback(bars, "training")}
+        try:
+            run_training(config, out, progress=callbacks)
+        except Interrupted as stop:
+            errors.print(str(stop))
+            raise typer.Exit(130) from None
+    _show_codes(out)
+    console.print(f"run: {out}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run of `ddm-rt train`.")],
+    out: Out,
+    with_weights: Annotated[bool, typer.Option(help="Add weights.safetensors, for the torch backend.")] = False,
+) -> None:
+    """Make a bundle from a run: three ONNX graphs, checked against torch before anything is written.
+
+    Example: ddm-rt export runs/ours --out bundles/ours
+    """
+    from ddm_rt.export.onnx import export_run
+
+    bundle = export_run(run, out, with_weights=with_weights)
+    console.print(f"bundle: {out}\nid: {bundle.bundle_id}", highlight=False)
+
+
+@app.command()
+def sample(
+    out: Out,
+    bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
+    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
+    seed: Annotated[int, typer.Option(help="Image i has the seed derive(seed, i).")] = 0,
+    target: Annotated[str, typer.Option(help="uniform, or shares of top codes: code:0=.3,code:1=.7.")] = "uniform",
+    balance: Annotated[Balance, typer.Option(help="on: codes by quota. off: the null code.")] = Balance.AUTO,
+    steps: Annotated[Optional[int], typer.Option(help="Sampling steps.")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
+    indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
+    height: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    width: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    backend: Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")] = "auto",
+    threads: Threads = None,
+    from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
+    index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
+) -> None:
+    """Write balanced images, a contact sheet and manifest.json.
+
+    Examples:
+
+        ddm-rt sample digits -n 64 --seed 0 --out out/
+
+        ddm-rt sample digits -n 64 --target code:0=.3,code:1=.7 --out out30/
+
+        ddm-rt sample digits --from out/manifest.json --index 5 --out again/
+    """
+    from ddm_rt.sample.pipeline import Pipeline
+
+    if bundle is None:
+        raise DdmError("bundle: name a bundle directory, or the shipped one: digits")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
+    with _progress() as bars:
+        on_step = _step_callback(bars, "sampling")
+        if from_ is not None:
+            generation = pipeline.replay(from_, index=index, on_step=on_step)
+        else:
+            generation = pipeline.generate(
+                n=n,
+                seed=seed,
+                target=target,
+                balance=balance,
+                num_steps=steps,
+                sampler=sampler,
+                indicator_guidance_scale=indicator_guidance_scale,
+                height=height,
+                width=width,
+                on_step=on_step,
+            )
+    generation.save(out)
+    console.print(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    methods: Annotated[list[str], typer.Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")],
+    out: Out,
+    judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
+    groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
+    reference: Annotated[str, typer.Option(help="Held-out labelled images: digits:..., or a folder.")] = "digits:3,8",
+    training: Annotated[Optional[str], typer.Option(help="The training images, for nearest neighbours.")] = None,  # noqa: UP045
+    n: Annotated[int, typer.Option("-n", help="Images for each bundle.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
+    min_per_group: Annotated[int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")] = 400,
+    classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,  # noqa: UP045
+) -> None:
+    """Measure group shares and quality with a judge, and write report/index.html.
+
+    Example: ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
+    """
+    from ddm_rt.evaluate.run import evaluate_methods
+
+    with _progress() as bars:
+        page, table = evaluate_methods(
+            [_named(text) for text in methods],
+            out,
+            judge=judge,
+            classes=classes.split(",") if classes else None,
+            groups=groups.split(","),
+            reference=reference,
+            training=training,
+            n=n,
+            seed=seed,
+            min_per_group=min_per_group,
+            on_step=_step_callback(bars, "generating"),
+        )
+    console.print(table)
+    console.print(f"report: {page}", highlight=False)
+
+
+@app.command("train-judge")
+def train_judge(
+    out: Annotated[Path, typer.Option("--out", help="The ONNX file to write.")],
+    data: Annotated[str, typer.Option(help="Labelled images that no generator sees: digits (its judge split), or a folder.")] = "digits",
+    held_out: Annotated[Optional[str], typer.Option(help="Labelled images that measure the judge; digits: its reference split.")] = None,  # noqa: UP045
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1200,
+    seed: Annotated[int, typer.Option()] = 0,
+    image_size: Annotated[int, typer.Option()] = 32,
+    channels: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Train the classifier that measures groups. It never takes part in training or sampling a generator.
+
+    Example: ddm-rt train-judge --data digits --out judge.onnx
+    """
+    from ddm_rt.cli.judge import make_judge
+
+    with _progress() as bars:
+        callback = _callback(bars, "judge")
+        accuracy = make_judge(
+            data, held_out, out, steps=steps, seed=seed, image_size=image_size, channels=channels,
+            progress=lambda done, loss: callback(done, steps, {"loss": loss}),
+        )
+    console.print(f"judge: {out}\nheld-out accuracy: {accuracy:.4f}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run, and why not the rest."""
+    from ddm_rt.cli.doctor import checks
+
+    table = Table("part", "available", "detail")
+    for name, ok, detail in checks():
+        table.add_row(name, "[green]yes[/green]" if ok else "[yellow]no[/yellow]", _escape(detail))
+    console.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Working directory; a second run resumes it.")] = Path("demo-out"),
+    data: Annotated[str, typer.Option(help="A biased set of the shipped digits, two classes.")] = "digits:3,8@4:1",
+    steps: Annotated[Optional[int], typer.Option(help="Training steps of each model.")] = None,  # noqa: UP045
+) -> None:
+    """Train vanilla, paper mode and ours on biased digits, then sample, evaluate and report. Minutes, not hours.
+
+    Example: ddm-rt demo --out demo-out
+    """
+    from ddm_rt.cli.demo import run_demo
+
+    page, table = run_demo(out, data, steps, console)
+    console.print(table)
+    console.print(f"report: {page}", highlight=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import ddm_rt
+
+    console.print(ddm_rt.__version__, highlight=False)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise DdmError(f"--set {text!r}: expected FIELD=VALUE, for example train.batch_size=32")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, sign, path = text.partition("=")
+    return (name, Path(path)) if sign else (Path(text).name, Path(text))
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=errors,
+    )
+
+
+def _callback(bars: Progress, name: str) -> Any:
+    """A progress callback that adds its bar on the first call."""
+    task = None
+
+    def update(done: int, total: int, figures: dict[str, float]) -> None:
+        nonlocal task
+        if task is None:
+            task = bars.add_task(name, total=total, figures="")
+        text = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        bars.update(task, completed=done, total=total, figures=text)
+
+    return update
+
+
+def _step_callback(bars: Progress, name: str) -> Any:
+    update = _callback(bars, name)
+    return lambda done, total: update(done, total, {})
+
+
+def _show_codes(run: Path) -> None:
+    """What discovery found: sizes and stability, never a claim that codes are groups."""
+    from ddm_rt.bundle import Codes
+    from ddm_rt.config import parse_json
+
+    codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
+    if not codes.leaves:
+        return
+    table = Table("top code", "images", "codes (images)", title="modes found in the data (codes are not groups)")
+    for top in range(codes.num_top_codes):
+        leaves = [leaf for leaf in codes.leaves if leaf.top_code == top]
+        listed = " ".join(f"{leaf.code} ({leaf.size})" for leaf in leaves)
+        table.add_row(str(top), str(sum(leaf.size for leaf in leaves)), listed)
+    console.print(table)
+    if codes.stability_ari:
+        mean = sum(codes.stability_ari) / len(codes.stability_ari)
+        console.print(
+            f"stability: adjusted Rand index {mean:.3f} on average over {len(codes.stability_ari)} bootstrap samples "
+            f"(lowest {min(codes.stability_ari):.3f}; 1 is the same split again)",
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""torch on the CPU, from weights.safetensors: the backend that shows what the exported graphs should give.
+
+The only file of this room that imports torch or the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.contract import check_code, check_finite
+from ddm_rt.errors import BackendUnavailable
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.model.unet import DDM
+from ddm_rt.model.weights import load_weights
+
+
+class TorchEngine:
+    """`engine.contract.Engine` in eager torch, float32. Arrays are torch tensors on the CPU.
+
+    torch has one thread count per process: each call of an engine sets it to the engine's own.
+    """
+
+    backend = "torch"
+    precision = "fp32"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        """Raises BackendUnavailable without weights, BundleError for weights that don't fit or aren't finite.
+
+        `threads` None takes torch's present count.
+        """
+        reason = self.unavailable(bundle)
+        if reason is not None or bundle.weights is None:
+            raise BackendUnavailable(self.backend, str(reason), ())
+        self.threads = threads or torch.get_num_threads()
+        self.versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+        self._bundle = bundle
+        config = bundle.config
+        self._model = DDM(config.model, config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
+        load_weights(self._model, bundle.weights)
+
+    @staticmethod
+    def unavailable(bundle: Bundle | None) -> str | None:
+        """Why this backend can't run `bundle`, or None."""
+        if bundle is not None and bundle.weights is None:
+            return "the bundle has no weights.safetensors; `ddm-rt export --with-weights` adds it"
+        return None
+
+    @torch.inference_mode()
+    def conditioner(
+        self,
+        context: NDArray[np.float32],
+        code: NDArray[np.int64],
+        indicator_scale: NDArray[np.float32],
+        added: Mapping[str, NDArray[Any]],
+    ) -> dict[str, Tensor]:
+        torch.set_num_threads(self.threads)
+        check_code(code, self._bundle.config.num_codes)
+        return self._model.condition(self.array(context), self.array(code), self.array(indicator_scale))
+
+    @torch.inference_mode()
+    def denoiser(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        torch.set_num_threads(self.threads)
+        out: Tensor = self._model(x_t, t, cond)
+        return out
+
+    @torch.inference_mode()
+    def decoder(self, x0: Tensor) -> NDArray[np.float32]:
+        torch.set_num_threads(self.threads)
+        image: NDArray[np.float32] = self._model.decode(x0).numpy()
+        check_finite(image, self._bundle)
+        return image
+
+    @torch.inference_mode()
+    def guided_step(
+        self,
+        outputs: Sequence[Tensor],
+        scales: Tensor,
+        rows: Tensor,
+        x: Tensor,
+        x0_prev: Tensor,
+        z: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        torch.set_num_threads(self.threads)
+        stepped: tuple[Tensor, Tensor] = guided_step(outputs, scales, rows, x, x0_prev, z)
+        return stepped
+
+    def array(self, host: NDArray[Any]) -> Tensor:
+        # A copy: torch takes no read-only array, and the engine's state must not be the caller's.
+        return torch.tensor(host)
+
+    def take(self, array: Tensor, index: NDArray[np.int64]) -> Tensor:
+        return array[torch.from_numpy(index)]
+
+    def concat(self, arrays: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(arrays))

@@ -1,0 +1,190 @@
+"""From bundles or sampled directories to figures: generate, judge, measure, report."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.table import Table
+
+from ddm_rt import data
+from ddm_rt.bundle import INDEX, Bundle
+from ddm_rt.config import NULL_CODE, DataConfig
+from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
+from ddm_rt.evaluate.judge import Judge
+from ddm_rt.evaluate.report import GRID_IMAGES, CodeCard, MethodResult, Report, write
+from ddm_rt.evaluate.terminal import terminal_table
+from ddm_rt.sample.pipeline import Pipeline
+
+OnStep = Callable[[int, int], None]
+MAX_IMAGES = (
+    20_000  # where a group is so rare that filling it would take more, quality says how many are missing
+)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Images uint8 [N,H,W,3] of one method, and their codes [N] (None for a sampler without codes)."""
+
+    images: NDArray[np.uint8]
+    codes: NDArray[np.int64] | None
+
+
+def generate_until(
+    pipeline: Pipeline,
+    judge: Judge,
+    groups: Sequence[str],
+    n: int,
+    seed: int,
+    min_per_group: int,
+    on_step: OnStep | None = None,
+) -> Sampled:
+    """n images, then more in requests of n until each group has `min_per_group` by the judge, or MAX_IMAGES.
+
+    The figures on balance use the first n alone, so that the stopping rule can't touch them.
+    """
+    images: list[NDArray[np.uint8]] = []
+    codes: list[NDArray[np.int64]] = []
+    counts = dict.fromkeys(groups, 0)
+    while not images or (min(counts.values()) < min_per_group and n * len(images) < MAX_IMAGES):
+        part = pipeline.generate(n=n, seed=seed + len(images), on_step=on_step)
+        images.append(part.images)
+        codes.append(np.asarray(part.codes, np.int64))
+        labels = judge.predict(part.images).labels
+        for group in groups:
+            counts[group] += int((labels == group).sum())
+        if len(images) >= 3 and min(counts.values()) * MAX_IMAGES < min_per_group * n * len(images):
+            break  # at this rate the limit comes first
+    joined = np.concatenate(codes)
+    return Sampled(np.concatenate(images), None if (joined == NULL_CODE).all() else joined)
+
+
+def read_sampled(directory: Path) -> Sampled:
+    """Images and codes of a directory that `sample` wrote. Raises DdmError naming what is missing or damaged."""
+    path = directory / "manifest.json"
+    try:
+        entries = json.loads(path.read_bytes())["images"]
+        files, codes = [str(e["file"]) for e in entries], [int(e["code"]) for e in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DdmError(f"{path}: expected the manifest of `ddm-rt sample` ({error})") from error
+    images = []
+    for name in files:
+        try:
+            with Image.open(directory / Path(name).name) as image:
+                images.append(np.asarray(image.convert("RGB")))
+        except (OSError, SyntaxError) as error:
+            raise DdmError(f"{directory / name}: not a readable image ({error})") from error
+    if not images:
+        raise DdmError(f"{path}: field images is empty; expected at least one image")
+    array = np.array(codes, np.int64)
+    return Sampled(np.stack(images), None if (array == NULL_CODE).all() else array)
+
+
+def labelled(source: str, split: str, config: DataConfig) -> LabelledImages:
+    """Real images with labels, as three channels. Raises DdmError when the source has no labels."""
+    images = data.load(config.model_copy(update={"source": source}), split)
+    if images.labels is None:
+        raise DdmError(f"{source}: labels are needed (metadata.csv: file_name,label)")
+    return LabelledImages(three_channels(images.images), list(images.labels))
+
+
+def three_channels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [N,H,W,1 or 3] -> [N,H,W,3]."""
+    return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
+
+
+def code_cards(bundle: Bundle) -> list[CodeCard]:
+    """The discovered codes with typical training images, where the training images can be loaded."""
+    if not bundle.codes.exemplars:
+        return []
+    images = three_channels(data.load(bundle.config.run.data).images)
+    return [
+        CodeCard(leaf.code, leaf.top_code, leaf.size, images[list(exemplars)])
+        for leaf, exemplars in zip(bundle.codes.leaves, bundle.codes.exemplars, strict=True)
+    ]
+
+
+def measure(
+    path: Path,
+    judge: Judge,
+    groups: Sequence[str],
+    reference: str,
+    training: str | None,
+    *,
+    n: int,
+    seed: int,
+    min_per_group: int,
+    on_step: OnStep | None = None,
+) -> tuple[Evaluation, NDArray[np.uint8]]:
+    """Figures and the first images of a bundle (which generates n) or of a sampled directory."""
+    if (path / INDEX).is_file() or not path.exists():
+        pipeline = Pipeline.load(path)
+        config = pipeline.bundle.config.run.data
+        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step)
+    else:
+        sampled = read_sampled(path)
+        config = DataConfig(image_size=sampled.images.shape[1], channels=3)
+        n = len(sampled.images)
+    train_images = None
+    if training is not None:
+        train_images = three_channels(data.load(config.model_copy(update={"source": training})).images)
+    figures = evaluate(
+        sampled.images,
+        sampled.codes,
+        judge,
+        groups,
+        labelled(reference, "reference", config),
+        train_images,
+        min_per_group=min_per_group,
+        n=n,
+    )
+    return figures, sampled.images[:GRID_IMAGES]
+
+
+def evaluate_methods(
+    methods: Sequence[tuple[str, Path]],
+    out: Path,
+    *,
+    judge: str,
+    classes: Sequence[str] | None,
+    groups: Sequence[str],
+    reference: str,
+    training: str | None,
+    n: int,
+    seed: int,
+    min_per_group: int,
+    on_step: OnStep | None = None,
+) -> tuple[Path, Table]:
+    """`ddm-rt evaluate`: the page it wrote and the table for the terminal."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    loaded = Judge.load(judge, classes=classes)
+    results, cards, stability = [], [], ()
+    for name, path in methods:
+        figures, grid = measure(
+            path,
+            loaded,
+            groups,
+            reference,
+            training,
+            n=n,
+            seed=seed,
+            min_per_group=min_per_group,
+            on_step=on_step,
+        )
+        results.append(MethodResult(name, name, figures, grid))
+        if (path / INDEX).is_file() and (bundle := Bundle.load(path, verify=False)).codes.exemplars:
+            cards, stability = code_cards(bundle), bundle.codes.stability_ari
+    provenance = {
+        "n": n,
+        "seed": seed,
+        "judge": loaded.name,
+        "reference": reference,
+        "training": training or "not given",
+    }
+    page = write(Report("Evaluation", results, cards, stability, provenance), out)
+    return page, terminal_table(results)

@@ -1,0 +1,78 @@
+"""Batch sizes of denoiser and decoder calls. A backend may round differently at another batch size or position; only
+sizes that gave the same bits in a probe are mixed, so that an image's bytes don't depend on its batch.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.sample.rng import Stream, normal
+
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+
+# Latent numbers in one call; keeps the probe and the calls of large models within memory.
+_MAX_ELEMENTS = 2**18
+
+
+def probe(
+    engine: Engine, cond: Cond, cond_rows: int, shape: tuple[int, int, int], timesteps: NDArray[np.float32]
+) -> tuple[int, ...]:
+    """The usable batch sizes, ascending, for latents of `shape` (C, H, W).
+
+    Denoiser and decoder run on fixed noise at every candidate size, twice: once in order, once at shifted positions
+    among other neighbours. A size whose rows differ between the two is dropped (size 1 can't). The largest one left
+    is usable, and so is each smaller one that gives the same bits as it. `cond` has `cond_rows` rows, which are
+    repeated; `timesteps` are those of a table.
+    """
+    largest = max((size for size in CANDIDATES if size * int(np.prod(shape)) <= _MAX_ELEMENTS), default=1)
+    x = engine.array(normal(np.arange(largest, dtype=np.uint64), 0, Stream.INITIAL, shape))
+
+    def run(index: NDArray[np.int64]) -> NDArray[np.float32]:
+        t = engine.array(timesteps[index * 7 % len(timesteps)])  # neighbouring rows at unlike noise levels
+        out = engine.denoiser(engine.take(x, index), t, take(engine, cond, index % cond_rows))
+        return engine.decoder(out)
+
+    steady: dict[int, NDArray[np.float32]] = {}  # size -> its rows in order
+    for size in (size for size in CANDIDATES if size <= largest):
+        in_order = np.arange(size)
+        shifted = (in_order + 1) % max(size // 2, 1)
+        rows = run(in_order)
+        if np.array_equal(_bits(run(shifted)), _bits(rows[shifted])):
+            steady[size] = rows
+    reference = steady[max(steady)]
+    return tuple(size for size, rows in steady.items() if np.array_equal(_bits(rows), _bits(reference[:size])))
+
+
+def split(rows: int, buckets: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Row numbers of each call, in order: every call has a size in `buckets` (ascending), the last may be filled up
+    by starting again at row 0. A call is filled up rather than split where that wastes at most a quarter of it.
+    """
+    calls, start = [], 0
+    while start < rows:
+        left = rows - start
+        above = min((size for size in buckets if size >= left), default=None)
+        below = max((size for size in buckets if size <= left), default=None)
+        if above is not None and (below is None or 4 * left >= 3 * above):
+            size = above
+        else:
+            size = below or buckets[0]
+        calls.append(np.arange(start, start + size, dtype=np.int64) % rows)
+        start += size
+    return calls
+
+
+def take(engine: Engine, cond: Cond, index: NDArray[np.int64]) -> dict[str, Array]:
+    """Rows of every array of `cond`."""
+    return {name: engine.take(array, index) for name, array in cond.items()}
+
+
+def concat(engine: Engine, conds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Several `cond` joined along the batch axis."""
+    return {name: engine.concat([cond[name] for cond in conds]) for name in conds[0]}
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Equal bits, not equal numbers: -0 is not 0, and a NaN is itself."""
+    return np.ascontiguousarray(values, np.float32).view(np.uint32)

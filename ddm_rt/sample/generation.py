@@ -1,0 +1,64 @@
+"""What a request gives back, and how it is written to disk."""
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.bundle import atomic_directory
+from ddm_rt.errors import DdmError
+
+_SHEET_IMAGES = 256
+_SHEET_PIXELS = 2**25
+_SHEET_GAP = 2  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """`images` uint8 [n, H, W, 3], `codes` with one code per image (-1 is the null code), `manifest` as plain data."""
+
+    images: NDArray[np.uint8]
+    codes: tuple[int, ...]
+    manifest: dict[str, Any]
+
+    def save(self, out: str | Path) -> Path:
+        """Write the images, contact_sheet.png and manifest.json into `out`: all of them or nothing.
+
+        Raises DdmError where `out` exists and isn't an empty directory, or can't be written.
+        """
+        out = Path(out)
+        try:
+            with atomic_directory(out) as folder:
+                for record, image in zip(self.manifest["images"], self.images, strict=True):
+                    (folder / record["file"]).write_bytes(_png(image))
+                (folder / "contact_sheet.png").write_bytes(_png(contact_sheet(self.images)))
+                (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise DdmError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
+        return out
+
+
+def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first images of [n, H, W, 3] in a square grid on white, uint8 [H', W', 3]: up to 256, or 32 megapixels."""
+    height, width = images.shape[1:3]
+    down, right = height + _SHEET_GAP, width + _SHEET_GAP
+    n = min(len(images), _SHEET_IMAGES, max(_SHEET_PIXELS // (down * right), 1))
+    columns = math.ceil(math.sqrt(n))
+    sheet = np.full((math.ceil(n / columns) * down + _SHEET_GAP, columns * right + _SHEET_GAP, 3), 255, np.uint8)
+    for i, image in enumerate(images[:n]):
+        top, left = i // columns * down + _SHEET_GAP, i % columns * right + _SHEET_GAP
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    from PIL import Image  # here, because only saving needs it
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()

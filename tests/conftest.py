@@ -1,0 +1,115 @@
+"""What several rooms' tests need: a small run and its bundle; and the account of what this machine can't show."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddm_rt.bundle import Bundle, Codes, Leaf
+from ddm_rt.config import RunConfig, resolve
+
+try:
+    import torch
+except ModuleNotFoundError:
+    HAS_TORCH = False
+else:
+    HAS_TORCH = True
+    # Bits depend on the thread count, and parallel test workers share the cores.
+    torch.set_num_threads(1)
+
+
+def has_cuda() -> bool:
+    return HAS_TORCH and torch.cuda.is_available()
+
+
+def has_package(name: str) -> Callable[[], bool]:
+    return lambda: importlib.util.find_spec(name) is not None
+
+
+# What only some machines can show -> whether this one can. The end of a test run names the rest.
+EXERCISED: dict[str, Callable[[], bool]] = {
+    "bf16 device numerics": has_cuda,
+    "Triton kernels on a device": has_cuda,
+    "TensorRT": has_package("tensorrt"),
+}
+
+_skipped_gpu = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The one place that handles the `gpu` marker."""
+    config.stash[_skipped_gpu] = []
+    if has_cuda():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            config.stash[_skipped_gpu].append(item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    missing = [name for name, check in EXERCISED.items() if not check()]
+    missing += config.stash.get(_skipped_gpu, [])
+    if missing:
+        terminalreporter.write_line(f"not exercised on this machine: {', '.join(missing)}")
+
+
+def write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes: int = 2) -> Path:
+    """A run as training leaves it, with random weights; without codes where `num_codes` is 0."""
+    from safetensors.torch import save_file
+
+    from ddm_rt.model.unet import DDM
+
+    leaves = tuple(
+        Leaf(code=i, top_code=i * num_top_codes // num_codes, size=10, share_in_top=num_top_codes / num_codes)
+        for i in range(num_codes)
+    )
+    codes = Codes(origin="discovered" if leaves else "none", leaves=leaves)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)
+        # Norm scales of 1 and biases of 0 would hide a parameter that got lost on the way.
+        state = {
+            name: tensor + 0.05 * torch.randn(tensor.shape) if tensor.is_floating_point() else tensor.clone()
+            for name, tensor in model.state_dict().items()
+        }
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(config.model_dump_json(indent=1))
+    (directory / "codes.json").write_text(codes.model_dump_json(indent=1))
+    save_file(state, directory / "weights.safetensors")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the `tiny` preset with 4 codes in 2 top codes and random weights. Read-only."""
+    if not HAS_TORCH:
+        pytest.skip("needs torch")
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", resolve("tiny"), num_codes=4)
+
+
+@pytest.fixture(scope="session")
+def tiny_run_without_codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_run`, trained with `--indicator none`. Read-only."""
+    if not HAS_TORCH:
+        pytest.skip("needs torch")
+    config = resolve("tiny", {"train.indicator": "none"})
+    return write_run(tmp_path_factory.mktemp("runs") / "plain", config, num_codes=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of `tiny_run`, with weights. Read-only."""
+    from ddm_rt.export.onnx import export_run
+
+    return export_run(tiny_run, tmp_path_factory.mktemp("bundles") / "tiny", with_weights=True)
+
+
+@pytest.fixture(scope="session")
+def plain_bundle(tiny_run_without_codes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of `tiny_run_without_codes`, without weights. Read-only."""
+    from ddm_rt.export.onnx import export_run
+
+    return export_run(tiny_run_without_codes, tmp_path_factory.mktemp("bundles") / "plain")

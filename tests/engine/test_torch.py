@@ -1,0 +1,75 @@
+"""The torch backend: the model itself behind the contract."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.torch import TorchEngine
+from ddm_rt.errors import BackendUnavailable, BundleError
+from ddm_rt.model.unet import DDM
+
+
+@torch.inference_mode()
+def test_is_the_model_bit_for_bit(tiny_bundle: Bundle) -> None:
+    assert tiny_bundle.weights is not None
+    config = tiny_bundle.config
+    model = DDM(config.model, config.latent_shape, tiny_bundle.codes.top_of).eval()
+    model.load_state_dict(load_file(tiny_bundle.weights))
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randn((4, 2, 16), generator=generator)
+    code, scale = torch.tensor([-1, 0, 3, 1]), torch.tensor([1.0, 0.0, 1.5, 1.0])
+    x_t, t = torch.randn((4, 4, 8, 8), generator=generator), torch.rand(4, generator=generator) * 999
+    want = model(x_t, t, model.condition(context, code, scale))
+
+    engine = TorchEngine(tiny_bundle, 1)
+    cond = engine.conditioner(context.numpy(), code.numpy(), scale.numpy(), {})
+    got = engine.denoiser(engine.array(x_t.numpy()), engine.array(t.numpy()), cond)
+    assert torch.equal(got, want)
+    np.testing.assert_array_equal(engine.decoder(got), model.decode(want).numpy())
+
+
+def test_each_call_uses_the_engines_own_thread_count(tiny_bundle: Bundle) -> None:
+    before = torch.get_num_threads()
+    try:
+        one, two = TorchEngine(tiny_bundle, 1), TorchEngine(tiny_bundle, 2)
+        x0 = one.array(np.zeros((1, 4, 8, 8), np.float32))
+        for engine in (one, two, one):
+            engine.decoder(x0)
+            assert torch.get_num_threads() == engine.threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_arrays_are_copies(tiny_bundle: Bundle) -> None:
+    host = np.zeros(3, np.float32)
+    array = TorchEngine(tiny_bundle, 1).array(host)
+    host[0] = 1
+    assert array[0] == 0
+
+
+def test_says_what_computes(tiny_bundle: Bundle) -> None:
+    engine = TorchEngine(tiny_bundle, 1)
+    assert (engine.backend, engine.precision, engine.threads) == ("torch", "fp32", 1)
+    assert engine.versions == {"torch": torch.__version__, "diffusers": engine.versions["diffusers"]}
+
+
+def test_a_bundle_without_weights_is_refused(plain_bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailable, match="--with-weights"):
+        TorchEngine(plain_bundle)
+
+
+def test_non_finite_weights_are_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+    weights = load_file(path / "weights.safetensors")
+    weights["unet.conv_out.weight"][0, 0, 0, 0] = torch.inf
+    save_file(weights, path / "weights.safetensors")
+    with pytest.raises(
+        BundleError, match=r"weights\.safetensors: tensor unet\.conv_out\.weight has non-finite"
+    ):
+        TorchEngine(dataclasses.replace(tiny_bundle, path=path))

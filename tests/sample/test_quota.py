@@ -1,0 +1,188 @@
+"""Quotas: Tijdeman's bound on every prefix, the tree, state, and bad input."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.quota import DENOMINATOR, Quota, TreeQuota, parse_target, quantise
+
+
+@st.composite
+def shares(draw: st.DrawFn, largest: int = 32) -> list[float]:
+    """Weights that sum to 1, with zeros, ties, tiny and irrational-looking ones among them."""
+    raw = draw(
+        st.lists(
+            st.one_of(
+                st.just(0.0), st.just(1.0), st.floats(1e-12, 1), st.sampled_from([math.pi, math.sqrt(2), 1e-9, 1 / 3])
+            ),
+            min_size=1,
+            max_size=largest,
+        ).filter(any)
+    )
+    return [value / math.fsum(raw) for value in raw]
+
+
+def assert_bound_on_every_prefix(quota: Quota, n: int) -> None:
+    """Exactly, against the quantised weights: |x_k - nλ_k| ≤ 1 - 1/(2K - 2)."""
+    limit = quota.bound * DENOMINATOR
+    counts = [0] * len(quota.weights)
+    for j in range(1, n + 1):
+        counts[quota.draw()] += 1
+        assert max(abs(c * DENOMINATOR - j * w) for c, w in zip(counts, quota.weights, strict=True)) <= limit
+    assert counts == quota.counts
+
+
+@settings(max_examples=150, deadline=None)
+@given(weights=shares(), n=st.integers(1, 300))
+def test_bound_on_every_prefix(weights: list[float], n: int) -> None:
+    assert_bound_on_every_prefix(Quota(weights), n)
+
+
+def test_bound_over_thousands_of_targets() -> None:
+    """The same, vectorised over prefixes: 2,000 targets of 2 to 32 codes, 200 draws each."""
+    rng = np.random.default_rng(0)
+    for trial in range(2000):
+        k = int(rng.integers(2, 33))
+        weights = rng.dirichlet(np.full(k, rng.choice([0.05, 0.3, 1.0, 20.0])))
+        quota = Quota([float(w) for w in weights / weights.sum()])
+        drawn = np.array(quota.assign(200))
+        counts = np.cumsum(drawn[:, None] == np.arange(k), axis=0)  # [200, K]
+        lag = np.arange(1, 201)[:, None] * np.array(quota.weights) - counts * DENOMINATOR  # below 2^63
+        assert np.abs(lag).max() <= quota.bound * DENOMINATOR, (trial, weights)
+
+
+@pytest.mark.parametrize("k", range(2, 9))
+def test_bound_over_all_small_fractions(k: int) -> None:
+    for denominator in range(k, 13):
+        first = [Fraction(1, denominator)] * (k - 1)
+        weights = [*first, 1 - sum(first)]
+        assert_bound_on_every_prefix(Quota([float(w) for w in weights]), 2 * denominator)
+
+
+def test_uniform_shares_come_in_full_rounds() -> None:
+    for k in (1, 2, 3, 5, 8):
+        quota = Quota([1 / k] * k)
+        for turn in range(1, 6):
+            quota.assign(k)
+            assert quota.counts == [turn] * k
+
+
+@given(weights=shares())
+@settings(deadline=None)
+def test_quantised_weights(weights: list[float]) -> None:
+    whole = quantise(weights, "weights")
+    assert sum(whole) == DENOMINATOR
+    total = sum(map(Fraction, weights))
+    for weight, integer in zip(weights, whole, strict=True):
+        assert abs(integer - Fraction(weight) / total * DENOMINATOR) < 1
+        assert integer == 0 or weight > 0
+
+
+def test_zero_weight_is_never_drawn() -> None:
+    assert set(Quota([0.0, 0.7, 0.0, 0.3]).assign(1000)) == {1, 3}
+    assert Quota([0.0, 1.0]).assign(5) == [1] * 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(weights=shares(8), before=st.integers(0, 60))
+def test_state_goes_on_where_it_stopped(weights: list[float], before: int) -> None:
+    quota = Quota(weights)
+    quota.assign(before)
+    restored = Quota.from_state(quota.state())
+    assert restored.assign(60) == quota.assign(60)
+    assert restored.state() == quota.state()
+
+
+@pytest.mark.parametrize(
+    ("state", "field"),
+    [
+        ({}, "weights"),
+        ({"weights": [DENOMINATOR], "counts": [-1]}, "counts"),
+        ({"weights": [DENOMINATOR], "counts": [0.5]}, "counts"),
+        ({"weights": [DENOMINATOR - 1], "counts": [0]}, "weights"),
+        ({"weights": [DENOMINATOR], "counts": [0, 0]}, "counts"),
+        ({"weights": [DENOMINATOR // 2] * 2, "counts": [5, 1]}, "counts"),
+        ({"weights": [DENOMINATOR, 0], "counts": [4, 1]}, "counts"),
+    ],
+)
+def test_impossible_state_is_refused(state: dict[str, list[int]], field: str) -> None:
+    with pytest.raises(DdmError, match=field):
+        Quota.from_state(state)
+
+
+@pytest.mark.parametrize("weights", [[], [-0.1, 1.1], [float("nan"), 1.0], [float("inf")], [0.5, 0.4], [0.0, 0.0]])
+def test_bad_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(DdmError, match="shares of group"):
+        Quota(weights, "shares of group")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), top=shares(6), n=st.integers(1, 200))
+def test_tree_keeps_both_bounds(data: st.DataObject, top: list[float], n: int) -> None:
+    code = 0
+    tree: list[dict[int, float]] = []
+    for _ in top:
+        branch = data.draw(shares(5))
+        tree.append({code + i: share for i, share in enumerate(branch)})
+        code += len(branch)
+    quota = TreeQuota(top, tree)
+    tops: Counter[int] = Counter()
+    codes: Counter[int] = Counter()
+    for j in range(1, n + 1):
+        drawn, branch_of = quota.draw()
+        assert drawn in tree[branch_of]
+        tops[branch_of] += 1
+        codes[drawn] += 1
+        assert all(abs(tops[k] - j * w / DENOMINATOR) < 1 for k, w in enumerate(quota.top.weights))
+    for k, leaf in enumerate(quota.leaves):
+        for name, weight in zip(quota.codes[k], leaf.weights, strict=True):
+            assert abs(codes[name] - tops[k] * weight / DENOMINATOR) < 1
+
+
+def test_tree_refuses_what_does_not_fit() -> None:
+    with pytest.raises(DdmError, match="top codes"):
+        TreeQuota([1.0], [])
+    with pytest.raises(DdmError, match="top code 1"):
+        TreeQuota([0.5, 0.5], [{0: 1.0}, {}])
+    with pytest.raises(DdmError, match="branch"):
+        TreeQuota([0.5, 0.5], [{0: 1.0}, {0: 1.0}])
+
+
+def test_targets() -> None:
+    assert parse_target("uniform", 4) == (0.25,) * 4
+    assert parse_target("code:0=.3,code:1=.7", 2) == (0.3, 0.7)
+    assert parse_target(" code:2 = 1.0 ", 3) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "women", "code:2=1", "code:0", "code:0=", "code:0=x", "code:0=.5,code:0=.5", "code:0=.5", "code:0=nan",
+     "code:0=-1,code:1=2", "code:0=.5,code:1=.6", "uniform,code:0=1", "code:0=inf"],
+)  # fmt: skip
+def test_bad_targets_are_named(target: str) -> None:
+    with pytest.raises(DdmError, match="target"):
+        parse_target(target, 2)
+
+
+@settings(deadline=None)
+@given(weights=shares(6))
+def test_target_text_round_trips(weights: list[float]) -> None:
+    text = ",".join(f"code:{k}={weight!r}" for k, weight in enumerate(weights))
+    assert parse_target(text, len(weights)) == tuple(weights)
+
+
+@settings(deadline=None)
+@given(text=st.text(alphabet="code:01=.,e+-unifrm ", max_size=30), k=st.integers(1, 3))
+def test_no_target_crashes_the_parser(text: str, k: int) -> None:
+    try:
+        weights = parse_target(text, k)
+    except DdmError as error:
+        assert "target" in str(error)
+    else:
+        assert math.isclose(sum(weights), 1, abs_tol=1e-6)
