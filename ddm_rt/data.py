@@ -127,7 +127,9 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
     for i, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS)
+                fitted = ImageOps.fit(
+                    ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS
+                )
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DdmError(f"{file}: not a readable image ({error})") from error
         images[i] = np.asarray(fitted).reshape(side, side, config.channels)

@@ -1,4 +1,4 @@
-"""What several rooms' tests need: a small run and its bundle; and the account of what this machine can't show."""
+"""What several rooms' tests need: a small run and its bundle; and an account of what wasn't exercised here."""
 
 import importlib.util
 from collections.abc import Callable
@@ -35,28 +35,28 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "TensorRT": has_package("tensorrt"),
 }
 
-_skipped_gpu = pytest.StashKey[list[str]]()
+NO_CUDA = "needs a CUDA device"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The one place that handles the `gpu` marker."""
-    config.stash[_skipped_gpu] = []
     if has_cuda():
         return
     for item in items:
         if item.get_closest_marker("gpu") is not None:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-            config.stash[_skipped_gpu].append(item.nodeid)
+            item.add_marker(pytest.mark.skip(reason=NO_CUDA))
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     missing = [name for name, check in EXERCISED.items() if not check()]
-    missing += config.stash.get(_skipped_gpu, [])
+    # Read from the reports, which come from the workers too where tests run in parallel.
+    skipped = terminalreporter.stats.get("skipped", [])
+    missing += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
     if missing:
         terminalreporter.write_line(f"not exercised on this machine: {', '.join(missing)}")
 
 
-def write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes: int = 2) -> Path:
+def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes: int = 2) -> Path:
     """A run as training leaves it, with random weights; without codes where `num_codes` is 0."""
     from safetensors.torch import save_file
 
@@ -83,11 +83,17 @@ def write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes:
 
 
 @pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """write_run(directory, config, num_codes=..., num_top_codes=2) makes a run directory."""
+    return _write_run
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the `tiny` preset with 4 codes in 2 top codes and random weights. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    return write_run(tmp_path_factory.mktemp("runs") / "tiny", resolve("tiny"), num_codes=4)
+    return _write_run(tmp_path_factory.mktemp("runs") / "tiny", resolve("tiny"), num_codes=4)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +102,7 @@ def tiny_run_without_codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not HAS_TORCH:
         pytest.skip("needs torch")
     config = resolve("tiny", {"train.indicator": "none"})
-    return write_run(tmp_path_factory.mktemp("runs") / "plain", config, num_codes=0)
+    return _write_run(tmp_path_factory.mktemp("runs") / "plain", config, num_codes=0)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ EXPORT_FP32_ABS = 1e-4
 # Attention reference (fp32) against torch's scaled_dot_product_attention.
 ATTENTION_FP32_ABS = 1e-5
 
+# Attention reference in float64 against the formula number by number.
+ATTENTION_FP64_ABS = 1e-12
+
 # Images of one bundle, one machine kind, across thread counts or backends: grey levels.
 IMAGE_GREY_LEVELS = 1
 

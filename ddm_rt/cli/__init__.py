@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ddm_rt.config import PRESETS, Backend, Balance, IndicatorMode, SamplerName
 from ddm_rt.errors import DdmError
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
@@ -36,28 +37,19 @@ def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        code = app(standalone_mode=False)
+        app()
     except DdmError as error:
         _fail(str(error))
-    except click.UsageError as error:
-        error.show()
-        raise SystemExit(2) from None
-    except (click.Abort, KeyboardInterrupt):
-        raise SystemExit(130) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR):
+        if error.errno not in _DISK_ERRORS:
             raise
         _fail(f"{error.filename or 'writing'}: {error.strerror}; nothing was left half-written")
-    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
-    errors.print(f"[red]error:[/red] {_escape(message)}", soft_wrap=True, highlight=False)
+    # Text, not markup: the brackets of a shape are the message's own.
+    errors.print(Text.assemble(("error:", "red"), " ", " ".join(message.split())), soft_wrap=True, highlight=False)
     raise SystemExit(2)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @app.command()
@@ -65,8 +57,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Run directory; the same command again resumes it.")],
     preset: Annotated[str, typer.Option(help=f"One of: {', '.join(PRESETS)}.")] = "digits",
     data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
-    indicator: Annotated[Optional[IndicatorMode], typer.Option(help="none: plain. labels: DDM as published. codes: ours.")] = None,  # noqa: UP045
-    indicator_weight: Annotated[Optional[float], typer.Option(help="The paper's α; .05 with labels, .01 with codes.")] = None,  # noqa: UP045
+    indicator: Annotated[
+        Optional[IndicatorMode], typer.Option(help="none: plain. labels: DDM as published. codes: ours.")
+    ] = None,  # noqa: UP045
+    indicator_weight: Annotated[
+        Optional[float], typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
+    ] = None,  # noqa: UP045
     top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
     micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
     codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
@@ -76,7 +72,10 @@ def train(
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(help="Of weights, features and minibatches.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
-    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")] = None,  # noqa: UP045
+    log_steps: Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")] = False,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
+    ] = None,  # noqa: UP045
 ) -> None:
     """Train a model; killed at any moment, the same command resumes to the same weights.
 
@@ -111,6 +110,8 @@ def train(
 
     with _progress() as bars:
         callbacks = {"features": _callback(bars, "features"), "train": _callback(bars, "training")}
+        if log_steps:
+            callbacks = {"features": _log_lines("features"), "train": _log_lines("step")}
         try:
             run_training(config, out, progress=callbacks)
         except Interrupted as stop:
@@ -194,7 +195,9 @@ def sample(
 
 @app.command()
 def evaluate(
-    methods: Annotated[list[str], typer.Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")],
+    methods: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")
+    ],
     out: Out,
     judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
     groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
@@ -202,8 +205,12 @@ def evaluate(
     training: Annotated[Optional[str], typer.Option(help="The training images, for nearest neighbours.")] = None,  # noqa: UP045
     n: Annotated[int, typer.Option("-n", help="Images for each bundle.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
-    min_per_group: Annotated[int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")] = 400,
-    classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,  # noqa: UP045
+    min_per_group: Annotated[
+        int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")
+    ] = 400,
+    classes: Annotated[
+        Optional[str], typer.Option(help="The judge's classes, where its file doesn't name them.")
+    ] = None,  # noqa: UP045
 ) -> None:
     """Measure group shares and quality with a judge, and write report/index.html.
 
@@ -232,8 +239,12 @@ def evaluate(
 @app.command("train-judge")
 def train_judge(
     out: Annotated[Path, typer.Option("--out", help="The ONNX file to write.")],
-    data: Annotated[str, typer.Option(help="Labelled images that no generator sees: digits (its judge split), or a folder.")] = "digits",
-    held_out: Annotated[Optional[str], typer.Option(help="Labelled images that measure the judge; digits: its reference split.")] = None,  # noqa: UP045
+    data: Annotated[
+        str, typer.Option(help="Labelled images that no generator sees: digits (its judge split), or a folder.")
+    ] = "digits",
+    held_out: Annotated[
+        Optional[str], typer.Option(help="Labelled images that measure the judge; digits: its reference split.")
+    ] = None,  # noqa: UP045
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1200,
     seed: Annotated[int, typer.Option()] = 0,
     image_size: Annotated[int, typer.Option()] = 32,
@@ -248,7 +259,13 @@ def train_judge(
     with _progress() as bars:
         callback = _callback(bars, "judge")
         accuracy = make_judge(
-            data, held_out, out, steps=steps, seed=seed, image_size=image_size, channels=channels,
+            data,
+            held_out,
+            out,
+            steps=steps,
+            seed=seed,
+            image_size=image_size,
+            channels=channels,
             progress=lambda done, loss: callback(done, steps, {"loss": loss}),
         )
     console.print(f"judge: {out}\nheld-out accuracy: {accuracy:.4f}", highlight=False)
@@ -261,7 +278,7 @@ def doctor() -> None:
 
     table = Table("part", "available", "detail")
     for name, ok, detail in checks():
-        table.add_row(name, "[green]yes[/green]" if ok else "[yellow]no[/yellow]", _escape(detail))
+        table.add_row(name, "[green]yes[/green]" if ok else "[yellow]no[/yellow]", Text(detail))
     console.print(table)
 
 
@@ -327,6 +344,17 @@ def _callback(bars: Progress, name: str) -> Any:
             task = bars.add_task(name, total=total, figures="")
         text = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
         bars.update(task, completed=done, total=total, figures=text)
+
+    return update
+
+
+def _log_lines(word: str) -> Any:
+    """A progress callback that prints every tenth step."""
+
+    def update(done: int, total: int, figures: dict[str, float]) -> None:
+        if done % 10 == 0 or done == total:
+            text = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
+            print(f"{word} {done} of {total} {text}", flush=True)
 
     return update
 

@@ -12,7 +12,13 @@ PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers", "onnx", "triton", "ten
 
 def checks() -> list[tuple[str, bool, str]]:
     """(part, available, detail) for the machine, packages, backends and kernels."""
-    rows = [("machine", True, f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")]
+    rows = [
+        (
+            "machine",
+            True,
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        )
+    ]
     for name in PACKAGES:
         found = _version(name)
         rows.append((f"package {name}", found is not None, found or "not installed"))

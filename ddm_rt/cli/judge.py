@@ -36,7 +36,9 @@ def make_judge(
         held_out = source
     sets = []
     for name, split in ((source, "judge"), (held_out, "reference")):
-        images = data.load(DataConfig.model_validate({"source": name, "image_size": image_size, "channels": channels}), split)
+        images = data.load(
+            DataConfig.model_validate({"source": name, "image_size": image_size, "channels": channels}), split
+        )
         if images.labels is None:
             raise DdmError(f"{name}: a judge needs labels (metadata.csv: file_name,label)")
         sets.append(images)

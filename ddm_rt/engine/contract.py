@@ -73,6 +73,4 @@ def check_code(code: NDArray[np.int64], num_codes: int) -> None:
 def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
     """Raises DdmError naming the bundle when the decoder gave NaN or infinity."""
     if not np.isfinite(image).all():
-        raise DdmError(
-            f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault"
-        )
+        raise DdmError(f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault")

@@ -128,9 +128,7 @@ def _run(session: ort.InferenceSession, name: str, feeds: Mapping[str, Array]) -
 def _check_names(path: Path, side: str, items: Sequence[Any], expected: Sequence[str]) -> None:
     found = [item.name for item in items]
     if sorted(found) != sorted(expected):
-        raise BundleError(
-            f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field cond)"
-        )
+        raise BundleError(f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field cond)")
 
 
 def _usable_cores() -> int:

@@ -49,8 +49,6 @@ def export_classifier(
         graph.save(model, draft)
         error = graph.difference(module, draft, cases)
         if not error <= MAX_ABS_ERROR:
-            raise DdmError(
-                f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}"
-            )
+            raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")
         write_atomic(path, draft.read_bytes())
     return error

@@ -38,9 +38,7 @@ class Part:
     free: graph.Axes
 
 
-def export_run(
-    run: Path, out: Path, *, with_weights: bool = False, progress: Progress | None = None
-) -> Bundle:
+def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Progress | None = None) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 
     The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors,
@@ -79,8 +77,8 @@ def export_run(
 
 def _export(name: str, part: Part, directory: Path, config: BundleConfig) -> float:
     """Trace, check, compare with torch; returns the largest absolute error."""
-    # 0 and 1 would be taken for constants, and equal sizes for one axis.
-    example = _inputs(part, config, batch=2, tokens=3, size=_sizes(config)[0], seed=0)
+    # 0 and 1 would be taken for constants, equal height and width for one axis: the size that is not square.
+    example = _inputs(part, config, batch=2, tokens=3, size=_sizes(config)[1], seed=0)
     model = graph.trace(part.module, example, part.outputs, part.free, variant=ATTENTION)
     path = directory / f"{name}.onnx"
     graph.save(model, path)

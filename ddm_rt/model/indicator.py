@@ -22,9 +22,7 @@ class Conditioner(nn.Module):
         self.norm = nn.LayerNorm(context_dim)
         self.register_buffer("top_of", torch.tensor(top_of, dtype=torch.int64))
 
-    def forward(
-        self, context: Tensor, code: Tensor, indicator_scale: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """context [B,T,D], code int64 [B], scale [B] -> text and indicator tokens [B,M,D], s [B]."""
         real = code.clamp(min=0)  # -1 has no row; its tokens are multiplied by zero
         vector = self.code(real) + self.top_code(self.top_of[real])  # [B, E]

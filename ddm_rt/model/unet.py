@@ -20,21 +20,15 @@ SCALE = "code_scale"
 class DDM(nn.Module):
     """UNet and conditioner. Without codes (`top_of` empty) it is diffusers' UNet and nothing else."""
 
-    def __init__(
-        self, config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.patch = config.patch
         channels, height, _ = latent_shape
-        self.unet = UNet2DConditionModel(
-            sample_size=height, in_channels=channels, out_channels=channels, **config.unet
-        )
+        self.unet = UNet2DConditionModel(sample_size=height, in_channels=channels, out_channels=channels, **config.unet)
         self.conditioner: Conditioner | None = None
         if top_of:
             install(self.unet)
-            self.conditioner = Conditioner(
-                top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim
-            )
+            self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
 
     @property
     def context_dim(self) -> int:

@@ -21,9 +21,7 @@ from ddm_rt.errors import DdmError
 EXEMPLARS = 8
 
 
-def discover(
-    features: NDArray[np.float32], config: CodesConfig, seed: int
-) -> tuple[Codes, NDArray[np.int64]]:
+def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> tuple[Codes, NDArray[np.int64]]:
     """Codes of N images from unit features [N,D], and the code of each image, int64 [N].
 
     Raises DdmError when there are fewer images than micro-codes.
@@ -46,9 +44,7 @@ def discover(
     return codes, assignment
 
 
-def spectral_embedding(
-    features: NDArray[np.float32], config: CodesConfig, seed: int
-) -> NDArray[np.float64]:
+def spectral_embedding(features: NDArray[np.float32], config: CodesConfig, seed: int) -> NDArray[np.float64]:
     """Laplacian eigenmap [N, eigenvectors] of the neighbour graph; components that vary slowest weigh most."""
     neighbours = min(config.neighbours, len(features) - 1)
     graph = kneighbors_graph(features, neighbours)
@@ -85,7 +81,9 @@ def _tree(
     tree = linkage(kmeans.cluster_centers_, "ward")
     branch = fcluster(tree, config.top_codes, "maxclust") - 1
     if len(np.unique(branch)) < config.top_codes:
-        raise DdmError(f"codes.top_codes is {config.top_codes}, but the tree has only {len(np.unique(branch))} branches")
+        raise DdmError(
+            f"codes.top_codes is {config.top_codes}, but the tree has only {len(np.unique(branch))} branches"
+        )
     sizes = np.bincount(branch[kmeans.labels_], minlength=config.top_codes)
     rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
     return kmeans.labels_.astype(np.int64), rank[branch].astype(np.int64), tree

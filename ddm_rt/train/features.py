@@ -74,7 +74,10 @@ def augment(images: Tensor, config: FeatureConfig, generator: torch.Generator) -
         thinner = views + (-F.max_pool2d(-views, 3, 1, 1) - views) * amount * 0.7
         views = torch.where(kind < 1 / 3, wider, torch.where(kind < 2 / 3, thinner, views))
     if config.colour:
-        gain, offset = 1 + uniform(count, 1, 1, 1) * config.colour, uniform(count, images.shape[1], 1, 1) * config.colour
+        gain, offset = (
+            1 + uniform(count, 1, 1, 1) * config.colour,
+            uniform(count, images.shape[1], 1, 1) * config.colour,
+        )
         views = (views * gain + offset).clamp(-1, 1)
     if config.flip:
         mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
@@ -128,7 +131,7 @@ def onnx_features(images: NDArray[np.float32], encoder: Path) -> NDArray[np.floa
         session = onnxruntime.InferenceSession(str(encoder), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         parts = [session.run(None, {name: images[i : i + 256]})[0] for i in range(0, len(images), 256)]
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises unrelated types; each is the user's file
+    except Exception as error:
         raise DdmError(f"features.encoder {encoder}: {error}") from error
     features = np.concatenate(parts).reshape(len(images), -1).astype(np.float32)
     if not np.isfinite(features).all():

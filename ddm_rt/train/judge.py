@@ -137,15 +137,11 @@ def _threads(threads: int) -> Iterator[None]:
 def _check(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int | None = None) -> int:
     """The number of classes."""
     if images.ndim != 4 or images.dtype != np.float32 or len(images) == 0 or min(images.shape[2:]) < 8:
-        raise DdmError(
-            f"images: {images.dtype} {list(images.shape)}; expected float32 [N,C,H,W], H and W at least 8"
-        )
+        raise DdmError(f"images: {images.dtype} {list(images.shape)}; expected float32 [N,C,H,W], H and W at least 8")
     if not np.abs(images).max() <= 1:
         raise DdmError("images: values outside [-1, 1] or not finite")
     if labels.shape != (len(images),) or labels.dtype != np.int64 or labels.min() < 0:
-        raise DdmError(
-            f"labels: {labels.dtype} {list(labels.shape)}; expected int64 [{len(images)}], 0 or more"
-        )
+        raise DdmError(f"labels: {labels.dtype} {list(labels.shape)}; expected int64 [{len(images)}], 0 or more")
     present = np.bincount(labels, minlength=num_classes or 2)
     if len(present) > (num_classes or len(present)) or not present.all():
         raise DdmError(

@@ -61,9 +61,7 @@ class Trainer:
         x0 = data.latents[index]
         noise = torch.randn(x0.shape, generator=generator)
         t = torch.randint(len(self.alphas_cumprod), (len(index),), generator=generator)
-        x_t, target = training_target(
-            self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t]
-        )
+        x_t, target = training_target(self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t])
         y = data.y[index] if data.y is not None else None
         if data.top_of and y is not None:
             lost, _ = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
@@ -128,7 +126,9 @@ class Trainer:
                 metadata = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError) as error:
-            raise BundleError(f"{path}: damaged checkpoint ({error}); delete it to resume from the one before") from error
+            raise BundleError(
+                f"{path}: damaged checkpoint ({error}); delete it to resume from the one before"
+            ) from error
         if metadata.get("config") != config_digest:
             raise BundleError(f"{path}: made with another configuration; choose another --out")
         _load(self.model, found, "model.", path)

@@ -5,9 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def ddm_loss(
-    prediction: Tensor, target: Tensor, logits: Tensor | None, y: Tensor | None, weight: float
-) -> Tensor:
+def ddm_loss(prediction: Tensor, target: Tensor, logits: Tensor | None, y: Tensor | None, weight: float) -> Tensor:
     """prediction, target [B,C,H,W]; logits [B,K] of the head on the prediction; y int64 [B]; weight α.
 
     Samples with y = -1 (their code was dropped) take no part in the cross-entropy. Without logits it is the MSE alone.
@@ -20,9 +18,7 @@ def ddm_loss(
     return (1 - weight) * mse + weight * entropy
 
 
-def training_target(
-    prediction_type: str, x0: Tensor, noise: Tensor, alphas_cumprod: Tensor
-) -> tuple[Tensor, Tensor]:
+def training_target(prediction_type: str, x0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
     """(x_t, target) for x0, noise [B,C,H,W] and ᾱ_t [B]: DDPM's eq. 4 (arXiv 2006.11239); v as in arXiv 2202.00512."""
     signal = alphas_cumprod.sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alphas_cumprod).sqrt().view(-1, 1, 1, 1)

@@ -77,7 +77,9 @@ def _claim(config: RunConfig, out: Path) -> str:
     if path.is_file():
         there = parse_json(RunConfig, path.read_bytes(), path)
         if there != config:
-            raise DdmError(f"{path}: field {_first_difference(there, config)} differs from this command; choose another --out")
+            raise DdmError(
+                f"{path}: field {_first_difference(there, config)} differs from this command; choose another --out"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DdmError(f"{out} exists and is not a run; choose another --out")
     else:
@@ -96,9 +98,7 @@ def _first_difference(a: RunConfig, b: RunConfig) -> str:
 
 
 def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None) -> TrainingSet:
-    latents = DDM(config.model, config.model.latent_shape(config.data)).encode(
-        torch.from_numpy(images.latent_input())
-    )
+    latents = DDM(config.model, config.model.latent_shape(config.data)).encode(torch.from_numpy(images.latent_input()))
     mode = config.train.indicator
     if mode is IndicatorMode.CODES:
         codes, assignment = _codes(config, images, out, progress)

@@ -98,9 +98,7 @@ def test_explicit_choice_never_falls_back(
 ) -> None:
     monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
     table |= {"works": "fake_engines:Works", "refuses": "fake_engines:Refuses"}
-    with pytest.raises(
-        BackendUnavailable, match="'refuses' is not available: no plan.*available here: works"
-    ):
+    with pytest.raises(BackendUnavailable, match=r"'refuses' is not available: no plan.*available here: works"):
         backends.load(tiny_bundle, "refuses")
 
 

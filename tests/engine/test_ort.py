@@ -58,9 +58,7 @@ def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle) -> Non
         x = engine.array(rng.standard_normal((2, 4, 8, 8), np.float32) * np.float32(table.init_scale))
         x0 = engine.array(np.zeros((2, 4, 8, 8), np.float32))
         context, scale = np.zeros((2, 1, 16), np.float32), np.ones(2, np.float32)
-        branches = [
-            engine.conditioner(context, code, scale, {}) for code in (np.array([-1, -1]), np.array([0, 3]))
-        ]
+        branches = [engine.conditioner(context, code, scale, {}) for code in (np.array([-1, -1]), np.array([0, 3]))]
         for i, row in enumerate(table.rows()):
             t = engine.array(np.full(2, table.timesteps[i], np.float32))
             outputs = [engine.denoiser(x, t, cond) for cond in branches]
@@ -169,7 +167,5 @@ def test_a_foreign_graph_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
-    with pytest.raises(
-        BundleError, match=r"denoiser\.onnx: inputs are sample; config\.json says x_t, t, text"
-    ):
+    with pytest.raises(BundleError, match=r"denoiser\.onnx: inputs are sample; config\.json says x_t, t, text"):
         OrtEngine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", model.SerializeToString()), 1)

@@ -69,7 +69,5 @@ def test_non_finite_weights_are_named(tiny_bundle: Bundle, tmp_path: Path) -> No
     weights = load_file(path / "weights.safetensors")
     weights["unet.conv_out.weight"][0, 0, 0, 0] = torch.inf
     save_file(weights, path / "weights.safetensors")
-    with pytest.raises(
-        BundleError, match=r"weights\.safetensors: tensor unet\.conv_out\.weight has non-finite"
-    ):
+    with pytest.raises(BundleError, match=r"weights\.safetensors: tensor unet\.conv_out\.weight has non-finite"):
         TorchEngine(dataclasses.replace(tiny_bundle, path=path))

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import write_run
 from safetensors.torch import load_file, save_file
 from tolerances import EXPORT_FP32_ABS
 from torch import Tensor, nn
@@ -55,9 +54,7 @@ def test_parity_at_any_batch_size_and_token_count(
     code = torch.arange(batch) % 5 - 1
     scale = torch.linspace(0, 2, batch)
     cond = model.condition(context, code, scale)
-    found = run(
-        tiny_bundle.graphs["conditioner"], {"context": context, "code": code, "indicator_scale": scale}
-    )
+    found = run(tiny_bundle.graphs["conditioner"], {"context": context, "code": code, "indicator_scale": scale})
     for (name, want), got in zip(cond.items(), found, strict=True):
         np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=EXPORT_FP32_ABS, err_msg=name)
 
@@ -101,7 +98,7 @@ def test_null_code_ignores_the_indicator_bit_for_bit(tiny_bundle: Bundle) -> Non
     np.testing.assert_array_equal(a, b)
 
 
-def test_three_resolution_levels(tmp_path: Path) -> None:
+def test_three_resolution_levels(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     """Sizes that halve twice, so that the upsampling sizes are formulas and not factors."""
     config = resolve("tiny")
     unet = config.model.unet | {
@@ -180,9 +177,7 @@ def test_the_scale_goes_on_the_keys_and_never_on_a_shared_query(tiny_bundle: Bun
         assert made_by[query.input[0]].op_type == "Reshape"
 
 
-def test_same_run_gives_same_bundle_id_in_another_process(
-    tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_same_run_gives_same_bundle_id_in_another_process(tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from ddm_rt.export.onnx import export_run;"
         "export_run(Path(sys.argv[1]), Path(sys.argv[2]))"
@@ -210,9 +205,7 @@ def test_provenance_of_the_run_goes_along(tiny_run: Path, tmp_path: Path, fake_t
 def fake_trace(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing takes seconds; tests of what surrounds it take the traced graphs of the same weights."""
 
-    def trace(
-        module: nn.Module, inputs: dict[str, Tensor], *args: object, **kwargs: object
-    ) -> onnx.ModelProto:
+    def trace(module: nn.Module, inputs: dict[str, Tensor], *args: object, **kwargs: object) -> onnx.ModelProto:
         name = {"x_t": "denoiser", "x0": "decoder", "context": "conditioner"}[next(iter(inputs))]
         return onnx.load(tiny_bundle.graphs[name])
 
@@ -239,9 +232,7 @@ def test_graph_too_big_for_one_file_keeps_its_tensors_beside_it(
         Bundle.load(bundle.path)
 
 
-def test_difference_above_the_tolerance_writes_nothing(
-    tiny_run: Path, tmp_path: Path, fake_trace: None
-) -> None:
+def test_difference_above_the_tolerance_writes_nothing(tiny_run: Path, tmp_path: Path, fake_trace: None) -> None:
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     weights = load_file(copy / "weights.safetensors")
     weights["unet.conv_out.bias"] += 0.01  # the graph of `fake_trace` doesn't know

@@ -1,0 +1,258 @@
+"""The bundle directory: what is missing, truncated, altered or foreign is named, and writing is all or nothing."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddm_rt.bundle import (
+    GRAPHS,
+    INDEX,
+    Bundle,
+    Codes,
+    FileEntry,
+    Leaf,
+    atomic_directory,
+    bundle_id,
+    sha256,
+    write_atomic,
+    write_bundle,
+    write_json,
+)
+from ddm_rt.config import BundleConfig, ModelConfig, RunConfig, SamplingConfig, TensorSpec
+from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.schedule import Schedule
+
+FILES = ("config.json", "schedule.json", "codes.json", *GRAPHS)
+
+
+def fill(directory: Path) -> None:
+    """A bundle whose graphs are no graphs: this room doesn't look inside them."""
+    config = BundleConfig(
+        name="test",
+        latent_shape=(4, 8, 8),
+        image_size=16,
+        channels=1,
+        size_multiple=4,
+        context_shape=("tokens", 16),
+        prompt_free=True,
+        cond=(TensorSpec(name="text_tokens", shape=("tokens", 16)),),
+        num_codes=1,
+        num_top_codes=1,
+        sampling=SamplingConfig(),
+        model=ModelConfig(),
+        run=RunConfig(),
+    )
+    codes = Codes(origin="discovered", leaves=(Leaf(code=0, top_code=0, size=3, share_in_top=1),))
+    (directory / "config.json").write_text(config.model_dump_json())
+    (directory / "schedule.json").write_text(Schedule.from_config(RunConfig().schedule).to_json())
+    (directory / "codes.json").write_text(codes.model_dump_json())
+    for name in GRAPHS:
+        (directory / name).write_bytes(name.encode() * 10)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle", fill, {"preset": "test"})
+
+
+def reindex(path: Path, change: Callable[[dict], None]) -> None:
+    index = json.loads((path / INDEX).read_text())
+    change(index)
+    (path / INDEX).write_text(json.dumps(index))
+
+
+def test_round_trip(bundle: Bundle) -> None:
+    loaded = Bundle.load(bundle.path)
+    assert (loaded.path, loaded.index, loaded.config, loaded.codes) == (
+        bundle.path,
+        bundle.index,
+        bundle.config,
+        bundle.codes,
+    )
+    assert loaded.schedule.to_json() == bundle.schedule.to_json()
+    assert loaded.bundle_id == loaded.index.bundle_id
+    assert loaded.index.provenance == {"preset": "test"}
+    assert set(loaded.index.files) == set(FILES)
+    assert loaded.codes.top_of == (0,)
+    assert (loaded.codes.num_codes, loaded.codes.num_top_codes) == (1, 1)
+    assert loaded.graphs == {name.removesuffix(".onnx"): bundle.path / name for name in GRAPHS}
+    assert loaded.weights is None
+
+
+def test_the_directory_can_move(bundle: Bundle, tmp_path: Path) -> None:
+    moved = bundle.path.rename(tmp_path / "elsewhere")
+    assert Bundle.load(str(moved)).bundle_id == bundle.bundle_id
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(bundle: Bundle, name: str) -> None:
+    (bundle.path / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name}: missing; {INDEX} lists it with \d+ bytes"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_truncated_file_is_named(bundle: Bundle, name: str) -> None:
+    content = (bundle.path / name).read_bytes()
+    (bundle.path / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=rf"{name}: truncated or extended: {len(content) - 1} bytes"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_altered_file_is_named(bundle: Bundle, name: str) -> None:
+    content = bytearray((bundle.path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle.path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=rf"{name}: altered"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_unlisted_file_is_named(bundle: Bundle, name: str) -> None:
+    reindex(bundle.path, lambda index: index["files"].pop(name))
+    with pytest.raises(BundleError, match=rf"{INDEX}: field files: {name} is not listed"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": 1}'])
+def test_index_that_is_none_is_named(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / INDEX).write_bytes(content)
+    with pytest.raises(DdmError, match=INDEX):
+        Bundle.load(bundle.path)
+
+
+def test_truncated_index_is_named(bundle: Bundle) -> None:
+    content = (bundle.path / INDEX).read_bytes()
+    (bundle.path / INDEX).write_bytes(content[:-10])
+    with pytest.raises(DdmError, match=INDEX):
+        Bundle.load(bundle.path)
+
+
+def test_other_schema_version_is_refused(bundle: Bundle) -> None:
+    reindex(bundle.path, lambda index: index.update(schema_version=2))
+    with pytest.raises(BundleError, match="schema_version is 2; this version reads 1"):
+        Bundle.load(bundle.path)
+
+
+def test_bundle_id_must_match_its_files(bundle: Bundle) -> None:
+    reindex(bundle.path, lambda index: index.update(bundle_id="0" * 64))
+    with pytest.raises(BundleError, match="field bundle_id does not match"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "", "..\\b"])
+def test_paths_out_of_the_bundle_are_refused(bundle: Bundle, name: str) -> None:
+    reindex(bundle.path, lambda index: index["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
+    with pytest.raises(BundleError, match="is not a path inside the bundle"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "codes.json", "schedule.json"])
+@pytest.mark.parametrize("content", [b"{}", b"not json", b'{"unknown": NaN}'])
+def test_malformed_but_correctly_hashed_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    def bad(directory: Path) -> None:
+        fill(directory)
+        (directory / name).write_bytes(content)
+
+    with pytest.raises(DdmError, match=name):
+        write_bundle(tmp_path / "bundle", bad, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_name_lists_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"'nothing': no such directory; shipped bundles: digits"):
+        Bundle.load("nothing")
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle.load(tmp_path)
+
+
+def test_id_covers_content_alone() -> None:
+    base = {name: FileEntry(sha256="0" * 64, bytes=1) for name in FILES}
+    plan = FileEntry(sha256="1" * 64, bytes=1)
+    for name in ("plans/a.engine", "reports/index.html", "calibrations/x.json", "weights.safetensors"):
+        assert bundle_id(base | {name: plan}) == bundle_id(base)
+    for name in (*FILES, "tokenizer/vocab.json", "denoiser.onnx.data"):
+        assert bundle_id(base | {name: plan}) != bundle_id(base)
+
+
+@given(st.permutations(FILES))
+def test_id_does_not_depend_on_the_order_of_files(names: list[str]) -> None:
+    entries = {name: FileEntry(sha256=f"{i:064x}", bytes=i) for i, name in enumerate(FILES)}
+    assert bundle_id({name: entries[name] for name in names}) == bundle_id(entries)
+
+
+def test_an_error_while_filling_leaves_nothing(tmp_path: Path) -> None:
+    def fails(directory: Path) -> None:
+        fill(directory)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(tmp_path / "bundle", fails, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_occupied_directory_is_refused_and_kept(bundle: Bundle) -> None:
+    before = sorted(bundle.path.iterdir())
+    with pytest.raises(DdmError, match="exists and is not an empty directory"):
+        write_bundle(bundle.path, fill, {})
+    assert sorted(bundle.path.iterdir()) == before
+
+
+def test_file_in_the_way_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_text("mine")
+    with pytest.raises(DdmError, match="exists and is not an empty directory"):
+        write_bundle(tmp_path / "bundle", fill, {})
+    assert (tmp_path / "bundle").read_text() == "mine"
+
+
+def test_empty_directory_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert write_bundle(tmp_path / "empty", fill, {}).path == tmp_path / "empty"
+    assert write_bundle(tmp_path / "a" / "b", fill, {}).path == tmp_path / "a" / "b"
+
+
+def test_atomic_directory_is_invisible_until_done(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "file").write_text("x")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "file").read_text() == "x"
+
+
+def test_write_atomic_keeps_the_old_file_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.binary(max_size=200))
+def test_write_atomic_round_trip(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip"
+    write_atomic(path, content)
+    assert path.read_bytes() == content
+    assert len(sha256(path)) == 64
+
+
+def test_write_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file", {"x": float("nan")})
+    assert not (tmp_path / "file").exists()
+
+
+def test_copy_of_a_bundle_is_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    assert Bundle.load(shutil.copytree(bundle.path, tmp_path / "copy")).bundle_id == bundle.bundle_id
