@@ -58,8 +58,16 @@ def result_path(name: str, method: str) -> Path:
     return RESULTS / f"{slug}.json"
 
 
-def run_cell(name: str, method: str, work: Path) -> None:
-    """Train, export, sample, measure; each part is taken up where it was left."""
+def train_cell(name: str, method: str, work: Path) -> None:
+    """Train, or take up what is there."""
+    from ddm_rt.train.run import train
+
+    run = work / result_path(name, method).stem / "run"
+    train(cell_config(name, method, work), run, progress={"train": _log(f"{name} {method}")})
+
+
+def measure_cell(name: str, method: str, work: Path) -> None:
+    """Export, sample and measure a trained cell."""
     import onnxruntime
     import torch
 
@@ -70,11 +78,9 @@ def run_cell(name: str, method: str, work: Path) -> None:
     from ddm_rt.evaluate.run import generate_until, labelled, three_channels
     from ddm_rt.export.onnx import export_run
     from ddm_rt.sample.pipeline import Pipeline
-    from ddm_rt.train.run import train
 
     run = work / result_path(name, method).stem
     config = cell_config(name, method, work)
-    train(config, run / "run", progress={"train": _log(f"{name} {method}")})
     if not (run / "bundle").exists():
         export_run(run / "run", run / "bundle")
     bundle = Bundle.load(run / "bundle")
@@ -263,8 +269,10 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _spawn(cell: tuple[str, str], work: Path) -> None:
+def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
+    work = arguments.work
     command = [sys.executable, __file__, "--work", str(work), "--cell", *cell]
+    command += ["--train-only"] if arguments.train_only else []
     log = work / f"{result_path(*cell).stem}.log"
     work.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
@@ -279,15 +287,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/balance"), help="runs and bundles (not committed)")
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
+    parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
     if arguments.cell:
-        run_cell(*arguments.cell, arguments.work)
+        train_cell(*arguments.cell, arguments.work)
+        if not arguments.train_only:
+            measure_cell(*arguments.cell, arguments.work)
         return
     if not arguments.table:
         missing = [cell for cell in cells() if not result_path(*cell).is_file()]
         with ThreadPoolExecutor(arguments.workers) as pool:
-            list(pool.map(lambda cell: _spawn(cell, arguments.work), missing))
+            list(pool.map(lambda cell: _spawn(cell, arguments), missing))
     write_atomic(RESULTS.with_suffix(".md"), table())
     print(table())
 

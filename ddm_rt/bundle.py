@@ -172,8 +172,9 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         if out.exists():
             out.rmdir()
         temporary.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_place(error, out)
         raise
 
 
@@ -189,9 +190,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        _name_place(error, path)
         raise
+
+
+def _name_place(error: BaseException, path: Path) -> None:
+    """The system doesn't say where a write failed: a full disk shows in a write to an open file, without a name."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: Path, tree: Any) -> None:

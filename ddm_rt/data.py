@@ -6,12 +6,16 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.config import DataConfig
 from ddm_rt.errors import DdmError
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 DIGITS = ("0", "1", "3", "7", "8")
 SPLITS = ("train", "judge", "reference")  # disjoint: generators, judges and yardsticks never share an image
@@ -113,9 +117,13 @@ def _ratio_counts(source: str, ratio: str | None, available: list[int]) -> list[
 
 
 def _folder(path: Path, config: DataConfig) -> ImageSet:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError:  # a name too long for the file system
+        there = False
+    if not there:
         raise DdmError(f"data {str(path)!r}: no such folder, and not digits:CLASSES@RATIO")
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if len(files) < 2:
@@ -130,7 +138,7 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
                 fitted = ImageOps.fit(
                     ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS
                 )
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except _UNREADABLE as error:
             raise DdmError(f"{file}: not a readable image ({error})") from error
         images[i] = np.asarray(fitted).reshape(side, side, config.channels)
     names = tuple(f.relative_to(path).as_posix() for f in files)
@@ -143,12 +151,24 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
     )
 
 
+def _eight_bit(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """16-bit greys scaled to 8: PIL's own conversion cuts them off at 255. Raises OSError for float pixels."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise OSError("its pixels are floats; expected 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).clip(0, 65535)
+    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+
+
 def _metadata(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
     """metadata.csv: `file_name`, and `label` or `prompt`; every image must have its row."""
     if not path.is_file():
         return {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DdmError(f"{path}: not a CSV file in UTF-8 ({error})") from error

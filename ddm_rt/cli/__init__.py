@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+console = Console(markup=False)  # a path may hold brackets
 errors = Console(stderr=True)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -278,7 +278,7 @@ def doctor() -> None:
 
     table = Table("part", "available", "detail")
     for name, ok, detail in checks():
-        table.add_row(name, "[green]yes[/green]" if ok else "[yellow]no[/yellow]", Text(detail))
+        table.add_row(name, Text("yes", "green") if ok else Text("no", "yellow"), detail)
     console.print(table)
 
 

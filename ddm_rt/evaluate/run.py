@@ -163,7 +163,9 @@ def evaluate_methods(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
     loaded = Judge.load(judge, classes=classes)
-    results, cards, stability = [], [], ()
+    results: list[MethodResult] = []
+    cards: list[CodeCard] = []
+    stability: tuple[float, ...] = ()
     for name, path in methods:
         figures, grid = measure(
             path,
