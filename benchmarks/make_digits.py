@@ -1,7 +1,8 @@
 """Make ddm_rt/assets/digits.xz from MNIST: `python benchmarks/make_digits.py MNIST.npz`.
 
-MNIST.npz has x_train, y_train, x_test, y_test (uint8, the original 60,000 + 10,000 images). The first 1,500 images of each
-class in x_train go to the generators, the next 1,000 to judges, and the first 900 of each class in x_test to references.
+MNIST.npz has x_train, y_train, x_test, y_test (uint8, the original 60,000 + 10,000 images). The first 1,500 images of
+each class in x_train go to the generators, the next 1,000 to judges, and the first 900 of each class in x_test to
+references.
 """
 
 import lzma

@@ -3,23 +3,23 @@
 import csv
 import lzma
 import re
+import struct
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from ddm_rt.config import DataConfig
 from ddm_rt.errors import DdmError
 
-if TYPE_CHECKING:
-    import PIL.Image
-
 DIGITS = ("0", "1", "3", "7", "8")
 SPLITS = ("train", "judge", "reference")  # disjoint: generators, judges and yardsticks never share an image
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What PIL raises for damaged files, besides its own errors (which are OSErrors).
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _DIGITS_FILE = "digits.xz"
 _SOURCE = re.compile(r"digits(?::(?P<classes>[^@]*))?(?:@(?P<ratio>.*))?")
 
@@ -117,8 +117,6 @@ def _ratio_counts(source: str, ratio: str | None, available: list[int]) -> list[
 
 
 def _folder(path: Path, config: DataConfig) -> ImageSet:
-    from PIL import Image, ImageOps
-
     try:
         there = path.is_dir()
     except OSError:  # a name too long for the file system
@@ -135,9 +133,8 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
     for i, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(
-                    ImageOps.exif_transpose(image).convert(mode), (side, side), Image.Resampling.LANCZOS
-                )
+                upright = _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
+                fitted = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
         except _UNREADABLE as error:
             raise DdmError(f"{file}: not a readable image ({error})") from error
         images[i] = np.asarray(fitted).reshape(side, side, config.channels)
@@ -151,10 +148,8 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
     )
 
 
-def _eight_bit(image: "PIL.Image.Image") -> "PIL.Image.Image":
+def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit greys scaled to 8: PIL's own conversion cuts them off at 255. Raises OSError for float pixels."""
-    from PIL import Image
-
     if image.mode == "F":
         raise OSError("its pixels are floats; expected 8 or 16 bits")
     if not image.mode.startswith("I"):

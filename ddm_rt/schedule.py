@@ -152,9 +152,7 @@ def step_table(
     low, high = clip or (-np.inf, np.inf)
     # Euler starts from z·σ/α in its own units, where x is its state times α.
     init_scale = float(sigma[0]) if sampler is SamplerName.EULER else 1.0
-    return StepTable(
-        sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, clip_min=zero + low, clip_max=zero + high
-    )
+    return StepTable(sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, clip_min=zero + low, clip_max=zero + high)
 
 
 def _ddpm(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float) -> tuple[Float64, ...]:
@@ -222,21 +220,23 @@ def _noise_levels(
     last = schedule.config.num_train_timesteps - 1
     every = np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)  # [num_train_timesteps]
     euler = sampler is SamplerName.EULER
+    i = np.arange(num_steps, dtype=np.float64)
+    t: Float64
     if spacing == "leading":
-        t = np.arange(num_steps)[::-1] * float((last + 1) // num_steps)
+        t = i[::-1] * ((last + 1) // num_steps)
     elif spacing == "trailing":
-        t = np.round((last + 1) - np.arange(num_steps) * ((last + 1) / num_steps)) - 1
+        t = np.rint((last + 1) - i * ((last + 1) / num_steps)) - 1
     elif euler:
         t = np.linspace(0, last, num_steps)[::-1].astype(np.float32).astype(np.float64)
     else:  # DPM-Solver++ leaves out t = 0 and uses whole timesteps
-        t = np.round(np.linspace(0, last, num_steps + 1))[:0:-1]
-    levels = np.interp(t, np.arange(last + 1), every)
+        t = np.rint(np.linspace(0, last, num_steps + 1))[:0:-1]
+    levels: Float64 = np.interp(t, np.arange(last + 1), every)
     if spacing == "karras":
         high, low = (levels[0], levels[-1]) if euler else (every[-1], every[0])
         levels = np.linspace(high ** (1 / 7), low ** (1 / 7), num_steps) ** 7  # ρ = 7
         t = np.interp(np.log(levels), np.log(every), np.arange(last + 1))
         if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
-            t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.round(t)
+            t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
     return t, np.append(levels, 0.0)
 
 

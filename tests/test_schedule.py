@@ -85,9 +85,7 @@ def step_oracle(oracle: Any, out: Float32, t: Any, state: torch.Tensor, z: Float
     if isinstance(oracle, DDIMScheduler):
         options = {"eta": eta, "variance_noise": torch.from_numpy(z) if eta else None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: torch.from_numpy(z)
-        )
+        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: torch.from_numpy(z))
         return oracle.step(torch.from_numpy(out), t, state, **options).prev_sample
 
 
@@ -129,9 +127,7 @@ def test_trajectory_equals_diffusers(
     oracle.set_timesteps(num_steps)
     np.testing.assert_allclose(table.t, oracle.timesteps.numpy(), rtol=0, atol=TIMESTEP_ABS)
     z = noise(num_steps)
-    pairs = zip(
-        ours(table, ToyDenoiser(schedule), z), theirs(oracle, ToyDenoiser(schedule), z, eta), strict=True
-    )
+    pairs = zip(ours(table, ToyDenoiser(schedule), z), theirs(oracle, ToyDenoiser(schedule), z, eta), strict=True)
     worst = [(np.abs(a - b).max(), np.abs(b).max()) for a, b in pairs]
     scale = max(size for _, size in worst)
     assert max(error for error, _ in worst) <= TRAJECTORY_REL * scale

@@ -36,3 +36,12 @@ FRECHET_REL = 1e-6
 
 # Shares from constrained least squares against a closed form or another solver.
 SIMPLEX_ABS = 1e-7
+
+# The loss in float32 against the formula in Python's floats, relative.
+LOSS_REL = 1e-5
+
+# Length of float32 unit vectors.
+UNIT_ABS = 1e-5
+
+# Shares that add up to one in float64.
+SHARE_ABS = 1e-12

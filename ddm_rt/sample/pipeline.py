@@ -3,16 +3,18 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance, SamplerName
+from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Cond, Engine
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample.buckets import concat, probe, split, take
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.loop import Cancelled, sample
@@ -23,7 +25,8 @@ from ddm_rt.schedule import StepTable, step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
 
-Shape = tuple[int, int, int]
+Choice = TypeVar("Choice", bound=StrEnum)
+Shape = tuple[int, int, int]  # C, H, W of the latents
 OnStep = Callable[[int, int], None]
 Cancel = Callable[[], bool]
 
@@ -38,6 +41,7 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self.engine = bundle, engine
+        self._shares = _code_tree(bundle)  # per top code, the shares of its codes
         self._cond: dict[tuple[int, float], Cond] = {}  # (code, indicator_scale) -> one row
         self._buckets: dict[Shape, tuple[int, ...]] = {}
 
@@ -48,10 +52,8 @@ class Pipeline:
         `threads` is the backend's CPU thread count; None leaves it to the backend. Raises DdmError for a bad bundle,
         and BackendUnavailable, with the choices, for a backend that can't run here.
         """
-        from ddm_rt.engine.backends import load
-
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        return cls(opened, load(opened, backend, threads))
+        return cls(opened, backends.load(opened, backend, threads))
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -100,8 +102,8 @@ class Pipeline:
         sampler = config.sampling.sampler if sampler is None else _choice(SamplerName, sampler, "sampler")
         assigned, quota_target = self._assign_codes(n, codes, target, balance)
         request = Request(
-            n=n,
-            seed=seed,
+            n=int(n),
+            seed=int(seed),
             codes=None if codes is None else tuple(assigned),
             balance=balance,
             height=self._side("height", height),
@@ -113,13 +115,15 @@ class Pipeline:
             eta=config.sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=config.sampling.clip,
         )
+        num_steps = config.sampling.num_steps if num_steps is None else num_steps
+        table = step_table(self.bundle.schedule, sampler, num_steps, eta=request.eta, clip=request.clip)
         top_of = self.bundle.codes.top_of
         manifest = Manifest(
             bundle_id=self.bundle.bundle_id,
             request=request,
             target=quota_target,
             sampler=sampler,
-            num_steps=config.sampling.num_steps if num_steps is None else num_steps,
+            num_steps=table.num_steps,
             backend=self.engine.backend,
             precision=self.engine.precision,
             threads=self.engine.threads,
@@ -127,14 +131,14 @@ class Pipeline:
             images=tuple(
                 ImageRecord(
                     file=f"{i:05d}.png",
-                    seed=derive(seed, i),
+                    seed=derive(int(seed), i),
                     code=code,
                     top_code=NULL_CODE if code == NULL_CODE else top_of[code],
                 )
                 for i, code in enumerate(assigned)
             ),
         )
-        return self._render(manifest, on_step, cancel)
+        return self._render(manifest, table, on_step, cancel)
 
     def replay(
         self,
@@ -165,14 +169,17 @@ class Pipeline:
             if getattr(recorded, name) != value:
                 _log.warning("replay: %s was %s, is %s: bytes may differ", name, getattr(recorded, name), value)
         current = recorded.model_copy(update=here | {"versions": engine.versions})
-        return self._render(current, on_step, cancel)
+        settings = recorded.request
+        table = step_table(
+            self.bundle.schedule, recorded.sampler, recorded.num_steps, eta=settings.eta, clip=settings.clip
+        )
+        return self._render(current, table, on_step, cancel)
 
-    def _render(self, manifest: Manifest, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
+    def _render(
+        self, manifest: Manifest, table: StepTable, on_step: OnStep | None, cancel: Cancel | None
+    ) -> Generation:
         """The images that `manifest` describes."""
         request, config = manifest.request, self.bundle.config
-        table = step_table(
-            self.bundle.schedule, manifest.sampler, manifest.num_steps, eta=request.eta, clip=request.clip
-        )
         channels, latent_height, latent_width = config.latent_shape
         shape = (
             channels,
@@ -221,8 +228,6 @@ class Pipeline:
         """Images [B, H, W, 3]; grey ones are repeated over the channels."""
         calls = split(batch, self._buckets_for(shape))
         pixels = np.concatenate([self.engine.decoder(self.engine.take(x0, index)) for index in calls])[:batch]
-        if not np.isfinite(pixels).all():
-            raise DdmError(f"{self.bundle.path}: the samples are not finite; expected finite weights")
         grey_levels = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
         return np.broadcast_to(grey_levels.transpose(0, 2, 3, 1), (batch, *pixels.shape[2:], 3))
 
@@ -270,10 +275,7 @@ class Pipeline:
             if balance is Balance.OFF and set(assigned) != {NULL_CODE}:
                 raise DdmError('balance is "off", which means the null code (-1); leave it at "auto" to give codes')
             return assigned, None
-        shares: list[dict[int, float]] = [{} for _ in range(known.num_top_codes)]
-        for leaf in known.leaves:
-            shares[leaf.top_code][leaf.code] = leaf.share_in_top
-        tree = TreeQuota(parse_target(target, known.num_top_codes), shares)
+        tree = TreeQuota(parse_target(target, known.num_top_codes), self._shares)
         return [code for code, _ in tree.assign(n)], target
 
     def _check_codes(self, codes: Sequence[int], field: str) -> None:
@@ -310,6 +312,21 @@ class Pipeline:
         return pixels
 
 
+def _code_tree(bundle: Bundle) -> list[dict[int, float]]:
+    """For each top code, its codes with their shares of it. Raises BundleError where the numbering has gaps."""
+    codes, path = bundle.codes, bundle.path / "codes.json"
+    if [leaf.code for leaf in codes.leaves] != list(range(bundle.config.num_codes)):
+        raise BundleError(
+            f"{path}: field leaves: expected codes 0 to {bundle.config.num_codes - 1} in order, as config.json says"
+        )
+    if set(codes.top_of) != set(range(codes.num_top_codes)):
+        raise BundleError(f"{path}: field leaves: top codes must be numbered from 0 without gaps")
+    shares: list[dict[int, float]] = [{} for _ in range(codes.num_top_codes)]
+    for leaf in codes.leaves:
+        shares[leaf.top_code][leaf.code] = leaf.share_in_top
+    return shares
+
+
 def _branches(code: int, guidance: float) -> tuple[int, ...]:
     """Codes of the branches of one image, from which out = null + g·(code - null): only those that count."""
     if code == NULL_CODE or guidance == 0:
@@ -325,4 +342,8 @@ def _scale(field: str, value: float | None, default: float) -> float:
     return float(value)
 
 
-def _choice[Choice](kind: type[Choice], value: object, field: str) -> Choice: ...
+def _choice(kind: type[Choice], value: str, field: str) -> Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise DdmError(f"{field} is {value!r}; expected one of: {', '.join(kind)}") from error

@@ -119,7 +119,7 @@ def quantise(weights: Sequence[float], field: str) -> list[int]:
         if not (math.isfinite(weight) and weight >= 0):
             raise DdmError(f"{field}: weight {k} is {weight}; expected a finite number, not negative")
     total = sum(map(Fraction, weights))
-    if abs(total - 1) > SUM_TOLERANCE:
+    if abs(float(total) - 1) > SUM_TOLERANCE:
         raise DdmError(f"{field}: the weights sum to {float(total):.9g}; expected 1")
     exact = [Fraction(weight) * DENOMINATOR / total for weight in weights]
     whole = [math.floor(value) for value in exact]

@@ -31,6 +31,8 @@ def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> t
         raise DdmError(f"codes.micro_codes is {config.micro_codes}, but there are only {count} images")
     embedding = spectral_embedding(features, config, seed)
     assignment, top_of, tree = _tree(embedding, config, seed)
+    if (found := len(np.unique(assignment))) < config.micro_codes:
+        raise DdmError(f"codes.micro_codes is {config.micro_codes}, but the {count} images form only {found} clusters")
     top = top_of[assignment]
     rule = config.model_dump(mode="json", exclude={"source"})
     codes = describe(assignment, top_of, origin="discovered").model_copy(

@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.torch import save
 
 import ddm_rt
 from ddm_rt import data
 from ddm_rt.bundle import Codes, sha256, write_atomic, write_json
-from ddm_rt.config import IndicatorMode, RunConfig, parse_json
+from ddm_rt.config import Frozen, IndicatorMode, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
 from ddm_rt.train.codes import describe, discover
 from ddm_rt.train.features import Progress, contrastive_features, onnx_features
 from ddm_rt.train.loop import Trainer, TrainingSet
+
+Number = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 
 class Interrupted(Exception):
@@ -44,9 +47,10 @@ def train(config: RunConfig, out: Path, *, progress: dict[str, Progress] | None 
     """
     progress = progress or {}
     torch.set_num_threads(config.train.threads)
-    digest = _claim(config, out)
-    images = data.load(config.data)
-    training_set = _training_set(config, images, out, progress.get("features"))
+    with _nothing_left_of_bad_input(out):
+        digest = _claim(config, out)
+        images = data.load(config.data)
+        training_set = _training_set(config, images, out, progress.get("features"))
     if (out / "weights.safetensors").is_file():
         return out
     trainer = Trainer(config, training_set)
@@ -57,13 +61,14 @@ def train(config: RunConfig, out: Path, *, progress: dict[str, Progress] | None 
     with _stop_requests() as stop:
         while trainer.step < config.train.steps:
             loss = trainer.advance()
-            if trainer.step % config.train.checkpoint_every == 0 or stop or trainer.step == config.train.steps:
+            stopping = bool(stop)  # read once: a request that comes after the checkpoint waits for the next step
+            if trainer.step % config.train.checkpoint_every == 0 or stopping or trainer.step == config.train.steps:
                 if not np.isfinite(loss):
                     raise DdmError(f"the loss is {loss} at step {trainer.step}; lower train.learning_rate")
                 trainer.save_checkpoint(checkpoints, digest)
             if callback := progress.get("train"):
                 callback(trainer.step, config.train.steps, {"loss": loss})
-            if stop and trainer.step < config.train.steps:
+            if stopping and trainer.step < config.train.steps:
                 raise Interrupted(out, trainer.step)
     write_json(out / "provenance.json", _provenance(config, images))
     write_atomic(out / "weights.safetensors", save(trainer.weights()))
@@ -80,7 +85,8 @@ def _claim(config: RunConfig, out: Path) -> str:
             raise DdmError(
                 f"{path}: field {_first_difference(there, config)} differs from this command; choose another --out"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not f.name.startswith(f".{path.name}.") for f in out.iterdir())):
+        # A draft of config.json is what a run leaves that was killed in its first moment.
         raise DdmError(f"{out} exists and is not a run; choose another --out")
     else:
         write_atomic(path, text)
@@ -98,7 +104,11 @@ def _first_difference(a: RunConfig, b: RunConfig) -> str:
 
 
 def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None) -> TrainingSet:
-    latents = DDM(config.model, config.model.latent_shape(config.data)).encode(torch.from_numpy(images.latent_input()))
+    try:
+        model = DDM(config.model, config.model.latent_shape(config.data))
+    except (TypeError, ValueError) as error:  # diffusers' own checks of its arguments
+        raise DdmError(f"model.unet: {error}") from error
+    latents = model.encode(torch.from_numpy(images.latent_input()))
     mode = config.train.indicator
     if mode is IndicatorMode.CODES:
         codes, assignment = _codes(config, images, out, progress)
@@ -122,7 +132,10 @@ def _codes(
     path, assignment_path = out / "codes.json", out / "assignment.json"
     if path.is_file() and assignment_path.is_file():
         codes = parse_json(Codes, path.read_bytes(), path)
-        return codes, np.array(json.loads(assignment_path.read_bytes())["code"], np.int64)
+        there = parse_json(GivenCodes, assignment_path.read_bytes(), assignment_path)
+        if len(there.code) != len(images):
+            raise DdmError(f"{assignment_path}: made from {len(there.code)} images; {config.data.source} has {len(images)}")
+        return codes, np.array(there.code, np.int64)
     if config.codes.source is not None:
         codes, assignment = read_codes(config.codes.source, images)
     else:
@@ -136,24 +149,50 @@ def _codes(
     return codes, assignment
 
 
+class GivenCodes(Frozen):
+    """A codes file that someone else made; without `top_code` each code is a top code of its own."""
+
+    code: tuple[Number, ...] = Field(min_length=1)  # of each image
+    top_code: tuple[Number, ...] | None = None  # of each code
+
+
 def read_codes(path: Path, images: data.ImageSet) -> tuple[Codes, NDArray[np.int64]]:
     """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code]}`.
 
     Raises DdmError when the file doesn't give one code for each image and one top code for each code.
     """
+    where = f"codes.source {path}"
     try:
-        tree = json.loads(path.read_bytes())
-        assignment = np.array(tree["code"], np.int64)
-        top_of = np.array(tree.get("top_code", range(int(assignment.max()) + 1)), np.int64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DdmError(f'codes.source {path}: expected JSON {{"code": [...], "top_code": [...]}} ({error})') from error
-    if assignment.shape != (len(images),):
-        raise DdmError(f"codes.source {path}: field code has {assignment.size} entries for {len(images)} images")
-    if set(assignment.tolist()) != set(range(len(top_of))):
-        raise DdmError(f"codes.source {path}: each of the {len(top_of)} codes from 0 on must have an image")
-    if set(top_of.tolist()) != set(range(int(top_of.max()) + 1)):
-        raise DdmError(f"codes.source {path}: field top_code must use every number from 0 on")
-    return describe(assignment, top_of, origin=f"file:{path.name}"), assignment
+        given = parse_json(GivenCodes, path.read_bytes(), where)
+    except OSError as error:
+        raise DdmError(f"{where}: cannot be read ({error.strerror}); expected a JSON file") from error
+    if len(given.code) != len(images):
+        raise DdmError(f"{where}: field code has {len(given.code)} entries for {len(images)} images")
+    count = len(set(given.code))
+    if max(given.code) >= count:
+        raise DdmError(f"{where}: field code must use every number from 0 on; there are {count} different ones")
+    top_of = given.top_code if given.top_code is not None else tuple(range(count))
+    if len(top_of) != count:
+        raise DdmError(f"{where}: field top_code has {len(top_of)} entries for {count} codes")
+    if max(top_of) >= len(set(top_of)):
+        raise DdmError(f"{where}: field top_code must use every number from 0 on")
+    assignment = np.array(given.code, np.int64)
+    return describe(assignment, np.array(top_of, np.int64), origin=f"file:{path.name}"), assignment
+
+
+@contextmanager
+def _nothing_left_of_bad_input(out: Path) -> Iterator[None]:
+    """Input that turns out bad leaves `out` as it was: free for the corrected command."""
+    existed = out.exists()
+    before = set(out.iterdir()) if out.is_dir() else set()
+    try:
+        yield
+    except (DdmError, OSError):
+        for path in set(out.iterdir()) - before if out.is_dir() else ():
+            path.unlink()
+        if not existed and out.is_dir():
+            out.rmdir()
+        raise
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Quotas: Tijdeman's bound on every prefix, the tree, state, and bad input."""
 
+import contextlib
 import math
 from collections import Counter
 from fractions import Fraction
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.quota import DENOMINATOR, Quota, TreeQuota, parse_target, quantise
+from ddm_rt.sample.quota import DENOMINATOR, SUM_TOLERANCE, Quota, TreeQuota, parse_target, quantise
 
 
 @st.composite
@@ -180,9 +181,5 @@ def test_target_text_round_trips(weights: list[float]) -> None:
 @settings(deadline=None)
 @given(text=st.text(alphabet="code:01=.,e+-unifrm ", max_size=30), k=st.integers(1, 3))
 def test_no_target_crashes_the_parser(text: str, k: int) -> None:
-    try:
-        weights = parse_target(text, k)
-    except DdmError as error:
-        assert "target" in str(error)
-    else:
-        assert math.isclose(sum(weights), 1, abs_tol=1e-6)
+    with contextlib.suppress(DdmError):
+        assert math.isclose(sum(parse_target(text, k)), 1, abs_tol=SUM_TOLERANCE)

@@ -1,0 +1,112 @@
+"""A fake engine over numpy with a toy denoiser, and a bundle to go with it that has no files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.bundle import Bundle, Codes, Index, Leaf
+from ddm_rt.config import (
+    BundleConfig,
+    ModelConfig,
+    PredictionType,
+    RunConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TensorSpec,
+)
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.schedule import Schedule
+
+Array = NDArray[Any]
+
+LATENT_SHAPE = (4, 4, 4)  # patches of 2 x 2 grey pixels: images of 8 x 8
+Quirk = Literal["none", "batch size", "position", "neighbours", "size 1"]
+
+
+class FakeEngine:
+    """Deterministic, elementwise arithmetic; `quirk` is what else its denoiser's result depends on."""
+
+    backend, precision, threads = "fake", "fp32", 1
+
+    def __init__(self, quirk: Quirk = "none") -> None:
+        self.quirk = quirk
+        self.versions = {"numpy": np.__version__}
+        self.conditioned: list[int] = []  # the code of each conditioner call
+        self.denoised: list[int] = []  # the size of each denoiser call
+
+    def conditioner(
+        self, context: Array, code: Array, indicator_scale: Array, added: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        assert len(context) == len(code) == len(indicator_scale) == 1
+        assert not context.any()
+        self.conditioned.append(int(code[0]))
+        return {"token": np.stack([0.3 * np.sin(code + 2.0), indicator_scale], 1).astype(np.float32)}
+
+    def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
+        batch = len(x_t)
+        assert x_t.dtype == t.dtype == cond["token"].dtype == np.float32
+        assert len(t) == len(cond["token"]) == batch
+        self.denoised.append(batch)
+        token = cond["token"].reshape(batch, 2, 1, 1)
+        out = np.float32(0.5) * x_t + token[:, :1] * token[:, 1:] + t.reshape(-1, 1, 1, 1) / np.float32(4000)
+        disturbance = np.float32(2.0**-6)  # two grey levels
+        if self.quirk == "batch size":
+            out = out + disturbance * np.float32(batch / 16)
+        elif self.quirk == "position":
+            out = out + disturbance * np.arange(batch, dtype=np.float32).reshape(-1, 1, 1, 1)
+        elif self.quirk == "neighbours":
+            out = out + disturbance * x_t.mean()
+        elif self.quirk == "size 1" and batch == 1:
+            out = out + disturbance
+        return out
+
+    def decoder(self, x0: Array) -> NDArray[np.float32]:
+        batch, _, height, width = x0.shape
+        pixels = x0.reshape(batch, 1, 2, 2, height, width).transpose(0, 1, 4, 2, 5, 3)
+        return np.ascontiguousarray(pixels.reshape(batch, 1, 2 * height, 2 * width))
+
+    def guided_step(self, *arguments: Any) -> tuple[Array, Array]:
+        stepped: tuple[Array, Array] = guided_step(*arguments)
+        return stepped
+
+    def array(self, host: Array) -> Array:
+        return host
+
+    def take(self, array: Array, index: NDArray[np.int64]) -> Array:
+        return array.take(index, axis=0)
+
+    def concat(self, arrays: Sequence[Array]) -> Array:
+        return np.concatenate(arrays)
+
+
+def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = True, **sampling: Any) -> Bundle:
+    """Codes 0, 1, ... in turn over the top codes, equal shares."""
+    per_top = num_codes // num_top_codes
+    leaves = tuple(
+        Leaf(code=k, top_code=k % num_top_codes, size=10, share_in_top=1 / per_top) for k in range(num_codes)
+    )
+    config = BundleConfig(
+        name="fake",
+        latent_shape=LATENT_SHAPE,
+        image_size=8,
+        channels=1,
+        size_multiple=4,
+        context_shape=(3, 5),
+        prompt_free=prompt_free,
+        cond=(TensorSpec(name="token", shape=(2,)),),
+        num_codes=num_codes,
+        num_top_codes=num_top_codes if num_codes else 0,
+        sampling=SamplingConfig(**({"num_steps": 4} | sampling)),
+        model=ModelConfig(patch=2),
+        run=RunConfig(),
+    )
+    return Bundle(
+        path=Path("fake-bundle"),
+        index=Index(schema_version=1, bundle_id="ab" * 32, files={}, provenance={}),
+        config=config,
+        codes=Codes(origin="discovered" if num_codes else "none", leaves=leaves),
+        schedule=Schedule.from_config(ScheduleConfig(prediction_type=PredictionType.SAMPLE)),
+    )

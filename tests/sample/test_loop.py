@@ -1,0 +1,132 @@
+"""The loop against a plain one over single images, its batching, and the probe for batch sizes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import LATENT_SHAPE, FakeEngine, Quirk
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ddm_rt.config import SamplerName, ScheduleConfig
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.sample.buckets import CANDIDATES, concat, probe, split, take
+from ddm_rt.sample.loop import Cancelled, sample
+from ddm_rt.sample.rng import Stream, normal
+from ddm_rt.schedule import Schedule, StepTable, step_table
+
+Float32 = NDArray[np.float32]
+
+SEEDS = np.array([3, 2**63, 11, 7, 5], np.uint64)
+CODES = (-1, 0, 2, 1, 0)
+
+
+def table_of(sampler: SamplerName = SamplerName.DDIM, **options: Any) -> StepTable:
+    return step_table(Schedule.from_config(ScheduleConfig()), sampler, 5, clip=(-1.0, 1.0), **options)
+
+
+def condition(engine: FakeEngine, codes: tuple[int, ...]) -> dict[str, Float32]:
+    context, scale = np.zeros((1, 3, 5), np.float32), np.ones(1, np.float32)
+    return concat(engine, [engine.conditioner(context, np.array([code]), scale, {}) for code in codes])
+
+
+def branches_of(engine: FakeEngine, branches: int) -> list[dict[str, Float32]]:
+    """Null code, code, and the code after it."""
+    choices = [(-1,) * len(CODES), CODES, tuple(code + 1 for code in CODES)]
+    return [condition(engine, codes) for codes in choices[:branches]]
+
+
+def one_by_one(table: StepTable, branches: int, scales: Float32) -> Float32:
+    """Every image alone and every branch alone."""
+    engine = FakeEngine()
+    conds = branches_of(engine, branches)
+    images = []
+    for j, seed in enumerate(SEEDS):
+        one = slice(j, j + 1)
+        x = normal(SEEDS[one], 0, Stream.INITIAL, LATENT_SHAPE) * np.float32(table.init_scale)
+        x0 = np.zeros_like(x)
+        for i, row in enumerate(table.rows()):
+            t = table.timesteps[i : i + 1]
+            outputs = [engine.denoiser(x, t, {"token": cond["token"][one]}) for cond in conds]
+            z = normal(np.array([seed]), i, Stream.STEP, LATENT_SHAPE)
+            x, x0 = guided_step(outputs, scales[one], row[None], x, x0, z)
+        images.append(x)
+    return np.concatenate(images)
+
+
+@pytest.mark.parametrize("buckets", [None, (1,), (4,), (1, 2, 4, 8), (64,)])
+@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize(
+    "table",
+    [table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerName)],
+    ids=lambda table: f"{table.sampler.value}-{'noise' if table.f.any() else 'no noise'}",
+)
+def test_equals_images_made_one_by_one(table: StepTable, branches: int, buckets: tuple[int, ...] | None) -> None:
+    engine = FakeEngine()
+    scales = np.linspace(0, 4, 5 * (branches - 1), dtype=np.float32).reshape(5, -1)
+    if branches == 1:
+        scales = np.empty((5, 0), np.float32)
+    x = normal(SEEDS, 0, Stream.INITIAL, LATENT_SHAPE) * np.float32(table.init_scale)
+    found = sample(engine, table, x, branches_of(engine, branches), scales, SEEDS, buckets=buckets)
+    assert found.tobytes() == one_by_one(table, branches, scales).tobytes()
+    assert set(engine.denoised) <= set(buckets or (5 * branches,))
+
+
+def test_reports_every_step_and_stops_between_two() -> None:
+    engine, done = FakeEngine(), []
+    x = normal(SEEDS, 0, Stream.INITIAL, LATENT_SHAPE)
+    arguments = (engine, table_of(), x, branches_of(engine, 1), np.empty((5, 0), np.float32), SEEDS)
+    sample(*arguments, on_step=done.append)
+    assert done == [1, 2, 3, 4, 5]
+    engine.denoised.clear()
+    with pytest.raises(Cancelled):
+        sample(*arguments, on_step=done.append, cancel=lambda: len(engine.denoised) == 2)
+    assert done[5:] == [1, 2]
+
+
+@given(rows=st.integers(1, 300), buckets=st.sets(st.integers(1, 64), min_size=1).map(sorted))
+def test_split_covers_every_row_once_in_order(rows: int, buckets: list[int]) -> None:
+    calls = split(rows, buckets)
+    assert all(len(index) in buckets for index in calls)
+    flat = np.concatenate(calls)
+    np.testing.assert_array_equal(flat[:rows], np.arange(rows))
+    assert len(flat) - len(calls[-1]) < rows  # only the last call is filled up
+    assert ((flat >= 0) & (flat < rows)).all()
+
+
+def test_split_fills_up_where_little_is_wasted() -> None:
+    assert [len(index) for index in split(60, CANDIDATES)] == [64]
+    assert [len(index) for index in split(40, CANDIDATES)] == [32, 8]
+    assert [len(index) for index in split(5, (64,))] == [64]
+
+
+@pytest.mark.parametrize(
+    ("quirk", "expected"),
+    [
+        ("none", (1, 2, 4, 8, 16, 32, 64)),
+        ("size 1", (2, 4, 8, 16, 32, 64)),
+        ("batch size", (64,)),
+        ("position", (1,)),
+        ("neighbours", (1,)),
+    ],
+)
+def test_probe_keeps_the_sizes_that_give_equal_bits(quirk: Quirk, expected: tuple[int, ...]) -> None:
+    engine = FakeEngine(quirk)
+    cond = condition(engine, (-1, 0, 1))
+    assert probe(engine, cond, 3, LATENT_SHAPE, table_of().timesteps) == expected
+
+
+def test_probe_limits_the_size_of_calls() -> None:
+    engine = FakeEngine()
+    cond = condition(engine, (-1,))
+    assert probe(engine, cond, 1, (4, 128, 128), table_of().timesteps)[-1] == 4
+    assert probe(engine, cond, 1, (4, 512, 512), table_of().timesteps) == (1,)
+
+
+def test_take_and_concat_keep_every_name() -> None:
+    engine = FakeEngine()
+    one = {"a": np.arange(3.0), "b": np.arange(6.0).reshape(3, 2)}
+    both = concat(engine, [one, one])
+    assert {name: value.shape for name, value in both.items()} == {"a": (6,), "b": (6, 2)}
+    np.testing.assert_array_equal(take(engine, both, np.array([5, 0]))["a"], [2, 0])
