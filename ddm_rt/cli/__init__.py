@@ -9,10 +9,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ddm_rt.cli import display
 from ddm_rt.config import PRESETS, Backend, Balance, IndicatorMode, SamplerName
 from ddm_rt.errors import DdmError
 
@@ -52,17 +52,21 @@ def _fail(message: str) -> None:
     raise SystemExit(2)
 
 
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False)  # unbroken: paths are there to be copied
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", help="Run directory; the same command again resumes it.")],
     preset: Annotated[str, typer.Option(help=f"One of: {', '.join(PRESETS)}.")] = "digits",
     data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
     indicator: Annotated[
-        Optional[IndicatorMode], typer.Option(help="none: plain. labels: DDM as published. codes: ours.")
-    ] = None,  # noqa: UP045
+        IndicatorMode | None, typer.Option(help="none: plain. labels: DDM as published. codes: ours.")
+    ] = None,
     indicator_weight: Annotated[
-        Optional[float], typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
-    ] = None,  # noqa: UP045
+        float | None, typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
+    ] = None,
     top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
     micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
     codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
@@ -74,8 +78,8 @@ def train(
     threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
     log_steps: Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")] = False,
     set_: Annotated[
-        Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
-    ] = None,  # noqa: UP045
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
+    ] = None,
 ) -> None:
     """Train a model; killed at any moment, the same command resumes to the same weights.
 
@@ -108,17 +112,17 @@ def train(
     from ddm_rt.train.run import Interrupted
     from ddm_rt.train.run import train as run_training
 
-    with _progress() as bars:
-        callbacks = {"features": _callback(bars, "features"), "train": _callback(bars, "training")}
+    with display.progress(errors) as bars:
+        callbacks = {"features": display.callback(bars, "features"), "train": display.callback(bars, "training")}
         if log_steps:
-            callbacks = {"features": _log_lines("features"), "train": _log_lines("step")}
+            callbacks = {"features": display.log_lines("features"), "train": display.log_lines("step")}
         try:
             run_training(config, out, progress=callbacks)
         except Interrupted as stop:
-            errors.print(str(stop))
+            errors.print(Text(str(stop)), soft_wrap=True, highlight=False)
             raise typer.Exit(130) from None
-    _show_codes(out)
-    console.print(f"run: {out}")
+    display.show_codes(out, console)
+    _say(f"run: {out}")
 
 
 @app.command()
@@ -134,7 +138,7 @@ def export(
     from ddm_rt.export.onnx import export_run
 
     bundle = export_run(run, out, with_weights=with_weights)
-    console.print(f"bundle: {out}\nid: {bundle.bundle_id}", highlight=False)
+    _say(f"bundle: {out}\nid: {bundle.bundle_id}")
 
 
 @app.command()
@@ -172,8 +176,8 @@ def sample(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
-    with _progress() as bars:
-        on_step = _step_callback(bars, "sampling")
+    with display.progress(errors) as bars:
+        on_step = display.step_callback(bars, "sampling")
         if from_ is not None:
             generation = pipeline.replay(from_, index=index, on_step=on_step)
         else:
@@ -190,7 +194,7 @@ def sample(
                 on_step=on_step,
             )
     generation.save(out)
-    console.print(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}", highlight=False)
+    _say(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}")
 
 
 @app.command()
@@ -208,9 +212,7 @@ def evaluate(
     min_per_group: Annotated[
         int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")
     ] = 400,
-    classes: Annotated[
-        Optional[str], typer.Option(help="The judge's classes, where its file doesn't name them.")
-    ] = None,  # noqa: UP045
+    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
 ) -> None:
     """Measure group shares and quality with a judge, and write report/index.html.
 
@@ -218,7 +220,7 @@ def evaluate(
     """
     from ddm_rt.evaluate.run import evaluate_methods
 
-    with _progress() as bars:
+    with display.progress(errors) as bars:
         page, table = evaluate_methods(
             [_named(text) for text in methods],
             out,
@@ -230,10 +232,10 @@ def evaluate(
             n=n,
             seed=seed,
             min_per_group=min_per_group,
-            on_step=_step_callback(bars, "generating"),
+            on_step=display.step_callback(bars, "generating"),
         )
     console.print(table)
-    console.print(f"report: {page}", highlight=False)
+    _say(f"report: {page}")
 
 
 @app.command("train-judge")
@@ -243,8 +245,8 @@ def train_judge(
         str, typer.Option(help="Labelled images that no generator sees: digits (its judge split), or a folder.")
     ] = "digits",
     held_out: Annotated[
-        Optional[str], typer.Option(help="Labelled images that measure the judge; digits: its reference split.")
-    ] = None,  # noqa: UP045
+        str | None, typer.Option(help="Labelled images that measure the judge; digits: its reference split.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1200,
     seed: Annotated[int, typer.Option()] = 0,
     image_size: Annotated[int, typer.Option()] = 32,
@@ -256,8 +258,8 @@ def train_judge(
     """
     from ddm_rt.cli.judge import make_judge
 
-    with _progress() as bars:
-        callback = _callback(bars, "judge")
+    with display.progress(errors) as bars:
+        callback = display.callback(bars, "judge")
         accuracy = make_judge(
             data,
             held_out,
@@ -268,7 +270,7 @@ def train_judge(
             channels=channels,
             progress=lambda done, loss: callback(done, steps, {"loss": loss}),
         )
-    console.print(f"judge: {out}\nheld-out accuracy: {accuracy:.4f}", highlight=False)
+    _say(f"judge: {out}\nheld-out accuracy: {accuracy:.4f}")
 
 
 @app.command()
@@ -296,7 +298,7 @@ def demo(
 
     page, table = run_demo(out, data, steps, console)
     console.print(table)
-    console.print(f"report: {page}", highlight=False)
+    _say(f"report: {page}")
 
 
 @app.command()
@@ -304,7 +306,7 @@ def version() -> None:
     """Print the version."""
     import ddm_rt
 
-    console.print(ddm_rt.__version__, highlight=False)
+    _say(ddm_rt.__version__)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -320,71 +322,6 @@ def _assignment(text: str) -> tuple[str, Any]:
 def _named(text: str) -> tuple[str, Path]:
     name, sign, path = text.partition("=")
     return (name, Path(path)) if sign else (Path(text).name, Path(text))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-        console=errors,
-    )
-
-
-def _callback(bars: Progress, name: str) -> Any:
-    """A progress callback that adds its bar on the first call."""
-    task = None
-
-    def update(done: int, total: int, figures: dict[str, float]) -> None:
-        nonlocal task
-        if task is None:
-            task = bars.add_task(name, total=total, figures="")
-        text = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        bars.update(task, completed=done, total=total, figures=text)
-
-    return update
-
-
-def _log_lines(word: str) -> Any:
-    """A progress callback that prints every tenth step."""
-
-    def update(done: int, total: int, figures: dict[str, float]) -> None:
-        if done % 10 == 0 or done == total:
-            text = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
-            print(f"{word} {done} of {total} {text}", flush=True)
-
-    return update
-
-
-def _step_callback(bars: Progress, name: str) -> Any:
-    update = _callback(bars, name)
-    return lambda done, total: update(done, total, {})
-
-
-def _show_codes(run: Path) -> None:
-    """What discovery found: sizes and stability, never a claim that codes are groups."""
-    from ddm_rt.bundle import Codes
-    from ddm_rt.config import parse_json
-
-    codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
-    if not codes.leaves:
-        return
-    table = Table("top code", "images", "codes (images)", title="modes found in the data (codes are not groups)")
-    for top in range(codes.num_top_codes):
-        leaves = [leaf for leaf in codes.leaves if leaf.top_code == top]
-        listed = " ".join(f"{leaf.code} ({leaf.size})" for leaf in leaves)
-        table.add_row(str(top), str(sum(leaf.size for leaf in leaves)), listed)
-    console.print(table)
-    if codes.stability_ari:
-        mean = sum(codes.stability_ari) / len(codes.stability_ari)
-        console.print(
-            f"stability: adjusted Rand index {mean:.3f} on average over {len(codes.stability_ari)} bootstrap samples "
-            f"(lowest {min(codes.stability_ari):.3f}; 1 is the same split again)",
-            highlight=False,
-        )
 
 
 if __name__ == "__main__":

@@ -177,9 +177,7 @@ def evaluate(
         spd=None if wanted is None else fairness.spd(labels == wanted, wanted, groups),
         quality=quality(verdicts.features[:n], real.features),
         min_per_group=min_per_group,
-        per_group=per_group(
-            verdicts.features, verdicts.labels, real.features, real_labels, groups, min_per_group
-        ),
+        per_group=per_group(verdicts.features, verdicts.labels, real.features, real_labels, groups, min_per_group),
         nearest=None if train is None else nearest(images[:n], train, balanced.images),
         codes=() if codes is None else _code_rows(codes[:n], strata),
         judge=JudgeIdentity(
@@ -256,9 +254,7 @@ def _check(
         if values is not None and len(values) != len(images):
             raise DdmError(f"{name}: {len(values)} for {len(images)} images; expected one each")
     if missing := [group for group in groups if group not in judge.classes]:
-        raise DdmError(
-            f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}"
-        )
+        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}")
     u = np.array(target if target is not None else [1 / len(groups)] * len(groups), dtype=np.float64)
     if u.shape != (len(groups),) or not (u > 0).all() or not np.isclose(u.sum(), 1):
         raise DdmError(f"target is {u.tolist()}; expected {len(groups)} positive shares that sum to 1")

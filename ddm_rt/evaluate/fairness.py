@@ -39,9 +39,7 @@ def count_table(
         raise DdmError(f"groups are {list(groups)}; expected two or more different names")
     if codes is not None and codes.shape != labels.shape:
         raise DdmError(f"codes: {list(codes.shape)}; expected one for each of {len(labels)} images")
-    rows = (
-        np.zeros(len(labels), dtype=np.int64) if codes is None else np.unique(codes, return_inverse=True)[1]
-    )
+    rows = np.zeros(len(labels), dtype=np.int64) if codes is None else np.unique(codes, return_inverse=True)[1]
     table = np.zeros((int(rows.max(initial=0)) + 1, len(groups)), dtype=np.int64)
     for k, group in enumerate(groups):
         np.add.at(table[:, k], rows[labels == group], 1)
@@ -127,9 +125,7 @@ def cleam(p: float, a0: float, a1: float) -> float:
     a₀, a₁: the judge's accuracy on either group. Raises DdmError where it is no better than chance.
     """
     if a0 + a1 <= 1:
-        raise DdmError(
-            f"judge: accuracies {a0:.3f} and {a1:.3f} are no better than chance; no correction exists"
-        )
+        raise DdmError(f"judge: accuracies {a0:.3f} and {a1:.3f} are no better than chance; no correction exists")
     return float(np.clip((p - 1 + a1) / (a0 + a1 - 1), 0, 1))
 
 
@@ -140,9 +136,7 @@ def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups
     that the judge doesn't know or has no held-out images of.
     """
     if missing := [group for group in groups if group not in classes]:
-        raise DdmError(
-            f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}"
-        )
+        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}")
     index = [list(classes).index(group) for group in groups]
     counts = confusion[np.ix_(index, index)]
     if not counts.sum(axis=1).all():

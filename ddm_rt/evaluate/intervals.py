@@ -39,9 +39,7 @@ def wilson(count: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return (float(max(0.0, min(p, centre - half))), float(min(1.0, max(p, centre + half))))
 
 
-def stratified(
-    counts: NDArray[np.int64], sizes: NDArray[np.int64], confidence: float = CONFIDENCE
-) -> Interval:
+def stratified(counts: NDArray[np.int64], sizes: NDArray[np.int64], confidence: float = CONFIDENCE) -> Interval:
     """Interval of a quota sampler's share: `counts` [S] of `sizes` [S] images in each stratum.
 
     The variance of p = Σ_k w_k p_k with fixed w_k = n_k/n is Σ_k w_k² p_k(1−p_k)/n_k, which is 0 when every
@@ -55,17 +53,13 @@ def stratified(
     if not len(sizes):
         raise DdmError("strata: no images in any of them")
     weights, shares = sizes / sizes.sum(), counts / sizes
-    bounds = np.array(
-        [wilson(int(c), int(n), confidence) for c, n in zip(counts, sizes, strict=True)]
-    )  # [S, 2]
+    bounds = np.array([wilson(int(c), int(n), confidence) for c, n in zip(counts, sizes, strict=True)])  # [S, 2]
     below, above = np.linalg.norm(weights[:, None] * (bounds - shares[:, None]), axis=0)
     p = float(weights @ shares)
     return (float(max(0.0, p - below)), float(min(1.0, p + above)))
 
 
-def bootstrap_shares(
-    table: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES
-) -> NDArray[np.float64]:
+def bootstrap_shares(table: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
     """Bootstrap draws [R,K] of the shares of `table` [S,K]: images are redrawn within each stratum.
 
     Resampling a pure stratum would always give itself back, so its probabilities get half a count per group
@@ -108,9 +102,7 @@ def fd_interval(
     return (max(0.0, fd - radius), min(max(fd, largest), fd + radius))
 
 
-def noise_floor(
-    n: int, target: NDArray[np.float64], *, seed: int = 0, draws: int = FLOOR_DRAWS
-) -> NoiseFloor:
+def noise_floor(n: int, target: NDArray[np.float64], *, seed: int = 0, draws: int = FLOOR_DRAWS) -> NoiseFloor:
     """The scores that chance alone gives: n images, groups drawn independently from `target` [K].
 
     Exact binomial for each group's share, and so for FD with two groups; seeded Monte Carlo for FD_L2 with

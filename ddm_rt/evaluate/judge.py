@@ -170,9 +170,7 @@ def _input_shape(path: Path, session: ort.InferenceSession) -> tuple[int, int | 
         raise DdmError(f"{path}: inputs are {found}; expected one float32 input [B,C,H,W]")
     batch, channels, height, width = inputs[0].shape
     if isinstance(batch, int) or channels not in (1, 3):
-        raise DdmError(
-            f"{path}: input shape {inputs[0].shape}; expected a free batch axis and 1 or 3 channels"
-        )
+        raise DdmError(f"{path}: input shape {inputs[0].shape}; expected a free batch axis and 1 or 3 channels")
     return channels, *(side if isinstance(side, int) else None for side in (height, width))
 
 
@@ -206,9 +204,7 @@ def _confusion(path: Path, metadata: Mapping[str, str], num_classes: int) -> NDA
     if rows is None:
         return None
     expected = f"expected {num_classes} rows of {num_classes} counts"
-    if not isinstance(rows, list) or any(
-        not isinstance(row, list) or len(row) != num_classes for row in rows
-    ):
+    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != num_classes for row in rows):
         raise DdmError(f"{path}: metadata 'confusion' has another shape; {expected}")
     cells = [cell for row in rows for cell in row]
     if len(rows) != num_classes or any(type(cell) is not int or cell < 0 for cell in cells) or not any(cells):

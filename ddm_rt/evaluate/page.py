@@ -102,9 +102,7 @@ def join(parts: Iterable[object], between: str = "\n") -> Html:
 
 def element(tag: str, content: object, **attributes: str) -> Html:
     """<tag attribute="…">content</tag>; names in Python's spelling (`class_`, `aria_label`)."""
-    written = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"' for name, value in attributes.items()
-    )
+    written = "".join(f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"' for name, value in attributes.items())
     return Html(f"<{tag}{written}>{text(content)}</{tag}>")
 
 
@@ -112,15 +110,11 @@ def section(anchor: str, heading: str, *content: object) -> Html:
     return element("section", join([element("h2", heading, id=anchor), *content]))
 
 
-def table(
-    caption: str, head: Sequence[object], rows: Sequence[Sequence[object]], *, wrap: bool = False
-) -> Html:
+def table(caption: str, head: Sequence[object], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> Html:
     """A table whose first column names its rows; scrolls sideways on its own, by keyboard too."""
     first = element("tr", join((element("th", cell, scope="col") for cell in head), ""))
     body = [
-        element(
-            "tr", join([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])], "")
-        )
+        element("tr", join([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])], ""))
         for row in rows
     ]
     inner = join([element("caption", caption), element("thead", first), element("tbody", join(body))])

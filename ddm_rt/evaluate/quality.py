@@ -122,9 +122,7 @@ def prdc(x: Features, y: Features, k: int = NEIGHBOURS) -> tuple[float, float, f
     return float(precise.mean()), float(recalled.mean()), float(covered.mean())
 
 
-def equal_n(
-    labels: NDArray[np.str_], groups: Sequence[str], n: int = MIN_PER_GROUP
-) -> dict[str, NDArray[np.int64]]:
+def equal_n(labels: NDArray[np.str_], groups: Sequence[str], n: int = MIN_PER_GROUP) -> dict[str, NDArray[np.int64]]:
     """Indices of the first n images of each group, in order; fewer where there are no more."""
     return {group: np.flatnonzero(labels == group)[:n] for group in groups}
 
@@ -190,9 +188,7 @@ def _radii(z: Features, k: int) -> NDArray[np.float64]:
 def _check(x: Features, y: Features, least: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     for name, z in (("generated", x), ("reference", y)):
         if z.ndim != 2 or len(z) < least or z.shape[1] != x.shape[-1]:
-            raise DdmError(
-                f"{name} features: {list(z.shape)}; expected [N,{x.shape[-1]}] with N at least {least}"
-            )
+            raise DdmError(f"{name} features: {list(z.shape)}; expected [N,{x.shape[-1]}] with N at least {least}")
         if not np.isfinite(z).all():
             raise DdmError(f"{name} features: values that are not finite")
     return x.astype(np.float64), y.astype(np.float64)

@@ -126,9 +126,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def render(report: Report) -> str:
     """The page. All text is escaped; pictures and charts are inside it."""
     first = report.methods[0].evaluation
-    accuracy = (
-        "unknown" if first.judge.accuracy is None else f"{first.judge.accuracy:.1%} on held-out real images"
-    )
+    accuracy = "unknown" if first.judge.accuracy is None else f"{first.judge.accuracy:.1%} on held-out real images"
     summary = (
         f"Groups: {', '.join(first.groups)}. Measured by the judge {first.judge.name} (accuracy "
         f"{accuracy}), which took no part in training or sampling. An image that is judged as another class "
@@ -217,9 +215,7 @@ def _shares(report: Report) -> list[Html]:
         ]
         for m in methods
     ]
-    content.append(
-        table("Further scores of the same shares, as judged.", ["method", *names, *["SPD"] * spd], scores)
-    )
+    content.append(table("Further scores of the same shares, as judged.", ["method", *names, *["SPD"] * spd], scores))
     return content
 
 
@@ -252,9 +248,7 @@ def _quality(report: Report) -> list[Html]:
     return [table(caption, ["method", "images", "n", *(name for _, name, _ in _QUALITY)], rows)]
 
 
-def _quality_row(
-    method: MethodResult, which: str, found: Quality | None, reason: str | None = None
-) -> list[object]:
+def _quality_row(method: MethodResult, which: str, found: Quality | None, reason: str | None = None) -> list[object]:
     if found is None:
         name = join([_name(method), element("small", reason)], "")
         return [name, which, *["–"] * (1 + len(_QUALITY))]
@@ -322,9 +316,7 @@ def _codes(report: Report) -> list[Html]:
         ]:
             head = ["code", "images", *(f"share of {g}" for g in method.evaluation.groups), "neither"]
             other = f" (from another run: {method.from_other_run})" if method.from_other_run else ""
-            content.append(
-                table(f"{method.label}{other}: what the images of each code were judged as.", head, rows)
-            )
+            content.append(table(f"{method.label}{other}: what the images of each code were judged as.", head, rows))
     return content
 
 
@@ -334,10 +326,7 @@ def _limits(report: Report) -> list[Html]:
 
 def _provenance(report: Report) -> list[Html]:
     judge = report.methods[0].evaluation.judge
-    rows = [
-        [key, value if isinstance(value, str) else json.dumps(value)]
-        for key, value in report.provenance.items()
-    ]
+    rows = [[key, value if isinstance(value, str) else json.dumps(value)] for key, value in report.provenance.items()]
     rows.append(["judge", f"{judge.name}, sha256 {judge.sha256}"])
     rows += [[m.label, f"from another run: {m.from_other_run}"] for m in report.methods if m.from_other_run]
     return [table("How these figures were made.", ["what", "value"], rows, wrap=True)]
@@ -371,8 +360,7 @@ def _check(report: Report) -> None:
         for what in ("groups", "target", "min_per_group", "judge"):
             if getattr(method.evaluation, what) != getattr(first.evaluation, what):
                 raise DdmError(
-                    f"report: {method.name} and {first.name} differ in {what}; their figures can't be "
-                    "compared"
+                    f"report: {method.name} and {first.name} differ in {what}; their figures can't be compared"
                 )
         if len(method.grid_images) == 0:
             raise DdmError(f"report: {method.name} has no grid_images; expected its first images")

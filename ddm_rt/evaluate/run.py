@@ -21,9 +21,7 @@ from ddm_rt.evaluate.terminal import terminal_table
 from ddm_rt.sample.pipeline import Pipeline
 
 OnStep = Callable[[int, int], None]
-MAX_IMAGES = (
-    20_000  # where a group is so rare that filling it would take more, quality says how many are missing
-)
+MAX_IMAGES = 20_000  # where a group is so rare that filling it would take more, quality says how many are missing
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,7 @@ def terminal_table(methods: Sequence[MethodResult]) -> Table:
         table.add_column(Text(name), justify="right")
     for method in methods:
         evaluation, raw = method.evaluation, method.evaluation.raw
-        fd, interval = (
-            (raw.scores.fd_ddm, raw.fd_ddm_interval) if pair else (raw.scores.fd_l2, raw.fd_l2_interval)
-        )
+        fd, interval = (raw.scores.fd_ddm, raw.fd_ddm_interval) if pair else (raw.scores.fd_l2, raw.fd_l2_interval)
         floor = evaluation.noise_floor
         spread = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval is not None else ""
         label = method.label
@@ -46,9 +44,6 @@ def terminal_table(methods: Sequence[MethodResult]) -> Table:
             f"{floor.share_p95[0] if pair else floor.fd_l2_p95:.3f}",
             f"{evaluation.neither.share:.1%}",
             f"{evaluation.quality.frechet:.1f}",
-            *(
-                f"{g.quality.frechet:.1f}" if g.quality else f"– ({g.missing} missing)"
-                for g in evaluation.per_group
-            ),
+            *(f"{g.quality.frechet:.1f}" if g.quality else f"– ({g.missing} missing)" for g in evaluation.per_group),
         )
     return table

@@ -114,7 +114,7 @@ def contrastive_features(
             progress(step + 1, config.steps, {"loss": loss.item()})
     encoder.eval()
     with torch.inference_mode():
-        parts = [F.normalize(encoder.body(chunk), dim=1) for chunk in data.split(512)]
+        parts = [F.normalize(encoder.body(chunk), dim=1) for chunk in torch.split(data, 512)]
     return torch.cat(parts).numpy()
 
 

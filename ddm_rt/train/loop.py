@@ -45,7 +45,8 @@ class Trainer:
             self.head: IndicatorHead | None = None
             if train.indicator is not IndicatorMode.NONE and train.alpha > 0:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
+        average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(self.model, multi_avg_fn=average)
         parameters = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
         self.optimizer = torch.optim.AdamW(parameters, train.learning_rate, weight_decay=train.weight_decay, fused=True)
         self.parameters = parameters

@@ -1,7 +1,6 @@
 """A training run from images to weights.safetensors: resumable at any moment, and each part written whole."""
 
 import hashlib
-import json
 import platform
 import signal
 from collections import Counter
@@ -134,7 +133,9 @@ def _codes(
         codes = parse_json(Codes, path.read_bytes(), path)
         there = parse_json(GivenCodes, assignment_path.read_bytes(), assignment_path)
         if len(there.code) != len(images):
-            raise DdmError(f"{assignment_path}: made from {len(there.code)} images; {config.data.source} has {len(images)}")
+            raise DdmError(
+                f"{assignment_path}: made from {len(there.code)} images; {config.data.source} has {len(images)}"
+            )
         return codes, np.array(there.code, np.int64)
     if config.codes.source is not None:
         codes, assignment = read_codes(config.codes.source, images)

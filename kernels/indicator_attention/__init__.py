@@ -16,15 +16,15 @@ __all__ = ["attention_reference", "indicator_attention", "indicator_attention_re
 
 def _check(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
-        torch._check(tensor.dim() == 4, lambda n=name, t=tensor: f"{n} has shape {tuple(t.shape)}, expected 4 axes")
+        torch._check(tensor.dim() == 4, lambda n=name, t=tensor: f"{n} has shape {tuple(t.shape)}, expected 4 axes")  # type: ignore[no-untyped-call]
     batch, _, heads, dim = q.shape
     for name, tensor, like in (("k", k, k), ("v", v, k), ("k_ind", k_ind, k_ind), ("v_ind", v_ind, k_ind)):
         expected = (batch, like.shape[1], heads, dim)
-        torch._check(
+        torch._check(  # type: ignore[no-untyped-call]
             tensor.shape == expected,
             lambda n=name, t=tensor, e=expected: f"{n} has shape {tuple(t.shape)}, expected {e}",
         )
-    torch._check(scale.shape == (batch,), lambda: f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")
+    torch._check(scale.shape == (batch,), lambda: f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")  # type: ignore[no-untyped-call]
 
 
 @torch.library.custom_op("ddm_rt::indicator_attention", mutates_args=())

@@ -11,7 +11,8 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # The key carries the scale, never the shared query: a scaled q shared by two attention products
     # crashes the TensorRT-RTX builder.
     logits = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # [B,H,N,T]
-    return (logits.softmax(-1) @ v).transpose(1, 2)  # [B,N,H,D]
+    out: Tensor = (logits.softmax(-1) @ v).transpose(1, 2)  # [B,N,H,D]
+    return out
 
 
 def indicator_attention_reference(

@@ -12,7 +12,7 @@ from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
 from ddm_rt.train.loop import KEPT_CHECKPOINTS, Trainer, TrainingSet, step_seed
 
-STEPS = 20
+STEPS = 12
 MODES = {
     "codes": {},
     "codes, no head": {"train.indicator_weight": 0.0},
@@ -50,22 +50,21 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
 
 
-@pytest.mark.parametrize("stop", [1, 7, STEPS - 1])
-def test_a_resumed_run_ends_in_the_same_bits(trainer: Callable[[], Trainer], stop: int, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_in_the_same_bits(trainer: Callable[[], Trainer], tmp_path: Path) -> None:
     straight = trainer()
     losses = advance(straight, STEPS)
-
-    interrupted = trainer()
-    before = advance(interrupted, stop)
-    path = interrupted.save_checkpoint(tmp_path, "digest")
-    del interrupted
-    torch.randn(3)  # someone else's use of the global generator
-    resumed = trainer()
-    resumed.load_checkpoint(path, "digest")
-    assert resumed.step == stop
-    assert before + advance(resumed, STEPS - stop) == losses
-    assert_same_bits(resumed.tensors(), straight.tensors())
-    assert_same_bits(resumed.weights(), straight.weights())
+    for stop in (1, 5, STEPS - 1):
+        interrupted = trainer()
+        before = advance(interrupted, stop)
+        path = interrupted.save_checkpoint(tmp_path / str(stop), "digest")
+        del interrupted
+        torch.randn(3)  # someone else's use of the global generator
+        resumed = trainer()
+        resumed.load_checkpoint(path, "digest")
+        assert resumed.step == stop
+        assert before + advance(resumed, STEPS - stop) == losses
+        assert_same_bits(resumed.tensors(), straight.tensors())
+        assert_same_bits(resumed.weights(), straight.weights())
 
 
 def test_a_checkpoint_holds_all_that_the_next_step_depends_on(trainer: Callable[[], Trainer], tmp_path: Path) -> None:

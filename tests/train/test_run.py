@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_a_stop_request_leaves_a_checkpoint_of_the_last_whole_step(
 
 def command(folder: Path, out: Path) -> list[str]:
     line = [sys.executable, "-m", "ddm_rt.cli", "train", "--preset", "tiny", "--data", str(folder), "--out", str(out)]
-    return [*line, "--steps", "300", "--set", "train.checkpoint_every=20", "--log-steps"]
+    return [*line, "--steps", "80", "--set", "train.checkpoint_every=8", "--log-steps"]
 
 
 def start(folder: Path, out: Path) -> subprocess.Popen[str]:
@@ -167,17 +168,16 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
     raise AssertionError(f"the process ended before {word!r}: {process.communicate()[1]}")
 
 
-def test_a_process_killed_twice_and_interrupted_once_ends_in_the_same_bytes(
+def test_a_process_killed_at_a_random_moment_and_interrupted_ends_in_the_same_bytes(
     folder: Path, tiny: Make, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     moments = random.Random(os.getpid())  # any moment will do; it is printed with a failure
-    delay = moments.uniform(0, 0.5)
-    print(f"killed {delay:.3f} s after the 20th step")
+    step, delay = moments.choice((10, 20, 30, 40, 50)), moments.uniform(0, 0.02)
+    print(f"killed {delay:.3f} s after step {step}")
     process = start(folder, out)
-    wait_for(process, "step 20 ")
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(delay)
+    wait_for(process, f"step {step} ")
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -195,7 +195,7 @@ def test_a_process_killed_twice_and_interrupted_once_ends_in_the_same_bytes(
 
     finished = subprocess.run(command(folder, out), capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    straight = train(tiny({"train.steps": 300, "train.checkpoint_every": 20}), tmp_path / "straight")
+    straight = train(tiny({"train.steps": 80, "train.checkpoint_every": 8}), tmp_path / "straight")
     assert weights(out) == weights(straight)
 
 

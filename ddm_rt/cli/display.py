@@ -1,0 +1,87 @@
+"""What the terminal shows: progress bars or lines, and the codes that were found."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ddm_rt.bundle import Codes
+from ddm_rt.config import parse_json
+
+Callback = Callable[[int, int, dict[str, float]], None]  # done, total, figures
+
+_EXEMPLARS = 3  # shown of each code
+
+
+def progress(console: Console) -> Progress:
+    """A context that draws bars on `console`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    )
+
+
+def callback(bars: Progress, name: str) -> Callback:
+    """A progress callback that adds its bar on the first call."""
+    task: TaskID | None = None
+
+    def update(done: int, total: int, figures: dict[str, float]) -> None:
+        nonlocal task
+        if task is None:
+            task = bars.add_task(name, total=total, figures="")
+        bars.update(task, completed=done, total=total, figures=_figures(figures))
+
+    return update
+
+
+def step_callback(bars: Progress, name: str) -> Callable[[int, int], None]:
+    """As `callback`, without figures."""
+    update = callback(bars, name)
+    return lambda done, total: update(done, total, {})
+
+
+def log_lines(word: str) -> Callback:
+    """A progress callback that prints every tenth step."""
+
+    def update(done: int, total: int, figures: dict[str, float]) -> None:
+        if done % 10 == 0 or done == total:
+            print(f"{word} {done} of {total} {_figures(figures)}", flush=True)
+
+    return update
+
+
+def show_codes(run: Path, console: Console) -> None:
+    """What discovery found: sizes, exemplars and stability, never a claim that codes are groups."""
+    codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
+    if not codes.leaves:
+        return
+    table = Table("top code", "images", "code", "images", title="modes found in the data (codes are not groups)")
+    if codes.exemplars:
+        table.add_column("typical images, by number")
+    for top in range(codes.num_top_codes):
+        leaves = [leaf for leaf in codes.leaves if leaf.top_code == top]
+        for i, leaf in enumerate(leaves):
+            head = ("", "") if i else (str(top), str(sum(leaf.size for leaf in leaves)))
+            typical = " ".join(map(str, codes.exemplars[leaf.code][:_EXEMPLARS])) if codes.exemplars else ""
+            table.add_row(*head, str(leaf.code), str(leaf.size), *([typical] if codes.exemplars else []))
+        table.add_section()
+    console.print(table)
+    if codes.stability_ari:
+        mean = sum(codes.stability_ari) / len(codes.stability_ari)
+        console.print(
+            f"stability: adjusted Rand index {mean:.3f} on average over {len(codes.stability_ari)} bootstrap samples "
+            f"(lowest {min(codes.stability_ari):.3f}; 1 is the same split again)",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return " ".join(f"{key} {value:.4f}" for key, value in figures.items())
