@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/ddm-rt demo --out demo-out
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

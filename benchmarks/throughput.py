@@ -3,8 +3,8 @@
     python benchmarks/throughput.py BUNDLE_WITH_WEIGHTS [--batch 16] [--threads 2]
 
 The baseline is what a diffusers user writes: diffusers' DDIMScheduler object, the torch modules, both branches of
-guidance as one batch, `torch.inference_mode`. Same sampler, steps, batch, codes and threads; the two run in turn, A B A B,
-and the median of the rounds is the figure. The bundle must be exported with `--with-weights`.
+guidance as one batch, `torch.inference_mode`. Same sampler, steps, batch, codes and threads; the two run in turn, and
+the median of the rounds is the figure. The bundle must be exported with `--with-weights`.
 """
 
 import argparse

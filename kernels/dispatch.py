@@ -17,6 +17,10 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 
+# (op, flavour) -> the package that it needs beyond numpy.
+_NEEDS = {("indicator_attention", "reference"): "torch"}
+
+
 def unavailable(op: str, flavour: str) -> str | None:
     """Why `flavour` of `op` can't run here, or None when it can.
 
@@ -28,8 +32,9 @@ def unavailable(op: str, flavour: str) -> str | None:
         raise ValueError(f"flavour {flavour!r} of {op} is unknown; flavours: {', '.join(IMPLEMENTATIONS)}")
     if flavour not in TABLE[op]:
         return f"no {flavour} implementation of {op} is shipped in this version"
-    if flavour == "triton" and importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
+    package = "triton" if flavour == "triton" else _NEEDS.get((op, flavour))
+    if package is not None and importlib.util.find_spec(package) is None:
+        return f"the package {package} is not installed"
     return None
 
 

@@ -137,7 +137,11 @@ def export(
     """
     from ddm_rt.export.onnx import export_run
 
-    bundle = export_run(run, out, with_weights=with_weights)
+    with display.progress(errors) as bars:
+        update = display.callback(bars, "exporting")
+        bundle = export_run(
+            run, out, with_weights=with_weights, progress=lambda done, total, part: update(done, total, {})
+        )
     _say(f"bundle: {out}\nid: {bundle.bundle_id}")
 
 

@@ -1,8 +1,8 @@
 """Code discovery: modes of the data without labels. Micro-codes, a tree over them, top codes.
 
-Features -> k-nearest-neighbour graph -> eigenvectors of its normalised Laplacian -> k-means into K micro-codes -> Ward's
-tree over their centroids -> the top M branches. Codes are modes of the data; whether they follow a named attribute is
-for an audit to say, never for this file.
+Features -> k-nearest-neighbour graph -> eigenvectors of its normalised Laplacian -> k-means into K micro-codes ->
+Ward's tree over their centroids -> the top M branches. Codes are modes of the data; whether they follow a named
+attribute is for an audit to say, never for this file.
 """
 
 import numpy as np

@@ -38,6 +38,12 @@ def test_explicit_flavour_that_is_not_shipped_is_refused(monkeypatch: pytest.Mon
     assert dispatch.load("op")(4) == 2
 
 
+def test_a_reference_without_its_package_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None)
+    assert dispatch.unavailable("indicator_attention", "reference") == "the package torch is not installed"
+    assert dispatch.unavailable("guided_step", "reference") is None, "numpy alone"
+
+
 def test_triton_without_its_package_is_refused_and_auto_passes_it_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
