@@ -57,9 +57,7 @@ def test_stratified_by_code(judge, reference):
     codes = np.arange(80) % 2 * 3  # codes 0 and 3, pure
     found = evaluate(images(light), codes, judge, GROUPS, reference)
     assert found.strata == "code"
-    assert found.raw.intervals[0] == pytest.approx(
-        stratified(np.array([40, 0]), np.array([40, 40])), abs=STATISTIC_ABS
-    )
+    assert found.raw.intervals[0] == pytest.approx(stratified(np.array([40, 0]), np.array([40, 40])), abs=STATISTIC_ABS)
     assert [(row.code, row.n, row.counts, row.neither) for row in found.codes] == [
         (0, 40, (40, 0), 0),
         (3, 40, (0, 40), 0),

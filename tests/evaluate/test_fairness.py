@@ -226,9 +226,7 @@ def test_fd_interval_coverage(p, size):
     assert np.mean(covered) >= 0.92
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(0, 9)
-)
+@given(st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(0, 9))
 def test_bootstrap_draws_are_shares_and_repeat(rows, seed):
     table = np.array(rows)
     if table.sum() == 0:
@@ -242,9 +240,7 @@ def test_bootstrap_draws_are_shares_and_repeat(rows, seed):
     assert np.array_equal(draws, intervals.bootstrap_shares(table, seed=seed, resamples=5))
 
 
-@pytest.mark.parametrize(
-    ("n", "mean", "p95"), [(100, 0.040, 0.100), (500, 0.018, 0.044), (1000, 0.013, 0.031)]
-)
+@pytest.mark.parametrize(("n", "mean", "p95"), [(100, 0.040, 0.100), (500, 0.018, 0.044), (1000, 0.013, 0.031)])
 def test_noise_floor_of_two_groups(n, mean, p95):
     floor = intervals.noise_floor(n, EVEN2)
     assert (round(floor.share_mean[0], 3), round(floor.share_p95[0], 3)) == (mean, p95)

@@ -124,3 +124,23 @@ def test_nearest():
         quality.nearest(images, train[:, :3], held_out)
     with pytest.raises(DdmError, match="held_out"):
         quality.nearest(images, train, held_out[:0])
+
+
+def _pictures(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+def test_copying_tells_copies_from_fresh_draws() -> None:
+    rng = np.random.default_rng(0)
+    train, held_out, fresh = _pictures(rng, 200), _pictures(rng, 250), _pictures(rng, 400)
+    copied = quality.copying(train[:100], train, held_out)
+    assert copied.share == 1.0
+    assert copied.of_each == 200
+    independent = quality.copying(fresh, train, held_out)
+    assert independent.interval[0] < 0.5 < independent.interval[1]
+
+
+def test_copying_refuses_another_size() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(DdmError, match="held_out"):
+        quality.copying(_pictures(rng, 3), _pictures(rng, 3), np.zeros((3, 4, 4, 3), np.uint8))

@@ -31,9 +31,7 @@ def pictures(n, seed=0):
 def report(write_judge):
     judge = Judge.load(write_judge())
     reference = LabelledImages(pictures(20, 1), ["dark", "light"] * 10)
-    plain = evaluate(
-        pictures(41), None, judge, ["dark", "light"], reference, pictures(9, 2), min_per_group=21
-    )
+    plain = evaluate(pictures(41), None, judge, ["dark", "light"], reference, pictures(9, 2), min_per_group=21)
     coded = evaluate(
         pictures(44), np.arange(44) % 3, judge, ["dark", "light"], reference, pictures(9, 2), min_per_group=21
     )
@@ -41,9 +39,7 @@ def report(write_judge):
         title=f"Sample {NASTY}",
         methods=[
             MethodResult("vanilla", "Vanilla", plain, pictures(41)),
-            MethodResult(
-                "ours", f"Ours {NASTY}", coded, pictures(5), NASTY, from_other_run=f"seed 7 {NASTY}"
-            ),
+            MethodResult("ours", f"Ours {NASTY}", coded, pictures(5), NASTY, from_other_run=f"seed 7 {NASTY}"),
         ],
         codes=[CodeCard(code, code // 2, 10 + code, pictures(code + 1)) for code in range(3)],
         stability=[0.9, 1.0],
