@@ -273,8 +273,8 @@ def _bars(by_cell: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
         f"- overall Frechet distance at most .50 of vanilla's on average: {np.mean([c / v for c, v in frechet]):.2f}",
         f"- the minority's at most .60 of vanilla's on average: {np.mean(ratios):.2f} ({len(ratios)} sets)",
         "- no group copies the training set more than with vanilla. Three-sample test, share of images nearer to "
-        f"training than to as many held-out images (.5: no copying): at most vanilla's in {less} of {len(copies)} groups, "
-        f"and above it with separate 95 % intervals in {more} (ours / vanilla: "
+        f"training than to as many held-out images (.5: no copying): at most vanilla's in {less} of "
+        f"{len(copies)} groups, and above it with separate 95 % intervals in {more} (ours / vanilla: "
         + ", ".join(f"{name} {c['share']:.3f} / {v['share']:.3f}" for name, c, v in copies)
         + ")",
     ]

@@ -157,7 +157,8 @@ def nearest(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
 
     Raises DdmError where sizes differ or a set is empty.
     """
-    ours, real = _distances(images, train, "train"), _distances(held_out, train, "train")
+    _check_pictures(images, train=train, held_out=held_out)
+    ours, real = _distances(images, train), _distances(held_out, train)
     bound = float(np.percentile(real, NEAR_PERCENTILE))
     return Nearest(
         n=len(ours),
@@ -195,10 +196,15 @@ def copying(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
     return Copying(n=n, of_each=m, share=count / n, interval=wilson(count, n))
 
 
-def _distances(images: NDArray[np.uint8], others: NDArray[np.uint8], name: str) -> NDArray[np.float64]:
+def _check_pictures(images: NDArray[np.uint8], **others: NDArray[np.uint8]) -> None:
+    for name, other in others.items():
+        if other.shape[1:] != images.shape[1:] or len(other) == 0 or len(images) == 0:
+            expected = f"expected images of size {list(images.shape[1:])}, at least one"
+            raise DdmError(f"{name}: {list(other.shape)}; {expected}")
+
+
+def _distances(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Distance [N] of each image to the nearest of `others`: root mean square over pixels, black to white = 1."""
-    if others.shape[1:] != images.shape[1:] or len(others) == 0 or len(images) == 0:
-        raise DdmError(f"{name}: {list(others.shape)}; expected images of size {list(images.shape[1:])}, at least one")
     index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_pixels(others))
     return np.asarray(index.kneighbors(_pixels(images))[0][:, 0] / np.sqrt(images[0].size), dtype=np.float64)
 
