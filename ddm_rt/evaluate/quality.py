@@ -188,9 +188,8 @@ def copying(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
     set are used, m being the size of the smaller. Raises DdmError as `nearest` does.
     """
     m = min(len(train), len(held_out))
-    to_train, to_held_out = (
-        _distances(images, part[:m], name) for name, part in (("train", train), ("held_out", held_out))
-    )
+    _check_pictures(images, train=train, held_out=held_out)
+    to_train, to_held_out = _distances(images, train[:m]), _distances(images, held_out[:m])
     count = int((to_train < to_held_out).sum())
     n = len(images)
     return Copying(n=n, of_each=m, share=count / n, interval=wilson(count, n))
