@@ -137,6 +137,7 @@ class CodesConfig(Frozen):
     eigenvectors: Annotated[int, Field(ge=1)] = 8
     micro_codes: Annotated[int, Field(ge=2, le=4096)] = 16  # K, the leaves of the tree
     top_codes: Annotated[int, Field(ge=2, le=1024)] = 2  # M branches that get equal shares
+    min_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of all images: less is an outlier, not a branch
     bootstraps: Annotated[int, Field(ge=0, le=1000)] = 10
 
 

@@ -7,7 +7,7 @@ attribute is for an audit to say, never for this file.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import linkage
 from scipy.sparse.csgraph import laplacian
 from scipy.sparse.linalg import eigsh
 from sklearn.cluster import KMeans
@@ -81,14 +81,51 @@ def _tree(
     """Micro-code of each image, top code of each micro-code, and Ward's merges. Largest top code first."""
     kmeans = KMeans(config.micro_codes, n_init=4, random_state=seed).fit(embedding)
     tree = linkage(kmeans.cluster_centers_, "ward")
-    branch = fcluster(tree, config.top_codes, "maxclust") - 1
-    if len(np.unique(branch)) < config.top_codes:
-        raise DdmError(
-            f"codes.top_codes is {config.top_codes}, but the tree has only {len(np.unique(branch))} branches"
-        )
+    leaf_sizes = np.bincount(kmeans.labels_, minlength=config.micro_codes)
+    branch = cut(tree, leaf_sizes, kmeans.cluster_centers_, config)
     sizes = np.bincount(branch[kmeans.labels_], minlength=config.top_codes)
     rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
     return kmeans.labels_.astype(np.int64), rank[branch].astype(np.int64), tree
+
+
+def cut(
+    tree: NDArray[np.float64], sizes: NDArray[np.int64], centroids: NDArray[np.float64], config: CodesConfig
+) -> NDArray[np.int64]:
+    """The branch [K] of each micro-code: the tree's highest splits, of which outliers are none.
+
+    A branch that holds less than `min_share` of the images would get the share of a whole mode, so such a split isn't
+    counted; its micro-codes join the branch whose centroid is nearest. `sizes` [K] are the micro-codes' images.
+
+    Raises DdmError when the tree has fewer branches of that size than `top_codes`.
+    """
+    leaves = len(sizes)
+    members: list[list[int]] = [[k] for k in range(leaves)]
+    for left, right in tree[:, :2].astype(int):
+        members.append(members[left] + members[right])
+    splittable = [len(members) - 1]  # nodes; a node's number grows with its height
+    closed: list[int] = []
+    while len(splittable) + len(closed) < config.top_codes:
+        if not splittable:
+            raise DdmError(
+                f"codes.top_codes is {config.top_codes}, but the tree has only {len(closed)} branches of at least "
+                f"{config.min_share:.0%} of the images; lower codes.top_codes or codes.min_share"
+            )
+        node = max(splittable)
+        splittable.remove(node)
+        children = tree[node - leaves, :2].astype(int).tolist() if node >= leaves else []
+        large = [child for child in children if sizes[members[child]].sum() >= config.min_share * sizes.sum()]
+        if large:
+            splittable += large
+        else:
+            closed.append(node)
+    branch_of = np.full(leaves, -1)
+    for number, node in enumerate(splittable + closed):
+        branch_of[members[node]] = number
+    parts = [branch_of == number for number in range(config.top_codes)]
+    means = np.stack([np.average(centroids[part], axis=0, weights=sizes[part]) for part in parts])
+    for orphan in np.flatnonzero(branch_of < 0):
+        branch_of[orphan] = np.linalg.norm(means - centroids[orphan], axis=1).argmin()
+    return branch_of
 
 
 def _exemplars(
@@ -112,6 +149,10 @@ def _stability(
         sample = np.random.default_rng([seed, i]).integers(0, len(embedding), len(embedding))
         if len(np.unique(embedding[sample], axis=0)) <= config.micro_codes:
             raise DdmError(f"codes.micro_codes is {config.micro_codes}: too many for {len(embedding)} images")
-        assignment, top_of, _ = _tree(embedding[sample], config, seed)
+        try:
+            assignment, top_of, _ = _tree(embedding[sample], config, seed)
+        except DdmError:
+            scores.append(0.0)  # this sample has no such branches: nothing was found again
+            continue
         scores.append(float(adjusted_rand_score(top[sample], top_of[assignment])))
     return tuple(scores)
