@@ -5,10 +5,10 @@
 
 The rule of code discovery, α, guidance, sampler and budget are those of the preset `digits-bench`. They were chosen on
 pairs of other digits (4 and 9, 2 and 5, 5 and 6, 2 and 6, 5 and 9), before any cell of this table was run, with one
-exception: the first rule had no `codes.min_share`. On 0v1 1:4 it made a mode of 27 outlying ones, and the share of zeros
-fell to .106. That row stays in the table as "codes, first rule". With `min_share` = .05 a smaller branch is no mode; the
-other five sets have the same codes under both rules (their smallest branch holds 19 % of the images), so their rows are of
-the same weights. `benchmarks/code_rules.py` compares the rules on pairs that played no part in this.
+exception: the first rule had no `codes.min_share`. On 0v1 1:4 it made a mode of 27 outlying ones, and the share of
+zeros fell to .106. That row stays in the table as "codes, first rule". With `min_share` = .05 a smaller branch is no
+mode; the other five sets have the same codes under both rules (their smallest branch holds 19 % of the images), so
+their rows are of the same weights. `benchmarks/code_rules.py` compares the rules on pairs that played no part in this.
 """
 
 import argparse
@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "oracle": {"train.indicator": "codes"},  # codes are the true labels
 }
 STRESS = "stress 3v8 4:1"  # half of the images polarity-inverted
-FIRST_RULE = "codes, first rule"  # without min_share: what the table was first run with (see `about`)
+FIRST_RULE = "codes, first rule"  # without min_share: what the table was first run with (see above)
 ABLATIONS: dict[str, dict[str, Any]] = {  # on 3v8 4:1, but the first rule on 0v1 1:4, the one set where it differs
     FIRST_RULE: {"train.indicator": "codes", "codes.min_share": 0.0},
     "codes α=0": {"train.indicator": "codes", "train.indicator_weight": 0.0},

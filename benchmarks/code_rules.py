@@ -2,8 +2,9 @@
 
     python benchmarks/code_rules.py MNIST.npz --pairs 14 12 16 19
 
-MNIST.npz as in `make_digits.py`. For each pair of digits, at 4:1 and at 1:4 (1,500 and 375 images), it prints the mean over
-the top codes of the first digit's share (.5 is balance), with and without `codes.min_share`, and appends to a JSON file.
+MNIST.npz as in `make_digits.py`. For each pair of digits, at 4:1 and at 1:4 (1,500 and 375 images), it prints the mean
+over the top codes of the first digit's share (.5 is balance), with and without `codes.min_share`, and appends to a JSON
+file.
 """
 
 import argparse
