@@ -182,7 +182,7 @@ class SamplingConfig(Frozen):
     num_steps: Positive = 25
     eta: Fraction = 0.0
     guidance_scale: Annotated[float, Field(ge=0)] = 1.0  # text
-    indicator_guidance_scale: Annotated[float, Field(ge=0)] = 2.0  # code
+    indicator_guidance_scale: Annotated[float, Field(ge=0)] = 1.5  # code
     indicator_scale: Annotated[float, Field(ge=0)] = 1.0  # attention, s
     clip: tuple[float, float] | None = (-1.0, 1.0)  # of x0, for pixel models
 
