@@ -1,6 +1,9 @@
 """What several rooms' tests need: a small run and its bundle; and an account of what wasn't exercised here."""
 
+import functools
 import importlib.util
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,24 @@ def has_package(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
 
+@functools.cache
+def has_own_file_system() -> bool:
+    """Whether a test may mount a small file system that nobody else sees."""
+    script = 'mount -t tmpfs -o size=64k tmpfs "$0"'
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, folder]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+
 # What only some machines can show -> whether this one can. The end of a test run names the rest.
 EXERCISED: dict[str, Callable[[], bool]] = {
     "bf16 device numerics": has_cuda,
     "Triton kernels on a device": has_cuda,
     "TensorRT": has_package("tensorrt"),
+    "writing onto a full disk": has_own_file_system,
 }
 
 NO_CUDA = "needs a CUDA device"
@@ -80,6 +96,13 @@ def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes
     (directory / "codes.json").write_text(codes.model_dump_json(indent=1))
     save_file(state, directory / "weights.safetensors")
     return directory
+
+
+@pytest.fixture
+def own_file_system() -> None:
+    """Skips where `has_own_file_system` is false; the last line of the run says so."""
+    if not has_own_file_system():
+        pytest.skip("needs a user namespace with mounts")
 
 
 @pytest.fixture(scope="session")

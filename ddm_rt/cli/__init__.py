@@ -27,7 +27,13 @@ app = typer.Typer(
 )
 console = Console(markup=False)  # a path may hold brackets
 errors = Console(stderr=True)
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG)
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+# What a serving environment does without -> the extra that brings it.
+_EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnxscript", "safetensors", "sklearn"), "train")
+_EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
@@ -40,6 +46,11 @@ def main() -> None:
         app()
     except DdmError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _EXTRAS:
+            raise
+        _fail(f"the package {package} is not installed; this command needs pip install 'ddm-rt[{_EXTRAS[package]}]'")
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -177,6 +188,8 @@ def sample(
 
     if bundle is None:
         raise DdmError("bundle: name a bundle directory, or the shipped one: digits")
+    if index is not None and from_ is None:
+        raise DdmError("--index: names an image of a manifest; give that with --from")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,7 +16,7 @@ from rich.table import Table
 import ddm_rt
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.config import PRESETS, DataConfig
+from ddm_rt.config import PRESETS, DataConfig, RunConfig, parse_json, resolve
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import MethodResult, Report, write
@@ -23,10 +24,10 @@ from ddm_rt.evaluate.run import code_cards, measure
 from ddm_rt.evaluate.terminal import terminal_table
 
 PRESET = "digits-demo"
-METHODS = {
-    "ours": ("Ours: codes, no labels", ["--indicator", "codes"]),
-    "vanilla": ("Vanilla diffusion", ["--indicator", "none"]),
-    "paper": ("DDM as published (true labels, α = .05)", ["--indicator", "labels", "--indicator-weight", "0.05"]),
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("Ours: codes, no labels", {"train.indicator": "codes"}),
+    "vanilla": ("Vanilla diffusion", {"train.indicator": "none"}),
+    "paper": ("DDM as published (true labels, α = .05)", {"train.indicator": "labels", "train.indicator_weight": 0.05}),
 }
 N, SEED, MIN_PER_GROUP = 500, 0, 200
 LIMITATIONS = (
@@ -45,14 +46,20 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
     groups = sorted(set(labels))
     if not source.startswith("digits") or len(groups) != 2:
         raise DdmError(f"--data {source!r}: the demo takes two classes of the shipped digits, e.g. digits:3,8@4:1")
-    steps = steps or PRESETS[PRESET].train.steps
+    steps = PRESETS[PRESET].train.steps if steps is None else steps
+    configs = {
+        name: resolve(PRESET, {"data.source": source, "train.steps": steps} | fields)
+        for name, (_, fields) in METHODS.items()
+    }
+    for name, config in configs.items():
+        _check_same(out / name / "run" / "config.json", config)
     counts = ", ".join(f"{labels.count(group)} of {group}" for group in groups)
     console.print(
         f"training images: {counts}\nbudget: {len(METHODS)} models, {steps} steps of "
         f"{PRESETS[PRESET].train.batch_size} images each, one thread each, {_workers()} side by side",
         highlight=False,
     )
-    _train_all(out, source, steps, console)
+    _train_all(out, configs, console)
     judge, results = Judge.load("digits"), []
     for name, (label, _) in METHODS.items():
         bundle = out / name / "bundle"
@@ -94,7 +101,15 @@ def _workers() -> int:
     return max(1, min(len(METHODS), os.cpu_count() or 1))
 
 
-def _train_all(out: Path, source: str, steps: int, console: Console) -> None:
+def _check_same(path: Path, config: RunConfig) -> None:
+    """A run that was made with other settings must not pass for one of this demo's."""
+    if path.is_file() and parse_json(RunConfig, path.read_bytes(), path) != config:
+        raise DdmError(
+            f"{path}: made with other settings (steps, data, version) than this demo's; choose another --out"
+        )
+
+
+def _train_all(out: Path, configs: dict[str, RunConfig], console: Console) -> None:
     """The models' training processes, as many side by side as there are CPUs, each with its own bar."""
     waiting = [name for name in METHODS if not (out / name / "run" / "weights.safetensors").is_file()]
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -105,12 +120,12 @@ def _train_all(out: Path, source: str, steps: int, console: Console) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        tasks = {name: bars.add_task(name, total=steps) for name in waiting}
+        tasks = {name: bars.add_task(name, total=configs[name].train.steps) for name in waiting}
         try:
             while waiting or running:
                 while waiting and len(running) < _workers():
                     name = waiting.pop(0)
-                    running[name] = _start(out / name, source, steps, METHODS[name][1])
+                    running[name] = _start(out / name, configs[name], METHODS[name][1])
                 for name, process in list(running.items()):
                     bars.update(tasks[name], completed=_step(out / name / "train.log"))
                     if process.poll() is not None:
@@ -118,19 +133,21 @@ def _train_all(out: Path, source: str, steps: int, console: Console) -> None:
                         if process.returncode:
                             tail = (out / name / "train.log").read_text(errors="replace").strip().splitlines()[-1:]
                             raise DdmError(f"training {name} failed: {' '.join(tail)} ({out / name / 'train.log'})")
-                        bars.update(tasks[name], completed=steps)
+                        bars.update(tasks[name], completed=configs[name].train.steps)
                 time.sleep(0.5)
         finally:
             for process in running.values():
                 process.terminate()
 
 
-def _start(folder: Path, source: str, steps: int, options: list[str]) -> subprocess.Popen[bytes]:
+def _start(folder: Path, config: RunConfig, fields: dict[str, Any]) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ddm_rt.cli", "train", "--preset", PRESET, "--data", source, "--steps", str(steps)]
+    command = [sys.executable, "-m", "ddm_rt.cli", "train", "--preset", PRESET, "--data", config.data.source]
+    command += ["--steps", str(config.train.steps), "--out", str(folder / "run"), "--log-steps"]
+    command += [part for field, value in fields.items() for part in ("--set", f"{field}={value}")]
     with (folder / "train.log").open("wb") as log:
         return subprocess.Popen(
-            [*command, "--out", str(folder / "run"), "--log-steps", *options],
+            command,
             stdout=log,
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -16,7 +16,7 @@ _EXEMPLARS = 3  # shown of each code
 
 
 def progress(console: Console) -> Progress:
-    """A context that draws bars on `console`."""
+    """A context that draws bars on `console`; nothing where that is no terminal, so that logs hold messages alone."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -25,6 +25,7 @@ def progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
         console=console,
+        disable=not console.is_terminal,
     )
 
 

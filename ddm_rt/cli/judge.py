@@ -9,7 +9,7 @@ import numpy as np
 
 import ddm_rt
 from ddm_rt import data
-from ddm_rt.config import DataConfig
+from ddm_rt.config import DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.export.classifier import export_classifier
 from ddm_rt.train.judge import confusion, fit
@@ -36,9 +36,8 @@ def make_judge(
         held_out = source
     sets = []
     for name, split in ((source, "judge"), (held_out, "reference")):
-        images = data.load(
-            DataConfig.model_validate({"source": name, "image_size": image_size, "channels": channels}), split
-        )
+        fields = {"source": name, "image_size": image_size, "channels": channels}
+        images = data.load(parse(DataConfig, fields, "data"), split)
         if images.labels is None:
             raise DdmError(f"{name}: a judge needs labels (metadata.csv: file_name,label)")
         sets.append(images)

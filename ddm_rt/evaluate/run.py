@@ -1,6 +1,7 @@
 """From bundles or sampled directories to figures: generate, judge, measure, report."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.config import NULL_CODE, DataConfig
+from ddm_rt.config import NULL_CODE, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
@@ -20,6 +21,7 @@ from ddm_rt.evaluate.report import GRID_IMAGES, CodeCard, MethodResult, Report, 
 from ddm_rt.evaluate.terminal import terminal_table
 from ddm_rt.sample.pipeline import Pipeline
 
+_log = logging.getLogger(__name__)
 OnStep = Callable[[int, int], None]
 MAX_IMAGES = 20_000  # where a group is so rare that filling it would take more, quality says how many are missing
 
@@ -78,6 +80,10 @@ def read_sampled(directory: Path) -> Sampled:
             raise DdmError(f"{directory / name}: not a readable image ({error})") from error
     if not images:
         raise DdmError(f"{path}: field images is empty; expected at least one image")
+    for name, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            found, first = ("x".join(map(str, array.shape[1::-1])) for array in (image, images[0]))
+            raise DdmError(f"{directory / name}: is {found} pixels; {files[0]} is {first}, and all must be alike")
     array = np.array(codes, np.int64)
     return Sampled(np.stack(images), None if (array == NULL_CODE).all() else array)
 
@@ -96,10 +102,17 @@ def three_channels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def code_cards(bundle: Bundle) -> list[CodeCard]:
-    """The discovered codes with typical training images, where the training images can be loaded."""
+    """The discovered codes with typical training images, where those images are on this machine."""
     if not bundle.codes.exemplars:
         return []
-    images = three_channels(data.load(bundle.config.run.data).images)
+    try:
+        images = three_channels(data.load(bundle.config.run.data).images)
+    except DdmError as error:
+        _log.info("no exemplars in the report: %s", error)
+        return []
+    if len(images) != sum(leaf.size for leaf in bundle.codes.leaves):
+        _log.info("no exemplars in the report: %s has changed since training", bundle.config.run.data.source)
+        return []
     return [
         CodeCard(leaf.code, leaf.top_code, leaf.size, images[list(exemplars)])
         for leaf, exemplars in zip(bundle.codes.leaves, bundle.codes.exemplars, strict=True)
@@ -119,23 +132,28 @@ def measure(
     on_step: OnStep | None = None,
 ) -> tuple[Evaluation, NDArray[np.uint8]]:
     """Figures and the first images of a bundle (which generates n) or of a sampled directory."""
+    pipeline, sampled = None, None
     if (path / INDEX).is_file() or not path.exists():
         pipeline = Pipeline.load(path)
         config = pipeline.bundle.config.run.data
-        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step)
     else:
         sampled = read_sampled(path)
-        config = DataConfig(image_size=sampled.images.shape[1], channels=3)
+        config = parse(DataConfig, {"image_size": sampled.images.shape[1], "channels": 3}, path)
         n = len(sampled.images)
+    # Real images first: what can't be loaded shows before minutes are spent on sampling.
+    real = labelled(reference, "reference", config)
     train_images = None
     if training is not None:
         train_images = three_channels(data.load(config.model_copy(update={"source": training})).images)
+    if pipeline is not None:
+        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step)
+    assert sampled is not None
     figures = evaluate(
         sampled.images,
         sampled.codes,
         judge,
         groups,
-        labelled(reference, "reference", config),
+        real,
         train_images,
         min_per_group=min_per_group,
         n=n,
@@ -161,6 +179,11 @@ def evaluate_methods(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
     loaded = Judge.load(judge, classes=classes)
+    for group in groups:
+        if group not in loaded.classes:
+            raise DdmError(f"groups: {group} is unknown to the judge; its classes: {', '.join(loaded.classes)}")
+    if len(set(groups)) != len(groups) or len(groups) < 2:
+        raise DdmError(f"groups are {', '.join(groups)}; expected two or more different classes of the judge")
     results: list[MethodResult] = []
     cards: list[CodeCard] = []
     stability: tuple[float, ...] = ()

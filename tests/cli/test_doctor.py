@@ -1,0 +1,64 @@
+"""`ddm-rt doctor`: each backend and kernel flavour, available or the reason why not."""
+
+import importlib.util
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from ddm_rt.config import Backend
+from ddm_rt.engine import backends
+from ddm_rt.kernels import dispatch
+
+# By import: the name `doctor` in ddm_rt.cli is the command of that name.
+doctor = import_module("ddm_rt.cli.doctor")
+
+
+def rows() -> dict[str, tuple[bool, str]]:
+    return {name: (ok, detail) for name, ok, detail in doctor.checks()}
+
+
+def test_every_backend_and_kernel_flavour_has_its_row() -> None:
+    found = rows()
+    assert {f"backend {name}" for name in backends.TABLE} <= found.keys()
+    assert {f"backend {name}" for name in Backend if name is not Backend.AUTO} <= found.keys()
+    flavours = {f"kernel {op}: {flavour}" for op in dispatch.TABLE for flavour in dispatch.IMPLEMENTATIONS}
+    assert flavours <= found.keys()
+    assert all(detail for _, detail in found.values())
+
+
+def test_it_agrees_with_what_can_be_loaded() -> None:
+    found = rows()
+    for op in dispatch.TABLE:
+        for flavour in dispatch.IMPLEMENTATIONS:
+            ok, _ = found[f"kernel {op}: {flavour}"]
+            if ok:
+                assert callable(dispatch.load(op, flavour))
+            else:
+                with pytest.raises(RuntimeError):
+                    dispatch.load(op, flavour)
+
+
+def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec, import_module = importlib.util.find_spec, backends.import_module
+
+    def absent(name: str, *args: Any) -> Any:
+        if name == "ddm_rt.engine.torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return import_module(name, *args)
+
+    monkeypatch.setattr(backends, "import_module", absent)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find_spec(name, *a))
+    found = rows()
+    assert found["backend torch"] == (False, "the package torch is not installed")
+    assert found["backend onnxruntime"] == (True, "ready")
+    assert found["kernel indicator_attention: reference"] == (False, "the package torch is not installed")
+    assert found["kernel guided_step: reference"][0]
+
+
+def test_the_command_shows_the_table(ddm_rt: Callable) -> None:
+    said = ddm_rt("doctor")
+    assert said.code == 0
+    assert "backend onnxruntime" in said.out
+    assert "reference" in said.out

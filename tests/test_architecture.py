@@ -1,0 +1,112 @@
+"""The house holds: data flows one way through the rooms, files stay small, nothing names a machine."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = sorted(
+    {path.relative_to(ROOT / "ddm_rt").parts[0].removesuffix(".py") for path in (ROOT / "ddm_rt").rglob("*.py")}
+)
+SOURCES = sorted(
+    path
+    for folder in ("ddm_rt", "kernels", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+TEXTS = [
+    *SOURCES,
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")),
+]
+MAX_LINES = 400
+# A home, a mounted disk or a drive letter; `/tmp` and `/usr` are on every machine, but have no place here either.
+MACHINE_PATH = re.compile(r"(?<![\w.}/])/(?:home|root|Users|work|mnt|tmp|usr|opt|var)/|\b[A-Z]:\\")
+
+
+def ids(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+    return found
+
+
+def contracts() -> list[dict]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+
+
+def lint(configuration: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    command = [program, "--config", configuration, "--no-cache"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_import_contracts_are_kept() -> None:
+    done = lint(ROOT / "pyproject.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout
+
+
+def test_every_room_stands_in_the_layers() -> None:
+    layers = re.findall(r"ddm_rt\.(\w+)", " ".join(contracts()[0]["layers"]))
+    assert sorted(set(ROOMS) - {"__init__"}) == sorted(set(layers) - {"serve"} | ({"serve"} & set(ROOMS)))
+
+
+def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
+    """The linter does look inside: an import that is there, and forbidden, is reported."""
+    (tmp_path / "forbidden.toml").write_text(
+        """
+        [tool.importlinter]
+        root_packages = ["ddm_rt", "ddm_rt.kernels"]
+        include_external_packages = true
+        [[tool.importlinter.contracts]]
+        name = "the torch backend is not allowed torch, nor kernels numpy's like"
+        type = "forbidden"
+        source_modules = ["ddm_rt.engine", "ddm_rt.kernels.*"]
+        forbidden_modules = ["torch"]
+        """
+    )
+    done = lint(tmp_path / "forbidden.toml")
+    assert done.returncode == 1
+    assert "ddm_rt.engine.torch -> torch" in done.stdout
+    assert "ddm_rt.kernels.indicator_attention" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").rglob("*.py")), ids=ids)
+def test_kernels_import_nothing_of_the_project_but_kernels(path: Path) -> None:
+    """Beside the linter: this sees the folder itself, whatever is installed."""
+    for name in imports(path):
+        assert not name.startswith("ddm_rt") or name.startswith("ddm_rt.kernels"), name
+
+
+def test_there_is_no_module_that_would_hide_the_rest() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists(), "the folder is a part of ddm_rt by mapping alone"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_a_file_holds_one_idea(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < MAX_LINES
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+    imports(path)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=ids)
+def test_nothing_names_a_machine(path: Path) -> None:
+    if path == Path(__file__):
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        assert not MACHINE_PATH.search(line), f"line {number}: {line.strip()}"
