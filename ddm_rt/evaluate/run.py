@@ -80,9 +80,9 @@ def read_sampled(directory: Path) -> Sampled:
             raise DdmError(f"{directory / name}: not a readable image ({error})") from error
     if not images:
         raise DdmError(f"{path}: field images is empty; expected at least one image")
-    for name, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            found, first = ("x".join(map(str, array.shape[1::-1])) for array in (image, images[0]))
+    for name, pixels in zip(files, images, strict=True):
+        if pixels.shape != images[0].shape:
+            found, first = ("x".join(map(str, array.shape[1::-1])) for array in (pixels, images[0]))
             raise DdmError(f"{directory / name}: is {found} pixels; {files[0]} is {first}, and all must be alike")
     array = np.array(codes, np.int64)
     return Sampled(np.stack(images), None if (array == NULL_CODE).all() else array)
