@@ -31,8 +31,6 @@ def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> t
         raise DdmError(f"codes.micro_codes is {config.micro_codes}, but there are only {count} images")
     embedding = spectral_embedding(features, config, seed)
     assignment, top_of, tree = _tree(embedding, config, seed)
-    if (found := len(np.unique(assignment))) < config.micro_codes:
-        raise DdmError(f"codes.micro_codes is {config.micro_codes}, but the {count} images form only {found} clusters")
     top = top_of[assignment]
     rule = config.model_dump(mode="json", exclude={"source"})
     codes = describe(assignment, top_of, origin="discovered").model_copy(
@@ -80,6 +78,9 @@ def _tree(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Micro-code of each image, top code of each micro-code, and Ward's merges. Largest top code first."""
     kmeans = KMeans(config.micro_codes, n_init=4, random_state=seed).fit(embedding)
+    if (found := len(np.unique(kmeans.labels_))) < config.micro_codes:
+        count = len(embedding)
+        raise DdmError(f"codes.micro_codes is {config.micro_codes}, but the {count} images form only {found} clusters")
     tree = linkage(kmeans.cluster_centers_, "ward")
     leaf_sizes = np.bincount(kmeans.labels_, minlength=config.micro_codes)
     branch = cut(tree, leaf_sizes, kmeans.cluster_centers_, config)
