@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pictures import write_folder
 
-from ddm_rt.bundle import Bundle, Codes, Leaf
+from ddm_rt.bundle import Codes, Leaf
 from ddm_rt.config import DataConfig, resolve
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate import run
@@ -150,9 +150,9 @@ def test_codes_are_shown_with_their_exemplars_where_the_training_images_are_here
     assert run.code_cards(with_exemplars(folder, 6)) == [], "evaluated on another machine"
 
 
-def evaluate(method: Path, tmp_path: Path, judge: Path, **changes: Any) -> Any:
+def evaluate(method: Path, tmp_path: Path, judge_file: Path, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
-        "judge": str(judge),
+        "judge": str(judge_file),
         "classes": None,
         "groups": GROUPS,
         "reference": str(tmp_path / "real"),
@@ -180,16 +180,17 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(
     said: str,
     tmp_path: Path,
     write_judge: Callable[..., Path],
-    plain_bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def sampling(*arguments: object, **rest: object) -> None:
         raise AssertionError("minutes of sampling, for nothing")
 
     write_folder(tmp_path / "real", 8)
+    bundle = SimpleNamespace(config=SimpleNamespace(run=resolve("tiny")))
+    monkeypatch.setattr(run.Pipeline, "load", lambda path: SimpleNamespace(bundle=bundle))
     monkeypatch.setattr(run, "generate_until", sampling)
     with pytest.raises(DdmError, match=said):
-        evaluate(plain_bundle.path, tmp_path, write_judge(), **changes)
+        evaluate(tmp_path / "shipped", tmp_path, write_judge(), **changes)
     assert not (tmp_path / "report").exists()
 
 
