@@ -156,11 +156,19 @@ def write_bundle(out: Path, fill: Callable[[Path], None], provenance: dict[str, 
     return Bundle.load(out)
 
 
+def check_free(out: Path) -> None:
+    """Raises DdmError where `out` can't become a new directory: it is occupied, or lies below a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise DdmError(f"{out}: {parent} is a file; expected a directory")
+
+
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary sibling of `out`, renamed to it at the end and removed on any error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

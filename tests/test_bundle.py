@@ -199,6 +199,13 @@ def test_an_error_while_filling_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DdmError, match=r"file is a file; expected a directory"):
+        write_bundle(tmp_path / "file" / "a" / "b", fill, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_occupied_directory_is_refused_and_kept(bundle: Bundle) -> None:
     before = sorted(bundle.path.iterdir())
     with pytest.raises(DdmError, match="exists and is not an empty directory"):

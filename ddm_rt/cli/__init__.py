@@ -184,14 +184,14 @@ def sample(
 
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
     """
+    from ddm_rt.bundle import check_free
     from ddm_rt.sample.pipeline import Pipeline
 
     if bundle is None:
         raise DdmError("bundle: name a bundle directory, or the shipped one: digits")
     if index is not None and from_ is None:
         raise DdmError("--index: names an image of a manifest; give that with --from")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    check_free(out)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
     with display.progress(errors) as bars:
         on_step = display.step_callback(bars, "sampling")

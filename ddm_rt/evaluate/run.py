@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 
 from ddm_rt import data
-from ddm_rt.bundle import INDEX, Bundle
+from ddm_rt.bundle import INDEX, Bundle, check_free
 from ddm_rt.config import NULL_CODE, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
@@ -176,8 +176,7 @@ def evaluate_methods(
     on_step: OnStep | None = None,
 ) -> tuple[Path, Table]:
     """`ddm-rt evaluate`: the page it wrote and the table for the terminal."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
+    check_free(out)
     loaded = Judge.load(judge, classes=classes)
     for group in groups:
         if group not in loaded.classes:

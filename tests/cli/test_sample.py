@@ -190,7 +190,7 @@ def test_what_needs_more_packages_says_which(line: tuple[str, ...], said: str, t
 @pytest.mark.slow(reason="makes an environment and installs the package and its dependencies into it")
 def test_a_fresh_environment_with_the_wheel_alone(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, root]
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, root]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("ddm_rt-*.whl")
     venv.create(tmp_path / "env", with_pip=True)
@@ -209,7 +209,7 @@ def test_a_fresh_environment_with_the_wheel_alone(tmp_path: Path) -> None:
     assert cpu_seconds() - before < 10
 
     doctor = subprocess.run([ddm_rt, "doctor"], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert "the package torch is not installed" in " ".join(doctor.stdout.replace("│", " ").split())
+    assert "no the package diffusers is not installed" in " ".join(doctor.stdout.replace("│", " ").split())
     training = [ddm_rt, "train", "--preset", "tiny", "--data", "digits", "--out", "run"]
     refused = subprocess.run(training, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 2
