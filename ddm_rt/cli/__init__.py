@@ -41,7 +41,8 @@ Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU th
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ddm_rt").setLevel(logging.INFO)  # our own words; onnxscript tells of every node it removes
     try:
         app()
     except DdmError as error:
