@@ -16,6 +16,7 @@ from rich.table import Table
 import ddm_rt
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
+from ddm_rt.cli import display
 from ddm_rt.config import PRESETS, DataConfig, RunConfig, parse_json, resolve
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
@@ -29,7 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vanilla": ("Vanilla diffusion", {"train.indicator": "none"}),
     "paper": ("DDM as published (true labels, α = .05)", {"train.indicator": "labels", "train.indicator_weight": 0.05}),
 }
-N, SEED, MIN_PER_GROUP = 500, 0, 200
+N, SEED, MIN_PER_GROUP = 500, 0, 100
 LIMITATIONS = (
     "The models here are trained for minutes. Pictures are rougher and distances larger than with a real budget; "
     "compare the methods with each other, not with other work.",
@@ -68,10 +69,21 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
             from ddm_rt.export.onnx import export_run
 
             export_run(out / name / "run", bundle)
-        console.print(f"{name}: sampling {N} images, judging", highlight=False)
-        figures, grid = measure(
-            bundle, judge, groups, f"digits:{','.join(groups)}", source, n=N, seed=SEED, min_per_group=MIN_PER_GROUP
+        console.print(
+            f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging", highlight=False
         )
+        with display.progress(console) as bars:
+            figures, grid = measure(
+                bundle,
+                judge,
+                groups,
+                f"digits:{','.join(groups)}",
+                source,
+                n=N,
+                seed=SEED,
+                min_per_group=MIN_PER_GROUP,
+                on_step=display.step_callback(bars, f"sampling {name}"),
+            )
         results.append(MethodResult(name, label, figures, grid))
     results.sort(key=lambda result: ("vanilla", "paper", "ours").index(result.name))
     ours = Bundle.load(out / "ours" / "bundle")
