@@ -27,7 +27,7 @@ def terminal_table(methods: Sequence[MethodResult]) -> Table:
         "Frechet, all",
         *(f"Frechet, {group}" for group in first.groups),
     ):
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for method in methods:
         evaluation, raw = method.evaluation, method.evaluation.raw
         fd, interval = (raw.scores.fd_ddm, raw.fd_ddm_interval) if pair else (raw.scores.fd_l2, raw.fd_l2_interval)
