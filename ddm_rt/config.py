@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ddm_rt.errors import DdmError
 
-SCHEMA_VERSION = 1
 NULL_CODE = -1
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,10 +19,6 @@ class Backend(StrEnum):
     AUTO = "auto"
     TORCH = "torch"
     ONNXRUNTIME = "onnxruntime"
-
-
-class Precision(StrEnum):
-    FP32 = "fp32"
 
 
 class IndicatorMode(StrEnum):

@@ -63,13 +63,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_CUDA))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+_NOT_EXERCISED = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     missing = [name for name, check in EXERCISED.items() if not check()]
     # Read from the reports, which come from the workers too where tests run in parallel.
     skipped = terminalreporter.stats.get("skipped", [])
     missing += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
-    if missing:
-        terminalreporter.write_line(f"not exercised on this machine: {', '.join(missing)}")
+    config.stash[_NOT_EXERCISED] = missing
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After pytest's own last line, so that a run ends with what it didn't show."""
+    if missing := config.stash.get(_NOT_EXERCISED, []):
+        print(f"not exercised on this machine: {', '.join(missing)}")
 
 
 def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes: int = 2) -> Path:

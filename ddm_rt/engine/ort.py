@@ -18,7 +18,8 @@ from ddm_rt.kernels.guided_step import guided_step
 Array = NDArray[Any]
 
 _PROVIDERS = ["CPUExecutionProvider"]
-_UNREADABLE = (
+# What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
+UNREADABLE = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -108,7 +109,7 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(path, options, providers=_PROVIDERS)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BundleError(f"{path}: not a graph that ONNX Runtime {ort.__version__} runs: {error}") from error
     # ONNX Runtime tells of another provider in no more than a log line.
     if session.get_providers() != _PROVIDERS:

@@ -9,21 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from PIL import Image
 
 from ddm_rt.bundle import asset, sha256
+from ddm_rt.engine.ort import UNREADABLE
 from ddm_rt.errors import BackendUnavailable, DdmError
 
 SHIPPED = {"digits": "judge_digits.onnx"}
 _CPU = "CPUExecutionProvider"
-_UNREADABLE = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-)
 
 
 class Verdicts(NamedTuple):
@@ -119,7 +112,7 @@ class Judge:
         wanted = [self._logits] if self.feature_space == "logits" else [self._logits, "features"]
         try:
             outputs = self._session.run(wanted, {self._session.get_inputs()[0].name: self._fit(x)})
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DdmError(f"judge {self.name}: cannot run on images {list(x.shape)}: {error}") from error
         logits, features = outputs[0], outputs[-1]
         if logits.shape != (len(x), len(self.classes)):
@@ -155,7 +148,7 @@ def _open(path: Path, threads: int, provider: str) -> ort.InferenceSession:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DdmError(f"{path}: not an ONNX graph that can be run: {error}") from error
     if session.get_providers()[0] != provider:
         raise BackendUnavailable(provider, "ONNX Runtime put another in its place", session.get_providers())
