@@ -28,7 +28,10 @@ PRESET = "digits-demo"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours": ("Ours: codes, no labels", {"train.indicator": "codes"}),
     "vanilla": ("Vanilla diffusion", {"train.indicator": "none"}),
-    "paper": ("DDM as published (true labels, α = .05)", {"train.indicator": "labels", "train.indicator_weight": 0.05}),
+    "paper": (
+        "Paper mode: DDM's objective, true labels, α = .05",
+        {"train.indicator": "labels", "train.indicator_weight": 0.05},
+    ),
 }
 N, SEED, MIN_PER_GROUP = 500, 0, 100
 LIMITATIONS = (
