@@ -19,6 +19,18 @@ class Backend(StrEnum):
     AUTO = "auto"
     TORCH = "torch"
     ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class Precision(StrEnum):
+    """What a bundle's graphs compute in. It is written into the graphs, not asked of a backend."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
 
 
 class IndicatorMode(StrEnum):
@@ -218,6 +230,7 @@ class BundleConfig(Frozen):
     schema_version: Literal[1] = 1
     family: Literal["pixel"] = "pixel"
     name: str
+    precision: Precision = Precision.FP32
     latent_shape: tuple[Positive, Positive, Positive]  # C, H, W at the training size
     image_size: Positive
     channels: Literal[1, 3]
