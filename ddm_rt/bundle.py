@@ -1,7 +1,8 @@
 """The bundle: a directory whose index (`bundle.json`) holds the sha256 of every file in it.
 
 The bundle id covers what decides an image's content (config, schedule, codes, graphs, tokenizer); plans,
-calibrations and reports are indexed but have ids of their own, so adding one orphans no manifest.
+calibrations and reports are indexed but have ids of their own, so adding one orphans no manifest. They are checked
+when they are used, not when the bundle is opened: a broken plan keeps no other backend from running.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from ddm_rt.schedule import Schedule
 INDEX = "bundle.json"
 GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
 _ID_FILES = ("config.json", "schedule.json", "codes.json")
+DERIVED = ("plans/", "calibrations/", "reports/")  # made from a bundle, and added to it
 SHIPPED = ("digits",)  # bundles inside the package, by name
 
 
@@ -89,7 +91,7 @@ class Bundle:
 
     @classmethod
     def load(cls, source: str | Path, *, verify: bool = True) -> "Bundle":
-        """Open the bundle at `source` (a directory, or the name of a shipped one) and check every file.
+        """Open the bundle at `source` (a directory, or the name of a shipped one) and check every file but `DERIVED`.
 
         Raises BundleError naming the first file that is missing, altered, truncated or malformed.
         """
@@ -102,7 +104,7 @@ class Bundle:
                 raise BundleError(f"{path / INDEX}: field files: {name} is not listed; a bundle must have it")
         for name, entry in index.files.items():
             _check_name(name, path)
-            if verify:
+            if verify and not name.startswith(DERIVED):
                 _check_file(path / name, entry)
         if index.bundle_id != bundle_id(index.files):
             raise BundleError(f"{path / INDEX}: field bundle_id does not match the files it lists")
@@ -122,6 +124,17 @@ class Bundle:
     def graphs(self) -> dict[str, Path]:
         """Paths of the conditioner, denoiser and decoder graphs."""
         return {name.removesuffix(".onnx"): self.path / name for name in GRAPHS}
+
+    def check_directory(self, relative: str) -> None:
+        """Check every file that the index lists below `relative`, for example `plans/NAME`.
+
+        Raises BundleError naming the first one that is missing, truncated or altered, or when none is listed.
+        """
+        listed = {name: entry for name, entry in self.index.files.items() if name.startswith(f"{relative}/")}
+        if not listed:
+            raise BundleError(f"{self.path / INDEX}: field files: nothing below {relative} is listed")
+        for name, entry in listed.items():
+            _check_file(self.path / name, entry)
 
     @property
     def weights(self) -> Path | None:
@@ -145,15 +158,85 @@ def write_bundle(out: Path, fill: Callable[[Path], None], provenance: dict[str, 
     """
     with atomic_directory(out) as temporary:
         fill(temporary)
-        files = {
-            file.relative_to(temporary).as_posix(): FileEntry(sha256=sha256(file), bytes=file.stat().st_size)
-            for file in sorted(temporary.rglob("*"))
-            if file.is_file()
-        }
+        files = _entries(temporary)
         index = Index(schema_version=1, bundle_id=bundle_id(files), files=files, provenance=provenance)
         (temporary / INDEX).write_text(index.model_dump_json(indent=1))
         Bundle.load(temporary)
     return Bundle.load(out)
+
+
+def copy_bundle(bundle: Bundle, out: Path) -> Bundle:
+    """A copy of the files that the index lists, at `out`. Raises DdmError when `out` exists and is not empty."""
+    with atomic_directory(out) as temporary:
+        for name in (INDEX, *bundle.index.files):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, temporary / name)
+        Bundle.load(temporary)
+    return Bundle.load(out)
+
+
+def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -> Bundle:
+    """Let `fill` write into a temporary directory inside the bundle, rename it to `relative` and index its files.
+
+    `relative` lies below one of `DERIVED`, so that the bundle id stays; one of that name is replaced as a whole.
+    On any error nothing has changed. A machine that stops between the renames and the index leaves a bundle that
+    opens, and a directory that `check_directory` refuses.
+
+    Raises BundleError where another process has changed the bundle's own files meanwhile.
+    """
+    _check_name(relative, bundle.path)
+    if not relative.startswith(DERIVED):
+        raise ValueError(f"{relative!r} is not below any of {', '.join(DERIVED)}")
+    out = bundle.path / relative
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        fill(temporary)
+        _settle(temporary)
+        added = {f"{relative}/{name}": entry for name, entry in _entries(temporary).items()}
+        with _locked(bundle.path):
+            _replace_directory(bundle, relative, temporary, added)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _name_place(error, out)
+        raise
+    return Bundle.load(bundle.path)
+
+
+def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str, FileEntry]) -> None:
+    index = parse_json(Index, _read(bundle.path / INDEX), bundle.path / INDEX)  # others may have added to it
+    if index.bundle_id != bundle.bundle_id:
+        raise BundleError(f"{bundle.path}: its own files were changed while {relative} was made; run the command again")
+    kept = {name: entry for name, entry in index.files.items() if not name.startswith(f"{relative}/")}
+    out, old = bundle.path / relative, None
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        out.rename(old)
+    try:
+        new.rename(out)
+        files = dict(sorted((kept | added).items()))
+        write_atomic(bundle.path / INDEX, index.model_copy(update={"files": files}).model_dump_json(indent=1))
+    except BaseException:
+        if out.exists():
+            out.rename(new)
+        if old is not None:
+            old.rename(out)
+        raise
+    if old is not None:
+        shutil.rmtree(old)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time reads and rewrites the index; the lock goes with the process that holds it."""
+    import fcntl
+
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_free(out: Path) -> None:
@@ -173,10 +256,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _fsync(file)
+        _settle(temporary)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
@@ -259,6 +339,18 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); a bundle must have it") from error
 
 
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _entries(directory: Path) -> dict[str, FileEntry]:
+    return {
+        file.relative_to(directory).as_posix(): FileEntry(sha256=sha256(file), bytes=file.stat().st_size)
+        for file in sorted(directory.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _settle(temporary: Path) -> None:
+    """Before a temporary directory gets its name: readable by others, and on the disk."""
+    temporary.chmod(0o755)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

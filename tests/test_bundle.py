@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from ddm_rt.bundle import (
     Codes,
     FileEntry,
     Leaf,
+    add_directory,
     atomic_directory,
     bundle_id,
+    copy_bundle,
     sha256,
     write_atomic,
     write_bundle,
@@ -263,3 +267,116 @@ def test_write_json_refuses_nan(tmp_path: Path) -> None:
 
 def test_copy_of_a_bundle_is_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
     assert Bundle.load(shutil.copytree(bundle.path, tmp_path / "copy")).bundle_id == bundle.bundle_id
+
+
+def plan(directory: Path) -> None:
+    (directory / "kernels").mkdir()
+    (directory / "denoiser.plan").write_bytes(b"plan")
+    (directory / "kernels" / "manifest.json").write_text("{}")
+
+
+def listed(bundle: Bundle) -> list[str]:
+    return [name for name in bundle.index.files if name.startswith("plans/")]
+
+
+def test_an_added_directory_is_indexed_and_keeps_the_id(bundle: Bundle) -> None:
+    added = add_directory(bundle, "plans/one", plan)
+    assert listed(added) == ["plans/one/denoiser.plan", "plans/one/kernels/manifest.json"]
+    assert added.bundle_id == bundle.bundle_id
+    assert added.index.provenance == bundle.index.provenance
+    added.check_directory("plans/one")
+    both = add_directory(bundle, "plans/two", plan)  # from the bundle as it was opened: what came since stays
+    assert len(listed(both)) == 4
+    both.check_directory("plans/one")
+    with pytest.raises(BundleError, match="nothing below plans/three is listed"):
+        both.check_directory("plans/three")
+
+
+def test_an_added_directory_replaces_the_one_of_its_name(bundle: Bundle) -> None:
+    first = add_directory(bundle, "plans/one", plan)
+    second = add_directory(first, "plans/one", lambda directory: (directory / "new").write_text("new") and None)
+    assert listed(second) == ["plans/one/new"]
+    assert [path.name for path in (bundle.path / "plans").rglob("*")] == ["one", "new"]
+
+
+def test_what_lies_elsewhere_is_not_added(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="'denoiser.onnx' is not below any of plans/"):
+        add_directory(bundle, "denoiser.onnx", plan)
+    with pytest.raises(BundleError, match="is not a path inside the bundle"):
+        add_directory(bundle, "plans/../../x", plan)
+
+
+@pytest.mark.parametrize("broken", ["fill", "write_atomic"])
+def test_an_addition_that_fails_changes_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    before = add_directory(bundle, "plans/one", plan)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if broken == "write_atomic":
+        monkeypatch.setattr("ddm_rt.bundle.write_atomic", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        add_directory(before, "plans/one", fail if broken == "fill" else lambda directory: None)
+    assert caught.value.filename == str(bundle.path / "plans" / "one")
+    after = Bundle.load(bundle.path)
+    assert after.index == before.index
+    after.check_directory("plans/one")
+    assert [path.name for path in (bundle.path / "plans").iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("rename", [1, 2, 3])
+def test_a_machine_that_stops_halfway_leaves_a_bundle_that_opens(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, rename: int
+) -> None:
+    add_directory(bundle, "plans/one", plan)
+    script = (
+        "import os, sys, pathlib; from ddm_rt.bundle import *\n"
+        "count = 0\n"
+        "def counted(real):\n"
+        "    def call(*arguments):\n"
+        "        global count; count += 1\n"
+        "        if count == int(sys.argv[2]): os._exit(9)\n"
+        "        return real(*arguments)\n"
+        "    return call\n"
+        "pathlib.Path.rename, pathlib.Path.replace = map(counted, (pathlib.Path.rename, pathlib.Path.replace))\n"
+        "add_directory(Bundle.load(sys.argv[1]), 'plans/one', lambda folder: (folder / 'new').write_text('x'))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script, str(bundle.path), str(rename)], check=False)
+    assert done.returncode == 9
+    after = Bundle.load(bundle.path)
+    assert after.bundle_id == bundle.bundle_id
+    with pytest.raises(BundleError, match="denoiser.plan: missing"):
+        after.check_directory("plans/one")
+    assert listed(add_directory(after, "plans/one", plan)) == [
+        "plans/one/denoiser.plan",
+        "plans/one/kernels/manifest.json",
+    ]
+
+
+def test_a_bundle_that_became_another_meanwhile_is_refused(bundle: Bundle) -> None:
+    def rewrite(directory: Path) -> None:
+        plan(directory)
+        tree = json.loads((bundle.path / INDEX).read_text()) | {"bundle_id": "0" * 64}
+        (bundle.path / INDEX).write_text(json.dumps(tree))
+
+    with pytest.raises(BundleError, match="its own files were changed while plans/one was made"):
+        add_directory(bundle, "plans/one", rewrite)
+    assert list((bundle.path / "plans").iterdir()) == []
+
+
+def test_an_altered_plan_is_found_when_it_is_used_and_not_before(bundle: Bundle) -> None:
+    add_directory(bundle, "plans/one", plan)
+    (bundle.path / "plans/one/denoiser.plan").write_bytes(b"PLAN")
+    with pytest.raises(BundleError, match="denoiser.plan: altered"):
+        Bundle.load(bundle.path).check_directory("plans/one")
+
+
+def test_a_copy_holds_what_the_index_lists(bundle: Bundle, tmp_path: Path) -> None:
+    added = add_directory(bundle, "plans/one", plan)
+    (bundle.path / "stray").write_text("x")
+    copy = copy_bundle(added, tmp_path / "copy")
+    assert copy.index == added.index
+    copy.check_directory("plans/one")
+    assert not (tmp_path / "copy" / "stray").exists()
+    with pytest.raises(DdmError, match="choose another --out"):
+        copy_bundle(added, tmp_path / "copy")

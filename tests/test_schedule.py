@@ -16,11 +16,13 @@ from tolerances import SCHEDULE_REL, STEP_ABS, TABLE_ABS, TIMESTEP_ABS, TRAJECTO
 from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.kernels.philox import STEP_STREAM, normal
 from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, step_table
 
 Float32 = NDArray[np.float32]
 
 SHAPE = (2, 3, 5, 4)
+SEEDS = np.array([3, 2**63 + 1], np.uint64)
 KINDS = tuple(PredictionType)
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 ORACLES = {
@@ -67,7 +69,7 @@ class ToyDenoiser:
 
 
 def ours(table: StepTable, denoiser: ToyDenoiser, z: Float32) -> Iterator[Float32]:
-    """States from the first to the sample; z [S + 1, *SHAPE]."""
+    """States from the first to the sample; z [S + 1, *SHAPE] is `noise`, of which the step makes its own part."""
     x = z[-1] * np.float32(table.init_scale)
     x0 = x
     yield x
@@ -75,7 +77,7 @@ def ours(table: StepTable, denoiser: ToyDenoiser, z: Float32) -> Iterator[Float3
     for i in range(table.num_steps):
         out = denoiser(x, float(table.timesteps[i]))
         row = np.repeat(rows[i : i + 1], len(x), axis=0)
-        x, x0 = guided_step([out], np.empty((len(x), 0), np.float32), row, x, x0, z[i])
+        x, x0 = guided_step([out], np.empty((len(x), 0), np.float32), row, x, x0, SEEDS, np.full(len(x), i))
         yield x
 
 
@@ -99,8 +101,10 @@ def theirs(oracle: Any, denoiser: ToyDenoiser, z: Float32, eta: float) -> Iterat
     yield state.numpy()
 
 
-def noise(num_steps: int, seed: int = 0) -> Float32:
-    return np.random.default_rng(seed).standard_normal((num_steps + 1, *SHAPE), np.float32)
+def noise(num_steps: int) -> Float32:
+    """The noise of every step, and of the first state behind them."""
+    steps = [normal(SEEDS, i, STEP_STREAM, SHAPE[1:]) for i in range(num_steps)]
+    return np.stack([*steps, normal(SEEDS, 0, 0, SHAPE[1:])])
 
 
 CASES = [
@@ -154,7 +158,7 @@ def test_each_step_equals_diffusers(
     oracle.set_timesteps(num_steps)
     if sampler is SamplerName.DDPM:  # float32 loses 1.5e-5 in its 1 - ᾱ/ᾱ' for neighbouring levels
         oracle.alphas_cumprod = oracle.alphas_cumprod.double()
-    z = noise(num_steps, seed=1)
+    z = noise(num_steps)
     states = list(ours(table, denoiser, z))
     for i, t in enumerate(oracle.timesteps):
         up, down = (

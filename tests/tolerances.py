@@ -45,3 +45,26 @@ UNIT_ABS = 1e-5
 
 # Shares that add up to one in float64.
 SHARE_ABS = 1e-12
+
+# The fused attention kernel in fp32 and fp16 against its reference in float64 of the same inputs.
+KERNEL_FP32_ABS = 1e-5
+KERNEL_FP16_ABS = 3e-3
+
+# A gradient's length against the slope of the fp32 kernel along it, by central differences.
+DIRECTIONAL_REL = 1e-3
+
+# Noise whose Box-Muller runs in float32 (the fused step) against the float64 definition, relative to each number.
+NOISE_FLOAT32_REL = 1e-6
+
+# The fused step, which may fuse multiply-adds, against the reference: relative to the sum of its terms' sizes.
+GUIDED_STEP_FP32_REL = 1e-6
+
+# The model in float32 on a CUDA device against the CPU, max absolute error.
+DEVICE_FP32_ABS = 1e-4
+
+# Losses of the first training steps on a CUDA device against the CPU, relative; convolutions there may use TF32.
+DEVICE_LOSS_REL = 1e-2
+
+# One denoiser call of the tiny model (random weights) against fp32: RMS of the difference over RMS of the output. The
+# first of each on ONNX Runtime, which rounds less often than the graph says; the second on onnx's reference evaluator.
+PRECISION_REL = {"fp16": (2e-3, 4e-3), "bf16": (None, 3e-2), "int8": (6e-2, 7e-2), "fp8": (0.12, 0.14)}

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddm_rt.cli import display
-from ddm_rt.config import PRESETS, Backend, Balance, IndicatorMode, SamplerName
+from ddm_rt.config import PRESETS, Backend, Balance, IndicatorMode, Precision, SamplerName
 from ddm_rt.errors import DdmError
 
 app = typer.Typer(
@@ -139,22 +139,78 @@ def train(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run of `ddm-rt train`.")],
+    source: Annotated[str, typer.Argument(help="A finished run of `ddm-rt train`; or a bundle, to be converted.")],
     out: Out,
+    precision: Annotated[Precision, typer.Option(help="What the graphs compute in.")] = Precision.FP32,
     with_weights: Annotated[bool, typer.Option(help="Add weights.safetensors, for the torch backend.")] = False,
+    plugin: Annotated[bool, typer.Option(help="Add denoiser.plugin.onnx, for --backend tensorrt.")] = False,
+    calibration_images: Annotated[
+        int, typer.Option(min=1, help="int8, fp8: images, balanced by quota, that set the ranges.")
+    ] = 64,
 ) -> None:
     """Make a bundle from a run: three ONNX graphs, checked against torch before anything is written.
 
-    Example: ddm-rt export runs/ours --out bundles/ours
+    Examples:
+
+        ddm-rt export runs/ours --out bundles/ours
+
+        ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
+
+        ddm-rt export digits --precision int8 --out bundles/digits-int8
     """
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.cli.precision import export as export_source
 
     with display.progress(errors) as bars:
         update = display.callback(bars, "exporting")
-        bundle = export_run(
-            run, out, with_weights=with_weights, progress=lambda done, total, part: update(done, total, {})
+        bundle = export_source(
+            source,
+            out,
+            precision,
+            with_weights=with_weights,
+            plugin=plugin,
+            calibration_images=calibration_images,
+            progress=lambda done, total, part: update(done, total, {}),
         )
-    _say(f"bundle: {out}\nid: {bundle.bundle_id}")
+    _say(f"bundle: {out}\nid: {bundle.bundle_id}\nprecision: {bundle.config.precision}")
+
+
+@app.command()
+def build(
+    bundle: Annotated[str, typer.Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    backend: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.")],
+    sm: Annotated[Optional[str], typer.Option(help="Compute capabilities, by comma; by default this GPU's.")] = None,  # noqa: UP045
+    batch: Annotated[Optional[str], typer.Option(help="Batch sizes MIN,OPT,MAX; by default 1,8,32.")] = None,  # noqa: UP045
+    size: Annotated[Optional[str], typer.Option(help="Pixels a side, MIN,OPT,MAX; by default as trained.")] = None,  # noqa: UP045
+    memory_gib: Annotated[float, typer.Option(help="Resident memory that a build may hold.")] = 8,
+    timing_cache: Annotated[Optional[Path], typer.Option(help="File of measured tactics; tensorrt only.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", help="Build into a copy of the bundle here.")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option(help="Build again what is up to date.")] = False,
+) -> None:
+    """Build TensorRT plans for a bundle, each engine in a process of its own.
+
+    Examples:
+
+        ddm-rt build digits --backend tensorrt-rtx --sm 89 --out bundles/digits
+
+        ddm-rt build bundles/ours --backend tensorrt --batch 1,16,64
+    """
+    from ddm_rt.cli.build import build_plans, describe
+
+    with display.status(errors) as show:
+        made = build_plans(
+            bundle,
+            backend,
+            architectures=sm.split(",") if sm else (),
+            batch=batch,
+            size=size,
+            memory_gib=memory_gib,
+            timing_cache=timing_cache,
+            out=out,
+            force=force,
+            progress=show,
+        )
+    for plan in made:
+        _say(describe(plan))
 
 
 @app.command()
@@ -292,12 +348,18 @@ def train_judge(
 
 
 @app.command()
-def doctor() -> None:
-    """What this machine can run, and why not the rest."""
+def doctor(
+    bundle: Annotated[Optional[str], typer.Argument(help="Also: which backends and plans of this bundle fit.")] = None,  # noqa: UP045
+) -> None:
+    """What this machine can run, and why not the rest.
+
+    Example: ddm-rt doctor bundles/ours
+    """
+    from ddm_rt.bundle import Bundle
     from ddm_rt.cli.doctor import checks
 
     table = Table("part", "available", "detail")
-    for name, ok, detail in checks():
+    for name, ok, detail in checks(None if bundle is None else Bundle.load(bundle)):
         table.add_row(name, Text("yes", "green") if ok else Text("no", "yellow"), detail)
     console.print(table)
 

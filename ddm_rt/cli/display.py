@@ -1,11 +1,13 @@
 """What the terminal shows: progress bars or lines, and the codes that were found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ddm_rt.bundle import Codes
 from ddm_rt.config import parse_json
@@ -46,6 +48,16 @@ def step_callback(bars: Progress, name: str) -> Callable[[int, int], None]:
     """As `callback`, without figures."""
     update = callback(bars, name)
     return lambda done, total: update(done, total, {})
+
+
+@contextmanager
+def status(console: Console) -> Iterator[Callable[[str], None]]:
+    """A function that shows one line of text until the next; nothing where `console` is no terminal."""
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as line:
+        yield lambda text: line.update(Text(text))
 
 
 def log_lines(word: str) -> Callback:

@@ -1,17 +1,22 @@
-"""`ddm-rt doctor`: each backend and kernel flavour, available or the reason why not."""
+"""`ddm-rt doctor`: each backend, TensorRT flavour, kernel flavour and plan, available or the reason why not."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.backends import availability
+from ddm_rt.errors import DdmError
 from ddm_rt.kernels import dispatch
 
-PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers", "onnx", "triton", "tensorrt", "tensorrt-rtx")
+PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers", "onnx", "triton", "cuda-bindings", "tensorrt", "tensorrt-rtx")
+
+Row = tuple[str, bool, str]  # part, available, detail
 
 
-def checks() -> list[tuple[str, bool, str]]:
-    """(part, available, detail) for the machine, packages, backends and kernels."""
+def checks(bundle: Bundle | None = None) -> list[Row]:
+    """Rows for machine, packages, GPU, backends, TensorRT flavours and kernels; with a bundle, for its plans too."""
     rows = [
         (
             "machine",
@@ -22,14 +27,47 @@ def checks() -> list[tuple[str, bool, str]]:
     for name in PACKAGES:
         found = _version(name)
         rows.append((f"package {name}", found is not None, found or "not installed"))
-    for name, reason in availability().items():
+    gpu, device = _gpu()
+    rows.append(gpu)
+    for name, reason in availability(bundle).items():
         rows.append((f"backend {name}", reason is None, reason or "ready"))
-    for op, flavours in dispatch.TABLE.items():
-        for flavour in dispatch.IMPLEMENTATIONS:
-            reason = dispatch.unavailable(op, flavour)
-            detail = reason or f"{flavours[flavour].split(':')[0]}"
-            rows.append((f"kernel {op}: {flavour}", reason is None, detail))
+    rows += [_builder(flavour) for flavour in flavours.TABLE.values()]
+    for op, implementations in dispatch.TABLE.items():
+        for name in dispatch.IMPLEMENTATIONS:
+            reason = dispatch.unavailable(op, name)
+            detail = reason or f"{implementations[name].split(':')[0]}"
+            rows.append((f"kernel {op}: {name}", reason is None, detail))
+    if bundle is not None:
+        rows += [_plan(bundle, name, gpu, device) for name in plans.names(bundle)] or [
+            ("plans", False, f"{bundle.path} has none; ddm-rt build makes them")
+        ]
     return rows
+
+
+def _gpu() -> tuple[Row, cuda.DeviceInfo | None]:
+    try:
+        device = cuda.device_info()
+    except DdmError as error:
+        return ("GPU", False, str(error)), None
+    memory = device.memory_bytes / 2**30
+    detail = f"{device.name}, {device.architecture}, {memory:.0f} GiB, driver of CUDA {device.driver_version}"
+    return ("GPU", True, detail), device
+
+
+def _builder(flavour: flavours.Flavour) -> Row:
+    name = f"builds of {flavour.name}"
+    if (reason := flavours.cannot_build(flavour)) is not None:
+        return name, False, reason
+    target = "the present GPU" if flavour.needs_device else f"{', '.join(flavour.architectures)}, with or without a GPU"
+    return name, True, f"{flavours.version(flavour)}, for {target}"
+
+
+def _plan(bundle: Bundle, name: str, gpu: Row, device: cuda.DeviceInfo | None) -> Row:
+    reasons = plans.review(bundle, name, None if device is None else (device.architecture, device.name))
+    if device is None:
+        # What could be checked without a GPU comes first: it is what a person can mend here.
+        reasons = [*(reasons or ["it fits the bundle and the installed version"]), gpu[2]]
+    return f"plan {name}", not reasons, "; ".join(reasons) or "fits this machine"
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,8 @@ from ddm_rt.errors import BackendUnavailable, DdmError
 
 # Name -> "module:Class", fastest first: the order in which `auto` tries them.
 TABLE: dict[str, str] = {
+    "tensorrt": "ddm_rt.engine.tensorrt:TensorRTEngine",
+    "tensorrt-rtx": "ddm_rt.engine.tensorrt:TensorRTRtxEngine",
     "onnxruntime": "ddm_rt.engine.ort:OrtEngine",
     "torch": "ddm_rt.engine.torch:TorchEngine",
 }

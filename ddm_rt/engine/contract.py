@@ -27,6 +27,7 @@ class Engine(Protocol):
     precision: str
     threads: int
     versions: dict[str, str]  # of the packages that compute
+    max_batch: int | None  # rows that one call may have; None, or no such attribute: as many as memory holds
 
     def conditioner(
         self,
@@ -50,12 +51,19 @@ class Engine(Protocol):
         """
 
     def guided_step(
-        self, outputs: Sequence[Array], scales: Array, rows: Array, x: Array, x0_prev: Array, z: Array | None
+        self,
+        outputs: Sequence[Array],  # 1 to 3 branches, each [B,C,H,W]
+        scales: Array,  # [B, branches - 1]
+        rows: Array,  # [B, 9]
+        x: Array,  # [B,C,H,W]
+        x0_prev: Array,  # [B,C,H,W]
+        seeds: Array | None,  # uint64 [B]; None where no row adds noise
+        counters: Array | None,  # int64 [B], the number of each image's row; None with the seeds
     ) -> tuple[Array, Array]:
-        """Guidance and step-table update; see `ddm_rt.kernels.guided_step`. Returns (x, x0)."""
+        """Guidance, step-table update and the step's noise; see `ddm_rt.kernels.guided_step`. Returns (x, x0)."""
 
     def array(self, host: NDArray[Any]) -> Array:
-        """A host array as the backend's own."""
+        """A host array as the backend's own, of the same dtype; uint64 may become the int64 of the same bits."""
 
     def take(self, array: Array, index: NDArray[np.int64]) -> Array:
         """Rows of `array` by index, on the device."""

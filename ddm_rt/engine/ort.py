@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Precision
 from ddm_rt.engine.contract import check_code, check_finite
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
@@ -27,16 +28,21 @@ UNREADABLE = (
     ort_errors.NotImplemented,
 )
 _REFUSED = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
+_REFUSED_PRECISIONS = {Precision.BF16: "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"}
 
 
 class OrtEngine:
-    """`engine.contract.Engine` on ONNX Runtime's CPU provider, float32."""
+    """`engine.contract.Engine` on ONNX Runtime's CPU provider.
+
+    What it takes and gives is float32 whatever the bundle's precision. It has no arithmetic of its own for fp16 and
+    fp8 on most CPUs: it computes their operators in float32 and rounds where the graph does, or later.
+    """
 
     backend = "onnxruntime"
-    precision = "fp32"
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what config.json says."""
+        self.precision = bundle.config.precision.value
         self.threads = threads or _usable_cores()
         self.versions = {"onnxruntime": ort.__version__, "numpy": np.__version__}
         self._bundle = bundle
@@ -53,6 +59,8 @@ class OrtEngine:
         """Why this backend can't run `bundle`, or None."""
         if _PROVIDERS[0] not in ort.get_available_providers():
             return f"this build of onnxruntime has no {_PROVIDERS[0]}"
+        if bundle is not None and bundle.config.precision in _REFUSED_PRECISIONS:
+            return _REFUSED_PRECISIONS[bundle.config.precision]
         return None
 
     def conditioner(
@@ -83,9 +91,16 @@ class OrtEngine:
         return image
 
     def guided_step(
-        self, outputs: Sequence[Array], scales: Array, rows: Array, x: Array, x0_prev: Array, z: Array | None
+        self,
+        outputs: Sequence[Array],
+        scales: Array,
+        rows: Array,
+        x: Array,
+        x0_prev: Array,
+        seeds: Array | None,
+        counters: Array | None,
     ) -> tuple[Array, Array]:
-        stepped: tuple[Array, Array] = guided_step(outputs, scales, rows, x, x0_prev, z)
+        stepped: tuple[Array, Array] = guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
         return stepped
 
     def array(self, host: NDArray[Any]) -> Array:

@@ -1,9 +1,11 @@
-"""torch on the CPU, from weights.safetensors: the backend that shows what the exported graphs should give.
+"""torch from weights.safetensors, on a CUDA device or the CPU: the backend that shows what exported graphs should give.
 
 The only file of this room that imports torch or the model.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import diffusers
@@ -15,13 +17,14 @@ from torch import Tensor
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.contract import check_code, check_finite
 from ddm_rt.errors import BackendUnavailable
-from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.kernels import dispatch
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
 
 
 class TorchEngine:
-    """`engine.contract.Engine` in eager torch, float32. Arrays are torch tensors on the CPU.
+    """`engine.contract.Engine` in eager torch, float32. Arrays are torch tensors on the engine's device: the first CUDA
+    device where torch finds one, else the CPU. On a CUDA device the fused kernels compute, where triton is installed.
 
     torch has one thread count per process: each call of an engine sets it to the engine's own.
     """
@@ -38,11 +41,18 @@ class TorchEngine:
         if reason is not None or bundle.weights is None:
             raise BackendUnavailable(self.backend, str(reason), ())
         self.threads = threads or torch.get_num_threads()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+        self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
+        if self.device.type == "cuda":  # bytes depend on them too
+            self.versions |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name(self.device)}
+            if dispatch.unavailable("guided_step", "triton") is None:
+                self.versions["triton"] = version("triton")
         self._bundle = bundle
         config = bundle.config
         self._model = DDM(config.model, config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
         load_weights(self._model, bundle.weights)
+        self._model.to(self.device)
 
     @staticmethod
     def unavailable(bundle: Bundle | None) -> str | None:
@@ -61,18 +71,20 @@ class TorchEngine:
     ) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
         check_code(code, self._bundle.config.num_codes)
-        return self._model.condition(self.array(context), self.array(code), self.array(indicator_scale))
+        with self._exact():
+            return self._model.condition(self.array(context), self.array(code), self.array(indicator_scale))
 
     @torch.inference_mode()
     def denoiser(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         torch.set_num_threads(self.threads)
-        out: Tensor = self._model(x_t, t, cond)
+        with self._exact():
+            out: Tensor = self._model(x_t, t, cond)
         return out
 
     @torch.inference_mode()
     def decoder(self, x0: Tensor) -> NDArray[np.float32]:
         torch.set_num_threads(self.threads)
-        image: NDArray[np.float32] = self._model.decode(x0).numpy()
+        image: NDArray[np.float32] = self._model.decode(x0).cpu().numpy()
         check_finite(image, self._bundle)
         return image
 
@@ -84,18 +96,29 @@ class TorchEngine:
         rows: Tensor,
         x: Tensor,
         x0_prev: Tensor,
-        z: Tensor | None,
+        seeds: Tensor | None,
+        counters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         torch.set_num_threads(self.threads)
-        stepped: tuple[Tensor, Tensor] = guided_step(outputs, scales, rows, x, x0_prev, z)
+        stepped: tuple[Tensor, Tensor] = self._guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
         return stepped
 
     def array(self, host: NDArray[Any]) -> Tensor:
-        # A copy: torch takes no read-only array, and the engine's state must not be the caller's.
-        return torch.tensor(host)
+        # A copy: torch takes no read-only array, and the engine's state must not be the caller's. torch does next to
+        # nothing with unsigned words; the noise needs their bits alone.
+        return torch.tensor(host.view(np.int64) if host.dtype == np.uint64 else host, device=self.device)
 
     def take(self, array: Tensor, index: NDArray[np.int64]) -> Tensor:
-        return array[torch.from_numpy(index)]
+        return array[torch.from_numpy(index).to(self.device)]
 
     def concat(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays))
+
+    def _exact(self) -> AbstractContextManager[None]:
+        """float32 means it, and runs repeat: by default cuDNN rounds convolutions to TF32 and may add in any order."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+            enabled=True, deterministic=True, allow_tf32=False
+        )
+        return exact

@@ -13,12 +13,10 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from ddm_rt.errors import DdmError
+from ddm_rt.export import dialect, tensors
 from ddm_rt.export.ops import TRANSLATIONS
 
 OPSET = 18
-# Protocol buffers end at 2 GiB; bigger graphs keep their tensors in a file beside them.
-MAX_INLINE_BYTES = 2**31 - 2**24
 
 Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the free dimension
 
@@ -53,7 +51,7 @@ def trace(
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _strip(model)
-    model.graph.ClearField("value_info")
+    _keep_plugin_types(model)
     model.graph.name = "ddm_rt"
     model.producer_name = "ddm_rt"
     model.ClearField("producer_version")
@@ -66,19 +64,8 @@ def trace(
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write the graph (tensors beside it as `<name>.data` when it is too big for one file) and check it.
-
-    Raises DdmError where ONNX's full check, strict shape inference included, finds a fault.
-    """
-    tensor_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if tensor_bytes > MAX_INLINE_BYTES:
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
-    else:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise DdmError(f"{path.name}: the exported graph is not valid ONNX: {error}") from error
+    """Write and check one graph; see `tensors.save`, which may change `model` where it is big."""
+    tensors.save({path: model})
 
 
 def difference(module: nn.Module, graph: Path, cases: Sequence[Mapping[str, Tensor]]) -> float:
@@ -110,6 +97,17 @@ class _Positional(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         out: Tensor | tuple[Tensor, ...] = self.module(*inputs)
         return out
+
+
+def _keep_plugin_types(model: onnx.ModelProto) -> None:
+    """Drop what shape inference finds by itself; it knows nothing of our own node."""
+    outputs = {name for node in model.graph.node if dialect.is_plugin(node) for name in node.output}
+    kept = [info for info in model.graph.value_info if info.name in outputs]
+    for info in kept:
+        for dim in info.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")  # a formula in the tracer's own symbols
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _strip(message: Any) -> None:

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ import ddm_rt
 from ddm_rt.bundle import Bundle, Codes, write_bundle
 from ddm_rt.config import NULL_CODE, BundleConfig, Frozen, RunConfig, TensorSpec, parse_json
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import graph
+from ddm_rt.export import dialect, graph, tensors
 from ddm_rt.model.unet import DDM, INDICATOR, SCALE, TEXT
 from ddm_rt.model.weights import load_weights
 from ddm_rt.schedule import Schedule
@@ -38,11 +39,14 @@ class Part:
     free: graph.Axes
 
 
-def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Progress | None = None) -> Bundle:
+def export_run(
+    run: Path, out: Path, *, with_weights: bool = False, plugin: bool = False, progress: Progress | None = None
+) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 
     The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors,
-    which the torch backend needs.
+    which the torch backend needs. `plugin` adds denoiser.plugin.onnx for TensorRT, where indicator attention is one
+    node per layer; both graphs then read their weights from denoiser.onnx.data.
 
     Raises BundleError for a run with missing, foreign, malformed or non-finite parts, and DdmError where
     `out` is not empty or a graph differs from torch by more than `MAX_ABS_ERROR`.
@@ -65,7 +69,7 @@ def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Pr
         for done, (name, part) in enumerate(parts.items()):
             if progress is not None:
                 progress(done, len(parts), name)
-            parity[name] = _export(name, part, directory, bundle_config)
+            parity.update(_export(name, part, directory, bundle_config, plugin=plugin and name == "denoiser"))
         if with_weights:
             shutil.copy(run / "weights.safetensors", directory)
 
@@ -75,14 +79,31 @@ def export_run(run: Path, out: Path, *, with_weights: bool = False, progress: Pr
     return bundle
 
 
-def _export(name: str, part: Part, directory: Path, config: BundleConfig) -> float:
-    """Trace, check, compare with torch; returns the largest absolute error."""
+def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plugin: bool) -> dict[str, float]:
+    """Trace, check, compare with torch; returns each graph's largest absolute error by its name."""
     # 0 and 1 would be taken for constants, equal height and width for one axis: the size that is not square.
     example = _inputs(part, config, batch=2, tokens=3, size=_sizes(config)[1], seed=0)
-    model = graph.trace(part.module, example, part.outputs, part.free, variant=ATTENTION)
     path = directory / f"{name}.onnx"
-    graph.save(model, path)
-    error = graph.difference(part.module, path, list(_cases(part, config)))
+    models = {path: graph.trace(part.module, example, part.outputs, part.free, variant=ATTENTION)}
+    if plugin:
+        models[directory / dialect.PLUGIN_GRAPH] = graph.trace(
+            part.module, example, part.outputs, part.free, variant="plugin"
+        )
+    tensors.save(models, shared=plugin)
+    return {
+        path.name.removesuffix(".onnx"): _checked_difference(part, path, model, config)
+        for path, model in models.items()
+    }
+
+
+def _checked_difference(part: Part, path: Path, model: onnx.ModelProto, config: BundleConfig) -> float:
+    if any(map(dialect.is_plugin, model.graph.node)):
+        runnable = path.with_name(f".{path.name}")
+        runnable.write_bytes(dialect.spelled_out(model).SerializeToString())
+        error = graph.difference(part.module, runnable, list(_cases(part, config)))
+        runnable.unlink()
+    else:
+        error = graph.difference(part.module, path, list(_cases(part, config)))
     if not error <= MAX_ABS_ERROR:
         raise DdmError(
             f"{path.name}: differs from torch by {error:.3g} (largest absolute error); "

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnx.defs import OpSchema
 from onnxscript import opset18 as op
+from onnxscript import values
 
 # Registers torch.ops.ddm_rt.indicator_attention, which the table names.
-import ddm_rt.kernels.indicator_attention as _registered  # noqa: F401
+import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
+from ddm_rt.export.dialect import DOMAIN, PLUGIN
 
 Value = Any  # a symbolic ONNX value
 
@@ -30,7 +33,34 @@ def _decomposed(q: Value, k: Value, v: Value, k_ind: Value, v_ind: Value, scale:
     return op.Transpose(out, perm=[0, 2, 1, 3])  # [B, N, H, D]
 
 
+def _plugin_op() -> values.Op:
+    """The node that TensorRT hands to our plugin: q, k, v, k_ind, v_ind of one type, scale float32."""
+    tensors = [OpSchema.FormalParameter(name, "T") for name in ("q", "k", "v", "k_ind", "v_ind")]
+    schema = OpSchema(
+        PLUGIN,
+        DOMAIN,
+        1,
+        inputs=[*tensors, OpSchema.FormalParameter("scale", "tensor(float)")],
+        outputs=[OpSchema.FormalParameter("out", "T")],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
+        attributes=[
+            OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, ""),
+            OpSchema.Attribute("aot", OpSchema.AttrType.INT, ""),
+        ],
+    )
+    return values.Op(values.Opset(DOMAIN, 1), PLUGIN, schema)
+
+
+_PLUGIN = _plugin_op()
+
+
+def _plugin(q: Value, k: Value, v: Value, k_ind: Value, v_ind: Value, scale: Value) -> Value:
+    """One node per layer; `aot` asks TensorRT to keep the compiled kernel in the plan."""
+    return _PLUGIN(q, k, v, k_ind, v_ind, scale, plugin_namespace=DOMAIN, aot=1)
+
+
 # variant -> what torch.onnx.export takes as custom_translation_table.
 TRANSLATIONS: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
     "decomposed": {torch.ops.ddm_rt.indicator_attention.default: _decomposed},
+    "plugin": {torch.ops.ddm_rt.indicator_attention.default: _plugin},
 }

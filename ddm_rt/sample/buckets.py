@@ -24,9 +24,11 @@ def probe(
     Denoiser and decoder run on fixed noise at every candidate size, twice: once in order, once at shifted positions
     among other neighbours. A size whose rows differ between the two is dropped (size 1 can't). The largest one left
     is usable, and so is each smaller one that gives the same bits as it. `cond` has `cond_rows` rows, which are
-    repeated; `timesteps` are those of a table.
+    repeated; `timesteps` are those of a table. No size exceeds the engine's `max_batch`.
     """
-    largest = max((size for size in CANDIDATES if size * int(np.prod(shape)) <= _MAX_ELEMENTS), default=1)
+    most = getattr(engine, "max_batch", None) or CANDIDATES[-1]
+    fitting = (size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS)
+    largest = max(fitting, default=1)
     x = engine.array(normal(np.arange(largest, dtype=np.uint64), 0, Stream.INITIAL, shape))
 
     def run(index: NDArray[np.int64]) -> NDArray[np.float32]:

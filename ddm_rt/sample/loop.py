@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.sample.buckets import concat, split, take
-from ddm_rt.sample.rng import Stream, normal
 from ddm_rt.schedule import StepTable
 
 
@@ -31,13 +30,13 @@ def sample(
     Denoiser calls have sizes in `buckets` (ascending; None: one call of B·branches rows). `on_step` is told the number
     of steps done; `cancel` is asked before each step. Raises Cancelled.
     """
-    batch, shape, branches = len(x), x.shape[1:], len(cond_branches)
+    batch, branches = len(x), len(cond_branches)
     calls = split(batch * branches, buckets or (batch * branches,))  # row r is image r % B in branch r // B
     stacked = concat(engine, cond_branches)
     conds = [take(engine, stacked, index) for index in calls]
     parts = [np.arange(batch, dtype=np.int64) + k * batch for k in range(branches)]
     scales, rows, timesteps = engine.array(scales), table.rows(), table.timesteps
-    state = engine.array(x)
+    state, keys = engine.array(x), engine.array(seeds)
     x0 = state  # e is 0 in the first row, so any finite x0_prev does
     for i in range(table.num_steps):
         if cancel is not None and cancel():
@@ -50,9 +49,9 @@ def sample(
                 for index, cond in zip(calls, conds, strict=True)
             ]
         )
-        z = engine.array(normal(seeds, i, Stream.STEP, shape)) if table.f[i] else None
+        noise = (keys, engine.array(np.full(batch, i, np.int64))) if table.f[i] else (None, None)
         row = engine.array(np.repeat(rows[i : i + 1], batch, axis=0))
-        state, x0 = engine.guided_step([engine.take(outputs, part) for part in parts], scales, row, state, x0, z)
+        state, x0 = engine.guided_step([engine.take(outputs, part) for part in parts], scales, row, state, x0, *noise)
         if on_step is not None:
             on_step(i + 1)
     return state

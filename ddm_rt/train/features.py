@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ddm_rt.config import FeatureConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.train.device import CPU
 
 Progress = Callable[[int, int, dict[str, float]], None]  # done, total, figures
 
@@ -51,16 +52,22 @@ class ContrastiveEncoder(nn.Module):
 
 
 def augment(images: Tensor, config: FeatureConfig, generator: torch.Generator) -> Tensor:
-    """A random view of each image [B,C,H,W]: affine and elastic warp, stroke width, colour, flip."""
+    """A random view of each image [B,C,H,W]: affine and elastic warp, stroke width, colour, flip.
+
+    The views are made where the images are, from random numbers of a generator on the CPU.
+    """
     count = len(images)
 
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(images.device)
+
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator) * 2 - 1
+        return random(*shape) * 2 - 1
 
     angle = uniform(count) * math.radians(config.rotation)
     scale, shear = 1 + uniform(count) * config.scale, uniform(count) * config.shear
     aspect = 1 + uniform(count) * 0.15
-    matrix = torch.zeros(count, 2, 3)
+    matrix = torch.zeros(count, 2, 3, device=images.device)
     matrix[:, 0, 0], matrix[:, 0, 1] = torch.cos(angle) * scale * aspect, -torch.sin(angle) * scale + shear
     matrix[:, 1, 0], matrix[:, 1, 1] = torch.sin(angle) * scale, torch.cos(angle) * scale / aspect
     matrix[:, :, 2] = uniform(count, 2) * config.translate * 2
@@ -69,7 +76,7 @@ def augment(images: Tensor, config: FeatureConfig, generator: torch.Generator) -
     bend = F.interpolate(bend, size=images.shape[-2:], mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
     views = F.grid_sample(images, grid + bend, align_corners=False, padding_mode="border")
     if config.thickness:
-        kind, amount = torch.rand(2, count, 1, 1, 1, generator=generator)
+        kind, amount = random(2, count, 1, 1, 1)
         wider = views + (F.max_pool2d(views, 3, 1, 1) - views) * amount
         thinner = views + (-F.max_pool2d(-views, 3, 1, 1) - views) * amount * 0.7
         views = torch.where(kind < 1 / 3, wider, torch.where(kind < 2 / 3, thinner, views))
@@ -80,28 +87,32 @@ def augment(images: Tensor, config: FeatureConfig, generator: torch.Generator) -
         )
         views = (views * gain + offset).clamp(-1, 1)
     if config.flip:
-        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+        mirrored = random(count, 1, 1, 1) < 0.5
         views = torch.where(mirrored, views.flip(-1), views)
     return views
 
 
 def contrastive_features(
-    images: NDArray[np.float32], config: FeatureConfig, seed: int, progress: Progress | None = None
+    images: NDArray[np.float32],
+    config: FeatureConfig,
+    seed: int,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> NDArray[np.float32]:
-    """Unit features [N, 32·width] of images [N,C,H,W] from an encoder trained on these images alone."""
+    """Unit features [N, 32·width] of images [N,C,H,W] from an encoder trained on these images alone, on `device`."""
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ContrastiveEncoder(data.shape[1], config.width)
+        encoder = ContrastiveEncoder(data.shape[1], config.width).to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), config.learning_rate, weight_decay=1e-4)
     size = min(config.batch_size, len(data))
-    positives = torch.cat([torch.arange(size, 2 * size), torch.arange(size)])
+    positives = torch.cat([torch.arange(size, 2 * size), torch.arange(size)]).to(device)
     for step in range(config.steps):
         warm, cosine = min(1.0, (step + 1) / 20), 0.5 * (1 + math.cos(math.pi * step / config.steps))
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * cosine
-        batch = data[torch.randperm(len(data), generator=generator)[:size]]
+        batch = data[torch.randperm(len(data), generator=generator)[:size]].to(device)
         views = torch.cat([augment(batch, config, generator), augment(batch, config, generator)])
         z = encoder(views)  # [2B, P]
         similarity = z @ z.T / config.temperature
@@ -114,7 +125,7 @@ def contrastive_features(
             progress(step + 1, config.steps, {"loss": loss.item()})
     encoder.eval()
     with torch.inference_mode():
-        parts = [F.normalize(encoder.body(chunk), dim=1) for chunk in torch.split(data, 512)]
+        parts = [F.normalize(encoder.body(chunk.to(device)), dim=1).cpu() for chunk in torch.split(data, 512)]
     return torch.cat(parts).numpy()
 
 

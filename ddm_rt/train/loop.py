@@ -17,6 +17,7 @@ from ddm_rt.errors import BundleError
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
 from ddm_rt.schedule import Schedule
+from ddm_rt.train.device import CPU
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
 
 KEPT_CHECKPOINTS = 2
@@ -35,8 +36,11 @@ class TrainingSet:
 class Trainer:
     """Model, head, optimizer and EMA, and the step that moves them on."""
 
-    def __init__(self, config: RunConfig, data: TrainingSet) -> None:
-        self.config, self.data, self.step = config, data, 0
+    def __init__(self, config: RunConfig, data: TrainingSet, device: torch.device = CPU) -> None:
+        """`data` stays where it is and `device` gets each minibatch. Every random number is drawn on the CPU, so that
+        weights at the start, order of the data, timesteps and noise are the same on every device.
+        """
+        self.config, self.data, self.device, self.step = config, data, device, 0
         train = config.train
         latent_shape = config.model.latent_shape(config.data)
         with torch.random.fork_rng(devices=[]):
@@ -45,6 +49,9 @@ class Trainer:
             self.head: IndicatorHead | None = None
             if train.indicator is not IndicatorMode.NONE and train.alpha > 0:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
+        for module in (self.model, self.head):
+            if module is not None:
+                module.to(device)
         average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(self.model, multi_avg_fn=average)
         parameters = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
@@ -68,8 +75,11 @@ class Trainer:
             lost, _ = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
             y = torch.where(lost, NULL_CODE, y)
         code = y if data.top_of and y is not None else torch.full((len(index),), NULL_CODE)
-        context = torch.zeros(len(index), 1, self.model.context_dim)
-        prediction = self.model(x_t, t.float(), self.model.condition(context, code, torch.ones(len(index))))
+        x_t, target, t, code = (tensor.to(self.device) for tensor in (x_t, target, t, code))
+        y = y.to(self.device) if y is not None else None
+        context = torch.zeros(len(index), 1, self.model.context_dim, device=self.device)
+        scale = torch.ones(len(index), device=self.device)
+        prediction = self.model(x_t, t.float(), self.model.condition(context, code, scale))
         logits = self.head(prediction) if self.head is not None else None
         loss = ddm_loss(prediction, target, logits, y, train.alpha)
         for group in self.optimizer.param_groups:
@@ -115,7 +125,7 @@ class Trainer:
         path = directory / f"step_{self.step:08d}.safetensors"
         metadata = {"step": str(self.step), "config": config_digest}
         # Copies, because safetensors refuses the storage that the model and an expanded buffer may share.
-        write_atomic(path, save({k: v.detach().clone() for k, v in self.tensors().items()}, metadata))
+        write_atomic(path, save({k: v.detach().to(CPU, copy=True) for k, v in self.tensors().items()}, metadata))
         for old in sorted(directory.glob("step_*.safetensors"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
         return path
@@ -139,12 +149,12 @@ class Trainer:
         for i, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{i}."
             state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
-            self.optimizer.state[parameter] = state
+            self.optimizer.state[parameter] = {name: v.to(self.device) for name, v in state.items()}
         self.step = int(metadata["step"])
 
     def weights(self) -> dict[str, Tensor]:
-        """The EMA weights of the model, contiguous, without the head."""
-        return {k: v.detach().clone().contiguous() for k, v in self.ema.module.state_dict().items()}
+        """The EMA weights of the model on the CPU, contiguous, without the head."""
+        return {k: v.detach().to(CPU, copy=True).contiguous() for k, v in self.ema.module.state_dict().items()}
 
 
 def step_seed(seed: int, step: int) -> int:

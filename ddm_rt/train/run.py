@@ -23,6 +23,7 @@ from ddm_rt.bundle import Codes, sha256, write_atomic, write_json
 from ddm_rt.config import Frozen, IndicatorMode, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
+from ddm_rt.train import device
 from ddm_rt.train.codes import describe, discover
 from ddm_rt.train.features import Progress, contrastive_features, onnx_features
 from ddm_rt.train.loop import Trainer, TrainingSet
@@ -43,16 +44,19 @@ def train(config: RunConfig, out: Path, *, progress: dict[str, Progress] | None 
 
     `progress` may hold callbacks "features" and "train". Raises DdmError for bad input or a run made with another
     configuration, Interrupted after SIGINT or SIGTERM (a checkpoint of the last whole step is written).
+
+    It computes on the first CUDA device where torch finds one, else on the CPU; a checkpoint may go on on either.
     """
     progress = progress or {}
+    where = device.chosen()
     torch.set_num_threads(config.train.threads)
     with _nothing_left_of_bad_input(out):
         digest = _claim(config, out)
         images = data.load(config.data)
-        training_set = _training_set(config, images, out, progress.get("features"))
+        training_set = _training_set(config, images, out, where, progress.get("features"))
     if (out / "weights.safetensors").is_file():
         return out
-    trainer = Trainer(config, training_set)
+    trainer = Trainer(config, training_set, where)
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     for path in sorted(checkpoints.glob("step_*.safetensors"))[-1:]:
@@ -69,7 +73,7 @@ def train(config: RunConfig, out: Path, *, progress: dict[str, Progress] | None 
                 callback(trainer.step, config.train.steps, {"loss": loss})
             if stopping and trainer.step < config.train.steps:
                 raise Interrupted(out, trainer.step)
-    write_json(out / "provenance.json", _provenance(config, images))
+    write_json(out / "provenance.json", _provenance(config, images, where))
     write_atomic(out / "weights.safetensors", save(trainer.weights()))
     return out
 
@@ -102,7 +106,9 @@ def _first_difference(a: RunConfig, b: RunConfig) -> str:
     return "(unknown)"
 
 
-def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None) -> TrainingSet:
+def _training_set(
+    config: RunConfig, images: data.ImageSet, out: Path, where: torch.device, progress: Progress | None
+) -> TrainingSet:
     try:
         model = DDM(config.model, config.model.latent_shape(config.data))
     except (TypeError, ValueError) as error:  # diffusers' own checks of its arguments
@@ -110,7 +116,7 @@ def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress:
     latents = model.encode(torch.from_numpy(images.latent_input()))
     mode = config.train.indicator
     if mode is IndicatorMode.CODES:
-        codes, assignment = _codes(config, images, out, progress)
+        codes, assignment = _codes(config, images, out, where, progress)
         return TrainingSet(latents, torch.from_numpy(assignment), codes.num_codes, codes.top_of)
     write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
     if mode is IndicatorMode.NONE:
@@ -125,7 +131,7 @@ def _training_set(config: RunConfig, images: data.ImageSet, out: Path, progress:
 
 
 def _codes(
-    config: RunConfig, images: data.ImageSet, out: Path, progress: Progress | None
+    config: RunConfig, images: data.ImageSet, out: Path, where: torch.device, progress: Progress | None
 ) -> tuple[Codes, NDArray[np.int64]]:
     """The codes in the run directory, else discovered (or read from `codes.source`) and written there."""
     path, assignment_path = out / "codes.json", out / "assignment.json"
@@ -143,7 +149,7 @@ def _codes(
         if config.features.encoder is not None:
             features = onnx_features(images.latent_input(), config.features.encoder)
         else:
-            features = contrastive_features(images.latent_input(), config.features, config.train.seed, progress)
+            features = contrastive_features(images.latent_input(), config.features, config.train.seed, progress, where)
         codes, assignment = discover(features, config.codes, config.train.seed)
     write_json(assignment_path, {"code": assignment.tolist()})
     write_atomic(path, codes.model_dump_json(indent=1))
@@ -218,7 +224,7 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _provenance(config: RunConfig, images: data.ImageSet) -> dict[str, Any]:
+def _provenance(config: RunConfig, images: data.ImageSet, where: torch.device) -> dict[str, Any]:
     labels = dict(sorted(Counter(images.labels).items())) if images.labels else None
     digits = data.asset_path()
     return {
@@ -226,6 +232,7 @@ def _provenance(config: RunConfig, images: data.ImageSet) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("torch", "diffusers", "numpy", "scikit-learn")},
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "device": device.name(where),
         "preset": config.preset,
         "images": len(images),
         "labels_in_source": labels,  # for the reader; the codes mode never reads them

@@ -1,59 +1,19 @@
-"""The public op `ddm_rt::indicator_attention`, registered with torch.library.
+"""The public op `ddm_rt::indicator_attention`: decoupled cross-attention of text and indicator tokens.
 
-    out = softmax(q kᵀ/√D) v + s · softmax(q k_indᵀ/√D) v_ind
-
-q [B,N,H,D]; k, v [B,T,H,D]; k_ind, v_ind [B,M,H,D]; scale [B]; out [B,N,H,D], contiguous, in q's dtype.
+Names are loaded on use, so that the tile table can be read without torch. `op` registers the op with torch.
 """
 
-import torch
-from torch import Tensor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ddm_rt.kernels import dispatch
-from ddm_rt.kernels.indicator_attention.reference import attention_reference, indicator_attention_reference
+if TYPE_CHECKING:
+    from ddm_rt.kernels.indicator_attention.op import indicator_attention
+    from ddm_rt.kernels.indicator_attention.reference import attention_reference, indicator_attention_reference
 
 __all__ = ["attention_reference", "indicator_attention", "indicator_attention_reference"]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
-        torch._check(tensor.dim() == 4, lambda n=name, t=tensor: f"{n} has shape {tuple(t.shape)}, expected 4 axes")  # type: ignore[no-untyped-call]
-    batch, _, heads, dim = q.shape
-    for name, tensor, like in (("k", k, k), ("v", v, k), ("k_ind", k_ind, k_ind), ("v_ind", v_ind, k_ind)):
-        expected = (batch, like.shape[1], heads, dim)
-        torch._check(  # type: ignore[no-untyped-call]
-            tensor.shape == expected,
-            lambda n=name, t=tensor, e=expected: f"{n} has shape {tuple(t.shape)}, expected {e}",
-        )
-    torch._check(scale.shape == (batch,), lambda: f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")  # type: ignore[no-untyped-call]
-
-
-@torch.library.custom_op("ddm_rt::indicator_attention", mutates_args=())
-def indicator_attention(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
-    """See the module. Raises RuntimeError on shapes that don't fit."""
-    _check(q, k, v, k_ind, v_ind, scale)
-    flavour = "auto" if q.is_cuda else "reference"
-    out: Tensor = dispatch.load("indicator_attention", flavour)(q, k, v, k_ind, v_ind, scale)
-    return out
-
-
-@indicator_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients through the reference, recomputed: the softmaxes are never kept."""
-    saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-    needed = ctx.needs_input_grad  # type: ignore[attr-defined]
-    with torch.enable_grad():
-        inputs = [x.detach().requires_grad_(need) for x, need in zip(saved, needed, strict=True)]
-        out = indicator_attention_reference(*inputs)
-        found = iter(torch.autograd.grad(out, [x for x in inputs if x.requires_grad], grad))
-    return tuple(next(found) if need else None for need in needed)
-
-
-indicator_attention.register_autograd(_backward, setup_context=_save)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'op' if name == 'indicator_attention' else 'reference'}"), name)

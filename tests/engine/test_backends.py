@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import backends
+from ddm_rt.config import Backend
+from ddm_rt.engine import backends, cuda
 from ddm_rt.errors import BackendUnavailable, DdmError
 
 
@@ -35,9 +36,27 @@ class Refuses(Works):
         return "no such device" if bundle is None else "no plan for this device"
 
 
-def test_both_shipped_backends_are_available_here(tiny_bundle: Bundle) -> None:
-    assert backends.availability() == {"onnxruntime": None, "torch": None}
-    assert backends.availability(tiny_bundle) == {"onnxruntime": None, "torch": None}
+def test_the_backends_of_every_machine_are_available_here(tiny_bundle: Bundle) -> None:
+    for found in (backends.availability(), backends.availability(tiny_bundle)):
+        assert (found["onnxruntime"], found["torch"]) == (None, None)
+        assert found.keys() == set(Backend) - {Backend.AUTO}
+
+
+def test_tensorrt_needs_a_driver_then_a_plan_that_fits(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    def no_device() -> cuda.DeviceInfo:
+        raise DdmError("no CUDA driver: libcuda.so.1 was not found")
+
+    monkeypatch.setattr(cuda, "device_info", no_device)
+    assert backends.unavailable("tensorrt-rtx", tiny_bundle) == "no CUDA driver: libcuda.so.1 was not found"
+    monkeypatch.setattr(cuda, "device_info", lambda: cuda.DeviceInfo("RTX 4090", "sm_89", "13.0", 2**34))
+    reason = backends.unavailable("tensorrt-rtx", tiny_bundle)
+    assert reason is not None
+    assert reason.startswith("no plan of tensorrt-rtx for sm_89; `ddm-rt build ")
+    assert backends.load(tiny_bundle).backend == "onnxruntime"
+    with pytest.raises(BackendUnavailable, match="no plan of tensorrt-rtx for sm_89"):
+        backends.load(tiny_bundle, "tensorrt-rtx")
 
 
 def test_torch_needs_weights_and_says_how_to_get_them(plain_bundle: Bundle) -> None:
@@ -50,7 +69,7 @@ def test_torch_needs_weights_and_says_how_to_get_them(plain_bundle: Bundle) -> N
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:
-    with pytest.raises(DdmError, match=r"backend 'cuda' is unknown; backends: auto, onnxruntime, torch"):
+    with pytest.raises(DdmError, match="'cuda' is unknown; backends: auto, tensorrt, tensorrt-rtx, onnxruntime, torch"):
         backends.load(tiny_bundle, "cuda")
 
 
@@ -120,11 +139,11 @@ def test_a_library_that_does_not_load_is_a_reason(
 def test_importing_the_table_imports_no_backend(tiny_bundle: Bundle) -> None:
     script = (
         "import sys; import ddm_rt.engine.backends as b; from ddm_rt.bundle import Bundle;"
-        "heavy = {'torch', 'onnxruntime', 'diffusers', 'onnx'};"
+        "heavy = {'torch', 'onnxruntime', 'diffusers', 'onnx', 'tensorrt_rtx', 'triton'};"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys();"
         "engine = b.load(Bundle.load(sys.argv[1]));"
         "assert engine.backend == 'onnxruntime', engine;"
-        "heavy = {'torch', 'diffusers', 'onnx'};"
+        "heavy = {'torch', 'diffusers', 'onnx', 'triton'};"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script, str(tiny_bundle.path)], check=True)

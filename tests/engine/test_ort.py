@@ -63,7 +63,7 @@ def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle) -> Non
             t = engine.array(np.full(2, table.timesteps[i], np.float32))
             outputs = [engine.denoiser(x, t, cond) for cond in branches]
             guidance = engine.array(np.full((2, 1), 2.0, np.float32))
-            x, x0 = engine.guided_step(outputs, guidance, engine.array(np.stack([row, row])), x, x0, None)
+            x, x0 = engine.guided_step(outputs, guidance, engine.array(np.stack([row, row])), x, x0, None, None)
         return engine.decoder(x)
 
     ours, theirs = trajectory(OrtEngine(tiny_bundle, 1)), trajectory(load(tiny_bundle, "torch", 1))
@@ -100,10 +100,11 @@ def test_guided_step_is_the_reference(tiny_bundle: Bundle) -> None:
     a, b, x, x0 = (rng.standard_normal((3, 4, 2, 2), np.float32) for _ in range(4))
     rows = rng.standard_normal((3, 9), np.float32)
     rows[:, 7:] = -1, 1
-    rows[:, 6] = 0
     scales = rng.standard_normal((3, 1), np.float32)
-    found = OrtEngine(tiny_bundle, 1).guided_step([a, b], scales, rows, x, x0, None)
-    for got, want in zip(found, guided_step([a, b], scales, rows, x, x0, None), strict=True):
+    seeds, counters = np.array([0, 2**64 - 1, 5], np.uint64), np.array([0, 7, 7])
+    engine = OrtEngine(tiny_bundle, 1)
+    found = engine.guided_step([a, b], scales, rows, x, x0, engine.array(seeds), engine.array(counters))
+    for got, want in zip(found, guided_step([a, b], scales, rows, x, x0, seeds, counters), strict=True):
         np.testing.assert_array_equal(got, want)
 
 

@@ -8,11 +8,34 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from step_inputs import inputs
+from tolerances import DEVICE_FP32_ABS, GUIDED_STEP_FP32_REL
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.torch import TorchEngine
 from ddm_rt.errors import BackendUnavailable, BundleError
+from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.model.unet import DDM
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests marked `gpu` use a device that is there."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def forward(engine: TorchEngine) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    code, scale = np.array([-1, 0, 3, 1]), np.array([1, 0, 1.5, 1], np.float32)
+    cond = engine.conditioner(rng.standard_normal((4, 2, 16), np.float32), code, scale, {})
+    x_t, t = rng.standard_normal((4, 4, 8, 8), np.float32), rng.uniform(0, 999, 4).astype(np.float32)
+    return engine.denoiser(engine.array(x_t), engine.array(t), cond)
+
+
+def step(engine: TorchEngine) -> tuple[torch.Tensor, torch.Tensor]:
+    outputs, *rest = inputs((3, 4, 8, 8), 2)
+    return engine.guided_step([engine.array(output) for output in outputs], *(engine.array(value) for value in rest))
 
 
 @torch.inference_mode()
@@ -71,3 +94,36 @@ def test_non_finite_weights_are_named(tiny_bundle: Bundle, tmp_path: Path) -> No
     save_file(weights, path / "weights.safetensors")
     with pytest.raises(BundleError, match=r"weights\.safetensors: tensor unet\.conv_out\.weight has non-finite"):
         TorchEngine(dataclasses.replace(tiny_bundle, path=path))
+
+
+def test_seeds_of_64_bits_make_the_step_of_numpy(tiny_bundle: Bundle) -> None:
+    outputs, *rest = inputs((3, 4, 8, 8), 2)
+    assert rest[4].max() > np.uint64(2**63)
+    for found, want in zip(step(TorchEngine(tiny_bundle, 1)), guided_step(outputs, *rest), strict=True):
+        assert found.numpy().tobytes() == want.tobytes()
+
+
+def test_everything_is_made_on_the_engines_device_for_which_torchs_meta_device_stands_in(tiny_bundle: Bundle) -> None:
+    """Tensors of two devices can't meet; a meta tensor has a place and a shape, and no numbers."""
+    engine = TorchEngine(tiny_bundle, 1)
+    engine.device = torch.device("meta")
+    engine._model.to(engine.device)
+    made = [forward(engine), *step(engine)]
+    made.append(engine.concat([engine.take(made[0], np.array([0, 1, 1]))]))
+    assert {tensor.device.type for tensor in made} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_gives_the_cpus_numbers(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(tiny_bundle, 1)
+    assert engine.device.type == "cuda"
+    assert engine.versions["device"] == torch.cuda.get_device_name()
+    found, again, stepped = forward(engine), forward(engine), step(engine)
+    assert torch.equal(found, again)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        host = TorchEngine(tiny_bundle, 1)
+    torch.testing.assert_close(found.cpu(), forward(host), rtol=0, atol=DEVICE_FP32_ABS)
+    for one, other in zip(stepped, step(host), strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=0, atol=GUIDED_STEP_FP32_REL * 20)  # terms of up to 20
+    assert np.isfinite(engine.decoder(found)).all()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddm_rt.bundle import GRAPHS, Bundle, Codes
 from ddm_rt.config import resolve
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import graph
+from ddm_rt.export import graph, tensors
 from ddm_rt.export.classifier import export_classifier
 from ddm_rt.export.onnx import export_run
 from ddm_rt.model.unet import DDM
@@ -221,7 +221,7 @@ def test_progress_names_each_part(tiny_run: Path, tmp_path: Path, fake_trace: No
 def test_graph_too_big_for_one_file_keeps_its_tensors_beside_it(
     tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path, fake_trace: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "MAX_INLINE_BYTES", 100_000)
+    monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 100_000)
     bundle = export_run(tiny_run, tmp_path / "bundle")
     assert "denoiser.onnx.data" in bundle.index.files
     assert bundle.index.files["denoiser.onnx"].bytes < 100_000

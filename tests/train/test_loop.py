@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import DEVICE_LOSS_REL
 from torch import Tensor
 
 from ddm_rt.config import NULL_CODE, RunConfig
@@ -65,6 +66,39 @@ def test_a_resumed_run_ends_in_the_same_bits(trainer: Callable[[], Trainer], tmp
         assert before + advance(resumed, STEPS - stop) == losses
         assert_same_bits(resumed.tensors(), straight.tensors())
         assert_same_bits(resumed.weights(), straight.weights())
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
+def test_losses_gradients_and_state_are_on_the_trainers_device_for_which_torchs_meta_device_stands_in(
+    tiny: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Tensors of two devices can't meet; a meta tensor has a place and a shape, and no numbers."""
+    config = tiny()
+    there = Trainer(config, training_set("codes", config), torch.device("meta"))
+    with pytest.raises(RuntimeError, match="fused=True` requires"):  # the optimizer's step, which has no such device
+        there.advance()
+    assert {parameter.grad.device.type for parameter in there.parameters if parameter.grad is not None} == {"meta"}
+    here = Trainer(config, training_set("codes", config))
+    here.advance()
+    there.load_checkpoint(here.save_checkpoint(tmp_path, "digest"), "digest")
+    assert there.tensors().keys() == here.tensors().keys()
+    on_the_host = {name for name, tensor in there.tensors().items() if tensor.device.type != "meta"}
+    assert on_the_host == {"ema.n_averaged"}, "a count that only the host reads"
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_learns_as_the_cpu_and_hands_its_checkpoint_over(
+    tiny: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = tiny()
+    data = training_set("codes", config)
+    host, device = Trainer(config, data), Trainer(config, data, torch.device("cuda"))
+    assert advance(device, 3) == pytest.approx(advance(host, 3), rel=DEVICE_LOSS_REL)
+    path = device.save_checkpoint(tmp_path, "digest")
+    host.load_checkpoint(path, "digest")
+    assert_same_bits(host.tensors(), {name: value.cpu() for name, value in device.tensors().items()})
+    assert {value.device.type for value in device.weights().values()} == {"cpu"}
+    assert advance(host, 2) == pytest.approx(advance(device, 2), rel=DEVICE_LOSS_REL)
 
 
 def test_a_checkpoint_holds_all_that_the_next_step_depends_on(trainer: Callable[[], Trainer], tmp_path: Path) -> None:

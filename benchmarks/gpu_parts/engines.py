@@ -1,0 +1,159 @@
+"""The shipped digits on each TensorRT flavour and on ONNX Runtime's CUDA provider, against ONNX Runtime on the CPU."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_parts.machine import has
+from gpu_parts.record import Record
+from gpu_parts.shapes import THROUGHPUT_BATCHES
+from gpu_parts.timing import quantiles
+
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+IMAGES = 16
+BUILD_S = 40.0  # of the section's budget, that a build may use
+
+
+def section_engines(record: Record) -> None:
+    """Builds where they are possible, then images of the same seeds, and images per second."""
+    if absent := [name for name in ("onnxruntime", "pydantic") if not has(name)]:
+        record.leave_out(f"everything: not installed: {', '.join(absent)} (ONNX Runtime's images are the yardstick)")
+        return
+    from ddm_rt.bundle import Bundle, asset
+    from ddm_rt.sample.pipeline import Pipeline
+
+    bundle = Bundle.load(asset("digits"))
+    expected = Pipeline.load(bundle, backend="onnxruntime", threads=1).generate(n=IMAGES, seed=0).images
+    onnxruntime_cuda(record, bundle)
+    for backend in FLAVOURS:
+        if (reason := cannot_build(backend)) is not None:
+            record.leave_out(f"{backend}: {reason}")
+        elif record.room(backend, BUILD_S / 2):
+            with_folder(record, backend, bundle.path, expected)
+
+
+def cannot_build(backend: str) -> str | None:
+    """Why plans of the flavour can't be built for this card, or None. That is no failure."""
+    from ddm_rt.engine import build, flavours
+    from ddm_rt.errors import DdmError
+
+    flavour = flavours.flavour(backend)
+    if (reason := flavours.cannot_build(flavour)) is not None:
+        return reason
+    try:
+        build.targets(flavour, [])
+    except DdmError as error:
+        return str(error)
+    return None
+
+
+def with_folder(record: Record, backend: str, source: Path, expected: Any) -> None:
+    """Build a copy of the bundle for this card and measure it; whatever fails is a row, not the section's end."""
+    import tempfile
+
+    from ddm_rt.bundle import Bundle
+    from ddm_rt.errors import DdmError
+    from ddm_rt.sample.pipeline import Pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "bundle"
+        shutil.copytree(source, copy)
+        start = time.perf_counter()
+        failure = build_plans(copy, backend, min(BUILD_S, record.left()))
+        seconds = time.perf_counter() - start
+        if failure is not None:
+            record.add(backend=backend, build_s=seconds, passed=False, error=failure)
+            return
+        try:
+            pipeline = Pipeline.load(Bundle.load(copy), backend=backend)
+            found = pipeline.generate(n=IMAGES, seed=0).images
+        except DdmError as error:
+            record.add(backend=backend, build_s=seconds, passed=False, error=str(error))
+            return
+        worst = int(np.abs(found.astype(int) - expected.astype(int)).max())
+        record.add(backend=backend, build_s=seconds, images=IMAGES, grey_levels=worst, passed=worst <= 1)
+        for batch in THROUGHPUT_BATCHES:
+            if record.room(f"{backend} batch {batch}", 3):
+                rate(record, backend, pipeline, batch)
+
+
+def build_plans(bundle: Path, backend: str, limit_s: float) -> str | None:
+    """`ddm-rt build` for the present card, in its own process; why it failed, or None."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ddm_rt.cli",
+        "build",
+        str(bundle),
+        "--backend",
+        backend,
+        "--batch",
+        "1,8,32",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return f"the build took more than {limit_s:.0f} s"
+    return None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-500:]}"
+
+
+def rate(record: Record, backend: str, pipeline: Any, batch: int) -> None:
+    """Images per second of whole requests, the host's part included."""
+    pipeline.generate(n=batch, seed=0)
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < 20 and sum(times) < 1):
+        start = time.perf_counter()
+        pipeline.generate(n=batch, seed=0)
+        times.append(time.perf_counter() - start)
+    seconds = quantiles(times)
+    record.add(
+        backend=backend,
+        batch=batch,
+        request_s=seconds["median"],
+        request_q20=seconds["q20"],
+        request_q80=seconds["q80"],
+        images_per_s=batch / seconds["median"],
+    )
+
+
+def onnxruntime_cuda(record: Record, bundle: Any) -> None:
+    """The denoiser's graph alone: our backend runs ONNX Runtime on the CPU."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        record.leave_out("ONNX Runtime on the GPU: no CUDA provider in this onnxruntime")
+        return
+    graph = bundle.graphs["denoiser"]
+    host = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    device = ort.InferenceSession(graph, providers=["CUDAExecutionProvider"])
+    # A provider that can't start is replaced by the CPU with only a log line.
+    if device.get_providers()[0] != "CUDAExecutionProvider":
+        record.add(backend="onnxruntime-cuda", passed=False, error=f"fell back to {device.get_providers()}")
+        return
+    generator = np.random.default_rng(0)
+    size = {"batch": 8, "tokens": 1, "height": bundle.config.latent_shape[1], "width": bundle.config.latent_shape[2]}
+    inputs = {
+        value.name: generator.standard_normal([size.get(n, n) for n in value.shape]).astype(np.float32)
+        for value in host.get_inputs()
+    }
+    expected, found = host.run(None, inputs)[0], device.run(None, inputs)[0]
+    worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    times: list[float] = []
+    for _ in range(20):
+        start = time.perf_counter()
+        device.run(None, inputs)
+        times.append(1e3 * (time.perf_counter() - start))
+    # Convolutions may use TF32 there, with ten bits.
+    record.add(
+        backend="onnxruntime-cuda", part="denoiser", batch=8, error=worst, passed=worst <= 5e-3, **_milliseconds(times)
+    )
+
+
+def _milliseconds(times: list[float]) -> dict[str, float]:
+    return {f"ms_{key}": value for key, value in quantiles(times).items()}

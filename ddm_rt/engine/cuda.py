@@ -1,0 +1,383 @@
+"""The CUDA driver, as little of it as the TensorRT engines need: device, memory, stream, kernels, graphs, events.
+
+`cuda.bindings` is imported on use. Every call's result is checked; a failure is one DdmError with the driver's text.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol, cast
+
+from ddm_rt.errors import DdmError
+
+_WARP = 32
+_STATIC_SHARED_BYTES = 48 * 1024  # more than this must be asked for
+
+
+class Driver(Protocol):
+    """The names of `cuda.bindings.driver` that are used here. Each returns (CUresult, values...)."""
+
+    CUresult: Any
+    CUdevice_attribute: Any
+    CUfunction_attribute: Any
+    CUstream_flags: Any
+    CUstreamCaptureMode: Any
+    CUevent_flags: Any
+
+    def cuInit(self, flags: int, /) -> tuple[Any, ...]: ...
+    def cuGetErrorString(self, error: Any, /) -> tuple[Any, ...]: ...
+    def cuDriverGetVersion(self) -> tuple[Any, ...]: ...
+    def cuDeviceGetCount(self) -> tuple[Any, ...]: ...
+    def cuDeviceGet(self, ordinal: int, /) -> tuple[Any, ...]: ...
+    def cuDeviceGetName(self, length: int, device: Any, /) -> tuple[Any, ...]: ...
+    def cuDeviceGetAttribute(self, attribute: Any, device: Any, /) -> tuple[Any, ...]: ...
+    def cuDeviceTotalMem(self, device: Any, /) -> tuple[Any, ...]: ...
+    def cuDevicePrimaryCtxRetain(self, device: Any, /) -> tuple[Any, ...]: ...
+    def cuDevicePrimaryCtxRelease(self, device: Any, /) -> tuple[Any, ...]: ...
+    def cuCtxSetCurrent(self, context: Any, /) -> tuple[Any, ...]: ...
+    def cuMemAlloc(self, count: int, /) -> tuple[Any, ...]: ...
+    def cuMemFree(self, pointer: int, /) -> tuple[Any, ...]: ...
+    def cuMemHostAlloc(self, count: int, flags: int, /) -> tuple[Any, ...]: ...
+    def cuMemFreeHost(self, pointer: int, /) -> tuple[Any, ...]: ...
+    def cuMemcpyHtoDAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuMemcpyDtoHAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuMemcpyDtoDAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuStreamCreate(self, flags: Any, /) -> tuple[Any, ...]: ...
+    def cuStreamDestroy(self, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuStreamSynchronize(self, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuStreamBeginCapture(self, stream: Any, mode: Any, /) -> tuple[Any, ...]: ...
+    def cuStreamEndCapture(self, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuGraphInstantiate(self, graph: Any, flags: int, /) -> tuple[Any, ...]: ...
+    def cuGraphLaunch(self, executable: Any, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuGraphDestroy(self, graph: Any, /) -> tuple[Any, ...]: ...
+    def cuGraphExecDestroy(self, executable: Any, /) -> tuple[Any, ...]: ...
+    def cuEventCreate(self, flags: Any, /) -> tuple[Any, ...]: ...
+    def cuEventDestroy(self, event: Any, /) -> tuple[Any, ...]: ...
+    def cuEventRecord(self, event: Any, stream: Any, /) -> tuple[Any, ...]: ...
+    def cuEventQuery(self, event: Any, /) -> tuple[Any, ...]: ...
+    def cuEventSynchronize(self, event: Any, /) -> tuple[Any, ...]: ...
+    def cuEventElapsedTime(self, start: Any, end: Any, /) -> tuple[Any, ...]: ...
+    def cuModuleLoadData(self, image: bytes, /) -> tuple[Any, ...]: ...
+    def cuModuleUnload(self, module: Any, /) -> tuple[Any, ...]: ...
+    def cuModuleGetFunction(self, module: Any, name: bytes, /) -> tuple[Any, ...]: ...
+    def cuFuncSetAttribute(self, function: Any, attribute: Any, value: int, /) -> tuple[Any, ...]: ...
+    def cuLaunchKernel(
+        self,
+        function: Any,
+        grid_x: int,
+        grid_y: int,
+        grid_z: int,
+        block_x: int,
+        block_y: int,
+        block_z: int,
+        shared_bytes: int,
+        stream: Any,
+        arguments: int,  # address of a void*[]
+        extra: int,
+        /,
+    ) -> tuple[Any, ...]: ...
+
+
+class Argument(Protocol):
+    """One kernel parameter, as an ahead-of-time pack's manifest declares it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...  # "pointer", "i32" or "scratch"
+    @property
+    def bytes(self) -> int: ...
+
+
+class OutOfMemory(DdmError):
+    """The device has too little memory left."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A CUDA device and the driver under it."""
+
+    name: str
+    architecture: str  # "sm_89"
+    driver_version: str  # the CUDA version that the driver has, "13.0"
+    memory_bytes: int
+
+
+def load() -> Driver:
+    """`cuda.bindings.driver`, initialized. Raises DdmError saying what is missing."""
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+        raise DdmError("the package cuda-bindings is not installed; pip install cuda-bindings")
+    driver = cast(Driver, import_module("cuda.bindings.driver"))
+    try:
+        result = driver.cuInit(0)
+    except RuntimeError as error:
+        # cuda-bindings opens the driver's library at the first call.
+        raise DdmError("no CUDA driver: libcuda.so.1 was not found") from error
+    _checked(driver, "cuInit", result)
+    return driver
+
+
+def unavailable() -> str | None:
+    """Why no CUDA device can be used here, or None."""
+    try:
+        device_info()
+    except DdmError as error:
+        return str(error)
+    return None
+
+
+def device_info(driver: Driver | None = None, ordinal: int = 0) -> DeviceInfo:
+    """Device number `ordinal` of those that CUDA_VISIBLE_DEVICES shows; makes no context on it.
+
+    Raises DdmError without a driver or such a device.
+    """
+    driver = load() if driver is None else driver
+    (count,) = _checked(driver, "cuDeviceGetCount", driver.cuDeviceGetCount())
+    if ordinal >= count:
+        raise DdmError(f"no CUDA device {ordinal}: the driver shows {count}")
+    (device,) = _checked(driver, "cuDeviceGet", driver.cuDeviceGet(ordinal))
+    (name,) = _checked(driver, "cuDeviceGetName", driver.cuDeviceGetName(256, device))
+    (memory,) = _checked(driver, "cuDeviceTotalMem", driver.cuDeviceTotalMem(device))
+    (version,) = _checked(driver, "cuDriverGetVersion", driver.cuDriverGetVersion())
+    attributes = driver.CUdevice_attribute
+    major, minor = (
+        _checked(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(attribute, device))[0]
+        for attribute in (
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return DeviceInfo(
+        name=name.split(b"\0")[0].decode(),
+        architecture=f"sm_{major}{minor}",
+        driver_version=f"{version // 1000}.{version % 1000 // 10}",
+        memory_bytes=int(memory),
+    )
+
+
+class Device:
+    """A device with its primary context retained, and what is made on it.
+
+    The context must be current in the calling thread: `activate` before anything else, in each thread.
+    """
+
+    def __init__(self, driver: Driver | None = None, ordinal: int = 0) -> None:
+        """Raises DdmError without a driver or such a device."""
+        self.driver = load() if driver is None else driver
+        self.info = device_info(self.driver, ordinal)
+        (self._device,) = self.call("cuDeviceGet", ordinal)
+        (self._context,) = self.call("cuDevicePrimaryCtxRetain", self._device)
+        self.activate()
+
+    def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        """The values of a driver call. Raises DdmError with the driver's text, OutOfMemory for that error."""
+        return _checked(self.driver, name, getattr(self.driver, name)(*arguments))
+
+    def activate(self) -> None:
+        """Make the context current in the calling thread."""
+        self.call("cuCtxSetCurrent", self._context)
+
+    def allocate(self, count: int) -> int:
+        """Address of `count` bytes of device memory."""
+        return int(self.call("cuMemAlloc", count)[0])
+
+    def free(self, pointer: int) -> None:
+        self.call("cuMemFree", pointer)
+
+    def allocate_pinned(self, count: int) -> int:
+        """Address of `count` bytes of page-locked host memory, from and to which copies are asynchronous."""
+        return int(self.call("cuMemHostAlloc", count, 0)[0])
+
+    def free_pinned(self, pointer: int) -> None:
+        self.call("cuMemFreeHost", pointer)
+
+    def close(self) -> None:
+        """Give up the primary context; all that was made in it must be gone."""
+        self.call("cuDevicePrimaryCtxRelease", self._device)
+
+
+class Stream:
+    """A stream of its own, which never waits for the default stream."""
+
+    def __init__(self, device: Device) -> None:
+        self._call = device.call
+        self._driver = device.driver
+        (self._stream,) = self._call("cuStreamCreate", device.driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+
+    @property
+    def handle(self) -> int:
+        """The CUstream as a number, which TensorRT takes."""
+        return int(self._stream)
+
+    def upload(self, target: int, source: int, count: int) -> None:
+        """Host to device; `source` stays untouched until the stream has passed this copy."""
+        self._call("cuMemcpyHtoDAsync", target, source, count, self._stream)
+
+    def download(self, target: int, source: int, count: int) -> None:
+        """Device to host; `target` is whole once the stream has passed this copy."""
+        self._call("cuMemcpyDtoHAsync", target, source, count, self._stream)
+
+    def copy(self, target: int, source: int, count: int) -> None:
+        """Device to device."""
+        self._call("cuMemcpyDtoDAsync", target, source, count, self._stream)
+
+    def synchronize(self) -> None:
+        self._call("cuStreamSynchronize", self._stream)
+
+    def launch(self, kernel: "Kernel", grid: tuple[int, int, int], values: Mapping[str, int]) -> None:
+        """Enqueue a kernel; `values` holds an address or an integer for every argument but scratch."""
+        slots = pack(kernel.arguments, values)
+        addresses = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
+        block = (kernel.num_warps * _WARP, 1, 1)
+        # The driver copies the arguments before it returns, so that `slots` need live no longer.
+        self._call(
+            "cuLaunchKernel",
+            kernel.function,
+            *grid,
+            *block,
+            kernel.shared_bytes,
+            self._stream,
+            ctypes.addressof(addresses),
+            0,
+        )
+
+    def capture(self, enqueue: Callable[[], None]) -> "Graph":
+        """What `enqueue` puts on this stream, as a graph, not run. Other threads may use the device meanwhile.
+
+        Raises DdmError where something in it can't be captured; the stream is usable again afterwards.
+        """
+        with self._capturing() as graphs:
+            enqueue()
+        (graph,) = graphs
+        try:
+            (executable,) = self._call("cuGraphInstantiate", graph, 0)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return Graph(self._call, executable)
+
+    @contextmanager
+    def _capturing(self) -> Iterator[list[Any]]:
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", self._stream, mode)
+        graphs: list[Any] = []
+        try:
+            yield graphs
+        except BaseException:
+            # The capture ends in either case, or the stream would stay in it; the first error is the one to tell.
+            _, *left = self._driver.cuStreamEndCapture(self._stream)
+            if left and left[0] is not None and int(left[0]):
+                self._driver.cuGraphDestroy(left[0])
+            raise
+        graphs += self._call("cuStreamEndCapture", self._stream)
+
+    def replay(self, graph: "Graph") -> None:
+        self._call("cuGraphLaunch", graph.executable, self._stream)
+
+    def record(self, event: "Event") -> None:
+        self._call("cuEventRecord", event.event, self._stream)
+
+    def close(self) -> None:
+        self._call("cuStreamDestroy", self._stream)
+
+
+class Graph:
+    """A captured, instantiated CUDA graph."""
+
+    def __init__(self, call: Callable[..., tuple[Any, ...]], executable: Any) -> None:
+        self._call, self.executable = call, executable
+
+    def close(self) -> None:
+        self._call("cuGraphExecDestroy", self.executable)
+
+
+class Event:
+    """A point in a stream; with `timing`, one whose distance to another can be measured."""
+
+    def __init__(self, device: Device, *, timing: bool = False) -> None:
+        self._call, self._driver = device.call, device.driver
+        flags = device.driver.CUevent_flags
+        (self.event,) = self._call("cuEventCreate", flags.CU_EVENT_DEFAULT if timing else flags.CU_EVENT_DISABLE_TIMING)
+
+    def ready(self) -> bool:
+        """Whether the stream has passed it; doesn't wait."""
+        result = self._driver.cuEventQuery(self.event)
+        if result[0] == self._driver.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        _checked(self._driver, "cuEventQuery", result)
+        return True
+
+    def wait(self) -> None:
+        self._call("cuEventSynchronize", self.event)
+
+    def milliseconds_since(self, start: "Event") -> float:
+        """Time from `start` to here, both passed."""
+        return float(self._call("cuEventElapsedTime", start.event, self.event)[0])
+
+    def close(self) -> None:
+        self._call("cuEventDestroy", self.event)
+
+
+class Kernel:
+    """A function of a cubin, with its arguments as the manifest declares them."""
+
+    def __init__(
+        self,
+        device: Device,
+        cubin: bytes,
+        entry: str,
+        arguments: Sequence[Argument],
+        num_warps: int,
+        shared_bytes: int,
+    ) -> None:
+        """Raises DdmError where the cubin isn't for this device or has no such function."""
+        self._call = device.call
+        self.arguments, self.num_warps, self.shared_bytes = tuple(arguments), num_warps, shared_bytes
+        (self._module,) = self._call("cuModuleLoadData", cubin)
+        try:
+            (self.function,) = self._call("cuModuleGetFunction", self._module, entry.encode())
+            if shared_bytes > _STATIC_SHARED_BYTES:
+                attribute = device.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                self._call("cuFuncSetAttribute", self.function, attribute, shared_bytes)
+        except DdmError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._call("cuModuleUnload", self._module)
+
+
+_TYPES: dict[str, Any] = {"pointer": ctypes.c_uint64, "scratch": ctypes.c_uint64, "i32": ctypes.c_int32}
+
+
+def pack(arguments: Sequence[Argument], values: Mapping[str, int]) -> list[Any]:
+    """One ctypes number per argument, typed by its kind; scratch is null.
+
+    Raises DdmError for a kind or size that isn't known, a value missing, left over or outside 32 bits.
+    """
+    named = [argument.name for argument in arguments if argument.kind != "scratch"]
+    if sorted(named) != sorted(values):
+        raise DdmError(f"kernel arguments are {', '.join(named)}; given were {', '.join(values)}")
+    slots = []
+    for argument in arguments:
+        kind = _TYPES.get(argument.kind)
+        if kind is None or ctypes.sizeof(kind) != argument.bytes:
+            raise DdmError(f"kernel argument {argument.name}: {argument.kind} of {argument.bytes} bytes is unknown")
+        value = 0 if argument.kind == "scratch" else int(values[argument.name])
+        slot = kind(value)
+        if slot.value != value:
+            raise DdmError(f"kernel argument {argument.name} is {value}, which {argument.kind} doesn't hold")
+        slots.append(slot)
+    return slots
+
+
+def _checked(driver: Driver, name: str, result: tuple[Any, ...]) -> tuple[Any, ...]:
+    error, *values = result
+    if error == driver.CUresult.CUDA_SUCCESS:
+        return tuple(values)
+    _, text = driver.cuGetErrorString(error)
+    words = text.decode() if isinstance(text, bytes) else f"error {int(error)}"
+    kind = OutOfMemory if error == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY else DdmError
+    raise kind(f"CUDA driver: {name}: {words}")

@@ -1,0 +1,143 @@
+"""The two flavours of TensorRT: one literal table, one code. What differs between them stands here and nowhere else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ddm_rt.config import Backend, Precision
+from ddm_rt.errors import BackendUnavailable, DdmError
+
+PLUGIN_DOMAIN = "ddm_rt"  # of the node that indicator attention is in
+PLUGIN_GRAPH = "denoiser.plugin.onnx"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One flavour: its Python package, how to get it, and what its builder takes."""
+
+    name: str  # of the backend too
+    module: str
+    install: str
+    architectures: tuple[str, ...]  # that can be named as a target; empty: the present device alone
+    timing_cache: bool  # whether its builds measure tactics, and can keep what they measured
+    plugins: bool  # whether the denoiser's attention is our plugin, or plain operators
+    precisions: Mapping[Precision, int]  # precision -> the least SM that computes in it
+    max_opset: int  # the newest of ONNX in its documentation; the parser takes newer ones without a word
+
+    @property
+    def needs_device(self) -> bool:
+        """Whether a build measures on the device that it is for."""
+        return not self.architectures
+
+    def denoiser(self, precision: Precision) -> str:
+        """The variant of the denoiser's graph that this flavour builds: our plugin's kernel computes in half precision,
+        so graphs in float32 come with plain operators; every other precision is written into half-precision graphs.
+        """
+        return PLUGIN_GRAPH if self.plugins and precision != Precision.FP32 else "denoiser.onnx"
+
+
+# TensorRT's support matrix: bfloat16 came with Ampere, 8-bit floats with Ada.
+_TENSORRT = {Precision.FP32: 75, Precision.FP16: 75, Precision.BF16: 80, Precision.INT8: 75, Precision.FP8: 89}
+# What TensorRT-RTX 1.7.1 builds convolutions and matrix products in, tried for each of its architectures. For sm_75 it
+# refuses products in float32, which int8 graphs have beside the quantised ones.
+_RTX = {Precision.FP32: 80, Precision.FP16: 75, Precision.BF16: 80, Precision.INT8: 80, Precision.FP8: 89}
+
+TABLE: dict[str, Flavour] = {
+    Backend.TENSORRT.value: Flavour(
+        name=Backend.TENSORRT.value,
+        module="tensorrt",
+        install="pip install 'ddm-rt[tensorrt]' on a machine that reaches NVIDIA's package index",
+        architectures=(),
+        timing_cache=True,
+        plugins=True,
+        precisions=_TENSORRT,
+        max_opset=25,
+    ),
+    Backend.TENSORRT_RTX.value: Flavour(
+        name=Backend.TENSORRT_RTX.value,
+        module="tensorrt_rtx",
+        install="pip install 'ddm-rt[tensorrt-rtx]'",
+        architectures=("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121"),
+        timing_cache=False,  # since 1.2 its operations do nothing
+        plugins=False,
+        precisions=_RTX,
+        max_opset=22,
+    ),
+}
+
+# What a build calls; a runtime without a builder (the lean one) lacks them.
+_BUILDER_NAMES = ("Builder", "OnnxParser")
+
+
+def flavour(name: str) -> Flavour:
+    """The flavour of that name. Raises DdmError listing the choices."""
+    if name not in TABLE:
+        raise DdmError(f"backend {name!r} has no plans to build; those that have: {', '.join(TABLE)}")
+    return TABLE[name]
+
+
+def unavailable(flavour: Flavour) -> str | None:
+    """Why the flavour's package can't be imported here and how to get it, or None."""
+    if find_spec(flavour.module) is None:
+        return f"the package {flavour.module} is not installed; {flavour.install}"
+    try:
+        import_module(flavour.module)
+    except (ImportError, OSError, RuntimeError) as error:
+        # Bindings without their libraries: the message names the library, or the package that failed.
+        return f"import of {flavour.module} failed: {_one_line(error)}; {flavour.install}"
+    return None
+
+
+def cannot_build(flavour: Flavour) -> str | None:
+    """Why plans of the flavour can't be built here (a device aside), or None."""
+    if (reason := unavailable(flavour)) is not None:
+        return reason
+    module = import_module(flavour.module)
+    if missing := [name for name in _BUILDER_NAMES if not hasattr(module, name)]:
+        return f"{flavour.module} {version(flavour)} is a runtime without {' and '.join(missing)}; {flavour.install}"
+    return None
+
+
+def load(flavour: Flavour) -> Any:
+    """The flavour's Python module. Raises BackendUnavailable with the reason and the way to install it."""
+    if (reason := unavailable(flavour)) is not None:
+        raise BackendUnavailable(flavour.name, reason, ())
+    return import_module(flavour.module)
+
+
+def version(flavour: Flavour) -> str:
+    """The version of the flavour's package, which its plans are bound to. Raises BackendUnavailable."""
+    return str(load(flavour).__version__)
+
+
+def architecture(name: str) -> str:
+    """`89`, `sm89` and `sm_89` as `sm_89`. Raises DdmError for what is none of these."""
+    digits = name.strip().lower().removeprefix("sm").removeprefix("_")
+    if not digits.isascii() or not digits.isdigit():
+        raise DdmError(f"architecture {name!r}: expected a compute capability such as 89 or sm_89")
+    return f"sm_{int(digits)}"
+
+
+def check_target(flavour: Flavour, name: str) -> None:
+    """Raises DdmError where the flavour can't build for the architecture (`sm_89`); lists those it can."""
+    if flavour.architectures and name not in flavour.architectures:
+        raise DdmError(
+            f"architecture {name} is unknown to {flavour.name}; it builds for {', '.join(flavour.architectures)}"
+        )
+
+
+def check_precision(flavour: Flavour, precision: str, target: str) -> None:
+    """Raises DdmError where the flavour, or the architecture, doesn't compute in the graphs' precision."""
+    sm = int(target.removeprefix("sm_"))
+    least = flavour.precisions.get(Precision(precision))
+    if least is None or sm < least:
+        taken = ", ".join(name for name, minimum in flavour.precisions.items() if minimum <= sm)
+        raise DdmError(
+            f"precision {precision}: {flavour.name} on {target} takes {taken}; export the bundle in one of them"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,118 @@
+"""Where a graph's weights lie: inside the file, or in a data file beside it that several graphs may share."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import TensorProto, external_data_helper, numpy_helper
+
+from ddm_rt.errors import BundleError, DdmError
+
+# Protocol buffers end at 2 GiB; bigger graphs keep their tensors in a file beside them.
+MAX_INLINE_BYTES = 2**31 - 2**24
+# Smaller tensors (shapes, axes, epsilons) stay in the graph, where builders and shape inference read them.
+MIN_EXTERNAL_BYTES = 1024
+# Readers map the file into memory; 64 KiB is the coarsest granularity among systems, so large tensors start there.
+_ALIGNMENT = 64
+_PAGE = 2**16
+_LARGE = 2**20
+
+Array = NDArray[Any]
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The graph at `path`, its external tensors left where they are.
+
+    Raises BundleError where it isn't an ONNX graph, and DdmError where an operator set is newer than the
+    installed onnx reads.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    except DecodeError as error:
+        raise BundleError(f"{path}: not an ONNX graph ({error})") from error
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise DdmError(
+                f"{path}: operator set {opset.version} is too new: onnx {onnx.__version__} reads up to {newest}"
+            )
+    return model
+
+
+def value(tensor: TensorProto, folder: Path) -> Array:
+    """The numbers of `tensor`; `folder` is where its graph lies.
+
+    Raises BundleError where its data file is missing, lies elsewhere, or is too short.
+    """
+    if not external_data_helper.uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    info = external_data_helper.ExternalDataInfo(tensor)
+    place = PurePosixPath(info.location)
+    path = folder / place
+    if place.is_absolute() or ".." in place.parts or path.is_symlink():
+        raise BundleError(f"{folder}: tensor {tensor.name} lies in {info.location!r}; expected a file beside the graph")
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; it holds tensor {tensor.name} of a graph beside it")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    offset = info.offset or 0
+    needed = count * dtype.itemsize
+    if (info.length not in (None, needed)) or path.stat().st_size < offset + needed:
+        raise BundleError(f"{path}: too short for tensor {tensor.name}: {needed} bytes at {offset}")
+    flat = np.fromfile(path, dtype, count, offset=offset)
+    return flat.reshape(tuple(tensor.dims))
+
+
+def inline_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the tensors that `model` holds itself."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def save(models: Mapping[Path, onnx.ModelProto], *, shared: bool = False) -> None:
+    """Write graphs of one directory and check them.
+
+    Large tensors lie in `<first name>.data` where the graphs are to share them (`shared`) or one file can't hold them;
+    equal ones (type, shape, bytes) are written once, whatever their names. Models of such graphs are changed: their
+    large tensors point into that file afterwards. Equal models give equal bytes.
+
+    Raises DdmError where ONNX's full check, strict shape inference included, finds a fault.
+    """
+    if shared or sum(map(inline_bytes, models.values())) > MAX_INLINE_BYTES:
+        first = next(iter(models))
+        _move_out(models.values(), first.with_name(f"{first.name}.data"))
+    for path, model in models.items():
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise DdmError(f"{path.name}: the exported graph is not valid ONNX: {error}") from error
+
+
+def _move_out(models: Iterable[onnx.ModelProto], data: Path) -> None:
+    places: dict[tuple[int, tuple[int, ...], bytes], tuple[int, int]] = {}
+    with data.open("wb") as file:
+        for tensor in (tensor for model in models for tensor in model.graph.initializer):
+            if len(tensor.raw_data) < MIN_EXTERNAL_BYTES:
+                continue
+            key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest())
+            if key not in places:
+                step = _PAGE if len(tensor.raw_data) >= _LARGE else _ALIGNMENT
+                file.seek(-(-file.tell() // step) * step)
+                places[key] = (file.tell(), len(tensor.raw_data))
+                file.write(tensor.raw_data)
+            _point(tensor, data.name, *places[key])
+
+
+def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=text)

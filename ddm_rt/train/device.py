@@ -1,0 +1,15 @@
+"""Where training computes: the first CUDA device where torch finds one, else the CPU."""
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+def chosen() -> torch.device:
+    """The device of this process's training."""
+    return torch.device("cuda") if torch.cuda.is_available() else CPU
+
+
+def name(device: torch.device) -> str:
+    """For provenance: "cpu", or the card's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

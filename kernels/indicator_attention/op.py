@@ -1,0 +1,92 @@
+"""The public op `ddm_rt::indicator_attention`, registered with torch.library.
+
+    out = softmax(q kᵀ/√D) v + s · softmax(q k_indᵀ/√D) v_ind
+
+q [B,N,H,D]; k, v [B,T,H,D]; k_ind, v_ind [B,M,H,D]; scale [B]; out [B,N,H,D], contiguous, in q's dtype.
+
+On a CUDA device the fused kernel runs: float16 or bfloat16 throughout, a head dim of the tile table, T up to 512, M up
+to 16. Anything else there (float32 too), and everything on the CPU, takes the reference. Gradients are the reference's.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ddm_rt.kernels import dispatch
+from ddm_rt.kernels.indicator_attention.reference import indicator_attention_reference
+
+log = logging.getLogger(__name__)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
+        torch._check(tensor.dim() == 4, lambda n=name, t=tensor: f"{n} has shape {tuple(t.shape)}, expected 4 axes")  # type: ignore[no-untyped-call]
+    batch, _, heads, dim = q.shape
+    for name, tensor, like in (("k", k, k), ("v", v, k), ("k_ind", k_ind, k_ind), ("v_ind", v_ind, k_ind)):
+        expected = (batch, like.shape[1], heads, dim)
+        torch._check(  # type: ignore[no-untyped-call]
+            tensor.shape == expected,
+            lambda n=name, t=tensor, e=expected: f"{n} has shape {tuple(t.shape)}, expected {e}",
+        )
+    torch._check(scale.shape == (batch,), lambda: f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")  # type: ignore[no-untyped-call]
+
+
+@torch.library.custom_op("ddm_rt::indicator_attention", mutates_args=())
+def indicator_attention(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
+    """See the module. Raises RuntimeError on shapes that don't fit."""
+    _check(q, k, v, k_ind, v_ind, scale)
+    if q.is_cuda:
+        return _on_device(q, k, v, k_ind, v_ind, scale)
+    out: Tensor = indicator_attention_reference(q, k, v, k_ind, v_ind, scale)
+    return out
+
+
+def _on_device(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
+    function, refused = _implementation()
+    reason = refused(q, k, v, k_ind, v_ind)
+    if reason is not None:
+        _say(reason)
+        function = indicator_attention_reference
+    return function(q, k, v, k_ind, v_ind, scale)
+
+
+@cache
+def _implementation() -> tuple[Callable[..., Tensor], Callable[..., str | None]]:
+    """What `auto` takes on a CUDA device, and the check of its inputs; found once, since each layer asks."""
+    function = dispatch.load("indicator_attention")
+    if function is indicator_attention_reference:
+        return function, lambda *tensors: None
+    from ddm_rt.kernels.indicator_attention.fused import refused
+
+    return function, refused
+
+
+@cache
+def _say(reason: str) -> None:
+    log.info("indicator attention on a CUDA device takes the reference: %s", reason)
+
+
+@indicator_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients through the reference, recomputed: the softmaxes are never kept."""
+    saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+    needed = ctx.needs_input_grad  # type: ignore[attr-defined]
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(saved, needed, strict=True)]
+        out = indicator_attention_reference(*inputs)
+        found = iter(torch.autograd.grad(out, [x for x in inputs if x.requires_grad], grad))
+    return tuple(next(found) if need else None for need in needed)
+
+
+indicator_attention.register_autograd(_backward, setup_context=_save)

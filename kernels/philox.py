@@ -1,0 +1,77 @@
+"""Noise from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3).
+
+A number is a function of (seed, stream, row, position) and of nothing else: no state, no global generator.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any  # numpy.ndarray of uint64, or torch.Tensor of int64
+UInt64 = NDArray[np.uint64]
+
+STEP_STREAM = 1  # third word of the counter where a step adds noise
+
+LOW = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+# Blocks per image are rounded up to this before the logarithms and cosines. numpy computes those in vectors and may
+# treat the end of an array apart; this way no image has such an end, whatever the batch.
+_BLOCK_MULTIPLE = 64
+
+
+def philox4x32(
+    counter: tuple[Array, Array, Array, Array], key: tuple[Array, Array]
+) -> tuple[Array, Array, Array, Array]:
+    """Ten rounds over arrays that broadcast against each other: 32-bit words, each held in 64 bits.
+
+    The same lines run on numpy's uint64 and torch's int64, whose products wrap to the same bits; the masks take off
+    what a signed shift drags along.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((product1 >> 32) & LOW) ^ c1 ^ k0,
+            product1 & LOW,
+            ((product0 >> 32) & LOW) ^ c3 ^ k1,
+            product0 & LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & LOW, (k1 + _WEYL[1]) & LOW
+    return c0, c1, c2, c3
+
+
+def key_of(seeds: Array) -> tuple[Array, Array]:
+    """The key of each seed: its low word, its high word."""
+    return seeds & LOW, (seeds >> 32) & LOW
+
+
+def normal(
+    seeds: UInt64,  # [B]
+    rows: int | NDArray[np.integer],  # one for all, or [B]
+    stream: int,
+    shape: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Standard normal noise float32 [B, *shape], row-major: elements 4k to 4k + 3 come from block k.
+
+    Key: the image's seed, low word first. Counter: (block, row, stream, 0). u = (r + ½)/2³², then Box-Muller in
+    float64 on (u0, u1) and (u2, u3): √(-2·ln u0)·(cos 2πu1, sin 2πu1).
+    """
+    size = math.prod(shape)
+    blocks = -(-size // (4 * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
+    row = np.broadcast_to(np.asarray(rows, np.uint64), seeds.shape)[:, None]  # [B, 1]
+    zero = np.zeros((), np.uint64)
+    words = philox4x32(
+        (np.arange(blocks, dtype=np.uint64)[None], row, np.array(stream, np.uint64), zero), key_of(seeds[:, None])
+    )
+    u0, u1, u2, u3 = ((np.ascontiguousarray(word) + 0.5) * 2.0**-32 for word in words)  # [B, blocks]
+    noise = np.empty((len(seeds), blocks, 4), np.float32)
+    for i, (radial, angular) in enumerate(((u0, u1), (u2, u3))):
+        radius, angle = np.sqrt(-2 * np.log(radial)), 2 * np.pi * angular
+        noise[:, :, 2 * i] = radius * np.cos(angle)
+        noise[:, :, 2 * i + 1] = radius * np.sin(angle)
+    return np.ascontiguousarray(noise.reshape(len(seeds), -1)[:, :size]).reshape(-1, *shape)

@@ -1,0 +1,104 @@
+"""`ddm-rt build` as a user meets it: real TensorRT-RTX builds without a GPU, and one line for each mistake."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ddm_rt.bundle import INDEX, Bundle
+from ddm_rt.engine import flavours
+
+pytest.importorskip("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def placed(bundle: Bundle, ddm_rt: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy of the bundle with a plan, and what the command said. Read-only."""
+    out = tmp_path_factory.mktemp("built") / "copy"
+    line = ("build", bundle.path, "--backend", "tensorrt-rtx", "--sm", "89", "--batch", "1,2,4", "--out", out)
+    said = ddm_rt(*line)
+    assert said.code == 0, said.err
+    assert said.err == ""
+    assert f"plan: {out}/plans/tensorrt-rtx-sm_89\n" in said.out
+    again = ddm_rt(*line)
+    assert (again.code, "(up to date)" in again.out) == (0, True), again.err
+    return out, said.out
+
+
+def test_it_builds_into_a_copy(placed: tuple[Path, str], bundle: Bundle) -> None:
+    out, said = placed
+    copy = Bundle.load(out)
+    assert copy.bundle_id == bundle.bundle_id
+    assert {"plans/tensorrt-rtx-sm_89/denoiser.plan", "plans/tensorrt-rtx-sm_89/key.json"} <= copy.index.files.keys()
+    assert not any(name.startswith("plans/") for name in bundle.index.files)
+    for name in ("conditioner", "denoiser", "decoder"):
+        assert f"  {name}: " in said
+    copy.check_directory("plans/tensorrt-rtx-sm_89")
+
+
+def test_other_backends_still_run_the_bundle(placed: tuple[Path, str], ddm_rt: Callable, tmp_path: Path) -> None:
+    said = ddm_rt("sample", placed[0], "-n", 2, "--backend", "onnxruntime", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+
+
+def test_doctor_says_whether_the_plan_fits(placed: tuple[Path, str], ddm_rt: Callable, bundle: Bundle) -> None:
+    said = ddm_rt("doctor", placed[0])
+    assert said.code == 0
+    assert "plan tensorrt-rtx-sm_89" in " ".join(said.out.split())
+    assert "plan tensorrt" not in ddm_rt("doctor", bundle.path).out
+
+
+def test_the_missing_flavour_tells_how_to_install_it(
+    ddm_rt: Callable, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "tensorrt" else find_spec(name))
+    refusal = ddm_rt("build", bundle.path, "--backend", "tensorrt").refusal()
+    assert "the package tensorrt is not installed; pip install 'ddm-rt[tensorrt]'" in refusal
+    assert "available here: tensorrt-rtx" in refusal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sm", "90"), "architecture sm_90 is unknown to tensorrt-rtx; it builds for sm_75, sm_80"),
+        (("--sm", "ada"), "architecture 'ada': expected a compute capability"),
+        (("--sm", "75"), "precision fp32: tensorrt-rtx on sm_75 takes fp16"),
+        (("--sm", "89", "--batch", "8,4,2"), "--batch: min 8, opt 4, max 2; expected min <= opt <= max"),
+        (("--sm", "89", "--batch", "1,2"), "--batch '1,2': expected MIN,OPT,MAX or one number"),
+        (("--sm", "89", "--batch", "0"), "--batch '0': expected sizes of at least 1"),
+        (("--sm", "89", "--size", "17"), "--size: 17 pixels; this bundle's sides are multiples of 4"),
+        (("--sm", "89", "--memory-gib", "0"), "--memory-gib: 0; expected more than 0"),
+        (("--sm", "89", "--timing-cache", "x"), "--timing-cache: tensorrt-rtx keeps none"),
+        (("--sm", "89", "--backend", "onnxruntime"), "'onnxruntime' has no plans to build"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    ddm_rt: Callable, bundle: Bundle, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    refusal = ddm_rt(
+        "build", bundle.path, "--backend", "tensorrt-rtx", "--out", tmp_path / "copy", *arguments
+    ).refusal()
+    assert words in refusal
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_build_that_fails_leaves_no_copy(ddm_rt: Callable, bundle: Bundle, tmp_path: Path) -> None:
+    line = ("--backend", "tensorrt-rtx", "--sm", "89", "--memory-gib", "0.06", "--out", tmp_path / "copy")
+    assert "--memory-gib allows 0.06" in ddm_rt("build", bundle.path, *line).refusal()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_bundle_is_not_written_into(ddm_rt: Callable) -> None:
+    refusal = ddm_rt("build", "digits", "--backend", "tensorrt-rtx", "--sm", "89").refusal()
+    assert "can't be written to; --out DIR builds into a copy" in refusal
+
+
+def test_another_bundle_at_out_is_kept(ddm_rt: Callable, bundle: Bundle, tmp_path: Path) -> None:
+    other = Bundle.load("digits")
+    out = shutil.copytree(other.path, tmp_path / "other")
+    before = (out / INDEX).read_bytes()
+    refusal = ddm_rt("build", bundle.path, "--backend", "tensorrt-rtx", "--sm", "89", "--out", out).refusal()
+    assert f"holds another bundle, {other.bundle_id[:12]}; choose another" in refusal
+    assert (out / INDEX).read_bytes() == before

@@ -1,0 +1,265 @@
+"""A fake TensorRT over `fake_cuda`: its "plans" name an ONNX graph, which ONNX Runtime runs on the fake's memory.
+Nothing here is a run of TensorRT.
+"""
+
+import hashlib
+import importlib.machinery
+import json
+import types
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fake_cuda import FakeDriver, fake_cubin
+
+from ddm_rt.bundle import Bundle, add_directory
+from ddm_rt.config import Backend
+from ddm_rt.engine import flavours, plans
+from ddm_rt.engine.ort import _session
+from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
+
+RTX = flavours.TABLE[Backend.TENSORRT_RTX]
+MAX_BATCH = 8  # of a fake plan
+
+PLAN = b"fake plan\0"
+WORKSPACE_BYTES = 4096
+
+Shape = tuple[int, ...]
+Profile = dict[str, tuple[Shape, Shape, Shape]]
+
+DataType = Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL")
+TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
+Allocation = Enum("Allocation", "STATIC USER_MANAGED")
+Specialization = Enum("Specialization", "LAZY EAGER NONE")
+_TYPES = {"tensor(float)": DataType.FLOAT, "tensor(float16)": DataType.HALF, "tensor(int64)": DataType.INT64}
+
+
+class ILogger:
+    Severity = Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
+
+
+def fake_plan(graph: Path, profile: Profile) -> bytes:
+    return PLAN + json.dumps({"graph": str(graph), "profile": profile}).encode()
+
+
+def fake_tensorrt(name: str, driver: FakeDriver) -> Any:
+    """The module. `contexts` collects what is made; `refuse` names a capability that it pretends not to have."""
+    module: Any = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__version__ = "1.0-fake"
+    module.DataType, module.TensorIOMode, module.ILogger = DataType, TensorIOMode, ILogger
+    module.ExecutionContextAllocationStrategy = Allocation
+    module.DynamicShapesKernelSpecializationStrategy = Specialization
+    module.contexts, module.refuse = [], set()
+    module.Runtime = lambda logger: _Runtime(module, driver, logger)
+    return module
+
+
+class _Runtime:
+    def __init__(self, module: Any, driver: FakeDriver, logger: Any) -> None:
+        self.module, self.driver, self.logger = module, driver, logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        if not plan.startswith(PLAN):
+            self.logger.log(ILogger.Severity.ERROR, "the fake knows no such plan")
+            return None
+        return _Engine(self, **json.loads(plan.removeprefix(PLAN)))
+
+
+class _Config:
+    def __init__(self) -> None:
+        self.strategy = Allocation.STATIC
+        self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+
+class _Engine:
+    num_optimization_profiles = 1
+    device_memory_size_v2 = WORKSPACE_BYTES
+
+    def __init__(self, runtime: _Runtime, graph: str, profile: dict[str, Any]) -> None:
+        self.runtime, self.profile = runtime, profile
+        self.session = _session(Path(graph), 1)
+        self.tensors = {node.name: (node, TensorIOMode.INPUT) for node in self.session.get_inputs()}
+        self.tensors |= {node.name: (node, TensorIOMode.OUTPUT) for node in self.session.get_outputs()}
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, number: int) -> str:
+        return list(self.tensors)[number]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return DataType.BF16 if name in self.runtime.module.refuse else _TYPES[self.tensors[name][0].type]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.tensors[name][1]
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[Any]:
+        assert profile == 0
+        return list(self.profile[name])
+
+    def create_runtime_config(self) -> _Config:
+        return _Config()
+
+    def create_execution_context(self, config: _Config) -> Any:
+        self.runtime.module.contexts.append(_Context(self, config))
+        return self.runtime.module.contexts[-1]
+
+
+class _Context:
+    def __init__(self, engine: _Engine, config: _Config) -> None:
+        assert config.strategy is Allocation.USER_MANAGED
+        self.engine, self.config = engine, config
+        self.driver = engine.runtime.driver
+        self.shapes: dict[str, Shape] = {}
+        self.addresses: dict[str, int] = {}
+        self.workspace: tuple[int, int] | None = None
+        self.enqueued: list[bool] = []  # for each: whether it was captured
+
+    def set_device_memory(self, pointer: int, count: int) -> None:
+        assert count >= WORKSPACE_BYTES
+        self.workspace = pointer, count
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        return profile == 0
+
+    def set_input_shape(self, name: str, shape: Shape) -> bool:
+        low, _, high = self.engine.profile[name]
+        self.shapes[name] = shape
+        return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+
+    def set_tensor_address(self, name: str, pointer: int) -> bool:
+        self.addresses[name] = pointer
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        inputs = {node.name: node for node in self.engine.session.get_inputs()}
+        if missing := [name for name in inputs if name not in self.shapes]:
+            return missing
+        zeros = {name: np.zeros(self.shapes[name], _dtype(node)) for name, node in inputs.items()}
+        outputs = self.engine.session.get_outputs()
+        for node, value in zip(outputs, self.engine.session.run(None, zeros), strict=True):
+            self.shapes[node.name] = value.shape
+        return []
+
+    def get_tensor_shape(self, name: str) -> Shape:
+        return self.shapes[name]
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return "capture" not in self.engine.runtime.module.refuse
+
+    def execute_async_v3(self, stream: int) -> bool:
+        captured = self.driver.capturing(stream)
+        if captured and not self.enqueued:
+            self.engine.runtime.logger.log(ILogger.Severity.ERROR, "captured before a warm-up")
+            return False
+        if "run" in self.engine.runtime.module.refuse:
+            self.engine.runtime.logger.log(ILogger.Severity.ERROR, "the fake was told to fail")
+            return False
+        self.enqueued.append(captured)
+        self.driver.queue(stream, self._run)
+        return True
+
+    def _run(self) -> None:
+        assert self.workspace is not None
+        self.driver.view(*self.workspace)[:] = 0xEE  # activations: nobody else's memory
+        session = self.engine.session
+        feeds = {node.name: self._array(node).copy() for node in session.get_inputs()}
+        for node, value in zip(session.get_outputs(), session.run(None, feeds), strict=True):
+            self._array(node)[:] = value
+
+    def _array(self, node: Any) -> np.ndarray[Any, Any]:
+        shape, dtype = self.shapes[node.name], _dtype(node)
+        count = int(np.prod(shape)) * dtype.itemsize
+        return self.driver.view(self.addresses[node.name], count).view(dtype).reshape(shape)
+
+
+def _dtype(node: Any) -> np.dtype[Any]:
+    return np.dtype({"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}[node.type])
+
+
+def guided_step_arguments() -> list[tuple[str, str, int]]:
+    """guided_step's, with the scratch pointers that Triton appends."""
+    named = [(name, "pointer", 8) for name in POINTEES]
+    named.insert(list(POINTEES).index("x_next"), ("n_elements", "i32", 4))
+    return [*named, ("global_scratch", "scratch", 8), ("profile_scratch", "scratch", 8)]
+
+
+def write_fake_pack(folder: Path, architecture: str) -> None:
+    folder.mkdir()
+    kernels = []
+    for branches, noise in variants():
+        name = f"guided_step-{architecture}-fp32-b{branches}{'-noise' if noise else ''}"
+        files = {}
+        shared = 4096 if noise else 0
+        cubin = fake_cubin(branches, noise, GUIDED_STEP_BLOCK, shared, guided_step_arguments())
+        for kind, content in (("cubin", cubin), ("ptx", b"// fake")):
+            (folder / f"{name}.{kind}").write_bytes(content)
+            files[kind] = {"file": f"{name}.{kind}", "sha256": hashlib.sha256(content).hexdigest()}
+        kernels.append(
+            {"name": name, "op": "guided_step", "entry": "_kernel", "architecture": architecture, "dtype": "fp32"}
+            | {"head_dim": None, "branches": branches, "noise": noise, "tile": {"block": GUIDED_STEP_BLOCK}}
+            | {"num_warps": GUIDED_STEP_WARPS, "shared_bytes": shared, "registers": 32, "spill_bytes": 0}
+            | {"tensor_core": None, "ptx_version": 87, "alignment": 16, **files}
+            | {
+                "arguments": [
+                    dict(zip(("name", "kind", "bytes"), argument, strict=True)) for argument in guided_step_arguments()
+                ]
+            }
+        )
+    (folder / "manifest.json").write_text(json.dumps({"schema": 1, "triton": "fake", "kernels": kernels}))
+
+
+def with_fake_plan(
+    bundle: Bundle, version: str = "1.0-fake", architecture: str = "sm_89", kernels: str | None = None
+) -> Bundle:
+    """The bundle with a plan of the fake, for batches of 1 to MAX_BATCH and latents up to twice the training size."""
+    side = bundle.config.latent_shape[1]
+    tokens, width = bundle.config.context_shape
+    tokens = tokens if isinstance(tokens, int) else 1
+    ranges = {"x_t": [bundle.config.latent_shape[0], (side, 2 * side), (side, 2 * side)]}
+    ranges |= {"x0": ranges["x_t"], "t": [], "code": [], "indicator_scale": [], "context": [tokens, width]}
+    ranges |= {spec.name: [side if isinstance(side, int) else 1 for side in spec.shape] for spec in bundle.config.cond}
+    inputs = {
+        "conditioner": ["context"] + (["code", "indicator_scale"] if bundle.config.num_codes else []),
+        "denoiser": ["x_t", "t", *(spec.name for spec in bundle.config.cond)],
+        "decoder": ["x0"],
+    }
+
+    def shape(name: str, batch: int, which: int) -> tuple[int, ...]:
+        return (batch, *(side[which] if isinstance(side, tuple) else side for side in ranges[name]))
+
+    def fill(folder: Path) -> None:
+        engines = {}
+        for engine, names in inputs.items():
+            profile = {name: (shape(name, 1, 0), shape(name, 4, 0), shape(name, MAX_BATCH, 1)) for name in names}
+            content = fake_plan(bundle.graphs[engine], profile)
+            (folder / f"{engine}.plan").write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            engines[engine] = plans.EngineFile(
+                file=f"{engine}.plan", sha256=digest, bytes=len(content), profile=profile
+            )
+        sides = plans.Range(min=side, opt=side, max=2 * side)
+        parts = plans.Parts(
+            bundle_id=bundle.bundle_id,
+            graphs=plans.graph_files(bundle, RTX),
+            options=plans.Options(
+                batch=plans.Range(min=1, opt=4, max=MAX_BATCH),
+                height=sides,
+                width=sides,
+                tokens=plans.Range(min=1, opt=1, max=1),
+                precision=bundle.config.precision,
+            ),
+            flavour=RTX.name,
+            version=version,
+            gpu=plans.NO_GPU,
+            architecture=architecture,
+        )
+        key = plans.Key(key=plans.digest(parts), parts=parts, engines=engines, kernels=kernels)
+        (folder / plans.KEY).write_text(key.model_dump_json())
+        if kernels is None:
+            write_fake_pack(folder / plans.KERNELS, architecture)
+
+    return add_directory(bundle, f"plans/{plans.directory_name(RTX.name, architecture, plans.NO_GPU)}", fill)
