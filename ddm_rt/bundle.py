@@ -189,7 +189,10 @@ def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -
         raise ValueError(f"{relative!r} is not below any of {', '.join(DERIVED)}")
     out = bundle.path / relative
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    with _locked(bundle.path):
+        _sweep(out)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        in_use = _lock(temporary)
     try:
         fill(temporary)
         _settle(temporary)
@@ -200,6 +203,8 @@ def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -
         shutil.rmtree(temporary, ignore_errors=True)
         _name_place(error, out)
         raise
+    finally:
+        os.close(in_use)
     return Bundle.load(bundle.path)
 
 
@@ -229,13 +234,34 @@ def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One process at a time reads and rewrites the index; the lock goes with the process that holds it."""
+    handle = _lock(directory)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(directory: Path, *, wait: bool = True) -> int:
+    """A handle that holds the directory's lock. Raises BlockingIOError where another holds it and `wait` is false."""
     import fcntl
 
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _sweep(out: Path) -> None:
+    """Remove what processes that were killed have left beside `out`; those that live hold a lock on theirs."""
+    for left in out.parent.glob(f".{out.name}.*"):
+        try:
+            handle = _lock(left, wait=False)
+        except BlockingIOError:
+            continue
+        shutil.rmtree(left)
         os.close(handle)
 
 

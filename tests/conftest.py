@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -31,6 +32,10 @@ def has_package(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
 
+def has_programs(*names: str) -> Callable[[], bool]:
+    return lambda: all(shutil.which(name) for name in names)
+
+
 @functools.cache
 def has_own_file_system() -> bool:
     """Whether a test may mount a small file system that nobody else sees."""
@@ -47,7 +52,12 @@ def has_own_file_system() -> bool:
 EXERCISED: dict[str, Callable[[], bool]] = {
     "bf16 device numerics": has_cuda,
     "Triton kernels on a device": has_cuda,
-    "TensorRT": has_package("tensorrt"),
+    "TensorRT plans on a device": has_cuda,
+    "benchmarks/gpu.py": has_cuda,
+    "compiling kernels for six architectures": has_package("triton"),
+    "TensorRT-RTX builds": has_package("tensorrt_rtx"),
+    "TensorRT's plugin contract (lean runtime)": has_package("tensorrt_bindings"),
+    "the C loader's host tests": has_programs("cmake", "cc"),
     "writing onto a full disk": has_own_file_system,
 }
 

@@ -29,7 +29,7 @@ Quirk = Literal["none", "batch size", "position", "neighbours", "size 1"]
 class FakeEngine:
     """Deterministic, elementwise arithmetic; `quirk` is what else its denoiser's result depends on."""
 
-    backend, precision, threads = "fake", "fp32", 1
+    backend, precision, threads, max_batch = "fake", "fp32", 1, None
 
     def __init__(self, quirk: Quirk = "none") -> None:
         self.quirk = quirk

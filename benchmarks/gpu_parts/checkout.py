@@ -20,4 +20,4 @@ def provide(root: Path = Path(__file__).parents[2]) -> None:
     spec.submodule_search_locations = [str(root / "kernels")]
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    ddm_rt.kernels = module  # type: ignore[attr-defined]
+    ddm_rt.kernels = module

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ddm_rt.bundle import INDEX, SHIPPED, Bundle, asset, copy_bundle
+from ddm_rt.cli.arguments import sizes
 from ddm_rt.engine import build, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
 
@@ -39,8 +40,8 @@ def build_plans(
     bundle = Bundle.load(source)
     options = build.options(
         bundle.config,
-        build.DEFAULT_BATCH if batch is None else _range("batch", batch),
-        None if size is None else _range("size", size),
+        build.DEFAULT_BATCH if batch is None else _range("--batch", batch),
+        None if size is None else _range("--size", size),
     )
     targets = build.targets(flavour, [flavours.architecture(name) for name in architectures])
     for target in targets:
@@ -61,7 +62,7 @@ def build_plans(
                     progress=progress,
                 )
             )
-            bundle = Bundle.load(bundle.path)  # whose index now lists the plan
+            bundle = made[-1].bundle
     except BaseException:
         if copied:
             shutil.rmtree(bundle.path)
@@ -99,11 +100,5 @@ def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
 
 
 def _range(option: str, text: str) -> plans.Range:
-    """MIN,OPT,MAX, or one number for all three."""
-    parts = text.split(",")
-    if len(parts) not in (1, 3) or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise DdmError(f"--{option} {text!r}: expected MIN,OPT,MAX or one number, for example 1,8,32")
-    numbers = [int(part) for part in parts]
-    if min(numbers) < 1:
-        raise DdmError(f"--{option} {text!r}: expected sizes of at least 1")
-    return plans.Range(min=numbers[0], opt=numbers[len(parts) // 2], max=numbers[-1])
+    low, best, high = sizes(option, text)
+    return plans.Range(min=low, opt=best, max=high)

@@ -4,6 +4,9 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from rich.table import Table
+from rich.text import Text
+
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.backends import availability
@@ -13,6 +16,14 @@ from ddm_rt.kernels import dispatch
 PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers", "onnx", "triton", "cuda-bindings", "tensorrt", "tensorrt-rtx")
 
 Row = tuple[str, bool, str]  # part, available, detail
+
+
+def table(bundle: Bundle | None = None) -> Table:
+    """What `checks` found, for a terminal."""
+    shown = Table("part", "available", "detail")
+    for name, ok, detail in checks(bundle):
+        shown.add_row(name, Text("yes", "green") if ok else Text("no", "yellow"), Text(detail))
+    return shown
 
 
 def checks(bundle: Bundle | None = None) -> list[Row]:

@@ -31,8 +31,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan of the bundle, and whether it was there already."""
+    """A plan of `bundle` (whose index lists it), and whether it was made just now."""
 
+    bundle: Bundle
     plan: plans.Plan
     fresh: bool
 
@@ -120,7 +121,7 @@ def build(
     )
     relative = f"{plans.ROOT}/{plans.directory_name(flavour.name, target.architecture, target.gpu)}"
     if not force and (plan := _up_to_date(bundle, relative, parts)) is not None:
-        return Built(plan, fresh=False)
+        return Built(bundle, plan, fresh=False)
     for graph in graphs.values():
         check_graph(graph, flavour)
     _check_disk(bundle, parts)
@@ -154,7 +155,7 @@ def build(
 
     bundle = add_directory(bundle, relative, fill)
     path = bundle.path / relative
-    return Built(plans.Plan(path, plans.read_key(path / plans.KEY)), fresh=True)
+    return Built(bundle, plans.Plan(path, plans.read_key(path / plans.KEY)), fresh=True)
 
 
 def check_graph(graph: Path, flavour: Flavour) -> None:

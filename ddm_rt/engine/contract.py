@@ -27,7 +27,7 @@ class Engine(Protocol):
     precision: str
     threads: int
     versions: dict[str, str]  # of the packages that compute
-    max_batch: int | None  # rows that one call may have; None, or no such attribute: as many as memory holds
+    max_batch: int | None  # rows that one call may have; None: as many as memory holds
 
     def conditioner(
         self,

@@ -34,11 +34,12 @@ _REFUSED_PRECISIONS = {Precision.BF16: "ONNX Runtime has no bf16 operators on th
 class OrtEngine:
     """`engine.contract.Engine` on ONNX Runtime's CPU provider.
 
-    What it takes and gives is float32 whatever the bundle's precision. It has no arithmetic of its own for fp16 and
-    fp8 on most CPUs: it computes their operators in float32 and rounds where the graph does, or later.
+    What it takes and gives is float32 whatever the bundle's precision. Its arithmetic on x86 is float32 too: it rounds
+    to fp16, int8 or fp8 where the graph says so, or later, so such a bundle shows its images here but no speed.
     """
 
     backend = "onnxruntime"
+    max_batch = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what config.json says."""

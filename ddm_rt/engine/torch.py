@@ -30,6 +30,7 @@ class TorchEngine:
     """
 
     backend = "torch"
+    max_batch = None
     precision = "fp32"
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ddm_rt.errors import DdmError
-from ddm_rt.export import dialect, tensors
+from ddm_rt.export import dialect, opset, tensors
 
 # Sines of frequency x timestep: at t = 999 the spacing of fp16 is a half, of bf16 four, against a period of 2π. With
 # them stays everything that they are computed from.
@@ -39,8 +39,10 @@ def to_half(model: onnx.ModelProto, path: Path, element_type: int) -> onnx.Model
 def element_types(model: onnx.ModelProto, path: Path) -> dict[str, int]:
     """The element type of every value in the graph.
 
-    Raises DdmError naming the first operator whose output has no known type: ONNX's shape inference doesn't know it.
+    Raises DdmError naming the first operator that is neither ONNX's nor our own, holds a graph, or whose output's type
+    shape inference doesn't find.
     """
+    operators = opset.version(model, path)
     try:
         inferred = onnx.shape_inference.infer_shapes(model).graph
     except onnx.shape_inference.InferenceError as error:
@@ -52,6 +54,13 @@ def element_types(model: onnx.ModelProto, path: Path) -> dict[str, int]:
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             raise DdmError(f"{path}: operator {operator} ({node.name}) holds a graph of its own; that is not supported")
+        known = dialect.is_plugin(node) or (
+            node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, max_inclusive_version=operators)
+        )
+        if not known:
+            raise DdmError(
+                f"{path}: operator {operator} ({node.name}) is not supported: not in operator set {operators}"
+            )
         for name in filter(None, node.output):
             if not types.get(name):
                 raise DdmError(f"{path}: operator {operator} ({node.name}) is not supported: its type is not known")

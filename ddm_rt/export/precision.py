@@ -144,9 +144,7 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
         raise DdmError(f"precision {precision} needs a calibration set")
 
 
-def _converted(
-    path: Path, recipe: Recipe, ranges: quantize.Ranges | None, report: dict[str, Any]
-) -> onnx.ModelProto:
+def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, report: dict[str, Any]) -> onnx.ModelProto:
     model = tensors.read_model(path)
     half.element_types(model, path)  # names what can't be converted before anything is computed
     if any(node.op_type in _MULTIPLYING for node in model.graph.node):
@@ -209,7 +207,7 @@ def _feeds(session: ort.InferenceSession) -> dict[str, Any]:
         if item.type == "tensor(int64)":
             feeds[item.name] = np.zeros(shape, np.int64)
         elif item.name == "t":
-            feeds[item.name] = np.linspace(0, 999, *shape, dtype=np.float32)
+            feeds[item.name] = np.linspace(0, 999, shape[0], dtype=np.float32)
         else:
             feeds[item.name] = rng.standard_normal(shape, np.float32)
     return feeds

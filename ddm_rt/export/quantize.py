@@ -109,7 +109,8 @@ def measure(path: Path, calls: Iterable[Feeds], threads: int = 1) -> Ranges:
 def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int:
     """Quantise the layers of `model` (read from `path`) to `kind`, INT8 or FLOAT8E4M3FN; returns how many.
 
-    A layer whose input was 0 throughout calibration has no range and stays as it is. Scales are rounded up to what fp16 holds, so that the graph may be computed in fp16 afterwards and mean the same.
+    A layer whose input was 0 throughout calibration has no range and stays as it is. Scales are rounded up to what fp16
+    holds, so that the graph may be computed in fp16 afterwards and mean the same.
     Raises DdmError for a layer that `ranges` doesn't know.
     """
     missing = [layer.weight for layer in layers(model, path) if layer.key not in ranges]

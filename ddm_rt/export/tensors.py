@@ -52,7 +52,8 @@ def value(tensor: TensorProto, folder: Path) -> Array:
     Raises BundleError where its data file is missing, lies elsewhere, or is too short.
     """
     if not external_data_helper.uses_external_data(tensor):
-        return numpy_helper.to_array(tensor)
+        inside: Array = numpy_helper.to_array(tensor)
+        return inside
     info = external_data_helper.ExternalDataInfo(tensor)
     place = PurePosixPath(info.location)
     path = folder / place
@@ -66,7 +67,7 @@ def value(tensor: TensorProto, folder: Path) -> Array:
     needed = count * dtype.itemsize
     if (info.length not in (None, needed)) or path.stat().st_size < offset + needed:
         raise BundleError(f"{path}: too short for tensor {tensor.name}: {needed} bytes at {offset}")
-    flat = np.fromfile(path, dtype, count, offset=offset)
+    flat: Array = np.fromfile(path, dtype, count, offset=offset)
     return flat.reshape(tuple(tensor.dims))
 
 

@@ -26,7 +26,7 @@ def probe(
     is usable, and so is each smaller one that gives the same bits as it. `cond` has `cond_rows` rows, which are
     repeated; `timesteps` are those of a table. No size exceeds the engine's `max_batch`.
     """
-    most = getattr(engine, "max_batch", None) or CANDIDATES[-1]
+    most = engine.max_batch or CANDIDATES[-1]
     fitting = (size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS)
     largest = max(fitting, default=1)
     x = engine.array(normal(np.arange(largest, dtype=np.uint64), 0, Stream.INITIAL, shape))

@@ -22,19 +22,6 @@ log = logging.getLogger(__name__)
 INDICATOR = tl.constexpr(table.MAX_INDICATOR)
 
 
-@triton.constexpr_function
-def _low(head_dim):
-    """The largest power of two in `head_dim`: Triton's blocks are powers of two."""
-    return 1 << (head_dim.bit_length() - 1)
-
-
-@triton.constexpr_function
-def _high(head_dim):
-    """The block that holds the rest of `head_dim`: 40 is 32 + 16 (half of it masked) rather than 64. 0 for no rest."""
-    rest = head_dim - _low(head_dim)
-    return 0 if rest == 0 else max(16, 1 << (rest - 1).bit_length())
-
-
 @triton.jit
 def _pointers(base, n_heads, ROWS: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr):
     """Of ROWS x WIDTH elements of one head, from its column FIRST; a row of the tensor holds all heads."""
@@ -63,10 +50,10 @@ def _store(
 
 
 @triton.jit
-def _logits(q_low, q_high, k, n_keys, n_heads, KEYS: tl.constexpr, HEAD_DIM: tl.constexpr):
+def _logits(
+    q_low, q_high, k, n_keys, n_heads, KEYS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, HEAD_DIM: tl.constexpr
+):
     """q kᵀ·log2(e)/√D, with -inf where a key is beyond `n_keys`. [BLOCK_M, KEYS]"""
-    LOW: tl.constexpr = _low(HEAD_DIM)
-    HIGH: tl.constexpr = _high(HEAD_DIM)
     # float32 inputs stay float32: no TF32.
     logits = tl.dot(q_low, tl.trans(_load(k, n_keys, n_heads, KEYS, 0, LOW, HEAD_DIM)), input_precision="ieee")
     if HIGH > 0:
@@ -96,10 +83,11 @@ def _kernel(
 ):
     """One program: BLOCK_M queries of one head of one sample. Grid (cdiv(N, BLOCK_M), B*H, 1).
 
-    The head dim is kept in two blocks, LOW and HIGH, because a block's sides are powers of two.
+    A block's sides are powers of two, so the head dim is kept in two blocks: LOW, the largest power in it, and HIGH,
+    which holds the rest (40 is 32 + 16, half of it masked, rather than 64) and is 0 for none.
     """
-    LOW: tl.constexpr = _low(HEAD_DIM)
-    HIGH: tl.constexpr = _high(HEAD_DIM)
+    LOW: tl.constexpr = 128 if HEAD_DIM >= 128 else 64 if HEAD_DIM >= 64 else 32 if HEAD_DIM >= 32 else 16
+    HIGH: tl.constexpr = 0 if HEAD_DIM == LOW else 16 if HEAD_DIM - LOW <= 16 else 32
 
     first = tl.program_id(0) * BLOCK_M
     batch = (tl.program_id(1) // n_heads).to(tl.int64)  # offsets into a whole tensor may pass 32 bits
@@ -125,7 +113,7 @@ def _kernel(
         high = tl.zeros([BLOCK_M, HIGH], tl.float32)
     for start in range(0, n_text, BLOCK_N):
         n_keys = n_text - start
-        logits = _logits(q_low, q_high, k + start * stride, n_keys, n_heads, BLOCK_N, HEAD_DIM)
+        logits = _logits(q_low, q_high, k + start * stride, n_keys, n_heads, BLOCK_N, LOW, HIGH, HEAD_DIM)
         risen = tl.maximum(highest, tl.max(logits, 1))
         weights = tl.exp2(logits - risen[:, None])
         shrink = tl.exp2(highest - risen)
@@ -138,7 +126,7 @@ def _kernel(
             high = tl.dot(weights, v_high, high * shrink[:, None], input_precision="ieee")
         highest = risen
 
-    logits = _logits(q_low, q_high, k_ind, n_indicator, n_heads, INDICATOR, HEAD_DIM)
+    logits = _logits(q_low, q_high, k_ind, n_indicator, n_heads, INDICATOR, LOW, HIGH, HEAD_DIM)
     weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
     share = tl.load(scale + batch) / tl.sum(weights, 1)  # s over the softmax's sum
     # s stays in float32: rounded into half-precision weights it would cost the result a bit.

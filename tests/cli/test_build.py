@@ -64,7 +64,7 @@ def test_the_missing_flavour_tells_how_to_install_it(
     [
         (("--sm", "90"), "architecture sm_90 is unknown to tensorrt-rtx; it builds for sm_75, sm_80"),
         (("--sm", "ada"), "architecture 'ada': expected a compute capability"),
-        (("--sm", "75"), "precision fp32: tensorrt-rtx on sm_75 takes fp16"),
+        (("--sm", "75"), "precision fp32: tensorrt-rtx on sm_75 takes fp16, int8"),
         (("--sm", "89", "--batch", "8,4,2"), "--batch: min 8, opt 4, max 2; expected min <= opt <= max"),
         (("--sm", "89", "--batch", "1,2"), "--batch '1,2': expected MIN,OPT,MAX or one number"),
         (("--sm", "89", "--batch", "0"), "--batch '0': expected sizes of at least 1"),

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import ddm_rt as package
-from ddm_rt import cli
 from ddm_rt.bundle import Bundle, Codes
+from ddm_rt.cli import arguments
 from ddm_rt.errors import DdmError
 
 # By import: the name `doctor` in ddm_rt.cli is the command of that name.
 DOCTOR = import_module("ddm_rt.cli.doctor")
-COMMANDS = ("train", "export", "sample", "evaluate", "train-judge", "doctor", "demo", "version")
+COMMANDS = ("train", "export", "build", "sample", "evaluate", "train-judge", "doctor", "demo", "version")
 
 
 def test_train_shows_what_it_found_and_claims_no_groups(trained) -> None:
@@ -148,7 +148,7 @@ def test_a_message_keeps_its_brackets_and_stays_on_one_line(ddm_rt: Callable, mo
 
 
 def test_a_fault_of_the_program_is_not_dressed_up_as_the_user_s(ddm_rt: Callable, monkeypatch) -> None:
-    def fault() -> None:
+    def fault(*_: object) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr(DOCTOR, "checks", fault)
@@ -157,7 +157,7 @@ def test_a_fault_of_the_program_is_not_dressed_up_as_the_user_s(ddm_rt: Callable
 
 
 def test_an_interrupt_outside_training_is_130(ddm_rt: Callable, monkeypatch) -> None:
-    def interrupted() -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DOCTOR, "checks", interrupted)
@@ -167,9 +167,9 @@ def test_an_interrupt_outside_training_is_130(ddm_rt: Callable, monkeypatch) -> 
 
 
 def test_set_takes_json_or_text() -> None:
-    assert cli._assignment("train.steps=5") == ("train.steps", 5)
-    assert cli._assignment("train.indicator=codes") == ("train.indicator", "codes")
-    assert cli._assignment("model.unet.block_out_channels=[8, 16]") == ("model.unet.block_out_channels", [8, 16])
-    assert cli._assignment("data.source=a=b") == ("data.source", "a=b")
+    assert arguments.assignment("train.steps=5") == ("train.steps", 5)
+    assert arguments.assignment("train.indicator=codes") == ("train.indicator", "codes")
+    assert arguments.assignment("model.unet.block_out_channels=[8, 16]") == ("model.unet.block_out_channels", [8, 16])
+    assert arguments.assignment("data.source=a=b") == ("data.source", "a=b")
     with pytest.raises(DdmError, match="expected FIELD=VALUE"):
-        cli._assignment("train.steps")
+        arguments.assignment("train.steps")

@@ -295,6 +295,24 @@ def test_a_fake_builder_that_hangs_ends_with_the_process_that_started_it(
         assert worker.wait(timeout=30) == 1
 
 
+# The kernels beside a plan.
+
+
+def test_where_there_are_no_kernels_the_key_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build_process.kernels(tmp_path / "k", "sm_75", print) == "no kernels are shipped for sm_75"
+    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
+    assert "triton was not installed" in (build_process.kernels(tmp_path / "k", "sm_89", print) or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_that_cannot_be_compiled_are_a_reported_failure(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "occupied").write_text("x")
+    with pytest.raises(DdmError, match=r"kernels of sm_89: the compiler ended with exit code 2; last words: .*k"):
+        build_process.kernels(tmp_path / "k", "sm_89", print)
+
+
 # A whole bundle, when something goes wrong on the way.
 
 

@@ -75,7 +75,7 @@ def test_unknown_architecture_lists_the_choices() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "architecture", "taken"),
-    [("fp8", "sm_86", "fp32, fp16, bf16, int8"), ("bf16", "sm_75", "fp16"), ("fp32", "sm_75", "fp16")],
+    [("fp8", "sm_86", "fp32, fp16, bf16, int8"), ("bf16", "sm_75", "fp16, int8"), ("fp32", "sm_75", "fp16, int8")],
 )
 def test_precision_that_an_architecture_lacks(precision: str, architecture: str, taken: str) -> None:
     with pytest.raises(DdmError, match=f"precision {precision}: tensorrt-rtx on {architecture} takes {taken};"):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from tolerances import EXPORT_FP32_ABS
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Precision
 from ddm_rt.engine.backends import load
 from ddm_rt.engine.contract import Engine
 from ddm_rt.engine.ort import OrtEngine
@@ -125,6 +126,21 @@ def test_says_what_computes(tiny_bundle: Bundle) -> None:
     assert (engine.backend, engine.precision, engine.threads) == ("onnxruntime", "fp32", 2)
     assert engine.versions.keys() == {"onnxruntime", "numpy"}
     assert OrtEngine(tiny_bundle).threads >= 1
+
+
+def test_the_precision_is_the_bundles(tiny_bundle: Bundle) -> None:
+    """Of a bundle that says so; that graphs of such a precision run is shown in tests/cli/test_precision.py."""
+
+    def said(precision: Precision) -> Bundle:
+        return dataclasses.replace(tiny_bundle, config=tiny_bundle.config.model_copy(update={"precision": precision}))
+
+    for precision in Precision:
+        reason = OrtEngine.unavailable(said(precision))
+        if precision is Precision.BF16:
+            assert reason == "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"
+        else:
+            assert reason is None
+            assert OrtEngine(said(precision), 1).precision == precision
 
 
 def test_wrong_shapes_become_one_clear_error(tiny_bundle: Bundle) -> None:

@@ -11,11 +11,15 @@ import torch
 from tolerances import DIRECTIONAL_REL, KERNEL_FP16_ABS, KERNEL_FP32_ABS
 from torch import Tensor
 
+from ddm_rt.kernels import dispatch
 from ddm_rt.kernels.indicator_attention import indicator_attention, indicator_attention_reference, op, table
 
 fused = pytest.importorskip("ddm_rt.kernels.indicator_attention.fused", reason="needs triton", exc_type=ImportError)
 
 DEVICE = "cpu" if fused.INTERPRETED else "cuda"
+# On a device the kernel takes no float32.
+DTYPE, TOLERANCE = (torch.float32, KERNEL_FP32_ABS) if fused.INTERPRETED else (torch.float16, KERNEL_FP16_ABS)
+interpreter_only = pytest.mark.skipif(not fused.INTERPRETED, reason="float32, or about the interpreter itself")
 SMALL = table.Tile(16, 16, 4, 1)
 
 # T and M of the specification's corners, with an N that no tile divides.
@@ -23,7 +27,7 @@ LENGTHS = [(1, 1, 1), (5, 16, 33), (16, 4, 64), (77, 4, 65), (256, 3, 7), (512, 
 
 
 def inputs(
-    batch: int, queries: int, text: int, indicator: int, heads: int, dim: int, dtype: torch.dtype = torch.float32
+    batch: int, queries: int, text: int, indicator: int, heads: int, dim: int, dtype: torch.dtype = DTYPE
 ) -> list[Tensor]:
     """q, k, v, k_ind, v_ind, scale."""
     generator = torch.Generator().manual_seed(queries)
@@ -46,7 +50,9 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, KERNEL_FP32_ABS), (torch.float16, KERNEL_FP16_ABS)], ids=str
+    ("dtype", "tolerance"),
+    [pytest.param(torch.float32, KERNEL_FP32_ABS, marks=interpreter_only), (torch.float16, KERNEL_FP16_ABS)],
+    ids=str,
 )
 @pytest.mark.parametrize(("text", "indicator", "queries"), LENGTHS)
 @pytest.mark.parametrize("dim", table.HEAD_DIMS)
@@ -65,7 +71,7 @@ def test_equals_the_oracle(
 def test_the_tile_changes_no_meaning(tile: tuple[int, int, int, int]) -> None:
     given = inputs(2, 37, 45, 5, 3, 40)
     out = fused.indicator_attention_fused(*given, tile=table.Tile(*tile))
-    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=KERNEL_FP32_ABS)
+    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=TOLERANCE)
 
 
 def test_strided_inputs_change_no_bit() -> None:
@@ -127,7 +133,7 @@ def test_nan_goes_where_the_oracle_lets_it(name: str) -> None:
     position = ["q", "k", "v", "k_ind", "v_ind", "scale"].index(name)
     given[position].view(-1)[-1] = float("nan")
     out = fused.indicator_attention_fused(*given, tile=SMALL)
-    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=KERNEL_FP32_ABS, equal_nan=True)
+    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=TOLERANCE, equal_nan=True)
     assert out.isnan().any()
 
 
@@ -135,7 +141,7 @@ def test_logits_of_any_size_stay_finite() -> None:
     given = inputs(1, 5, 33, 2, 1, 16)
     given[0] *= 1e4
     out = fused.indicator_attention_fused(*given, tile=SMALL)
-    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=KERNEL_FP32_ABS)
+    torch.testing.assert_close(out.double(), oracle(given), rtol=0, atol=TOLERANCE)
 
 
 def test_no_queries_is_an_empty_result() -> None:
@@ -143,6 +149,7 @@ def test_no_queries_is_an_empty_result() -> None:
     assert fused.indicator_attention_fused(*given).shape == (2, 0, 2, 16)
 
 
+@interpreter_only
 def test_gradient_of_the_op_fits_the_fused_forward() -> None:
     """The op's backward recomputes through the reference; here it meets the kernel's own slope."""
     given = inputs(2, 9, 5, 3, 2, 40)
@@ -160,7 +167,7 @@ def test_gradient_of_the_op_fits_the_fused_forward() -> None:
         torch.testing.assert_close(slope, gradient.double().norm(), rtol=DIRECTIONAL_REL, atol=0)
 
 
-@pytest.mark.skipif(not fused.INTERPRETED, reason="about the interpreter")
+@interpreter_only
 def test_bfloat16_is_refused_in_the_interpreter() -> None:
     with pytest.raises(ValueError, match="interpreter multiplies bfloat16 matrices wrongly"):
         fused.indicator_attention_fused(*inputs(1, 5, 5, 4, 1, 16, torch.bfloat16))
@@ -209,6 +216,32 @@ def test_on_a_mock_device_the_op_takes_the_reference_where_the_kernel_refuses(
     assert "takes the reference: head dim 24 is not one of" in record.getMessage()
 
 
+def test_without_triton_the_op_of_a_mock_device_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "load", lambda name: indicator_attention_reference)
+    op._implementation.cache_clear()
+    given = inputs(2, 5, 5, 4, 2, 16)
+    try:
+        assert torch.equal(op._on_device(*given), indicator_attention_reference(*given))
+    finally:
+        op._implementation.cache_clear()
+
+
+def test_a_mock_device_without_a_row_takes_older_tiles_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(8, 0), (10, 3), (7, 5)][index])
+    caplog.set_level("INFO", logger=fused.__name__)
+    fused.architecture.cache_clear()
+    try:
+        assert [fused.architecture(index) for index in (0, 1, 1)] == ["sm_80", "sm_100", "sm_100"]
+        with pytest.raises(ValueError, match="sm_75 is older than every architecture"):
+            fused.architecture(2)
+    finally:
+        fused.architecture.cache_clear()
+    (record,) = caplog.records
+    assert record.getMessage() == "indicator attention: sm_103 has no tiles of its own and takes those of sm_100"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_on_a_device_the_op_is_the_kernel(dtype: torch.dtype) -> None:
@@ -219,9 +252,12 @@ def test_on_a_device_the_op_is_the_kernel(dtype: torch.dtype) -> None:
         torch.testing.assert_close(out.double(), oracle(given), rtol=2 * torch.finfo(dtype).eps, atol=KERNEL_FP16_ABS)
 
 
-@pytest.mark.skipif(not fused.INTERPRETED, reason="about the interpreter, which runs two programs of a large grid")
+@interpreter_only
 def test_offsets_beyond_32_bits() -> None:
-    """The second image's queries begin at element 2³¹; memory that isn't touched costs nothing."""
+    """The second image's queries begin at element 2³¹; memory that isn't touched costs nothing.
+
+    The grid is cut to the first queries of both images.
+    """
     queries, dim = 2**27, 16
     memory = torch.from_numpy(np.empty(queries * dim + 16 * dim, np.float16))
     few, *others = inputs(2, 16, 5, 3, 1, dim, torch.float16)

@@ -63,7 +63,8 @@ def test_what_is_said_of_the_codes_agrees_with_the_assignment(
     large: int, small: int, micro: int, top: int, seed: int
 ) -> None:
     features, _ = blobs(large, small, 0.3, seed)
-    config = CodesConfig(micro_codes=max(micro, top), top_codes=top, bootstraps=0, neighbours=4)
+    # One image of 21 is less than the default least share of a branch, and such a tree is refused.
+    config = CodesConfig(micro_codes=max(micro, top), top_codes=top, min_share=0, bootstraps=0, neighbours=4)
     codes, assignment = discover(features, config, seed)
     assert assignment.shape == (large + small,)
     assert codes.num_codes == config.micro_codes

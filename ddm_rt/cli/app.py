@@ -1,0 +1,27 @@
+"""The command-line program as an object: where it prints, and what its commands share."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="ddm-rt",
+    help="Balanced sampling from diffusion models, without being told which groups to balance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(markup=False)  # a path may hold brackets
+errors = Console(stderr=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
+Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
+
+
+def say(text: str) -> None:
+    """One line or more on stdout, unbroken: paths are there to be copied."""
+    console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,149 @@
+"""Commands that use what was made: sample, measure, look. Each imports its rooms on use: `sample` never loads torch."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ddm_rt.cli import arguments, display
+from ddm_rt.cli.app import Out, Threads, app, console, errors, say
+from ddm_rt.config import Backend, Balance, SamplerName
+from ddm_rt.errors import DdmError
+
+
+@app.command()
+def sample(
+    out: Out,
+    bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
+    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
+    seed: Annotated[int, typer.Option(help="Image i has the seed derive(seed, i).")] = 0,
+    target: Annotated[str, typer.Option(help="uniform, or shares of top codes: code:0=.3,code:1=.7.")] = "uniform",
+    balance: Annotated[Balance, typer.Option(help="on: codes by quota. off: the null code.")] = Balance.AUTO,
+    steps: Annotated[Optional[int], typer.Option(help="Sampling steps.")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
+    indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
+    height: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    width: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    backend: Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")] = "auto",
+    threads: Threads = None,
+    from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
+    index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
+) -> None:
+    """Write balanced images, a contact sheet and manifest.json.
+
+    Examples:
+
+        ddm-rt sample digits -n 64 --seed 0 --out out/
+
+        ddm-rt sample digits -n 64 --target code:0=.3,code:1=.7 --out out30/
+
+        ddm-rt sample digits --from out/manifest.json --index 5 --out again/
+    """
+    from ddm_rt.bundle import check_free
+    from ddm_rt.sample.pipeline import Pipeline
+
+    if bundle is None:
+        raise DdmError("bundle: name a bundle directory, or the shipped one: digits")
+    if index is not None and from_ is None:
+        raise DdmError("--index: names an image of a manifest; give that with --from")
+    check_free(out)
+    pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
+    with display.progress(errors) as bars:
+        on_step = display.step_callback(bars, "sampling")
+        if from_ is not None:
+            generation = pipeline.replay(from_, index=index, on_step=on_step)
+        else:
+            generation = pipeline.generate(
+                n=n,
+                seed=seed,
+                target=target,
+                balance=balance,
+                num_steps=steps,
+                sampler=sampler,
+                indicator_guidance_scale=indicator_guidance_scale,
+                height=height,
+                width=width,
+                on_step=on_step,
+            )
+    generation.save(out)
+    say(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}")
+
+
+@app.command()
+def evaluate(
+    methods: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")
+    ],
+    out: Out,
+    judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
+    groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
+    reference: Annotated[str, typer.Option(help="Held-out labelled images: digits:..., or a folder.")] = "digits:3,8",
+    training: Annotated[Optional[str], typer.Option(help="The training images, for nearest neighbours.")] = None,  # noqa: UP045
+    n: Annotated[int, typer.Option("-n", help="Images for each bundle.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
+    min_per_group: Annotated[
+        int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")
+    ] = 400,
+    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
+) -> None:
+    """Measure group shares and quality with a judge, and write report/index.html.
+
+    Example: ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
+    """
+    from ddm_rt.evaluate.run import evaluate_methods
+
+    with display.progress(errors) as bars:
+        page, table = evaluate_methods(
+            [arguments.named(text) for text in methods],
+            out,
+            judge=judge,
+            classes=classes.split(",") if classes else None,
+            groups=groups.split(","),
+            reference=reference,
+            training=training,
+            n=n,
+            seed=seed,
+            min_per_group=min_per_group,
+            on_step=display.step_callback(bars, "generating"),
+        )
+    console.print(table)
+    say(f"report: {page}")
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[Optional[str], typer.Argument(help="Also: which backends and plans of this bundle fit.")] = None,  # noqa: UP045
+) -> None:
+    """What this machine can run, and why not the rest.
+
+    Example: ddm-rt doctor bundles/ours
+    """
+    from ddm_rt.bundle import Bundle
+    from ddm_rt.cli.doctor import table
+
+    console.print(table(None if bundle is None else Bundle.load(bundle)))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Working directory; a second run resumes it.")] = Path("demo-out"),
+    data: Annotated[str, typer.Option(help="A biased set of the shipped digits, two classes.")] = "digits:3,8@4:1",
+    steps: Annotated[Optional[int], typer.Option(help="Training steps of each model.")] = None,  # noqa: UP045
+) -> None:
+    """Train vanilla, paper mode and ours on biased digits, then sample, evaluate and report. Minutes, not hours.
+
+    Example: ddm-rt demo --out demo-out
+    """
+    from ddm_rt.cli.demo import run_demo
+
+    page, table = run_demo(out, data, steps, console)
+    console.print(table)
+    say(f"report: {page}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import ddm_rt
+
+    say(ddm_rt.__version__)
