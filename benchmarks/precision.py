@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keeps converted bundles and images")
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=9, help="of the timing")
     parser.add_argument("--timed", type=int, default=32, help="images in each timed request")
     parser.add_argument("--out", type=Path, default=RESULTS / "precision.json", help="and .md beside it")
     arguments = parser.parse_args()

@@ -56,7 +56,10 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "benchmarks/gpu.py": has_cuda,
     "compiling kernels for six architectures": has_package("triton"),
     "TensorRT-RTX builds": has_package("tensorrt_rtx"),
-    "TensorRT's plugin contract (lean runtime)": has_package("tensorrt_bindings"),
+    "TensorRT's plugin contract (lean runtime)": lambda: (
+        all(has_package(name)() for name in ("tensorrt_bindings", "tensorrt_lean_libs", "triton"))
+        and any(map(shutil.which, ("gcc", "cc")))
+    ),
     "the C loader's host tests": has_programs("cmake", "cc"),
     "writing onto a full disk": has_own_file_system,
 }

@@ -14,7 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from ddm_rt.bundle import write_atomic
 from ddm_rt.config import Frozen
+from ddm_rt.errors import DdmError
 
 _EVENTS_PER_S = 10
 _LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING")
@@ -30,10 +32,6 @@ class Request(Frozen):
     plugins_for: str | None  # the architecture that our plugins are compiled for; None: none are registered
     axes: dict[str, tuple[int, int, int]]
     timing_cache: Path | None
-
-
-class Refused(Exception):
-    """The graph or the request can't be built; the message says why."""
 
 
 class Events:
@@ -56,7 +54,10 @@ class Events:
 
 
 def build(request: Request, events: Events) -> dict[str, Any]:
-    """Parse, build, write. Returns the profile's shapes and figures; raises Refused."""
+    """Parse, build, write. Returns the profile's shapes and figures.
+
+    Raises DdmError where the graph or the request can't be built.
+    """
     events.phase("load")
     trt = import_module(request.module)
     if request.plugins_for is not None:
@@ -66,7 +67,7 @@ def build(request: Request, events: Events) -> dict[str, Any]:
     logger = _logger(trt, events)
     builder = trt.Builder(logger)
     if builder is None:
-        raise Refused("the builder could not be created")
+        raise DdmError("the builder could not be created")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
@@ -81,12 +82,12 @@ def build(request: Request, events: Events) -> dict[str, Any]:
     events.phase("build")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise Refused("the builder gave no plan")
+        raise DdmError("the builder gave no plan")
     built = time.monotonic()
     events.phase("write")
     _write(request.plan, plan)
     if cache is not None and request.timing_cache is not None:
-        _write(request.timing_cache, config.get_timing_cache().serialize())
+        write_atomic(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     del monitor
     return {
         "profile": profile,
@@ -105,7 +106,7 @@ def _target(trt: Any, config: Any, architecture: str | None) -> None:
     capability = getattr(trt.ComputeCapability, architecture.replace("sm_", "SM"), None)
     config.num_compute_capabilities = 1
     if capability is None or not config.set_compute_capability(capability, 0):
-        raise Refused(f"this version doesn't build for {architecture}")
+        raise DdmError(f"this version doesn't build for {architecture}")
 
 
 def _parse(trt: Any, network: Any, graph: Path, logger: Any) -> None:
@@ -113,7 +114,7 @@ def _parse(trt: Any, network: Any, graph: Path, logger: Any) -> None:
     if parser.parse_from_file(str(graph)):  # by its path: external data lies beside it
         return
     found = [parser.get_error(i) for i in range(parser.num_errors)]
-    raise Refused("; ".join(_parser_error(error) for error in found) or "the parser gave no reason")
+    raise DdmError("; ".join(_parser_error(error) for error in found) or "the parser gave no reason")
 
 
 def _parser_error(error: Any) -> str:
@@ -136,13 +137,13 @@ def _profile(
         for k, size in enumerate(tensor.shape):
             name = tensor.get_dimension_name(k)
             if size < 0 and name not in axes:
-                raise Refused(f"input {tensor.name}: axis {k} is free ({name}); expected one of {', '.join(axes)}")
+                raise DdmError(f"input {tensor.name}: axis {k} is free ({name}); expected one of {', '.join(axes)}")
             columns.append(axes[name] if size < 0 else (size, size, size))
         low, best, high = ([column[j] for column in columns] for j in range(3))
         shapes[tensor.name] = (low, best, high)
         profile.set_shape(tensor.name, tuple(low), tuple(best), tuple(high))
     if config.add_optimization_profile(profile) < 0:
-        raise Refused(f"the profile was refused: {shapes}")
+        raise DdmError(f"the profile was refused: {shapes}")
     return shapes
 
 
@@ -151,7 +152,7 @@ def _open_timing_cache(config: Any, path: Path | None) -> Any:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     if not config.set_timing_cache(cache, False):
-        raise Refused(f"timing cache {path} is of another device or version; name another file")
+        raise DdmError(f"timing cache {path} is of another device or version; name another file")
     return cache
 
 
@@ -209,7 +210,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         events.send(result=build(request, events))
-    except Refused as error:
+    except DdmError as error:
         events.send(refused=str(error))
     except OSError as error:
         events.send(failed=f"{error.filename or request.plan.name}: {error.strerror or error}")

@@ -67,7 +67,7 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("tensorrt") is None:
         return "the plugin needs the package tensorrt: pip install 'ddm-rt[tensorrt]'"
     try:
-        import tensorrt.plugin  # type: ignore[import-not-found]  # noqa: F401
+        import tensorrt.plugin  # noqa: F401
     except (ImportError, OSError) as error:
         return f"tensorrt.plugin doesn't import: {' '.join(str(error).split())}"
     if importlib.util.find_spec("triton") is None:

@@ -1,8 +1,17 @@
-"""Quotas: which code each image of a request gets, so that every prefix of the request is close to the target.
+"""Quotas: which code each image of a stream gets, so that every prefix of the stream is close to the target.
 
 R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980) 323-330. With K codes of positive
-weight λ_k, the counts x_k after any number n of draws satisfy |x_k - n·λ_k| ≤ 1 - 1/(2K - 2), and no rule can promise
-less. Exact integer arithmetic: weights are multiples of 2^-48.
+weight λ_k that sum to 1, the counts x_k after any number n of draws satisfy |x_k - n·λ_k| ≤ 1 - 1/(2K - 2), and for
+some weights no rule does better. A draw depends on the counts alone, so the sizes of requests don't matter.
+
+In a tree the same holds for the top codes, and for the codes of a branch against the branch's own count N. So a code
+with the share s of its branch, whose top code has the weight π, satisfies
+
+    |x - n·π·s| ≤ |x - N·s| + s·|N - n·π| ≤ (1 - 1/(2m - 2)) + s·(1 - 1/(2K - 2)) < 2
+
+with m codes in the branch; the first term is 0 for m = 1, the second for K = 1.
+
+Exact integer arithmetic: weights are multiples of 2^-48, and the bounds hold against those.
 """
 
 import math
@@ -27,6 +36,7 @@ class Quota:
         self.counts = [0] * len(self.weights)
         self._live = [k for k, weight in enumerate(self.weights) if weight]
         self._lag = [0] * len(self.weights)  # (n·λ_k - x_k)·DENOMINATOR after n draws
+        self._largest_lag = math.floor(self.bound * DENOMINATOR)
 
     @property
     def bound(self) -> Fraction:
@@ -57,26 +67,18 @@ class Quota:
         """The next `n` draws."""
         return [self.draw() for _ in range(n)]
 
-    def state(self) -> dict[str, list[int]]:
-        """Plain data from which `from_state` goes on as if nothing had happened."""
-        return {"weights": list(self.weights), "counts": list(self.counts)}
+    def restore(self, counts: Sequence[int]) -> None:
+        """Go on as after draws with these counts, one per weight.
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Sequence[int]]) -> "Quota":
-        """Raises DdmError for a state that no sequence of draws leads to."""
-        weights, counts = _naturals(state, "weights"), _naturals(state, "counts")
-        if sum(weights) != DENOMINATOR or len(counts) != len(weights):
-            raise DdmError(
-                f"quota state: weights must sum to {DENOMINATOR} and be as many as counts; "
-                f"found {len(weights)} with the sum {sum(weights)}, and {len(counts)} counts"
-            )
-        quota = cls([weight / DENOMINATOR for weight in weights], "quota state: field weights")
+        Raises DdmError for counts that no sequence of draws leads to.
+        """
+        if len(counts) != len(self.weights) or not all(type(count) is int and count >= 0 for count in counts):
+            raise DdmError(f"counts: expected {len(self.weights)} whole numbers, not negative")
         n = sum(counts)
-        quota.counts = counts
-        quota._lag = [n * weight - count * DENOMINATOR for weight, count in zip(weights, counts, strict=True)]
-        if any(abs(lag) > quota.bound * DENOMINATOR for lag in quota._lag):
-            raise DdmError("quota state: field counts: further from the weights than any draws could be")
-        return quota
+        lag = [n * weight - count * DENOMINATOR for weight, count in zip(self.weights, counts, strict=True)]
+        if max(max(lag), -min(lag)) > self._largest_lag:
+            raise DdmError("counts: further from the weights than any draws could be")
+        self.counts, self._lag = list(counts), lag
 
 
 class TreeQuota:
@@ -97,6 +99,34 @@ class TreeQuota:
         every = [code for codes in self.codes for code in codes]
         if len(set(every)) != len(every):
             raise DdmError("a code stands in more than one branch of the tree")
+
+    @property
+    def counts(self) -> list[int]:
+        """How often each code was drawn, branch by branch in the order of `codes`."""
+        return [count for leaf in self.leaves for count in leaf.counts]
+
+    def restore(self, counts: Sequence[int]) -> None:
+        """Go on as after draws with these counts, in the order of `counts`.
+
+        Raises DdmError, with the quota unchanged, for counts that no sequence of draws leads to.
+        """
+        before = self.counts
+        try:
+            self._restore(counts)
+        except DdmError:
+            self._restore(before)
+            raise
+
+    def _restore(self, counts: Sequence[int]) -> None:
+        if len(counts) != sum(map(len, self.codes)):
+            raise DdmError(f"counts: {len(counts)}; expected one for each of {sum(map(len, self.codes))} codes")
+        start, tops = 0, []
+        for leaf in self.leaves:
+            branch = counts[start : start + len(leaf.weights)]
+            leaf.restore(branch)
+            tops.append(sum(branch))
+            start += len(branch)
+        self.top.restore(tops)
 
     def draw(self) -> tuple[int, int]:
         """The next (code, top code)."""
@@ -127,13 +157,6 @@ def quantise(weights: Sequence[float], field: str) -> list[int]:
     for k in by_remainder[: DENOMINATOR - sum(whole)]:
         whole[k] += 1
     return whole
-
-
-def _naturals(state: Mapping[str, Sequence[int]], name: str) -> list[int]:
-    values = state.get(name)
-    if not isinstance(values, list | tuple) or not all(type(value) is int and value >= 0 for value in values):
-        raise DdmError(f"quota state: field {name}: expected a list of whole numbers, not negative")
-    return list(values)
 
 
 def parse_target(target: str, num_top_codes: int) -> tuple[float, ...]:

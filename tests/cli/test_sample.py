@@ -23,6 +23,8 @@ ABSENT = (
     "transformers",
     "triton",
     "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
     "onnx",
     "onnxscript",
     "safetensors",
@@ -32,15 +34,21 @@ ABSENT = (
     "click",
     "pytest",
 )
+# Every finder of modules, asked for one of these, finds nothing: as on a machine that hasn't got them.
 BLOCK = f"""
-import importlib.abc, sys
+import sys
 
-class Absent(importlib.abc.MetaPathFinder):
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {ABSENT!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None if name.split(".")[0] in {ABSENT!r} else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 SERVING = (
     "ddm_rt",

@@ -1,0 +1,224 @@
+"""One graph in a build's own process: refusals, crashes, limits, interrupts; the real TensorRT-RTX where it can be.
+
+A build is no run: nothing here executes a plan.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddm_rt.engine import build, build_process, flavours
+from ddm_rt.engine.build_worker import Request
+from ddm_rt.errors import DdmError
+
+pytest.importorskip("tensorrt_rtx")
+onnx = pytest.importorskip("onnx")
+
+RTX = flavours.TABLE["tensorrt-rtx"]
+AXES = dict.fromkeys(("batch", "height", "width", "tokens"), (1, 2, 4))
+
+
+def graph_of(folder: Path, *nodes: object, opset: int = 18, shape: tuple = ("batch", 4), **opsets: int) -> Path:
+    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    sides = ([make.make_tensor_value_info(name, float32, shape)] for name in "xy")
+    imports = [make.make_opsetid("", opset), *(make.make_opsetid(name, version) for name, version in opsets.items())]
+    onnx.save(
+        make.make_model(make.make_graph(nodes, "g", *sides), opset_imports=imports, ir_version=10), folder / "g.onnx"
+    )
+    return folder / "g.onnx"
+
+
+def node(op: str, **attributes: object) -> object:
+    return onnx.helper.make_node(op, ["x"], ["y"], f"the_{op}", **attributes)
+
+
+def request_of(graph: Path, **changes: object) -> Request:
+    fields = {"module": "tensorrt_rtx", "architecture": "sm_89", "plugins_for": None, "timing_cache": None}
+    return Request(**fields | {"graph": graph, "plan": graph.with_name("g.plan"), "axes": AXES} | changes)
+
+
+def run(request: Request, memory_gib: float = 8, progress: Callable[[str], None] = lambda text: None) -> object:
+    return build_process.run(request, "tensorrt-rtx", memory_gib, progress)
+
+
+def test_an_unsupported_operator_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DdmError, match=r"g\.onnx: .* operator Det \(node 'the_Det'\) is not supported"):
+        run(request_of(graph_of(tmp_path, node("Det"))))
+
+
+def test_a_refusal_by_the_builder_brings_its_words(tmp_path: Path) -> None:
+    weight = onnx.helper.make_node(
+        "Constant", [], ["w"], value=onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32))
+    )
+    product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    with pytest.raises(DdmError, match=r"gave no plan: .*FP32 GEMM is not supported"):
+        run(request_of(graph_of(tmp_path, weight, product), architecture="sm_75"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "sm_90"}, "this version doesn't build for sm_90"),
+        ({"axes": {"height": (1, 1, 1)}}, r"input x: axis 0 is free \(batch\); expected one of height"),
+        ({"plan": Path("absent/g.plan")}, r"could not be written: absent/g\.plan: No such file or directory"),
+    ],
+)
+def test_a_request_that_cannot_be_met(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    with pytest.raises(DdmError, match=words):
+        run(request_of(graph_of(tmp_path, node("Relu")), **change))
+
+
+def test_an_opset_that_is_too_new_names_both(tmp_path: Path) -> None:
+    with pytest.raises(DdmError, match=r"g\.onnx: ONNX opset 40; tensorrt-rtx takes opsets up to 22"):
+        build.check_graph(graph_of(tmp_path, node("Relu"), opset=40), RTX)
+
+
+def test_a_plugin_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, node("IndicatorAttention", domain="ddm_rt"), ddm_rt=1)
+    with pytest.raises(
+        DdmError, match="node 'the_IndicatorAttention' is the plugin IndicatorAttention; tensorrt-rtx takes"
+    ):
+        build.check_graph(graph, RTX)
+    with pytest.raises(DdmError, match="operator IndicatorAttention"):
+        run(request_of(graph))
+
+
+def test_too_little_memory_ends_the_build(tmp_path: Path) -> None:
+    with pytest.raises(
+        DdmError, match=r"g\.onnx: building it for tensorrt-rtx holds 0\.\d+ GiB; --memory-gib allows 0.06"
+    ):
+        run(request_of(graph_of(tmp_path, node("Relu"))), memory_gib=0.06)
+
+
+def test_a_builder_that_really_crashes_is_a_reported_failure(tmp_path: Path) -> None:
+    """Two Attention nodes that share a scaled query end TensorRT-RTX 1.7.1's builder with a segmentation fault."""
+    make, half = onnx.helper, onnx.TensorProto.FLOAT16
+    lengths = {"q": 64, "k": 16, "v": 16, "k_ind": 4, "v_ind": 4}
+    inputs = [make.make_tensor_value_info(name, half, ["batch", 4, n, 64]) for name, n in lengths.items()]
+    nodes = [
+        make.make_node("Mul", ["q", "s"], ["scaled"]),
+        make.make_node("Attention", ["scaled", "k", "v"], ["text"], scale=1.0),
+        make.make_node("Attention", ["scaled", "k_ind", "v_ind"], ["indicator"], scale=1.0),
+        make.make_node("Add", ["text", "indicator"], ["y"]),
+    ]
+    outputs = [make.make_tensor_value_info("y", half, ["batch", 4, 64, 64])]
+    graph = make.make_graph(nodes, "g", inputs, outputs, [onnx.numpy_helper.from_array(np.float16(0.125), "s")])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 23)], ir_version=10)
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(DdmError, match=r"g\.onnx: the builder of tensorrt-rtx crashed \(SIGSEGV\) in build"):
+        run(request_of(tmp_path / "g.onnx"))
+    assert not (tmp_path / "g.plan").exists()
+
+
+# A module of the test's own in the builder's place, for endings that the real one can't be brought to.
+
+
+@pytest.fixture
+def fake_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Request]:
+    """fake_builder(source) makes a request that imports `source` in place of TensorRT."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(source: str) -> Request:
+        (tmp_path / "fake_builder.py").write_text(f"import os, signal, sys, time\n{source}\n")
+        return request_of(graph_of(tmp_path, node("Relu")), module="fake_builder")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "print('assertion failed: p', file=sys.stderr); os.abort()",
+            r"crashed \(SIGABRT\) in load; last words: asser",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL; out of memory, if nobody did it\)"),
+        ("os._exit(7)", "ended with exit code 7 in load; last words: it said nothing"),
+        ("os._exit(0)", "ended with exit code 0"),
+        ("raise RuntimeError('no such option')", "ended with exit code 1 .*RuntimeError: no such option"),
+        ("raise MemoryError", r"could not be written: g\.plan: out of memory"),
+    ],
+)
+def test_a_fake_builder_that_dies_is_a_reported_failure(
+    fake_builder: Callable[[str], Request], source: str, words: str
+) -> None:
+    with pytest.raises(DdmError, match=words) as caught:
+        run(fake_builder(source))
+    assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_ends_a_fake_builder_that_hangs(fake_builder: Callable[[str], Request], tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    request = fake_builder(f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+
+    def interrupt(_: str) -> None:
+        if pid.exists() and pid.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(request, progress=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_fake_builder_that_hangs_ends_with_the_process_that_started_it(
+    fake_builder: Callable[[str], Request],
+) -> None:
+    request = fake_builder("time.sleep(600)")
+    worker = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ddm_rt.engine.build_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with worker:
+        assert worker.stdin is not None
+        worker.stdin.write(request.model_dump_json() + "\n")
+        worker.stdin.close()
+        assert worker.wait(timeout=30) == 1
+
+
+def test_a_timing_cache_is_written_and_read_again(tmp_path: Path) -> None:
+    """Through TensorRT-RTX, whose caches hold nothing: the calls are those of the flavour that keeps one."""
+    cache = tmp_path / "timing.cache"
+    request = request_of(graph_of(tmp_path, node("Relu")), timing_cache=cache)
+    run(request)
+    assert cache.stat().st_size > 0
+    run(request)
+    cache.write_bytes(b"no cache")
+    with contextlib.suppress(DdmError):  # a version may ignore what it doesn't know, or refuse it
+        run(request)
+
+
+def test_the_progress_line_goes_on_while_the_builder_is_silent(fake_builder: Callable[[str], Request]) -> None:
+    said: list[str] = []
+    started = time.monotonic()
+    with pytest.raises(DdmError):
+        run(fake_builder("time.sleep(1); os._exit(1)"), progress=said.append)
+    assert len(said) >= 5
+    assert time.monotonic() - started < 60
+
+
+# The kernels beside a plan.
+
+
+def test_where_there_are_no_kernels_the_key_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build_process.kernels(tmp_path / "k", "sm_75", print) == "no kernels are shipped for sm_75"
+    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
+    assert "triton was not installed" in (build_process.kernels(tmp_path / "k", "sm_89", print) or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_that_cannot_be_compiled_are_a_reported_failure(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "occupied").write_text("x")
+    with pytest.raises(DdmError, match=r"kernels of sm_89: the compiler ended with exit code 2; last words: .*k"):
+        build_process.kernels(tmp_path / "k", "sm_89", print)
