@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +27,12 @@ else:
 
 def has_cuda() -> bool:
     return HAS_TORCH and torch.cuda.is_available()
+
+
+# Kernel tests run in Triton's interpreter where there is no device. Triton reads the variable when it is imported and
+# when a kernel is defined: so here, before any test module. What compiles does so in a process without it.
+if not has_cuda():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def has_package(name: str) -> Callable[[], bool]:

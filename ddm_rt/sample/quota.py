@@ -101,32 +101,21 @@ class TreeQuota:
             raise DdmError("a code stands in more than one branch of the tree")
 
     @property
-    def counts(self) -> list[int]:
-        """How often each code was drawn, branch by branch in the order of `codes`."""
-        return [count for leaf in self.leaves for count in leaf.counts]
+    def counts(self) -> dict[int, int]:
+        """How often each code was drawn."""
+        branches = zip(self.codes, self.leaves, strict=True)
+        return {code: n for codes, leaf in branches for code, n in zip(codes, leaf.counts, strict=True)}
 
-    def restore(self, counts: Sequence[int]) -> None:
-        """Go on as after draws with these counts, in the order of `counts`.
+    def restore(self, counts: Mapping[int, int]) -> None:
+        """Go on as after draws with these counts, one for each code.
 
-        Raises DdmError, with the quota unchanged, for counts that no sequence of draws leads to.
+        Raises DdmError for counts that no sequence of draws leads to; the quota is of no use then.
         """
-        before = self.counts
-        try:
-            self._restore(counts)
-        except DdmError:
-            self._restore(before)
-            raise
-
-    def _restore(self, counts: Sequence[int]) -> None:
-        if len(counts) != sum(map(len, self.codes)):
-            raise DdmError(f"counts: {len(counts)}; expected one for each of {sum(map(len, self.codes))} codes")
-        start, tops = 0, []
-        for leaf in self.leaves:
-            branch = counts[start : start + len(leaf.weights)]
-            leaf.restore(branch)
-            tops.append(sum(branch))
-            start += len(branch)
-        self.top.restore(tops)
+        if counts.keys() != self.counts.keys():
+            raise DdmError(f"counts: expected one for each of the codes {sorted(self.counts)}; found {sorted(counts)}")
+        for codes, leaf in zip(self.codes, self.leaves, strict=True):
+            leaf.restore([counts[code] for code in codes])
+        self.top.restore([sum(leaf.counts) for leaf in self.leaves])
 
     def draw(self) -> tuple[int, int]:
         """The next (code, top code)."""

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/faces.py`: data sets, codes, cells, measurements, tables."""
