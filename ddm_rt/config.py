@@ -34,14 +34,23 @@ class Precision(StrEnum):
 
 
 class IndicatorMode(StrEnum):
-    """`NONE` is plain diffusion, `LABELS` is DDM as published, `CODES` is our extension."""
+    """`NONE` is plain diffusion, `LABELS` is DDM as published, `CODES` and `PROBE` are our extensions.
+
+    `PROBE` makes the codes from labels of a few images (`codes.labels`), `CODES` without any.
+    """
 
     NONE = "none"
     LABELS = "labels"
     CODES = "codes"
+    PROBE = "probe"
 
 
-DEFAULT_INDICATOR_WEIGHT = {IndicatorMode.NONE: 0.0, IndicatorMode.LABELS: 0.05, IndicatorMode.CODES: 0.01}
+DEFAULT_INDICATOR_WEIGHT = {
+    IndicatorMode.NONE: 0.0,
+    IndicatorMode.LABELS: 0.05,
+    IndicatorMode.CODES: 0.01,
+    IndicatorMode.PROBE: 0.01,
+}
 
 
 class PredictionType(StrEnum):
@@ -140,10 +149,12 @@ class CodesConfig(Frozen):
     """Code discovery: micro-codes, a tree over them, top codes."""
 
     source: Path | None = None  # a codes file to use in place of discovery
+    labels: Path | None = None  # CSV with labels of a few images (indicator `probe` only)
     neighbours: Annotated[int, Field(ge=2)] = 15  # of the graph whose Laplacian eigenvectors are clustered
     eigenvectors: Annotated[int, Field(ge=1)] = 8
     micro_codes: Annotated[int, Field(ge=2, le=4096)] = 16  # K, the leaves of the tree
     top_codes: Annotated[int, Field(ge=2, le=1024)] = 2  # M branches that get equal shares
+    halving: bool = False  # below the top codes too, each split of the tree gives half to each side
     min_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of all images: less is an outlier, not a branch
     bootstraps: Annotated[int, Field(ge=0, le=1000)] = 10
 
@@ -213,6 +224,10 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"codes.top_codes ({self.codes.top_codes}) must not exceed codes.micro_codes ({self.codes.micro_codes})"
             )
+        if (self.codes.labels is not None) != (self.train.indicator is IndicatorMode.PROBE):
+            raise ValueError("codes.labels (--labels) and train.indicator probe need each other")
+        if self.codes.labels is not None and self.codes.source is not None:
+            raise ValueError("codes.labels and codes.source exclude each other")
         return self
 
 

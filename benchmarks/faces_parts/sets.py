@@ -46,6 +46,7 @@ SETS = {
     "gender 1:4": BiasedSet("gender", (1, 4)),
     "race 8:4:2:1": BiasedSet("race", (8, 4, 2, 1)),
 }
+DEVELOPMENT = {"gender 2:1": BiasedSet("gender", (2, 1))}  # for choices made before the table
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ def read(path: Path) -> Faces:
 def split(faces: Faces, name: str) -> Faces:
     """The part `train`, `judge` or `reference`: disjoint, equal in size for each joint group, in the file's order.
 
-    45 % of each joint group may be trained on, 27 % train the judge, the rest is the reference (and measures the judge).
+    45 % of each joint group may be trained on, 39 % train the judge, the rest is the reference and measures it.
     """
     parts = []
     for group in range(len(JOINT)):
         index = np.flatnonzero(faces.joint == group)
-        edges = {"train": (0.0, 0.45), "judge": (0.45, 0.72), "reference": (0.72, 1.0)}[name]
+        edges = {"train": (0.0, 0.45), "judge": (0.45, 0.84), "reference": (0.84, 1.0)}[name]
         low, high = (round(edge * len(index)) for edge in edges)
         parts.append(index[low:high])
     return faces.take(np.sort(np.concatenate(parts)))

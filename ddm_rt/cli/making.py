@@ -17,7 +17,8 @@ def train(
     preset: Annotated[str, typer.Option(help=f"One of: {', '.join(PRESETS)}.")] = "digits",
     data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
     indicator: Annotated[
-        IndicatorMode | None, typer.Option(help="none: plain. labels: DDM as published. codes: ours.")
+        IndicatorMode | None,
+        typer.Option(help="none: plain. labels: DDM as published. codes: ours. probe: ours, with --labels."),
     ] = None,
     indicator_weight: Annotated[
         float | None, typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
@@ -25,6 +26,10 @@ def train(
     top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
     micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
     codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
+    labels: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="With --indicator probe: CSV (image,label) of 64 to 256 training images."),
+    ] = None,
     features: Annotated[Optional[Path], typer.Option(help="ONNX encoder to use for code discovery.")] = None,  # noqa: UP045
     image_size: Annotated[Optional[int], typer.Option(help="Side of the square images the model sees.")] = None,  # noqa: UP045
     channels: Annotated[Optional[int], typer.Option(help="1: grey, 3: colour.")] = None,  # noqa: UP045
@@ -45,6 +50,8 @@ def train(
         ddm-rt train --data photos/ --image-size 64 --channels 3 --indicator codes --top-codes 4 --out runs/photos
 
         ddm-rt train --data digits:3,8@4:1 --indicator labels --indicator-weight .05 --out runs/paper
+
+        ddm-rt train --data photos/ --channels 3 --indicator probe --labels few.csv --out runs/few
     """
     from ddm_rt.config import resolve
 
@@ -61,6 +68,7 @@ def train(
         "codes.top_codes": top_codes,
         "codes.micro_codes": micro_codes,
         "codes.source": codes,
+        "codes.labels": labels,
         "features.encoder": features,
     }
     config = resolve(preset, overrides | {k: v for k, v in named.items() if v is not None})

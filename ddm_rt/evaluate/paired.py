@@ -84,12 +84,19 @@ def paired(
     return decide(*cross_table(a, b, groups), margin=margin, seed=seed)
 
 
+def check(groups: Sequence[str], margin: float) -> None:
+    """Raises DdmError unless there are two or more different groups, and a margin that is a share."""
+    if len(groups) < 2 or len(set(groups)) != len(groups) or NEITHER in groups:
+        raise DdmError(f"groups are {', '.join(groups)}; expected two or more different ones, none named {NEITHER}")
+    if not 0 < margin < 1:
+        raise DdmError(f"margin is {margin}; expected a share between 0 and 1")
+
+
 def cross_table(a: NDArray[np.str_], b: NDArray[np.str_], groups: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
     """Counts [C,C] and the names of the categories. Raises DdmError as `paired`."""
     if a.ndim != 1 or a.shape != b.shape or len(a) == 0:
         raise DdmError(f"pairs: {list(a.shape)} labels against {list(b.shape)}; expected equally many, at least 1")
-    if len(groups) < 2 or len(set(groups)) != len(groups) or NEITHER in groups:
-        raise DdmError(f"groups are {list(groups)}; expected two or more different names, none of them {NEITHER!r}")
+    check(groups, MARGIN)
     index = {group: k for k, group in enumerate(groups)}
     rows, columns = (np.array([index.get(label, len(groups)) for label in labels.tolist()]) for labels in (a, b))
     size = len(groups) + int(max(rows.max(), columns.max()) == len(groups))
@@ -104,8 +111,7 @@ def decide(table: Table, categories: Sequence[str], *, margin: float = MARGIN, s
     The first is an intersection of two-one-sided tests, each at 5 %, so a real difference of the margin or more is
     called equivalent at most 5 % of the time however many groups there are.
     """
-    if not 0 < margin < 1:
-        raise DdmError(f"margin is {margin}; expected a share between 0 and 1")
+    check(categories[:2], margin)
     n = int(table.sum())
     before, after, both = table.sum(axis=1), table.sum(axis=0), np.diag(table)
     changes = tuple(
@@ -197,7 +203,8 @@ def images_needed(table: Table, margin: float = MARGIN) -> int:
     """Images of a new run that decides, either way, with 80 % probability if rates of change are those of `table`.
 
     Rates are those of one more change each way per pair of categories that changed, as none at all is no evidence of
-    none. Normal approximation; the smaller of what equivalence and what drift would take.
+    none. Normal approximation; the smaller of what equivalence and what drift would take, and at least what the
+    interval takes where nothing changes.
     """
     n = int(table.sum())
     moved = table + table.T
@@ -207,8 +214,9 @@ def images_needed(table: Table, margin: float = MARGIN) -> int:
     d = rates.sum(axis=0) - rates.sum(axis=1)
     changing = rates.sum(axis=0) + rates.sum(axis=1)
     room = margin - np.abs(d)
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf((1 + POWER) / 2)
-    no_change = 2 * z**2 / margin  # what Tango's interval takes where nothing changes
+    one_sided = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = one_sided + float(stats.norm.ppf((1 + POWER) / 2))  # either bound may fail: half of the misses each
+    no_change = one_sided**2 * (1 - margin) / margin
     equivalence = max(float((z**2 * (changing - d**2) / room**2).max()), no_change) if (room > 0).all() else np.inf
     covariance = np.diag(changing) - rates - rates.T
     effect = float(d @ np.linalg.pinv(covariance, hermitian=True) @ d)

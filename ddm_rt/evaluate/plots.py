@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddm_rt.evaluate.evaluation import Evaluation
+from ddm_rt.evaluate.paired import ShareChange
 
 _INK = "#010203"  # a colour that nothing else has: becomes currentColor
 _COLOURS = ("#3b82c4", "#dd7733", "#2a9d6f", "#b065c9", "#b8922a", "#d05a77", "#4aa8a8", "#8a8f3c")
@@ -55,6 +56,28 @@ def share_chart(methods: Sequence[tuple[str, Evaluation]], alt: str) -> str:
         if len(shown) > 1:
             key = [axes.lines[k] for k in range(len(shown))]  # one point per group comes first, row by row
             figure.legend(key, shown, loc="outside upper center", ncols=min(len(shown), 5), frameon=False)
+        return _svg(figure, alt)
+
+
+def difference_chart(changes: Sequence[ShareChange], margin: float, alt: str) -> str:
+    """Differences of shares with their intervals, one row for each, over a band of ±`margin`."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 0.75 + 0.3 * len(changes)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvspan(-margin, margin, color="#888888", alpha=0.3, linewidth=0)
+        axes.axvline(0, color=_INK, linewidth=1.2, linestyle=(0, (3, 2)))
+        for row, change in enumerate(changes):
+            colour, marker = _COLOURS[row % len(_COLOURS)], _MARKERS[row % len(_MARKERS)]
+            axes.hlines(row, *change.interval, color=colour, linewidth=2)
+            axes.plot([change.difference], [row], marker=marker, color=colour, markersize=6, linestyle="")
+        axes.set_yticks(range(len(changes)), [change.group for change in changes], parse_math=False)
+        axes.set_ylim(len(changes) - 0.4, -0.6)
+        reach = 1.1 * max(2 * margin, *(abs(bound) for change in changes for bound in change.interval))
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel("difference in the share of all images, B less A", parse_math=False)
+        axes.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
         return _svg(figure, alt)
 
 

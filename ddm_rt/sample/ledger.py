@@ -25,11 +25,15 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.ledger_file import Owner, explain, open_ledger
+from ddm_rt.sample.ledger_file import Owner, explain, open_ledger, take_back_from_dead
 from ddm_rt.sample.quota import TreeQuota
 
 _CACHED_STREAMS = 256
 _IN_MEMORY = "memory"  # the owner of every lease of a ledger without a file
+_FIND = "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?"
+_POOL = (
+    "SELECT position, code FROM draws WHERE owner IS NULL AND lease IS NULL AND stream = ? ORDER BY position LIMIT ?"
+)
 
 
 class Stream(NamedTuple):
@@ -62,18 +66,19 @@ class Counts:
 class Lease:
     """Draws of one request. Leaving its `with` block gives back what was not committed; so does losing the object."""
 
-    def __init__(self, ledger: "Ledger", owner: str, number: int, draws: tuple[Draw, ...]) -> None:
+    def __init__(self, ledger: "Ledger", key: tuple[str, int], draws: tuple[Draw, ...]) -> None:
         self.draws = draws
-        self._ledger, self._key = ledger, (owner, number)
+        self._ledger, self._key = ledger, key
         # A finaliser runs wherever Python collects garbage, maybe inside a transaction: it only leaves a note.
         self._lost = weakref.finalize(self, ledger._returned.append, self._key)
         self._lost.atexit = False
 
     def commit(self) -> None:
         """The draws are done. Raises DdmError where that can't be recorded; then none of them is."""
-        if self._lost.alive:
-            self._ledger._commit(self._key, len(self.draws))
-            self._lost.detach()
+        if not self._lost.alive:
+            raise RuntimeError("the draws of this lease were committed or given back before")
+        self._ledger._commit(self._key, len(self.draws))
+        self._lost.detach()
 
     def release(self) -> None:
         """Give the draws back, unless they were committed. Where the file is locked, the ledger's next use does it."""
@@ -100,16 +105,23 @@ class Ledger:
 
     def __init__(self, path: str | Path | None = None, *, fsync: bool = False, timeout_s: float = 10.0) -> None:
         self.path = None if path is None else Path(path)
-        self._timeout_s = timeout_s
+        self._fsync, self._timeout_s = fsync, timeout_s
         self._mutex = threading.Lock()
         self._returned: deque[tuple[str, int]] = deque()  # leases to give back
-        self._quotas: dict[Stream, tuple[str, TreeQuota]] = {}  # with the counts it stands at
+        self._noted = 0  # so many of them are given back in this transaction
+        self._quotas: dict[Stream, tuple[str, TreeQuota]] = {}  # with the counts it stands at, as in the file
         self._owner: Owner | None = None
         self._leases = 0
         self._pid = os.getpid()
-        self._connection = open_ledger(self.path, fsync, timeout_s)
-        self._closed = weakref.finalize(self, self._connection.close)
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
         _ledgers.add(self)
+        if self._exists():  # a file that can't be used is refused now, and made when something is drawn
+            with self._transaction():
+                pass
+
+    def __str__(self) -> str:
+        return f"ledger {'in memory' if self.path is None else self.path}"
 
     def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> Lease:
         """`n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
@@ -121,30 +133,34 @@ class Ledger:
             self._check_bundle(connection, stream.bundle_id)
             owner = self._register(connection)
             self._leases += 1
+            key = (owner, self._leases)
             number, text = self._find(connection, stream)
-            pooled = [Draw(*row) for row in connection.execute(_POOLED, (number, n))]
+            draws = [Draw(*row) for row in connection.execute(_POOL, (number, n))]
             connection.executemany(
                 "UPDATE draws SET owner = ?, lease = ? WHERE stream = ? AND position = ?",
-                [(owner, self._leases, number, draw.position) for draw in pooled],
+                [(*key, number, draw.position) for draw in draws],
             )
-            fresh: list[Draw] = []
-            if len(pooled) < n:
+            if len(draws) < n:
                 quota = self._quota(stream, text, make_quota)
                 start = sum(quota.counts.values())
-                fresh = [Draw(start + i, quota.draw()[0]) for i in range(n - len(pooled))]
+                fresh = [Draw(start + i, quota.draw()[0]) for i in range(n - len(draws))]
                 connection.executemany(
-                    "INSERT INTO draws VALUES (?, ?, ?, ?, ?)", [(number, *draw, owner, self._leases) for draw in fresh]
+                    "INSERT INTO draws VALUES (?, ?, ?, ?, ?)", [(number, *draw, *key) for draw in fresh]
                 )
                 text = json.dumps(quota.counts)
-                connection.execute("UPDATE streams SET counts = ? WHERE stream = ?", (text, number))
+                connection.execute("UPDATE streams SET counts = ? WHERE number = ?", (text, number))
                 self._quotas[stream] = text, quota
-            return Lease(self, owner, self._leases, (*pooled, *fresh))
+                draws += fresh
+            lease = Lease(self, key, tuple(draws))  # here, so that an interrupt after the commit loses none
+        return lease
 
     def counts(self, stream: Stream) -> Counts:
         """Where `stream` stands; all zero where nothing was drawn yet."""
+        if not self._exists():
+            return Counts(Counter(), Counter(), Counter())
         with self._transaction() as connection:
             self._give_back(connection)
-            found = connection.execute(_FIND, _row(stream)).fetchone()
+            found = connection.execute(_FIND, _columns(stream)).fetchone()
             if found is None:
                 return Counts(Counter(), Counter(), Counter())
             rows = connection.execute(
@@ -158,18 +174,21 @@ class Ledger:
 
     def check_bundle(self, bundle_id: str) -> None:
         """Raises DdmError where the file belongs to another bundle."""
-        with self._transaction() as connection:
-            self._check_bundle(connection, bundle_id)
+        if self._exists():
+            with self._transaction() as connection:
+                self._check_bundle(connection, bundle_id)
 
     def close(self) -> None:
         """Give back the draws of requests under way, and close the file. The ledger is of no use afterwards."""
-        if self._owner is not None and self._closed.alive:
-            # Where the file can't be written now, the lock's end tells the next process to take the draws back.
+        if self._owner is not None and not self._closed:
+            # Where the file can't be written now, the end of the owner's lock does the same later.
             with suppress(DdmError), self._transaction() as connection:
                 self._owner.retire(connection)
             self._owner.unlock()
         with self._mutex:
-            self._closed()
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -183,31 +202,133 @@ class Ledger:
         with self._transaction() as connection:
             done = connection.execute("DELETE FROM draws WHERE owner = ? AND lease = ?", key).rowcount
             if done != n:
-                raise DdmError(f"{self}: {n - done} of {n} draws of this request were taken back; it can't be completed")
+                raise DdmError(
+                    f"{self}: {n - done} of {n} draws of this request were taken back; it can't be completed"
+                )
 
     def _return(self) -> None:
         """Bring leases that were given back to the pool, if the file can be written now."""
         with suppress(DdmError), self._transaction() as connection:
             self._give_back(connection)
 
+    def _exists(self) -> bool:
+        return self._connection is not None or (self.path is not None and self.path.exists())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, one at a time over all threads and processes."""
+        with self._mutex:
+            if self._closed:
+                raise DdmError(f"{self}: closed")
+            if os.getpid() != self._pid:
+                raise DdmError(f"{self}: opened before this process was forked; open it in each process")
+            if self._connection is None:
+                self._connection = open_ledger(self.path, self._fsync, self._timeout_s)
+            connection = self._connection
+            try:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    self._quotas.clear()  # they may have drawn what is now undone
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                for _ in range(self._noted):
+                    self._returned.popleft()
+            except sqlite3.Error as error:
+                raise explain(error, str(self), self._timeout_s) from error
+            finally:
+                self._noted = 0
+
     def _give_back(self, connection: sqlite3.Connection) -> None:
         """Draws of lost leases and of dead processes go to the pool."""
-        pending = len(self._returned)  # others may be added meanwhile
-        for key in [self._returned[i] for i in range(pending)]:
-            connection.execute("UPDATE draws SET owner = NULL, lease = NULL WHERE owner = ? AND lease = ?", key)
-        self._after_commit = pending
+        self._noted = len(self._returned)  # other threads may add more
+        connection.executemany(
+            "UPDATE draws SET owner = NULL, lease = NULL WHERE owner = ? AND lease = ?",
+            [self._returned[i] for i in range(self._noted)],
+        )
         if self.path is not None:
-            Owner.bury_dead(connection, self.path, self._owner)
+            take_back_from_dead(connection, self.path, None if self._owner is None else self._owner.name)
 
     def _register(self, connection: sqlite3.Connection) -> str:
-        """This ledger's name in the file; one is made on the first lease."""
+        """This ledger's name in the file; the first lease makes one."""
         if self.path is None:
             return _IN_MEMORY
-        if self._owner is None or not self._owner.known(connection):
-            self._owner = Owner.register(connection, self.path)
+        if self._owner is None or not self._owner.registered(connection):
+            self._owner = Owner(connection, self.path)
         return self._owner.name
 
     def _check_bundle(self, connection: sqlite3.Connection, bundle_id: str) -> None:
-        other = connection.execute("SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", (bundle_id,)).fetchone()
-        if other and self.path is not None:
-            raise DdmError(f"{self}: of bundle {other[0][:12]}…; this bundle is {bundle_id[:12]}…: name another file")
+        other = connection.execute(
+            "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", (bundle_id,)
+        ).fetchone()
+        if other is not None and self.path is not None:
+            raise DdmError(
+                f"{self}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: name another file"
+            )
+
+    def _find(self, connection: sqlite3.Connection, stream: Stream) -> tuple[int, str]:
+        """The stream's number and counts; a new stream has no counts yet."""
+        found: tuple[int, str] | None = connection.execute(_FIND, _columns(stream)).fetchone()
+        if found is not None:
+            return found
+        added = connection.execute(
+            "INSERT INTO streams (bundle_id, scope, target, calibration_id, counts) VALUES (?, ?, ?, ?, '{}')",
+            _columns(stream),
+        )
+        assert added.lastrowid is not None
+        return added.lastrowid, "{}"
+
+    def _quota(self, stream: Stream, text: str, make_quota: Callable[[], TreeQuota]) -> TreeQuota:
+        """The stream's quota where the counts `text` say; from memory where no other process has drawn meanwhile."""
+        if stream in self._quotas and self._quotas[stream][0] == text:
+            return self._quotas[stream][1]
+        quota, counts = make_quota(), self._parse(stream, text)
+        if counts:
+            try:
+                quota.restore(counts)
+            except DdmError as error:
+                raise DdmError(f"{self}: damaged: scope {stream.scope!r}, {error}; restore a copy") from error
+        while len(self._quotas) >= _CACHED_STREAMS:
+            del self._quotas[next(iter(self._quotas))]
+        return quota
+
+    def _parse(self, stream: Stream, text: str) -> dict[int, int]:
+        try:
+            return {int(code): int(n) for code, n in json.loads(text).items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DdmError(f"{self}: damaged: the counts of scope {stream.scope!r} are unreadable") from error
+
+
+def _columns(stream: Stream) -> tuple[str, str, str, str]:
+    return stream.bundle_id, stream.scope, stream.target, stream.calibration_id or ""
+
+
+# A child process that is forked has a copy of the connection, which it must not use, and of the owner's lock, which
+# it must not keep when the parent dies. No transaction may be under way while it is copied.
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_held: list[Ledger] = []
+
+
+def _before_fork() -> None:
+    for ledger in list(_ledgers):
+        ledger._mutex.acquire()
+        _held.append(ledger)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._mutex.release()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in _held:
+        if ledger._owner is not None:
+            ledger._owner.forget()
+    _after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

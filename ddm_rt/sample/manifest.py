@@ -24,6 +24,7 @@ class Request(Frozen):
     codes: tuple[Code, ...] | None = None  # None: drawn by quota, or null codes where balance is off
     balance: Balance
     scope: str | None = None
+    shuffle: bool = False  # the codes were permuted within the request
     height: Positive  # pixels
     width: Positive
     guidance_scale: Scale | None = None
@@ -38,6 +39,7 @@ class ImageRecord(Frozen):
     seed: Seed  # the image's own
     code: Code  # -1 is the null code
     top_code: Code
+    position: Annotated[int, Field(ge=0)] | None = None  # in the scope's stream
 
 
 class Manifest(Frozen):

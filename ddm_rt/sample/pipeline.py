@@ -14,12 +14,14 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Cond, Engine
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
 from ddm_rt.sample.buckets import concat, probe, split, take
+from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.loop import Cancelled, sample
 from ddm_rt.sample.manifest import ImageRecord, Manifest, Request, read_manifest
-from ddm_rt.sample.quota import TreeQuota, parse_target
 from ddm_rt.sample.rng import MAX_SEED, Stream, derive, normal
 from ddm_rt.schedule import StepTable, step_table
 
@@ -28,6 +30,7 @@ __all__ = ["Cancelled", "Generation", "Pipeline"]
 Choice = TypeVar("Choice", bound=StrEnum)
 Shape = tuple[int, int, int]  # C, H, W of the latents
 OnStep = Callable[[int, int], None]
+Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
 
 _PROBE_CODES = 8  # distinct conditions among the probe's rows
@@ -39,21 +42,32 @@ class Pipeline:
     and threads, the image's seed, its code and the settings; of nothing else.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, ledger: Ledger | None = None) -> None:
         self.bundle, self.engine = bundle, engine
-        self._shares = _code_tree(bundle)  # per top code, the shares of its codes
+        self.ledger = Ledger() if ledger is None else ledger
+        self._tree = code_tree(bundle)
         self._cond: dict[tuple[int, float], Cond] = {}  # (code, indicator_scale) -> one row
         self._buckets: dict[Shape, tuple[int, ...]] = {}
 
     @classmethod
-    def load(cls, bundle: str | Path | Bundle, backend: str = "auto", threads: int | None = None) -> "Pipeline":
+    def load(
+        cls,
+        bundle: str | Path | Bundle,
+        backend: str = "auto",
+        threads: int | None = None,
+        ledger: str | Path | Ledger | None = None,
+    ) -> "Pipeline":
         """Open `bundle` (a directory, the name of a shipped one, or an opened Bundle) on `backend`.
 
-        `threads` is the backend's CPU thread count; None leaves it to the backend. Raises DdmError for a bad bundle,
-        and BackendUnavailable, with the choices, for a backend that can't run here.
+        `threads` is the backend's CPU thread count; None leaves it to the backend. `ledger` keeps the counts of scopes:
+        a file, which other processes may use at the same time, or an opened Ledger; None counts in memory. Raises
+        DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a backend that can't run
+        here.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        return cls(opened, backends.load(opened, backend, threads))
+        ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+        ledger.check_bundle(opened.bundle_id)
+        return cls(opened, backends.load(opened, backend, threads), ledger)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -76,23 +90,31 @@ class Pipeline:
         target: str = "uniform",
         balance: Literal["on", "off", "auto"] | Balance = "auto",
         scope: str | None = None,
+        shuffle: bool = False,
+        allow_stale: bool = False,
         on_step: OnStep | None = None,
         cancel: Cancel | None = None,
+        deliver: Deliver | None = None,
     ) -> Generation:
         """`n` images. Image i has the seed `derive(seed, i)`; what is None takes the bundle's default.
 
         Codes: `codes` gives one per image (-1: null code); otherwise a quota over the bundle's code tree draws them, in
         the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request
-        is off by less than one image per top code. `balance` "off" uses the null code, "on" insists on a bundle with
+        is off by less than one image per top code; or of groups ("female=.5,male=.5"), where the bundle has a
+        calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code, "on" insists on a bundle with
         codes, "auto" is "on" where the bundle has codes. `height` and `width` are pixels, multiples of the bundle's
         `size_multiple`.
 
+        `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped,
+        so that the bound holds over all of them (see `sample.ledger`). Give each of them a seed of its own: equal seeds
+        and codes are equal images. `shuffle` permutes the codes within the request by its seed; the bound then holds at
+        the ends of requests.
+
         `on_step` is told the steps done and the steps in all; `cancel` is asked before each step, and Cancelled is
-        raised once it returns true. Raises DdmError naming the argument that doesn't fit.
+        raised once it returns true. `deliver` is called with the result before a scope's draws count as done: where it
+        or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
         """
         config = self.bundle.config
-        if scope is not None:
-            raise DdmError(f"scope is {scope!r}; the ledger that a scope needs is not available in this version")
         self._check_prompt(prompt, negative_prompt, guidance_scale)
         if n < 1:
             raise DdmError(f"n is {n}; expected at least 1")
@@ -100,12 +122,14 @@ class Pipeline:
             raise DdmError(f"seed is {seed}; expected 0 to 2**64 - 1")
         balance = _choice(Balance, balance, "balance")
         sampler = config.sampling.sampler if sampler is None else _choice(SamplerName, sampler, "sampler")
-        assigned, quota_target = self._assign_codes(n, codes, target, balance)
+        planned = plan(self.bundle, n=n, codes=codes, target=target, balance=balance, scope=scope, shuffle=shuffle)
         request = Request(
             n=int(n),
             seed=int(seed),
-            codes=None if codes is None else tuple(assigned),
+            codes=None if codes is None else planned.codes,
             balance=balance,
+            scope=scope,
+            shuffle=shuffle,
             height=self._side("height", height),
             width=self._side("width", width),
             indicator_guidance_scale=_scale(
@@ -117,28 +141,38 @@ class Pipeline:
         )
         num_steps = config.sampling.num_steps if num_steps is None else num_steps
         table = step_table(self.bundle.schedule, sampler, num_steps, eta=request.eta, clip=request.clip)
+        weights = None
+        if planned.codes is None:
+            settings = Settings.of(request, sampler, table.num_steps, self.engine.precision)
+            weights = self._weigh(target, settings, allow_stale)
         top_of = self.bundle.codes.top_of
-        manifest = Manifest(
-            bundle_id=self.bundle.bundle_id,
-            request=request,
-            target=quota_target,
-            sampler=sampler,
-            num_steps=table.num_steps,
-            backend=self.engine.backend,
-            precision=self.engine.precision,
-            threads=self.engine.threads,
-            versions=self.engine.versions,
-            images=tuple(
-                ImageRecord(
-                    file=f"{i:05d}.png",
-                    seed=derive(int(seed), i),
-                    code=code,
-                    top_code=NULL_CODE if code == NULL_CODE else top_of[code],
-                )
-                for i, code in enumerate(assigned)
-            ),
-        )
-        return self._render(manifest, table, on_step, cancel)
+        with planned.draw(weights, self.bundle.bundle_id, request.seed, self.ledger) as assigned:
+            manifest = Manifest(
+                bundle_id=self.bundle.bundle_id,
+                calibration_id=None if weights is None else weights.calibration_id,
+                request=request,
+                target=None if weights is None else target,
+                sampler=sampler,
+                num_steps=table.num_steps,
+                backend=self.engine.backend,
+                precision=self.engine.precision,
+                threads=self.engine.threads,
+                versions=self.engine.versions,
+                images=tuple(
+                    ImageRecord(
+                        file=f"{i:05d}.png",
+                        seed=derive(request.seed, i),
+                        code=code,
+                        top_code=NULL_CODE if code == NULL_CODE else top_of[code],
+                        position=None if assigned.positions is None else assigned.positions[i],
+                    )
+                    for i, code in enumerate(assigned.codes)
+                ),
+            )
+            generation = self._render(manifest, table, on_step, cancel)
+            if deliver is not None:
+                deliver(generation)
+        return generation
 
     def replay(
         self,
@@ -149,7 +183,8 @@ class Pipeline:
     ) -> Generation:
         """The images of a manifest again, or only number `index`: the same bytes on the same backend and versions.
 
-        Raises DdmError for a malformed manifest, one of another bundle, and an index or code that it hasn't got.
+        The ledger isn't asked. Raises DdmError for a malformed manifest, one of another bundle, and an index or code
+        that it hasn't got.
         """
         recorded = read_manifest(manifest)
         if recorded.bundle_id != self.bundle.bundle_id:
@@ -160,7 +195,7 @@ class Pipeline:
             if not 0 <= index < len(recorded.images):
                 raise DdmError(f"index is {index}; the manifest has images 0 to {len(recorded.images) - 1}")
             recorded = recorded.model_copy(update={"images": (recorded.images[index],)})
-        self._check_codes([image.code for image in recorded.images], "manifest: field images")
+        check_codes(self.bundle, [image.code for image in recorded.images], "manifest: field images")
         for side, pixels in (("height", recorded.request.height), ("width", recorded.request.width)):
             self._side(f"manifest: field request.{side}", pixels)
         engine = self.engine
@@ -256,34 +291,11 @@ class Pipeline:
             _log.info("batch sizes for latents %s: %s", shape, self._buckets[shape])
         return self._buckets[shape]
 
-    def _assign_codes(
-        self, n: int, codes: Sequence[int] | None, target: str, balance: Balance
-    ) -> tuple[list[int], str | None]:
-        """A code per image, and the target where a quota drew them."""
-        known = self.bundle.codes
-        quota = codes is None and balance is not Balance.OFF and known.num_codes > 0
-        if balance is Balance.ON and not quota:
-            reason = "codes are given" if codes is not None else "the bundle has no codes"
-            raise DdmError(f'balance is "on", but {reason}; expected "off" or "auto"')
-        if not quota:
-            if target != "uniform":
-                raise DdmError(f"target is {target!r}, but no quota draws the codes of this request")
-            assigned = [NULL_CODE] * n if codes is None else [int(code) for code in codes]
-            if len(assigned) != n:
-                raise DdmError(f"codes has {len(assigned)} entries; expected n = {n}")
-            self._check_codes(assigned, "codes")
-            if balance is Balance.OFF and set(assigned) != {NULL_CODE}:
-                raise DdmError('balance is "off", which means the null code (-1); leave it at "auto" to give codes')
-            return assigned, None
-        tree = TreeQuota(parse_target(target, known.num_top_codes), self._shares)
-        return [code for code, _ in tree.assign(n)], target
-
-    def _check_codes(self, codes: Sequence[int], field: str) -> None:
-        most = self.bundle.codes.num_codes
-        for i, code in enumerate(codes):
-            if not NULL_CODE <= code < most:
-                choices = f"-1 (null) to {most - 1}" if most else "-1, the null code: this bundle has no others"
-                raise DdmError(f"{field}: image {i} has code {code}; expected {choices}")
+    def _weigh(self, target: str, settings: Settings, allow_stale: bool) -> Weights:
+        if names_top_codes(target):
+            return by_top_codes(self._tree, target)
+        found = resolve(self.bundle, target, settings, allow_stale=allow_stale)
+        return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
 
     def _check_prompt(
         self, prompt: str | Sequence[str] | None, negative_prompt: str | None, guidance_scale: float | None
@@ -310,21 +322,6 @@ class Pipeline:
         if pixels < config.size_multiple or pixels % config.size_multiple:
             raise DdmError(f"{field} is {pixels}; expected a multiple of {config.size_multiple}")
         return pixels
-
-
-def _code_tree(bundle: Bundle) -> list[dict[int, float]]:
-    """For each top code, its codes with their shares of it. Raises BundleError where the numbering has gaps."""
-    codes, path = bundle.codes, bundle.path / "codes.json"
-    if [leaf.code for leaf in codes.leaves] != list(range(bundle.config.num_codes)):
-        raise BundleError(
-            f"{path}: field leaves: expected codes 0 to {bundle.config.num_codes - 1} in order, as config.json says"
-        )
-    if set(codes.top_of) != set(range(codes.num_top_codes)):
-        raise BundleError(f"{path}: field leaves: top codes must be numbered from 0 without gaps")
-    shares: list[dict[int, float]] = [{} for _ in range(codes.num_top_codes)]
-    for leaf in codes.leaves:
-        shares[leaf.top_code][leaf.code] = leaf.share_in_top
-    return shares
 
 
 def _branches(code: int, guidance: float) -> tuple[int, ...]:

@@ -32,9 +32,11 @@ def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> t
     embedding = spectral_embedding(features, config, seed)
     assignment, top_of, tree = _tree(embedding, config, seed)
     top = top_of[assignment]
-    rule = config.model_dump(mode="json", exclude={"source"})
-    codes = describe(assignment, top_of, origin="discovered").model_copy(
+    rule = config.model_dump(mode="json", exclude={"source", "labels"})
+    described = describe(assignment, top_of, origin="discovered")
+    codes = described.model_copy(
         update={
+            "leaves": halved(described.leaves, tree) if config.halving else described.leaves,
             "tree": tuple((int(a), int(b), float(height)) for a, b, height, _ in tree),
             "exemplars": _exemplars(embedding, assignment, len(top_of)),
             "stability_ari": _stability(embedding, top, config, seed),
@@ -71,6 +73,25 @@ def describe(assignment: NDArray[np.int64], top_of: NDArray[np.int64], origin: s
         for k, top in enumerate(top_of)
     )
     return Codes(origin=origin, leaves=leaves)
+
+
+def halved(leaves: tuple[Leaf, ...], tree: NDArray[np.float64]) -> tuple[Leaf, ...]:
+    """The leaves with shares by full tree halving: each split gives half to each side, down to the leaves.
+
+    `tree` [K-1,4] are the merges (scipy's linkage). Shares are within the top code: where a branch of the tree belongs
+    to two top codes, the leaves of each keep what the halving gave them, scaled to 1 in each top code.
+    """
+    weight = np.zeros(2 * len(leaves) - 1)
+    weight[-1] = 1.0
+    for merge in range(len(tree) - 1, -1, -1):
+        left, right = tree[merge, :2].astype(int)
+        weight[left] = weight[right] = weight[len(leaves) + merge] / 2
+    totals = np.zeros(max(leaf.top_code for leaf in leaves) + 1)
+    for leaf in leaves:
+        totals[leaf.top_code] += weight[leaf.code]
+    return tuple(
+        leaf.model_copy(update={"share_in_top": float(weight[leaf.code] / totals[leaf.top_code])}) for leaf in leaves
+    )
 
 
 def _tree(

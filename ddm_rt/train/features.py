@@ -18,6 +18,8 @@ from ddm_rt.config import FeatureConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.train.device import CPU
 
+COLOUR_JITTER = 0.6  # of the second set of contrastive features
+PIXEL_COMPONENTS = 64
 Progress = Callable[[int, int, dict[str, float]], None]  # done, total, figures
 
 
@@ -127,6 +129,40 @@ def contrastive_features(
     with torch.inference_mode():
         parts = [F.normalize(encoder.body(chunk.to(device)), dim=1).cpu() for chunk in torch.split(data, 512)]
     return torch.cat(parts).numpy()
+
+
+def feature_sets(
+    images: NDArray[np.float32],
+    config: FeatureConfig,
+    seed: int,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
+) -> dict[str, NDArray[np.float32]]:
+    """Several feature sets [N,D] of images [N,C,H,W], by name: for whoever has labels to choose with.
+
+    The encoder's where one is given; contrastive ones as configured and, of coloured images, with colour jitter (which
+    removes what is known by colour) or without it, the other way round than configured; these together; and pixels.
+    """
+    found = {}
+    if config.encoder is not None:
+        found["encoder"] = onnx_features(images, config.encoder)
+    found["contrastive"] = contrastive_features(images, config, seed, progress, device)
+    if images.shape[1] == 3:
+        other = config.model_copy(update={"colour": 0.0 if config.colour else COLOUR_JITTER})
+        name = "contrastive, without colour jitter" if config.colour else "contrastive, with colour jitter"
+        found[name] = contrastive_features(images, other, seed, progress, device)
+    if len(found) > 1:
+        found["all of these"] = np.concatenate(list(found.values()), axis=1)
+    found["pixels"] = principal(images.reshape(len(images), -1))
+    return found
+
+
+def principal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The strongest principal components [N, at most PIXEL_COMPONENTS] of `rows` [N,D]."""
+    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    kept = min(PIXEL_COMPONENTS, len(rows) - 1, len(values))
+    return np.asarray(centred @ vectors[:, ::-1][:, :kept], np.float32)
 
 
 def onnx_features(images: NDArray[np.float32], encoder: Path) -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ class TrainingSet:
     y: Tensor | None  # int64 [N]
     classes: int
     top_of: tuple[int, ...]  # top code of each code; empty without codes
+    shares: tuple[float, ...] = ()  # of each code in its top code, for balanced minibatches; empty: by size
 
 
 class Trainer:
@@ -99,7 +100,9 @@ class Trainer:
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / train.steps))
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        """A minibatch: uniform over images, or uniform over top codes and then over their images."""
+        """A minibatch: uniform over images; or uniform over top codes, then over their images, or over their codes by
+        `shares` and then over the code's images.
+        """
         size = self.config.train.batch_size
         if self._pools is None:
             return torch.randint(len(self.data.latents), (size,), generator=generator)
@@ -107,7 +110,7 @@ class Trainer:
         top = torch.arange(size) % len(self._pools)
         u = torch.rand(size, generator=generator, dtype=torch.float64)
         pools = [self._pools[int(k)] for k in top]
-        return torch.stack([pool[int(v * len(pool))] for pool, v in zip(pools, u.tolist(), strict=True)])
+        return torch.stack([pool.at(v) for pool, v in zip(pools, u.tolist(), strict=True)])
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that the next step depends on, by name."""
@@ -162,12 +165,37 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _pools(data: TrainingSet) -> list[Tensor]:
-    """Indices of the images of each top code."""
+@dataclass(frozen=True)
+class _Pool:
+    """Indices of the images of one top code, and where each one's stretch of [0, 1) ends (None: all equally long)."""
+
+    index: Tensor
+    ends: Tensor | None
+
+    def at(self, v: float) -> Tensor:
+        """The image whose stretch holds v."""
+        count = len(self.index)
+        if self.ends is None:
+            return self.index[int(v * count)]
+        return self.index[min(int(torch.searchsorted(self.ends, v, right=True)), count - 1)]
+
+
+def _pools(data: TrainingSet) -> list[_Pool]:
+    """The images of each top code."""
     if data.y is None:
         raise ValueError("a training set with codes needs the code of each image")
     top = torch.tensor(data.top_of)[data.y]
-    return [torch.nonzero(top == k).flatten() for k in range(max(data.top_of) + 1)]
+    pools = []
+    for k in range(max(data.top_of) + 1):
+        index = torch.nonzero(top == k).flatten()
+        ends = None
+        if data.shares:
+            code = data.y[index]
+            sizes = torch.bincount(code, minlength=data.classes)
+            each = torch.tensor(data.shares, dtype=torch.float64)[code] / sizes[code]
+            ends = torch.cumsum(each / each.sum(), 0)
+        pools.append(_Pool(index, ends))
+    return pools
 
 
 def _load(module: torch.nn.Module, found: dict[str, Tensor], prefix: str, path: Path) -> None:

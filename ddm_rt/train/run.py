@@ -25,9 +25,11 @@ from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
 from ddm_rt.train import device
 from ddm_rt.train.codes import describe, discover
-from ddm_rt.train.features import Progress, contrastive_features, onnx_features
+from ddm_rt.train.features import Progress, contrastive_features, feature_sets, onnx_features
 from ddm_rt.train.loop import Trainer, TrainingSet
+from ddm_rt.train.probe import probe, read_labels
 
+SUM_TOLERANCE = 1e-6
 Number = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 
@@ -115,9 +117,9 @@ def _training_set(
         raise DdmError(f"model.unet: {error}") from error
     latents = model.encode(torch.from_numpy(images.latent_input()))
     mode = config.train.indicator
-    if mode is IndicatorMode.CODES:
+    if mode in (IndicatorMode.CODES, IndicatorMode.PROBE):
         codes, assignment = _codes(config, images, out, where, progress)
-        return TrainingSet(latents, torch.from_numpy(assignment), codes.num_codes, codes.top_of)
+        return TrainingSet(latents, torch.from_numpy(assignment), codes.num_codes, codes.top_of, _shares(codes))
     write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
     if mode is IndicatorMode.NONE:
         return TrainingSet(latents, None, 0, ())
@@ -145,6 +147,10 @@ def _codes(
         return codes, np.array(there.code, np.int64)
     if config.codes.source is not None:
         codes, assignment = read_codes(config.codes.source, images)
+    elif config.codes.labels is not None:
+        labels = read_labels(config.codes.labels, images)
+        found = feature_sets(images.latent_input(), config.features, config.train.seed, progress, where)
+        codes, assignment = probe(found, labels, config.train.seed)
     else:
         if config.features.encoder is not None:
             features = onnx_features(images.latent_input(), config.features.encoder)
@@ -161,12 +167,14 @@ class GivenCodes(Frozen):
 
     code: tuple[Number, ...] = Field(min_length=1)  # of each image
     top_code: tuple[Number, ...] | None = None  # of each code
+    share_in_top: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None  # of each code; None: by size
 
 
 def read_codes(path: Path, images: data.ImageSet) -> tuple[Codes, NDArray[np.int64]]:
-    """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code]}`.
+    """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code], "share_in_top": [per code]}`.
 
-    Raises DdmError when the file doesn't give one code for each image and one top code for each code.
+    Raises DdmError when the file doesn't give one code for each image and one top code for each code, or the shares of
+    a top code's codes don't sum to 1 (within 1e-6).
     """
     where = f"codes.source {path}"
     try:
@@ -184,7 +192,27 @@ def read_codes(path: Path, images: data.ImageSet) -> tuple[Codes, NDArray[np.int
     if max(top_of) >= len(set(top_of)):
         raise DdmError(f"{where}: field top_code must use every number from 0 on")
     assignment = np.array(given.code, np.int64)
-    return describe(assignment, np.array(top_of, np.int64), origin=f"file:{path.name}"), assignment
+    codes = describe(assignment, np.array(top_of, np.int64), origin=f"file:{path.name}")
+    if given.share_in_top is not None:
+        if len(given.share_in_top) != count:
+            raise DdmError(f"{where}: field share_in_top has {len(given.share_in_top)} entries for {count} codes")
+        totals = np.bincount(top_of, weights=given.share_in_top)
+        if (off := np.abs(totals - 1) > SUM_TOLERANCE).any():
+            top = int(off.argmax())
+            raise DdmError(f"{where}: field share_in_top sums to {totals[top]:.9g} in top code {top}; expected 1")
+        leaves = zip(codes.leaves, given.share_in_top, strict=True)
+        codes = codes.model_copy(
+            update={"leaves": tuple(leaf.model_copy(update={"share_in_top": share}) for leaf, share in leaves)}
+        )
+    return codes, assignment
+
+
+def _shares(codes: Codes) -> tuple[float, ...]:
+    """The share of each code in its top code where it isn't just its share of the images, for balanced minibatches."""
+    sizes = np.array([leaf.size for leaf in codes.leaves], float)
+    by_size = sizes / np.bincount(codes.top_of, weights=sizes)[list(codes.top_of)]
+    shares = tuple(leaf.share_in_top for leaf in codes.leaves)
+    return () if np.allclose(shares, by_size, rtol=0, atol=SUM_TOLERANCE) else shares
 
 
 @contextmanager

@@ -186,6 +186,7 @@ def test_manifest_holds_what_made_each_image() -> None:
         "seed": 2**64 - 1,
         "code": generation.codes[0],
         "top_code": generation.codes[0] % 2,
+        "position": None,
     }
     assert [image["seed"] for image in manifest["images"]] == [derive(2**64 - 1, i) for i in range(3)]
 
@@ -315,7 +316,13 @@ def test_contact_sheet_holds_every_image() -> None:
         ({"prompt": "a digit"}, "prompt"),
         ({"prompt": ["", "a digit"]}, "prompt"),
         ({"negative_prompt": "blurry"}, "negative_prompt"),
-        ({"scope": "today"}, "scope.*ledger"),
+        ({"scope": ""}, "scope .*printable"),
+        ({"scope": "two\nlines"}, "scope .*printable"),
+        ({"scope": "\ud800"}, "scope .*printable"),
+        ({"scope": "x" * 201}, "scope .*200"),
+        ({"scope": "today", "balance": "off"}, "scope .*no quota"),
+        ({"scope": "today", "codes": [0]}, "scope .*no quota"),
+        ({"shuffle": True, "codes": [0]}, "shuffle .*no quota"),
     ],
 )
 def test_bad_requests_name_the_argument(options: dict[str, Any], field: str) -> None:

@@ -1,0 +1,75 @@
+"""Calibration on the shipped digits: how far the achieved share is from the target with 16, 64 and 256 audited images.
+
+    python benchmarks/calibration.py --work DIR     # the pool (resumable, minutes on one thread), the study, the table
+    python benchmarks/calibration.py --table        # the table of what is there
+
+A pool of 1,024 generated and judged images per code stands in for the generator: audits are drawn from its first half
+without replacement, 200 times; the second half says what each code really gives. So the errors are those of
+calibrating, without the chance of a sample and without the judge's own error.
+
+Two sets of codes: the shipped ones, nearly pure, since discovery had found the digits; and "mixed" ones, where code k
+takes (k mod 4)/8 of its images from all codes alike, so that no code is pure and codes differ.
+"""
+
+import argparse
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from calibration_parts import pool
+from calibration_parts.study import Codes, audits, uncalibrated
+from calibration_parts.table import markdown
+
+from ddm_rt.bundle import write_atomic, write_json
+
+BUNDLE, JUDGE, GROUPS = "digits", "digits", ("3", "8")
+TARGETS = (0.5, 0.3, 0.7)  # share of the first group
+AUDITS = (16, 64, 256)
+DRAWS = 200
+RESULTS = Path(__file__).parent / "results"
+
+
+def study(work: Path) -> dict[str, Any]:
+    """Every setting's figures."""
+    records = pool.make(BUNDLE, JUDGE, work)
+    shipped = Codes.of(records, *pool.sizes(BUNDLE), GROUPS)
+    rows = []
+    for name, codes in (("shipped", shipped), ("mixed", shipped.mixed())):
+        for target in TARGETS:
+            rows.append({"codes": name, "target": target} | uncalibrated(codes, target))
+            for n in AUDITS:
+                for scheme in ("even", "half by weights"):
+                    for base in ("tree", "flat"):
+                        figures = audits(codes, target, n, scheme, base, DRAWS)
+                        setting = {"codes": name, "target": target, "n": n, "scheme": scheme, "base": base}
+                        rows.append(setting | figures)
+    return {
+        "bundle": BUNDLE,
+        "judge": JUDGE,
+        "groups": GROUPS,
+        "pool_per_code": pool.PER_CODE,
+        "draws": DRAWS,
+        "machine": f"{platform.system()} {platform.machine()}, one thread",
+        "numpy": np.__version__,
+        "codes": {"shipped": shipped.summary(), "mixed": shipped.mixed().summary()},
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--work", type=Path, help="Where the pool is kept.")
+    arguments.add_argument("--table", action="store_true", help="Only write the table again.")
+    options = arguments.parse_args()
+    path = RESULTS / "calibration.json"
+    if not options.table:
+        if options.work is None:
+            arguments.error("--work: a directory for the pool is needed")
+        write_json(path, study(options.work))
+    write_atomic(RESULTS / "calibration.md", markdown(path))
+    print((RESULTS / "calibration.md").read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()

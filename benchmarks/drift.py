@@ -1,0 +1,169 @@
+"""What `ddm-rt compare` says of faster configurations of the shipped digits bundle, on one thread of this machine.
+
+    python benchmarks/drift.py --work DIR               # what is missing; DIR keeps converted and trained bundles
+    python benchmarks/drift.py --work DIR --again NAME  # one row anew
+
+n pairs with the same seeds and codes for each row: precisions, step counts, samplers, a backend, and two faults that
+were planted. The torch backend needs weights, which the shipped bundle holds in its graphs alone, so that row compares
+the two backends on a bundle of the same data trained for 600 steps (preset `digits-demo`, trained here where DIR has
+none). Rows are kept in results/drift.json as they come; one with another n or bundle is made again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.cli.precision import export
+from ddm_rt.config import Precision, resolve
+from ddm_rt.evaluate.compare import compare
+from ddm_rt.evaluate.judge import Judge
+from ddm_rt.evaluate.paired import Decision
+from ddm_rt.evaluate.sides import parse_side
+
+GROUPS, REFERENCE = ("3", "8"), "digits:3,8"
+RESULTS = Path(__file__).parent / "results"
+TRAINED = "trained"  # the bundle with weights
+
+# Row -> A and B; {fp16} and the like are bundles in the work directory.
+ROWS: dict[str, tuple[str, str]] = {
+    "the same again": ("digits", "digits"),
+    "fp32 to fp16": ("digits", "{fp16}"),
+    "fp32 to int8": ("digits", "{int8}"),
+    "fp32 to fp8": ("digits", "{fp8}"),
+    "25 to 8 steps": ("digits", "digits@steps=8"),
+    "25 to 4 steps": ("digits", "digits@steps=4"),
+    "25 to 2 steps": ("digits", "digits@steps=2"),
+    "25 to 1 step": ("digits", "digits@steps=1"),
+    "DDIM, 25 to Euler, 8": ("digits", "digits@steps=8,sampler=euler"),
+    "DDIM, 25 to DPM-Solver++(2M), 8": ("digits", "digits@steps=8,sampler=dpm++2m"),
+    "fp32, 25 to int8, 4": ("digits", "{int8}@steps=4"),
+    "torch to ONNX Runtime": (f"{{{TRAINED}}}@backend=torch", f"{{{TRAINED}}}@backend=onnxruntime"),
+    "planted: no guidance on the code": ("digits", "digits@guidance=0"),
+    "planted: guidance 6 instead of 1.5": ("digits", "digits@guidance=6"),
+}
+
+
+def place(name: str, work: Path) -> Path:
+    """The bundle of that name, made where it isn't there."""
+    path = work / name
+    if path.exists():
+        return path
+    if name != TRAINED:
+        export("digits", path, Precision(name))
+        return path
+    from ddm_rt.export.onnx import export_run
+    from ddm_rt.train.run import train
+
+    if not (work / "run" / "weights.safetensors").exists():
+        train(resolve("digits-demo"), work / "run")
+    export_run(work / "run", path, with_weights=True)
+    return path
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [text.partition("}")[0][1:] for text in ROWS[name] if text.startswith("{")]
+    places = {bundle: place(bundle, arguments.work) for bundle in names}
+    sides = [parse_side(text.format(**places), threads=1) for text in ROWS[name]]
+    figures, _ = compare(
+        *sides, judge=Judge.load("digits"), groups=GROUPS, reference=REFERENCE, n=arguments.n, seed=arguments.seed
+    )
+    found = figures.model_dump(mode="json")
+    for side, text in zip("ab", ROWS[name], strict=True):
+        found[side]["label"] = text.replace("{", "").replace("}", "")
+    return found
+
+
+def key(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a row kept from before must have been made with."""
+    return {"n": arguments.n, "seed": arguments.seed, "bundle_id": Bundle.load("digits").bundle_id}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "| A to B | labels changed | share of 3, A to B | difference [90 %] | neither, A to B | p | decision "
+        "| Frechet: 3, A to B | 8 | grey levels | times as fast |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in result["rows"].items():
+        labels, speed = row["labels"], row["speed"]
+        changes = {change["group"]: change for change in labels["changes"]}
+        three = changes["3"]
+        low, high = three["interval"]
+        quality = {entry["group"]: entry["frechet"] for entry in row["quality"]}
+        decision = Decision(labels["decision"]).name.lower()
+        more = "" if labels["n_needed"] is None else f", needs n = {labels['n_needed']}"
+        lines.append(
+            f"| {name} | {labels['flip_rate']:.1%} | {three['share_a']:.3f} to {three['share_b']:.3f} "
+            f"| {three['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"| {_shares(changes.get('neither'))} "
+            f"| {labels['test']['p']:.2g} | {decision}{more} "
+            + "".join(f"| {a:.1f} to {b:.1f} " for a, b in (quality[group] or (float("nan"),) * 2 for group in GROUPS))
+            + f"| {row['images']['mean']:.2f} | {speed['ratio']:.2f} |"
+        )
+    return (
+        "\n".join(lines)
+        + f"\n\nn = {result['n']} pairs a row, seed {result['seed']}, margin ±.03 on shares of all images, bundle "
+        f"{result['bundle_id'][:12]}. Frechet distances in the judge's features, equal n. Grey levels: mean difference "
+        "of a pair. Speed: median of 5 interleaved requests for 16 images, one thread of a machine that also had other "
+        "work. The row of the two backends is of a bundle trained for 600 steps, with weights.\n\n"
+        f"{result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}, commit "
+        f"{result['commit']}; `{result['command']}`\n"
+    )
+
+
+def _shares(change: dict[str, Any] | None) -> str:
+    return "0" if change is None else f"{change['share_a']:.3f} to {change['share_b']:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="keeps converted and trained bundles")
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", nargs="*", default=[], choices=list(ROWS), help="rows to make again")
+    parser.add_argument("--out", type=Path, default=RESULTS / "drift.json", help="and .md beside it")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, Any] = {}
+    if arguments.out.exists():
+        before = json.loads(arguments.out.read_bytes())
+        if all(before[name] == value for name, value in key(arguments).items()):
+            kept = before["rows"]
+    for name in ROWS:
+        if name in kept and name not in arguments.again:
+            continue
+        start = time.perf_counter()
+        kept[name] = measure(name, arguments)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        describe = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
+        result = key(arguments) | {
+            "command": "python benchmarks/drift.py --work DIR",
+            "machine": f"{platform.system()} {platform.machine()}, {_cpu()}, {os.cpu_count()} CPUs",
+            "load_average": os.getloadavg(),
+            "versions": {package: version(package) for package in ("onnxruntime", "torch", "numpy")},
+            "commit": commit.stdout.strip() or "unknown",
+            "rows": {row: kept[row] for row in ROWS if row in kept},
+        }
+        write_json(arguments.out, result)
+        write_atomic(arguments.out.with_suffix(".md"), markdown(result))
+    print(arguments.out.with_suffix(".md").read_text())
+
+
+def _cpu() -> str:
+    """What the system says of its processor; more than `platform` knows on Linux."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+if __name__ == "__main__":
+    main()

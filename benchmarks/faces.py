@@ -1,0 +1,110 @@
+"""The faces experiment: three biased sets of cartoon faces, one training budget, one run per cell.
+
+    python benchmarks/faces.py FACES.npz                # everything that is missing, two cells side by side; resumable
+    python benchmarks/faces.py --table                  # the table of what is there
+
+FACES.npz holds cartoon faces with exact gender and race (`faces_parts/sets.py` says in which form); they are no
+photographs. 45 % of it may be trained on, 39 % train the judge, the rest measures the judge and is the yardstick.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from faces_parts import judging, sets
+from faces_parts.cells import Cell, slug
+from faces_parts.methods import methods
+
+from ddm_rt.bundle import write_atomic, write_json
+
+RESULTS = Path(__file__).parent / "results" / "faces"
+
+
+def cells() -> list[tuple[str, str]]:
+    """(set, method), the most telling first: one set after the other."""
+    return [(name, method) for name in sets.SETS for method in methods()]
+
+
+def result_path(name: str, method: str, results: Path = RESULTS) -> Path:
+    return results / f"{slug(name)}_{slug(method)}.json"
+
+
+def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Path) -> None:
+    """Train, sample and measure; each part is skipped where it is there."""
+    from faces_parts.measuring import measure
+
+    judge = judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), work / "judge.onnx")
+    cell = Cell(faces, name, methods()[method], work)
+    bundle = cell.fit(_log(f"{name} {method}"))
+    sampled = cell.sample(bundle, judge)
+    tree = measure(cell, judge, sets.split(faces, "reference"), sampled)
+    write_json(result_path(name, method, results), tree | {"commit": _commit()})
+
+
+def _log(label: str) -> Any:
+    def callback(done: int, total: int, figures: dict[str, float]) -> None:
+        if done % 250 == 0 or done == total:
+            print(f"{label}: {done}/{total} {figures}", flush=True)
+
+    return callback
+
+
+def _commit() -> str:
+    where = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=where
+    )
+    return done.stdout.strip() or os.environ.get("FACES_COMMIT", "unknown")
+
+
+def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
+    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), __file__, str(arguments.faces)]
+    command += ["--work", str(arguments.work), "--results", str(arguments.results), "--cell", *cell]
+    log = arguments.work / f"{result_path(*cell).stem}.log"
+    with log.open("a") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
+    print(f"{cell[0]} {cell[1]}: {'done' if code == 0 else f'failed, see {log}'}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", type=Path, nargs="?", help="the .npz file of faces")
+    parser.add_argument("--work", type=Path, default=Path("runs/faces"), help="runs and bundles (not committed)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="one JSON file per cell")
+    parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
+    parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
+    parser.add_argument("--only", default="", help="cells whose set and method contain this text")
+    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        if arguments.faces is None:
+            parser.error("the .npz file of faces is needed")
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        faces = sets.read(arguments.faces)
+        if arguments.cell:
+            run_cell(*arguments.cell, faces, arguments.work, arguments.results)
+            return
+        judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), arguments.work / "judge.onnx")
+        missing = [
+            cell
+            for cell in cells()
+            if arguments.only in " ".join(cell) and not result_path(*cell, arguments.results).is_file()
+        ]
+        with ThreadPoolExecutor(arguments.workers) as pool:
+            list(pool.map(lambda cell: _spawn(cell, arguments), missing))
+    from faces_parts.tables import table
+
+    rows = [json.loads(path.read_bytes()) for path in sorted(arguments.results.glob("*.json"))]
+    text = table([row for row in rows if "method" in row], cells())
+    write_atomic(arguments.results.with_suffix(".md"), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

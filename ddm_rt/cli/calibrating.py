@@ -1,0 +1,161 @@
+"""The command that makes a bundle know groups: calibrate."""
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ddm_rt.cli import display
+from ddm_rt.cli.app import Threads, app, console, errors, say
+from ddm_rt.config import Backend, SamplerName
+from ddm_rt.errors import DdmError
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[str, typer.Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option("--audit", help="A filled audit.csv beside its images; more than one may be given."),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
+    ] = None,
+    groups: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--images", help="Write images to be labelled into this directory; nothing is stored."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Calibrate a copy of the bundle, here.")] = None,  # noqa: UP045
+    name: Annotated[
+        str, typer.Option(help="The calibration's name in the bundle; replaces one of that name.")
+    ] = "default",
+    scope: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Holds for requests of this scope alone, whatever their prompts."),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Of the audited images.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(help="Sampling steps that it is to hold for.")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
+    indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
+    height: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    width: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
+    backend: Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")] = "auto",
+    threads: Threads = None,
+) -> None:
+    """Learn from audited images which groups the codes give, so that `sample --target` can name groups.
+
+    With a judge, in one go:
+
+        ddm-rt calibrate bundles/ours --judge digits --groups 3,8 -n 64 --target 3=.5,8=.5
+
+    By hand: images to label, half of them; then, drawn by what was learnt, the other half; then the calibration:
+
+        ddm-rt calibrate bundles/ours --groups female,male --images audit1/
+
+        ddm-rt calibrate bundles/ours --audit audit1/audit.csv --target female=.5,male=.5 --images audit2/
+
+        ddm-rt calibrate bundles/ours --audit audit1/audit.csv --audit audit2/audit.csv --target female=.5,male=.5
+
+    Several attributes: --groups "gender:female,male;race:asian,black,white", --target "gender:uniform;race:uniform",
+    or combinations, --target "female&asian=.2,...". It holds for the sampler, steps, guidance, size and precision that
+    made the images.
+    """
+    from ddm_rt.cli import calibrate as work
+    from ddm_rt.sample.groups import parse_attributes
+
+    attributes = None if groups is None else parse_attributes(groups)
+    settings: dict[str, Any] = {
+        "num_steps": steps,
+        "sampler": sampler,
+        "indicator_guidance_scale": indicator_guidance_scale,
+        "height": height,
+        "width": width,
+    }
+    if audit and judge:
+        raise DdmError("--audit and --judge: expected one of them")
+    if audit and (scope is not None or any(value is not None for value in settings.values())):
+        raise DdmError("--audit: its images were made with settings of their own; give --steps and the like without it")
+    if judge and images is not None:
+        raise DdmError("--images: writes images for a person to label; a judge looks at them where they are made")
+    if not audit and attributes is None:
+        raise DdmError("--groups: which groups are to be told apart? for example --groups female,male")
+    with display.progress(errors) as bars:
+        run: dict[str, Any] = {
+            "backend": backend,
+            "threads": threads,
+            "on_step": display.step_callback(bars, "generating"),
+        }
+        if images is not None or not (audit or judge):
+            _images(bundle, audit or [], attributes, target, n, seed, images, scope, settings, run)
+            return
+        if audit:
+            shown = work.from_audits(bundle, audit, attributes, target, name=name, out=out)
+        else:
+            assert attributes is not None
+            shown = work.from_judges(
+                bundle,
+                [_named(text, attributes[0].name) for text in judge or []],
+                attributes,
+                target,
+                n,
+                1_000_000 if seed is None else seed,
+                name=name,
+                out=out,
+                scope=scope,
+                **settings,
+                **run,
+            )
+    for table in work.tables(shown):
+        console.print(table)
+    say(work.describe(shown))
+
+
+def _images(
+    bundle: str,
+    audits: list[Path],
+    attributes: Any,
+    target: str | None,
+    n: int,
+    seed: int | None,
+    images: Path | None,
+    scope: str | None,
+    settings: dict[str, Any],
+    run: dict[str, Any],
+) -> None:
+    """Writes an audit set and says how to go on."""
+    from ddm_rt.cli import calibrate as work
+
+    if images is None:
+        raise DdmError(
+            "--images: a directory for the images to label is needed (or --judge, or filled ones by --audit)"
+        )
+    seed = 1_000_000 + len(audits) if seed is None else seed
+    if audits:
+        path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, **run)
+    else:
+        path, rows = work.first_set(bundle, attributes, images, n, seed, scope=scope, **settings, **run)
+    given = " ".join(f"--audit {one}" for one in [*audits, path])
+    wanted = f" --target {target!r}" if target else ""
+    say(
+        f"{rows} images to label: {path}\nlook at: {images / 'contact_sheet_01.png'}\n"
+        f"write a group into each row (? where it can't be told), then:"
+    )
+    if len(audits) == 0 and rows < n:
+        say(f"ddm-rt calibrate {bundle} {given}{wanted} -n {n} --images DIR    # {n - rows} more, by what was learnt")
+    say(f"ddm-rt calibrate {bundle} {given}{wanted}    # the calibration")
+
+
+def _named(text: str, attribute: str) -> tuple[str, str]:
+    """ATTRIBUTE=FILE, or a file for the first attribute."""
+    name, equals, file = text.partition("=")
+    return (name, file) if equals else (attribute, text)

@@ -1,0 +1,205 @@
+"""The ledger's file: how it is made, opened and refused; and which of the processes that use it are alive.
+
+A process that draws holds a lock on a file of its own beside the ledger. The system ends the lock with the process,
+however that ends, so nothing here depends on clocks, process ids or heartbeats.
+"""
+
+import os
+import secrets
+import sqlite3
+import tempfile
+import weakref
+from contextlib import closing, suppress
+from pathlib import Path
+
+from ddm_rt.errors import DdmError
+
+_APPLICATION_ID = 0x44444D31  # "DDM1": an SQLite file with another one is no ledger
+_VERSION = 1
+# A transaction writes a few whole pages: small ones, copied back from the WAL when that has 4 MiB, make it quick.
+_PAGE_BYTES = 1024
+_WAL_PAGES = 4096
+_SCHEMA = f"""
+PRAGMA page_size = {_PAGE_BYTES};
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+CREATE TABLE streams (
+    number INTEGER PRIMARY KEY,
+    bundle_id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    target TEXT NOT NULL,
+    calibration_id TEXT NOT NULL,  -- '' for none
+    counts TEXT NOT NULL,  -- JSON: for each code, how many positions were handed out at least once
+    UNIQUE (bundle_id, scope, target, calibration_id)
+);
+CREATE TABLE draws (  -- handed out and not done: leased by an owner, or in the pool
+    stream INTEGER NOT NULL REFERENCES streams,
+    position INTEGER NOT NULL,
+    code INTEGER NOT NULL,
+    owner TEXT,  -- NULL in the pool
+    lease INTEGER,
+    PRIMARY KEY (stream, position)
+) WITHOUT ROWID;
+CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
+CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Connection:
+    """A connection to the ledger at `path`, which is made where there is none, or to one in memory.
+
+    Raises DdmError for a file that can't be used, which is left as it is.
+    """
+    if path is None:
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection.executescript(_SCHEMA)
+        return connection
+    try:
+        if not path.exists():
+            _create(path)
+        # "rw" never creates: a file that is moved away meanwhile is no reason to begin at zero.
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+        try:
+            _check(connection, path)
+            connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise explain(error, f"ledger {path}", timeout_s) from error
+    except OSError as error:
+        raise DdmError(f"ledger {path}: cannot be made or opened ({error.strerror})") from error
+    return connection
+
+
+def _create(path: Path) -> None:
+    """An empty ledger under a temporary name, then linked to its own: a process that is killed leaves none half-made.
+
+    Where two processes do it at once, the first one's ledger stays.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)  # first of all: to close a file ends all the locks that this process has on it
+    temporary = Path(name)
+    try:
+        with closing(sqlite3.connect(temporary)) as connection:
+            connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")
+        temporary.chmod(0o644)
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
+    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises DdmError for an SQLite file that is damaged, no ledger or of another version."""
+    if path.stat().st_size == 0:
+        raise DdmError(f"ledger {path}: empty; expected a ledger, or no file, for a new one")
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != _APPLICATION_ID:
+        raise DdmError(f"ledger {path}: an SQLite file, but no ledger; name another file")
+    if version != _VERSION:
+        raise DdmError(f"ledger {path}: of version {version}; this program reads {_VERSION}")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise DdmError(f"ledger {path}: damaged ({' '.join(verdict.split())}); restore a copy, or name another file")
+
+
+def explain(error: sqlite3.Error, ledger: str, timeout_s: float) -> DdmError:
+    """What SQLite's error means to the user."""
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DdmError(f"{ledger}: locked by another process for more than {timeout_s:g} s; nothing was changed")
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DdmError(f"{ledger}: damaged, or no ledger ({error}); restore a copy, or name another file")
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return DdmError(f"{ledger}: cannot be written ({error}); a ledger must be, and its directory too")
+    return DdmError(f"{ledger}: {error}; nothing was changed")
+
+
+class Owner:
+    """A process's name in a ledger, and the lock that shows it alive."""
+
+    def __init__(self, connection: sqlite3.Connection, ledger: Path) -> None:
+        """Enters a new name, in the transaction in which the lock is made: nobody sees one without the other."""
+        import fcntl
+
+        self.name = secrets.token_hex(8)
+        path = _lock_file(ledger, self.name)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._locked = weakref.finalize(self, _unlock, self._handle, path)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        connection.execute("INSERT INTO owners VALUES (?)", (self.name,))
+        _remove_strays(connection, ledger)
+
+    def registered(self, connection: sqlite3.Connection) -> bool:
+        """Whether the name still stands: someone may have deleted the lock file, which looks like a death."""
+        return connection.execute("SELECT 1 FROM owners WHERE name = ?", (self.name,)).fetchone() is not None
+
+    def retire(self, connection: sqlite3.Connection) -> None:
+        """Take the name off; draws that it still holds go to the pool."""
+        _take_back(connection, self.name)
+
+    def unlock(self) -> None:
+        self._locked()
+
+    def forget(self) -> None:
+        """In a forked child: let the copy of the lock go, which stays with the parent."""
+        if self._locked.detach() is not None:
+            os.close(self._handle)
+
+
+def _unlock(handle: int, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _remove_strays(connection: sqlite3.Connection, ledger: Path) -> None:
+    """Lock files of processes that were killed before their names were entered."""
+    names = {name for (name,) in connection.execute("SELECT name FROM owners")}
+    prefix = _lock_file(ledger, "").name
+    for path in ledger.parent.iterdir():
+        if path.name.startswith(prefix) and path.name.removeprefix(prefix) not in names and not _is_locked(path):
+            path.unlink(missing_ok=True)
+
+
+def take_back_from_dead(connection: sqlite3.Connection, ledger: Path, own: str | None) -> None:
+    """The draws of owners that are no longer alive go to the pool."""
+    for (name,) in connection.execute("SELECT name FROM owners").fetchall():
+        path = _lock_file(ledger, name)
+        if name != own and not _is_locked(path):
+            _take_back(connection, name)
+            path.unlink(missing_ok=True)
+
+
+def _take_back(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute("UPDATE draws SET owner = NULL, lease = NULL WHERE owner = ?", (name,))
+    connection.execute("DELETE FROM owners WHERE name = ?", (name,))
+
+
+def _lock_file(ledger: Path, name: str) -> Path:
+    return ledger.with_name(f"{ledger.name}-owner-{name}")
+
+
+def _is_locked(path: Path) -> bool:
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

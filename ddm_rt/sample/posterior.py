@@ -1,0 +1,97 @@
+"""p(group | code) from audited counts: the Dirichlet posterior with prior ½ on each group, and 90 % bounds."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PRIOR = 0.5  # Jeffreys' prior for two groups
+Z90 = 1.6448536269514722  # standard normal: 90 % lie between -Z90 and Z90
+
+
+def mean(counts: NDArray[np.int64]) -> Floats:
+    """Posterior means [K, G] of counts [K, G]."""
+    return np.asarray((counts + PRIOR) / (counts + PRIOR).sum(axis=1, keepdims=True), np.float64)
+
+
+def variance(counts: NDArray[np.int64]) -> Floats:
+    """Posterior variances [K, G]: each group's own distribution is a beta distribution."""
+    p, total = mean(counts), (counts + PRIOR).sum(axis=1, keepdims=True)
+    return np.asarray(p * (1 - p) / (total + 1), np.float64)
+
+
+def bounds(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The 5 % and 95 % quantiles [K, G] of each p(group | code)."""
+    alpha = counts + PRIOR
+    rest = alpha.sum(axis=1, keepdims=True) - alpha
+    pairs = [(float(a), float(b)) for a, b in zip(alpha.ravel(), rest.ravel(), strict=True)]
+    known = {pair: (beta_quantile(0.05, *pair), beta_quantile(0.95, *pair)) for pair in set(pairs)}
+    both = np.array([known[pair] for pair in pairs]).reshape(*alpha.shape, 2)
+    return both[..., 0], both[..., 1]
+
+
+def extremes(p: Floats, spread: Floats, base: Floats) -> tuple[float, float]:
+    """The lowest and highest share of one group that weights over the codes surely give: 90 % bounds.
+
+    p, spread: posterior means and variances [K]. The highest is max_π m·π - z·√(Σπ²v), the largest lower bound that any
+    mixture of codes has; its value λ solves Σ_k (m_k - λ)₊²/v_k = z². The lowest likewise. What the weights `base` [K]
+    are believed to give counts as reachable: nothing has to be moved for it.
+    """
+    now = float(base @ p)
+    used = base > 0
+    high = _largest_lower_bound(p[used], spread[used])
+    low = 1 - _largest_lower_bound(1 - p[used], spread[used])
+    return min(low, now), max(high, now)
+
+
+def _largest_lower_bound(p: Floats, spread: Floats) -> float:
+    low, high = float(p.min() - Z90 * np.sqrt(spread.max())), float(p.max())
+    for _ in range(100):
+        middle = (low + high) / 2
+        if float((np.maximum(p - middle, 0) ** 2 / spread).sum()) > Z90**2:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def beta_quantile(q: float, a: float, b: float) -> float:
+    """The q-quantile of a beta distribution with parameters a, b > 0, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if beta_cdf(middle, a, b) < q:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b) by its continued fraction (NIST DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return 0.0 if x <= 0 else 1.0
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - beta_cdf(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    return front / (a * _fraction(x, a, b))
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """1 + d₁/(1 + d₂/(1 + ...)) by Lentz's method."""
+    tiny = 1e-300
+    value, c, d = 1.0, 1.0, 0.0
+    for j in range(1, 1000):
+        m = j // 2
+        if j % 2:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1 / (1 + term * d or tiny)
+        c = 1 + term / c or tiny
+        value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
