@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from calibration_parts import pool
-from calibration_parts.study import Codes, audits, uncalibrated
+from calibration_parts.study import ESTIMATORS, Codes, audits, uncalibrated
 from calibration_parts.table import markdown
 
 from ddm_rt.bundle import write_atomic, write_json
@@ -40,9 +40,9 @@ def study(work: Path) -> dict[str, Any]:
             rows.append({"codes": name, "target": target} | uncalibrated(codes, target))
             for n in AUDITS:
                 for scheme in ("even", "half by weights"):
-                    for base in ("tree", "flat"):
-                        figures = audits(codes, target, n, scheme, base, DRAWS)
-                        setting = {"codes": name, "target": target, "n": n, "scheme": scheme, "base": base}
+                    for estimator in ESTIMATORS:
+                        figures = audits(codes, target, n, scheme, estimator, DRAWS)
+                        setting = {"codes": name, "target": target, "n": n, "scheme": scheme, "estimator": estimator}
                         rows.append(setting | figures)
     return {
         "bundle": BUNDLE,

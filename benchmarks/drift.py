@@ -33,20 +33,16 @@ TRAINED = "trained"  # the bundle with weights
 
 # Row -> A and B; {fp16} and the like are bundles in the work directory.
 ROWS: dict[str, tuple[str, str]] = {
-    "the same again": ("digits", "digits"),
     "fp32 to fp16": ("digits", "{fp16}"),
     "fp32 to int8": ("digits", "{int8}"),
-    "fp32 to fp8": ("digits", "{fp8}"),
     "25 to 8 steps": ("digits", "digits@steps=8"),
     "25 to 4 steps": ("digits", "digits@steps=4"),
     "25 to 2 steps": ("digits", "digits@steps=2"),
-    "25 to 1 step": ("digits", "digits@steps=1"),
-    "DDIM, 25 to Euler, 8": ("digits", "digits@steps=8,sampler=euler"),
     "DDIM, 25 to DPM-Solver++(2M), 8": ("digits", "digits@steps=8,sampler=dpm++2m"),
     "fp32, 25 to int8, 4": ("digits", "{int8}@steps=4"),
-    "torch to ONNX Runtime": (f"{{{TRAINED}}}@backend=torch", f"{{{TRAINED}}}@backend=onnxruntime"),
     "planted: no guidance on the code": ("digits", "digits@guidance=0"),
     "planted: guidance 6 instead of 1.5": ("digits", "digits@guidance=6"),
+    "torch to ONNX Runtime": (f"{{{TRAINED}}}@backend=torch", f"{{{TRAINED}}}@backend=onnxruntime"),
 }
 
 

@@ -34,13 +34,15 @@ def result_path(name: str, method: str, results: Path = RESULTS) -> Path:
     return results / f"{slug(name)}_{slug(method)}.json"
 
 
-def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Path) -> None:
+def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Path, train_only: bool = False) -> None:
     """Train, sample and measure; each part is skipped where it is there."""
     from faces_parts.measuring import measure
 
     judge = judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), work / "judge.onnx")
     cell = Cell(faces, name, methods()[method], work)
     bundle = cell.fit(_log(f"{name} {method}"))
+    if train_only:
+        return
     sampled = cell.sample(bundle, judge)
     tree = measure(cell, judge, sets.split(faces, "reference"), sampled)
     write_json(result_path(name, method, results), tree | {"commit": _commit()})
@@ -65,6 +67,7 @@ def _commit() -> str:
 def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
     command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), __file__, str(arguments.faces)]
     command += ["--work", str(arguments.work), "--results", str(arguments.results), "--cell", *cell]
+    command += ["--train-only"] if arguments.train_only else []
     log = arguments.work / f"{result_path(*cell).stem}.log"
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -80,6 +83,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
     parser.add_argument("--only", default="", help="cells whose set and method contain this text")
+    parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
     if not arguments.table:
@@ -88,7 +92,7 @@ def main() -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
         faces = sets.read(arguments.faces)
         if arguments.cell:
-            run_cell(*arguments.cell, faces, arguments.work, arguments.results)
+            run_cell(*arguments.cell, faces, arguments.work, arguments.results, arguments.train_only)
             return
         judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), arguments.work / "judge.onnx")
         missing = [

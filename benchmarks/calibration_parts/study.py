@@ -27,6 +27,12 @@ SETTINGS = Settings(
     precision="fp32",
 )
 SEED = 0
+# name -> base weights, prior on each group (None: fitted to all codes); the first is what the product does.
+ESTIMATORS: dict[str, tuple[str, float | None]] = {
+    "tree, fitted prior": ("tree", None),
+    "tree, prior ½": ("tree", 0.5),
+    "even codes, fitted prior": ("even", None),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Codes:
 
 
 def uncalibrated(codes: Codes, target: float) -> dict[str, Any]:
-    """The tree's own weights; for an uneven target the top code that holds more of a group stands for it."""
+    """The tree's own weights, which know nothing of the target."""
     weights = codes.tree
     return {
         "n": 0,
@@ -96,14 +102,15 @@ def uncalibrated(codes: Codes, target: float) -> dict[str, Any]:
     }
 
 
-def audits(codes: Codes, target: float, n: int, scheme: str, base: str, draws: int) -> dict[str, Any]:
+def audits(codes: Codes, target: float, n: int, scheme: str, estimator: str, draws: int) -> dict[str, Any]:
     """Mean and 90th percentile of the error over `draws`, and how often the target was refused.
 
     A refused target gets the nearest weights here, so that its error counts as well.
     """
+    base, prior = ESTIMATORS[estimator]
     start = codes.tree if base == "tree" else np.full(len(codes.tree), 1 / len(codes.tree))
-    rng = np.random.default_rng([SEED, n, round(100 * target), scheme == "even", base == "tree"])
-    found = [_once(codes, target, n, scheme, start, rng) for _ in range(draws)]
+    rng = np.random.default_rng([SEED, n, round(100 * target), scheme == "even"])
+    found = [_once(codes, target, n, scheme, start, prior, rng) for _ in range(draws)]
     errors = np.array([codes.achieved(weights) - target for weights, _ in found])
     accepted = np.array([not refused for _, refused in found])
     effects = [codes.effects(weights) for weights, _ in found]
@@ -120,7 +127,13 @@ def audits(codes: Codes, target: float, n: int, scheme: str, base: str, draws: i
 
 
 def _once(
-    codes: Codes, target: float, n: int, scheme: str, base: NDArray[np.float64], rng: np.random.Generator
+    codes: Codes,
+    target: float,
+    n: int,
+    scheme: str,
+    base: NDArray[np.float64],
+    prior: float | None,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], bool]:
     order = [rng.permutation(codes.pool.shape[1]) for _ in codes.pool]
     used = [0] * len(codes.pool)
@@ -145,8 +158,8 @@ def _once(
     text = f"{codes.groups[0]}={target},{codes.groups[1]}={1 - target}"
     parts = parse_target(text, record.attributes)
     if n > first:
-        record = draw(audit.by_weights(solve(record, parts, base, nearest=True), n - first))
+        record = draw(audit.by_weights(solve(record, parts, base, nearest=True, prior=prior), n - first))
     try:
-        return solve(record, parts, base), False
+        return solve(record, parts, base, prior=prior), False
     except DdmError:
-        return solve(record, parts, base, nearest=True), True
+        return solve(record, parts, base, nearest=True, prior=prior), True

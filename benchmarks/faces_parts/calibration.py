@@ -1,36 +1,18 @@
-"""Code weights from audited images: a stand-in with the engine's formulas, used where a whole bundle isn't needed."""
+"""Code weights from audits of a pool of images with known groups: `ddm_rt.sample`'s formulas, many draws quickly."""
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
-PRIOR = 0.5  # Dirichlet, per group
-
-
-def posterior(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of p(group | code) [K,G] after the audited counts [K,G]."""
-    smooth = counts + PRIOR
-    return np.asarray(smooth / smooth.sum(axis=1, keepdims=True), np.float64)
+from ddm_rt.sample import posterior
+from ddm_rt.sample.maxent import tilt
 
 
-def weights(p: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The code weights [K] of maximum entropy with Σ_k w_k p_k = target, for p [K,G].
-
-    They are w_k ∝ exp(λ·p_k); λ minimises the dual log Σ_k exp(λ·(p_k − target)). Where no weights reach the target the
-    dual has no minimum, and its small quadratic term stops on weights that come near it.
-    """
-    shifted = p - target
-
-    def dual(multipliers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        exponents = shifted @ multipliers
-        top = exponents.max()
-        mass = np.exp(exponents - top)
-        value = top + np.log(mass.sum()) + 1e-6 * multipliers @ multipliers
-        return float(value), shifted.T @ mass / mass.sum() + 2e-6 * multipliers
-
-    solved = minimize(dual, np.zeros(p.shape[1]), jac=True, method="BFGS")
-    mass = np.exp(shifted @ solved.x - (shifted @ solved.x).max())
-    return np.asarray(mass / mass.sum(), np.float64)
+def weights(counts: NDArray[np.int64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The code weights [K] for audited counts [K,G]; where no weights reach the target, the nearest."""
+    p = posterior.mean(counts, posterior.fitted_prior(counts))
+    base = np.full(len(p), 1 / len(p))
+    found = tilt(p, target, base)
+    return found.weights if found.reached else tilt(p, target, base, slack=1e-3).weights
 
 
 def audit(
@@ -52,8 +34,8 @@ def audit(
             pools[k] = pools[k][wanted:]
 
     look(n - n // 2, np.full(num_codes, 1 / num_codes))
-    look(n // 2, weights(posterior(counts), target))
-    return weights(posterior(counts), target), counts
+    look(n // 2, weights(counts, target))
+    return weights(counts, target), counts
 
 
 def _apportion(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:

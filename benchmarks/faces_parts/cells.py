@@ -20,14 +20,13 @@ N, SEED, AUDIT_SEED = 1000, 0, 500_000
 AUDIT_POOL = 4000  # images that audits are drawn from: 250 a code
 MIN_PER_GROUP = {"gender": 200, "race": 120}  # for distances at equal n
 MAX_IMAGES = 4000
-GUIDANCE = 2.0
+GUIDANCE = 1.25  # of the codes: see `faces_parts/development.py`
 BUDGET: dict[str, Any] = {
     "preset": "faces-bench",
     "data.image_size": 32,
     "data.channels": 3,
     "train.steps": 1200,
     "train.threads": 1,
-    "sampling.indicator_guidance_scale": GUIDANCE,
 }
 
 
@@ -95,7 +94,7 @@ class Cell:
         path = self.folder / "images" / "audit_pool.npz"
         with _one_at_a_time(path):
             if not path.is_file():
-                made = pipeline.generate(n=AUDIT_POOL, seed=AUDIT_SEED)
+                made = pipeline.generate(n=AUDIT_POOL, seed=AUDIT_SEED, indicator_guidance_scale=GUIDANCE)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(".draft.npz")
                 np.savez(draft, images=made.images, codes=np.array(made.codes, np.int64))
@@ -119,7 +118,7 @@ def _generate(pipeline: Any, judge: AttributeJudge, what: BiasedSet, target: str
     """N images, and more until each group has enough of them by the judge, or there are MAX_IMAGES."""
     images, codes = [], []
     while True:
-        part = pipeline.generate(n=N, seed=SEED + len(images), target=target)
+        part = pipeline.generate(n=N, seed=SEED + len(images), target=target, indicator_guidance_scale=GUIDANCE)
         images.append(part.images)
         codes.append(np.array(part.codes, np.int64))
         verdicts = judge.predict(np.concatenate(images)).labels

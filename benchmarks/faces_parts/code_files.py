@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ddm_rt import data
 from ddm_rt.config import CodesConfig, FeatureConfig
 from ddm_rt.train.codes import discover
-from ddm_rt.train.features import contrastive_features, principal
+from ddm_rt.train.features import contrastive_features, together
+from ddm_rt.train.patches import patch_features
 from ddm_rt.train.probe import MIN_PER_CLASS, Labels, probe
 from faces_parts.methods import FEATURE_SETS, Method
 from faces_parts.sets import BiasedSet, Faces
@@ -28,14 +29,16 @@ FEATURES = {
     "plain": FeatureConfig(**_PLAIN),
     "colour jitter": FeatureConfig(**_PLAIN, colour=0.6),
 }
+PATCHES = "patches"
 SEED = 0
 
 
 def features(train: Faces, name: str, cache: Path) -> NDArray[np.float32]:
-    """Unit features [N,D] of the set `name`, from the cache where they are there."""
+    """Features [N,D] of the set `name`, from the cache where they are there."""
     path = cache / f"{name.replace(' ', '_')}.npy"
     if not path.is_file():
-        found = contrastive_features(data.to_model(train.images), FEATURES[name], SEED)
+        x = data.to_model(train.images)
+        found = patch_features(x, SEED) if name == PATCHES else contrastive_features(x, FEATURES[name], SEED)
         cache.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft.npy")
         np.save(draft, found)
@@ -84,6 +87,5 @@ def _few_label(train: Faces, what: BiasedSet, method: Method, cache: Path) -> tu
 
 def probe_features(train: Faces, cache: Path) -> dict[str, NDArray[np.float32]]:
     """What `ddm_rt.train.features.feature_sets` gives, from the cache."""
-    found = {name: features(train, name, cache) for name in FEATURE_SETS}
-    pixels = principal(data.to_model(train.images).reshape(len(train), -1))
-    return found | {"all of these": np.concatenate(list(found.values()), axis=1), "pixels": pixels}
+    found = {name: features(train, name, cache) for name in (*FEATURE_SETS, PATCHES)}
+    return found | {"all together": together(found)}

@@ -11,7 +11,7 @@ from faces_parts.judging import AttributeJudge
 from faces_parts.methods import methods
 from faces_parts.sets import Faces
 
-SET, GUIDANCES, N = "gender 2:1", (1.0, 1.5, 2.0, 3.0), 500
+SET, GUIDANCES, N = "gender 2:1", (1.0, 1.25, 1.5, 2.0, 3.0), 500
 
 
 def measure(faces: Faces, judge: Any, reference: Faces, work: Path, progress: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def measure(cell: Cell, judge: Any, reference: Faces, sampled: dict[str, NDArray
         "method": cell.method.name,
         "kind": cell.method.kind,
         "labels_or_audits": cell.method.count if cell.method.kind in ("few-label", "calibrated") else 0,
-        "guidance": GUIDANCE,
+        "guidance": None if cell.method.kind == "vanilla" else GUIDANCE,
         "training_images": len(cell.train),
         "evaluation": figures,
         "luminance": {

@@ -1,7 +1,8 @@
 """Commands that use what was made: sample, measure, look. Each imports its rooms on use: `sample` never loads torch."""
 
+import shutil
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -10,6 +11,10 @@ from ddm_rt.cli.app import Out, Threads, app, console, errors, say
 from ddm_rt.config import Backend, Balance, SamplerName
 from ddm_rt.errors import DdmError
 
+if TYPE_CHECKING:
+    from ddm_rt.sample.generation import Generation
+    from ddm_rt.sample.pipeline import Pipeline
+
 
 @app.command()
 def sample(
@@ -17,8 +22,26 @@ def sample(
     bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
     n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
     seed: Annotated[int, typer.Option(help="Image i has the seed derive(seed, i).")] = 0,
-    target: Annotated[str, typer.Option(help="uniform, or shares of top codes: code:0=.3,code:1=.7.")] = "uniform",
+    target: Annotated[
+        str,
+        typer.Option(help="uniform, shares of top codes: code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5."),
+    ] = "uniform",
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Use a calibration that was made for other settings.")
+    ] = False,
     balance: Annotated[Balance, typer.Option(help="on: codes by quota. off: the null code.")] = Balance.AUTO,
+    scope: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Go on with the codes where the last request of this scope stopped; vary --seed."),
+    ] = None,
+    ledger: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File that keeps the counts of scopes; made where there is none."),
+    ] = None,
+    fsync: Annotated[bool, typer.Option("--fsync", help="The ledger also survives a power loss; slower.")] = False,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Permute the codes by the seed: balance then holds at the request's end.")
+    ] = False,
     steps: Annotated[Optional[int], typer.Option(help="Sampling steps.")] = None,  # noqa: UP045
     sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
     indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
@@ -37,27 +60,42 @@ def sample(
 
         ddm-rt sample digits -n 64 --target code:0=.3,code:1=.7 --out out30/
 
+        ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
+
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
     """
     from ddm_rt.bundle import check_free
+    from ddm_rt.sample.ledger import Ledger
     from ddm_rt.sample.pipeline import Pipeline
 
     if bundle is None:
         raise DdmError("bundle: name a bundle directory, or the shipped one: digits")
     if index is not None and from_ is None:
         raise DdmError("--index: names an image of a manifest; give that with --from")
+    if from_ is not None and (scope is not None or ledger is not None):
+        raise DdmError("--from: a replay draws nothing; leave out --scope and --ledger")
+    if ledger is not None and scope is None:
+        raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
+    if fsync and ledger is None:
+        raise DdmError("--fsync: is about the file of --ledger, which is not given")
     check_free(out)
-    pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
-    with display.progress(errors) as bars:
+    with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
+        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
         on_step = display.step_callback(bars, "sampling")
         if from_ is not None:
             generation = pipeline.replay(from_, index=index, on_step=on_step)
+            generation.save(out)
         else:
-            generation = pipeline.generate(
+            generation = _generate_into(
+                out,
+                pipeline,
                 n=n,
                 seed=seed,
                 target=target,
                 balance=balance,
+                scope=scope,
+                shuffle=shuffle,
+                allow_stale=allow_stale,
                 num_steps=steps,
                 sampler=sampler,
                 indicator_guidance_scale=indicator_guidance_scale,
@@ -65,8 +103,26 @@ def sample(
                 width=width,
                 on_step=on_step,
             )
-    generation.save(out)
+    if scope is not None and ledger is None:
+        say("scope: its counts end with this command; --ledger keeps them")
     say(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}")
+
+
+def _generate_into(out: Path, pipeline: "Pipeline", **request: Any) -> "Generation":
+    """The images, written; where the ledger then can't record them, they are taken away again."""
+    written = False
+
+    def deliver(generation: "Generation") -> None:
+        nonlocal written
+        generation.save(out)
+        written = True
+
+    try:
+        return pipeline.generate(deliver=deliver, **request)
+    except BaseException:
+        if written:
+            shutil.rmtree(out)
+        raise
 
 
 @app.command()

@@ -54,6 +54,7 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            env=_environment(),
             start_new_session=True,  # Ctrl-C is ours to pass on
         )
         try:
@@ -97,7 +98,12 @@ def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> st
     progress(f"{architecture} kernels: {len(variants())} variants of guided_step")
     command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
     )
     try:
         _, said = process.communicate()
@@ -107,6 +113,11 @@ def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> st
         words = _joined(said.decode(errors="replace").splitlines()[-_LAST_WORDS:])
         raise DdmError(f"kernels of {architecture}: the compiler {_death(process.returncode)}; last words: {words}")
     return None
+
+
+def _environment() -> dict[str, str]:
+    """What a child sees: kernels are compiled there, whatever Triton does in this process."""
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
 def resident_bytes(pid: int) -> int:

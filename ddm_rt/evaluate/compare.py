@@ -15,7 +15,7 @@ from ddm_rt.evaluate.evaluation import JudgeIdentity
 from ddm_rt.evaluate.intervals import CONFIDENCE, Interval
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.paired import MARGIN, Paired, check, paired
-from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kid
+from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kernel_between, kernel_within, kid
 from ddm_rt.evaluate.run import labelled
 from ddm_rt.evaluate.sides import Facts, Images, OnStep, Side, make_side, open_side, read_side, seconds_per_image
 from ddm_rt.sample.pipeline import Pipeline
@@ -177,16 +177,23 @@ def _quality_change(
         return QualityChange(group=group, n=n, reason=f"{len(reference)} reference images of {group}")
     block = np.arange(len(chosen[0])) % BLOCKS
 
-    def distances(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[2, 2]: Frechet distance and KID, of A and B."""
+    reference = reference.astype(np.float64)
+
+    def parts(kept: NDArray[np.bool_]) -> list[Features]:
         masks = chosen[0] & kept, chosen[1] & kept
         m = min(int(mask.sum()) for mask in masks)
-        parts = [side.features[np.flatnonzero(mask)[:m]] for side, mask in zip(verdicts, masks, strict=True)]
-        return np.array([[distance(part, reference) for part in parts] for distance in (frechet, kid)])
+        found = zip(verdicts, masks, strict=True)
+        return [side.features[np.flatnonzero(mask)[:m]].astype(np.float64) for side, mask in found]
 
-    whole = distances(np.ones(len(block), bool))
-    without = np.array([distances(block != k) for k in range(BLOCKS)])  # [blocks, 2, 2]
-    change, spread = whole[:, 1] - whole[:, 0], without[:, :, 1] - without[:, :, 0]
+    def changes(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[2]: B − A of the Frechet distance and of KID, whose term of the reference alone cancels."""
+        a, b = parts(kept)
+        kernel = [kernel_within(x) - 2 * kernel_between(x, reference) for x in (a, b)]
+        return np.array([frechet(b, reference) - frechet(a, reference), kernel[1] - kernel[0]])
+
+    everywhere = np.ones(len(block), bool)
+    whole = np.array([[distance(part, reference) for part in parts(everywhere)] for distance in (frechet, kid)])
+    change, spread = whole[:, 1] - whole[:, 0], np.array([changes(block != k) for k in range(BLOCKS)])  # [blocks, 2]
     error = np.sqrt((BLOCKS - 1) / BLOCKS * ((spread - spread.mean(axis=0)) ** 2).sum(axis=0))
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, BLOCKS - 1) * error
     low, high = change - reach, change + reach

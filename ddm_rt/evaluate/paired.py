@@ -157,7 +157,8 @@ def difference_interval(gained: float, lost: float, n: float, confidence: float 
     def excess(delta: float, sign: int) -> float:
         """sign·(d − Δ)·n − z·SD(Δ): zero at the bound; q is the likeliest P(lost) where the difference is Δ."""
         linear = (2 * n - gained + lost) * delta - gained - lost
-        q = (np.sqrt(linear**2 + 8 * n * lost * delta * (1 - delta)) - linear) / (4 * n)
+        root = np.sqrt(max(linear**2 + 8 * n * lost * delta * (1 - delta), 0.0))  # rounding must not push it below 0
+        q = (root - linear) / (4 * n)
         variance = max(2 * q + delta * (1 - delta), 0.0)
         return float(sign * (gained - lost - n * delta) - z * np.sqrt(n * variance))
 
@@ -194,7 +195,7 @@ def marginal_test(table: Table, *, seed: int = 0) -> MarginalTest:
     net = 2 * rng.binomial(moved[i, j], 0.5, size=(_FLIPS, len(i))) - moved[i, j]  # [flips, pairs]: to j less to i
     direction = np.eye(len(used))[j] - np.eye(len(used))[i]  # [pairs, C]
     drawn = net @ direction
-    as_far = np.einsum("fi,ij,fj->f", drawn, inverse, drawn) >= statistic * (1 - 1e-9)
+    as_far = ((drawn @ inverse) * drawn).sum(axis=1) >= statistic * (1 - 1e-9)
     p = float((1 + as_far.sum()) / (1 + _FLIPS))
     return MarginalTest(name="Stuart-Maxwell, exact", statistic=statistic, degrees=degrees, p=p, p_chi2=p_chi2)
 

@@ -92,16 +92,19 @@ def kid(x: Features, y: Features) -> float:
     It can be slightly negative.
     """
     x, y = _check(x, y, 2)
+    return kernel_within(x) + kernel_within(y) - 2 * kernel_between(x, y)
 
-    def total(a: Features, b: Features) -> float:
-        blocks = (a[i : i + _BLOCK] for i in range(0, len(a), _BLOCK))
-        return float(sum(((block @ b.T / a.shape[1] + 1) ** 3).sum() for block in blocks))
 
-    def without_diagonal(a: Features) -> float:
-        own = (((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
-        return float(total(a, a) - own) / (len(a) * (len(a) - 1))
+def kernel_between(x: Features, y: Features) -> float:
+    """Mean of KID's kernel over all pairs of x [N,D] and y [M,D]."""
+    blocks = (x[i : i + _BLOCK] for i in range(0, len(x), _BLOCK))
+    return float(sum(((block @ y.T / x.shape[1] + 1) ** 3).sum() for block in blocks)) / (len(x) * len(y))
 
-    return without_diagonal(x) + without_diagonal(y) - 2 * total(x, y) / (len(x) * len(y))
+
+def kernel_within(x: Features) -> float:
+    """Mean of KID's kernel over the pairs of two different rows of x [N,D]."""
+    own = float((((x * x).sum(axis=1) / x.shape[1] + 1) ** 3).sum())
+    return (kernel_between(x, x) * len(x) ** 2 - own) / (len(x) * (len(x) - 1))
 
 
 def prdc(x: Features, y: Features, k: int = NEIGHBOURS) -> tuple[float, float, float]:

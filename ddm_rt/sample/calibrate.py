@@ -1,8 +1,8 @@
 """Calibration: audited images say which groups the codes give; a target over groups becomes weights of codes.
 
-p(group | code) has a Dirichlet posterior (prior ½) from the audited counts; the weights are those that give the target
-by the posterior means and stay closest to the tree's own (`maxent`). A target is refused where no mixture of codes
-surely gets there (`posterior.extremes`), and for settings other than those that were audited.
+p(group | code) has a Dirichlet posterior from the audited counts; the weights are those that give the target by the
+posterior means and stay closest to the tree's own (`maxent`). A target is refused where no mixture of codes surely gets
+there (`posterior.extremes`), and for settings other than those that were audited.
 
 A calibration lies in the bundle as calibrations/NAME/calibration.json; its id is the sha256 of that file.
 """
@@ -175,12 +175,16 @@ def calibration(
     )
 
 
-def solve(found: Calibration, parts: Sequence[Part], base: Floats, *, nearest: bool = False) -> Floats:
+def solve(
+    found: Calibration, parts: Sequence[Part], base: Floats, *, nearest: bool = False, prior: float | None = None
+) -> Floats:
     """The weights [K] for a target. With `nearest` any target gets some, the nearest that there are.
+
+    `prior` on each group is fitted where it is None.
 
     Raises DdmError for one that is out of reach by the 90 % bounds, saying how far the codes go.
     """
-    columns = np.hstack([posterior.mean(found.table(part.attributes)) for part in parts])
+    columns = np.hstack([_means(found.table(part.attributes), prior) for part in parts])
     wanted = np.concatenate([part.shares for part in parts])
     if not nearest:
         for part in parts:
@@ -194,6 +198,10 @@ def solve(found: Calibration, parts: Sequence[Part], base: Floats, *, nearest: b
         )
     rounded = np.round(result.weights, _DECIMALS)
     return np.asarray(rounded / rounded.sum(), np.float64)
+
+
+def _means(counts: NDArray[np.int64], prior: float | None = None) -> Floats:
+    return posterior.mean(counts, posterior.fitted_prior(counts) if prior is None else prior)
 
 
 _HELP = "More codes (train --micro-codes), more audits (calibrate --n) or retraining with more such images is needed"
@@ -233,7 +241,7 @@ def weighted(
     shares = {}
     for attribute in found.attributes:
         counts = found.table([attribute])
-        expected = weights @ posterior.mean(counts)
+        expected = weights @ _means(counts)
         half = posterior.Z90 * np.sqrt(weights**2 @ posterior.variance(counts))
         each = zip(attribute.groups, expected.tolist(), half.tolist(), strict=True)
         shares[attribute.name] = {group: (share, width) for group, share, width in each}

@@ -106,6 +106,7 @@ def uniform(attributes: Sequence[Attribute]) -> tuple[Part, ...]:
 def _part(piece: str, text: str, attributes: Sequence[Attribute]) -> Part:
     named, colon, body = piece.rpartition(":")
     chosen = _named(named, text, attributes) if colon else None
+    among = tuple(attributes) if chosen is None else chosen
     if body.strip() == "uniform":
         if chosen is None:
             raise DdmError(f"target {text!r}: 'uniform' of what? expected ATTRIBUTE:uniform")
@@ -117,7 +118,7 @@ def _part(piece: str, text: str, attributes: Sequence[Attribute]) -> Part:
         if not equals:
             raise DdmError(f"target {text!r}: {item.strip()!r}; expected GROUP=SHARE")
         groups = [word.strip() for word in left.split("&")]
-        found = _attributes_of(groups, text, chosen or tuple(attributes))
+        found = _attributes_of(groups, text, among)
         if chosen is None:
             chosen = tuple(a for a in attributes if a in found)
         if set(map(_name, found)) != set(map(_name, chosen)):

@@ -7,9 +7,8 @@ however that ends, so nothing here depends on clocks, process ids or heartbeats.
 import os
 import secrets
 import sqlite3
-import tempfile
 import weakref
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from ddm_rt.errors import DdmError
@@ -75,24 +74,26 @@ def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Con
 
 
 def _create(path: Path) -> None:
-    """An empty ledger under a temporary name, then linked to its own: a process that is killed leaves none half-made.
+    """An empty ledger under another name, then renamed: a process that is killed leaves none half-made.
 
-    Where two processes do it at once, the first one's ledger stays.
+    One process at a time does it, by a lock on the directory, and removes what one before it may have left.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)  # first of all: to close a file ends all the locks that this process has on it
-    temporary = Path(name)
-    try:
-        with closing(sqlite3.connect(temporary)) as connection:
-            connection.executescript(_SCHEMA)
-            connection.execute("PRAGMA journal_mode = WAL")
-        temporary.chmod(0o644)
-        with suppress(FileExistsError):
-            path.hardlink_to(temporary)
-    finally:
-        temporary.unlink()
+    import fcntl
+
     folder = os.open(path.absolute().parent, os.O_RDONLY)
     try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        new = path.with_name(f".{path.name}.new")
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            new.with_name(new.name + suffix).unlink(missing_ok=True)
+        with closing(sqlite3.connect(new)) as connection:
+            connection.executescript(f"PRAGMA synchronous = OFF; {_SCHEMA}")
+            connection.execute("PRAGMA journal_mode = WAL")
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.rename(path)
         os.fsync(folder)
     finally:
         os.close(folder)

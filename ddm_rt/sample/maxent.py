@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _STEPS = 200
-_LARGEST = 1e3  # |λ|: no finite λ gives a target on the hull's edge, and the weights are degenerate long before
+_LARGEST = 1e7  # |λ|: no finite λ gives a target on the hull's edge
 _TOLERANCE = 1e-9  # of a share
+_NEAR = 1e-6
 
 
 class Tilt(NamedTuple):
@@ -55,18 +56,22 @@ def tilt(p: Floats, target: Floats, base: Floats, slack: float = 0.0) -> Tilt:
         hessian = (centred * weights[:, None]).T @ centred + slack * np.eye(len(direction))
         # Shares of one attribute sum to 1, so the Hessian is singular; the gradient lies in its range.
         step = -np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0]
-        length = float(np.linalg.norm(step))
-        step *= min(1.0, 100 / max(length, 1e-300))
+        if not np.isfinite(step).all():
+            break  # all weight on one code
+        longest = max(100.0, float(np.abs(direction).max()))
+        step *= min(1.0, longest / max(float(np.abs(step).max()), 1e-300))
         scale = 1.0
         while scale > 1e-10:
             new_value, new_weights = dual(direction + scale * step)
-            if new_value <= value + 1e-4 * scale * float(gradient @ step):
+            # Near the end the fall of the dual drowns in rounding, and Newton's step is right as it is.
+            near = np.abs(gradient).max() < _NEAR
+            if near or new_value <= value + 1e-4 * scale * float(gradient @ step):
                 break
             scale /= 2
         else:
             break
         direction, value, weights = direction + scale * step, new_value, new_weights
-        if float(np.linalg.norm(direction)) > _LARGEST:
+        if float(np.abs(direction).max()) > _LARGEST:
             break
     everywhere = np.zeros(len(p))
     everywhere[live] = weights

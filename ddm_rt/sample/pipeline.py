@@ -101,9 +101,9 @@ class Pipeline:
         Codes: `codes` gives one per image (-1: null code); otherwise a quota over the bundle's code tree draws them, in
         the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request
         is off by less than one image per top code; or of groups ("female=.5,male=.5"), where the bundle has a
-        calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code, "on" insists on a bundle with
-        codes, "auto" is "on" where the bundle has codes. `height` and `width` are pixels, multiples of the bundle's
-        `size_multiple`.
+        calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code,
+        "on" insists on a bundle with codes, "auto" is "on" where the bundle has codes. `height` and `width` are pixels,
+        multiples of the bundle's `size_multiple`.
 
         `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped,
         so that the bound holds over all of them (see `sample.ledger`). Give each of them a seed of its own: equal seeds

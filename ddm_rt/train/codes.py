@@ -32,7 +32,7 @@ def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> t
     embedding = spectral_embedding(features, config, seed)
     assignment, top_of, tree = _tree(embedding, config, seed)
     top = top_of[assignment]
-    rule = config.model_dump(mode="json", exclude={"source", "labels"})
+    rule = config.model_dump(mode="json", exclude={"source"})
     described = describe(assignment, top_of, origin="discovered")
     codes = described.model_copy(
         update={

@@ -5,7 +5,7 @@ augmentations remove slant, stroke width and position, which otherwise dominate 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from ddm_rt.config import FeatureConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.train.device import CPU
+from ddm_rt.train.patches import patch_features
 
 COLOUR_JITTER = 0.6  # of the second set of contrastive features
-PIXEL_COMPONENTS = 64
 Progress = Callable[[int, int, dict[str, float]], None]  # done, total, figures
 
 
@@ -141,7 +141,7 @@ def feature_sets(
     """Several feature sets [N,D] of images [N,C,H,W], by name: for whoever has labels to choose with.
 
     The encoder's where one is given; contrastive ones as configured and, of coloured images, with colour jitter (which
-    removes what is known by colour) or without it, the other way round than configured; these together; and pixels.
+    removes what is known by colour) or without it, the other way round than configured; patches; and all together.
     """
     found = {}
     if config.encoder is not None:
@@ -151,18 +151,17 @@ def feature_sets(
         other = config.model_copy(update={"colour": 0.0 if config.colour else COLOUR_JITTER})
         name = "contrastive, without colour jitter" if config.colour else "contrastive, with colour jitter"
         found[name] = contrastive_features(images, other, seed, progress, device)
-    if len(found) > 1:
-        found["all of these"] = np.concatenate(list(found.values()), axis=1)
-    found["pixels"] = principal(images.reshape(len(images), -1))
-    return found
+    found["patches"] = patch_features(images, seed)
+    return found | {"all together": together(found)}
 
 
-def principal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The strongest principal components [N, at most PIXEL_COMPONENTS] of `rows` [N,D]."""
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    kept = min(PIXEL_COMPONENTS, len(rows) - 1, len(values))
-    return np.asarray(centred @ vectors[:, ::-1][:, :kept], np.float32)
+def together(found: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Feature sets side by side [N, sum of D], each of the same total variance."""
+    parts = []
+    for features in found.values():
+        centred = features - features.mean(axis=0)
+        parts.append(centred / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def onnx_features(images: NDArray[np.float32], encoder: Path) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -65,7 +66,13 @@ def test_too_little_disk_is_said_first(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_step_is_measured_with_the_processes_that_it_starts() -> None:
     held = "x = bytearray(300 * 2**20); x[::4096] = bytes(len(x[::4096]))"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {held!r}], check=True)"
-    figures = full_size.measure([sys.executable, "-c", script], "step")
+    # From a small process, as in use: a child counts what its parent held when it was started.
+    measure = (
+        f"import json, full_size; print(json.dumps(full_size.measure([{sys.executable!r}, '-c', {script!r}], 'step')))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", measure], env=environment, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
     assert 0.25 < figures["peak_rss_gib"] < 0.6
     assert figures["wall_s"] > 0
 

@@ -39,9 +39,35 @@ def assert_bound_on_every_prefix(quota: Quota, n: int) -> None:
     assert counts == quota.counts
 
 
-@settings(max_examples=150, deadline=None)
+def check_stream(weights: list[float], requests: list[int]) -> None:
+    """The bound on every prefix; and requests of any sizes get what one request would."""
+    quota = Quota(weights)
+    drawn = [code for size in requests for code in quota.assign(size)]
+    whole = Quota(weights)
+    assert_bound_on_every_prefix(whole, sum(requests))
+    assert quota.counts == whole.counts
+    assert drawn == Quota(weights).assign(sum(requests))
+
+
+streams = {"weights": shares(12), "requests": st.lists(st.sampled_from([1, 1, 1, 2, 3, 16]), min_size=1, max_size=12)}
+
+
+@settings(max_examples=400, deadline=None)
+@given(**streams)
+def test_bound_on_every_prefix(weights: list[float], requests: list[int]) -> None:
+    check_stream(weights, requests)
+
+
+@pytest.mark.slow(reason="100,000 random targets and streams take minutes")
+@settings(max_examples=100_000, deadline=None)
+@given(**streams)
+def test_bound_on_every_prefix_of_100_000_streams(weights: list[float], requests: list[int]) -> None:
+    check_stream(weights, requests)
+
+
+@settings(max_examples=100, deadline=None)
 @given(weights=shares(), n=st.integers(1, 300))
-def test_bound_on_every_prefix(weights: list[float], n: int) -> None:
+def test_bound_on_long_streams(weights: list[float], n: int) -> None:
     assert_bound_on_every_prefix(Quota(weights), n)
 
 
@@ -92,29 +118,46 @@ def test_zero_weight_is_never_drawn() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(weights=shares(8), before=st.integers(0, 60))
-def test_state_goes_on_where_it_stopped(weights: list[float], before: int) -> None:
+def test_a_restored_quota_goes_on_where_it_stopped(weights: list[float], before: int) -> None:
     quota = Quota(weights)
     quota.assign(before)
-    restored = Quota.from_state(quota.state())
+    restored = Quota(weights)
+    restored.restore(quota.counts)
     assert restored.assign(60) == quota.assign(60)
-    assert restored.state() == quota.state()
+    assert restored.counts == quota.counts
 
 
 @pytest.mark.parametrize(
-    ("state", "field"),
+    ("weights", "counts"),
     [
-        ({}, "weights"),
-        ({"weights": [DENOMINATOR], "counts": [-1]}, "counts"),
-        ({"weights": [DENOMINATOR], "counts": [0.5]}, "counts"),
-        ({"weights": [DENOMINATOR - 1], "counts": [0]}, "weights"),
-        ({"weights": [DENOMINATOR], "counts": [0, 0]}, "counts"),
-        ({"weights": [DENOMINATOR // 2] * 2, "counts": [5, 1]}, "counts"),
-        ({"weights": [DENOMINATOR, 0], "counts": [4, 1]}, "counts"),
+        ([1.0], [-1]),
+        ([1.0], [0.5]),
+        ([1.0], [True]),
+        ([1.0], [0, 0]),
+        ([0.5, 0.5], [5, 1]),
+        ([0.5, 0.5], [1, 3]),
+        ([1.0, 0.0], [4, 1]),
     ],
 )
-def test_impossible_state_is_refused(state: dict[str, list[int]], field: str) -> None:
-    with pytest.raises(DdmError, match=field):
-        Quota.from_state(state)
+def test_impossible_counts_are_refused(weights: list[float], counts: list[int]) -> None:
+    quota = Quota(weights)
+    with pytest.raises(DdmError, match="counts"):
+        quota.restore(counts)
+    assert quota.assign(3) == Quota(weights).assign(3)
+
+
+def test_a_restored_tree_goes_on_where_it_stopped() -> None:
+    def tree() -> TreeQuota:
+        return TreeQuota([0.3, 0.7], [{4: 0.25, 2: 0.75}, {0: 0.6, 3: 0.0, 1: 0.4}])
+
+    quota, restored = tree(), tree()
+    quota.assign(41)
+    assert sum(quota.counts.values()) == 41
+    restored.restore(quota.counts)
+    assert restored.assign(50) == quota.assign(50)
+    for counts in ({0: 1}, dict.fromkeys(range(6), 0), {0: 2, 1: 0, 2: 0, 3: 0, 4: 0}, {0: 0, 1: 0, 2: 0, 3: 1, 4: 0}):
+        with pytest.raises(DdmError, match="counts"):
+            tree().restore(counts)
 
 
 @pytest.mark.parametrize("weights", [[], [-0.1, 1.1], [float("nan"), 1.0], [float("inf")], [0.5, 0.4], [0.0, 0.0]])
@@ -124,26 +167,29 @@ def test_bad_weights_are_refused(weights: list[float]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), top=shares(6), n=st.integers(1, 200))
-def test_tree_keeps_both_bounds(data: st.DataObject, top: list[float], n: int) -> None:
+@given(data=st.data(), top=shares(5), n=st.integers(1, 50))
+def test_tree_keeps_its_three_bounds(data: st.DataObject, top: list[float], n: int) -> None:
     code = 0
     tree: list[dict[int, float]] = []
     for _ in top:
-        branch = data.draw(shares(5))
-        tree.append({code + i: share for i, share in enumerate(branch)})
-        code += len(branch)
+        parts = data.draw(shares(5))
+        tree.append({code + i: share for i, share in enumerate(parts)})
+        code += len(parts)
     quota = TreeQuota(top, tree)
     tops: Counter[int] = Counter()
     codes: Counter[int] = Counter()
     for j in range(1, n + 1):
-        drawn, branch_of = quota.draw()
-        assert drawn in tree[branch_of]
-        tops[branch_of] += 1
+        drawn, branch = quota.draw()
+        assert drawn in tree[branch]
+        tops[branch] += 1
         codes[drawn] += 1
-        assert all(abs(tops[k] - j * w / DENOMINATOR) < 1 for k, w in enumerate(quota.top.weights))
-    for k, leaf in enumerate(quota.leaves):
-        for name, weight in zip(quota.codes[k], leaf.weights, strict=True):
-            assert abs(codes[name] - tops[k] * weight / DENOMINATOR) < 1
+        for k, leaf in enumerate(quota.leaves):
+            weight = Fraction(quota.top.weights[k], DENOMINATOR)
+            assert abs(tops[k] - j * weight) <= quota.top.bound
+            for code, quantised in zip(quota.codes[k], leaf.weights, strict=True):
+                share = Fraction(quantised, DENOMINATOR)
+                assert abs(codes[code] - tops[k] * share) <= leaf.bound
+                assert abs(codes[code] - j * weight * share) <= leaf.bound + share * quota.top.bound < 2
 
 
 def test_tree_refuses_what_does_not_fit() -> None:

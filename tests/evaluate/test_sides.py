@@ -1,0 +1,92 @@
+"""What a side's specification means, and what is refused; images that were made elsewhere."""
+
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine, fake_bundle
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.sides import Side, make_side, open_side, parse_side, read_side, seconds_per_image
+from ddm_rt.sample.pipeline import Pipeline
+
+
+def test_a_specification_is_read() -> None:
+    found = parse_side("a@b/c@steps=4, sampler=euler,guidance=0.5,backend=torch,threads=2")
+    settings = {"num_steps": 4, "sampler": "euler", "indicator_guidance_scale": 0.5}
+    assert (found.source, found.settings, found.backend, found.threads) == ("a@b/c", settings, "torch", 2)
+    assert parse_side("digits", 3) == Side(text="digits", source="digits", threads=3)
+    assert parse_side("digits@steps=8", 3).threads == 3
+
+
+def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run@steps=4").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_side("run@steps=4").source == "run@steps=4"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, backend, threads"),
+        ("digits@steps", "'steps'; expected KEY=VALUE"),
+        ("digits@", "''; expected KEY=VALUE"),
+        ("digits@steps=four", "steps is 'four'; expected a whole number"),
+        ("digits@sampler=heun", "sampler is 'heun'; expected one of ddpm, ddim"),
+        ("digits@backend=jax", "backend is 'jax'; expected one of auto, torch"),
+        ("digits@steps=4,steps=4", "steps is given twice"),
+        ("@steps=4", "expected a bundle or a sampled directory before the @"),
+    ],
+)
+def test_a_wrong_specification_is_refused(text: str, said: str) -> None:
+    with pytest.raises(DdmError, match=f".*{said}"):
+        parse_side(text)
+
+
+@given(st.text(max_size=30))
+@example("x@steps=" + "9" * 5000)
+@example("\0@steps=4")
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        side = parse_side(text)
+    except DdmError:
+        return
+    assert text.startswith(side.source)
+
+
+def test_images_made_here_and_read_again_are_the_same(tmp_path: Path) -> None:
+    pipeline = Pipeline(fake_bundle(), FakeEngine())
+    side = Side(text="fake@steps=3", source="fake", settings={"num_steps": 3})
+    made = make_side(side, pipeline, 6, 5)
+    pipeline.generate(n=6, seed=5, num_steps=3).save(tmp_path / "out")
+    found = read_side(parse_side(str(tmp_path / "out")))
+    assert (found.images == made.images).all()
+    assert (found.seed, found.seeds, found.codes) == (made.seed, made.seeds, made.codes) == (5, *made[2:4])
+    assert made.facts.num_steps == 3
+    assert found.facts.model_dump(exclude={"label", "bundle"}) == made.facts.model_dump(exclude={"label", "bundle"})
+    assert made.facts.label == "fake@steps=3"
+
+
+def test_settings_of_images_made_already_are_refused(tmp_path: Path) -> None:
+    for text in (f"{tmp_path}@steps=4", f"{tmp_path}@backend=torch"):
+        with pytest.raises(DdmError, match="holds images, made already; settings belong to a bundle"):
+            open_side(parse_side(text))
+    with pytest.raises(DdmError, match=r"manifest\.json: cannot be read"):
+        read_side(parse_side(str(tmp_path)))
+
+
+def test_timing_takes_turns() -> None:
+    order: list[str] = []
+
+    class Timed:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def generate(self, **settings: object) -> None:
+            order.append(self.name)
+
+    sides = [(Side(text=name, source=name), Timed(name)) for name in "ab"]
+    taken = seconds_per_image(sides, 4, rounds=2)
+    assert order == ["a", "b"] * 3
+    assert [len(seconds) for seconds in taken] == [2, 2]

@@ -1,0 +1,199 @@
+"""Ledger files that can't be used: one clear error, and nothing in them changes."""
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ledger_processes
+import pytest
+from ledger_processes import STREAM, quota, reference
+
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.ledger import Ledger
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with 8 draws done and 4 in the pool."""
+    path = tmp_path / "counts.ledger"
+    with Ledger(path) as ledger:
+        ledger.lease(STREAM, quota, 8).commit()
+        ledger.lease(STREAM, quota, 4).release()
+    return path
+
+
+def change(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+def overwrite(path: Path, start: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "another kind of file": (lambda path: path.write_bytes(b"years of work " * 99), "damaged, or no ledger"),
+    "cut in the middle": (lambda path: os.truncate(path, path.stat().st_size // 2), "damaged"),
+    "cut in the header": (lambda path: os.truncate(path, 50), "no ledger"),
+    "overwritten header": (lambda path: overwrite(path, 0, b"\xff" * 100), "no ledger"),
+    "overwritten pages": (lambda path: overwrite(path, 1024, b"\xa5" * (path.stat().st_size - 1024)), "damaged"),
+    "another SQLite file": (lambda path: change(path, "PRAGMA application_id = 7"), "no ledger"),
+    "another version": (lambda path: change(path, "PRAGMA user_version = 2"), "version 2; this program reads 1"),
+    "missing table": (lambda path: change(path, "DROP TABLE draws"), "no such table"),
+    "impossible counts": (lambda path: change(path, "UPDATE streams SET counts = replace(counts, '1', '7')"), "counts"),
+    "unreadable counts": (lambda path: change(path, "UPDATE streams SET counts = '[1'"), "unreadable"),
+    "counts of other codes": (lambda path: change(path, """UPDATE streams SET counts = '{"9": 1}'"""), "counts"),
+    "a directory": (lambda path: (path.unlink(), path.mkdir()), "cannot be"),
+    "below a file": (lambda path: (path.parent.rename(path.parent.with_name("x")), path.parent.touch()), "cannot be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_cannot_be_used_is_named_and_left_alone(path: Path, damage: str) -> None:
+    break_it, said = DAMAGE[damage]
+    break_it(path)
+    before = path.read_bytes() if path.is_file() else b""
+    with pytest.raises(DdmError, match=said) as caught:
+        Ledger(path).lease(STREAM, quota, 5)  # more than the pool holds, so that the counts are needed
+    assert str(path) in str(caught.value)
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_a_file_is_refused_when_it_is_opened(path: Path) -> None:
+    path.write_bytes(b"years of work")
+    with pytest.raises(DdmError, match="no ledger"):
+        Ledger(path)
+
+
+def test_a_file_is_made_when_something_is_drawn(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "counts.ledger") as ledger:
+        ledger.check_bundle("cd" * 32)
+        assert not ledger.counts(STREAM).issued
+        assert not list(tmp_path.iterdir())
+        ledger.lease(STREAM, quota, 1)
+        assert (tmp_path / "counts.ledger").exists()
+    with pytest.raises(DdmError, match="No such file or directory"):
+        Ledger(tmp_path / "nowhere" / "counts.ledger").lease(STREAM, quota, 1)
+
+
+def test_a_file_belongs_to_one_bundle(path: Path) -> None:
+    before = path.read_bytes()
+    other = STREAM._replace(bundle_id="cd" * 32)
+    with Ledger(path) as ledger:
+        with pytest.raises(DdmError, match=r"belongs to bundle abababababab….*cdcdcdcdcdcd…"):
+            ledger.check_bundle(other.bundle_id)
+        with pytest.raises(DdmError, match="belongs to bundle"):
+            ledger.lease(other, quota, 1)
+        ledger.check_bundle(STREAM.bundle_id)
+    assert path.read_bytes() == before
+    with Ledger() as ledger:
+        for stream in (STREAM, other):
+            assert ledger.lease(stream, quota, 1).draws == tuple(reference(1))
+
+
+@pytest.fixture
+def lock(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
+    """lock() is what another process does that writes for a long time; `rollback` ends it."""
+    connections = []
+
+    def begin() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        connections.append(connection)
+        return connection
+
+    yield begin
+    for connection in connections:
+        connection.close()
+
+
+def test_a_locked_file_is_waited_for_and_then_named(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+    other = lock()
+    with pytest.raises(DdmError, match=r"counts\.ledger: locked by another process for more than 0\.05 s"):
+        Ledger(path, timeout_s=0.05)
+    other.rollback()
+    with Ledger(path, timeout_s=0.05) as ledger:
+        assert [draw.position for draw in ledger.lease(STREAM, quota, 1).draws] == [8]
+
+
+def test_nothing_is_lost_where_the_file_is_locked_at_the_end(
+    path: Path, lock: Callable[[], sqlite3.Connection]
+) -> None:
+    with Ledger(path, timeout_s=0.05) as ledger:
+        first, second = ledger.lease(STREAM, quota, 2), ledger.lease(STREAM, quota, 2)
+        other = lock()
+        with pytest.raises(DdmError, match="locked"):
+            first.commit()
+        first.release()
+        second.release()
+        other.rollback()
+        assert ledger.counts(STREAM).pooled.total() == 4
+        held = ledger.lease(STREAM, quota, 4)
+        assert {*held.draws} == {*first.draws, *second.draws}
+        other = lock()
+    other.rollback()
+    with Ledger(path) as ledger:
+        assert ledger.counts(STREAM).pooled.total() == 4, "closed while it was locked"
+
+
+@pytest.mark.parametrize(("fsync", "level"), [(False, 1), (True, 2)])
+def test_fsync_asks_sqlite_to_flush_each_commit(path: Path, fsync: bool, level: int) -> None:
+    with Ledger(path, fsync=fsync) as ledger, ledger._transaction() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from ledger_processes import *
+try:
+    for _ in range(int(sys.argv[2])):
+        Ledger(Path(sys.argv[1])).lease(STREAM, quota, 50)
+except ValueError as error:
+    print(error)
+"""
+COUNT = """
+import sys
+from pathlib import Path
+from ledger_processes import *
+counts = Ledger(Path(sys.argv[1])).counts(STREAM)
+print(counts.done.total(), counts.leased.total(), counts.issued.total() - counts.pooled.total())
+"""
+
+
+def on_a_small_disk(path: Path, options: str, requests: int) -> tuple[str, str]:
+    """What draws say where the ledger's file system is mounted with `options`; and the counts once it is as before."""
+    disk = path.with_name("disk")
+    disk.mkdir()
+    script = (
+        'mount -t tmpfs -o size=64k tmpfs "$1" && cp "$2" "$1/l" && mount -o "remount,$3" "$1"'
+        ' && "$4" -c "$5" "$1/l" "$7" && mount -o remount,rw,size=10m "$1" && "$4" -c "$6" "$1/l"'
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    command += [disk, path, options, sys.executable, DRAW, COUNT, requests]
+    environment = os.environ | {"PYTHONPATH": str(Path(ledger_processes.__file__).parent)}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    said, counted = done.stdout.splitlines()
+    return said, counted
+
+
+def test_a_read_only_file_system(path: Path, own_file_system: None) -> None:
+    said, counted = on_a_small_disk(path, "ro", 1)
+    assert "disk/l: cannot be written" in said
+    assert counted == "8 0 8"
+
+
+def test_a_full_disk(path: Path, own_file_system: None) -> None:
+    said, counted = on_a_small_disk(path, "size=64k", 10_000)
+    assert "disk/l: " in said
+    assert "full" in said
+    assert counted == "8 0 8"
