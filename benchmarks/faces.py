@@ -2,6 +2,7 @@
 
     python benchmarks/faces.py FACES.npz                # everything that is missing, two cells side by side; resumable
     python benchmarks/faces.py --table                  # the table of what is there
+    python benchmarks/faces.py FACES.npz --development  # what the guidance was chosen by
 
 FACES.npz holds cartoon faces with exact gender and race (`faces_parts/sets.py` says in which form); they are no
 photographs. 45 % of it may be trained on, 39 % train the judge, the rest measures the judge and is the yardstick.
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from faces_label_free import table as rules_table
 from faces_parts import judging, sets
 from faces_parts.cells import Cell, slug
 from faces_parts.methods import methods
@@ -26,8 +28,9 @@ RESULTS = Path(__file__).parent / "results" / "faces"
 
 
 def cells() -> list[tuple[str, str]]:
-    """(set, method), the most telling first: one set after the other."""
-    return [(name, method) for name in sets.SETS for method in methods()]
+    """(set, method), the most telling first: what the bars are about, one set after the other, then the rest."""
+    every = [(name, method) for name in sets.SETS for method in methods()]
+    return sorted(every, key=lambda cell: methods()[cell[1]].kind == "halving")
 
 
 def result_path(name: str, method: str, results: Path = RESULTS) -> Path:
@@ -46,6 +49,15 @@ def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Pat
     sampled = cell.sample(bundle, judge)
     tree = measure(cell, judge, sets.split(faces, "reference"), sampled)
     write_json(result_path(name, method, results), tree | {"commit": _commit()})
+
+
+def develop(faces: sets.Faces, work: Path, results: Path) -> None:
+    from faces_parts import development
+
+    reference = sets.split(faces, "reference")
+    judge = judging.make(sets.split(faces, "judge"), reference, work / "judge.onnx")
+    tree = development.measure(faces, judge, reference, work, _log(development.SET))
+    write_json(results / "development.json", tree | {"commit": _commit()})
 
 
 def _log(label: str) -> Any:
@@ -83,6 +95,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
     parser.add_argument("--only", default="", help="cells whose set and method contain this text")
+    parser.add_argument("--development", action="store_true", help="the measurement that guidance was chosen by")
     parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
@@ -91,6 +104,9 @@ def main() -> None:
             parser.error("the .npz file of faces is needed")
         arguments.work.mkdir(parents=True, exist_ok=True)
         faces = sets.read(arguments.faces)
+        if arguments.development:
+            develop(faces, arguments.work, arguments.results)
+            return
         if arguments.cell:
             run_cell(*arguments.cell, faces, arguments.work, arguments.results, arguments.train_only)
             return
@@ -102,12 +118,20 @@ def main() -> None:
         ]
         with ThreadPoolExecutor(arguments.workers) as pool:
             list(pool.map(lambda cell: _spawn(cell, arguments), missing))
-    from faces_parts.tables import table
-
-    rows = [json.loads(path.read_bytes()) for path in sorted(arguments.results.glob("*.json"))]
-    text = table([row for row in rows if "method" in row], cells())
+    text = report(arguments.results)
     write_atomic(arguments.results.with_suffix(".md"), text)
     print(text)
+
+
+def report(results: Path) -> str:
+    """Markdown: the table with its bars, then the label-free rules by clustering alone where they were measured."""
+    from faces_parts.tables import table
+
+    trees = {path.stem: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
+    text = table([tree for tree in trees.values() if "method" in tree], cells())
+    if "label_free" in trees:
+        text += f"\nLabel-free rules, by clustering alone: FD_L2 of gender / race\n\n{rules_table(trees['label_free'])}"
+    return text
 
 
 if __name__ == "__main__":

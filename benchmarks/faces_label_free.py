@@ -62,16 +62,15 @@ def figures(train: sets.Faces, weights: NDArray[np.float64]) -> dict[str, float]
 def table(tree: dict[str, Any]) -> str:
     """Markdown: gender / race FD_L2 on each set, and the mean over the sets of the biased attribute's."""
     names = list(tree["sets"])
-    lines = [
-        f"| rule and features | {' | '.join(names)} | worst | n_eff / n |",
-        f"| {' | '.join(['---'] * (len(names) + 3))} |",
-    ]
+    columns = ["rule", "features", *names, "worst", "n_eff / n"]
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     for title in tree["sets"][names[0]]:
         rows = [tree["sets"][name][title] for name in names]
         cells = [f"{row['gender_fd_l2']:.2f} / {row['race_fd_l2']:.2f}" for row in rows]
         worst = max(max(row["gender_fd_l2"], row["race_fd_l2"]) for row in rows)
         share = np.mean([row["effective_share"] for row in rows])
-        lines.append(f"| {title} | {' | '.join(cells)} | {worst:.2f} | {share:.2f} |")
+        rule, _, features = title.partition(" | ")
+        lines.append(f"| {rule} | {features} | {' | '.join(cells)} | {worst:.2f} | {share:.2f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle, write_atomic
+from ddm_rt.evaluate.continuous import slant
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.rng import derive
@@ -40,16 +41,6 @@ def sizes(bundle: str) -> tuple[list[int], list[float]]:
     """Training images of each code, and its weight in the tree's uniform target."""
     codes = Bundle.load(bundle).codes
     return [leaf.size for leaf in codes.leaves], [leaf.share_in_top / codes.num_top_codes for leaf in codes.leaves]
-
-
-def slant(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Shear of the strokes of images [N,H,W,3], pixels to the left per pixel down: by second moments of the ink."""
-    ink = images[..., 0].astype(np.float64) / 255
-    total = np.maximum(ink.sum((1, 2)), 1e-9)
-    y, x = np.mgrid[: ink.shape[1], : ink.shape[2]]
-    dy = y - ((ink * y).sum((1, 2)) / total)[:, None, None]
-    dx = x - ((ink * x).sum((1, 2)) / total)[:, None, None]
-    return np.asarray(-(ink * dx * dy).sum((1, 2)) / np.maximum((ink * dy * dy).sum((1, 2)), 1e-9))
 
 
 def thickness(images: NDArray[np.uint8]) -> NDArray[np.float64]:

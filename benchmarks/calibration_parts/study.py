@@ -52,7 +52,7 @@ class Codes:
     ) -> "Codes":
         labels = np.array([[groups.index(label) if label in groups else -1 for label in r["labels"]] for r in records])
         half = labels.shape[1] // 2
-        others = {name: np.array([np.mean(record[name]) for record in records]) for name in ("slant", "thickness")}
+        others = {name: np.array([np.nanmean(record[name]) for record in records]) for name in ("slant", "thickness")}
         return cls(labels[:, :half], labels[:, half:], others, np.array(sizes, float), np.array(tree), groups)
 
     def mixed(self) -> "Codes":

@@ -14,7 +14,7 @@ audits from {pool_per_code} generated images per code (half for audits, half for
 Error is |achieved - target| of the share of {first}, mean and 90th percentile over the draws; "refused" is how often
 the target was called out of reach (its error is then that of the nearest weights, and counts in the mean). Audits are
 drawn evenly over the codes, or half evenly and half by the weights so far; with 16 audits and 16 codes nothing is left
-for the second half. Effective training images are Kish's. Slant and thickness (pixels) are the weighted images'.
+for the second half. Effective training images are Kish's. Slant (degrees) and thickness (pixels) are means.
 "None" is the uniform target, which knows nothing of the groups.
 
 In the mixed codes, code k takes (k mod 4)/8 of its images from all codes alike, so that codes are impure and differ.
@@ -54,7 +54,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['refused']:.0%}" if audited else "",
             f"{row['effective_codes']:.1f}",
             f"{row['effective_images']:.0f}",
-            f"{row['slant']:.3f}",
+            f"{row['slant']:.1f}",
             f"{row['thickness']:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -7,25 +7,31 @@ from ddm_rt.sample import posterior
 from ddm_rt.sample.maxent import tilt
 
 
-def weights(counts: NDArray[np.int64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The code weights [K] for audited counts [K,G]; where no weights reach the target, the nearest."""
+def weights(counts: NDArray[np.int64], target: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The code weights [K] for audited counts [K,G], close to `base`; where none reach the target, the nearest."""
     p = posterior.mean(counts, posterior.fitted_prior(counts))
-    base = np.full(len(p), 1 / len(p))
     found = tilt(p, target, base)
     return found.weights if found.reached else tilt(p, target, base, slack=1e-3).weights
 
 
 def audit(
-    codes: NDArray[np.int64], groups: NDArray[np.int64], n: int, num_groups: int, rng: np.random.Generator
+    codes: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    n: int,
+    num_groups: int,
+    rng: np.random.Generator,
+    base: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Weights [K] from `n` audited images of a pool with `codes` [N] and `groups` [N], and the audited counts [K,G].
 
-    The first half is stratified over the codes, the second follows the weights that the first gives.
+    The first half is stratified over the codes, the second follows the weights that the first gives. `base` [K] are
+    the weights without a target: even ones where it is None.
     """
     num_codes = int(codes.max()) + 1
     pools = [list(rng.permutation(np.flatnonzero(codes == k))) for k in range(num_codes)]
     counts = np.zeros((num_codes, num_groups), np.int64)
-    target = np.full(num_groups, 1 / num_groups)
+    even = np.full(num_codes, 1 / num_codes)
+    base, target = even if base is None else base, np.full(num_groups, 1 / num_groups)
 
     def look(number: int, shares: NDArray[np.float64]) -> None:
         for k, wanted in enumerate(_apportion(number, shares)):
@@ -33,9 +39,9 @@ def audit(
                 counts[k, groups[image]] += 1
             pools[k] = pools[k][wanted:]
 
-    look(n - n // 2, np.full(num_codes, 1 / num_codes))
-    look(n // 2, weights(counts, target))
-    return weights(counts, target), counts
+    look(n - n // 2, even)
+    look(n // 2, weights(counts, target, base))
+    return weights(counts, target, base), counts
 
 
 def _apportion(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -13,14 +13,13 @@ from ddm_rt.bundle import Bundle, write_json
 from ddm_rt.config import RunConfig, resolve
 from faces_parts import calibration, code_files
 from faces_parts.judging import AttributeJudge
-from faces_parts.methods import Method
+from faces_parts.methods import GUIDANCE, Method
 from faces_parts.sets import DEVELOPMENT, SETS, BiasedSet, Faces, biased, split, write_folder
 
 N, SEED, AUDIT_SEED = 1000, 0, 500_000
 AUDIT_POOL = 4000  # images that audits are drawn from: 250 a code
 MIN_PER_GROUP = {"gender": 200, "race": 120}  # for distances at equal n
 MAX_IMAGES = 4000
-GUIDANCE = 1.25  # of the codes: see `faces_parts/development.py`
 BUDGET: dict[str, Any] = {
     "preset": "faces-bench",
     "data.image_size": 32,
@@ -81,7 +80,9 @@ class Cell:
             target, extra = "uniform", {}
             if self.method.kind == "calibrated":
                 target, extra = self._calibrated(pipeline, judge)
-            found = _generate(pipeline, AttributeJudge(judge, self.what.attribute), self.what, target)
+            found = _generate(
+                pipeline, AttributeJudge(judge, self.what.attribute), self.what, target, self.method.guidance
+            )
             self.images_path.parent.mkdir(parents=True, exist_ok=True)
             draft = self.images_path.with_suffix(".draft.npz")
             np.savez(draft, **found, **extra)
@@ -107,18 +108,26 @@ class Cell:
         pool = self.pool(pipeline)
         verdicts = AttributeJudge(judge, self.what.attribute).predict(pool["images"]).probabilities.argmax(axis=1)
         rng = np.random.default_rng([self.method.count, self.method.draw])
-        weights, counts = calibration.audit(pool["codes"], verdicts, self.method.count, len(self.what.groups), rng)
+        base = None
+        if self.method.by_size:
+            sizes = np.array([leaf.size for leaf in pipeline.bundle.codes.leaves], float)
+            base = sizes / sizes.sum()
+        weights, counts = calibration.audit(
+            pool["codes"], verdicts, self.method.count, len(self.what.groups), rng, base
+        )
         weights = np.round(weights, 9)
         weights[weights.argmax()] += 1 - weights.sum()
         target = ",".join(f"code:{k}={weight:.9f}" for k, weight in enumerate(weights))
         return target, {"weights": weights, "audits": counts}
 
 
-def _generate(pipeline: Any, judge: AttributeJudge, what: BiasedSet, target: str) -> dict[str, NDArray[Any]]:
+def _generate(
+    pipeline: Any, judge: AttributeJudge, what: BiasedSet, target: str, guidance: float
+) -> dict[str, NDArray[Any]]:
     """N images, and more until each group has enough of them by the judge, or there are MAX_IMAGES."""
     images, codes = [], []
     while True:
-        part = pipeline.generate(n=N, seed=SEED + len(images), target=target, indicator_guidance_scale=GUIDANCE)
+        part = pipeline.generate(n=N, seed=SEED + len(images), target=target, indicator_guidance_scale=guidance)
         images.append(part.images)
         codes.append(np.array(part.codes, np.int64))
         verdicts = judge.predict(np.concatenate(images)).labels

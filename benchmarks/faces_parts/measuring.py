@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.evaluate.evaluation import LabelledImages, evaluate
-from faces_parts.cells import GUIDANCE, MIN_PER_GROUP, Cell, N
+from faces_parts.cells import MIN_PER_GROUP, Cell, N
 from faces_parts.judging import AttributeJudge
 from faces_parts.sets import ATTRIBUTES, Faces
 
@@ -39,7 +39,7 @@ def measure(cell: Cell, judge: Any, reference: Faces, sampled: dict[str, NDArray
         "method": cell.method.name,
         "kind": cell.method.kind,
         "labels_or_audits": cell.method.count if cell.method.kind in ("few-label", "calibrated") else 0,
-        "guidance": None if cell.method.kind == "vanilla" else GUIDANCE,
+        "guidance": None if cell.method.kind == "vanilla" else cell.method.guidance,
         "training_images": len(cell.train),
         "evaluation": figures,
         "luminance": {

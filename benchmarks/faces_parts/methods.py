@@ -1,7 +1,8 @@
 """The methods of the table, and which of them share a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+GUIDANCE = 1.25  # of the codes: see `faces_parts/development.py`
 LABELS, AUDITS, DRAWS = (64, 256), (64, 256), 3
 LEAVES = (32, 64)
 FEATURE_SETS = ("plain", "colour jitter")
@@ -17,7 +18,9 @@ class Method:
     run: str
     count: int = 0  # labels, audits or leaves
     draw: int = 0  # of labels or audits
-    features: str = ""
+    features: str = ""  # of the tree
+    guidance: float = GUIDANCE
+    by_size: bool = False  # calibrated weights are close to the codes' sizes; else to even weights of the codes
 
 
 def methods() -> dict[str, Method]:
@@ -36,4 +39,11 @@ def methods() -> dict[str, Method]:
         for k in LEAVES
         for features in FEATURE_SETS
     ]
+    found += [
+        Method(f"calibrated by size {n} #{draw}", "calibrated", CODES, n, draw, by_size=True)
+        for n in AUDITS
+        for draw in range(DRAWS)
+    ]
+    # Added after the table was seen: what guidance costs in quality and gives in balance.
+    found += [replace(method, name=f"unguided {method.name}", guidance=1.0) for method in few]
     return {method.name: method for method in found}

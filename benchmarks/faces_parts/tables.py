@@ -22,6 +22,17 @@ COLUMNS = (
     "n_eff",
 )
 
+KINDS = tuple(
+    f"{kind} {count}"
+    for kind, counts in (
+        ("few-label", LABELS),
+        ("calibrated", AUDITS),
+        ("calibrated by size", AUDITS),
+        ("unguided few-label", LABELS),
+    )
+    for count in counts
+)
+
 
 def table(rows: Sequence[Row], cells: Sequence[tuple[str, str]]) -> str:
     """One row per cell that was run, those that weren't, and the bars that were set beforehand."""
@@ -42,9 +53,11 @@ def bars(by_cell: dict[tuple[str, str], Row]) -> list[str]:
             found += _bar(by_cell, name, f"few-label {count}", limit)
         found += _bar(by_cell, name, f"calibrated {AUDITS[0]}", 0.12 if what.score == "fd_ddm" else 0.17)
         found += _bar(by_cell, name, f"calibrated {AUDITS[1]}", None)
+        for kind in KINDS[4:]:
+            found += _bar(by_cell, name, kind, None)
         found += [
             f"- {name}, {kind}: the smallest group's Frechet distance over vanilla's, at most .60: {ratio:.2f}"
-            for kind in (*(f"few-label {n}" for n in LABELS), *(f"calibrated {n}" for n in AUDITS))
+            for kind in KINDS
             if (ratio := _against_vanilla(by_cell, name, kind)) is not None
         ]
     return found

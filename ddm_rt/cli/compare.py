@@ -31,9 +31,9 @@ def compare(
     classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file has none.")] = None,  # noqa: UP045
     threads: Threads = None,
 ) -> None:
-    """Is B as fair as A? The same seeds and codes on both, a judge's paired labels, a decision as the exit code.
+    """Does B keep A's group shares? The same seeds and codes, a judge's paired labels; the exit code is the decision.
 
-    0: as fair (the 90 % interval of every group's difference lies within the margin); 1: drifted (p < .05); 3:
+    0: kept (the 90 % interval of every group's difference lies within the margin); 1: drifted (p < .05); 3:
     undecided, with how many more images would decide.
 
     Examples:

@@ -1,4 +1,4 @@
-"""`ddm-rt compare`: is B as fair as A? The same seeds and codes, a judge's paired labels, and what else changed."""
+"""`ddm-rt compare`: does B keep A's shares? The same seeds and codes, a judge's labels, and what else changed."""
 
 import statistics
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ Pictures = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # A and B, each [N,H,W,3
 LIMITS = (
     "Shares are a judge's verdicts. Its errors hide a part of a difference: a judge that is right 97 % of the time for "
     "either group shows 94 % of it.",
-    "The decision is about differences between A and B. Whether A itself is fair, `ddm-rt evaluate` says.",
+    "The decision is about differences between A and B. What A's own shares are worth, `ddm-rt evaluate` says.",
     "An interval covers the drawing of seeds. It says nothing of another training, other settings or another machine.",
     "A run that is undecided should be followed by one run with as many images as said and another seed; looking again "
     "and again at a growing number raises the rate of false alarms.",
@@ -38,7 +38,7 @@ def sentence(comparison: Comparison) -> str:
     interval = f"{widest.group} {widest.difference:+.3f} [{widest.interval[0]:+.3f}, {widest.interval[1]:+.3f}]"
     p = f"{labels.test.name} p = {labels.test.p:.2g}"
     if labels.decision is Decision.EQUIVALENT:
-        return f"{b} is as fair as {a}: every difference in a share lies within ±{margin} (widest: {interval})."
+        return f"{b} keeps the shares of {a}: every difference lies within ±{margin} (widest: {interval})."
     if labels.decision is Decision.DRIFT:
         return f"{b} has drifted from {a}: {p}, and not every difference lies within ±{margin} (widest: {interval})."
     more = (
@@ -131,7 +131,7 @@ def _decision(comparison: Comparison) -> list[Html]:
     )
     caption = (
         "Difference of each share, B − A, with its 90 % interval (score interval for pairs, Tango 1998). Grey: "
-        f"±{labels.margin:g}. As fair: every interval lies inside it."
+        f"±{labels.margin:g}. Kept: every interval lies inside it."
     )
     chart = [
         Html(difference_chart(labels.changes, labels.margin, f"Differences. {alt}")),

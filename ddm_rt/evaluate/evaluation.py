@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ddm_rt.config import NULL_CODE, Frozen
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate import fairness
+from ddm_rt.evaluate.continuous import Variation, variations
 from ddm_rt.evaluate.fairness import Scores
 from ddm_rt.evaluate.intervals import (
     CONFIDENCE,
@@ -109,12 +110,14 @@ class Evaluation(Frozen):
     corrected: Balance | None  # for the judge's errors; None where the judge has no confusion matrix
     noise_floor: NoiseFloor  # at the number of images in some group
     spd: float | None  # for samplers that were asked for groups
+    spd_interval: Interval | None = None
     quality: Quality
     min_per_group: int
     per_group: tuple[GroupQuality, ...]
     nearest: Nearest | None
     codes: tuple[CodeRow, ...]
     judge: JudgeIdentity
+    variation: tuple[Variation, ...] = ()  # of continuous attributes, against the balanced reference
 
 
 def evaluate(
@@ -129,6 +132,7 @@ def evaluate(
     n: int | None = None,
     target: Sequence[float] | None = None,
     conditions: Sequence[str] | None = None,
+    attributes: Sequence[str] = (),
     seed: int = 0,
 ) -> Evaluation:
     """Measure generated images uint8 [N,H,W,3].
@@ -144,6 +148,7 @@ def evaluate(
             only for per-group quality, so that a method can generate until its rarest group is full.
         target: wanted shares, positive and summing to 1; even by default.
         conditions: the group that each image was asked to be, for label-conditioned samplers; gives SPD.
+        attributes: continuous ones, `slant`, `skin_luminance` or MODULE:FUNCTION, compared over the first n images.
 
     Raises:
         DdmError: wrong shapes, groups unknown to judge or reference, no image in any group, a bad target.
@@ -160,6 +165,7 @@ def evaluate(
     outside = n - int(counts.sum())
     wanted = None if conditions is None else np.array(conditions[:n])
     raw, corrected = _balances(strata, judge, groups, u, seed)
+    parity = None if wanted is None else fairness.spd(labels == wanted, wanted, groups)
     return Evaluation(
         n=n,
         n_generated=len(images),
@@ -174,7 +180,8 @@ def evaluate(
         raw=raw,
         corrected=corrected,
         noise_floor=noise_floor(int(counts.sum()), u, seed=seed),
-        spd=None if wanted is None else fairness.spd(labels == wanted, wanted, groups),
+        spd=None if parity is None else parity[0],
+        spd_interval=None if parity is None else parity[1],
         quality=quality(verdicts.features[:n], real.features),
         min_per_group=min_per_group,
         per_group=per_group(verdicts.features, verdicts.labels, real.features, real_labels, groups, min_per_group),
@@ -187,6 +194,7 @@ def evaluate(
             feature_space=judge.feature_space,
             accuracy=judge.accuracy,
         ),
+        variation=variations(attributes, images[:n], balanced.images, seed=seed),
     )
 
 
@@ -200,9 +208,14 @@ def _balances(
     raw = _balance(p, [stratified(column, sizes) for column in strata.T], draws, u)
     if judge.confusion is None:
         return raw, None
-    conditional = fairness.group_confusion(judge.confusion, judge.classes, groups)
-    corrected = np.stack([fairness.correct(draw, conditional) for draw in draws])
-    return raw, _balance(fairness.correct(p, conditional), percentile(corrected), corrected, u)
+    counts = fairness.group_confusion(judge.confusion, judge.classes, groups)
+    found = fairness.correct(p, fairness.conditional(counts))
+    # Images and the judge's error rates are redrawn together, so that the intervals hold both uncertainties.
+    errors = fairness.confusion_draws(counts, draws=len(draws), seed=seed + 1)
+    corrected = np.stack([fairness.invert(draw, error) for draw, error in zip(draws, errors, strict=True)])
+    # A judge that made no error on held-out images may make some: its draws lie to one side of the estimate.
+    intervals = [(min(low, x), max(high, x)) for (low, high), x in zip(percentile(corrected), found, strict=True)]
+    return raw, _balance(found, [(float(low), float(high)) for low, high in intervals], corrected, u)
 
 
 def _balance(

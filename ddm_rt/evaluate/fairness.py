@@ -4,6 +4,7 @@ p are the shares of K groups among the images that belong to some group; u is th
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,11 @@ from scipy.special import entr, rel_entr
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.intervals import CONFIDENCE, Interval, wilson
 
 Shares = NDArray[np.float64]  # [K], on the simplex
+
+_TELLS_APART = 1e-3  # smallest singular value of P(judged | truth): 0 where one group is judged like a mix of others
 
 
 class Scores(Frozen):
@@ -105,18 +109,36 @@ def worst_group_ratio(p: Shares, u: Shares) -> float:
     return float((p / u).min())
 
 
-def spd(matches: NDArray[np.bool_], wanted: NDArray[np.str_], groups: Sequence[str]) -> float:
-    """Statistical parity difference P(Y=1 | A=0) − P(Y=1 | A=1) in AIF360's form, 0 being groups[0].
+def spd(matches: NDArray[np.bool_], wanted: NDArray[np.str_], groups: Sequence[str]) -> tuple[float, Interval]:
+    """Statistical parity difference P(Y=1 | A=0) − P(Y=1 | A=1) in AIF360's form, 0 being groups[0]; 95 % interval.
 
     Y (`matches` [N]): the image matches its condition; A (`wanted` [N]): the group that it was asked to be.
-    With more groups the largest absolute difference over pairs. Raises DdmError on a group never asked for.
+    With more groups the largest absolute difference over pairs. Intervals of a pair are Newcombe's (1998, method 10,
+    from Wilson's); with more groups all pairs hold at once (Bonferroni), and the largest of their bounds count. Raises
+    DdmError on a group never asked for.
     """
-    rates = []
+    counts, sizes = [], []
     for group in groups:
         if not (asked := wanted == group).any():
             raise DdmError(f"conditions: no image was asked to be {group!r}; SPD needs each group")
-        rates.append(float(matches[asked].mean()))
-    return rates[0] - rates[1] if len(rates) == 2 else max(rates) - min(rates)
+        counts.append(int(matches[asked].sum()))
+        sizes.append(int(asked.sum()))
+    pairs = list(combinations(range(len(groups)), 2))
+    confidence = 1 - (1 - CONFIDENCE) / len(pairs)
+    rates = [count / size for count, size in zip(counts, sizes, strict=True)]
+    bounds = [wilson(count, size, confidence) for count, size in zip(counts, sizes, strict=True)]
+    found = []
+    for i, j in pairs:
+        low = float(np.hypot(rates[i] - bounds[i][0], bounds[j][1] - rates[j]))
+        high = float(np.hypot(bounds[i][1] - rates[i], rates[j] - bounds[j][0]))
+        difference = rates[i] - rates[j]
+        found.append((difference, max(-1.0, difference - low), min(1.0, difference + high)))
+    if len(pairs) == 1:
+        return found[0][0], (found[0][1], found[0][2])
+    # |difference| lies between the bound nearer to 0 (0 where the interval holds it) and the one further from it.
+    inner = [0.0 if low <= 0 <= high else min(abs(low), abs(high)) for _, low, high in found]
+    outer = [max(abs(low), abs(high)) for _, low, high in found]
+    return max(rates) - min(rates), (max(inner), max(outer))
 
 
 def cleam(p: float, a0: float, a1: float) -> float:
@@ -129,11 +151,11 @@ def cleam(p: float, a0: float, a1: float) -> float:
     return float(np.clip((p - 1 + a1) / (a0 + a1 - 1), 0, 1))
 
 
-def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups: Sequence[str]) -> Shares:
-    """P(judged as group j | truly group i, judged as some group) [K,K] from counts over all classes.
+def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups: Sequence[str]) -> NDArray[np.int64]:
+    """Counts [K,K] of held-out real images that are truly of group i (row) and were judged as group j.
 
-    Shares are conditional on belonging to a group, so the correction is too. Raises DdmError on a group
-    that the judge doesn't know or has no held-out images of.
+    Shares are conditional on belonging to a group, so the correction is too. Raises DdmError on a group that the judge
+    doesn't know or has no held-out images of, and on a judge whose verdicts don't tell the groups apart.
     """
     if missing := [group for group in groups if group not in classes]:
         raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}")
@@ -141,17 +163,41 @@ def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups
     counts = confusion[np.ix_(index, index)]
     if not counts.sum(axis=1).all():
         raise DdmError("judge: metadata 'confusion' has no held-out images of some group")
+    if np.linalg.svd(conditional(counts), compute_uv=False)[-1] < _TELLS_APART:
+        raise DdmError(f"judge: its verdicts don't tell {', '.join(groups)} apart; no correction exists")
+    return counts
+
+
+def conditional(counts: NDArray[np.int64]) -> Shares:
+    """P(judged as group j | truly group i) [K,K] from counts [K,K]."""
     return np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def confusion_draws(counts: NDArray[np.int64], *, draws: int, seed: int) -> NDArray[np.float64]:
+    """Draws [R,K,K] of P(judged | truth) given counts [K,K]: each row's Dirichlet posterior under Jeffreys' prior.
+
+    A judge's error rates are known from finitely many held-out images; this is how well.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.dirichlet(row + 0.5, size=draws) for row in counts], axis=1)
 
 
 def correct(p: Shares, conditional: Shares) -> Shares:
     """True shares [K] that explain the judged shares p [K], given P(judged | truth) [K,K].
 
-    Two groups: CLEAM. More: the point of the simplex that minimises ‖Cᵀx − p‖₂, which is CLEAM again for two.
+    Two groups: CLEAM. More: `invert`, which is CLEAM again for two.
     """
     if len(p) == 2:
         share = cleam(float(p[0]), float(conditional[0, 0]), float(conditional[1, 1]))
         return np.array([share, 1 - share])
+    return invert(p, conditional)
+
+
+def invert(p: Shares, conditional: Shares) -> Shares:
+    """The point x [K] of the simplex that minimises ‖Cᵀx − p‖₂ for C = P(judged | truth) [K,K].
+
+    Any C will do, unlike with CLEAM: draws of an uncertain confusion matrix may be no better than chance.
+    """
     # On the simplex Cᵀx − p = Bx with B = Cᵀ − p1ᵀ. Appending the row Σx = 1 to Bx = 0 and rescaling the
     # non-negative solution to sum 1 gives the exact constrained minimum (Haskell and Hanson 1981).
     system = np.vstack([conditional.T - p[:, None], np.ones(len(p))])

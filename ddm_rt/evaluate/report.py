@@ -38,7 +38,7 @@ LIMITS = (
     "No figure here that needs no labels can tell whether the codes followed a background, a pose or another "
     "property instead of the attribute that one has in mind.",
     "Shares are a judge's verdicts. The judge errs; corrected shares take its error rates on real images as "
-    "known and as valid for generated ones, and their intervals leave that uncertainty out.",
+    "valid for generated ones, and their intervals hold how well finitely many real images tell those rates.",
     "Intervals cover the drawing of images from one trained model per method, not the training of another.",
     "Frechet distance and KID are in the judge's feature space. They are not FID and can't be set beside "
     "figures from another feature space or another number of images.",
@@ -136,6 +136,7 @@ def render(report: Report) -> str:
         ("pictures", "Pictures"): _pictures(report),
         ("shares", "Group shares"): _shares(report),
         ("quality", "Quality"): _quality(report),
+        ("variation", "Continuous variation"): _variation(report),
         ("nearest", "Nearest training images"): _nearest(report),
         ("codes", "Discovered codes"): _codes(report),
         ("limits", "What did not work, and what this does not claim"): _limits(report),
@@ -211,7 +212,7 @@ def _shares(report: Report) -> list[Html]:
         [
             _name(m),
             *(f"{getattr(m.evaluation.raw.scores, key):.3f}" for key in keys),
-            *([_figure(m.evaluation.spd)] if spd else []),
+            *([_with(m.evaluation.spd, m.evaluation.spd_interval)] if spd else []),
         ]
         for m in methods
     ]
@@ -254,6 +255,27 @@ def _quality_row(method: MethodResult, which: str, found: Quality | None, reason
         return [name, which, *["–"] * (1 + len(_QUALITY))]
     figures = (format(getattr(found, key), spec) for key, _, spec in _QUALITY)
     return [_name(method), which, found.n, *figures]
+
+
+def _variation(report: Report) -> list[Html]:
+    rows = [
+        [
+            _name(m),
+            found.attribute,
+            found.n,
+            *(f"{value:.3g}" for value in (found.mean, found.mean_reference, found.spread, found.spread_reference)),
+            _with(found.w1, found.interval),
+            f"{found.floor_mean:.3f} / {found.floor_p95:.3f}",
+        ]
+        for m in report.methods
+        for found in m.evaluation.variation
+    ]
+    head = ["method", "attribute", "n", "mean", "real: mean", "spread", "real: spread", "W1", "floor"]
+    caption = (
+        "Wasserstein-1 distance of a continuous attribute from the balanced held-out images, with a 95 % interval that "
+        "errs on the wide side. Floor: mean and 95th percentile for two such samples, both drawn from the real ones."
+    )
+    return [table(caption, head, rows)] if rows else []
 
 
 def _nearest(report: Report) -> list[Html]:

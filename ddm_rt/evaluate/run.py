@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle, check_free
 from ddm_rt.config import NULL_CODE, DataConfig, parse
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.continuous import attribute
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import GRID_IMAGES, CodeCard, MethodResult, Report, write
@@ -32,6 +33,7 @@ class Sampled:
 
     images: NDArray[np.uint8]
     codes: NDArray[np.int64] | None
+    top_codes: tuple[int, ...] = ()  # where a manifest told them
 
 
 def generate_until(
@@ -85,7 +87,36 @@ def read_sampled(directory: Path) -> Sampled:
             found, first = ("x".join(map(str, array.shape[1::-1])) for array in (pixels, images[0]))
             raise DdmError(f"{directory / name}: is {found} pixels; {files[0]} is {first}, and all must be alike")
     array = np.array(codes, np.int64)
-    return Sampled(np.stack(images), None if (array == NULL_CODE).all() else array)
+    tops = tuple(int(entry.get("top_code", NULL_CODE)) for entry in entries)
+    return Sampled(np.stack(images), None if (array == NULL_CODE).all() else array, tops)
+
+
+def parse_asked(text: str) -> dict[int, str]:
+    """`code:0=3,code:1=8`: the group that the images of each top code were asked to be, for SPD of conditional use.
+
+    Raises DdmError for anything else, and a top code given twice.
+    """
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        code, _, group = (piece.strip() for piece in part.partition("="))
+        kind, _, number = code.partition(":")
+        if kind != "code" or not (number.isascii() and number.isdigit()) or not group:
+            raise DdmError(
+                f"asked {text!r}: {part.strip()!r}; expected code:NUMBER=GROUP, for example code:0=3,code:1=8"
+            )
+        if int(number) in found:
+            raise DdmError(f"asked {text!r}: {code} is given twice")
+        found[int(number)] = group
+    return found
+
+
+def conditions(asked: Mapping[int, str], top_codes: Sequence[int], groups: Sequence[str]) -> list[str]:
+    """The group that each image was asked to be, by its top code. Raises DdmError where one of them has none."""
+    if unknown := sorted(set(asked.values()) - set(groups)):
+        raise DdmError(f"asked: {', '.join(unknown)}; expected groups among {', '.join(groups)}")
+    if missing := sorted(set(top_codes) - asked.keys()):
+        raise DdmError(f"asked: images have top codes {missing} (-1: none), for which no group was given")
+    return [asked[top] for top in top_codes]
 
 
 def labelled(source: str, split: str, config: DataConfig) -> LabelledImages:
@@ -129,6 +160,8 @@ def measure(
     n: int,
     seed: int,
     min_per_group: int,
+    attributes: Sequence[str] = (),
+    asked: Mapping[int, str] | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Evaluation, NDArray[np.uint8]]:
     """Figures and the first images of a bundle (which generates n) or of a sampled directory."""
@@ -148,6 +181,11 @@ def measure(
     if pipeline is not None:
         sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step)
     assert sampled is not None
+    tops: Sequence[int] = sampled.top_codes
+    if pipeline is not None:
+        top_of = pipeline.bundle.codes.top_of
+        codes = [NULL_CODE] * len(sampled.images) if sampled.codes is None else sampled.codes.tolist()
+        tops = [NULL_CODE if code == NULL_CODE else top_of[code] for code in codes]
     figures = evaluate(
         sampled.images,
         sampled.codes,
@@ -157,6 +195,8 @@ def measure(
         train_images,
         min_per_group=min_per_group,
         n=n,
+        conditions=None if asked is None else conditions(asked, tops, groups),
+        attributes=attributes,
     )
     return figures, sampled.images[:GRID_IMAGES]
 
@@ -173,9 +213,14 @@ def evaluate_methods(
     n: int,
     seed: int,
     min_per_group: int,
+    attributes: Sequence[str] = (),
+    asked: str | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Path, Table]:
-    """`ddm-rt evaluate`: the page it wrote and the table for the terminal."""
+    """`ddm-rt evaluate`: the page it wrote and the table for the terminal.
+
+    `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`.
+    """
     check_free(out)
     loaded = Judge.load(judge, classes=classes)
     for group in groups:
@@ -183,6 +228,9 @@ def evaluate_methods(
             raise DdmError(f"groups: {group} is unknown to the judge; its classes: {', '.join(loaded.classes)}")
     if len(set(groups)) != len(groups) or len(groups) < 2:
         raise DdmError(f"groups are {', '.join(groups)}; expected two or more different classes of the judge")
+    for name in attributes:
+        attribute(name)  # one that isn't there shows before minutes are spent on sampling
+    wanted = None if asked is None else parse_asked(asked)
     results: list[MethodResult] = []
     cards: list[CodeCard] = []
     stability: tuple[float, ...] = ()
@@ -196,6 +244,8 @@ def evaluate_methods(
             n=n,
             seed=seed,
             min_per_group=min_per_group,
+            attributes=attributes,
+            asked=wanted,
             on_step=on_step,
         )
         results.append(MethodResult(name, name, figures, grid))

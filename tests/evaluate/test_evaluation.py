@@ -112,9 +112,21 @@ def test_spd_and_target(judge, reference):
         images(light), None, judge, GROUPS, reference, conditions=asked, target=[0.25, 0.75], min_per_group=10
     )
     assert found.spd == pytest.approx(1 - 20 / 39, abs=STATISTIC_ABS)
+    assert found.spd_interval[0] < found.spd < found.spd_interval[1]
     assert found.target == (0.25, 0.75)
     assert found.raw.scores.worst_group_ratio == pytest.approx(0.5 / 0.75, abs=STATISTIC_ABS)
     assert found.raw.fd_ddm_interval is None
+
+
+def test_continuous_attributes_are_of_the_first_n_against_the_balanced_reference(judge, reference):
+    light = np.arange(60) % 2 == 0
+    found = evaluate(images(light), None, judge, GROUPS, reference, n=40, attributes=["skin_luminance"])
+    (row,) = found.variation
+    assert (row.attribute, row.n, row.n_reference) == ("skin_luminance", 40, 20)
+    assert row.w1 < 0.1
+    dark = evaluate(images(0 * light), None, judge, GROUPS, reference, attributes=["skin_luminance"])
+    assert dark.variation[0].interval[0] > row.w1
+    assert evaluate(images(light), None, judge, GROUPS, reference).variation == ()
 
 
 def test_json_round_trip_and_repeats(judge, reference):

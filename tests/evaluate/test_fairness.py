@@ -1,5 +1,7 @@
 """Scores against hand calculations, corrections against each other, intervals against their coverage."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from scipy.stats import binomtest
 from tolerances import SIMPLEX_ABS, STATISTIC_ABS
 
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate import fairness, intervals
+from ddm_rt.evaluate import evaluation, fairness, intervals
+from ddm_rt.evaluate.intervals import bootstrap_shares, wilson
 
 EVEN2, EVEN3 = np.full(2, 1 / 2), np.full(3, 1 / 3)
 
@@ -91,12 +94,31 @@ def test_count_table():
 def test_spd():
     wanted = np.array(["a", "a", "a", "a", "b", "b"])
     matches = np.array([1, 1, 1, 0, 1, 0], bool)
-    assert fairness.spd(matches, wanted, ["a", "b"]) == close(0.25)
-    assert fairness.spd(matches, wanted, ["b", "a"]) == close(-0.25)
+    found, (low, high) = fairness.spd(matches, wanted, ["a", "b"])
+    assert found == close(0.25)
+    # Newcombe 1998, method 10, from both Wilson intervals.
+    (l0, u0), (l1, u1) = wilson(3, 4), wilson(1, 2)
+    assert (low, high) == (close(0.25 - np.hypot(0.75 - l0, u1 - 0.5)), close(0.25 + np.hypot(u0 - 0.75, 0.5 - l1)))
+    assert fairness.spd(matches, wanted, ["b", "a"])[0] == close(-0.25)
     with pytest.raises(DdmError, match="'c'"):
         fairness.spd(matches, wanted, ["a", "b", "c"])
     three = np.array(["a", "a", "a", "a", "b", "c"])
-    assert fairness.spd(matches, three, ["a", "b", "c"]) == close(1)
+    found, (low, high) = fairness.spd(matches, three, ["a", "b", "c"])
+    assert found == close(1)
+    assert 0 <= low < 1 == high
+
+
+@pytest.mark.parametrize("rates", [(0.9, 0.8), (0.5, 0.5), (0.95, 0.95, 0.7), (0.9, 0.9, 0.9)])
+def test_spd_interval_coverage(rates):
+    groups = list("abc")[: len(rates)]
+    wanted = np.repeat(groups, 60)
+    rng = np.random.default_rng(0)
+    truth = rates[0] - rates[1] if len(rates) == 2 else max(rates) - min(rates)
+    covered = 0
+    for _ in range(300):
+        _, (low, high) = fairness.spd(rng.random(len(wanted)) < np.repeat(rates, 60), wanted, groups)
+        covered += low <= truth <= high
+    assert covered / 300 >= 0.92
 
 
 @given(st.floats(0, 1), st.floats(0.6, 1), st.floats(0.6, 1))
@@ -148,11 +170,52 @@ def test_inversion_is_the_constrained_minimum(p, conditional):
 def test_group_confusion():
     counts = np.array([[90, 5, 5], [0, 50, 50], [0, 0, 0]])
     found = fairness.group_confusion(counts, ["0", "3", "8"], ["3", "0"])
-    assert found.tolist() == [[1, 0], [5 / 95, 90 / 95]]
+    assert found.tolist() == [[50, 0], [5, 90]]
+    assert fairness.conditional(found).tolist() == [[1, 0], [5 / 95, 90 / 95]]
     with pytest.raises(DdmError, match="9 unknown"):
         fairness.group_confusion(counts, ["0", "3", "8"], ["3", "9"])
     with pytest.raises(DdmError, match="held-out"):
         fairness.group_confusion(counts, ["0", "3", "8"], ["3", "8"])
+    mixed = np.array([[80, 10, 10], [10, 80, 10], [45, 45, 10]])  # the third is judged as any of the others
+    with pytest.raises(DdmError, match="don't tell a, b, c apart"):
+        fairness.group_confusion(np.array([[80, 10, 10], [10, 80, 10], [90, 90, 20]]), list("abc"), list("abc"))
+    assert fairness.group_confusion(mixed, list("abc"), ["a", "b"]).tolist() == [[80, 10], [10, 80]]
+
+
+def test_confusion_draws_are_the_posterior():
+    """Row by row Dirichlet(counts + ½): mean and variance as that law has them."""
+    counts = np.array([[48, 1, 1], [0, 20, 0], [3, 3, 94]])
+    draws = fairness.confusion_draws(counts, draws=20_000, seed=0)
+    assert draws.shape == (20_000, 3, 3)
+    assert draws.sum(axis=2) == pytest.approx(np.ones((20_000, 3)), abs=SIMPLEX_ABS)
+    alpha = counts + 0.5
+    total = alpha.sum(axis=1, keepdims=True)
+    mean = alpha / total
+    spread = np.sqrt(mean * (1 - mean) / (total + 1))
+    assert np.abs(draws.mean(axis=0) - mean).max() < 5 * spread.max() / np.sqrt(20_000)
+    assert draws.std(axis=0) == pytest.approx(spread, rel=0.05)
+
+
+@pytest.mark.parametrize("truth", [(0.5, 0.5), (0.2, 0.3, 0.5)])
+def test_corrected_intervals_hold_the_judges_own_error(truth):
+    """A judge known from 40 images a group: intervals hold the truth, and those without its error often don't."""
+    truth, size = np.array(truth), len(truth)
+    accuracy = np.full((size, size), 0.2 / (size - 1))
+    np.fill_diagonal(accuracy, 0.8)
+    rng = np.random.default_rng(size)
+    names, held, narrow, runs = list("abc")[:size], 0, 0, 60
+    for _ in range(runs):
+        confusion = np.stack([rng.multinomial(40, row) for row in accuracy])
+        judge = SimpleNamespace(confusion=confusion, classes=names)
+        strata = rng.multinomial(2000, truth @ accuracy)[None]
+        _, corrected = evaluation._balances(strata, judge, names, np.full(size, 1 / size), seed=0)
+        held += corrected.intervals[0][0] <= truth[0] <= corrected.intervals[0][1]
+        known = fairness.conditional(confusion)
+        draws = bootstrap_shares(strata, seed=0, resamples=200)
+        low, high = np.quantile([fairness.invert(draw, known)[0] for draw in draws], [0.025, 0.975])
+        narrow += low <= truth[0] <= high
+    assert held / runs >= 0.88
+    assert narrow / runs < 0.75, "the judge's error matters here"
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drift_gate import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
@@ -105,19 +106,10 @@ def test_neither_is_a_category_where_it_occurs() -> None:
     assert rubbish.decision is Decision.DRIFT
 
 
-def labels(rng: np.random.Generator, n: int, groups: int, discordance: float, drift: float) -> np.ndarray:
-    """A table [K,K]: even groups, `discordance` of the pairs change, by `drift` more of them from group 0 to 1."""
-    even = (discordance - drift) / (groups * (groups - 1))
-    cells = np.full((groups, groups), even)
-    np.fill_diagonal(cells, (1 - discordance) / groups)
-    cells[0, 1] += drift
-    return rng.multinomial(n, cells.ravel()).reshape(groups, groups)
-
-
 def rates(n: int, groups: int, discordance: float, drift: float, runs: int) -> dict[Decision, float]:
     rng = np.random.default_rng([n, groups, int(1000 * discordance), int(1000 * drift)])
     names = "abcdefgh"[:groups]
-    found = [decide(labels(rng, n, groups, discordance, drift), names).decision for _ in range(runs)]
+    found = [decide(draw(rng, n, groups, discordance, drift), names).decision for _ in range(runs)]
     return {decision: found.count(decision) / runs for decision in Decision}
 
 

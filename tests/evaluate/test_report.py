@@ -33,7 +33,14 @@ def report(write_judge):
     reference = LabelledImages(pictures(20, 1), ["dark", "light"] * 10)
     plain = evaluate(pictures(41), None, judge, ["dark", "light"], reference, pictures(9, 2), min_per_group=21)
     coded = evaluate(
-        pictures(44), np.arange(44) % 3, judge, ["dark", "light"], reference, pictures(9, 2), min_per_group=21
+        pictures(44),
+        np.arange(44) % 3,
+        judge,
+        ["dark", "light"],
+        reference,
+        pictures(9, 2),
+        min_per_group=21,
+        attributes=["slant"],
     )
     return Report(
         title=f"Sample {NASTY}",
@@ -118,6 +125,7 @@ def test_says_what_it_must(report, tmp_path):
         "Top code 1",
         "FD_ddm",
         "neither",
+        "Wasserstein-1",
     ):
         assert needed in whole
     assert not re.search(r"\b(un)?fair(ness|ly)?\b|parity (is )?achieved|unbiased", whole, re.IGNORECASE)

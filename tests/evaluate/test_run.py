@@ -1,5 +1,6 @@
 """From bundles or directories to figures: how much is generated, what is read, and what is refused before that."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,6 +174,8 @@ def evaluate(method: Path, tmp_path: Path, judge_file: Path, **changes: Any) -> 
         ({"reference": "nowhere"}, "no such folder"),
         ({"training": "nowhere"}, "no such folder"),
         ({"judge": "nowhere"}, "no such file"),
+        ({"attributes": ("hue",)}, "attribute 'hue'"),
+        ({"asked": "0=dark"}, "asked '0=dark'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(
@@ -192,6 +195,34 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(
     with pytest.raises(DdmError, match=said):
         evaluate(tmp_path / "shipped", tmp_path, write_judge(), **changes)
     assert not (tmp_path / "report").exists()
+
+
+def test_asked_groups_are_those_of_the_top_codes() -> None:
+    asked = run.parse_asked("code:0=dark, code:1=light")
+    assert asked == {0: "dark", 1: "light"}
+    assert run.conditions(asked, [1, 0, 0], GROUPS) == ["light", "dark", "dark"]
+    with pytest.raises(DdmError, match=r"top codes \[-1, 2\]"):
+        run.conditions(asked, [2, -1, 0], GROUPS)
+    with pytest.raises(DdmError, match="asked: grey; expected groups among dark, light"):
+        run.conditions({0: "grey"}, [0], GROUPS)
+    for text in ("", "code:0", "code:x=dark", "code:-1=dark", "top:0=dark", "code:0=dark,code:0=light"):
+        with pytest.raises(DdmError, match="asked"):
+            run.parse_asked(text)
+
+
+def test_conditional_use_is_measured(tmp_path: Path, write_judge: Callable[..., Path]) -> None:
+    """All of the first top code and half of the second are what was asked: SPD is a half."""
+    write_folder(tmp_path / "real", 40)
+    judge_file = write_judge(classes=("across", "down"), confusion=None, shape=("B", 1, 16, 16))
+    light = np.arange(24) >= 18  # the judge of brightness calls it "down"
+    images = np.where(light[:, None, None, None], 250, 5).astype(np.uint8) + np.zeros((24, 16, 16, 3), np.uint8)
+    records = [{"file": f"{i:05d}.png", "code": i // 12, "top_code": i // 12} for i in range(24)]
+    Generation(images, (0,) * 12 + (1,) * 12, {"images": records}).save(tmp_path / "out")
+    changes = {"groups": ("across", "down"), "asked": "code:0=across,code:1=down", "min_per_group": 6}
+    evaluate(tmp_path / "out", tmp_path, judge_file, **changes)
+    found = json.loads((tmp_path / "report" / "report.json").read_bytes())["methods"][0]["evaluation"]
+    assert found["spd"] == 0.5
+    assert 0 < found["spd_interval"][0] < 0.5 < found["spd_interval"][1] < 1
 
 
 def test_an_occupied_report_directory_is_left_alone(tmp_path: Path, write_judge: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tolerances import SHARE_ABS, SOLVED_SHARE_ABS
 
-from ddm_rt.bundle import Bundle, add_directory, copy_bundle
+from ddm_rt.bundle import Bundle, Codes, add_directory, copy_bundle
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample import posterior
@@ -202,13 +202,13 @@ def test_a_calibration_of_another_bundle_is_stale(calibrated: Bundle, bundle: Bu
         resolve(stored, "female=.5,male=.5", SETTINGS)
 
 
-def test_unknown_groups_and_no_calibration(calibrated: Bundle, tiny_bundle: Bundle, plain_bundle: Bundle) -> None:
+def test_unknown_groups_and_no_calibration(calibrated: Bundle, tiny_bundle: Bundle) -> None:
     with pytest.raises(DdmError, match="group 'tall' is unknown; known: gender: female, male; race: asian, white"):
         resolve(calibrated, "tall=.5,small=.5", SETTINGS)
     with pytest.raises(DdmError, match="no calibration that knows groups; `ddm-rt calibrate` adds one"):
         resolve(tiny_bundle, "female=.5,male=.5", SETTINGS)
     with pytest.raises(DdmError, match="the bundle has no codes"):
-        base_weights(plain_bundle.codes)
+        base_weights(Codes(origin="none"))
 
 
 def test_bad_audits(bundle: Bundle) -> None:

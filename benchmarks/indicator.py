@@ -1,0 +1,168 @@
+"""What the indicator's confidence is worth, and what labels the codes hold, on one trained run of the digits.
+
+    python benchmarks/indicator.py --work DIR     # trains the preset digits-demo in DIR where it isn't there
+
+C reads the UNet's prediction of a noised image (timesteps uniform, as in training) and names the image's code: with the
+code given to the UNet, as C was trained, and with the null code, where the image alone has to tell. On the training
+images, whose codes were discovered, and on generated ones, whose codes were asked for. Labels are read here alone: a
+linear probe says how much of the digit is in the features that codes were found in, in the codes, and in the top codes.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from ddm_rt import data
+from ddm_rt.bundle import Bundle, Codes, write_atomic, write_json
+from ddm_rt.config import NULL_CODE, RunConfig, parse_json, resolve
+from ddm_rt.evaluate.probes import calibration_error, linear_probe
+from ddm_rt.model.indicator import IndicatorHead
+from ddm_rt.model.unet import DDM
+from ddm_rt.model.weights import load_weights
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.schedule import Schedule
+from ddm_rt.train.features import contrastive_features
+from ddm_rt.train.loss import training_target
+from ddm_rt.train.run import train
+
+RESULTS = Path(__file__).parent / "results"
+DRAWS = 2  # noised versions of each image
+
+
+def confidences(
+    run: Path, config: RunConfig, codes: Codes, images: NDArray[np.float32], given: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """C's probabilities [N,K] for images [N,C,H,W] in [-1,1] at random timesteps, the UNet told the codes `given`."""
+    latent_shape = config.model.latent_shape(config.data)
+    model = DDM(config.model, latent_shape, codes.top_of).eval().requires_grad_(False)
+    load_weights(model, run / "weights.safetensors")
+    newest = load_file(max((run / "checkpoints").glob("step_*.safetensors")))
+    head = IndicatorHead(latent_shape, config.model.head_hidden, codes.num_codes).eval()
+    head.load_state_dict({k.removeprefix("head."): v for k, v in newest.items() if k.startswith("head.")})
+    generator = torch.Generator().manual_seed(0)
+    alphas = torch.from_numpy(Schedule.from_config(config.schedule).alphas_cumprod.astype(np.float32))
+    found = []
+    with torch.inference_mode():
+        for part, code in zip(torch.from_numpy(images).split(128), torch.from_numpy(given).split(128), strict=True):
+            x0 = model.encode(part)
+            t = torch.randint(len(alphas), (len(x0),), generator=generator)
+            noise = torch.randn(x0.shape, generator=generator)
+            x_t, _ = training_target(config.schedule.prediction_type, x0, noise, alphas[t])
+            cond = model.condition(torch.zeros(len(x0), 1, model.context_dim), code, torch.ones(len(x0)))
+            found.append(torch.softmax(head(model(x_t, t.float(), cond)), dim=1))
+    return torch.cat(found).numpy()
+
+
+def indicator(run: Path, bundle: Bundle, n: int) -> list[dict[str, Any]]:
+    config = bundle.config.run
+    training = data.load(config.data)
+    assigned = np.array(_assignment(run), np.int64)
+    generation = Pipeline.load(bundle, "onnxruntime", 1).generate(n=n, seed=0)
+    grey = generation.images[..., : config.data.channels]
+    sets = {
+        "training images": (training.latent_input(), assigned),
+        "generated images": (data.to_model(grey), np.array(generation.codes, np.int64)),
+    }
+    rows = []
+    for name, (images, codes) in sets.items():
+        images, truth = np.repeat(images, DRAWS, axis=0), np.repeat(codes, DRAWS)
+        for told in (True, False):
+            given = truth if told else np.full(len(truth), NULL_CODE)
+            probabilities = confidences(run, config, bundle.codes, images, given)
+            top_of = np.array(bundle.codes.top_of)
+            right_top = top_of[probabilities.argmax(axis=1)] == top_of[truth]
+            figures = calibration_error(probabilities, truth).model_dump(mode="json")
+            rows.append({"images": name, "told": told, "top_accuracy": float(right_top.mean()), **figures})
+    return rows
+
+
+def _assignment(run: Path) -> list[int]:
+    codes: list[int] = json.loads((run / "assignment.json").read_bytes())["code"]
+    return codes
+
+
+def probes(run: Path, bundle: Bundle) -> list[dict[str, Any]]:
+    config = bundle.config.run
+    training = data.load(config.data)
+    assigned = np.array(_assignment(run))
+    top = np.array(bundle.codes.top_of)[assigned]
+    sets = {
+        "features of code discovery": contrastive_features(training.latent_input(), config.features, config.train.seed),
+        "pixels": training.latent_input().reshape(len(training), -1),
+        f"{bundle.codes.num_codes} codes": np.eye(bundle.codes.num_codes)[assigned],
+        f"{bundle.codes.num_top_codes} top codes": np.eye(bundle.codes.num_top_codes)[top],
+    }
+    labels = list(training.labels or ())
+    return [{"of": name, **linear_probe(x, labels).model_dump(mode="json")} for name, x in sets.items()]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "| C reads | UNet told the code | n | names the code | names the top code | mean confidence | ECE "
+        "| floor, mean / 95 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["indicator"]:
+        lines.append(
+            f"| {row['images']} | {'yes' if row['told'] else 'no'} | {row['n']} | {row['accuracy']:.3f} "
+            f"| {row['top_accuracy']:.3f} | {row['confidence']:.3f} | {row['ece']:.3f} "
+            f"| {row['floor_mean']:.3f} / {row['floor_p95']:.3f} |"
+        )
+    lines += [
+        "",
+        "| linear probe of the digit from | dimensions | accuracy [95 %] | balanced accuracy | chance |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in result["probes"]:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['of']} | {row['dimensions']} | {row['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {row['balanced_accuracy']:.3f} | {row['chance']:.3f} |"
+        )
+    return "\n".join(lines) + (
+        f"\n\nPreset digits-demo ({result['source']}), bundle {result['bundle_id'][:12]}; probes by 5-fold "
+        f"cross-validation over the training images. Commit {result['commit']}; `{result['command']}`\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="keeps the run; benchmarks/drift.py uses the same")
+    parser.add_argument("-n", type=int, default=500, help="generated images")
+    parser.add_argument("--out", type=Path, default=RESULTS / "indicator.json", help="and .md beside it")
+    arguments = parser.parse_args()
+    run, place = arguments.work / "run", arguments.work / "trained"
+    if not (run / "weights.safetensors").exists():
+        train(resolve("digits-demo"), run)
+    if not place.exists():
+        from ddm_rt.export.onnx import export_run
+
+        export_run(run, place, with_weights=True)
+    bundle = Bundle.load(place)
+    codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
+    assert codes == bundle.codes, "run and bundle in DIR belong together"
+    torch.set_num_threads(1)
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
+    result = {
+        "command": "python benchmarks/indicator.py --work DIR",
+        "commit": commit.stdout.strip() or "unknown",
+        "bundle_id": bundle.bundle_id,
+        "source": bundle.config.run.data.source,
+        "indicator": indicator(run, bundle, arguments.n),
+        "probes": probes(run, bundle),
+    }
+    write_json(arguments.out, result)
+    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

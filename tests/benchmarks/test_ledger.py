@@ -1,0 +1,15 @@
+"""benchmarks/ledger.py runs, and its table holds every row."""
+
+import json
+from pathlib import Path
+
+import ledger
+
+
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "ledger.json"
+    ledger.main(["--rounds", "1", "--seconds", "0.02", "--folder", str(tmp_path), "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["ledger"], row["images"]) for row in rows] == [(name, n) for name in ledger.ROWS for n in (1, 16)]
+    assert all(row["draws_per_s"] > 0 for row in rows)
+    assert out.with_suffix(".md").read_text().count("| SQLite") == 8
