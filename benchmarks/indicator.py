@@ -4,7 +4,8 @@
 
 C reads the UNet's prediction of a noised image (timesteps uniform, as in training) and names the image's code: with the
 code given to the UNet, as C was trained, and with the null code, where the image alone has to tell. On the training
-images, whose codes were discovered, and on generated ones, whose codes were asked for. Labels are read here alone: a
+images, whose codes were discovered, and on generated ones, whose codes were asked for; each is noised twice. The UNet
+has its averaged weights, C those of the last checkpoint (it has no average). Labels are read here alone: a
 linear probe says how much of the digit is in the features that codes were found in, in the codes, and in the top codes.
 """
 
@@ -128,7 +129,8 @@ def markdown(result: dict[str, Any]) -> str:
         )
     return "\n".join(lines) + (
         f"\n\nPreset digits-demo ({result['source']}), bundle {result['bundle_id'][:12]}; probes by 5-fold "
-        f"cross-validation over the training images. Commit {result['commit']}; `{result['command']}`\n"
+        f"cross-validation over the training images. n counts noised images, {DRAWS} of each; floor: ECE of a "
+        f"classifier that is right as often as it says. Commit {result['commit']}; `{result['command']}`\n"
     )
 
 

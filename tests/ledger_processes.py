@@ -2,7 +2,8 @@
 
     python tests/ledger_processes.py race|kill|birth LEDGER LOG N
 
-They log each request's draws once it is committed, as one line of JSON in one write.
+They log each request's draws once it is committed, as one line of JSON in one write, which a kill may cut where a page
+of the file ends. So a line begins with a line break of its own, and `logged` leaves a piece of one out.
 """
 
 import json
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ddm_rt.sample.ledger import Draw, Ledger, Stream
@@ -41,7 +43,15 @@ def write(path: Path, log: int, seed: int, requests: int) -> None:
                 lease.release()
             elif fate < 0.9:
                 lease.commit()
-                os.write(log, json.dumps(lease.draws).encode() + b"\n")
+                os.write(log, b"\n" + json.dumps(lease.draws).encode() + b"\n")
+
+
+def logged(log: Path) -> list[Draw]:
+    draws: list[Draw] = []
+    for line in log.read_text().splitlines():
+        with suppress(json.JSONDecodeError):  # a piece of an array isn't JSON
+            draws += [Draw(*draw) for draw in json.loads(line)]
+    return draws
 
 
 def start(path: Path, log: int, seed: int, requests: int = 10**9, gate: int | None = None) -> int:

@@ -92,10 +92,12 @@ class Cell:
 
     def pool(self, pipeline: Any) -> dict[str, NDArray[Any]]:
         """Images of every code in equal numbers, other seeds than the cell's: what audits are drawn from."""
-        path = self.folder / "images" / "audit_pool.npz"
+        guidance = self.method.guidance  # an audit holds for the guidance that its images were made with
+        suffix = "" if guidance == GUIDANCE else f"_{guidance:g}"
+        path = self.folder / "images" / f"audit_pool{suffix}.npz"
         with _one_at_a_time(path):
             if not path.is_file():
-                made = pipeline.generate(n=AUDIT_POOL, seed=AUDIT_SEED, indicator_guidance_scale=GUIDANCE)
+                made = pipeline.generate(n=AUDIT_POOL, seed=AUDIT_SEED, indicator_guidance_scale=guidance)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(".draft.npz")
                 np.savez(draft, images=made.images, codes=np.array(made.codes, np.int64))

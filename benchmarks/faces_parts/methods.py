@@ -45,5 +45,6 @@ def methods() -> dict[str, Method]:
         for draw in range(DRAWS)
     ]
     # Added after the table was seen: what guidance costs in quality and gives in balance.
-    found += [replace(method, name=f"unguided {method.name}", guidance=1.0) for method in few]
+    by_size = [method for method in found if method.by_size]
+    found += [replace(method, name=f"unguided {method.name}", guidance=1.0) for method in (*few, *by_size)]
     return {method.name: method for method in found}

@@ -29,6 +29,7 @@ KINDS = tuple(
         ("calibrated", AUDITS),
         ("calibrated by size", AUDITS),
         ("unguided few-label", LABELS),
+        ("unguided calibrated by size", AUDITS),
     )
     for count in counts
 )

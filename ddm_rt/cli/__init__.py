@@ -6,7 +6,7 @@ import sys
 
 from rich.text import Text
 
-from ddm_rt.cli import calibrating, making, using  # noqa: F401  (they add their commands to the app)
+from ddm_rt.cli import calibrating, compare, making, using  # noqa: F401  (they add their commands to the app)
 from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError
 

@@ -75,7 +75,9 @@ def show_codes(run: Path, console: Console) -> None:
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
     if not codes.leaves:
         return
-    table = Table("top code", "images", "code", "images", title="modes found in the data (codes are not groups)")
+    by_probe = codes.origin == "probe"
+    title = "codes" if by_probe else "modes found in the data (codes are not groups)"
+    table = Table("top code", "images", "code", "images", title=title)
     if codes.exemplars:
         table.add_column("typical images, by number")
     for top in range(codes.num_top_codes):
@@ -86,6 +88,9 @@ def show_codes(run: Path, console: Console) -> None:
             table.add_row(*head, str(leaf.code), str(leaf.size), *([typical] if codes.exemplars else []))
         table.add_section()
     console.print(table)
+    if by_probe:
+        text = f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels"
+        console.print(text, soft_wrap=True, highlight=False)
     if codes.stability_ari:
         mean = sum(codes.stability_ari) / len(codes.stability_ari)
         console.print(

@@ -141,6 +141,13 @@ def evaluate(
         int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")
     ] = 400,
     classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Also compare its distribution: slant, luminance or MODULE:FUNCTION.")
+    ] = None,
+    asked: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The group that each top code stands for, code:0=3,code:1=8; gives SPD."),
+    ] = None,
 ) -> None:
     """Measure group shares and quality with a judge, and write report/index.html.
 
@@ -160,6 +167,8 @@ def evaluate(
             n=n,
             seed=seed,
             min_per_group=min_per_group,
+            attributes=attribute or (),
+            asked=asked,
             on_step=display.step_callback(bars, "generating"),
         )
     console.print(table)

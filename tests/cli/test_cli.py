@@ -18,7 +18,10 @@ from ddm_rt.errors import DdmError
 
 # By import: the name `doctor` in ddm_rt.cli is the command of that name.
 DOCTOR = import_module("ddm_rt.cli.doctor")
-COMMANDS = ("train", "export", "build", "sample", "evaluate", "train-judge", "doctor", "demo", "version")
+COMMANDS = (
+    *("train", "export", "build", "train-judge", "sample", "calibrate", "evaluate", "compare"),
+    *("doctor", "demo", "version"),
+)
 
 
 def test_train_shows_what_it_found_and_claims_no_groups(trained) -> None:

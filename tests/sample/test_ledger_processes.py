@@ -1,7 +1,6 @@
 """Many processes on one ledger, killed at any moment: nothing that was committed is lost or doubled."""
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -30,7 +29,7 @@ def run(mode: str, path: Path, n: int) -> list[Draw]:
     command = [sys.executable, ledger_processes.__file__, mode, path, log, n]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [Draw(*draw) for line in log.read_text().splitlines() for draw in json.loads(line)]
+    return ledger_processes.logged(log)
 
 
 def check_nothing_lost_or_doubled(path: Path, logged: list[Draw], unlogged: int) -> None:
@@ -56,7 +55,7 @@ def test_processes_share_a_new_ledger(tmp_path: Path) -> None:
 def check_kills(tmp_path: Path, kills: int) -> None:
     logged = run("kill", tmp_path / "counts.ledger", kills)
     assert len(logged) > kills, "the writers were busy"
-    # A writer may die between its commit and its log.
+    # A writer may die between its commit and the end of its log.
     check_nothing_lost_or_doubled(tmp_path / "counts.ledger", logged, (kills + WRITERS) * LARGEST)
     with Ledger(tmp_path / "counts.ledger") as ledger:
         ledger.lease(STREAM, quota, 1).commit()

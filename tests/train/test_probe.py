@@ -1,5 +1,6 @@
 """Few-label codes: what the CSV may hold, what the probe finds, and that the run says how many labels were used."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from ddm_rt.cli.display import show_codes
 from ddm_rt.config import RunConfig, resolve
 from ddm_rt.data import ImageSet
 from ddm_rt.errors import DdmError
@@ -126,6 +129,9 @@ def test_a_run_says_that_its_codes_used_labels(tiny: Make, tmp_path: Path) -> No
     assert codes["rule"]["labels"] == 16
     assert codes["rule"]["labels_per_class"] == {"across": 12, "down": 4}
     assert (run / "weights.safetensors").is_file()
+    console = Console(record=True, file=io.StringIO(), width=120)
+    show_codes(run, console)
+    assert "fitted on 16 labelled images: this mode used labels" in console.export_text()
 
 
 @pytest.mark.parametrize(
