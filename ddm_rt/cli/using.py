@@ -142,7 +142,7 @@ def evaluate(
     ] = 400,
     classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
     attribute: Annotated[
-        list[str] | None, typer.Option(help="Also compare its distribution: slant, luminance or MODULE:FUNCTION.")
+        list[str] | None, typer.Option(help="Also compare its distribution: slant, skin_luminance or MODULE:FUNCTION.")
     ] = None,
     asked: Annotated[
         Optional[str],  # noqa: UP045
