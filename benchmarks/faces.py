@@ -26,8 +26,7 @@ from faces_parts.methods import methods
 from ddm_rt.bundle import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "faces"
-HEADER = """Cartoon faces at 32x32, about 1,250 training images a set, 1,200 steps, one training seed, DDIM 25, n = 1,000
-
+HEADER = """Cartoon faces at 32x32, 1,250 training images a set, 1,200 steps, one training seed, DDIM 25, n = 1,000.
 Shares are as judged, not corrected for the judge (accuracy on 960 held-out faces: gender .977, race .999; corrected
 shares are in the JSON files). Audits are by this judge, half of them adaptive. Indicator guidance is 1.25, chosen on
 another set before the table (`faces/development.json`); rows called "unguided" (1.0) were added after it was seen.
