@@ -81,6 +81,7 @@ class Report:
     stability: Sequence[float] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     limitations: Sequence[str] = ()  # what did not work, in the caller's words
+    code_labels: int = 0  # labelled training images that defined the codes; 0: found without labels
 
 
 def write(report: Report, out_dir: Path) -> Path:
@@ -298,9 +299,10 @@ def _nearest(report: Report) -> list[Html]:
 def _codes(report: Report) -> list[Html]:
     content: list[Html] = []
     if report.codes:
+        how = f"defined by {report.code_labels} labelled" if report.code_labels else "found, without labels, in the"
         about = (
-            f"{len(report.codes)} codes were found in the training images without labels. Each shows its "
-            "most typical training images; whether a code is meaningful is for the reader to judge."
+            f"{len(report.codes)} codes were {how} training images. Each shows its most typical "
+            "training images; whether a code is meaningful is for the reader to judge."
         )
         content.append(element("p", about))
     if report.stability:

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 
 from ddm_rt import data
-from ddm_rt.bundle import INDEX, Bundle, check_free
+from ddm_rt.bundle import INDEX, Bundle, Codes, check_free
 from ddm_rt.config import NULL_CODE, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
@@ -234,6 +234,7 @@ def evaluate_methods(
     results: list[MethodResult] = []
     cards: list[CodeCard] = []
     stability: tuple[float, ...] = ()
+    labels = 0
     for name, path in methods:
         figures, grid = measure(
             path,
@@ -248,9 +249,11 @@ def evaluate_methods(
             asked=wanted,
             on_step=on_step,
         )
-        results.append(MethodResult(name, name, figures, grid))
-        if (path / INDEX).is_file() and (bundle := Bundle.load(path, verify=False)).codes.exemplars:
-            cards, stability = code_cards(bundle), bundle.codes.stability_ari
+        codes = Bundle.load(path, verify=False).codes if (path / INDEX).is_file() else Codes(origin="none")
+        used = int(codes.rule["labels"]) if codes.origin == "probe" else 0
+        results.append(MethodResult(name, name, figures, grid, note=f"used {used} labels" if used else ""))
+        if codes.exemplars:
+            cards, stability, labels = code_cards(Bundle.load(path, verify=False)), codes.stability_ari, used
     provenance = {
         "n": n,
         "seed": seed,
@@ -258,5 +261,5 @@ def evaluate_methods(
         "reference": reference,
         "training": training or "not given",
     }
-    page = write(Report("Evaluation", results, cards, stability, provenance), out)
+    page = write(Report("Evaluation", results, cards, stability, provenance, code_labels=labels), out)
     return page, terminal_table(results)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_accessible(report, tmp_path):
     assert scrolling
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in scrolling)
     assert all("scope" in a for tag, a in parsed.tags if tag == "th")
+
+
+def test_says_when_labels_defined_the_codes(report, tmp_path):
+    found = write(report, tmp_path / "found").read_text(encoding="utf-8")
+    told = write(replace(report, code_labels=64), tmp_path / "told").read_text(encoding="utf-8")
+    assert "3 codes were found, without labels, in the training images" in found
+    assert "3 codes were defined by 64 labelled training images" in told
+    assert "without labels" not in told
 
 
 def test_says_what_it_must(report, tmp_path):
