@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from processor import processor
+
 from ddm_rt.bundle import Bundle, write_atomic, write_json
 from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision, resolve
@@ -142,7 +144,7 @@ def main() -> None:
         commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
         result = key(arguments) | {
             "command": "python benchmarks/drift.py --work DIR",
-            "machine": f"{platform.system()} {platform.machine()}, {_cpu()}, {os.cpu_count()} CPUs",
+            "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
             "load_average": os.getloadavg(),
             "versions": {package: version(package) for package in ("onnxruntime", "torch", "numpy")},
             "commit": commit.stdout.strip() or "unknown",
@@ -151,14 +153,6 @@ def main() -> None:
         write_json(arguments.out, result)
         write_atomic(arguments.out.with_suffix(".md"), markdown(result))
     print(arguments.out.with_suffix(".md").read_text())
-
-
-def _cpu() -> str:
-    """What the system says of its processor; more than `platform` knows on Linux."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from processor import processor
 
 from ddm_rt.bundle import Bundle, write_atomic, write_json
 from ddm_rt.cli.precision import export
@@ -177,7 +178,7 @@ def main() -> None:
         "seed": arguments.seed,
         "rounds": arguments.rounds,
         "images_timed": arguments.timed,
-        "machine": f"{platform.system()} {platform.machine()}, {_cpu()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
         "load_average": os.getloadavg(),
         "versions": {name: version(name) for name in ("onnxruntime", "onnx", "numpy")},
         "commit": commit.stdout.strip() or "unknown",
@@ -187,14 +188,6 @@ def main() -> None:
     write_json(arguments.out, result)
     write_atomic(arguments.out.with_suffix(".md"), markdown(result))
     print(markdown(result))
-
-
-def _cpu() -> str:
-    """What the system says of its processor; more than `platform` knows on Linux."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Codes(Frozen):
     """codes.json: what discovery found. Codes are modes of the data and never claimed to be groups."""
 
     schema_version: int = 1
-    origin: str  # "discovered", "file:NAME" or "none"
+    origin: str  # "discovered", "probe" (labels defined them), "file:NAME" or "none"
     leaves: tuple[Leaf, ...] = ()
     tree: tuple[tuple[int, int, float], ...] = ()  # merges as scipy's linkage: children, height
     exemplars: tuple[tuple[int, ...], ...] = ()  # per code, indices of typical training images
@@ -263,6 +263,12 @@ def _sweep(out: Path) -> None:
             continue
         shutil.rmtree(left)
         os.close(handle)
+
+
+def check_writable(bundle: Bundle, copy: str) -> None:
+    """Raises DdmError where nothing may be added to the bundle; `copy` says what --out DIR does to a copy of it."""
+    if bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
+        raise DdmError(f"{bundle.path}: can't be written to; --out DIR {copy} a copy of the bundle")
 
 
 def check_free(out: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+from ddm_rt.config import Backend, SamplerName
+
 app = typer.Typer(
     name="ddm-rt",
     help="Balanced sampling from diffusion models, without being told which groups to balance.",
@@ -20,6 +22,11 @@ errors = Console(stderr=True)
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
+
+Sampler = Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")]  # noqa: UP045
+IndicatorGuidance = Annotated[Optional[float], typer.Option(help="Guidance on the code.")]  # noqa: UP045
+Pixels = Annotated[Optional[int], typer.Option(help="Pixels.")]  # noqa: UP045
+BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")]
 
 
 def say(text: str) -> None:

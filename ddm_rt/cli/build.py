@@ -1,11 +1,10 @@
 """`ddm-rt build`: TensorRT plans for a bundle, in place or in a copy of it."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ddm_rt.bundle import INDEX, SHIPPED, Bundle, asset, copy_bundle
+from ddm_rt.bundle import INDEX, Bundle, check_writable, copy_bundle
 from ddm_rt.cli.arguments import sizes
 from ddm_rt.engine import build, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
@@ -88,8 +87,7 @@ def describe(built: build.Built) -> str:
 def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
     """The bundle that gets the plans, and whether it is a copy that was made just now."""
     if out is None:
-        if bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
-            raise DdmError(f"{bundle.path}: can't be written to; --out DIR builds into a copy of the bundle")
+        check_writable(bundle, "builds into")
         return bundle, False
     if (out / INDEX).is_file():
         existing = Bundle.load(out)

@@ -1,6 +1,5 @@
 """`ddm-rt calibrate`: audit sets to label, and calibrations from labels or from a judge."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 import ddm_rt
-from ddm_rt.bundle import SHIPPED, Bundle, asset, check_free, copy_bundle, sha256
+from ddm_rt.bundle import Bundle, check_free, check_writable, copy_bundle, sha256
 from ddm_rt.errors import DdmError
 from ddm_rt.sample import audit, posterior
 from ddm_rt.sample.calibrate import (
@@ -242,8 +241,8 @@ def _writable(source: str, out: Path | None) -> Bundle:
     bundle = Bundle.load(source)
     if out is not None:
         check_free(out)
-    elif bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
-        raise DdmError(f"{bundle.path}: can't be written to; --out DIR calibrates a copy of the bundle")
+    else:
+        check_writable(bundle, "calibrates")
     return bundle
 
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ddm_rt.cli import display
-from ddm_rt.cli.app import Threads, app, console, errors, say
-from ddm_rt.config import Backend, SamplerName
+from ddm_rt.cli.app import BackendName, IndicatorGuidance, Pixels, Sampler, Threads, app, console, errors, say
 from ddm_rt.errors import DdmError
 
 
@@ -45,11 +44,11 @@ def calibrate(
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Of the audited images.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option(help="Sampling steps that it is to hold for.")] = None,  # noqa: UP045
-    sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
-    indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
-    height: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
-    width: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
-    backend: Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")] = "auto",
+    sampler: Sampler = None,
+    indicator_guidance_scale: IndicatorGuidance = None,
+    height: Pixels = None,
+    width: Pixels = None,
+    backend: BackendName = "auto",
     threads: Threads = None,
 ) -> None:
     """Learn from audited images which groups the codes give, so that `sample --target` can name groups.

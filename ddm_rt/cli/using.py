@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from ddm_rt.cli import arguments, display
-from ddm_rt.cli.app import Out, Threads, app, console, errors, say
-from ddm_rt.config import Backend, Balance, SamplerName
+from ddm_rt.cli.app import BackendName, IndicatorGuidance, Out, Pixels, Sampler, Threads, app, console, errors, say
+from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def sample(
         bool, typer.Option("--shuffle", help="Permute the codes by the seed: balance then holds at the request's end.")
     ] = False,
     steps: Annotated[Optional[int], typer.Option(help="Sampling steps.")] = None,  # noqa: UP045
-    sampler: Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")] = None,  # noqa: UP045
-    indicator_guidance_scale: Annotated[Optional[float], typer.Option(help="Guidance on the code.")] = None,  # noqa: UP045
-    height: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
-    width: Annotated[Optional[int], typer.Option(help="Pixels.")] = None,  # noqa: UP045
-    backend: Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")] = "auto",
+    sampler: Sampler = None,
+    indicator_guidance_scale: IndicatorGuidance = None,
+    height: Pixels = None,
+    width: Pixels = None,
+    backend: BackendName = "auto",
     threads: Threads = None,
     from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
     index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
