@@ -4,6 +4,7 @@
     python benchmarks/faces.py --table                  # the table of what is there
     python benchmarks/faces.py FACES.npz --development  # what the guidance was chosen by
     python benchmarks/faces.py FACES.npz --probe-draws  # few-label codes over 20 draws of labels, without diffusion
+    python benchmarks/faces.py FACES.npz --floor        # Frechet distances of real faces at the cells' n
 
 FACES.npz holds cartoon faces with exact gender and race (`faces_parts/sets.py` says in which form); they are no
 photographs. 45 % of it may be trained on, 39 % train the judge, the rest measures the judge and is the yardstick.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from faces_label_free import table as rules_table
-from faces_parts import judging, probe_draws, sets
+from faces_parts import floor, judging, probe_draws, sets
 from faces_parts.cells import Cell, slug
 from faces_parts.methods import methods
 
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cells whose set and method contain this text")
     parser.add_argument("--development", action="store_true", help="the measurement that guidance was chosen by")
     parser.add_argument("--probe-draws", action="store_true", help="few-label codes over many draws of labels")
+    parser.add_argument("--floor", action="store_true", help="the noise floor of the smallest groups' distances")
     parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
@@ -121,6 +123,10 @@ def main() -> None:
         if arguments.probe_draws:
             tree = probe_draws.measure(faces, arguments.work)
             write_json(arguments.results / "probe_draws.json", tree | {"commit": _commit()})
+            return
+        if arguments.floor:
+            tree = floor.measure(faces, arguments.work)
+            write_json(arguments.results / "floor.json", tree | {"commit": _commit()})
             return
         if arguments.cell:
             run_cell(*arguments.cell, faces, arguments.work, arguments.results, arguments.train_only)
@@ -143,7 +149,9 @@ def report(results: Path) -> str:
     from faces_parts.tables import table
 
     trees = {path.stem: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
-    text = HEADER + table([tree for tree in trees.values() if "method" in tree], cells())
+    text = HEADER + table(
+        [tree for tree in trees.values() if "method" in tree], cells(), trees.get("floor", {}).get("floor", {})
+    )
     if "probe_draws" in trees:
         text += "\nFew-label codes over other draws of labels, by the codes' composition\n\n"
         text += probe_draws.table(trees["probe_draws"])

@@ -26,6 +26,7 @@ from ddm_rt.schedule import Schedule
 
 INDEX = "bundle.json"
 GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
+TEXT_GRAPH = "text_encoder.onnx"  # of bundles that take prompts
 _ID_FILES = ("config.json", "schedule.json", "codes.json")
 DERIVED = ("plans/", "calibrations/", "reports/")  # made from a bundle, and added to it
 SHIPPED = ("digits",)  # bundles inside the package, by name
@@ -108,10 +109,16 @@ class Bundle:
                 _check_file(path / name, entry)
         if index.bundle_id != bundle_id(index.files):
             raise BundleError(f"{path / INDEX}: field bundle_id does not match the files it lists")
+        config = parse_json(BundleConfig, _read(path / "config.json"), path / "config.json")
+        for name in () if config.prompt_free else (TEXT_GRAPH, *(spec.tokenizer for spec in config.text)):
+            if name not in index.files:
+                raise BundleError(
+                    f"{path / INDEX}: field files: {name} is not listed; a bundle with prompts must have it"
+                )
         return cls(
             path=path,
             index=index,
-            config=parse_json(BundleConfig, _read(path / "config.json"), path / "config.json"),
+            config=config,
             codes=parse_json(Codes, _read(path / "codes.json"), path / "codes.json"),
             schedule=Schedule.from_json(_read(path / "schedule.json"), path / "schedule.json"),
         )
@@ -122,8 +129,9 @@ class Bundle:
 
     @cached_property
     def graphs(self) -> dict[str, Path]:
-        """Paths of the conditioner, denoiser and decoder graphs."""
-        return {name.removesuffix(".onnx"): self.path / name for name in GRAPHS}
+        """Paths of the conditioner, denoiser and decoder graphs, and of the text encoder where prompts are taken."""
+        names = GRAPHS if self.config.prompt_free else (TEXT_GRAPH, *GRAPHS)
+        return {name.removesuffix(".onnx"): self.path / name for name in names}
 
     def check_directory(self, relative: str) -> None:
         """Check every file that the index lists below `relative`, for example `plans/NAME`.
@@ -146,7 +154,11 @@ def bundle_id(files: dict[str, FileEntry]) -> str:
     """sha256 over the names and hashes of the files that decide an image's content."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        if name in _ID_FILES or name.startswith("tokenizer/") or name.split(".onnx")[0] + ".onnx" in GRAPHS:
+        if (
+            name in _ID_FILES
+            or name.startswith("tokenizer/")
+            or name.split(".onnx")[0] + ".onnx" in (*GRAPHS, TEXT_GRAPH)
+        ):
             digest.update(f"{name}\0{files[name].sha256}\n".encode())
     return digest.hexdigest()
 

@@ -53,6 +53,14 @@ DEFAULT_INDICATOR_WEIGHT = {
 }
 
 
+class Family(StrEnum):
+    """What surrounds the denoiser. `PIXEL` folds pixels into latents and takes no text; the others are checkpoints."""
+
+    PIXEL = "pixel"
+    SD = "sd"  # Stable Diffusion 1.x and 2.x: a VAE and one CLIP text encoder
+    SDXL = "sdxl"  # two text encoders; pooled text and sizes are conditions too
+
+
 class PredictionType(StrEnum):
     """As in diffusers."""
 
@@ -69,7 +77,10 @@ class SamplerName(StrEnum):
 
 
 class Balance(StrEnum):
-    """`ON` draws codes by quota, `OFF` uses the null code, `AUTO` is `ON` where the bundle has codes."""
+    """`ON` draws codes by quota, `OFF` uses the null code.
+
+    `AUTO` is `ON` where the bundle has codes and the prompt names none of the scope's words (`left_alone`).
+    """
 
     ON = "on"
     OFF = "off"
@@ -90,6 +101,7 @@ class DataConfig(Frozen):
     """Which images, and at which size the model sees them."""
 
     source: str = "digits:3,8@4:1"
+    prompt: str | None = None  # of images that have none of their own; checkpoints only
     image_size: Annotated[int, Field(ge=8, le=4096)] = 32
     channels: Literal[1, 3] = 1
 
@@ -102,13 +114,21 @@ class ScheduleConfig(Frozen):
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     prediction_type: PredictionType = PredictionType.EPSILON
+    # What a checkpoint's scheduler_config.json says about the timesteps that are sampled; None: the sampler's own.
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    steps_offset: Annotated[int, Field(ge=0, le=1)] = 0  # added to "leading" timesteps
+    set_alpha_to_one: bool = True  # DDIM: the last step leads to the clean end, not to the first timestep's level
 
 
 class ModelConfig(Frozen):
-    """The UNet (diffusers' own arguments), the latent it works in, and the indicator."""
+    """The networks (diffusers' and transformers' own arguments), the latent they work in, and the indicator."""
 
-    patch: Annotated[int, Field(ge=1, le=16)] = 4  # space-to-depth factor from pixels to latents
-    unet: dict[str, Any] = Field(default_factory=dict)  # UNet2DConditionModel arguments but in/out/sample sizes
+    family: Family = Family.PIXEL
+    patch: Annotated[int, Field(ge=1, le=16)] = 4  # pixels a side to a latent's: space-to-depth factor, or the VAE's
+    unet: dict[str, Any] = Field(default_factory=dict)  # UNet2DConditionModel's; `PIXEL`: but in/out/sample sizes
+    vae: dict[str, Any] = Field(default_factory=dict)  # AutoencoderKL's
+    # CLIPTextConfig's, with `architectures`: ["CLIPTextModel"] or ["CLIPTextModelWithProjection"]; one per encoder.
+    text_encoders: tuple[dict[str, Any], ...] = ()
     num_indicator_tokens: Annotated[int, Field(ge=1, le=16)] = 4  # M
     code_embed_dim: Positive = 64
     head_hidden: tuple[Positive, Positive] = (1024, 512)  # layers of the indicator head C
@@ -123,13 +143,42 @@ class ModelConfig(Frozen):
                 f"(patch {self.patch}, {levels} resolution levels)"
             )
         side = data.image_size // self.patch
-        return (data.channels * self.patch**2, side, side)
+        channels = data.channels * self.patch**2 if self.family is Family.PIXEL else int(self.unet["in_channels"])
+        return (channels, side, side)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        encoders = {Family.PIXEL: 0, Family.SD: 1, Family.SDXL: 2}[self.family]
+        if len(self.text_encoders) != encoders or bool(self.vae) != (self.family is not Family.PIXEL):
+            raise ValueError(
+                f"family {self.family} has {encoders} text encoders and {'a' if encoders else 'no'} VAE; "
+                f"given: {len(self.text_encoders)} and {'one' if self.vae else 'none'}"
+            )
+        return self
+
+
+class BaseConfig(Frozen):
+    """The checkpoint that a run starts from: a folder in diffusers' format."""
+
+    path: Path  # a relative one is relative to the run
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over names and contents of its weights and configurations
+    variant: str | None = None  # of its files: diffusion_pytorch_model.VARIANT.safetensors
+
+
+class LoraConfig(Frozen):
+    """Low-rank adaptation of a base checkpoint (peft), as the DDM authors set it."""
+
+    rank: Annotated[int, Field(ge=0, le=1024)] = 8  # 0: train the whole UNet
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: tuple[str, ...] = ("to_q", "to_v")  # names of the UNet's linear layers
+    text_encoder: bool = False  # also adapt its q_proj and v_proj, as the authors' script has it
 
 
 class FeatureConfig(Frozen):
     """Frozen features for code discovery: an ONNX encoder, or contrastive features of the images themselves."""
 
-    encoder: Path | None = None  # ONNX file: image float32 [B,C,H,W] in [-1, 1] -> features [B,D]
+    # ONNX file: image float32 [B,C,H,W] in [-1, 1] -> features [B,D]; or a folder with transformers' CLIP vision model.
+    encoder: Path | None = None
     steps: Positive = 500
     batch_size: Annotated[int, Field(ge=8)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -178,6 +227,9 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Positive = 1  # part of what determines the weights, so part of the configuration
     checkpoint_every: Positive = 250
+    precision: Literal[Precision.FP32, Precision.FP16, Precision.BF16] = Precision.FP32  # autocast; trained ones: fp32
+    accumulate: Positive = 1  # batches of `batch_size` whose gradients make one step
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass: less memory
 
     @property
     def alpha(self) -> float:
@@ -200,7 +252,8 @@ class SamplingConfig(Frozen):
     num_steps: Positive = 25
     eta: Fraction = 0.0
     guidance_scale: Annotated[float, Field(ge=0)] = 1.0  # text
-    indicator_guidance_scale: Annotated[float, Field(ge=0)] = 1.5  # code
+    # Code. None, for bundles that take prompts: the text's, so that both share two branches ("joint").
+    indicator_guidance_scale: Annotated[float, Field(ge=0)] | None = 1.5
     indicator_scale: Annotated[float, Field(ge=0)] = 1.0  # attention, s
     clip: tuple[float, float] | None = (-1.0, 1.0)  # of x0, for pixel models
 
@@ -216,10 +269,16 @@ class RunConfig(Frozen):
     codes: CodesConfig = CodesConfig()
     train: TrainConfig = TrainConfig()
     sampling: SamplingConfig = SamplingConfig()
+    base: BaseConfig | None = None  # families other than `PIXEL`
+    lora: LoraConfig = LoraConfig()
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         self.model.latent_shape(self.data)
+        if self.base is None and self.data.prompt is not None:
+            raise ValueError("data.prompt (--prompt) needs a checkpoint (--base); this model takes no text")
+        if (self.base is None) != (self.model.family is Family.PIXEL):
+            raise ValueError(f"model.family is {self.model.family}, base is {'not ' * (self.base is None)}given")
         if self.codes.top_codes > self.codes.micro_codes:
             raise ValueError(
                 f"codes.top_codes ({self.codes.top_codes}) must not exceed codes.micro_codes ({self.codes.micro_codes})"
@@ -239,11 +298,20 @@ class TensorSpec(Frozen):
     dtype: Literal["float32", "float16", "int64"] = "float32"
 
 
+class TextSpec(Frozen):
+    """One tokenizer of a bundle and the text encoder's input that its ids go to."""
+
+    tokenizer: str  # path in the bundle, `tokenizers`' JSON
+    input: str  # of text_encoder.onnx: int64 [B, max_length]
+    max_length: Positive
+    pad_id: Annotated[int, Field(ge=0)]
+
+
 class BundleConfig(Frozen):
     """config.json of a bundle: all that a backend, the sampler and a C program need to know."""
 
     schema_version: Literal[1] = 1
-    family: Literal["pixel"] = "pixel"
+    family: Family = Family.PIXEL
     name: str
     precision: Precision = Precision.FP32
     latent_shape: tuple[Positive, Positive, Positive]  # C, H, W at the training size
@@ -252,6 +320,9 @@ class BundleConfig(Frozen):
     size_multiple: Positive  # height and width must be multiples of it
     context_shape: tuple[int | str, int]  # T, D of the conditioner's context
     prompt_free: bool
+    text: tuple[TextSpec, ...] = ()  # empty where prompt-free
+    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides: SDXL's text_embeds and time_ids
+    empty_negative_is_zero: bool = False  # SDXL: without a negative prompt the null text is zeros
     cond: tuple[TensorSpec, ...]
     num_codes: Annotated[int, Field(ge=0)]
     num_top_codes: Annotated[int, Field(ge=0)]
@@ -289,6 +360,22 @@ PRESETS: dict[str, RunConfig] = {
     # `make demo`: the smallest budget that shows the effect.
     "digits-demo": _DIGITS.model_copy(
         update={"preset": "digits-demo", "train": TrainConfig(**_DIGITS_TRAIN, steps=600)}
+    ),
+    # `--base`: its model and noise schedule take the place of these. The DDM authors train 4,000 steps of 1 x 4 images
+    # at 1e-5; ten times that is usual for LoRA, and the code's own layers start from nothing.
+    "checkpoint": RunConfig(
+        preset="checkpoint",
+        data=DataConfig(source="", image_size=512, channels=3),
+        features=FeatureConfig(thickness=False, flip=True, colour=0.3),
+        train=TrainConfig(
+            steps=4000,
+            batch_size=1,
+            accumulate=4,
+            learning_rate=1e-4,
+            weight_decay=1e-2,
+            ema_decay=0.999,
+            checkpoint_every=500,
+        ),
     ),
     # Tests: seconds, not quality.
     "tiny": RunConfig(

@@ -20,13 +20,19 @@ from ddm_rt.errors import BundleError, DdmError
 Spacing = Literal["leading", "linspace", "trailing", "karras"]
 Float64 = NDArray[np.float64]
 
-# Which spacings of the timesteps a sampler takes; the first is its default, as in diffusers.
+# Which spacings of the timesteps a sampler takes; the first is its default, as in diffusers. "karras" is diffusers'
+# `use_karras_sigmas` with the sampler's default spacing.
 SPACINGS: dict[SamplerName, tuple[Spacing, ...]] = {
     SamplerName.DDPM: ("leading", "trailing"),
     SamplerName.DDIM: ("leading", "trailing"),
-    SamplerName.EULER: ("linspace", "trailing", "karras"),
-    SamplerName.DPMPP_2M: ("linspace", "trailing", "karras"),
+    SamplerName.EULER: ("linspace", "leading", "trailing", "karras"),
+    SamplerName.DPMPP_2M: ("linspace", "leading", "trailing", "karras"),
 }
+
+
+# Fields of schedule.json that came later: left out at their defaults, so that the file of a schedule that doesn't
+# need them stays the same, byte by byte.
+_LATER = ("timestep_spacing", "steps_offset", "set_alpha_to_one")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +89,9 @@ class Schedule:
     def to_json(self) -> str:
         """JSON with the configuration and ᾱ, so that a reader needs no maths; `from_json` gives the same bits."""
         tree = {"schema_version": 1} | self.config.model_dump(mode="json")
+        for name in _LATER:
+            if tree[name] == ScheduleConfig.model_fields[name].default:
+                del tree[name]
         return json.dumps(tree | {"alphas_cumprod": self.alphas_cumprod.tolist()}) + "\n"
 
 
@@ -131,27 +140,30 @@ def step_table(
     clip: tuple[float, float] | None = None,
     spacing: Spacing | None = None,
 ) -> StepTable:
-    """The rows of `sampler`; equal to diffusers' scheduler of that name with its defaults.
+    """The rows of `sampler`; equal to diffusers' scheduler of that name with the schedule's configuration.
 
     `eta` is DDIM's (0 deterministic, 1 as noisy as DDPM), `clip` limits x0, `spacing` picks the timesteps (see
-    `SPACINGS`; None is the sampler's default). As in diffusers, "leading" starts below the last training timestep,
-    and Euler's "linspace" with a single step starts at t = 0. Raises DdmError naming the argument that doesn't fit.
+    `SPACINGS`; None is the schedule's own where the sampler takes it, else the sampler's default). As in diffusers,
+    "leading" starts below the last training timestep, and Euler's "linspace" with a single step starts at t = 0.
+    Raises DdmError naming the argument that doesn't fit.
     """
     _check_arguments(schedule, sampler, num_steps, eta, clip)
-    spacing = spacing or SPACINGS[sampler][0]
+    if spacing is None:
+        own = schedule.config.timestep_spacing
+        spacing = own if own in SPACINGS[sampler] else SPACINGS[sampler][0]
     if spacing not in SPACINGS[sampler]:
         raise DdmError(f"spacing is {spacing!r}; {sampler.value} takes: {', '.join(SPACINGS[sampler])}")
     t, sigma_ratio = _noise_levels(schedule, sampler, num_steps, spacing)
-    if (np.diff(sigma_ratio) >= 0).any():
+    if (np.diff(sigma_ratio[:-1]) >= 0).any():
         raise DdmError(f"num_steps is {num_steps}; too many for {sampler.value}: two steps share a timestep")
-    alpha = 1 / np.sqrt(sigma_ratio**2 + 1)  # [S + 1]; the last entry is the clean end, α = 1 and σ = 0
+    alpha = 1 / np.sqrt(sigma_ratio**2 + 1)  # [S + 1]; the last entry is where the sample ends: α = 1, σ = 0 when clean
     sigma = sigma_ratio * alpha
     a, b, p, q = _prediction(schedule.config.prediction_type, alpha[:-1], sigma[:-1])
     zero = np.zeros(num_steps)
     c, d, e, g, f = _UPDATES[sampler](alpha, sigma, p, q, eta)
     low, high = clip or (-np.inf, np.inf)
-    # Euler starts from z·σ/α in its own units, where x is its state times α.
-    init_scale = float(sigma[0]) if sampler is SamplerName.EULER else 1.0
+    # Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
+    init_scale = float(sigma[0]) if sampler is SamplerName.EULER and spacing != "leading" else 1.0
     return StepTable(sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, clip_min=zero + low, clip_max=zero + high)
 
 
@@ -216,14 +228,16 @@ def _prediction(kind: PredictionType, alpha: Float64, sigma: Float64) -> tuple[F
 def _noise_levels(
     schedule: Schedule, sampler: SamplerName, num_steps: int, spacing: Spacing
 ) -> tuple[Float64, Float64]:
-    """Timesteps [S] and noise-to-signal ratios σ/α [S + 1], the last of which is 0."""
+    """Timesteps [S] and noise-to-signal ratios σ/α [S + 1], the last of which is 0 but for DDIM (`_end`)."""
     last = schedule.config.num_train_timesteps - 1
     every = np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)  # [num_train_timesteps]
     euler = sampler is SamplerName.EULER
     i = np.arange(num_steps, dtype=np.float64)
     t: Float64
     if spacing == "leading":
-        t = i[::-1] * ((last + 1) // num_steps)
+        # DPM-Solver++ leaves out t = 0 here too.
+        first, intervals = (1, num_steps + 1) if sampler is SamplerName.DPMPP_2M else (0, num_steps)
+        t = (i[::-1] + first) * ((last + 1) // intervals) + schedule.config.steps_offset
     elif spacing == "trailing":
         t = np.rint((last + 1) - i * ((last + 1) / num_steps)) - 1
     elif euler:
@@ -237,7 +251,18 @@ def _noise_levels(
         t = np.interp(np.log(levels), np.log(every), np.arange(last + 1))
         if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
             t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
-    return t, np.append(levels, 0.0)
+    return t, np.append(levels, _end(schedule.config, sampler, t, spacing, float(every[0])))
+
+
+def _end(config: ScheduleConfig, sampler: SamplerName, t: Float64, spacing: Spacing, lowest: float) -> float:
+    """σ/α that the last step leads to: 0, the clean end; for DDIM `lowest`, that of t = 0, when configured so.
+
+    diffusers' DDIM also ends there when the step below its last timestep is t = 0 (an offset and unit steps).
+    """
+    if sampler is not SamplerName.DDIM:
+        return 0.0
+    lands_on_first = spacing == "leading" and t[-1] == config.num_train_timesteps // len(t)
+    return lowest if lands_on_first or not config.set_alpha_to_one else 0.0
 
 
 def _betas(config: ScheduleConfig) -> NDArray[np.float32]:

@@ -216,15 +216,18 @@ def with_fake_plan(
     bundle: Bundle, version: str = "1.0-fake", architecture: str = "sm_89", kernels: str | None = None
 ) -> Bundle:
     """The bundle with a plan of the fake, for batches of 1 to MAX_BATCH and latents up to twice the training size."""
-    side = bundle.config.latent_shape[1]
-    tokens, width = bundle.config.context_shape
-    tokens = tokens if isinstance(tokens, int) else 1
-    ranges = {"x_t": [bundle.config.latent_shape[0], (side, 2 * side), (side, 2 * side)]}
-    ranges |= {"x0": ranges["x_t"], "t": [], "code": [], "indicator_scale": [], "context": [tokens, width]}
-    ranges |= {spec.name: [side if isinstance(side, int) else 1 for side in spec.shape] for spec in bundle.config.cond}
+    config = bundle.config
+    side, tokens = config.latent_shape[1], max([1, *(spec.max_length for spec in config.text)])
+    ranges = {"x_t": [config.latent_shape[0], (side, 2 * side), (side, 2 * side)]}
+    ranges |= {"x0": ranges["x_t"], "t": [], "code": [], "indicator_scale": []}
+    ranges |= {"context": [tokens, config.context_shape[1]], **{spec.input: [spec.max_length] for spec in config.text}}
+    for spec in (*config.cond, *config.added):
+        ranges[spec.name] = [side if isinstance(side, int) else tokens for side in spec.shape]
+    codes = ["code", "indicator_scale"] if config.num_codes else []
     inputs = {
-        "conditioner": ["context"] + (["code", "indicator_scale"] if bundle.config.num_codes else []),
-        "denoiser": ["x_t", "t", *(spec.name for spec in bundle.config.cond)],
+        "text_encoder": [spec.input for spec in config.text],
+        "conditioner": ["context", *codes, *(spec.name for spec in config.added)],
+        "denoiser": ["x_t", "t", *(spec.name for spec in config.cond)],
         "decoder": ["x0"],
     }
 
@@ -233,7 +236,8 @@ def with_fake_plan(
 
     def fill(folder: Path) -> None:
         engines = {}
-        for engine, names in inputs.items():
+        for engine in plans.engines(bundle):
+            names = inputs[engine]
             profile = {name: (shape(name, 1, 0), shape(name, 4, 0), shape(name, MAX_BATCH, 1)) for name in names}
             content = fake_plan(bundle.graphs[engine], profile)
             (folder / f"{engine}.plan").write_bytes(content)
@@ -249,7 +253,7 @@ def with_fake_plan(
                 batch=plans.Range(min=1, opt=4, max=MAX_BATCH),
                 height=sides,
                 width=sides,
-                tokens=plans.Range(min=1, opt=1, max=1),
+                tokens=plans.Range(min=tokens, opt=tokens, max=tokens),
                 precision=bundle.config.precision,
             ),
             flavour=RTX.name,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tolerances import SCHEDULE_REL, STEP_ABS, TABLE_ABS, TIMESTEP_ABS, TRAJECTORY_REL
 
+import ddm_rt
 from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
@@ -38,7 +40,9 @@ def schedule_of(kind: PredictionType = PredictionType.EPSILON, betas: str = "lin
 
 
 def oracle_of(sampler: SamplerName, schedule: Schedule, clip: float | None, spacing: Spacing | None) -> Any:
-    config: dict[str, Any] = schedule.config.model_dump(mode="json")
+    config: dict[str, Any] = schedule.config.model_dump(mode="json", exclude_none=True)
+    if sampler is not SamplerName.DDIM:
+        del config["set_alpha_to_one"]
     if sampler in (SamplerName.DDPM, SamplerName.DDIM):
         config |= {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
     if spacing == "karras":
@@ -107,23 +111,15 @@ def noise(num_steps: int) -> Float32:
     return np.stack([*steps, normal(SEEDS, 0, 0, SHAPE[1:])])
 
 
-CASES = [
-    *((SamplerName.DDPM, None, clip, 0.0) for clip in (None, 1.0)),
-    *((SamplerName.DDIM, None, clip, eta) for clip in (None, 1.0) for eta in (0.0, 0.5, 1.0)),
-    (SamplerName.DDIM, "trailing", 1.0, 0.0),
-    (SamplerName.DDPM, "trailing", 1.0, 0.0),
-    *((SamplerName.EULER, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
-    *((SamplerName.DPMPP_2M, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
-]
-
-
-@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 25, 50])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta"), CASES)
-def test_trajectory_equals_diffusers(
-    sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
+def check_trajectory(
+    schedule: Schedule,
+    sampler: SamplerName,
+    num_steps: int,
+    *,
+    spacing: Spacing | None = None,
+    clip: float | None = None,
+    eta: float = 0.0,
 ) -> None:
-    schedule = schedule_of(kind)
     table = step_table(
         schedule, sampler, num_steps, eta=eta, clip=None if clip is None else (-clip, clip), spacing=spacing
     )
@@ -137,21 +133,8 @@ def test_trajectory_equals_diffusers(
     assert max(error for error, _ in worst) <= TRAJECTORY_REL * scale
 
 
-# With the cosine schedule σ/α reaches 2e4: Euler's own units, in which diffusers computes in float32, and
-# ε-prediction without a clip have no five digits left there.
-STEP_CASES = [
-    *((betas, sampler, None) for betas in ("linear", "scaled_linear") for sampler in SamplerName),
-    *((betas, sampler, 1.0) for betas in BETAS for sampler in (SamplerName.DDPM, SamplerName.DDIM)),
-]
-
-
-@pytest.mark.parametrize("num_steps", [4, 25, 50])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("betas", "sampler", "clip"), STEP_CASES)
-def test_each_step_equals_diffusers(
-    betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
-) -> None:
-    schedule = schedule_of(kind, betas)
+def check_steps(schedule: Schedule, sampler: SamplerName, num_steps: int, clip: float | None = None) -> None:
+    """Every step by itself, from our state."""
     denoiser = ToyDenoiser(schedule)
     table = step_table(schedule, sampler, num_steps, clip=None if clip is None else (-clip, clip))
     oracle = oracle_of(sampler, schedule, clip, None)
@@ -169,6 +152,103 @@ def test_each_step_equals_diffusers(
         x = oracle.scale_model_input(state, t).numpy()
         found = step_oracle(oracle, denoiser(x, float(t)), t, state, z[i], eta=0.0).numpy() / down
         assert np.abs(found - states[i + 1]).max() <= STEP_ABS, f"step {i}"
+
+
+CASES = [
+    *((SamplerName.DDPM, None, clip, 0.0) for clip in (None, 1.0)),
+    *((SamplerName.DDIM, None, clip, eta) for clip in (None, 1.0) for eta in (0.0, 0.5, 1.0)),
+    (SamplerName.DDIM, "trailing", 1.0, 0.0),
+    (SamplerName.DDPM, "trailing", 1.0, 0.0),
+    *((SamplerName.EULER, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
+    *((SamplerName.DPMPP_2M, spacing, None, 0.0) for spacing in ("linspace", "trailing", "karras")),
+]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 25, 50])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta"), CASES)
+def test_trajectory_equals_diffusers(
+    sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
+) -> None:
+    check_trajectory(schedule_of(kind), sampler, num_steps, spacing=spacing, clip=clip, eta=eta)
+
+
+# What the scheduler_config.json of a checkpoint says (SD 1.5, SD 2.1, SDXL), and each of its fields by itself.
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "sd15": {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False},
+    "sd21": {
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "prediction_type": "v_prediction",
+    },
+    "sdxl": {"timestep_spacing": "leading", "steps_offset": 1},
+    "leading": {"timestep_spacing": "leading"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "trailing, first level": {"timestep_spacing": "trailing", "set_alpha_to_one": False},
+    "first level": {"timestep_spacing": "leading", "set_alpha_to_one": False},  # DDIM's last step changes nothing
+    "offset, sampler's spacing": {"steps_offset": 1},
+}
+
+
+# 333 doesn't divide 1000; the last step of 600, with an offset, leads to t = 0.
+CHECKPOINT_STEPS = [
+    (name, sampler, eta, num_steps)
+    for name, fields in CHECKPOINTS.items()
+    for sampler in SamplerName
+    for eta in ((0.0, 1.0) if sampler is SamplerName.DDIM else (0.0,))
+    for num_steps in (1, 2, 4, 20, 50, 333, *([600] * (name == "sdxl" and sampler is SamplerName.DDIM)))
+    # With "trailing" and 333, diffusers' DDIM leads a step to another level than the next one starts at.
+    if not (num_steps == 333 and sampler is SamplerName.DDIM and fields.get("timestep_spacing") == "trailing")
+]
+
+
+def checkpoint_schedule(name: str) -> Schedule:
+    return Schedule.from_config(ScheduleConfig(**SD, **CHECKPOINTS[name]))
+
+
+@pytest.mark.parametrize(("name", "sampler", "eta", "num_steps"), CHECKPOINT_STEPS)
+def test_trajectory_of_a_checkpoint_equals_diffusers(
+    name: str, sampler: SamplerName, eta: float, num_steps: int
+) -> None:
+    check_trajectory(checkpoint_schedule(name), sampler, num_steps, eta=eta)
+
+
+@pytest.mark.parametrize("num_steps", [4, 20, 50])
+@pytest.mark.parametrize("sampler", SamplerName)
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+def test_each_step_of_a_checkpoint_equals_diffusers(name: str, sampler: SamplerName, num_steps: int) -> None:
+    check_steps(checkpoint_schedule(name), sampler, num_steps)
+
+
+def test_a_spacing_that_the_sampler_does_not_take_gives_way_to_its_own() -> None:
+    schedule = Schedule.from_config(ScheduleConfig(timestep_spacing="linspace"))
+    own = step_table(schedule_of(), SamplerName.DDIM, 10)
+    np.testing.assert_array_equal(step_table(schedule, SamplerName.DDIM, 10).t, own.t)
+
+
+def test_an_explicit_spacing_overrides_the_schedule() -> None:
+    table = step_table(checkpoint_schedule("sdxl"), SamplerName.EULER, 10, spacing="trailing")
+    assert table.t[0] == 999
+    assert table.init_scale < 1  # as "leading" has it, 1
+
+
+# With the cosine schedule σ/α reaches 2e4: Euler's own units, in which diffusers computes in float32, and
+# ε-prediction without a clip have no five digits left there.
+STEP_CASES = [
+    *((betas, sampler, None) for betas in ("linear", "scaled_linear") for sampler in SamplerName),
+    *((betas, sampler, 1.0) for betas in BETAS for sampler in (SamplerName.DDPM, SamplerName.DDIM)),
+]
+
+
+@pytest.mark.parametrize("num_steps", [4, 25, 50])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("betas", "sampler", "clip"), STEP_CASES)
+def test_each_step_equals_diffusers(
+    betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
+) -> None:
+    check_steps(schedule_of(kind, betas), sampler, num_steps, clip)
 
 
 @pytest.mark.parametrize("betas", BETAS)
@@ -231,6 +311,19 @@ def test_json_round_trip_is_exact(betas: str) -> None:
     assert again.alphas_cumprod.tobytes() == schedule.alphas_cumprod.tobytes()
 
 
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_json_keeps_what_a_checkpoint_says(name: str) -> None:
+    schedule = checkpoint_schedule(name)
+    assert Schedule.from_json(schedule.to_json(), "schedule.json").config == schedule.config
+    assert CHECKPOINTS[name].items() <= json.loads(schedule.to_json()).items()
+
+
+def test_json_of_the_shipped_bundle_stays_the_same() -> None:
+    path = Path(ddm_rt.__file__).parent / "assets" / "digits" / "schedule.json"
+    content = path.read_bytes()
+    assert Schedule.from_json(content, path).to_json().encode() == content
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -240,6 +333,9 @@ def test_json_round_trip_is_exact(betas: str) -> None:
         ({"prediction_type": "score"}, "prediction_type"),
         ({"num_train_timesteps": 999}, "num_train_timesteps"),
         ({"surprise": 1}, "surprise"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing"),
+        ({"steps_offset": 2}, "steps_offset"),
+        ({"set_alpha_to_one": "no, thanks"}, "set_alpha_to_one"),
         ({"alphas_cumprod": None}, "alphas_cumprod"),
         ({"alphas_cumprod": []}, "alphas_cumprod"),
         ({"alphas_cumprod": ["0.5"] * 1000}, "alphas_cumprod"),
@@ -292,3 +388,9 @@ def test_vanishing_levels_are_refused() -> None:
 def test_bad_arguments_are_named(sampler: SamplerName, options: dict[str, Any], field: str) -> None:
     with pytest.raises(DdmError, match=field):
         step_table(schedule_of(), sampler, **({"num_steps": 10} | options))
+
+
+@pytest.mark.parametrize("sampler", SamplerName)
+def test_an_offset_beyond_the_last_timestep_is_refused(sampler: SamplerName) -> None:
+    with pytest.raises(DdmError, match="num_steps is 1000"):
+        step_table(checkpoint_schedule("sdxl"), sampler, 1000)

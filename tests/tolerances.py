@@ -74,3 +74,7 @@ SOLVER_ABS = 1e-4
 
 # Group shares that calibrated weights are solved for.
 SOLVED_SHARE_ABS = 1e-8
+
+# A run opened in diffusers, without this package, against our torch model: one UNet call, and latents after some steps.
+DIFFUSERS_OUTPUT_ABS = 1e-5
+DIFFUSERS_LATENTS_ABS = 1e-4

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from faces_parts import floor
 from faces_parts.methods import AUDITS, LABELS
 from faces_parts.sets import ATTRIBUTES, SETS
 
@@ -35,14 +36,18 @@ KINDS = tuple(
 )
 
 
-def table(rows: Sequence[Row], cells: Sequence[tuple[str, str]]) -> str:
-    """One row per cell that was run, those that weren't, and the bars that were set beforehand."""
+def table(rows: Sequence[Row], cells: Sequence[tuple[str, str]], floors: dict[str, Any]) -> str:
+    """One row per cell that was run, those that weren't, the bars that were set beforehand, and the noise floors."""
     by_cell = {(row["set"], row["method"]): row for row in rows}
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     lines += [_line(_figures(by_cell[cell])) for cell in cells if cell in by_cell]
     missing = [f"{name} {method}" for name, method in cells if (name, method) not in by_cell]
     lines += ["", f"{len(cells) - len(missing)} of {len(cells)} cells run. Not run: {'; '.join(missing) or 'none'}."]
-    return "\n".join([*lines, "", *bars(by_cell)]) + "\n"
+    lines += ["", *bars(by_cell)]
+    for name, figures in floors.items():
+        vanilla = by_cell.get((name, "vanilla"))
+        lines.append(floor.line(name, figures, vanilla and smallest_distance(vanilla)))
+    return "\n".join(lines) + "\n"
 
 
 def bars(by_cell: dict[tuple[str, str], Row]) -> list[str]:
@@ -58,7 +63,7 @@ def bars(by_cell: dict[tuple[str, str], Row]) -> list[str]:
             found += _bar(by_cell, name, kind, None)
         found += [
             f"- {name}, {kind}: the smallest group's Frechet distance over vanilla's, at most .60: {ratio:.2f}"
-            for kind in KINDS
+            for kind in (*KINDS, "oracle")
             if (ratio := _against_vanilla(by_cell, name, kind)) is not None
         ]
     return found
@@ -76,7 +81,12 @@ def _bar(by_cell: dict[tuple[str, str], Row], name: str, kind: str, limit: float
 
 
 def _draws(by_cell: dict[tuple[str, str], Row], name: str, kind: str) -> list[Row]:
-    return [row for (where, method), row in by_cell.items() if where == name and method.startswith(f"{kind} #")]
+    """The rows of one kind: over draws of labels or audits, or the only one."""
+    return [
+        row
+        for (where, method), row in by_cell.items()
+        if where == name and (method == kind or method.startswith(f"{kind} #"))
+    ]
 
 
 def own_score(row: Row) -> float:

@@ -6,7 +6,7 @@ import sys
 
 from rich.text import Text
 
-from ddm_rt.cli import calibrating, compare, making, using  # noqa: F401  (they add their commands to the app)
+from ddm_rt.cli import calibrating, compare, importing, making, using  # noqa: F401  (they add their commands to the app)
 from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError
 
@@ -15,7 +15,9 @@ _DISK_ERRORS = (
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 # What a serving environment does without -> the extra that brings it.
-_EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnxscript", "safetensors", "sklearn"), "train")
+_EXTRAS = dict.fromkeys(
+    ("torch", "diffusers", "transformers", "peft", "accelerate", "onnx", "onnxscript", "safetensors", "sklearn"), "train"
+)
 _EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
 
 

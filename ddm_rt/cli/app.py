@@ -24,7 +24,15 @@ Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not e
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
 
 Sampler = Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")]  # noqa: UP045
-IndicatorGuidance = Annotated[Optional[float], typer.Option(help="Guidance on the code.")]  # noqa: UP045
+Prompt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Text; given several times, the images take them in turn.")
+]
+NegativePrompt = Annotated[Optional[str], typer.Option(help="Text to stay away from.")]  # noqa: UP045
+Guidance = Annotated[Optional[float], typer.Option(help="Guidance on the prompt.")]  # noqa: UP045
+IndicatorGuidance = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Guidance on the code; other than --guidance-scale, each step takes half as long again."),
+]
 Pixels = Annotated[Optional[int], typer.Option(help="Pixels.")]  # noqa: UP045
 BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")]
 

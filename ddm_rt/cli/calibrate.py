@@ -299,6 +299,9 @@ def _again(manifest: Manifest) -> dict[str, Any]:
     return {
         "num_steps": manifest.num_steps,
         "sampler": manifest.sampler,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "guidance_scale": request.guidance_scale,
         "indicator_guidance_scale": request.indicator_guidance_scale,
         "height": request.height,
         "width": request.width,

@@ -6,7 +6,20 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ddm_rt.cli import display
-from ddm_rt.cli.app import BackendName, IndicatorGuidance, Pixels, Sampler, Threads, app, console, errors, say
+from ddm_rt.cli.app import (
+    BackendName,
+    Guidance,
+    IndicatorGuidance,
+    NegativePrompt,
+    Pixels,
+    Prompt,
+    Sampler,
+    Threads,
+    app,
+    console,
+    errors,
+    say,
+)
 from ddm_rt.errors import DdmError
 
 
@@ -45,6 +58,9 @@ def calibrate(
     seed: Annotated[Optional[int], typer.Option(help="Of the audited images.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option(help="Sampling steps that it is to hold for.")] = None,  # noqa: UP045
     sampler: Sampler = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: Guidance = None,
     indicator_guidance_scale: IndicatorGuidance = None,
     height: Pixels = None,
     width: Pixels = None,
@@ -67,7 +83,8 @@ def calibrate(
 
     Several attributes: --groups "gender:female,male;race:asian,black,white", --target "gender:uniform;race:uniform",
     or combinations, --target "female&asian=.2,...". It holds for the sampler, steps, guidance, size and precision that
-    made the images.
+    made the images; with a bundle that takes prompts also for --prompt, --negative-prompt and --guidance-scale, or
+    with --scope for whatever prompts that scope has.
     """
     from ddm_rt.cli import calibrate as work
     from ddm_rt.sample.groups import parse_attributes
@@ -76,6 +93,9 @@ def calibrate(
     settings: dict[str, Any] = {
         "num_steps": steps,
         "sampler": sampler,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "guidance_scale": guidance_scale,
         "indicator_guidance_scale": indicator_guidance_scale,
         "height": height,
         "width": width,

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from ddm_rt.cli import arguments, display
-from ddm_rt.cli.app import BackendName, IndicatorGuidance, Out, Pixels, Sampler, Threads, app, console, errors, say
+from ddm_rt.cli.app import (
+    BackendName,
+    Guidance,
+    IndicatorGuidance,
+    NegativePrompt,
+    Out,
+    Pixels,
+    Prompt,
+    Sampler,
+    Threads,
+    app,
+    console,
+    errors,
+    say,
+)
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
 
@@ -22,6 +36,9 @@ def sample(
     bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
     n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
     seed: Annotated[int, typer.Option(help="Image i has the seed derive(seed, i).")] = 0,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: Guidance = None,
     target: Annotated[
         str,
         typer.Option(help="uniform, shares of top codes: code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5."),
@@ -30,6 +47,10 @@ def sample(
         bool, typer.Option("--allow-stale", help="Use a calibration that was made for other settings.")
     ] = False,
     balance: Annotated[Balance, typer.Option(help="on: codes by quota. off: the null code.")] = Balance.AUTO,
+    leave_alone: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="woman,man: prompts with one of these words get the null code. Or a .json: scope -> words."),
+    ] = None,
     scope: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Go on with the codes where the last request of this scope stopped; vary --seed."),
@@ -63,8 +84,17 @@ def sample(
         ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
 
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
+
+    From a Stable Diffusion bundle:
+
+        ddm-rt sample bundles/sd --prompt "a photo of a doctor" --negative-prompt "blurry" -n 16 --out doctors/
+
+        ddm-rt sample bundles/sd --prompt "a nurse" --guidance-scale 7.5 --indicator-guidance-scale 2 --out nurses/
+
+        ddm-rt sample bundles/sd --prompt "a judge" --prompt "a female judge" --leave-alone woman,female --out judges/
     """
     from ddm_rt.bundle import check_free
+    from ddm_rt.sample.leave_alone import parse_words
     from ddm_rt.sample.ledger import Ledger
     from ddm_rt.sample.pipeline import Pipeline
 
@@ -78,6 +108,7 @@ def sample(
         raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
+    words = None if leave_alone is None else parse_words(leave_alone)
     check_free(out)
     with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
         pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
@@ -91,8 +122,12 @@ def sample(
                 pipeline,
                 n=n,
                 seed=seed,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
                 target=target,
                 balance=balance,
+                leave_alone=words,
                 scope=scope,
                 shuffle=shuffle,
                 allow_stale=allow_stale,

@@ -18,7 +18,6 @@ _MARGIN_BYTES = 64 * 2**20  # a plan holds code beside its weights
 _TIMING_CACHE = "timing.cache"
 # A plan is tuned for the middle of each range and takes all of it.
 DEFAULT_BATCH = plans.Range(min=1, opt=8, max=32)
-_TOKENS = plans.Range(min=1, opt=77, max=77)  # CLIP's; a prompt-free model has one null token
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Built:
 def options(config: BundleConfig, batch: plans.Range, size: plans.Range | None) -> plans.Options:
     """Build options for images of `size` pixels a side (the training size by default).
 
-    Raises DdmError for a range whose sizes don't ascend, or a size that isn't a multiple of the bundle's.
+    Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers of
+    different lengths.
     """
     size = size or plans.Range(min=config.image_size, opt=config.image_size, max=config.image_size)
     for name, axis in (("batch", batch), ("size", size)):
@@ -52,13 +52,20 @@ def options(config: BundleConfig, batch: plans.Range, size: plans.Range | None) 
             raise DdmError(f"--size: {side} pixels; this bundle's sides are multiples of {config.size_multiple}")
     factor = config.image_size // config.latent_shape[1]
     latent = plans.Range(min=size.min // factor, opt=size.opt // factor, max=size.max // factor)
-    tokens, _ = config.context_shape
-    if config.prompt_free or isinstance(tokens, int):
-        fixed = tokens if isinstance(tokens, int) else 1
-        text = plans.Range(min=fixed, opt=fixed, max=fixed)
-    else:
-        text = _TOKENS
+    tokens = _tokens(config)
+    text = plans.Range(min=tokens, opt=tokens, max=tokens)
     return plans.Options(batch=batch, height=latent, width=latent, tokens=text, precision=config.precision)
+
+
+def _tokens(config: BundleConfig) -> int:
+    """T of every context: prompts are padded to the tokenizers' length, a prompt-free model has one null token."""
+    tokens, _ = config.context_shape
+    if isinstance(tokens, int):
+        return tokens
+    lengths = {spec.max_length for spec in config.text} or {1}
+    if len(lengths) > 1:
+        raise DdmError(f"config.json: field text: lengths {sorted(lengths)}; expected one, as their states are joined")
+    return lengths.pop()
 
 
 def targets(flavour: Flavour, architectures: Sequence[str]) -> list[Target]:

@@ -29,6 +29,12 @@ class Engine(Protocol):
     versions: dict[str, str]  # of the packages that compute
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
 
+    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+        """Token ids int64 [B, max_length] by `TextSpec.input` -> `context` [B,T,D]; SDXL: and `text_embeds` [B,P].
+
+        On the host on both sides: it runs once per prompt. Only for bundles that take prompts.
+        """
+
     def conditioner(
         self,
         context: NDArray[np.float32],  # [B, T, D]
@@ -36,7 +42,8 @@ class Engine(Protocol):
         indicator_scale: NDArray[np.float32],  # [B]
         added: Mapping[str, NDArray[Any]],
     ) -> Cond:
-        """Once per prompt x code. `added` holds what a family needs beyond these; pixel models need nothing.
+        """Once per prompt x code. `added` holds what config.json lists there, host arrays [B, ...]: for SDXL
+        `text_embeds` and `time_ids`.
 
         Raises DdmError for a code outside the bundle's, or shapes that the graph refuses.
         """

@@ -1,4 +1,4 @@
-"""One deserialized TensorRT engine (a conditioner, denoiser or decoder): for every set of input shapes an execution
+"""One deserialized TensorRT engine (text encoder, conditioner, denoiser or decoder): for every set of input shapes an execution
 context of its own, with fixed arrays and a captured CUDA graph.
 """
 

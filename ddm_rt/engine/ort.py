@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ddm_rt.kernels.guided_step import guided_step
 
 Array = NDArray[Any]
 
+_POOLED = ("text_embeds",)  # of what the conditioner takes besides the context, that which the text encoder gives
 _PROVIDERS = ["CPUExecutionProvider"]
 # What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
 UNREADABLE = (
@@ -51,6 +53,9 @@ class OrtEngine:
         self._denoiser = _session(bundle.graphs["denoiser"], self.threads)
         self._decoder = _session(bundle.graphs["decoder"], self.threads)
         cond = [spec.name for spec in bundle.config.cond]
+        given = ["context", *(("code", "indicator_scale") if bundle.config.num_codes else ())]
+        given += [spec.name for spec in bundle.config.added]
+        _check_names(bundle.graphs["conditioner"], "inputs", self._conditioner.get_inputs(), given, "added")
         _check_names(bundle.graphs["conditioner"], "outputs", self._conditioner.get_outputs(), cond)
         _check_names(bundle.graphs["denoiser"], "inputs", self._denoiser.get_inputs(), ["x_t", "t", *cond])
         _check_names(bundle.graphs["decoder"], "inputs", self._decoder.get_inputs(), ["x0"])
@@ -63,6 +68,22 @@ class OrtEngine:
         if bundle is not None and bundle.config.precision in _REFUSED_PRECISIONS:
             return _REFUSED_PRECISIONS[bundle.config.precision]
         return None
+
+    @cached_property
+    def _text_encoder(self) -> ort.InferenceSession:
+        """Opened when the first prompt comes: it is needed for no more than that."""
+        if self._bundle.config.prompt_free:
+            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
+        path, config = self._bundle.graphs["text_encoder"], self._bundle.config
+        session = _session(path, self.threads)
+        _check_names(path, "inputs", session.get_inputs(), [spec.input for spec in config.text], "text")
+        pooled = [spec.name for spec in config.added if spec.name in _POOLED]
+        _check_names(path, "outputs", session.get_outputs(), ["context", *pooled], "added")
+        return session
+
+    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+        names = [item.name for item in self._text_encoder.get_outputs()]
+        return dict(zip(names, _run(self._text_encoder, "text_encoder", input_ids), strict=True))
 
     def conditioner(
         self,
@@ -142,10 +163,12 @@ def _run(session: ort.InferenceSession, name: str, feeds: Mapping[str, Array]) -
     return outputs
 
 
-def _check_names(path: Path, side: str, items: Sequence[Any], expected: Sequence[str]) -> None:
+def _check_names(path: Path, side: str, items: Sequence[Any], expected: Sequence[str], field: str = "cond") -> None:
     found = [item.name for item in items]
     if sorted(found) != sorted(expected):
-        raise BundleError(f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field cond)")
+        raise BundleError(
+            f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field {field})"
+        )
 
 
 def _usable_cores() -> int:

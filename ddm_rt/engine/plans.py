@@ -1,7 +1,7 @@
 """Plans in a bundle: what each was made from, which one fits this machine, and what differs where none does.
 
-A plan is one directory, `plans/<flavour>-<architecture>[-<gpu>]/`: three serialized engines, `key.json`, and `kernels/`
-with the ahead-of-time guided_step where that could be compiled. "The file exists" is no reason to take it.
+A plan is one directory, `plans/<flavour>-<architecture>[-<gpu>]/`: a serialized engine of each graph, `key.json`, and
+`kernels/` with the ahead-of-time guided_step where that could be compiled. "The file exists" is no reason to take it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ ROOT = "plans"
 KEY = "key.json"
 KERNELS = "kernels"
 NO_GPU = "none"  # the GPU of a plan that was built without one: it fits every GPU of its architecture
-ENGINES = ("conditioner", "denoiser", "decoder")
+ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; see `engines`
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
@@ -63,7 +63,7 @@ class Parts(Frozen):
 class EngineFile(Frozen):
     """One serialized engine, and the shapes that its profile takes."""
 
-    file: Annotated[str, Field(pattern=r"^[a-z]+\.plan$")]
+    file: Annotated[str, Field(pattern=r"^[a-z_]+\.plan$")]
     sha256: Hash
     bytes: Size
     profile: dict[str, tuple[Shape, Shape, Shape]]  # input -> min, opt, max
@@ -92,7 +92,7 @@ class Plan:
         return self.path.name
 
     def engine(self, name: str) -> Path:
-        """Path of the serialized `conditioner`, `denoiser` or `decoder`."""
+        """Path of the serialized `conditioner`, `denoiser`, `decoder` or `text_encoder`."""
         return self.path / self.key.engines[name].file
 
     def profile(self, name: str) -> dict[str, tuple[Shape, Shape, Shape]]:
@@ -107,6 +107,11 @@ class Plan:
     def kernels(self) -> Path | None:
         """The pack of ahead-of-time kernels, or None; `key.kernels` then says why."""
         return self.path / KERNELS if self.key.kernels is None else None
+
+
+def engines(bundle: Bundle) -> tuple[str, ...]:
+    """What a plan of the bundle holds: its graphs by name, `text_encoder` among them where it takes prompts."""
+    return tuple(bundle.graphs)
 
 
 def digest(parts: Parts) -> str:
@@ -125,11 +130,12 @@ def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
 
     Raises BundleError where the bundle lacks the flavour's variant of the denoiser.
     """
-    graphs = {name: f"{name}.onnx" for name in ENGINES} | {"denoiser": flavour.denoiser(bundle.config.precision)}
+    names = engines(bundle)
+    graphs = {name: f"{name}.onnx" for name in names} | {"denoiser": flavour.denoiser(bundle.config.precision)}
     for graph in graphs.values():
         if graph not in bundle.index.files:
             raise BundleError(f"{bundle.path}: {graph} is missing; {flavour.name} needs it (ddm-rt export --plugin)")
-    data = (f"{name}.onnx.data" for name in ENGINES)
+    data = (f"{name}.onnx.data" for name in names)
     files = [*graphs.values(), *(name for name in data if name in bundle.index.files)]
     return {name: bundle.index.files[name].sha256 for name in sorted(files)}
 
@@ -231,7 +237,9 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
 
 
 def check_files(bundle: Bundle, plan: Plan) -> None:
-    """Raises BundleError where a file of the plan is missing, truncated or altered."""
+    """Raises BundleError where an engine or a file of the plan is missing, truncated or altered."""
+    if missing := [name for name in engines(bundle) if name not in plan.key.engines]:
+        raise BundleError(f"{plan.path / KEY}: field engines: {missing[0]} is not listed; this bundle's plans have it")
     bundle.check_directory(f"{ROOT}/{plan.name}")
     for name, engine in plan.key.engines.items():
         entry = bundle.index.files.get(f"{ROOT}/{plan.name}/{engine.file}")

@@ -67,7 +67,7 @@ class TensorRTEngine:
             flavour.name: str(trt.__version__),
             "cuda": device.info.driver_version,
             "gpu": device.info.name,
-            "plan": _plan_id(plan),
+            "plan": _plan_id(plan, plans.engines(self._bundle)),
         }
         self._stream = cuda.Stream(device)
         resources.callback(self._stream.close)
@@ -84,7 +84,7 @@ class TensorRTEngine:
                 self._arrays,
                 self._stream,
             )
-            for name in plans.ENGINES
+            for name in plans.engines(self._bundle)
         }
         most = max(network.workspace_bytes for network in self._networks.values())
         workspace = self._arrays.empty((most,), np.dtype(np.uint8))
@@ -111,6 +111,11 @@ class TensorRTEngine:
             return str(error)
         return None
 
+    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+        with self._lock:
+            outputs = self._on_host_arrays("text_encoder", input_ids)
+            return {name: self._arrays.to_host(value).astype(np.float32, copy=False) for name, value in outputs.items()}
+
     def conditioner(
         self,
         context: NDArray[np.float32],
@@ -125,12 +130,21 @@ class TensorRTEngine:
             "indicator_scale": indicator_scale,
             **added,
         }
-        network = self._networks["conditioner"]
-        # A bundle without codes has a graph of the context alone.
-        feeds = {name: given[name].astype(dtype, casting="same_kind") for name, dtype in network.inputs.items()}
         with self._lock:
-            self._device.activate()
-            return network({name: self._arrays.from_host(value) for name, value in feeds.items()})
+            return self._on_host_arrays("conditioner", given)
+
+    def _on_host_arrays(self, name: str, given: Mapping[str, NDArray[Any]]) -> dict[str, Buffer]:
+        """Outputs of that network for host arrays, of which it takes what it has inputs for; under the lock.
+
+        Raises DdmError naming an input that isn't given.
+        """
+        if (network := self._networks.get(name)) is None:
+            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no {name}")
+        if missing := [tensor for tensor in network.inputs if tensor not in given]:
+            raise DdmError(f"{name}: input {missing[0]} is missing; given were {', '.join(given)}")
+        self._device.activate()
+        feeds = {tensor: given[tensor].astype(dtype, casting="same_kind") for tensor, dtype in network.inputs.items()}
+        return network({tensor: self._arrays.from_host(value) for tensor, value in feeds.items()})
 
     def denoiser(self, x_t: Buffer, t: Buffer, cond: Mapping[str, Buffer]) -> Buffer:
         with self._lock:
@@ -230,25 +244,33 @@ def _guided_step_kernels(
     return kernels
 
 
-def _plan_id(plan: plans.Plan) -> str:
+def _plan_id(plan: plans.Plan, engines: Sequence[str]) -> str:
     """Of the serialized engines: a second build from the same inputs may choose other tactics, so other bytes."""
-    hashes = "".join(plan.key.engines[name].sha256 for name in plans.ENGINES)
+    hashes = "".join(plan.key.engines[name].sha256 for name in engines)
     return hashlib.sha256(hashes.encode()).hexdigest()[:16]
 
 
 def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
     """Raises BundleError where tensors aren't those of config.json, or don't fit from one network to the next."""
     conditioner, denoiser, decoder = (networks[name] for name in plans.ENGINES)
-    cond = [spec.name for spec in bundle.config.cond]
-    for network, side, tensors, expected in (
-        (conditioner, "outputs", conditioner.outputs, cond),
-        (denoiser, "inputs", denoiser.inputs, ["x_t", "t", *cond]),
-        (decoder, "inputs", decoder.inputs, ["x0"]),
-    ):
-        if sorted(tensors) != sorted(expected):
+    config = bundle.config
+    cond = [spec.name for spec in config.cond]
+    own = ["context", "code", "indicator_scale"] if config.num_codes else ["context"]
+    expected = [
+        (conditioner, "inputs", conditioner.inputs, [*own, *(spec.name for spec in config.added)], "added"),
+        (conditioner, "outputs", conditioner.outputs, cond, "cond"),
+        (denoiser, "inputs", denoiser.inputs, ["x_t", "t", *cond], "cond"),
+        (decoder, "inputs", decoder.inputs, ["x0"], "cond"),
+    ]
+    if (text := networks.get("text_encoder")) is not None:
+        expected.append((text, "inputs", text.inputs, [spec.input for spec in config.text], "text"))
+    for network, side, tensors, names, field in expected:
+        if sorted(tensors) != sorted(names):
             raise BundleError(
-                f"{network.name}: {side} are {', '.join(tensors)}; config.json says {', '.join(expected)} (field cond)"
+                f"{network.name}: {side} are {', '.join(tensors)}; config.json says {', '.join(names)} (field {field})"
             )
+    if text is not None and "context" not in text.outputs:
+        raise BundleError(f"{text.name}: outputs are {', '.join(text.outputs)}; context must be among them")
     for network in (denoiser, decoder):
         if len(network.outputs) != 1:
             raise BundleError(f"{network.name}: outputs are {', '.join(network.outputs)}; expected one")

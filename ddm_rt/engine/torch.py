@@ -6,7 +6,7 @@ The only file of this room that imports torch or the model.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
@@ -16,10 +16,16 @@ from torch import Tensor
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.contract import check_code, check_finite
-from ddm_rt.errors import BackendUnavailable
+from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
+from ddm_rt.model.assemble import build
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
+
+if TYPE_CHECKING:  # transformers, which only its families need
+    from ddm_rt.model.latent import LatentDDM
+
+    Model = DDM | LatentDDM
 
 
 class TorchEngine:
@@ -41,19 +47,33 @@ class TorchEngine:
         reason = self.unavailable(bundle)
         if reason is not None or bundle.weights is None:
             raise BackendUnavailable(self.backend, str(reason), ())
+        config = bundle.config
+        model = build(config.model, config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
+        load_weights(model, bundle.weights)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._open(bundle, model.to(device), device, threads)
+
+    @classmethod
+    def of_module(cls, bundle: Bundle, model: "Model", threads: int | None = None) -> "TorchEngine":
+        """A live module behind the contract, on its own device and as it is: eval mode is the caller's.
+
+        Of `bundle` its configuration is used, and its path in messages; files of it needn't exist.
+        """
+        engine = cls.__new__(cls)
+        engine._open(bundle, model, next(model.parameters()).device, threads)
+        return engine
+
+    def _open(self, bundle: Bundle, model: "Model", device: torch.device, threads: int | None) -> None:
+        self._bundle, self._model, self.device = bundle, model, device
         self.threads = threads or torch.get_num_threads()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+        if not bundle.config.prompt_free:
+            self.versions["transformers"] = version("transformers")
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
         if self.device.type == "cuda":  # bytes depend on them too
             self.versions |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name(self.device)}
             if dispatch.unavailable("guided_step", "triton") is None:
                 self.versions["triton"] = version("triton")
-        self._bundle = bundle
-        config = bundle.config
-        self._model = DDM(config.model, config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
-        load_weights(self._model, bundle.weights)
-        self._model.to(self.device)
 
     @staticmethod
     def unavailable(bundle: Bundle | None) -> str | None:
@@ -61,6 +81,16 @@ class TorchEngine:
         if bundle is not None and bundle.weights is None:
             return "the bundle has no weights.safetensors; `ddm-rt export --with-weights` adds it"
         return None
+
+    @torch.inference_mode()
+    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+        torch.set_num_threads(self.threads)
+        if isinstance(self._model, DDM):
+            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
+        ids = [self.array(input_ids[spec.input]) for spec in self._bundle.config.text]
+        with self._exact():
+            made = self._model.encode_text(*ids)
+        return {name: tensor.float().cpu().numpy() for name, tensor in made.items()}
 
     @torch.inference_mode()
     def conditioner(
@@ -72,20 +102,23 @@ class TorchEngine:
     ) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
         check_code(code, self._bundle.config.num_codes)
+        given = (self.array(context), self.array(code), self.array(indicator_scale))
         with self._exact():
-            return self._model.condition(self.array(context), self.array(code), self.array(indicator_scale))
+            if isinstance(self._model, DDM):
+                return self._model.condition(*given)
+            return self._model.condition(*given, {name: self.array(value) for name, value in added.items()})
 
     @torch.inference_mode()
     def denoiser(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         torch.set_num_threads(self.threads)
         with self._exact():
             out: Tensor = self._model(x_t, t, cond)
-        return out
+        return out.float()
 
     @torch.inference_mode()
     def decoder(self, x0: Tensor) -> NDArray[np.float32]:
         torch.set_num_threads(self.threads)
-        image: NDArray[np.float32] = self._model.decode(x0).cpu().numpy()
+        image: NDArray[np.float32] = self._model.decode(x0).float().cpu().numpy()
         check_finite(image, self._bundle)
         return image
 

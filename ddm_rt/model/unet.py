@@ -15,6 +15,10 @@ INDICATOR = "indicator_tokens"
 # s per sample, 0 for the null code. A name of its own: an ONNX graph can't give a changed value out under the
 # name of its input.
 SCALE = "code_scale"
+# What the conditioner of SDXL takes besides text and code.
+POOLED = "text_embeds"  # pooled output of the last text encoder, [B, P]
+SIZES = "time_ids"  # original height and width, crop top and left, height and width in pixels, [B, 6]
+ADDED_COND = {POOLED: "pooled_text", SIZES: "sizes"}  # what `cond` calls them
 
 
 class DDM(nn.Module):

@@ -37,7 +37,7 @@ class Weights:
 @dataclass(frozen=True)
 class Assigned:
     codes: tuple[int, ...]
-    positions: tuple[int, ...] | None = None  # in the scope's stream
+    positions: tuple[int | None, ...] | None = None  # in the scope's stream; None for images that are left alone
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Plan:
 
     n: int
     codes: tuple[int, ...] | None  # None where a quota draws them
+    balanced: tuple[int, ...] = ()  # numbers of the images that it draws for; the others get the null code
     scope: str | None = None
     shuffle: bool = False
 
@@ -58,15 +59,21 @@ class Plan:
         if self.codes is not None or weights is None:
             yield Assigned(self.codes or ())
             return
-        order = shuffled(seed, self.n) if self.shuffle else range(self.n)
+        count = len(self.balanced)
+        order = shuffled(seed, count) if self.shuffle else range(count)
+        codes = [NULL_CODE] * self.n
+        positions: list[int | None] = [None] * self.n
         if self.scope is None:
-            codes = [code for code, _ in weights.quota().assign(self.n)]
-            yield Assigned(tuple(codes[i] for i in order))
+            drawn = [code for code, _ in weights.quota().assign(count)]
+            for image, i in zip(self.balanced, order, strict=True):
+                codes[image] = drawn[i]
+            yield Assigned(tuple(codes))
             return
         stream = Stream(bundle_id, self.scope, weights.target, weights.calibration_id)
-        with ledger.lease(stream, weights.quota, self.n) as lease:
-            draws = [lease.draws[i] for i in order]
-            yield Assigned(tuple(draw.code for draw in draws), tuple(draw.position for draw in draws))
+        with ledger.lease(stream, weights.quota, count) as lease:
+            for image, i in zip(self.balanced, order, strict=True):
+                codes[image], positions[image] = lease.draws[i].code, lease.draws[i].position
+            yield Assigned(tuple(codes), tuple(positions))
             lease.commit()
 
 
@@ -79,8 +86,12 @@ def plan(
     balance: Balance,
     scope: str | None,
     shuffle: bool,
+    left_alone: Sequence[int] = (),
 ) -> Plan:
-    """Checks what a request says about its codes. Raises DdmError naming the argument that doesn't fit."""
+    """Checks what a request says about its codes; images in `left_alone` get none.
+
+    Raises DdmError naming the argument that doesn't fit.
+    """
     known = bundle.codes
     quota = codes is None and balance is not Balance.OFF and known.num_codes > 0
     if balance is Balance.ON and not quota:
@@ -89,7 +100,9 @@ def plan(
     if scope is not None and not (0 < len(scope) <= _SCOPE_LENGTH and scope.isprintable()):
         raise DdmError(f"scope is {scope!r}; expected 1 to {_SCOPE_LENGTH} printable characters")
     if quota:
-        return Plan(n, None, scope, shuffle)
+        alone = set(left_alone)
+        balanced = tuple(i for i in range(n) if i not in alone)
+        return Plan(n, None if balanced else (NULL_CODE,) * n, balanced, scope, shuffle)
     for field, value, default in (("target", target, "uniform"), ("scope", scope, None), ("shuffle", shuffle, False)):
         if value != default:
             raise DdmError(f"{field} is {value!r}, but no quota draws the codes of this request")

@@ -17,16 +17,21 @@ _MAX_ELEMENTS = 2**18
 
 
 def probe(
-    engine: Engine, cond: Cond, cond_rows: int, shape: tuple[int, int, int], timesteps: NDArray[np.float32]
+    engine: Engine,
+    cond: Cond,
+    cond_rows: int,
+    shape: tuple[int, int, int],
+    timesteps: NDArray[np.float32],
+    most: int | None = None,
 ) -> tuple[int, ...]:
     """The usable batch sizes, ascending, for latents of `shape` (C, H, W).
 
     Denoiser and decoder run on fixed noise at every candidate size, twice: once in order, once at shifted positions
     among other neighbours. A size whose rows differ between the two is dropped (size 1 can't). The largest one left
     is usable, and so is each smaller one that gives the same bits as it. `cond` has `cond_rows` rows, which are
-    repeated; `timesteps` are those of a table. No size exceeds the engine's `max_batch`.
+    repeated; `timesteps` are those of a table. No size exceeds `most` and the engine's `max_batch`.
     """
-    most = engine.max_batch or CANDIDATES[-1]
+    most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
     fitting = (size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS)
     largest = max(fitting, default=1)
     x = engine.array(normal(np.arange(largest, dtype=np.uint64), 0, Stream.INITIAL, shape))

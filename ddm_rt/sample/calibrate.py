@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 class Settings(Frozen):
     """What decides the images beside code and seed: a calibration holds for these alone."""
 
-    prompt: str | None = None
+    prompt: str | tuple[str, ...] | None = None
     negative_prompt: str | None = None
     scope: str | None = None
     sampler: SamplerName

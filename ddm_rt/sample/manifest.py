@@ -1,4 +1,4 @@
-"""manifest.json: which seed, code and settings made each image; enough to make it again."""
+"""manifest.json: which seed, prompt, code and settings made each image; enough to make it again."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,18 +17,19 @@ Scale = Annotated[float, Field(ge=0)]
 class Request(Frozen):
     """What was asked for, with every default filled in."""
 
-    prompt: str | None = None
+    prompt: str | tuple[str, ...] | None = None  # several: image i has number i % len; None: a prompt-free bundle
     negative_prompt: str | None = None
     n: Positive
     seed: Seed
     codes: tuple[Code, ...] | None = None  # None: drawn by quota, or null codes where balance is off
     balance: Balance
+    leave_alone: tuple[str, ...] | None = None  # words: images whose prompt has one got the null code
     scope: str | None = None
     shuffle: bool = False  # the codes were permuted within the request
     height: Positive  # pixels
     width: Positive
-    guidance_scale: Scale | None = None
-    indicator_guidance_scale: Scale
+    guidance_scale: Scale | None = None  # None: a prompt-free bundle
+    indicator_guidance_scale: Scale  # equal to guidance_scale: joint guidance
     indicator_scale: Scale
     eta: Fraction
     clip: tuple[float, float] | None
@@ -40,6 +41,7 @@ class ImageRecord(Frozen):
     code: Code  # -1 is the null code
     top_code: Code
     position: Annotated[int, Field(ge=0)] | None = None  # in the scope's stream
+    prompt: str | None = None  # where the request has several
 
 
 class Manifest(Frozen):
@@ -59,8 +61,14 @@ class Manifest(Frozen):
     images: tuple[ImageRecord, ...] = Field(min_length=1)
 
     def tree(self) -> dict[str, Any]:
-        """As plain data, with the names on disk."""
-        return self.model_dump(mode="json", by_alias=True)
+        """As plain data, with the names on disk. Words and prompts of images stand there only where there are some."""
+        tree = self.model_dump(mode="json", by_alias=True)
+        for part in tree["images"]:
+            if part["prompt"] is None:
+                del part["prompt"]
+        if tree["request"]["leave_alone"] is None:
+            del tree["request"]["leave_alone"]
+        return tree
 
 
 def read_manifest(source: dict[str, Any] | str | Path) -> Manifest:

@@ -1,52 +1,60 @@
 """Pipeline: the public entry. A request becomes seeds, codes and settings per image; the loop does the rest."""
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE, Balance, SamplerName
+from ddm_rt.config import NULL_CODE, Balance, Family, SamplerName
 from ddm_rt.engine import backends
-from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.buckets import concat, probe, split, take
+from ddm_rt.sample.buckets import probe, split
 from ddm_rt.sample.calibrate import Settings, resolve
+from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.guidance import Condition, branches
+from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.loop import Cancelled, sample
 from ddm_rt.sample.manifest import ImageRecord, Manifest, Request, read_manifest
+from ddm_rt.sample.request import choice, indicator_guidance, null_text, prompting, side, texts_of
 from ddm_rt.sample.rng import MAX_SEED, Stream, derive, normal
 from ddm_rt.schedule import StepTable, step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
 
-Choice = TypeVar("Choice", bound=StrEnum)
 Shape = tuple[int, int, int]  # C, H, W of the latents
 OnStep = Callable[[int, int], None]
 Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
 
-_PROBE_CODES = 8  # distinct conditions among the probe's rows
+# Pixels in one call of a VAE on a backend that sets no limit itself: it holds hundreds of channels of them, and
+# models of real images are no faster in batches on a CPU.
+_VAE_PIXELS = 2**16
 _log = logging.getLogger(__name__)
 
 
 class Pipeline:
     """A bundle on one backend. An image's bytes are a function of the bundle, the backend with its precision, versions
-    and threads, the image's seed, its code and the settings; of nothing else.
+    and threads, the image's seed, its prompt, its code and the settings; of nothing else.
+
+    What is balanced are the bundle's codes, and nothing else: modes of the training images. They stand for groups as
+    far as the images of a code are of one group (`sample.calibrate` finds out). An attribute that the codes don't
+    follow, and whatever a prompt or a negative prompt asks for by name, stays as the model makes it.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, ledger: Ledger | None = None) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger = Ledger() if ledger is None else ledger
         self._tree = code_tree(bundle)
-        self._cond: dict[tuple[int, float], Cond] = {}  # (code, indicator_scale) -> one row
+        self._conditions = Conditions(bundle, engine)
+        self._versions = engine.versions | self._conditions.versions
         self._buckets: dict[Shape, tuple[int, ...]] = {}
 
     @classmethod
@@ -92,18 +100,27 @@ class Pipeline:
         scope: str | None = None,
         shuffle: bool = False,
         allow_stale: bool = False,
+        leave_alone: Words | None = None,
         on_step: OnStep | None = None,
         cancel: Cancel | None = None,
         deliver: Deliver | None = None,
     ) -> Generation:
         """`n` images. Image i has the seed `derive(seed, i)`; what is None takes the bundle's default.
 
+        `prompt` is one text, or several: image i has `prompt[i % len(prompt)]`. `negative_prompt` takes the place of
+        the empty one. `guidance_scale` is that of the text, `indicator_guidance_scale` that of the code. Where neither
+        request nor bundle sets the second, or both are equal, text and code share two branches; where they differ there
+        are three, half as much work again. See `sample.guidance`.
+
         Codes: `codes` gives one per image (-1: null code); otherwise a quota over the bundle's code tree draws them, in
         the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request
         is off by less than one image per top code; or of groups ("female=.5,male=.5"), where the bundle has a
         calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code,
-        "on" insists on a bundle with codes, "auto" is "on" where the bundle has codes. `height` and `width` are pixels,
-        multiples of the bundle's `size_multiple`.
+        "on" insists on a bundle with codes, "auto" is "on" where the bundle has codes, but for the prompts that
+        `leave_alone` is about: a list of words, or words by scope ("*": any). An image whose prompt has one of them as
+        a whole word gets the null code and counts in no quota; the others are balanced among themselves. There is no
+        list of our own (see `sample.leave_alone`). `height` and `width` are pixels, multiples of the bundle's
+        `size_multiple`.
 
         `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped,
         so that the bound holds over all of them (see `sample.ledger`). Give each of them a seed of its own: equal seeds
@@ -115,26 +132,47 @@ class Pipeline:
         or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
         """
         config = self.bundle.config
-        self._check_prompt(prompt, negative_prompt, guidance_scale)
         if n < 1:
             raise DdmError(f"n is {n}; expected at least 1")
         if not 0 <= seed <= MAX_SEED:
             raise DdmError(f"seed is {seed}; expected 0 to 2**64 - 1")
-        balance = _choice(Balance, balance, "balance")
-        sampler = config.sampling.sampler if sampler is None else _choice(SamplerName, sampler, "sampler")
-        planned = plan(self.bundle, n=n, codes=codes, target=target, balance=balance, scope=scope, shuffle=shuffle)
+        balance = choice(Balance, balance, "balance")
+        sampler = config.sampling.sampler if sampler is None else choice(SamplerName, sampler, "sampler")
+        text = prompting(
+            self.bundle,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            leave_alone=leave_alone,
+            scope=scope,
+            balance=balance,
+            codes=codes,
+            n=n,
+        )
+        planned = plan(
+            self.bundle,
+            n=n,
+            codes=codes,
+            target=target,
+            balance=balance,
+            scope=scope,
+            shuffle=shuffle,
+            left_alone=text.left_alone,
+        )
         request = Request(
+            prompt=text.prompt,
+            negative_prompt=text.negative_prompt,
             n=int(n),
             seed=int(seed),
             codes=None if codes is None else planned.codes,
             balance=balance,
+            leave_alone=text.words,
             scope=scope,
             shuffle=shuffle,
-            height=self._side("height", height),
-            width=self._side("width", width),
-            indicator_guidance_scale=_scale(
-                "indicator_guidance_scale", indicator_guidance_scale, config.sampling.indicator_guidance_scale
-            ),
+            height=side(config, "height", height),
+            width=side(config, "width", width),
+            guidance_scale=text.guidance_scale,
+            indicator_guidance_scale=indicator_guidance(config, indicator_guidance_scale, text.guidance_scale),
             indicator_scale=config.sampling.indicator_scale,
             eta=config.sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=config.sampling.clip,
@@ -157,7 +195,7 @@ class Pipeline:
                 backend=self.engine.backend,
                 precision=self.engine.precision,
                 threads=self.engine.threads,
-                versions=self.engine.versions,
+                versions=self._versions,
                 images=tuple(
                     ImageRecord(
                         file=f"{i:05d}.png",
@@ -165,6 +203,7 @@ class Pipeline:
                         code=code,
                         top_code=NULL_CODE if code == NULL_CODE else top_of[code],
                         position=None if assigned.positions is None else assigned.positions[i],
+                        prompt=text.of(i) if isinstance(text.prompt, tuple) else None,
                     )
                     for i, code in enumerate(assigned.codes)
                 ),
@@ -196,14 +235,14 @@ class Pipeline:
                 raise DdmError(f"index is {index}; the manifest has images 0 to {len(recorded.images) - 1}")
             recorded = recorded.model_copy(update={"images": (recorded.images[index],)})
         check_codes(self.bundle, [image.code for image in recorded.images], "manifest: field images")
-        for side, pixels in (("height", recorded.request.height), ("width", recorded.request.width)):
-            self._side(f"manifest: field request.{side}", pixels)
+        for name, pixels in (("height", recorded.request.height), ("width", recorded.request.width)):
+            side(self.bundle.config, f"manifest: field request.{name}", pixels)
         engine = self.engine
         here = {"backend": engine.backend, "precision": engine.precision, "threads": engine.threads}
-        for name, value in (here | {"versions": engine.versions}).items():
+        for name, value in (here | {"versions": self._versions}).items():
             if getattr(recorded, name) != value:
                 _log.warning("replay: %s was %s, is %s: bytes may differ", name, getattr(recorded, name), value)
-        current = recorded.model_copy(update=here | {"versions": engine.versions})
+        current = recorded.model_copy(update=here | {"versions": self._versions})
         settings = recorded.request
         table = step_table(
             self.bundle.schedule, recorded.sampler, recorded.num_steps, eta=settings.eta, clip=settings.clip
@@ -221,10 +260,15 @@ class Pipeline:
             request.height * latent_height // config.image_size,
             request.width * latent_width // config.image_size,
         )
-        codes = np.array([image.code for image in manifest.images], np.int64)
+        codes = [image.code for image in manifest.images]
         seeds = np.array([image.seed for image in manifest.images], np.uint64)
-        branches = {int(code): _branches(int(code), request.indicator_guidance_scale) for code in np.unique(codes)}
-        batches = self._batches([len(branches[int(code)]) for code in codes], shape)
+        texts = texts_of(self.bundle, request, [image.prompt for image in manifest.images])
+        null = null_text(config, request.negative_prompt)
+        needed = [
+            branches(Condition(text, code), null, request.guidance_scale, request.indicator_guidance_scale)
+            for text, code in zip(texts, codes, strict=True)
+        ]
+        batches = self._batches([len(each.conditions) for each in needed], shape)
 
         images = np.empty((len(codes), request.height, request.width, 3), np.uint8)
         total = len(batches) * table.num_steps
@@ -234,27 +278,30 @@ class Pipeline:
                 if on_step is not None:
                     on_step(before + done, total)
 
-            wanted = np.array([branches[int(code)] for code in codes[members]])  # [B, branches]
+            own = [needed[i] for i in members]
             x = normal(seeds[members], 0, Stream.INITIAL, shape) * np.float32(table.init_scale)
             x0 = sample(
                 self.engine,
                 table,
                 x,
-                [self._gather(wanted[:, k], request.indicator_scale) for k in range(wanted.shape[1])],
-                np.full((len(members), wanted.shape[1] - 1), request.indicator_guidance_scale, np.float32),
+                [
+                    self._conditions.gather(branch, request.indicator_scale, (request.height, request.width))
+                    for branch in zip(*(each.conditions for each in own), strict=True)
+                ],
+                np.array([each.scales for each in own], np.float32),
                 seeds[members],
                 on_step=progress,
                 cancel=cancel,
                 buckets=self._buckets_for(shape),
             )
             images[members] = self._decode(x0, len(members), shape)
-        return Generation(images, tuple(int(code) for code in codes), manifest.tree())
+        return Generation(images, tuple(codes), manifest.tree())
 
-    def _batches(self, branches: Sequence[int], shape: Shape) -> list[NDArray[np.int64]]:
+    def _batches(self, counts: Sequence[int], shape: Shape) -> list[NDArray[np.int64]]:
         """Image numbers of each batch: equal numbers of branches, and no more rows than the largest bucket."""
         batches = []
-        for count in sorted(set(branches)):
-            members = np.flatnonzero(np.array(branches) == count)
+        for count in sorted(set(counts)):
+            members = np.flatnonzero(np.array(counts) == count)
             most = max(self._buckets_for(shape)[-1] // count, 1)
             batches += [members[start : start + most] for start in range(0, len(members), most)]
         return batches
@@ -266,28 +313,19 @@ class Pipeline:
         grey_levels = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
         return np.broadcast_to(grey_levels.transpose(0, 2, 3, 1), (batch, *pixels.shape[2:], 3))
 
-    def _gather(self, codes: NDArray[np.int64], scale: float) -> Cond:
-        """`cond` with one row per entry of `codes`, from rows that the conditioner made one at a time."""
-        distinct, index = np.unique(codes, return_inverse=True)
-        rows = [self._condition(int(code), scale) for code in distinct]
-        return take(self.engine, concat(self.engine, rows), index.astype(np.int64))
-
-    def _condition(self, code: int, scale: float) -> Cond:
-        if (code, scale) not in self._cond:
-            tokens, width = self.bundle.config.context_shape
-            context = np.zeros((1, tokens if isinstance(tokens, int) else 1, width), np.float32)
-            self._cond[code, scale] = self.engine.conditioner(
-                context, np.array([code], np.int64), np.array([scale], np.float32), {}
-            )
-        return self._cond[code, scale]
-
     def _buckets_for(self, shape: Shape) -> tuple[int, ...]:
         if shape not in self._buckets:
             config = self.bundle.config
-            codes = [NULL_CODE, *range(min(self.bundle.codes.num_codes, _PROBE_CODES - 1))]
-            cond = concat(self.engine, [self._condition(code, config.sampling.indicator_scale) for code in codes])
-            table = step_table(self.bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
-            self._buckets[shape] = probe(self.engine, cond, len(codes), shape, table.timesteps)
+            height, width = (shape[k] * config.image_size // config.latent_shape[k] for k in (1, 2))
+            most = self.engine.max_batch
+            if config.family is not Family.PIXEL and most is None:
+                most = max(_VAE_PIXELS // (height * width), 1)
+            if most == 1:  # nothing to compare, and a large model's calls take long
+                self._buckets[shape] = (1,)
+            else:
+                cond, rows = self._conditions.probe_rows(config.sampling.indicator_scale, (height, width))
+                table = step_table(self.bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
+                self._buckets[shape] = probe(self.engine, cond, rows, shape, table.timesteps, most)
             _log.info("batch sizes for latents %s: %s", shape, self._buckets[shape])
         return self._buckets[shape]
 
@@ -296,51 +334,3 @@ class Pipeline:
             return by_top_codes(self._tree, target)
         found = resolve(self.bundle, target, settings, allow_stale=allow_stale)
         return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
-
-    def _check_prompt(
-        self, prompt: str | Sequence[str] | None, negative_prompt: str | None, guidance_scale: float | None
-    ) -> None:
-        name = self.bundle.config.name
-        if not self.bundle.config.prompt_free:
-            raise DdmError(f"bundle {name!r} takes prompts; text encoders are not available in this version")
-        texts: Mapping[str, Sequence[str]] = {
-            "prompt": [prompt or ""] if prompt is None or isinstance(prompt, str) else prompt,
-            "negative_prompt": [negative_prompt or ""],
-        }
-        for field, values in texts.items():
-            if any(values):
-                raise DdmError(f"{field} is given; bundle {name!r} is prompt-free and takes none")
-        if guidance_scale is not None:
-            raise DdmError(
-                f"guidance_scale is {guidance_scale}; bundle {name!r} is prompt-free: use indicator_guidance_scale"
-            )
-
-    def _side(self, field: str, pixels: int | None) -> int:
-        config = self.bundle.config
-        if pixels is None:
-            return config.image_size
-        if pixels < config.size_multiple or pixels % config.size_multiple:
-            raise DdmError(f"{field} is {pixels}; expected a multiple of {config.size_multiple}")
-        return pixels
-
-
-def _branches(code: int, guidance: float) -> tuple[int, ...]:
-    """Codes of the branches of one image, from which out = null + g·(code - null): only those that count."""
-    if code == NULL_CODE or guidance == 0:
-        return (NULL_CODE,)
-    return (code,) if guidance == 1 else (NULL_CODE, code)
-
-
-def _scale(field: str, value: float | None, default: float) -> float:
-    if value is None:
-        return default
-    if not (math.isfinite(value) and value >= 0):
-        raise DdmError(f"{field} is {value}; expected a finite number, not negative")
-    return float(value)
-
-
-def _choice(kind: type[Choice], value: str, field: str) -> Choice:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise DdmError(f"{field} is {value!r}; expected one of: {', '.join(kind)}") from error

@@ -1,26 +1,31 @@
 """The training loop: one step is a function of (seed, step, state), so a resumed run ends in the same bits."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddm_rt.bundle import write_atomic
-from ddm_rt.config import NULL_CODE, IndicatorMode, RunConfig
+from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.indicator import IndicatorHead
-from ddm_rt.model.unet import DDM
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.device import CPU
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
+from ddm_rt.train.processes import ALONE, Processes
+from ddm_rt.train.subject import PixelSubject, Subject
 
 KEPT_CHECKPOINTS = 2
+_AUTOCAST = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -35,35 +40,78 @@ class TrainingSet:
 
 
 class Trainer:
-    """Model, head, optimizer and EMA, and the step that moves them on."""
+    """A subject, the indicator head, optimizer and EMA, and the step that moves them on."""
 
-    def __init__(self, config: RunConfig, data: TrainingSet, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TrainingSet,
+        device: torch.device = CPU,
+        subject: Subject | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         """`data` stays where it is and `device` gets each minibatch. Every random number is drawn on the CPU, so that
-        weights at the start, order of the data, timesteps and noise are the same on every device.
+        weights at the start, order of the data, timesteps and noise are the same on every device. Without a `subject`
+        the configuration's pixel model is trained.
         """
         self.config, self.data, self.device, self.step = config, data, device, 0
+        self.processes = processes
         train = config.train
         latent_shape = config.model.latent_shape(config.data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            self.model = DDM(config.model, latent_shape, data.top_of)
+            self.subject = subject or PixelSubject(config, latent_shape, data.top_of)
             self.head: IndicatorHead | None = None
             if train.indicator is not IndicatorMode.NONE and train.alpha > 0:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
+        self.model = self.subject.model
         for module in (self.model, self.head):
             if module is not None:
                 module.to(device)
         average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
-        self.ema = AveragedModel(self.model, multi_avg_fn=average)
-        parameters = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
-        self.optimizer = torch.optim.AdamW(parameters, train.learning_rate, weight_decay=train.weight_decay, fused=True)
-        self.parameters = parameters
+        # Of what is trained alone: a copy of a base checkpoint would stay equal to it.
+        self.trained = nn.ParameterList(self.subject.trained.values())
+        self.ema = AveragedModel(self.trained, multi_avg_fn=average)
+        self.parameters = [*self.trained, *(self.head.parameters() if self.head else ())]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, train.learning_rate, weight_decay=train.weight_decay, fused=True
+        )
+        # Gradients of small losses vanish in fp16, so they are scaled; in the other precisions the scale is 1.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision is Precision.FP16)
         schedule = Schedule.from_config(config.schedule)
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
         self._pools = _pools(data) if data.top_of and train.balance_minibatches else None
+        self._part = processes.part(train.batch_size * train.accumulate)
 
     def advance(self) -> float:
         """One optimizer step; returns the loss."""
+        train = self.config.train
+        batch = self._batch()
+        batches = list(zip(*(tensor[self._part].split(train.batch_size) for tensor in batch), strict=True))
+        count = sum(len(part[0]) for part in batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.learning_rate * self._rate()
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        for part in batches:
+            part_loss = self._loss(*part) * (len(part[0]) / count)
+            self.scaler.scale(part_loss).backward()
+            loss = loss + part_loss.detach()
+        self._share_gradients()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters, train.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update_parameters(self.trained)
+        self.step += 1
+        self.processes.average([loss])
+        return loss.item()
+
+    def _batch(self) -> tuple[Tensor, ...]:
+        """What the images of this step are and get, all [B, ...] on the CPU: a function of seed and step.
+
+        Their indices, x_t, target, t, class y (-1: none), code (-1: null) and whether they lose their text.
+        """
         train, data = self.config.train, self.data
         generator = torch.Generator().manual_seed(step_seed(train.seed, self.step))
         index = self._draw(generator)
@@ -71,27 +119,34 @@ class Trainer:
         noise = torch.randn(x0.shape, generator=generator)
         t = torch.randint(len(self.alphas_cumprod), (len(index),), generator=generator)
         x_t, target = training_target(self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t])
-        y = data.y[index] if data.y is not None else None
-        if data.top_of and y is not None:
-            lost, _ = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
-            y = torch.where(lost, NULL_CODE, y)
-        code = y if data.top_of and y is not None else torch.full((len(index),), NULL_CODE)
-        x_t, target, t, code = (tensor.to(self.device) for tensor in (x_t, target, t, code))
-        y = y.to(self.device) if y is not None else None
-        context = torch.zeros(len(index), 1, self.model.context_dim, device=self.device)
-        scale = torch.ones(len(index), device=self.device)
-        prediction = self.model(x_t, t.float(), self.model.condition(context, code, scale))
+        no_code, no_text = torch.zeros(2, len(index), dtype=torch.bool)
+        if data.top_of or self.subject.takes_text:
+            no_code, no_text = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
+        null = torch.full((len(index),), NULL_CODE)
+        y = data.y[index] if data.y is not None else null
+        if data.top_of:
+            y = torch.where(no_code, NULL_CODE, y)
+        return index, x_t, target, t, y, y if data.top_of else null, no_text
+
+    def _loss(
+        self, index: Tensor, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor, code: Tensor, no_text: Tensor
+    ) -> Tensor:
+        train = self.config.train
+        x_t, target, t, y, code = (tensor.to(self.device) for tensor in (x_t, target, t, y, code))
+        half = _AUTOCAST.get(train.precision)
+        with torch.autocast(self.device.type, half) if half is not None else nullcontext():
+            prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text))
+        prediction = prediction.float()
         logits = self.head(prediction) if self.head is not None else None
-        loss = ddm_loss(prediction, target, logits, y, train.alpha)
-        for group in self.optimizer.param_groups:
-            group["lr"] = train.learning_rate * self._rate()
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.parameters, train.grad_clip)
-        self.optimizer.step()
-        self.ema.update_parameters(self.model)
-        self.step += 1
-        return loss.item()
+        return ddm_loss(prediction, target, logits, y, train.alpha)
+
+    def _share_gradients(self) -> None:
+        """Over the processes. What had no part in any loss of this one has a gradient of zero."""
+        if self.processes.count > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self.processes.average([parameter.grad for parameter in self.parameters if parameter.grad is not None])
 
     def _rate(self) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -100,10 +155,10 @@ class Trainer:
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / train.steps))
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        """A minibatch: uniform over images; or uniform over top codes, then over their images, or over their codes by
-        `shares` and then over the code's images.
+        """The images of a step: uniform over images; or uniform over top codes, then over their images, or over their
+        codes by `shares` and then over the code's images.
         """
-        size = self.config.train.batch_size
+        size = self.config.train.batch_size * self.config.train.accumulate
         if self._pools is None:
             return torch.randint(len(self.data.latents), (size,), generator=generator)
         # Whole rounds over the top codes first, so that each has its share in every minibatch.
@@ -112,16 +167,40 @@ class Trainer:
         pools = [self._pools[int(k)] for k in top]
         return torch.stack([pool.at(v) for pool, v in zip(pools, u.tolist(), strict=True)])
 
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with the EMA weights, in eval mode; afterwards it is as before."""
+        kept = [parameter.detach().clone() for parameter in self.trained]
+        average = cast(nn.ParameterList, self.ema.module)
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                for parameter, value in zip(self.trained, average, strict=True):
+                    parameter.copy_(value)
+                yield self.model
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.trained, kept, strict=True):
+                    parameter.copy_(value)
+            self.model.train()
+
     def tensors(self) -> dict[str, Tensor]:
-        """All state that the next step depends on, by name."""
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        found |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        """All state that the next step depends on, by name; of a base checkpoint only what is trained."""
+        found: dict[str, Tensor] = {f"model.{name}": value for name, value in self.subject.trained.items()}
+        found |= {f"ema.{name}": value for name, value in self._average().items()}
+        found["ema.n_averaged"] = self.ema.n_averaged
         if self.head is not None:
             found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{i}.{name}"] = value
+        for name, number in self.scaler.state_dict().items():
+            found[f"scaler.{name}"] = torch.tensor(number, dtype=torch.float64)
         return found
+
+    def _average(self) -> dict[str, Tensor]:
+        """The EMA weights by the names of `Subject.trained`."""
+        return dict(zip(self.subject.trained, cast(nn.ParameterList, self.ema.module), strict=True))
 
     def save_checkpoint(self, directory: Path, config_digest: str) -> Path:
         """Write the state atomically and drop all but the newest checkpoints."""
@@ -145,19 +224,24 @@ class Trainer:
             ) from error
         if metadata.get("config") != config_digest:
             raise BundleError(f"{path}: made with another configuration; choose another --out")
-        _load(self.model, found, "model.", path)
-        _load(self.ema, found, "ema.", path)
+        _load(self.subject.trained, found, "model.", path)
+        _load(self._average() | {"n_averaged": self.ema.n_averaged}, found, "ema.", path)
         if self.head is not None:
-            _load(self.head, found, "head.", path)
+            _load(self.head.state_dict(), found, "head.", path)
         for i, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{i}."
             state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
-            self.optimizer.state[parameter] = {name: v.to(self.device) for name, v in state.items()}
+            if state:
+                self.optimizer.state[parameter] = {name: v.to(self.device) for name, v in state.items()}
+        if self.scaler.is_enabled():
+            kinds = {name: type(number) for name, number in self.scaler.state_dict().items()}
+            self.scaler.load_state_dict({name: kind(found[f"scaler.{name}"]) for name, kind in kinds.items()})
         self.step = int(metadata["step"])
 
     def weights(self) -> dict[str, Tensor]:
-        """The EMA weights of the model on the CPU, contiguous, without the head."""
-        return {k: v.detach().to(CPU, copy=True).contiguous() for k, v in self.ema.module.state_dict().items()}
+        """What weights.safetensors holds, on the CPU and contiguous: the EMA of what is trained, without the head."""
+        found = self._average() | dict(self.subject.fixed)
+        return {name: value.detach().to(CPU, copy=True).contiguous() for name, value in found.items()}
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -198,9 +282,15 @@ def _pools(data: TrainingSet) -> list[_Pool]:
     return pools
 
 
-def _load(module: torch.nn.Module, found: dict[str, Tensor], prefix: str, path: Path) -> None:
+def _load(module: Mapping[str, Tensor], found: dict[str, Tensor], prefix: str, path: Path) -> None:
+    """Copy the tensors of `found` under `prefix` into those of `module`. Raises BundleError where they don't fit."""
     state = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise BundleError(f"{path}: tensors under {prefix!r} don't fit the model: {error}") from error
+    if odd := module.keys() ^ state.keys():
+        raise BundleError(f"{path}: tensors under {prefix!r} don't fit the model: {min(odd)} is in one of them only")
+    with torch.no_grad():
+        for name, tensor in module.items():
+            if tensor.shape != state[name].shape:
+                raise BundleError(
+                    f"{path}: tensor {prefix}{name} is {list(state[name].shape)}; expected {list(tensor.shape)}"
+                )
+            tensor.copy_(state[name])

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/latent_digits.py`: base checkpoint, image folder, cells, table."""

@@ -1,0 +1,113 @@
+"""One cell: a set and a method, through the commands that a user would type; each step is skipped where it is done."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt import data
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import IndicatorMode
+from latent_digits_parts import images
+from latent_digits_parts.base import SIDE, write_base
+
+N, SEED = 1000, 0
+MIN_PER_GROUP = 400  # of the distances per group, as in balance.py
+MOST = 4000  # images that are drawn to fill the rarest group
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every cell shares; chosen on `DEVELOPMENT` pairs."""
+
+    prediction_type: str = "epsilon"
+    steps: int = 1200
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    guidance_scale: float = 1.5  # joint: of text and code at once
+    num_steps: int = 25
+
+
+SETTINGS = Settings()
+METHODS = {"vanilla": IndicatorMode.NONE, "codes": IndicatorMode.CODES}
+GUIDANCE = {"vanilla": 1.0}  # as in balance.py: plain diffusion unguided; others have `Settings.guidance_scale`
+SETS = {"3v8 4:1": "digits:3,8@4:1", "0v1 4:1": "digits:0,1@4:1"}
+DEVELOPMENT = {"7v8 4:1": "digits:7,8@4:1"}
+
+
+class Cell:
+    """Paths and steps of one cell under the folder `work`."""
+
+    def __init__(self, name: str, method: str, work: Path, settings: Settings = SETTINGS) -> None:
+        self.name, self.method, self.settings = name, method, settings
+        self.source = (SETS | DEVELOPMENT)[name]
+        self.groups = tuple(name.split()[0].split("v"))
+        self.set_folder = work / slug(name)
+        self.folder = self.set_folder / method
+
+    def base(self, progress: Any = None) -> Path:
+        others = tuple(digit for digit in data.DIGITS if digit not in self.groups)
+        return write_base(self.set_folder / "base", others, self.settings.prediction_type, progress)
+
+    def train(self) -> None:
+        run = self.folder / "run"
+        if (run / "weights.safetensors").is_file():
+            return
+        folder = images.write_folder(self.source, SIDE, self.set_folder / "data")
+        fields = {
+            "train.steps": self.settings.steps,
+            "train.batch_size": self.settings.batch_size,
+            "train.learning_rate": self.settings.learning_rate,
+            "train.warmup_steps": 50,
+            "train.ema_decay": 0.995,
+            "train.seed": SEED,
+            "train.threads": 1,
+            "sampling.guidance_scale": self.settings.guidance_scale,
+            "sampling.num_steps": self.settings.num_steps,
+        }
+        sets = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+        place = ("--base", str(self.base()), "--data", str(folder), "--out", str(run))
+        kind = ("--lora-rank", "0", "--indicator", METHODS[self.method].value, "--log-steps")
+        command("train", *place, *kind, *sets)
+
+    def export(self) -> Bundle:
+        bundle = self.folder / "bundle"
+        if not bundle.is_dir():
+            command("export", str(self.folder / "run"), "--out", str(bundle))
+        return Bundle.load(bundle)
+
+    def sample(self, bundle: Bundle, judge: Any) -> dict[str, NDArray[Any]]:
+        """`images` [M,32,32,3], `codes` [M]: N images, then more until each group has MIN_PER_GROUP, or MOST."""
+        path = self.folder / "images.npz"
+        if not path.is_file():
+            from ddm_rt.sample.pipeline import Pipeline
+
+            pipeline = Pipeline.load(bundle, backend="onnxruntime", threads=1)
+            guidance = GUIDANCE.get(self.method, self.settings.guidance_scale)
+            found, codes, counts = [], [], np.zeros(len(self.groups), int)
+            while not found or (counts.min() < MIN_PER_GROUP and N * len(found) < MOST):
+                part = pipeline.generate(images.PROMPT, n=N, seed=SEED + len(found), guidance_scale=guidance)
+                found.append(part.images)
+                codes.append(np.array(part.codes, np.int64))
+                labels = judge.predict(part.images).labels
+                counts += [int((labels == group).sum()) for group in self.groups]
+            draft = path.with_suffix(".draft.npz")
+            np.savez_compressed(draft, images=np.concatenate(found), codes=np.concatenate(codes))
+            draft.rename(path)
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+
+def slug(text: str) -> str:
+    return text.replace(" ", "_").replace(":", "")
+
+
+def command(*arguments: str) -> None:
+    """`ddm-rt ARGUMENTS` in a process of its own, with one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-P", "-m", "ddm_rt.cli", *arguments], check=True, env=environment)

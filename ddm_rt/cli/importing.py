@@ -1,0 +1,59 @@
+"""`ddm-rt import`: a Stable Diffusion checkpoint, and an adapter for it, as a run."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ddm_rt.cli import display
+from ddm_rt.cli.app import Out, app, errors, say
+
+
+class Stored(StrEnum):
+    """What the imported weights are written in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+@app.command("import")
+def import_checkpoint(
+    base: Annotated[Path, typer.Option(help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint (diffusers).")],
+    out: Out,
+    adapter: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="LoRA to merge: a PEFT folder (unet/, text_encoder/), or one .safetensors or .bin file."),
+    ] = None,
+    variant: Annotated[Optional[str], typer.Option(help="Of the checkpoint's weight files, e.g. fp16.")] = None,  # noqa: UP045
+    dtype: Annotated[Stored, typer.Option(help="What the run's weights are written in.")] = Stored.FP32,
+) -> None:
+    """Make a run of a checkpoint, with or without a published adapter, for `ddm-rt export`. It has no codes.
+
+    Examples:
+
+        ddm-rt import --base checkpoints/sd15 --out runs/plain
+
+        ddm-rt import --base checkpoints/sd15 --adapter ddm-adapter/ --out runs/ddm
+
+        ddm-rt import --base checkpoints/sdxl --variant fp16 --dtype fp16 --adapter lora.safetensors --out runs/xl
+    """
+    import torch
+
+    from ddm_rt.model.importing import import_run
+
+    with display.progress(errors) as bars:
+        update = display.callback(bars, "importing")
+        report = import_run(
+            base,
+            out,
+            adapter=adapter,
+            variant=variant,
+            dtype={Stored.FP32: torch.float32, Stored.FP16: torch.float16}[dtype],
+            progress=lambda done, total, stage: update(done, total, {}),
+        )
+    say(f"run: {out}")
+    if adapter is not None:
+        say(f"merged layers: {len(report.merged)}")
+    if report.unmatched:
+        say(f"not in the checkpoint, left out: {', '.join(report.unmatched)}")

@@ -1,0 +1,76 @@
+"""What bundles of Stable Diffusion have besides: the text encoder's graph, tokenizers, and their configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import Tensor, nn
+
+from ddm_rt.config import Family, RunConfig, TensorSpec, TextSpec
+from ddm_rt.errors import BundleError
+from ddm_rt.export.parts import Part, part
+from ddm_rt.export.text import Text
+from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.model.latent import LatentDDM
+from ddm_rt.model.unet import POOLED, SIZES
+
+
+class TextEncoder(nn.Module):
+    """input_ids int64 [B,T] per encoder -> context [B,T,D]; SDXL: and text_embeds [B,P]."""
+
+    def __init__(self, model: LatentDDM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *input_ids: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.encode_text(*input_ids).values())
+
+
+def text_part(model: LatentDDM, text: Sequence[TextSpec]) -> Part:
+    """The text encoder's graph. Its sequence length is fixed: the tokenizers'."""
+    outputs = ("context", *(name for name in model.added_names if name == POOLED))
+    return part(TextEncoder(model), tuple(spec.input for spec in text), outputs, free={})
+
+
+def read_text(run: Path, config: RunConfig) -> Text:
+    """What the base checkpoint of `run` says about its prompts.
+
+    Raises BundleError naming the folder of a tokenizer that can't be read or has words that its encoder lacks.
+    """
+    assert config.base is not None
+    checkpoint = read_checkpoint(run / config.base.path, config.base.variant)
+    specs: list[TextSpec] = []
+    files: dict[str, str] = {}
+    encoders = config.model.text_encoders
+    for number, (folder, encoder) in enumerate(zip(checkpoint.tokenizers, encoders, strict=True)):
+        tokenizer = _tokenizer(folder)
+        # Padding and truncation are the sampler's.
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        words, known = backend.get_vocab_size(), int(encoder["vocab_size"])
+        if words > known:
+            raise BundleError(f"{folder}: has {words} words; its text encoder's vocab_size is {known}")
+        name = f"tokenizer/{folder.name}.json"
+        files[name] = backend.to_str(pretty=False)
+        specs.append(
+            TextSpec(
+                tokenizer=name,
+                input="input_ids" if number == 0 else f"input_ids_{number + 1}",
+                max_length=min(int(tokenizer.model_max_length), int(encoder.get("max_position_embeddings", 77))),
+                pad_id=int(tokenizer.pad_token_id),
+            )
+        )
+    added: tuple[TensorSpec, ...] = ()
+    if config.model.family is Family.SDXL:
+        pooled = TensorSpec(name=POOLED, shape=(int(encoders[-1]["projection_dim"]),))
+        added = (pooled, TensorSpec(name=SIZES, shape=(6,)))
+    return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{folder}: not a tokenizer that transformers reads ({error})") from error

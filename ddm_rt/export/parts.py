@@ -1,0 +1,88 @@
+"""Which graphs a model becomes: the callables of a bundle as modules of named tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ddm_rt.export.graph import Axes
+from ddm_rt.model.unet import DDM, TEXT
+
+if TYPE_CHECKING:  # transformers, which only its families need
+    from ddm_rt.model.latent import LatentDDM
+
+    Model = DDM | LatentDDM
+
+BATCH = {0: "batch"}
+_TOKENS = {0: "batch", 1: "tokens"}
+_LATENT = {0: "batch", 2: "height", 3: "width"}
+# Axes that are free besides the batch.
+_FREE: Axes = {
+    **dict.fromkeys(("context", TEXT), _TOKENS),
+    **dict.fromkeys(("x_t", "output", "x0"), _LATENT),
+    "image": {0: "batch", 2: "image_height", 3: "image_width"},
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph: the module, its inputs by name, and which axes are free."""
+
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    free: Axes
+
+
+def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
+    """Conditioner, denoiser and decoder of `model`, in the order in which they run.
+
+    `added` names what the conditioner takes besides context and code.
+    """
+    given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
+    return {
+        "conditioner": part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
+        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",)),
+        "decoder": part(_Decoder(model), ("x0",), ("image",)),
+    }
+
+
+def part(module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...], *, free: Axes = _FREE) -> Part:
+    return Part(module, inputs, outputs, {name: free.get(name, BATCH) for name in (*inputs, *outputs)})
+
+
+class _Conditioner(nn.Module):
+    def __init__(self, model: "Model", names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.names, inputs, strict=True))
+        context = given.pop("context")
+        # Without codes there is nothing to choose between; every row has the null code.
+        rows = context.shape[0]
+        code = given.pop("code", torch.full((rows,), -1))
+        scale = given.pop("indicator_scale", torch.zeros(rows))
+        added: tuple[Mapping[str, Tensor], ...] = (given,) if given else ()
+        return tuple(self.model.condition(context, code, scale, *added).values())
+
+
+class _Denoiser(nn.Module):
+    def __init__(self, model: "Model") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_t: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
+        out: Tensor = self.model(x_t, t, dict(zip(self.model.cond_names, cond, strict=True)))
+        return out
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: "Model") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x0: Tensor) -> Tensor:
+        return self.model.decode(x0)

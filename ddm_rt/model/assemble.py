@@ -1,0 +1,125 @@
+"""A run's model, whole: base checkpoint, what training changed, and low-rank factors folded in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ddm_rt.bundle import Codes
+from ddm_rt.config import Family, ModelConfig, RunConfig
+from ddm_rt.errors import BundleError
+from ddm_rt.model.unet import DDM
+from ddm_rt.model.weights import load_weights
+
+if TYPE_CHECKING:
+    from ddm_rt.model.latent import LatentDDM
+
+WEIGHTS = "weights.safetensors"
+_LORA = "lora."
+
+
+def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "DDM | LatentDDM":
+    """The family's module with random weights. transformers is imported for families that need it, on use."""
+    return _BUILDERS[config.family](config, latent_shape, top_of)
+
+
+def assemble(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype = torch.float32) -> "DDM | LatentDDM":
+    """The model of `run` in `dtype`, everything merged, in eval mode and without gradients.
+
+    Raises BundleError for missing, foreign, malformed or non-finite parts, and for a base that has changed.
+    """
+    if config.model.family is Family.PIXEL:
+        model = build(config.model, config.model.latent_shape(config.data), codes.top_of)
+        load_weights(model, run / WEIGHTS)
+        model.to(dtype)
+    else:
+        model = _assemble_latent(run, config, codes, dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype) -> "LatentDDM":
+    from ddm_rt.model.checkpoint import load_base, read_checkpoint
+    from ddm_rt.model.latent import LatentDDM
+
+    if config.base is None:
+        raise BundleError(f"{run / 'config.json'}: field base: missing; family {config.model.family} needs it")
+    checkpoint = read_checkpoint(run / config.base.path, config.base.variant)
+    if checkpoint.base.sha256 != config.base.sha256:
+        raise BundleError(
+            f"{checkpoint.path}: the base checkpoint has changed since {run / 'config.json'} was written; "
+            f"its sha256 is {checkpoint.base.sha256}, expected {config.base.sha256}"
+        )
+    with torch.device("meta"):
+        model = LatentDDM(config.model, codes.top_of)
+    load_base(model, checkpoint, dtype)
+    # An imported run has no weights of its own; one with codes has at least the indicator's.
+    if codes.num_codes or (run / WEIGHTS).exists():
+        _apply(model, run / WEIGHTS, config, codes, dtype)
+    return model
+
+
+def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtype: torch.dtype) -> None:
+    """Put the trained tensors of `path` into `model` and add the low-rank factors to its layers."""
+    expected = model.state_dict()
+    trained: dict[str, Tensor] = {}
+    factors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _read(path).items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(f"{path}: tensor {name} has non-finite values")
+        if name.startswith(_LORA):
+            module, _, factor = name.removeprefix(_LORA).rpartition(".")
+            factors.setdefault(module, {})[factor] = tensor
+            continue
+        if name not in expected:
+            raise BundleError(f"{path}: tensor {name} is foreign; the configuration beside it has no such tensor")
+        if tensor.shape != expected[name].shape:
+            raise BundleError(f"{path}: tensor {name} is {list(tensor.shape)}; expected {list(expected[name].shape)}")
+        trained[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name, tensor in expected.items():
+        if tensor.is_meta and name not in trained:
+            raise BundleError(f"{path}: tensor {name} is missing; the configuration beside it needs it")
+    if codes.num_codes and trained["conditioner.top_of"].tolist() != list(codes.top_of):
+        raise BundleError(f"{path}: tensor conditioner.top_of differs from what codes.json says")
+    for module, pair in factors.items():
+        name = f"{module}.weight"
+        if pair.keys() != {"A", "B"} or name not in expected:
+            raise BundleError(f"{path}: tensor {_LORA}{module}.{min(pair)} has no partner or no layer {module}")
+        down, up = pair["A"].float(), pair["B"].float()
+        weight = trained.get(name, expected[name]).float()
+        if down.shape[0] != config.lora.rank or up.shape[1:] != down.shape[:1] or (up @ down).shape != weight.shape:
+            raise BundleError(
+                f"{path}: tensor {_LORA}{module} is {list(up.shape)} x {list(down.shape)}; "
+                f"expected {weight.shape[0]} x {config.lora.rank} x {weight.shape[1:].numel()}"
+            )
+        trained[name] = (weight + config.lora.alpha / config.lora.rank * (up @ down)).to(dtype)
+    model.load_state_dict(trained, strict=False, assign=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; a finished run has it")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _pixel(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> DDM:
+    return DDM(config, latent_shape, top_of)
+
+
+def _latent(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "LatentDDM":
+    from ddm_rt.model.latent import LatentDDM
+
+    return LatentDDM(config, top_of)
+
+
+_BUILDERS: dict[Family, Callable[[ModelConfig, tuple[int, int, int], tuple[int, ...]], "DDM | LatentDDM"]] = {
+    Family.PIXEL: _pixel,
+    Family.SD: _latent,
+    Family.SDXL: _latent,
+}

@@ -1,0 +1,78 @@
+"""Prompts to token ids, by the tokenizers that lie in the bundle: what transformers' CLIPTokenizer makes of them with
+`padding="max_length", truncation=True`.
+"""
+
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import TextSpec
+from ddm_rt.errors import BundleError, DdmError
+
+_log = logging.getLogger(__name__)
+
+
+class Tokenizers:
+    """One tokenizer per text encoder of a bundle.
+
+    A prompt that is longer than the encoder reads (77 tokens with its begin and end, for CLIP) is cut there, and a
+    warning quotes what was left out.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError for a file that is no tokenizer, and for a padding token that it hasn't got."""
+        self._specs = bundle.config.text
+        self._tokenizers = [_open(bundle.path / spec.tokenizer, spec) for spec in self._specs]
+        self.versions = {"tokenizers": version("tokenizers")}
+
+    def ids(self, text: str) -> dict[str, NDArray[np.int64]]:
+        """Token ids int64 [1, max_length] by the names of the text encoder's inputs.
+
+        Raises DdmError for text that isn't Unicode.
+        """
+        check_text("prompt", text)
+        encoded = [tokenizer.encode(text) for tokenizer in self._tokenizers]
+        cut = {_left_out(text, encoding) for encoding in encoded if encoding.overflowing}
+        for words in sorted(cut):
+            _log.warning("the prompt is too long: this part of it was left out: %r", words)
+        return {
+            spec.input: np.array([encoding.ids], np.int64) for spec, encoding in zip(self._specs, encoded, strict=True)
+        }
+
+
+def check_text(field: str, text: str) -> None:
+    """Raises DdmError naming `field` for anything but a string of Unicode characters."""
+    try:
+        if isinstance(text, str):
+            text.encode()
+            return
+    except UnicodeEncodeError as error:
+        raise DdmError(f"{field} is {text!r}; expected Unicode text ({error.reason})") from error
+    raise DdmError(f"{field} is {text!r}; expected text")
+
+
+def _open(path: Path, spec: TextSpec) -> Any:
+    from tokenizers import Tokenizer  # here, because bundles without prompts do without
+
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); a bundle with prompts must have it") from error
+    except Exception as error:  # the library raises nothing more exact
+        raise BundleError(f"{path}: not a tokenizer ({error})") from error
+    pad = tokenizer.id_to_token(spec.pad_id)
+    if pad is None:
+        raise BundleError(f"{path}: has no token of the id {spec.pad_id} (config.json, field text.pad_id)")
+    tokenizer.enable_truncation(spec.max_length)
+    tokenizer.enable_padding(length=spec.max_length, pad_id=spec.pad_id, pad_token=pad)
+    return tokenizer
+
+
+def _left_out(text: str, encoding: Any) -> str:
+    """What follows the last character of a token that was kept."""
+    return text[max(end for _, end in encoding.offsets) :].strip()

@@ -1,0 +1,41 @@
+"""What a training run trains: a model, which of its tensors move, and what a minibatch conditions it with."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddm_rt.config import RunConfig
+from ddm_rt.model.unet import DDM
+
+
+class Subject(Protocol):
+    """One family's side of the loop. `model(x_t, t, cond)` gives the prediction."""
+
+    model: nn.Module
+    trained: Mapping[str, nn.Parameter]  # by their names in weights.safetensors
+    fixed: Mapping[str, Tensor]  # what weights.safetensors holds besides
+    takes_text: bool
+
+    def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
+        """cond of the images `index` int64 [B] with code int64 [B] (-1: null), some without their text, bool [B].
+
+        `code` is on the device that the result is for, the others on the CPU.
+        """
+        ...
+
+
+class PixelSubject:
+    """The whole of a `DDM`, from random weights. Its context is zeros."""
+
+    takes_text = False
+
+    def __init__(self, config: RunConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> None:
+        self.model = DDM(config.model, latent_shape, top_of)
+        self.trained = dict(self.model.named_parameters())
+        self.fixed = {name: value for name, value in self.model.state_dict().items() if name not in self.trained}
+
+    def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
+        context = torch.zeros(len(index), 1, self.model.context_dim, device=code.device)
+        return self.model.condition(context, code, torch.ones(len(index), device=code.device))

@@ -1,0 +1,97 @@
+"""The latent digits benchmark: its base is a checkpoint that we read, its folder is trainable data, its table true."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from latent_digits_parts import base, cells, images, table
+
+from ddm_rt import data
+from ddm_rt.config import DataConfig, Family
+from ddm_rt.model.checkpoint import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("latent_digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "VAE_STEPS", 2)
+        return base.write_base(folder / "base", ("7",), "epsilon")
+
+
+def test_the_base_is_a_checkpoint(checkpoint: Path) -> None:
+    found = read_checkpoint(checkpoint)
+    assert found.model.family is Family.SD
+    assert (found.image_size, found.model.patch) == (32, 4)
+    assert found.schedule.prediction_type == "epsilon"
+    assert found.sampling.clip is None
+
+
+def test_standardised_latents_decode_to_the_same_images() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**base.VAE).eval().requires_grad_(False)
+    pictures = torch.from_numpy(data.load(DataConfig(source="digits:7", channels=3)).latent_input()[:64])
+    posterior = vae.encode(pictures).latent_dist
+    before, spread = vae.decode(posterior.mode()).sample, posterior.std / posterior.mode().std((0, 2, 3), keepdim=True)
+    base.standardise(vae, pictures)
+    after = vae.encode(pictures).latent_dist
+    assert after.mode().mean((0, 2, 3)).abs().max() < 1e-4
+    assert (after.mode().std((0, 2, 3)) - 1).abs().max() < 1e-4
+    assert (vae.decode(after.mode()).sample - before).abs().max() < 1e-4
+    torch.testing.assert_close(after.std, spread, rtol=1e-4, atol=1e-5)
+
+
+def test_reconstructions_are_images(checkpoint: Path) -> None:
+    pictures = data.load(DataConfig(source="digits:7", channels=3)).images[:3]
+    assert base.reconstruct(checkpoint, pictures).shape == pictures.shape
+
+
+def test_the_folder_has_a_prompt_for_each_image_and_no_label(tmp_path: Path) -> None:
+    folder = images.write_folder("digits:3,8@4:1", 32, tmp_path / "data")
+    found = data.load(DataConfig(source=str(folder), channels=3))
+    wanted = data.load(DataConfig(source="digits:3,8@4:1", channels=3))
+    assert (found.images == wanted.images).all()
+    assert found.labels is None
+    assert found.prompts is not None
+    counts = [found.prompts.count(prompt) for prompt in images.PROMPTS]
+    assert sum(counts) == len(wanted)
+    assert max(counts) - min(counts) <= 1
+    with (folder / "metadata.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["file_name", "prompt"]
+
+
+def _row(fd: float, codes: bool) -> dict[str, Any]:
+    quality = {"frechet": 10.0}
+    return {
+        "evaluation": {
+            "raw": {"shares": [0.5 + fd, 0.5 - fd], "scores": {"fd_ddm": fd}, "fd_ddm_interval": [fd, fd]},
+            "neither": {"share": 0.01},
+            "quality": quality,
+            "per_group": [{"quality": quality}, {"quality": None}],
+            "nearest": {"mean": 0.1},
+        },
+        "codes_against_labels": {"stability_ari": [1.0, 0.5]} if codes else None,
+    }
+
+
+def test_the_table_puts_pixels_beside_latents_and_judges_the_margin() -> None:
+    pixels = table.pixel_row("3v8 4:1", "codes")
+    assert pixels is not None
+    for more, verdict in ((0.02, ": met"), (0.04, ": NOT met")):
+        tree = {"sets": {"3v8 4:1": {"codes": _row(table.fd(pixels) + more, codes=True)}}, "development": {}}
+        text = table.table(tree)
+        assert text.count("| 3v8 4:1 | codes |") == 2
+        assert "10.0 / too few" in text
+        assert "0.750" in text
+        assert verdict in text
+
+
+def test_the_vae_never_sees_the_digits_of_its_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(cells, "write_base", lambda folder, others, *rest: seen.append(others))
+    for name in cells.SETS | cells.DEVELOPMENT:
+        cells.Cell(name, "codes", tmp_path).base()
+    assert seen == [("0", "1", "7"), ("3", "7", "8"), ("0", "1", "3")]
