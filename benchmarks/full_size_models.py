@@ -81,7 +81,7 @@ def context_dim(scale: float) -> int:
 
 def make_unet(scale: float, dtype: torch.dtype, *, indicator: bool = True) -> UNet2DConditionModel:
     """SD 1.5's UNet with random weights; with `indicator`, decoupled attention in its 16 cross-attention layers."""
-    with _drawn_as(dtype):
+    with drawn_as(dtype):
         unet = UNet2DConditionModel(
             sample_size=LATENT,
             in_channels=4,
@@ -105,7 +105,7 @@ def _decoder(scale: float, dtype: torch.dtype) -> nn.Module:
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
     }
-    with _drawn_as(dtype):
+    with drawn_as(dtype):
         vae = AutoencoderKL(
             block_out_channels=widths((128, 256, 512, 512), scale, 32), layers_per_block=2, latent_channels=4, **kinds
         )
@@ -126,13 +126,13 @@ def _text_encoder(scale: float, dtype: torch.dtype) -> nn.Module:
         projection_dim=dim,
         hidden_act="quick_gelu",
     )
-    with _drawn_as(dtype):
+    with drawn_as(dtype):
         clip = CLIPTextModel(config)
     return TextEncoder(clip).eval().requires_grad_(False)
 
 
 @contextmanager
-def _drawn_as(dtype: torch.dtype) -> Any:
+def drawn_as(dtype: torch.dtype) -> Any:
     """Weights are drawn in their own type: no float32 copy of them ever exists."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -45,7 +45,7 @@ def export(part: str, work: Path, scale: float, threads: int) -> dict[str, Any]:
     seconds["trace"] = -start + (start := time.perf_counter())
     tensors.save({path: traced}, shared=True)
     seconds["write and check"] = time.perf_counter() - start
-    nodes = len(traced.graph.node)
+    nodes = len(traced.model.graph.node)
     return {"parameters": parameters, "indicator_attention_layers": layers, "nodes": nodes} | _sizes(path, seconds)
 
 
@@ -58,7 +58,7 @@ def convert(part: str, work: Path) -> dict[str, Any]:
     start = time.perf_counter()
     model = precision.convert_graph(source, Precision.FP16)
     seconds["convert"] = -start + (start := time.perf_counter())
-    tensors.save({path: model}, shared=True)
+    tensors.save({path: tensors.Graph(model)}, shared=True)
     seconds["write and check"] = time.perf_counter() - start
     for old in work.glob(f"{source.name}*"):
         old.unlink()

@@ -104,6 +104,7 @@ class DataConfig(Frozen):
     prompt: str | None = None  # of images that have none of their own; checkpoints only
     image_size: Annotated[int, Field(ge=8, le=4096)] = 32
     channels: Literal[1, 3] = 1
+    min_side: Positive = 1  # pixels: an image whose shorter side has fewer is refused
 
 
 class ScheduleConfig(Frozen):
@@ -115,7 +116,7 @@ class ScheduleConfig(Frozen):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     prediction_type: PredictionType = PredictionType.EPSILON
     # What a checkpoint's scheduler_config.json says about the timesteps that are sampled; None: the sampler's own.
-    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing", "karras"] | None = None
     steps_offset: Annotated[int, Field(ge=0, le=1)] = 0  # added to "leading" timesteps
     set_alpha_to_one: bool = True  # DDIM: the last step leads to the clean end, not to the first timestep's level
 
@@ -172,6 +173,12 @@ class LoraConfig(Frozen):
     alpha: Annotated[float, Field(gt=0)] = 32.0
     targets: tuple[str, ...] = ("to_q", "to_v")  # names of the UNet's linear layers
     text_encoder: bool = False  # also adapt its q_proj and v_proj, as the authors' script has it
+
+    @model_validator(mode="after")
+    def _encoder_needs_factors(self) -> Self:
+        if self.text_encoder and not self.rank:
+            raise ValueError("text_encoder (--train-text-encoder) needs a rank (--lora-rank) of at least 1")
+        return self
 
 
 class FeatureConfig(Frozen):
@@ -277,6 +284,10 @@ class RunConfig(Frozen):
         self.model.latent_shape(self.data)
         if self.base is None and self.data.prompt is not None:
             raise ValueError("data.prompt (--prompt) needs a checkpoint (--base); this model takes no text")
+        if self.base is None and self.lora != LoraConfig():
+            raise ValueError("lora (--lora-rank and others) needs a checkpoint (--base)")
+        if self.base is not None and self.data.channels != 3:
+            raise ValueError("data.channels is 1; a checkpoint's images have 3")
         if (self.base is None) != (self.model.family is Family.PIXEL):
             raise ValueError(f"model.family is {self.model.family}, base is {'not ' * (self.base is None)}given")
         if self.codes.top_codes > self.codes.micro_codes:

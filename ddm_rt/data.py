@@ -1,9 +1,12 @@
 """Images in: the shipped digits, or a folder of image files. Imbalance is an index selection, nothing else."""
 
 import csv
+import hashlib
+import json
 import lzma
 import re
 import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +25,37 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _DIGITS_FILE = "digits.xz"
 _SOURCE = re.compile(r"digits(?::(?P<classes>[^@]*))?(?:@(?P<ratio>.*))?")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image as the model sees it, and how it was cut from the original."""
+
+    pixels: NDArray[np.uint8]  # [H, W, C]
+    frame: tuple[int, int, int, int, int, int]  # original height and width; crop's top and left; height and width
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds, its images unread. Labels, prompts: None where it has none, "" for an image that has none."""
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    prompts: tuple[str, ...] | None
+    read: Callable[[int], Picture]  # raises DdmError naming an image that is unreadable or too small
+    contents: Callable[[], str]  # sha256 over names, image files, labels and prompts
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def images(self, most: int | None = None, progress: Callable[[int, int], None] | None = None) -> NDArray[np.uint8]:
+        """All of them, uint8 [N, H, W, C], shrunk to at most `most` pixels a side."""
+        found = []
+        for i in range(len(self)):
+            found.append(shrunk(self.read(i).pixels, most))
+            if progress is not None:
+                progress(i + 1, len(self))
+        return np.stack(found)
 
 
 @dataclass(frozen=True)
@@ -47,11 +81,25 @@ def to_model(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled)
 
 
-def load(config: DataConfig, split: str = "train") -> ImageSet:
-    """The images that `config.source` names: `digits:CLASSES@RATIO`, or a folder.
+def shrunk(pixels: NDArray[np.uint8], most: int | None) -> NDArray[np.uint8]:
+    """A square image uint8 [H, W, C] at no more than `most` pixels a side."""
+    if most is None or len(pixels) <= most:
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return np.asarray(image.resize((most, most), Image.Resampling.LANCZOS)).reshape(most, most, -1)
 
-    Raises DdmError for a folder without readable images, an unreadable image (named), fewer than two images,
-    unknown classes, or a ratio that the data can't give.
+
+def load(config: DataConfig, split: str = "train") -> ImageSet:
+    """The images that `config.source` names, read. Raises DdmError as `find` does and for an unreadable image."""
+    found = find(config, split)
+    return ImageSet(found.images(), found.labels, found.names, found.prompts)
+
+
+def find(config: DataConfig, split: str = "train") -> Listing:
+    """What `config.source` names: `digits:CLASSES@RATIO`, or a folder.
+
+    `config.prompt` is the prompt of images that have none. Raises DdmError for a folder without images, fewer than two
+    images, metadata.csv that doesn't fit them, unknown classes, or a ratio that the data can't give.
     """
     if config.source == "digits" or config.source.startswith(("digits:", "digits@")):
         return _digits(config, split)
@@ -63,7 +111,7 @@ def asset_path() -> Path:
     return Path(str(resources.files("ddm_rt") / "assets" / _DIGITS_FILE))
 
 
-def _digits(config: DataConfig, split: str) -> ImageSet:
+def _digits(config: DataConfig, split: str) -> Listing:
     match = _SOURCE.fullmatch(config.source)
     if match is None:
         raise DdmError(f"data {config.source!r}: expected digits:CLASSES@RATIO, for example digits:3,8@4:1")
@@ -83,10 +131,17 @@ def _digits(config: DataConfig, split: str) -> ImageSet:
     margin = config.image_size - 28
     pad = (margin // 2, margin - margin // 2)
     padded = np.pad(images[index], ((0, 0), pad, pad))[..., None]
-    return ImageSet(
-        images=np.repeat(padded, config.channels, axis=-1),
-        labels=tuple(str(labels[i]) for i in index),
-        names=tuple(f"digits/{split}/{i}" for i in index),
+    pixels = np.repeat(padded, config.channels, axis=-1)
+    side = config.image_size
+    names = tuple(f"digits/{split}/{i}" for i in index)
+    digits = tuple(str(labels[i]) for i in index)
+    prompts = None if config.prompt is None else (config.prompt,) * len(index)
+    return Listing(
+        names=names,
+        labels=digits,
+        prompts=prompts,
+        read=lambda i: Picture(pixels[i], (side, side, 0, 0, side, side)),
+        contents=lambda: _digest(names, (hashlib.sha256(image).hexdigest() for image in pixels), digits, prompts),
     )
 
 
@@ -116,7 +171,7 @@ def _ratio_counts(source: str, ratio: str | None, available: list[int]) -> list[
     return [unit * weight for weight in weights]
 
 
-def _folder(path: Path, config: DataConfig) -> ImageSet:
+def _folder(path: Path, config: DataConfig) -> Listing:
     try:
         there = path.is_dir()
     except OSError:  # a name too long for the file system
@@ -126,26 +181,50 @@ def _folder(path: Path, config: DataConfig) -> ImageSet:
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if len(files) < 2:
         raise DdmError(f"data {path}: {len(files)} images found; expected at least 2 ({' '.join(SUFFIXES)})")
-    table = _metadata(path / "metadata.csv", {f.relative_to(path).as_posix() for f in files})
-    mode = "L" if config.channels == 1 else "RGB"
-    side = config.image_size
-    images = np.empty((len(files), side, side, config.channels), np.uint8)
-    for i, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                upright = _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
-                fitted = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
-        except _UNREADABLE as error:
-            raise DdmError(f"{file}: not a readable image ({error})") from error
-        images[i] = np.asarray(fitted).reshape(side, side, config.channels)
     names = tuple(f.relative_to(path).as_posix() for f in files)
-    column = {key: tuple(table[name].get(key, "") for name in names) for key in ("label", "prompt")} if table else {}
-    return ImageSet(
-        images=images,
-        labels=column.get("label") if any(column.get("label", ())) else None,
+    table = _metadata(path / "metadata.csv", set(names), complete=config.prompt is None)
+    labels, prompts = (tuple(table.get(name, {}).get(key, "") for name in names) for key in ("label", "prompt"))
+    if config.prompt is not None:
+        prompts = tuple(prompt or config.prompt for prompt in prompts)
+    return Listing(
         names=names,
-        prompts=column.get("prompt") if any(column.get("prompt", ())) else None,
+        labels=labels if any(labels) else None,
+        prompts=prompts if any(prompts) else None,
+        read=lambda i: _read(files[i], config),
+        contents=lambda: _digest(names, map(_file_digest, files), labels, prompts),
     )
+
+
+def _read(file: Path, config: DataConfig) -> Picture:
+    side = config.image_size
+    try:
+        with Image.open(file) as image:
+            upright = _eight_bit(ImageOps.exif_transpose(image)).convert("L" if config.channels == 1 else "RGB")
+    except _UNREADABLE as error:
+        raise DdmError(f"{file}: not a readable image ({error})") from error
+    width, height = upright.size
+    if min(width, height) < config.min_side:
+        raise DdmError(
+            f"{file}: is {width}x{height} pixels; expected at least {config.min_side} a side (data.min_side)"
+        )
+    fitted = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
+    scale = side / min(width, height)
+    top, left = (round((edge * scale - side) / 2) for edge in (height, width))
+    pixels = np.asarray(fitted).reshape(side, side, config.channels)
+    return Picture(pixels, (height, width, top, left, side, side))
+
+
+def _file_digest(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DdmError(f"{file}: not a readable image ({error})") from error
+
+
+def _digest(names: Iterable[str], digests: Iterable[str], *columns: Iterable[str] | None) -> str:
+    rows = zip(names, digests, *(column for column in columns if column is not None), strict=True)
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -158,8 +237,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def _metadata(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
-    """metadata.csv: `file_name`, and `label` or `prompt`; every image must have its row."""
+def _metadata(path: Path, names: set[str], *, complete: bool) -> dict[str, dict[str, str]]:
+    """metadata.csv: `file_name`, and `label` or `prompt`; where `complete`, every image must have its row."""
     if not path.is_file():
         return {}
     try:
@@ -178,6 +257,6 @@ def _metadata(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
             raise DdmError(f"{path}: line {line}: {name!r} is not an image in {path.parent}")
         table[name] = {key: value or "" for key, value in row.items() if key}
     missing = sorted(names - set(table))
-    if missing:
+    if missing and complete:
         raise DdmError(f"{path}: {missing[0]!r} has no row ({len(missing)} images are missing)")
     return table

@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from ddm_rt.bundle import Bundle, Codes, Leaf
 from ddm_rt.config import RunConfig, resolve
+
+Made = TypeVar("Made")
 
 try:
     import torch
@@ -170,3 +172,52 @@ def plain_bundle(tiny_run_without_codes: Path, tmp_path_factory: pytest.TempPath
     from ddm_rt.export.onnx import export_run
 
     return export_run(tiny_run_without_codes, tmp_path_factory.mktemp("bundles") / "plain")
+
+
+class PerFamily(Mapping[str, Made]):
+    """What is made for a family of checkpoints when it is first asked for."""
+
+    def __init__(self, families: tuple[str, ...], make: Callable[[str], Made]) -> None:
+        self._families, self._make = families, functools.cache(make)
+
+    def __getitem__(self, family: str) -> Made:
+        if family not in self._families:
+            raise KeyError(family)
+        return self._make(family)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._families)
+
+    def __len__(self) -> int:
+        return len(self._families)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl". Read-only."""
+    if not HAS_TORCH:
+        pytest.skip("needs torch")
+    from checkpoints import FAMILIES, write_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return PerFamily(FAMILIES, lambda family: write_checkpoint(family, folder / family))
+
+
+@pytest.fixture(scope="session")
+def latent_runs(checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """By family: a run of its checkpoint with 4 codes in 2 top codes and a LoRA, all drawn. Read-only."""
+    from latent_runs import add_indicator, write_run
+
+    folder = tmp_path_factory.mktemp("latent-runs")
+    return PerFamily(tuple(checkpoints), lambda family: add_indicator(write_run(checkpoints[family], folder / family)))
+
+
+@pytest.fixture(scope="session")
+def latent_bundles(latent_runs: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
+    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes some ten seconds to make."""
+    from ddm_rt.export.onnx import export_run
+
+    folder = tmp_path_factory.mktemp("latent-bundles")
+    return PerFamily(
+        tuple(latent_runs), lambda family: export_run(latent_runs[family], folder / family, with_weights=True)
+    )

@@ -5,18 +5,20 @@ Nothing here is a run of TensorRT.
 import hashlib
 import importlib.machinery
 import json
+import sys
 import types
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_cuda import FakeDriver, fake_cubin
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Backend
-from ddm_rt.engine import flavours, plans
-from ddm_rt.engine.ort import _session
+from ddm_rt.engine import cuda, flavours, plans
+from ddm_rt.engine.ort import OrtEngine, _session
 from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
 
 RTX = flavours.TABLE[Backend.TENSORRT_RTX]
@@ -54,6 +56,23 @@ def fake_tensorrt(name: str, driver: FakeDriver) -> Any:
     module.contexts, module.refuse = [], set()
     module.Runtime = lambda logger: _Runtime(module, driver, logger)
     return module
+
+
+class Machine:
+    """A fake driver and a fake TensorRT-RTX, put in the place of the real ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **driver: Any) -> None:
+        self.driver = FakeDriver(**driver)
+        self.trt = fake_tensorrt(RTX.module, self.driver)
+        monkeypatch.setattr(cuda, "load", lambda: self.driver)
+        monkeypatch.setitem(sys.modules, RTX.module, self.trt)
+
+
+def reference(bundle: Bundle) -> OrtEngine:
+    """ONNX Runtime with the batch sizes of a fake plan: its images are the fake's to the bit."""
+    engine = OrtEngine(bundle, threads=1)
+    engine.max_batch = MAX_BATCH  # type: ignore[assignment]
+    return engine
 
 
 class _Runtime:

@@ -1,5 +1,6 @@
 """One cell: a set and a method, through the commands that a user would type; each step is skipped where it is done."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import IndicatorMode
+from ddm_rt.config import PRESETS, IndicatorMode
 from latent_digits_parts import images
 from latent_digits_parts.base import SIDE, write_base
 
@@ -23,14 +24,10 @@ MOST = 4000  # images that are drawn to fill the rarest group
 
 @dataclass(frozen=True)
 class Settings:
-    """What every cell shares; chosen on `DEVELOPMENT` pairs."""
+    """What every cell shares and balance.py hasn't; chosen on `DEVELOPMENT` pairs."""
 
     prediction_type: str = "epsilon"
-    steps: int = 1200
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
     guidance_scale: float = 1.5  # joint: of text and code at once
-    num_steps: int = 25
 
 
 SETTINGS = Settings()
@@ -59,18 +56,8 @@ class Cell:
         if (run / "weights.safetensors").is_file():
             return
         folder = images.write_folder(self.source, SIDE, self.set_folder / "data")
-        fields = {
-            "train.steps": self.settings.steps,
-            "train.batch_size": self.settings.batch_size,
-            "train.learning_rate": self.settings.learning_rate,
-            "train.warmup_steps": 50,
-            "train.ema_decay": 0.995,
-            "train.seed": SEED,
-            "train.threads": 1,
-            "sampling.guidance_scale": self.settings.guidance_scale,
-            "sampling.num_steps": self.settings.num_steps,
-        }
-        sets = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+        fields = budget() | {"train.seed": SEED, "sampling.guidance_scale": self.settings.guidance_scale}
+        sets = [part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")]
         place = ("--base", str(self.base()), "--data", str(folder), "--out", str(run))
         kind = ("--lora-rank", "0", "--indicator", METHODS[self.method].value, "--log-steps")
         command("train", *place, *kind, *sets)
@@ -101,6 +88,17 @@ class Cell:
             draft.rename(path)
         with np.load(path) as arrays:
             return dict(arrays)
+
+
+def budget() -> dict[str, Any]:
+    """Where training as balance.py does it (features, codes, optimizer) is not what `--base` does by itself."""
+    ours, given = (PRESETS[name].model_dump(mode="json") for name in ("digits-bench", "checkpoint"))
+    return {
+        f"{section}.{field}": value
+        for section in ("features", "codes", "train")
+        for field, value in ours[section].items()
+        if value != given[section][field]
+    }
 
 
 def slug(text: str) -> str:

@@ -9,6 +9,8 @@ import typer
 from ddm_rt.cli import display
 from ddm_rt.cli.app import Out, app, errors, say
 
+_SHOWN = 10  # of the layers that an adapter names and the checkpoint hasn't got
+
 
 class Stored(StrEnum):
     """What the imported weights are written in."""
@@ -53,7 +55,10 @@ def import_checkpoint(
             progress=lambda done, total, stage: update(done, total, {}),
         )
     say(f"run: {out}")
-    if adapter is not None:
-        say(f"merged layers: {len(report.merged)}")
-    if report.unmatched:
-        say(f"not in the checkpoint, left out: {', '.join(report.unmatched)}")
+    if report.stands_for is not None:
+        say(f"sampler: {report.sampler}, the nearest to the checkpoint's {report.stands_for}; --sampler picks another")
+    if report.adapter is not None:
+        say(f"merged layers: {len(report.adapter.merged)}")
+        if left := report.adapter.unmatched:
+            more = f", and {len(left) - _SHOWN} more (provenance.json)" if len(left) > _SHOWN else ""
+            say(f"not in the checkpoint, left out: {', '.join(left[:_SHOWN])}{more}")

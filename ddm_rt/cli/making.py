@@ -7,8 +7,9 @@ import typer
 from rich.text import Text
 
 from ddm_rt.cli import arguments, display
-from ddm_rt.cli.app import Out, app, console, errors, say
+from ddm_rt.cli.app import app, console, errors, say
 from ddm_rt.config import PRESETS, IndicatorMode, Precision
+from ddm_rt.errors import DdmError
 
 
 @app.command()
@@ -91,8 +92,14 @@ def train(
 @app.command()
 def export(
     source: Annotated[str, typer.Argument(help="A finished run of `ddm-rt train`; or a bundle, to be converted.")],
-    out: Out,
-    precision: Annotated[Precision, typer.Option(help="What the graphs compute in.")] = Precision.FP32,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Bundle to write; must not exist, or be empty.")] = None,  # noqa: UP045
+    diffusers: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="In place of --out: a diffusers pipeline folder to write, from a run with a checkpoint."),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="What the graphs compute in, or the folder's weights are stored in.")
+    ] = Precision.FP32,
     with_weights: Annotated[bool, typer.Option(help="Add weights.safetensors, for the torch backend.")] = False,
     plugin: Annotated[bool, typer.Option(help="Add denoiser.plugin.onnx, for --backend tensorrt.")] = False,
     calibration_images: Annotated[
@@ -108,7 +115,20 @@ def export(
         ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
 
         ddm-rt export digits --precision int8 --out bundles/digits-int8
+
+        ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
+    if diffusers is not None:
+        given = {"--out": out is not None, "--with-weights": with_weights, "--plugin": plugin}
+        if wrong := [name for name, there in given.items() if there]:
+            raise DdmError(f"{wrong[0]}: not with --diffusers, which writes no bundle")
+        from ddm_rt.export.diffusers import export_diffusers
+
+        export_diffusers(Path(source), diffusers, precision)
+        say(f"diffusers pipeline: {diffusers}")
+        return
+    if out is None:
+        raise DdmError("--out: missing; name a bundle directory to write, or with --diffusers a pipeline folder")
     from ddm_rt.cli.precision import export as export_source
 
     with display.progress(errors) as bars:

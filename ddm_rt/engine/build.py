@@ -40,8 +40,8 @@ class Built:
 def options(config: BundleConfig, batch: plans.Range, size: plans.Range | None) -> plans.Options:
     """Build options for images of `size` pixels a side (the training size by default).
 
-    Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers of
-    different lengths.
+    Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers
+    of different lengths.
     """
     size = size or plans.Range(min=config.image_size, opt=config.image_size, max=config.image_size)
     for name, axis in (("batch", batch), ("size", size)):

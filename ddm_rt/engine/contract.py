@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE
+from ddm_rt.config import NULL_CODE, BundleConfig
 from ddm_rt.errors import DdmError
 
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
 Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in config.json
+
+_POOLED = ("text_embeds",)  # of what the conditioner takes besides the context, that which the text encoder gives
 
 
 class Engine(Protocol):
@@ -77,6 +79,17 @@ class Engine(Protocol):
 
     def concat(self, arrays: Sequence[Array]) -> Array:
         """Arrays joined along the batch axis, on the device."""
+
+
+def conditioner_inputs(config: BundleConfig) -> list[str]:
+    """Names of what the conditioner's graph takes: a bundle without codes has one of the context and `added` alone."""
+    code = ("code", "indicator_scale") if config.num_codes else ()
+    return ["context", *code, *(spec.name for spec in config.added)]
+
+
+def text_outputs(config: BundleConfig) -> list[str]:
+    """Names of what the text encoder's graph gives."""
+    return ["context", *(spec.name for spec in config.added if spec.name in _POOLED)]
 
 
 def check_code(code: NDArray[np.int64], num_codes: int) -> None:

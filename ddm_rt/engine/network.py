@@ -1,5 +1,5 @@
-"""One deserialized TensorRT engine (text encoder, conditioner, denoiser or decoder): for every set of input shapes an execution
-context of its own, with fixed arrays and a captured CUDA graph.
+"""One deserialized TensorRT engine (text encoder, conditioner, denoiser or decoder): for every set of input shapes an
+execution context of its own, with fixed arrays and a captured CUDA graph.
 """
 
 import logging

@@ -13,13 +13,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine.contract import check_code, check_finite
+from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
 
 Array = NDArray[Any]
 
-_POOLED = ("text_embeds",)  # of what the conditioner takes besides the context, that which the text encoder gives
 _PROVIDERS = ["CPUExecutionProvider"]
 # What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
 UNREADABLE = (
@@ -53,8 +52,7 @@ class OrtEngine:
         self._denoiser = _session(bundle.graphs["denoiser"], self.threads)
         self._decoder = _session(bundle.graphs["decoder"], self.threads)
         cond = [spec.name for spec in bundle.config.cond]
-        given = ["context", *(("code", "indicator_scale") if bundle.config.num_codes else ())]
-        given += [spec.name for spec in bundle.config.added]
+        given = conditioner_inputs(bundle.config)
         _check_names(bundle.graphs["conditioner"], "inputs", self._conditioner.get_inputs(), given, "added")
         _check_names(bundle.graphs["conditioner"], "outputs", self._conditioner.get_outputs(), cond)
         _check_names(bundle.graphs["denoiser"], "inputs", self._denoiser.get_inputs(), ["x_t", "t", *cond])
@@ -77,8 +75,7 @@ class OrtEngine:
         path, config = self._bundle.graphs["text_encoder"], self._bundle.config
         session = _session(path, self.threads)
         _check_names(path, "inputs", session.get_inputs(), [spec.input for spec in config.text], "text")
-        pooled = [spec.name for spec in config.added if spec.name in _POOLED]
-        _check_names(path, "outputs", session.get_outputs(), ["context", *pooled], "added")
+        _check_names(path, "outputs", session.get_outputs(), text_outputs(config), "added")
         return session
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:

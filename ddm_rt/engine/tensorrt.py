@@ -19,7 +19,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.buffers import Arrays, Buffer
-from ddm_rt.engine.contract import check_code, check_finite
+from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
 from ddm_rt.engine.network import Network, Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.guided_step.reference import check_arguments
@@ -255,22 +255,20 @@ def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
     conditioner, denoiser, decoder = (networks[name] for name in plans.ENGINES)
     config = bundle.config
     cond = [spec.name for spec in config.cond]
-    own = ["context", "code", "indicator_scale"] if config.num_codes else ["context"]
     expected = [
-        (conditioner, "inputs", conditioner.inputs, [*own, *(spec.name for spec in config.added)], "added"),
+        (conditioner, "inputs", conditioner.inputs, conditioner_inputs(config), "added"),
         (conditioner, "outputs", conditioner.outputs, cond, "cond"),
         (denoiser, "inputs", denoiser.inputs, ["x_t", "t", *cond], "cond"),
         (decoder, "inputs", decoder.inputs, ["x0"], "cond"),
     ]
     if (text := networks.get("text_encoder")) is not None:
         expected.append((text, "inputs", text.inputs, [spec.input for spec in config.text], "text"))
+        expected.append((text, "outputs", text.outputs, text_outputs(config), "added"))
     for network, side, tensors, names, field in expected:
         if sorted(tensors) != sorted(names):
             raise BundleError(
                 f"{network.name}: {side} are {', '.join(tensors)}; config.json says {', '.join(names)} (field {field})"
             )
-    if text is not None and "context" not in text.outputs:
-        raise BundleError(f"{text.name}: outputs are {', '.join(text.outputs)}; context must be among them")
     for network in (denoiser, decoder):
         if len(network.outputs) != 1:
             raise BundleError(f"{network.name}: outputs are {', '.join(network.outputs)}; expected one")

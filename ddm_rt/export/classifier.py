@@ -9,7 +9,7 @@ from torch import nn
 
 from ddm_rt.bundle import write_atomic
 from ddm_rt.errors import DdmError
-from ddm_rt.export import graph
+from ddm_rt.export import graph, tensors
 from ddm_rt.export.onnx import MAX_ABS_ERROR
 
 
@@ -43,11 +43,11 @@ def export_classifier(
     if count != len(outputs):
         raise DdmError(f"{path.name}: the module gives {count} tensors; expected {', '.join(outputs)}")
     free = {name: {0: "batch"} for name in ("image", *outputs)}
-    model = graph.trace(module, cases[0], outputs, free, metadata=metadata)
+    traced = graph.trace(module, cases[0], outputs, free, metadata=metadata)
     with tempfile.TemporaryDirectory(prefix="ddm-rt-export-") as scratch:
         draft = Path(scratch) / path.name
-        graph.save(model, draft)
-        error = graph.difference(module, draft, cases)
+        tensors.save({draft: traced})
+        error = graph.difference(draft, cases, graph.expected(module, cases))
         if not error <= MAX_ABS_ERROR:
             raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")
         write_atomic(path, draft.read_bytes())

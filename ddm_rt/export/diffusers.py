@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ddm_rt.bundle import Codes, atomic_directory, check_free
+from ddm_rt.bundle import INDEX, Codes, atomic_directory, check_free
 from ddm_rt.config import Family, Precision, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import diffusers_files
@@ -46,10 +46,12 @@ null text and null code against text and code. Without `custom_pipeline` the fol
 def export_diffusers(run: Path, out: Path, precision: Precision = Precision.FP32) -> None:
     """Write `run` as a diffusers folder at `out`, whole or not at all, weights stored in `precision`.
 
-    Raises BundleError for a run with missing, foreign or malformed parts, and DdmError for a run without a base
-    checkpoint (pixel models), a precision that diffusers doesn't store, or an `out` that isn't empty.
+    Raises BundleError for a run with missing, foreign or malformed parts, and DdmError for a bundle, a run without a
+    base checkpoint (pixel models), a precision that diffusers doesn't store, or an `out` that isn't empty.
     """
     check_free(out)
+    if (run / INDEX).is_file():
+        raise DdmError(f"{run} is a bundle; a diffusers folder is made from the run that it was made from")
     config = parse_json(RunConfig, _read(run / "config.json"), run / "config.json")
     codes = parse_json(Codes, _read(run / "codes.json"), run / "codes.json")
     if config.base is None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddm_rt.export import dialect, tensors
 from ddm_rt.export.ops import TRANSLATIONS
+from ddm_rt.export.runtime import open_session
 
 OPSET = 18
 
@@ -29,10 +31,10 @@ def trace(
     *,
     variant: str = "decomposed",
     metadata: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
+) -> tensors.Graph:
     """`module` (in eval mode, called with the inputs in order) as a graph with these input and output names.
 
-    `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which
+    Its weights are the module's own memory. `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which
     the tracer would take for constants. Equal modules give equal bytes: no paths, no stack traces, no times.
     """
     dynamic = tuple({axis: free[name][axis] for axis in free.get(name, {})} for name in inputs)
@@ -49,6 +51,7 @@ def trace(
             verbose=False,
         )
     assert program is not None
+    weights = _leave_out(program.model)
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     _keep_plugin_types(model)
@@ -60,31 +63,44 @@ def trace(
         for axis, name in free.get(value.name, {}).items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     onnx.helper.set_model_props(model, dict(metadata or {}))
-    return model
+    return tensors.Graph(model, weights)
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write and check one graph; see `tensors.save`, which may change `model` where it is big."""
-    tensors.save({path: model})
+@torch.inference_mode()
+def expected(module: nn.Module, cases: Sequence[Mapping[str, Tensor]]) -> list[tuple[Tensor, ...]]:
+    """What `module` gives in torch, case by case."""
+    found = [module(*case.values()) for case in cases]
+    return [out if isinstance(out, tuple) else (out,) for out in found]
 
 
-def difference(module: nn.Module, graph: Path, cases: Sequence[Mapping[str, Tensor]]) -> float:
-    """The largest absolute difference between `module` in torch and `graph` on ONNX Runtime over the cases.
+def difference(graph: Path, cases: Sequence[Mapping[str, Tensor]], wanted: Sequence[Sequence[Tensor]]) -> float:
+    """The largest absolute difference between `graph` on ONNX Runtime and the outputs that are wanted of the cases.
 
     Infinite where an output's shape differs or a value is not finite.
     """
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     worst = 0.0
-    for case in cases:
-        with torch.inference_mode():
-            expected = module(*case.values())
-        expected = expected if isinstance(expected, tuple) else (expected,)
+    for case, outputs in zip(cases, wanted, strict=True):
         found = session.run(None, {name: tensor.numpy() for name, tensor in case.items()})
-        for want, got in zip(expected, found, strict=True):
+        for want, got in zip(outputs, found, strict=True):
             if want.shape != got.shape or not np.isfinite(got).all():
                 return float("inf")
             worst = max(worst, float(np.abs(want.numpy() - got).max()))
     return worst
+
+
+def _leave_out(model: ir.Model) -> dict[str, NDArray[Any]]:
+    """The large tensors of `model`, in whose place it gets empty ones."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < tensors.MIN_EXTERNAL_BYTES:
+            continue
+        found[name] = tensor.numpy()
+        shape = tensor.shape
+        assert isinstance(shape, ir.Shape)
+        value.const_value = ir.ExternalTensor("", None, None, tensor.dtype, shape=shape, name=name)
+    return found
 
 
 class _Positional(nn.Module):

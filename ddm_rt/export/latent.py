@@ -30,7 +30,8 @@ class TextEncoder(nn.Module):
 def text_part(model: LatentDDM, text: Sequence[TextSpec]) -> Part:
     """The text encoder's graph. Its sequence length is fixed: the tokenizers'."""
     outputs = ("context", *(name for name in model.added_names if name == POOLED))
-    return part(TextEncoder(model), tuple(spec.input for spec in text), outputs, free={})
+    inputs = tuple(spec.input for spec in text)
+    return part(TextEncoder(model), inputs, outputs, free={}, last_use_of=(model.text_encoders,))
 
 
 def read_text(run: Path, config: RunConfig) -> Text:

@@ -28,12 +28,13 @@ _FREE: Axes = {
 
 @dataclass(frozen=True)
 class Part:
-    """One graph: the module, its inputs by name, and which axes are free."""
+    """One graph: the module, its inputs by name, which axes are free, and what no later graph needs of the model."""
 
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     free: Axes
+    last_use_of: tuple[nn.Module, ...] = ()
 
 
 def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
@@ -44,13 +45,22 @@ def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
     return {
         "conditioner": part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
-        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",)),
+        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), last_use_of=(model.unet,)),
         "decoder": part(_Decoder(model), ("x0",), ("image",)),
     }
 
 
-def part(module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...], *, free: Axes = _FREE) -> Part:
-    return Part(module, inputs, outputs, {name: free.get(name, BATCH) for name in (*inputs, *outputs)})
+def part(
+    module: nn.Module,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    *,
+    free: Axes = _FREE,
+    last_use_of: tuple[nn.Module, ...] = (),
+) -> Part:
+    """A `Part` whose inputs and outputs have the free axes that `free` gives them, or else the batch alone."""
+    axes = {name: free.get(name, BATCH) for name in (*inputs, *outputs)}
+    return Part(module, inputs, outputs, axes, last_use_of)
 
 
 class _Conditioner(nn.Module):

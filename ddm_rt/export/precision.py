@@ -17,12 +17,13 @@ from onnx import TensorProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 import ddm_rt
-from ddm_rt.bundle import GRAPHS, INDEX, Bundle, check_free, write_bundle
-from ddm_rt.config import Precision
+from ddm_rt.bundle import DERIVED, INDEX, Bundle, check_free, write_bundle
+from ddm_rt.config import Family, Precision
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import half, opset, quantize, tensors
 from ddm_rt.export.dialect import PLUGIN_GRAPH
 from ddm_rt.export.quantize import Feeds
+from ddm_rt.export.runtime import open_session
 
 Progress = Callable[[int, int, str], None]  # graphs done, graphs in all, name of the graph
 
@@ -53,8 +54,6 @@ _UNRUNNABLE = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-# Directories of a bundle that were made from its graphs, or say something about them.
-_DERIVED = ("plans/", "calibrations/", "reports/")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ def convert(
 ) -> Bundle:
     """Write `bundle` in `precision` as the bundle directory `out`, whole or not at all, and open it.
 
-    Graphs that multiply nothing are copied. int8 and fp8 need `calibration` and quantise the denoiser, which is the
+    Graphs that multiply nothing are copied, and so is the decoder of an SDXL checkpoint that asks for that
+    (`force_upcast`: its VAE's values leave fp16's range). int8 and fp8 need `calibration` and quantise the denoiser, which is the
     only call in the loop; the other graphs are fp16. The new bundle has its own id, names the old one in its
     provenance, and has neither weights.safetensors nor the old one's plans.
 
@@ -92,16 +92,18 @@ def convert(
     report: dict[str, Any] = {}
 
     def fill(directory: Path) -> None:
-        _copy_rest(bundle, directory)
+        _copy_rest(bundle, directory, names)
         config = bundle.config.model_copy(update={"precision": precision})
         (directory / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
-        models: dict[str, onnx.ModelProto] = {}
-        for done, name in enumerate(names):
-            if progress is not None:
-                progress(done, len(names), name)
-            given = ranges if name.startswith("denoiser.") else None
-            models[name] = _converted(bundle.path / name, recipe, given, report)
-        _save(models, directory)
+        for group in groups:
+            graphs: dict[Path, tensors.Graph] = {}
+            for name in group:
+                if progress is not None:
+                    progress(names.index(name), len(names), name)
+                given = ranges if name.startswith("denoiser.") else None
+                graphs[directory / name] = tensors.Graph(_converted(bundle.path / name, recipe, given, report))
+            # Tensors lie inside, or beside where two graphs share them or one file would be big: as the exporter does.
+            tensors.save(graphs, shared=len(graphs) > 1)
         if recipe.runs_on_cpu:
             report["max_abs_difference"] = {
                 name: _difference(bundle.path / name, directory / name) for name in names if name != PLUGIN_GRAPH
@@ -158,20 +160,28 @@ def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, repor
     return model
 
 
-def _save(models: Mapping[str, onnx.ModelProto], directory: Path) -> None:
-    """As the exporter does: tensors inside, or beside where two graphs share them or one file can't hold them."""
-    shared = [name for name in models if name.startswith("denoiser.") and PLUGIN_GRAPH in models]
-    if shared:
-        tensors.save({directory / name: models[name] for name in shared}, shared=True)
-    for name in models.keys() - set(shared):
-        tensors.save({directory / name: models[name]}, shared=False)
+def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
+    """The graphs to convert; those that share their tensors together."""
+    config = bundle.config
+    kept = set()
+    # A decoder of the user's own (provenance names it) is not the checkpoint's VAE.
+    if (
+        config.family is Family.SDXL
+        and config.model.vae.get("force_upcast")
+        and not bundle.index.provenance.get("decoder")
+    ):
+        kept.add("decoder")
+    groups: list[tuple[str, ...]] = [(path.name,) for name, path in bundle.graphs.items() if name not in kept]
+    if PLUGIN_GRAPH in bundle.index.files:
+        groups[groups.index(("denoiser.onnx",))] = ("denoiser.onnx", PLUGIN_GRAPH)
+    return groups
 
 
-def _copy_rest(bundle: Bundle, directory: Path) -> None:
-    """What isn't a graph, nor made from one."""
+def _copy_rest(bundle: Bundle, directory: Path, converted: Sequence[str]) -> None:
+    """What isn't among the graphs to convert, their weights, nor made from one."""
     for name in bundle.index.files:
-        weights = ".onnx" in name or name == "weights.safetensors"
-        if not weights and not name.startswith(_DERIVED) and name not in (INDEX, "config.json"):
+        theirs = name.removesuffix(".data") in converted or name in (INDEX, "config.json", "weights.safetensors")
+        if not theirs and not name.startswith(DERIVED):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, directory / name)
 
@@ -181,21 +191,22 @@ def _difference(source: Path, converted: Path) -> float:
 
     Raises BundleError where either graph doesn't run, or gives values that aren't finite.
     """
-    outputs: list[list[Any]] = []
-    for path in (source, converted):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        try:
-            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            outputs.append(session.run(None, _feeds(session)))
-        except _UNRUNNABLE as error:
-            raise BundleError(f"{path}: ONNX Runtime {ort.__version__} can't run it: {error}") from error
+    wanted, found = _outputs(source), _outputs(converted)
     worst = 0.0
-    for name, want, got in zip([item.name for item in session.get_outputs()], *outputs, strict=True):
+    for name, got in found.items():
         if not np.isfinite(got).all():
             raise DdmError(f"{converted.name}: output {name} is not finite in this precision; nothing was written")
-        worst = max(worst, float(np.abs(want - got).max()))
+        worst = max(worst, float(np.abs(wanted[name] - got).max()))
     return worst
+
+
+def _outputs(path: Path) -> dict[str, Any]:
+    try:
+        session = open_session(path, threads=1)
+        names = [item.name for item in session.get_outputs()]
+        return dict(zip(names, session.run(None, _feeds(session)), strict=True))
+    except _UNRUNNABLE as error:
+        raise BundleError(f"{path}: ONNX Runtime {ort.__version__} can't run it: {error}") from error
 
 
 def _feeds(session: ort.InferenceSession) -> dict[str, Any]:

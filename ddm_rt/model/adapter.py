@@ -1,7 +1,7 @@
 """An adapter that somebody published, merged into a checkpoint's layers."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ddm_rt.errors import BundleError
 from ddm_rt.model.adapter_files import Factors, Part, read_adapter
-from ddm_rt.model.checkpoint import TEXT_ENCODERS, component_module, encoder_name
+from ddm_rt.model.checkpoint import component_module, encoder_name
+from ddm_rt.model.component_config import TEXT_ENCODERS
 from ddm_rt.model.latent import LatentDDM
 
 _ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer
@@ -46,7 +47,7 @@ def merge_adapter(model: LatentDDM, adapter: Path) -> AdapterReport:
             raise BundleError(f"{part.source}: is for a {part.component}, which a checkpoint of this family hasn't got")
         component = component_module(model, part.component)
         layers = {name: layer for name, layer in component.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-        found = {module: _name(part, module, layers) for module in part.factors}
+        found = {module: encoder_name(module, layers) for module in part.factors}
         if not any(found.values()):
             first = next(iter(part.factors), "(none)")
             raise BundleError(
@@ -64,10 +65,6 @@ def merge_adapter(model: LatentDDM, adapter: Path) -> AdapterReport:
         weight = layer.weight
         layer.weight = nn.Parameter(_merged(weight, factors), requires_grad=weight.requires_grad)
     return AdapterReport(tuple(merged), tuple(unmatched))
-
-
-def _name(part: Part, module: str, layers: Mapping[str, nn.Module]) -> str | None:
-    return module if part.component == "unet" and module in layers else encoder_name(module, layers)
 
 
 def _check(part: Part, module: str, layer: nn.Linear | nn.Conv2d) -> None:

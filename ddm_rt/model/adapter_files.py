@@ -5,19 +5,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft.utils.other import get_pattern_key
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddm_rt.config import parse
 from ddm_rt.errors import BundleError
 from ddm_rt.model import stored
+from ddm_rt.model.component_config import read_json
+from ddm_rt.model.factor_names import ALPHA, alpha_layer, factor_name
+
+T = TypeVar("T")
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 SETTINGS = "adapter_config.json"
@@ -43,20 +47,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that start from another base weight
 
-# Spellings of a factor's name: what comes before `.weight`, and the ends that mean A and B.
-_FACTOR = re.compile(
-    r"^(?P<module>.+?)"
-    r"(?:\.(?P<peft>lora_[AB])(?:\.[^.]+)?"
-    r"|\.lora_(?P<kohya>down|up)"
-    r"|\.(?:lora|lora_linear_layer)\.(?P<new>down|up)"
-    r"|\.(?:processor\.)?to_(?P<part>q|k|v|out)_lora\.(?P<old>down|up))"
-    r"\.weight$"
-)
-_SIDES = {"lora_A": "A", "down": "A", "lora_B": "B", "up": "B"}
-# Layer names of the oldest files, where the attention processor held the factors.
-_OLD_UNET = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-_OLD_ENCODER = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
-
 
 class PeftSettings(BaseModel):
     """The fields of adapter_config.json that decide a merged weight; the others are ignored or refused."""
@@ -67,6 +57,16 @@ class PeftSettings(BaseModel):
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
     target_modules: list[str] | str | None = None
+
+    @field_validator("rank_pattern", "alpha_pattern", "target_modules")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        for pattern in (value,) if isinstance(value, str) else value if isinstance(value, dict) else ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return value
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of BA: α/r, or α/√r with rslora (arXiv 2312.03732)."""
@@ -102,6 +102,8 @@ def read_adapter(path: Path, unet: UNet2DConditionModel) -> list[Part]:
     `unet` tells the SDXL layout to kohya's block numbers. Raises BundleError naming the file, and the field or tensor
     that is missing, malformed, or of a kind that isn't plain low-rank adaptation.
     """
+    if not path.exists():
+        raise BundleError(f"{path}: no such adapter")
     if path.is_file():
         return _single_file(path, unet)
     if (path / SETTINGS).is_file():
@@ -118,11 +120,7 @@ def read_adapter(path: Path, unet: UNet2DConditionModel) -> list[Part]:
 
 def _peft(folder: Path, component: str) -> Part:
     where = folder / SETTINGS
-    try:
-        tree = json.loads(where.read_bytes())
-    except ValueError as error:
-        raise BundleError(f"{where}: not JSON ({error})") from error
-    settings = _settings(tree, where)
+    settings = _settings(read_json(where), where)
     source = next((folder / name for name in _PEFT_FILES if (folder / name).is_file()), None)
     if source is None:
         raise BundleError(f"{folder}: no weights; expected {' or '.join(_PEFT_FILES)}")
@@ -136,26 +134,37 @@ def _single_file(path: Path, unet: UNet2DConditionModel) -> list[Part]:
         raise BundleError(f"{path}: tensor {odd[0]}: DoRA is not supported; merge it into a checkpoint with diffusers")
     if tensors and all(name.startswith(_KOHYA) for name in tensors):
         tensors = _from_kohya(path, tensors, unet)
-    alphas = {_layer(name): float(value) for name, value in tensors.items() if name.endswith(".alpha")}
+    if foreign := [name for name in tensors if not name.startswith(tuple(f"{c}." for c in COMPONENTS))]:
+        raise BundleError(
+            f"{path}: tensor {foreign[0]} is foreign; expected low-rank factors named unet.LAYER.lora_A.weight "
+            "and the like"
+        )
     metadata = _metadata(path)
     parts = []
     for component in COMPONENTS:
-        prefix = f"{component}."
-        named = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix) and not name.endswith(".alpha")
-        }
-        own = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
-        settings = _settings(own, path) if own else None
+        named, own = _below(component, tensors), _below(component, metadata)
         if named:
-            own_alphas = {k.removeprefix(prefix): v for k, v in alphas.items() if k.startswith(prefix)}
-            parts.append(_part(component, path, iter(named.items()), settings, own_alphas))
-    foreign = [name for name in tensors if not name.startswith(tuple(f"{component}." for component in COMPONENTS))]
-    if foreign or not parts:
-        what = f"tensor {foreign[0]} is foreign" if foreign else "it is empty"
-        raise BundleError(f"{path}: {what}; expected low-rank factors named unet.LAYER.lora_A.weight and the like")
+            alphas = {
+                alpha_layer(name, component): _alpha(value, f"{path}: tensor {component}.{name}")
+                for name, value in named.items()
+                if name.endswith(ALPHA)
+            }
+            factors = ((name, tensor) for name, tensor in named.items() if not name.endswith(ALPHA))
+            parts.append(_part(component, path, factors, _settings(own, path) if own else None, alphas))
+    if not parts:
+        raise BundleError(f"{path}: it is empty; expected low-rank factors named unet.LAYER.lora_A.weight and the like")
     return parts
+
+
+def _below(component: str, tree: Mapping[str, T]) -> dict[str, T]:
+    prefix = f"{component}."
+    return {name.removeprefix(prefix): value for name, value in tree.items() if name.startswith(prefix)}
+
+
+def _alpha(value: Tensor, where: str) -> float:
+    if value.numel() != 1 or not torch.isfinite(value).all():
+        raise BundleError(f"{where}: expected one finite number")
+    return float(value)
 
 
 def _part(
@@ -167,14 +176,13 @@ def _part(
 ) -> Part:
     """Pairs of factors by layer. The scale is that of the settings, else α over the rank, else 1."""
     sides: dict[str, dict[str, Tensor]] = {}
-    old = _OLD_UNET if component == "unet" else _OLD_ENCODER
     for name, tensor in named:
-        match = _FACTOR.match(name)
-        if match is None:
+        found = factor_name(name, component)
+        if found is None:
             raise BundleError(f"{source}: tensor {name} is not a factor of plain low-rank adaptation (LoRA)")
-        module = match["module"] + (f".{old[match['part']]}" if match["part"] else "")
-        side = _SIDES[match["peft"] or match["kohya"] or match["new"] or match["old"]]
-        sides.setdefault(module, {})[side] = tensor
+        sides.setdefault(found.module, {})[found.side] = tensor
+    if not sides:
+        raise BundleError(f"{source}: it is empty; expected low-rank factors for layers of the {component}")
     part = Part(component, source)
     for module, pair in sides.items():
         if pair.keys() != {"A", "B"}:
@@ -213,21 +221,18 @@ def _settings(tree: Any, where: Path) -> PeftSettings:
 
 def _from_kohya(path: Path, tensors: dict[str, Tensor], unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """kohya's names (lora_unet_down_blocks_0_...) as diffusers'. Raises BundleError where diffusers can't."""
+    for name, tensor in tensors.items():
+        if name.endswith(ALPHA):
+            _alpha(tensor, f"{path}: tensor {name}")
     try:
         renamed, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors), unet_config=unet.config)
-    except (ValueError, KeyError, IndexError) as error:
-        raise BundleError(f"{path}: names of kohya's layout that diffusers can't read ({error})") from error
+    except Exception as error:  # diffusers checks no names: whatever taking them apart comes to
+        first = str(error).split("\n")[0]
+        raise BundleError(f"{path}: names of kohya's layout that diffusers can't read ({first})") from error
     found: dict[str, Tensor] = renamed | {name: torch.tensor(value) for name, value in (alphas or {}).items()}
+    if len(found) != len(tensors):
+        raise BundleError(f"{path}: {len(tensors)} tensors in kohya's layout, of which diffusers can read {len(found)}")
     return found
-
-
-def _layer(alpha: str) -> str:
-    """The layer that an alpha's name belongs to."""
-    name = alpha.removesuffix(".alpha")
-    match = _FACTOR.match(name if name.endswith(".weight") else f"{name}.lora.down.weight")
-    assert match is not None
-    old = _OLD_UNET if name.startswith("unet.") else _OLD_ENCODER
-    return match["module"] + (f".{old[match['part']]}" if match["part"] else "")
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -239,4 +244,6 @@ def _metadata(path: Path) -> dict[str, Any]:
         tree = json.loads(text) if text else {}
     except (SafetensorError, ValueError) as error:
         raise BundleError(f"{path}: field {_METADATA} of the header is malformed ({error})") from error
-    return tree if isinstance(tree, dict) else {}
+    if not isinstance(tree, dict):
+        raise BundleError(f"{path}: field {_METADATA} of the header is malformed (expected a JSON object)")
+    return tree

@@ -53,8 +53,10 @@ def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dt
             f"{checkpoint.path}: the base checkpoint has changed since {run / 'config.json'} was written; "
             f"its sha256 is {checkpoint.base.sha256}, expected {config.base.sha256}"
         )
+    # The checkpoint's own word on its networks: it has been tried, and the sha256 covers it.
+    networks = {name: getattr(checkpoint.model, name) for name in ("family", "patch", "unet", "vae", "text_encoders")}
     with torch.device("meta"):
-        model = LatentDDM(config.model, codes.top_of)
+        model = LatentDDM(config.model.model_copy(update=networks), codes.top_of)
     load_base(model, checkpoint, dtype)
     # An imported run has no weights of its own; one with codes has at least the indicator's.
     if codes.num_codes or (run / WEIGHTS).exists():
@@ -90,10 +92,11 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
             raise BundleError(f"{path}: tensor {_LORA}{module}.{min(pair)} has no partner or no layer {module}")
         down, up = pair["A"].float(), pair["B"].float()
         weight = trained.get(name, expected[name]).float()
-        if down.shape[0] != config.lora.rank or up.shape[1:] != down.shape[:1] or (up @ down).shape != weight.shape:
+        shapes = (config.lora.rank, *weight.shape[1:]), (*weight.shape[:1], config.lora.rank)
+        if weight.ndim != 2 or (down.shape, up.shape) != shapes:
             raise BundleError(
-                f"{path}: tensor {_LORA}{module} is {list(up.shape)} x {list(down.shape)}; "
-                f"expected {weight.shape[0]} x {config.lora.rank} x {weight.shape[1:].numel()}"
+                f"{path}: tensor {_LORA}{module}.A is {list(down.shape)}, B {list(up.shape)}; expected factors of rank "
+                f"{config.lora.rank} for a matrix {list(weight.shape)}"
             )
         trained[name] = (weight + config.lora.alpha / config.lora.rank * (up @ down)).to(dtype)
     model.load_state_dict(trained, strict=False, assign=True)

@@ -1,8 +1,6 @@
 """A Stable Diffusion checkpoint in diffusers' format, checked, and its weights into and out of `LatentDDM`."""
 
 import hashlib
-import inspect
-import json
 import shutil
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
 
 from ddm_rt.bundle import sha256, write_json
-from ddm_rt.config import BaseConfig, Family, ModelConfig, SamplingConfig, ScheduleConfig, parse
+from ddm_rt.config import BaseConfig, Family, ModelConfig, SamplingConfig, ScheduleConfig
 from ddm_rt.errors import BundleError
-from ddm_rt.model import scheduler_config, stored
+from ddm_rt.model import stored
+from ddm_rt.model.component_config import ENCODER_CLASSES, TEXT_ENCODERS, image_size, read_json, read_networks
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.model.scheduler_config import read_scheduler
 
 MODEL_INDEX = "model_index.json"
 FAMILIES: dict[str, Family] = {
@@ -29,18 +27,11 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionXLPipeline": Family.SDXL,
     "StableDiffusionXLImg2ImgPipeline": Family.SDXL,
 }
+_SUPPORTED = f"supported: {', '.join(FAMILIES)}"
 _PIPELINES = {Family.SD: "StableDiffusionPipeline", Family.SDXL: "StableDiffusionXLPipeline"}
 _GUIDANCE = {Family.SD: 7.5, Family.SDXL: 5.0}  # diffusers' own defaults
-# Folders of the text encoders and tokenizers, in the order in which the UNet takes their outputs.
-TEXT_ENCODERS: dict[Family, tuple[str, ...]] = {
-    Family.SD: ("text_encoder",),
-    Family.SDXL: ("text_encoder", "text_encoder_2"),
-}
+# As with `TEXT_ENCODERS`, in the order of the UNet.
 TOKENIZERS: dict[Family, tuple[str, ...]] = {Family.SD: ("tokenizer",), Family.SDXL: ("tokenizer", "tokenizer_2")}
-_ENCODER_CLASSES: dict[str, tuple[str, ...]] = {
-    "text_encoder": ("CLIPTextModel",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-}
 _TOKENIZER_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.json", "merges.txt"),
@@ -48,16 +39,6 @@ _TOKENIZER_FILES = (
 )
 _DIFFUSERS_STEMS = ("diffusion_pytorch_model",)
 _ENCODER_STEMS = ("model", "pytorch_model")
-# What other UNets have and `LatentDDM` gives no input for.
-_UNET_ONLY: dict[str, Any] = {
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "encoder_hid_dim_type": None,
-    "time_cond_proj_dim": None,
-    "dual_cross_attention": False,
-}
-_ADDITION = {Family.SD: None, Family.SDXL: "text_time"}
-_SIZE_NUMBERS = 6  # of SDXL's time_ids
 
 
 @dataclass(frozen=True)
@@ -68,6 +49,7 @@ class Checkpoint:
     model: ModelConfig
     schedule: ScheduleConfig
     sampling: SamplingConfig
+    stands_for: str | None  # diffusers' scheduler, where the sampler is its nearest but not its equal
     tokenizers: tuple[Path, ...]  # folders: tokenizer.json, or vocab.json with merges.txt
     image_size: int  # pixels a side
     empty_negative_is_zero: bool
@@ -88,10 +70,10 @@ def read_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     """
     if not path.is_dir():
         raise BundleError(f"{path}: no such directory; expected a checkpoint folder in diffusers' format")
-    index = _json(path / MODEL_INDEX)
+    index = read_json(path / MODEL_INDEX)
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise BundleError(f"{path / MODEL_INDEX}: field _class_name: {name!r} is not supported; {_supported()}")
+        raise BundleError(f"{path / MODEL_INDEX}: field _class_name: {name!r} is not supported; {_SUPPORTED}")
     family = FAMILIES[name]
     if index.get("requires_aesthetics_score"):
         raise BundleError(f"{path / MODEL_INDEX}: field requires_aesthetics_score: refiners are not supported")
@@ -99,10 +81,10 @@ def read_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     for folder in folders:
         if not (path / folder).is_dir():
             raise BundleError(f"{path / folder}: missing; a {_PIPELINES[family]} has {', '.join(folders)}")
-    model = _model_config(path, family)
+    model = read_networks(path, family)
     _components(path, family, variant)
     schedule_path = path / "scheduler" / "scheduler_config.json"
-    schedule, sampling = scheduler_config.read(_json(schedule_path), schedule_path, _GUIDANCE[family])
+    scheduler = read_scheduler(read_json(schedule_path), schedule_path, _GUIDANCE[family])
     tokenizers = tuple(path / name for name in TOKENIZERS[family])
     for place in tokenizers:
         if not any(all((place / file).is_file() for file in layout) for layout in _TOKENIZER_LAYOUTS):
@@ -110,10 +92,11 @@ def read_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     return Checkpoint(
         path=path,
         model=model,
-        schedule=schedule,
-        sampling=sampling,
+        schedule=scheduler.schedule,
+        sampling=scheduler.sampling,
+        stands_for=scheduler.stands_for,
         tokenizers=tokenizers,
-        image_size=_side(model, path) * model.patch,
+        image_size=image_size(model, path),
         empty_negative_is_zero=family is Family.SDXL and bool(index.get("force_zeros_for_empty_prompt", True)),
         variant=variant,
     )
@@ -139,20 +122,20 @@ def save_checkpoint(model: LatentDDM, like: Checkpoint, out: Path, dtype: torch.
     family = like.model.family
     index: dict[str, Any] = {
         key: value
-        for key, value in _json(like.path / MODEL_INDEX).items()
+        for key, value in read_json(like.path / MODEL_INDEX).items()
         if key in ("_diffusers_version", "force_zeros_for_empty_prompt")
     }
     index["_class_name"] = _PIPELINES[family]
-    scheduler = _json(like.path / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(like.path / "scheduler" / "scheduler_config.json")
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
-    index |= {name: ["transformers", _ENCODER_CLASSES[name][0]] for name in TEXT_ENCODERS[family]}
+    index |= {name: ["transformers", ENCODER_CLASSES[name]] for name in TEXT_ENCODERS[family]}
     index |= {name: ["transformers", "CLIPTokenizer"] for name in TOKENIZERS[family]}
     if family is Family.SD:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     for component in ("unet", "vae", *TEXT_ENCODERS[family]):
         (out / component).mkdir()
-        config = _json(like.path / component / "config.json")
+        config = read_json(like.path / component / "config.json")
         encoder = component in TEXT_ENCODERS[family]
         if encoder:
             config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
@@ -165,6 +148,7 @@ def save_checkpoint(model: LatentDDM, like: Checkpoint, out: Path, dtype: torch.
             out / component / f"{stem}.safetensors",
             metadata={"format": "pt"},
         )
+        (out / component / f"{stem}.safetensors").chmod(0o644)  # safetensors makes it the owner's alone
     (out / "scheduler").mkdir()
     write_json(out / "scheduler" / "scheduler_config.json", scheduler)
     for folder in like.tokenizers:
@@ -186,78 +170,6 @@ def encoder_name(name: str, known: Container[str]) -> str | None:
     """The one of `known` that `name` means: transformers 5 dropped a prefix that files in the wild have. None: none."""
     candidates = (name, name.removeprefix(_ENCODER_PREFIX), _ENCODER_PREFIX + name)
     return next((candidate for candidate in candidates if candidate in known), None)
-
-
-def _model_config(path: Path, family: Family) -> ModelConfig:
-    unet = _arguments(path / "unet", UNet2DConditionModel)
-    vae = _arguments(path / "vae", AutoencoderKL)
-    encoders = tuple(_encoder_arguments(path / name) for name in TEXT_ENCODERS[family])
-    where = path / "unet" / "config.json"
-    latent = vae["latent_channels"]
-    if unet["in_channels"] != latent or unet["out_channels"] != latent:
-        raise BundleError(
-            f"{where}: field in_channels: {unet['in_channels']} (out_channels: {unet['out_channels']}); expected the "
-            f"VAE's latent_channels, {latent}; UNets for inpainting or editing are not supported"
-        )
-    for field, only in (_UNET_ONLY | {"addition_embed_type": _ADDITION[family]}).items():
-        if unet[field] != only:
-            raise BundleError(f"{where}: field {field}: {unet[field]!r} is not supported here; expected {only!r}")
-    hidden = [int(encoder["hidden_size"]) for encoder in encoders]
-    if unet["cross_attention_dim"] != sum(hidden):
-        raise BundleError(
-            f"{where}: field cross_attention_dim: {unet['cross_attention_dim']}; the text encoders' hidden_size "
-            f"gives {' + '.join(map(str, hidden))}"
-        )
-    if family is Family.SDXL:
-        pooled = int(encoders[-1]["projection_dim"])
-        want = _SIZE_NUMBERS * unet["addition_time_embed_dim"] + pooled
-        if unet["projection_class_embeddings_input_dim"] != want:
-            raise BundleError(
-                f"{where}: field projection_class_embeddings_input_dim: "
-                f"{unet['projection_class_embeddings_input_dim']}; expected {_SIZE_NUMBERS} x addition_time_embed_dim "
-                f"+ text_encoder_2's projection_dim = {want}"
-            )
-    patch = 2 ** (len(vae["block_out_channels"]) - 1)
-    tree = {"family": family, "patch": patch, "unet": unet, "vae": vae, "text_encoders": encoders}
-    return parse(ModelConfig, tree, path)
-
-
-def _arguments(folder: Path, kind: type) -> dict[str, Any]:
-    """Arguments of `kind` in the folder's config.json, defaults filled in, as diffusers reads them."""
-    path = folder / "config.json"
-    tree = _json(path)
-    if tree.get("_class_name", kind.__name__) != kind.__name__:
-        raise BundleError(
-            f"{path}: field _class_name: {tree['_class_name']!r} is not supported; expected {kind.__name__}"
-        )
-    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
-    known = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    return {key: tree.get(key, default) for key, default in known.items()}
-
-
-def _encoder_arguments(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    tree = _json(path)
-    expected = _ENCODER_CLASSES[folder.name]
-    if tuple(tree.get("architectures") or expected) != expected:
-        raise BundleError(
-            f"{path}: field architectures: {tree['architectures']} is not supported; expected {expected[0]}"
-        )
-    # The dtype is left out: with it, transformers makes parts of the module in it.
-    known = CLIPTextConfig().to_dict().keys() - {"architectures", "dtype", "torch_dtype", "transformers_version"}
-    given = {key: tree[key] for key in sorted(known & tree.keys()) if not key.startswith("_")}
-    defaults = CLIPTextConfig()
-    sizes = {key: given.get(key, getattr(defaults, key)) for key in ("hidden_size", "projection_dim")}
-    return given | sizes | {"architectures": list(expected)}
-
-
-def _side(model: ModelConfig, path: Path) -> int:
-    size = model.unet["sample_size"]
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    side = sides.pop() if len(sides) == 1 else None
-    if not isinstance(side, int) or side < 1:
-        raise BundleError(f"{path / 'unet' / 'config.json'}: field sample_size: {size}; expected one number")
-    return side
 
 
 def _components(path: Path, family: Family, variant: str | None) -> dict[str, stored.Stored]:
@@ -338,21 +250,3 @@ def _digest(path: Path, family: Family, variant: str | None) -> str:
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in _TOKENIZER_FILES if (folder / name).is_file())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(
-            f"{path}: cannot be read ({error.strerror}); a checkpoint in diffusers' format has it"
-        ) from error
-    except ValueError as error:
-        raise BundleError(f"{path}: not JSON ({error})") from error
-    if not isinstance(tree, dict):
-        raise BundleError(f"{path}: expected a JSON object")
-    return tree
-
-
-def _supported() -> str:
-    return f"supported: {', '.join(FAMILIES)}"

@@ -25,8 +25,12 @@ class LatentDDM(nn.Module):
         self.text_encoders = nn.ModuleList(_text_encoder(arguments) for arguments in config.text_encoders)
         self.conditioner: Conditioner | None = None
         if top_of:
-            install(self.unet)
-            self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
+            self.add_indicator(config, top_of)
+
+    def add_indicator(self, config: ModelConfig, top_of: tuple[int, ...]) -> None:
+        """Put the indicator, with random weights, into networks that have none yet."""
+        install(self.unet)
+        self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
 
     @property
     def context_dim(self) -> int:

@@ -1,8 +1,11 @@
-"""Where training computes: the first CUDA device where torch finds one, else the CPU."""
+"""Where training computes, the first CUDA device where torch finds one, else the CPU; and in what."""
 
 import torch
 
+from ddm_rt.config import Precision
+
 CPU = torch.device("cpu")
+HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 def chosen() -> torch.device:

@@ -1,12 +1,11 @@
-"""Frozen features for code discovery: contrastive ones of the training images, or any encoder given as ONNX.
+"""Contrastive features for code discovery, from an encoder that is trained on the training images alone.
 
-Contrastive features are SimCLR's (arXiv 2002.05709, eq. 1). The encoder's body is read, before the projector: the
+They are SimCLR's (arXiv 2002.05709, eq. 1). The encoder's body is read, before the projector: the
 augmentations remove slant, stroke width and position, which otherwise dominate and are what clusters would follow.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddm_rt.config import FeatureConfig
-from ddm_rt.errors import DdmError
 from ddm_rt.train.device import CPU
 from ddm_rt.train.patches import patch_features
 
@@ -137,15 +135,16 @@ def feature_sets(
     seed: int,
     progress: Progress | None = None,
     device: torch.device = CPU,
+    encoded: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Several feature sets [N,D] of images [N,C,H,W], by name: for whoever has labels to choose with.
 
-    The encoder's where one is given; contrastive ones as configured and, of coloured images, with colour jitter (which
+    `encoded`, an encoder's, where there is one; contrastive ones as configured and, of coloured images, with colour jitter (which
     removes what is known by colour) or without it, the other way round than configured; patches; and all together.
     """
     found = {}
-    if config.encoder is not None:
-        found["encoder"] = onnx_features(images, config.encoder)
+    if encoded is not None:
+        found["encoder"] = encoded
     found["contrastive"] = contrastive_features(images, config, seed, progress, device)
     if images.shape[1] == 3:
         other = config.model_copy(update={"colour": 0.0 if config.colour else COLOUR_JITTER})
@@ -162,25 +161,3 @@ def together(found: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         centred = features - features.mean(axis=0)
         parts.append(centred / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12))
     return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def onnx_features(images: NDArray[np.float32], encoder: Path) -> NDArray[np.float32]:
-    """Unit features [N, D] of images [N,C,H,W] in [-1,1] from an ONNX file with one image input.
-
-    Raises DdmError when the file can't be loaded, or doesn't give one finite vector for each image.
-    """
-    import onnxruntime
-
-    if not encoder.is_file():
-        raise DdmError(f"features.encoder {encoder}: no such file; expected an ONNX encoder")
-    try:
-        session = onnxruntime.InferenceSession(str(encoder), providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        parts = [session.run(None, {name: images[i : i + 256]})[0] for i in range(0, len(images), 256)]
-    except Exception as error:
-        raise DdmError(f"features.encoder {encoder}: {error}") from error
-    features = np.concatenate(parts).reshape(len(images), -1).astype(np.float32)
-    if not np.isfinite(features).all():
-        raise DdmError(f"features.encoder {encoder}: its features are not finite")
-    unit: NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    return unit

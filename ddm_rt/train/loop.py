@@ -19,13 +19,12 @@ from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.schedule import Schedule
-from ddm_rt.train.device import CPU
+from ddm_rt.train.device import CPU, HALF
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.processes import ALONE, Processes
 from ddm_rt.train.subject import PixelSubject, Subject
 
 KEPT_CHECKPOINTS = 2
-_AUTOCAST = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ class Trainer:
             if train.indicator is not IndicatorMode.NONE and train.alpha > 0:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
         self.model = self.subject.model
-        for module in (self.model, self.head):
-            if module is not None:
-                module.to(device)
+        self.subject.place(device)
+        if self.head is not None:
+            self.head.to(device)
         average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
         # Of what is trained alone: a copy of a base checkpoint would stay equal to it.
         self.trained = nn.ParameterList(self.subject.trained.values())
@@ -93,8 +92,11 @@ class Trainer:
             group["lr"] = train.learning_rate * self._rate()
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
+        # Of the whole step, so that it doesn't matter how the step is shared out.
+        known = int((batch[4] >= 0).sum())
         for part in batches:
-            part_loss = self._loss(*part) * (len(part[0]) / count)
+            share = known * len(part[0]) / len(batch[0])
+            part_loss = self._loss(*part, known=share) * (len(part[0]) / count)
             self.scaler.scale(part_loss).backward()
             loss = loss + part_loss.detach()
         self._share_gradients()
@@ -129,16 +131,25 @@ class Trainer:
         return index, x_t, target, t, y, y if data.top_of else null, no_text
 
     def _loss(
-        self, index: Tensor, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor, code: Tensor, no_text: Tensor
+        self,
+        index: Tensor,
+        x_t: Tensor,
+        target: Tensor,
+        t: Tensor,
+        y: Tensor,
+        code: Tensor,
+        no_text: Tensor,
+        *,
+        known: float,
     ) -> Tensor:
         train = self.config.train
         x_t, target, t, y, code = (tensor.to(self.device) for tensor in (x_t, target, t, y, code))
-        half = _AUTOCAST.get(train.precision)
+        half = HALF.get(train.precision)
         with torch.autocast(self.device.type, half) if half is not None else nullcontext():
             prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text))
         prediction = prediction.float()
         logits = self.head(prediction) if self.head is not None else None
-        return ddm_loss(prediction, target, logits, y, train.alpha)
+        return ddm_loss(prediction, target, logits, y, train.alpha, known)
 
     def _share_gradients(self) -> None:
         """Over the processes. What had no part in any loss of this one has a gradient of zero."""

@@ -5,16 +5,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def ddm_loss(prediction: Tensor, target: Tensor, logits: Tensor | None, y: Tensor | None, weight: float) -> Tensor:
+def ddm_loss(
+    prediction: Tensor,
+    target: Tensor,
+    logits: Tensor | None,
+    y: Tensor | None,
+    weight: float,
+    known: float | None = None,
+) -> Tensor:
     """prediction, target [B,C,H,W]; logits [B,K] of the head on the prediction; y int64 [B]; weight α.
 
-    Samples with y = -1 (their code was dropped) take no part in the cross-entropy. Without logits it is the MSE alone.
+    Samples with y = -1 (their code was dropped) take no part in the cross-entropy, which is the mean over the others;
+    `known` takes the place of their number where these B are a part of a step. Without logits it is the MSE alone.
     """
     mse = F.mse_loss(prediction, target)
     if logits is None or y is None:
         return mse
-    known = (y >= 0).sum().clamp(min=1)
-    entropy = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum") / known
+    entropy = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    # Where none is known the sum is zero, whatever it is divided by.
+    entropy = entropy / ((y >= 0).sum().clamp(min=1) if known is None else known or 1.0)
     return (1 - weight) * mse + weight * entropy
 
 

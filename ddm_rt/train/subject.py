@@ -14,16 +14,24 @@ class Subject(Protocol):
     """One family's side of the loop. `model(x_t, t, cond)` gives the prediction."""
 
     model: nn.Module
-    trained: Mapping[str, nn.Parameter]  # by their names in weights.safetensors
-    fixed: Mapping[str, Tensor]  # what weights.safetensors holds besides
     takes_text: bool
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """What moves, by the names in weights.safetensors."""
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        """What weights.safetensors holds besides."""
+
+    def place(self, device: torch.device) -> None:
+        """Move what a step needs to `device`."""
 
     def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
         """cond of the images `index` int64 [B] with code int64 [B] (-1: null), some without their text, bool [B].
 
         `code` is on the device that the result is for, the others on the CPU.
         """
-        ...
 
 
 class PixelSubject:
@@ -33,8 +41,20 @@ class PixelSubject:
 
     def __init__(self, config: RunConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> None:
         self.model = DDM(config.model, latent_shape, top_of)
-        self.trained = dict(self.model.named_parameters())
-        self.fixed = {name: value for name, value in self.model.state_dict().items() if name not in self.trained}
+        if config.train.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        trained = self.trained
+        return {name: value for name, value in self.model.state_dict().items() if name not in trained}
+
+    def place(self, device: torch.device) -> None:
+        self.model.to(device)
 
     def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
         context = torch.zeros(len(index), 1, self.model.context_dim, device=code.device)

@@ -10,7 +10,7 @@ import pytest
 from ddm_rt.bundle import Bundle
 from ddm_rt.cli.precision import STEPS, calibrate
 from ddm_rt.config import NULL_CODE, Precision
-from ddm_rt.export import graph
+from ddm_rt.export import graph, tensors
 from ddm_rt.export import precision as export_precision
 
 
@@ -74,8 +74,9 @@ def test_a_run_becomes_a_bundle_of_that_precision(
 ) -> None:
     """Tracing, which takes seconds, is replaced by the graphs of the same run."""
 
-    def trace(module: object, inputs: dict[str, object], *args: object, **kwargs: object) -> onnx.ModelProto:
-        return onnx.load(bundle.graphs[{"x_t": "denoiser", "x0": "decoder"}.get(next(iter(inputs)), "conditioner")])
+    def trace(module: object, inputs: dict[str, object], *args: object, **kwargs: object) -> tensors.Graph:
+        name = {"x_t": "denoiser", "x0": "decoder"}.get(next(iter(inputs)), "conditioner")
+        return tensors.Graph(onnx.load(bundle.graphs[name]))
 
     monkeypatch.setattr(graph, "trace", trace)
     assert ddm_rt("export", trained[0], "--precision", "fp16", "--out", tmp_path / "made").code == 0

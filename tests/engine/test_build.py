@@ -7,13 +7,13 @@ import dataclasses
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Precision
+from ddm_rt.config import Precision, TextSpec
 from ddm_rt.engine import build, build_process, flavours, plans
 from ddm_rt.engine.build_worker import Request
 from ddm_rt.errors import BackendUnavailable, DdmError
@@ -57,6 +57,23 @@ def test_all_three_graphs_are_built_and_keyed(built: Bundle, tiny_bundle: Bundle
     assert plan.profile("denoiser")["x_t"] == ((1, 4, 8, 8), (8, 4, 8, 8), (32, 4, 8, 8))
     assert plan.profile("conditioner")["code"] == ((1,), (8,), (32,))  # int64, as it is in the graph
     assert built.bundle_id == tiny_bundle.bundle_id
+
+
+def test_a_bundle_with_prompts_is_built_with_its_text_encoder(
+    latent_bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    """The family with most inputs: two tokenizers, pooled text and sizes."""
+    bundle = copy_of(latent_bundles["sdxl"], tmp_path)
+    plan = build.build(bundle, RTX, SM_89, options_of(bundle)).plan
+    assert set(plan.key.engines) == {"text_encoder", *plans.ENGINES}
+    ids = ((1, 77), (8, 77), (32, 77))
+    assert plan.profile("text_encoder") == {"input_ids": ids, "input_ids_2": ids}
+    profile = plan.profile("conditioner")
+    assert profile.keys() == {"context", "code", "indicator_scale", "text_embeds", "time_ids"}
+    assert profile["context"] == ((1, 77, 64), (8, 77, 64), (32, 77, 64))
+    assert profile["time_ids"] == ((1, 6), (8, 6), (32, 6))
+    found = plans.find(Bundle.load(bundle.path), RTX, flavours.version(RTX), "sm_89", "any GPU of this architecture")
+    assert found.engine("text_encoder").stat().st_size > 10_000
 
 
 def test_the_denoiser_is_built_in_half_precision_for_a_card_that_takes_no_other(
@@ -112,6 +129,16 @@ def test_options_follow_the_bundle(tiny_bundle: Bundle) -> None:
     made = build.options(tiny_bundle.config, build.DEFAULT_BATCH, size)
     assert made.height == made.width == plans.Range(min=8, opt=8, max=16)  # 2 pixels for each number
     assert made.tokens == plans.Range(min=1, opt=1, max=1)
+
+
+def test_contexts_are_as_long_as_the_tokenizers_say(tiny_bundle: Bundle) -> None:
+    def options(*lengths: int) -> plans.Options:
+        text = tuple(TextSpec(tokenizer="tokenizer/t.json", input="ids", max_length=n, pad_id=0) for n in lengths)
+        return build.options(tiny_bundle.config.model_copy(update={"text": text}), build.DEFAULT_BATCH, None)
+
+    assert options(77, 77).tokens == plans.Range(min=77, opt=77, max=77)
+    with pytest.raises(DdmError, match=r"config\.json: field text: lengths \[77, 128\]; expected one"):
+        options(77, 128)
 
 
 @pytest.mark.parametrize(("low", "best", "high"), [(4, 2, 8), (1, 9, 8), (8, 8, 1)])

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,13 @@ def parts_of(bundle: Bundle, **changes: str) -> plans.Parts:
     return plans.Parts(bundle_id=bundle.bundle_id, graphs=plans.graph_files(bundle, RTX), options=OPTIONS, **fields)
 
 
-def add_plan(bundle: Bundle, **changes: str) -> Bundle:
-    """The bundle with a plan of made-up engines."""
+def add_plan(bundle: Bundle, names: tuple[str, ...] = (), **changes: str) -> Bundle:
+    """The bundle with a plan of made-up engines: those of its graphs, or of `names`."""
     parts = parts_of(bundle, **changes)
 
     def fill(folder: Path) -> None:
         engines = {}
-        for name in plans.ENGINES:
+        for name in names or plans.engines(bundle):
             file = folder / f"{name}.plan"
             file.write_bytes(name.encode())
             profile = {"x": ((1, 4), (1, 4), (1, 4))}
@@ -40,8 +40,8 @@ def add_plan(bundle: Bundle, **changes: str) -> Bundle:
         key = plans.Key(key=plans.digest(parts), parts=parts, engines=engines, kernels="none in a test")
         write_json(folder / plans.KEY, key.model_dump(mode="json"))
 
-    name = plans.directory_name(parts.flavour, parts.architecture, parts.gpu)
-    return add_directory(bundle, f"plans/{name}", fill)
+    directory = plans.directory_name(parts.flavour, parts.architecture, parts.gpu)
+    return add_directory(bundle, f"plans/{directory}", fill)
 
 
 @pytest.fixture
@@ -142,6 +142,17 @@ def test_the_plugin_variant_is_needed_for_half_precision(tiny_bundle: Bundle) ->
     bundle = Bundle(tiny_bundle.path, tiny_bundle.index, half, tiny_bundle.codes, tiny_bundle.schedule)
     with pytest.raises(BundleError, match=r"denoiser\.plugin\.onnx is missing; tensorrt needs it"):
         plans.graph_files(bundle, flavours.TABLE["tensorrt"])
+
+
+def test_a_bundle_with_prompts_needs_a_plan_with_its_text_encoder(
+    latent_bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    bundle = Bundle.load(shutil.copytree(latent_bundles["sd15"].path, tmp_path / "bundle"))
+    whole = add_plan(bundle)
+    assert "text_encoder.onnx" in find(whole).key.parts.graphs
+    assert find(whole).engine("text_encoder").read_bytes() == b"text_encoder"
+    with pytest.raises(DdmError, match=f"plan {NAME} is refused: .*field engines: text_encoder is not listed"):
+        find(add_plan(bundle, plans.ENGINES))
 
 
 def test_every_part_is_in_the_key(tiny_bundle: Bundle) -> None:

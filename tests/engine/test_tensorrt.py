@@ -5,7 +5,6 @@ graphs through ONNX Runtime on its own memory, so that images must be ONNX Runti
 import dataclasses
 import importlib.util
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +19,12 @@ if importlib.util.find_spec("cuda") is None:
 import cuda.bindings.driver as real
 from conftest import has_cuda
 from fake_cuda import FakeDriver
-from fake_tensorrt import MAX_BATCH, RTX, Specialization, fake_tensorrt, guided_step_arguments, with_fake_plan
+from fake_tensorrt import MAX_BATCH, RTX, Machine, Specialization, guided_step_arguments, reference, with_fake_plan
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import backends, build, cuda, flavours, plans
 from ddm_rt.engine.network import Runtime
-from ddm_rt.engine.ort import OrtEngine
 from ddm_rt.engine.tensorrt import TensorRTEngine, TensorRTRtxEngine
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.guided_step.table import variants
@@ -46,16 +44,6 @@ def planned(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
     return with_fake_plan(_copy(tiny_bundle, tmp_path_factory.mktemp("planned")))
 
 
-class Machine:
-    """A fake driver and a fake TensorRT-RTX, put in the place of the real ones."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **driver: Any) -> None:
-        self.driver = FakeDriver(**driver)
-        self.trt = fake_tensorrt(RTX.module, self.driver)
-        monkeypatch.setattr(cuda, "load", lambda: self.driver)
-        monkeypatch.setitem(sys.modules, RTX.module, self.trt)
-
-
 @pytest.fixture(params=[False, True], ids=["lazy", "eager"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch, eager=request.param)
@@ -68,22 +56,16 @@ def engine(machine: Machine, planned: Bundle) -> Iterator[TensorRTRtxEngine]:
     made.close()
 
 
-def _reference(bundle: Bundle) -> OrtEngine:
-    engine = OrtEngine(bundle, threads=1)
-    engine.max_batch = MAX_BATCH  # type: ignore[attr-defined]
-    return engine
-
-
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++2m"])
 def test_images_on_a_fake_driver_are_onnx_runtimes_to_the_bit(
     engine: TensorRTRtxEngine, planned: Bundle, sampler: str
 ) -> None:
     """One and two branches, noise, x0_prev, several calls of one size per step, null codes among others."""
     request: dict[str, Any] = {"n": 11, "seed": 5, "sampler": sampler, "num_steps": 5}
-    ours, reference = Pipeline(planned, engine), Pipeline(planned, _reference(planned))
-    assert ours.buckets == reference.buckets
+    ours, theirs = Pipeline(planned, engine), Pipeline(planned, reference(planned))
+    assert ours.buckets == theirs.buckets
     for settings in ({"indicator_guidance_scale": 2.5}, {"codes": [-1, 0, 1, 2, 3, -1, 0, 1, 2, 3, -1]}):
-        made, expected = ours.generate(**request, **settings), reference.generate(**request, **settings)
+        made, expected = ours.generate(**request, **settings), theirs.generate(**request, **settings)
         np.testing.assert_array_equal(made.images, expected.images)
         assert len(np.unique(made.images)) > 2
 
@@ -93,14 +75,14 @@ def test_other_sizes_and_a_bundle_without_codes(
 ) -> None:
     size = 2 * planned.config.image_size
     made = Pipeline(planned, engine).generate(n=2, num_steps=2, height=size)
-    expected = Pipeline(planned, _reference(planned)).generate(n=2, num_steps=2, height=size)
+    expected = Pipeline(planned, reference(planned)).generate(n=2, num_steps=2, height=size)
     np.testing.assert_array_equal(made.images, expected.images)
     with pytest.raises(DdmError, match=r"denoiser.plan: input x_t has shape \[1, 4, 24, 8\]; the plan takes \[1, 4, 8"):
         Pipeline(planned, engine).generate(height=3 * planned.config.image_size)
     plain = with_fake_plan(_copy(plain_bundle, tmp_path))
     other = TensorRTRtxEngine(plain)
     made = Pipeline(plain, other).generate(n=2, num_steps=2)
-    np.testing.assert_array_equal(made.images, Pipeline(plain, _reference(plain)).generate(n=2, num_steps=2).images)
+    np.testing.assert_array_equal(made.images, Pipeline(plain, reference(plain)).generate(n=2, num_steps=2).images)
     other.close()
 
 
@@ -160,7 +142,7 @@ def test_contexts_are_bounded(machine: Machine, planned: Bundle, monkeypatch: py
     engine = TensorRTRtxEngine(planned)
     made = Pipeline(planned, engine).generate(n=11, num_steps=3)
     assert machine.driver.live["executable"] <= 2 * 3
-    expected = Pipeline(planned, _reference(planned)).generate(n=11, num_steps=3)
+    expected = Pipeline(planned, reference(planned)).generate(n=11, num_steps=3)
     np.testing.assert_array_equal(made.images, expected.images)
     engine.close()
 
@@ -178,7 +160,7 @@ def test_an_engine_that_cant_be_captured_says_so_once_and_gives_the_same(
     said = [record.getMessage() for record in caplog.records if "no CUDA graph" in record.getMessage()]
     assert len(said) == len(machine.trt.contexts)
     assert ("STREAM_CAPTURE_INVALIDATED" if how == "driver" else "isn't capturable") in said[0]
-    expected = Pipeline(planned, _reference(planned)).generate(n=3, num_steps=3)
+    expected = Pipeline(planned, reference(planned)).generate(n=3, num_steps=3)
     np.testing.assert_array_equal(made.images, expected.images)
     engine.close()
 
@@ -259,9 +241,9 @@ def test_engines_in_two_threads_share_no_stream_or_context(machine: Machine, pla
         thread.join()
     assert len({int(stream) for stream in machine.driver.streams}) == 2
     assert len({id(context.engine) for context in machine.trt.contexts}) == 6
-    reference = Pipeline(planned, _reference(planned))
+    theirs = Pipeline(planned, reference(planned))
     for seed, (images, engine) in made.items():
-        np.testing.assert_array_equal(images, reference.generate(n=2, seed=seed, num_steps=3).images)
+        np.testing.assert_array_equal(images, theirs.generate(n=2, seed=seed, num_steps=3).images)
         engine.close()
 
 
@@ -270,7 +252,7 @@ def test_an_engine_works_in_a_thread_that_didnt_make_it(engine: TensorRTRtxEngin
     thread = threading.Thread(target=lambda: made.append(Pipeline(planned, engine).generate(num_steps=2).images))
     thread.start()
     thread.join()
-    np.testing.assert_array_equal(made[0], Pipeline(planned, _reference(planned)).generate(num_steps=2).images)
+    np.testing.assert_array_equal(made[0], Pipeline(planned, reference(planned)).generate(num_steps=2).images)
 
 
 @pytest.mark.skipif(has_cuda(), reason="this machine has a driver")
@@ -379,6 +361,6 @@ def test_a_real_plan_on_a_device_gives_onnx_runtimes_images(tiny_bundle: Bundle,
         request: dict[str, Any] = {"n": 11, "sampler": sampler, "num_steps": 5}
         made = Pipeline(bundle, engine).generate(**request).images
         np.testing.assert_array_equal(made, Pipeline(bundle, engine).generate(**request).images)
-        expected = Pipeline(bundle, _reference(bundle)).generate(**request).images
+        expected = Pipeline(bundle, reference(bundle)).generate(**request).images
         assert np.abs(made.astype(int) - expected.astype(int)).max() <= IMAGE_GREY_LEVELS
     engine.close()

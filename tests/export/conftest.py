@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.export import graph, quantize
+from ddm_rt.export import graph, quantize, tensors
 
 
 @pytest.fixture(scope="session")
@@ -21,11 +21,11 @@ def plugin_bundle(tiny_run: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.
 
     trace = graph.trace
 
-    def known(module: object, inputs: Mapping[str, Tensor], *args: object, **kwargs: object) -> onnx.ModelProto:
+    def known(module: object, inputs: Mapping[str, Tensor], *args: object, **kwargs: object) -> tensors.Graph:
         if kwargs["variant"] == "plugin":
             return trace(module, inputs, *args, **kwargs)  # type: ignore[arg-type]
         name = {"x_t": "denoiser", "x0": "decoder", "context": "conditioner"}[next(iter(inputs))]
-        return onnx.load(tiny_bundle.graphs[name])
+        return tensors.Graph(onnx.load(tiny_bundle.graphs[name]))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "trace", known)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,16 @@ import numpy as np
 import pytest
 import tolerances
 import torch
-from checkpoints import write_checkpoint
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from latent_runs import add_indicator, write_run
+from checkpoints import FAMILIES
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ddm_rt.bundle import Codes
-from ddm_rt.config import Precision, RunConfig, parse_json
-from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export.diffusers import export_diffusers
+from ddm_rt.config import RunConfig, parse_json
+from ddm_rt.export.diffusers import INDICATOR, export_diffusers
 from ddm_rt.model.assemble import assemble
+from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.schedule import Schedule, step_table
 
@@ -45,41 +45,37 @@ sys.meta_path.insert(0, Blocked())
 torch.set_num_threads(1)
 from diffusers import DiffusionPipeline
 
-folder, given, found, request = sys.argv[1:]
-given, request, out = np.load(given), json.loads(request), {}
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-pipe.set_progress_bar_config(disable=True)
-tensor = {name: torch.from_numpy(given[name]) for name in given.files}
-added = {name: tensor[name] for name in ("text_embeds", "time_ids") if name in tensor} or None
-with torch.no_grad():
-    indicator = pipe.indicator.condition(request["code"], request["indicator_scale"], 2, guided=False)
-    call = tensor["x_t"], tensor["t"], tensor["context"]
-    out["output"] = pipe.unet(*call, cross_attention_kwargs=indicator, added_cond_kwargs=added).sample
-    out["plain"] = pipe.unet(*call, added_cond_kwargs=added).sample
-request["latents"], request["output_type"] = tensor["x"], "latent"
-for name, change in {"latents": {}, "null": {"code": -1}, "unguided": {"guidance_scale": 1.0}}.items():
-    out[name] = pipe(**request | change).images
-out["image"] = torch.from_numpy(pipe(**request | {"output_type": "np", "num_inference_steps": 1}).images)
-errors = {}
-for name, code in {"short": [0], "large": [0, 4], "word": "0", "bool": [0, 1.5]}.items():
-    try:
-        pipe(**request | {"code": code})
-    except ValueError as error:
-        errors[name] = str(error)
+def results(folder, given, request):
+    out = {}
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    tensor = {name: torch.from_numpy(given[name]) for name in given.files}
+    added = {name: tensor[name] for name in ("text_embeds", "time_ids") if name in tensor} or None
+    with torch.no_grad():
+        indicator = pipe.indicator.condition(request["code"], request["indicator_scale"], 2, guided=False)
+        call = tensor["x_t"], tensor["t"], tensor["context"]
+        out["output"] = pipe.unet(*call, cross_attention_kwargs=indicator, added_cond_kwargs=added).sample
+        out["plain"] = pipe.unet(*call, added_cond_kwargs=added).sample
+    request["latents"], request["output_type"] = tensor["x"], "latent"
+    for name, change in {"latents": {}, "null": {"code": -1}, "unguided": {"guidance_scale": 1.0}}.items():
+        out[name] = pipe(**request | change).images
+    out["image"] = torch.from_numpy(pipe(**request | {"output_type": "np", "num_inference_steps": 1}).images)
+    errors = {}
+    for name, code in {"short": [0], "large": [0, 4], "word": "0", "fraction": [0, 1.5]}.items():
+        try:
+            pipe(**request | {"code": code})
+        except ValueError as error:
+            errors[name] = str(error)
+    return type(pipe).__name__, errors, out
+
+said = {}
+for place in sys.argv[2:]:
+    name, errors, out = results(place + "/out", np.load(place + "/given.npz"), json.loads(sys.argv[1]))
+    np.savez(place + "/found.npz", **{name: value.numpy() for name, value in out.items()})
+    said[place] = name, errors
 assert not any(name.split(".")[0] == "ddm_rt" for name in sys.modules)
-np.savez(found, **{name: value.numpy() for name, value in out.items()})
-print(json.dumps([type(pipe).__name__, errors]))
+print(json.dumps(said))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("diffusers")
-
-
-def made_run(family: str, folder: Path) -> Path:
-    """A run with codes; its base is written beside it."""
-    return add_indicator(write_run(write_checkpoint(family, folder / family), folder / f"{family}-run"))
 
 
 def model_of(run: Path) -> tuple[LatentDDM, RunConfig]:
@@ -125,21 +121,60 @@ def sample(
     return x
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+@dataclass(frozen=True)
+class Opened:
+    """What a process without this package computed from an exported folder, beside what went into it."""
+
+    model: LatentDDM
+    config: RunConfig
+    given: Mapping[str, Tensor]
+    null: Mapping[str, Tensor]  # the negative prompt's embeddings
+    found: Mapping[str, Tensor]
+    class_name: str
+    errors: Mapping[str, str]
+
+    @property
+    def side(self) -> int:
+        return self.config.data.image_size
+
+
+@pytest.fixture(scope="module")
+def folders(latent_runs: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """By family: the exported folder of its run. Read-only."""
+    folder = tmp_path_factory.mktemp("diffusers")
+    for family, run in latent_runs.items():
+        export_diffusers(run, folder / family / "out")
+    return {family: folder / family / "out" for family in latent_runs}
+
+
+@pytest.fixture(scope="module")
 @torch.no_grad()
-def test_the_folder_gives_our_outputs_without_this_package(family: str, folder: Path, tmp_path: Path) -> None:
-    run = made_run(family, folder)
-    export_diffusers(run, tmp_path / "out")
-    model, config = model_of(run)
-    shape, side = config.model.latent_shape(config.data), config.data.image_size
-    generator = torch.Generator().manual_seed(1)
-    x, x_t = (torch.randn((2, *shape), generator=generator) for _ in range(2))
-    ids = [token_ids(model, folder / family, texts) for texts in (PROMPTS, [NEGATIVE] * 2)]
-    text, null = (model.encode_text(*found) for found in ids)
-    t = torch.tensor([901.0, 17.0])
-    given = {"x_t": x_t, "t": t, "x": x, "context": text["context"]} | added(model, text, side)
-    np.savez(tmp_path / "given.npz", **{k: v.numpy() for k, v in given.items()})
-    request: dict[str, Any] = {
+def opened(
+    folders: Mapping[str, Path], latent_runs: Mapping[str, Path], checkpoints: Mapping[str, Path]
+) -> Mapping[str, Opened]:
+    """One process for all families: what it imports takes longer than what it does."""
+    made: dict[str, dict[str, Any]] = {}
+    for family, folder in folders.items():
+        model, config = model_of(latent_runs[family])
+        shape, generator = config.model.latent_shape(config.data), torch.Generator().manual_seed(1)
+        x, x_t = (torch.randn((2, *shape), generator=generator) for _ in range(2))
+        texts = (PROMPTS, [NEGATIVE] * 2)
+        text, null = (model.encode_text(*token_ids(model, checkpoints[family], found)) for found in texts)
+        given = {"x_t": x_t, "t": torch.tensor([901.0, 17.0]), "x": x, "context": text["context"]}
+        given |= added(model, text, config.data.image_size)
+        np.savez(folder.parent / "given.npz", **{name: tensor.numpy() for name, tensor in given.items()})
+        made[family] = {"model": model, "config": config, "given": given, "null": null}
+    said = foreign([folder.parent for folder in folders.values()])
+    for family, folder in folders.items():
+        class_name, errors = said[str(folder.parent)]
+        found = {name: torch.from_numpy(value) for name, value in np.load(folder.parent / "found.npz").items()}
+        made[family] |= {"class_name": class_name, "errors": errors, "found": found}
+    return {family: Opened(**facts) for family, facts in made.items()}
+
+
+def foreign(places: list[Path]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Run FOREIGN on the folders `out` of `places`; modules that diffusers copies go beside the first."""
+    request = {
         "prompt": PROMPTS,
         "negative_prompt": [NEGATIVE] * 2,
         "code": CODES,
@@ -147,37 +182,65 @@ def test_the_folder_gives_our_outputs_without_this_package(family: str, folder: 
         "guidance_scale": GUIDANCE,
         "num_inference_steps": STEPS,
     }
-    class_name, errors = foreign(tmp_path / "out", tmp_path, request)
-    found = {k: torch.from_numpy(v) for k, v in np.load(tmp_path / "found.npz").items()}
-
-    assert class_name == "DDMPipeline"
-    assert set(errors) == {"short", "large", "word", "bool"}
-    assert "expected one, or 2: one per image" in errors["short"]
-    assert "expected whole numbers from 0 to 3, or -1" in errors["large"]
-    coded, plain = cond(model, text, CODES, side), cond(model, text, [-1, -1], side)
-    close(found["output"], model(x_t, t, coded), tolerances.DIFFUSERS_OUTPUT_ABS)
-    close(found["plain"], model(x_t, t, plain), tolerances.DIFFUSERS_OUTPUT_ABS)
-    assert (found["output"] - found["plain"]).abs().max() > 1e-2  # the indicator is heard
-    none = cond(model, null, [-1, -1], side)
-    for name, branches in {"latents": [none, coded], "null": [none, plain], "unguided": [coded]}.items():
-        close(found[name], sample(model, config, x, branches, GUIDANCE), tolerances.DIFFUSERS_LATENTS_ABS)
-    assert found["image"].shape == (2, side, side, 3)
-
-
-def foreign(out: Path, folder: Path, request: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Run FOREIGN on the exported folder; modules that diffusers copies go to `folder`."""
-    command = [sys.executable, "-P", "-c", FOREIGN, out, folder / "given.npz", folder / "found.npz"]
     done = subprocess.run(
-        [*map(str, command), json.dumps(request)],
-        env=os.environ | {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=folder,
+        [sys.executable, "-P", "-c", FOREIGN, json.dumps(request), *map(str, places)],
+        env=os.environ | {"HF_MODULES_CACHE": str(places[0] / "modules"), "HF_HUB_OFFLINE": "1"},
+        cwd=places[0],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    name, errors = json.loads(done.stdout.splitlines()[-1])
-    return name, errors
+    said: dict[str, tuple[str, dict[str, str]]] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_the_folder_gives_our_outputs_without_this_package(family: str, opened: Mapping[str, Opened]) -> None:
+    it = opened[family]
+    model, found, given = it.model, it.found, it.given
+    assert it.class_name == "DDMPipeline"
+    coded, plain = (cond(model, given, code, it.side) for code in (CODES, [-1, -1]))
+    close(found["output"], model(given["x_t"], given["t"], coded), tolerances.DIFFUSERS_OUTPUT_ABS)
+    close(found["plain"], model(given["x_t"], given["t"], plain), tolerances.DIFFUSERS_OUTPUT_ABS)
+    assert (found["output"] - found["plain"]).abs().max() > 1e-2  # the indicator is heard
+    none = cond(model, it.null, [-1, -1], it.side)
+    for name, branches in {"latents": [none, coded], "null": [none, plain], "unguided": [coded]}.items():
+        expected = sample(model, it.config, given["x"], branches, GUIDANCE)
+        close(found[name], expected, tolerances.DIFFUSERS_LATENTS_ABS)
+    assert found["image"].shape == (2, it.side, it.side, 3)
+
+
+def test_codes_that_do_not_fit_are_refused(opened: Mapping[str, Opened]) -> None:
+    errors = opened["sd15"].errors
+    assert set(errors) == {"short", "large", "word", "fraction"}
+    assert "expected one, or 2: one per image" in errors["short"]
+    assert "expected whole numbers from 0 to 3, or -1" in errors["large"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_without_the_pipeline_file_it_is_a_plain_checkpoint(
+    family: str, folders: Mapping[str, Path], opened: Mapping[str, Opened]
+) -> None:
+    it = opened[family]
+    pipeline = DiffusionPipeline.from_pretrained(folders[family])
+    assert type(pipeline).__module__.startswith("diffusers.pipelines.stable_diffusion")
+    assert INDICATOR not in pipeline.components
+    conditions = {name: it.given[name] for name in it.model.added_names}
+    output = pipeline.unet(
+        it.given["x_t"], it.given["t"], it.given["context"], added_cond_kwargs=conditions or None
+    ).sample
+    plain = it.model(it.given["x_t"], it.given["t"], cond(it.model, it.given, [-1, -1], it.side))
+    close(output, plain, tolerances.DIFFUSERS_OUTPUT_ABS)
+
+
+def test_it_is_a_base_for_this_project_again(folders: Mapping[str, Path], latent_runs: Mapping[str, Path]) -> None:
+    found, config = read_checkpoint(folders["sdxl"]), model_of(latent_runs["sdxl"])[1]
+    assert found.model == config.model
+    assert found.schedule == config.schedule
+    assert found.sampling == config.sampling
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:

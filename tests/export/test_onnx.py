@@ -205,9 +205,9 @@ def test_provenance_of_the_run_goes_along(tiny_run: Path, tmp_path: Path, fake_t
 def fake_trace(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing takes seconds; tests of what surrounds it take the traced graphs of the same weights."""
 
-    def trace(module: nn.Module, inputs: dict[str, Tensor], *args: object, **kwargs: object) -> onnx.ModelProto:
+    def trace(module: nn.Module, inputs: dict[str, Tensor], *args: object, **kwargs: object) -> tensors.Graph:
         name = {"x_t": "denoiser", "x0": "decoder", "context": "conditioner"}[next(iter(inputs))]
-        return onnx.load(tiny_bundle.graphs[name])
+        return tensors.Graph(onnx.load(tiny_bundle.graphs[name]))
 
     monkeypatch.setattr(graph, "trace", trace)
 

@@ -14,7 +14,8 @@ from tolerances import UNIT_ABS
 from ddm_rt.config import FeatureConfig
 from ddm_rt.data import to_model
 from ddm_rt.errors import DdmError
-from ddm_rt.train.features import augment, contrastive_features, onnx_features
+from ddm_rt.train.encoders import encoder_features
+from ddm_rt.train.features import augment, contrastive_features
 
 CONFIG = FeatureConfig(steps=6, batch_size=16, width=4)
 
@@ -74,7 +75,7 @@ def write_encoder(path: Path, factor: float = 1.0, *, axes: tuple[int, ...] = (1
 
 def test_any_onnx_encoder_gives_unit_features(tmp_path: Path) -> None:
     x = images(300)  # more than one call's worth
-    features = onnx_features(x, write_encoder(tmp_path / "encoder.onnx"))
+    features = encoder_features([x], write_encoder(tmp_path / "encoder.onnx"))
     assert features.shape == (300, 2)
     sign = np.sign(x.mean(axis=(1, 2, 3)))
     assert features == pytest.approx(np.stack([sign, -sign], axis=1) / np.sqrt(2), abs=UNIT_ABS)
@@ -82,11 +83,11 @@ def test_any_onnx_encoder_gives_unit_features(tmp_path: Path) -> None:
 
 def test_a_bad_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DdmError, match=r"missing\.onnx: no such file"):
-        onnx_features(images(3), tmp_path / "missing.onnx")
+        encoder_features([images(3)], tmp_path / "missing.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(DdmError, match=r"features\.encoder .*text\.onnx"):
-        onnx_features(images(3), tmp_path / "text.onnx")
+        encoder_features([images(3)], tmp_path / "text.onnx")
     with pytest.raises(DdmError, match=r"size\.onnx"):
-        onnx_features(images(3, 20), write_encoder(tmp_path / "size.onnx"))
+        encoder_features([images(3, 20)], write_encoder(tmp_path / "size.onnx"))
     with pytest.raises(DdmError, match=r"big\.onnx: its features are not finite"):
-        onnx_features(images(3), write_encoder(tmp_path / "big.onnx", 3e38 * 10))
+        encoder_features([images(3)], write_encoder(tmp_path / "big.onnx", 3e38 * 10))

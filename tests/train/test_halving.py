@@ -15,7 +15,8 @@ from ddm_rt.data import load
 from ddm_rt.errors import DdmError
 from ddm_rt.train.codes import describe, discover, halved
 from ddm_rt.train.loop import Trainer, TrainingSet
-from ddm_rt.train.run import read_codes, train
+from ddm_rt.train.given import read_codes
+from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]
 # Leaves 0 and 1 merge, then 2 joins them, then 3: halving gives 1/8, 1/8, 1/4, 1/2.

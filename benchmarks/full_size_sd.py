@@ -1,0 +1,231 @@
+"""Stable Diffusion at full size on a CPU: `ddm-rt import`, `export` and `sample`, with random weights.
+
+    python benchmarks/full_size_sd.py --work DIR [--families sd15 sdxl] [--scale 1.0] [--force] [--keep]
+
+The published architectures (SD 1.5 in float32, SDXL in float16, as it is commonly published); after the import, an
+indicator with 4 codes and low-rank factors of rank 8 are added to the run, as training leaves them, so that the export
+merges and traces what a trained run has. Sampling is two steps at 256x256 with a prompt, a negative prompt and joint
+guidance, through ONNX Runtime with two threads. Every command runs in a process of its own: wall time, CPU time and
+peak resident memory (files mapped into memory included) are that process's. A command whose result exists for the same
+versions and settings is not run again. Exit code 1 says that a bar is not met; bars count at full size only.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import measured_steps
+import numpy as np
+from measured_steps import Bar
+from PIL import Image
+
+from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.errors import DdmError
+
+RESULTS = Path(__file__).parent / "results" / "full_size_sd.json"
+PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
+THREADS, SIDE, STEPS = 2, 256, 2
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is measured of one architecture."""
+
+    dtype: str  # of the checkpoint and of the imported run
+    precisions: tuple[str, ...]  # of the bundles
+    disk_gib: float  # at scale 1
+
+
+FAMILIES = {"sd15": Family("fp32", ("fp32", "fp16"), 20.0), "sdxl": Family("fp16", ("fp16",), 45.0)}
+BARS = (
+    Bar("SD 1.5, export", ("sd15.export fp32",), "peak_rss_gib", 12.0, "GiB"),
+    Bar("SD 1.5, export", ("sd15.export fp32",), "wall_s", 240.0, "s"),
+    Bar("SDXL, export in fp16", ("sdxl.export fp16",), "peak_rss_gib", 20.0, "GiB"),
+)
+
+
+def chain(family: str, folder: Path) -> dict[str, Path]:
+    """Steps of a family in order, each with what it leaves in `folder`."""
+    steps = {f"{family}.checkpoint": folder / "checkpoint", f"{family}.import": folder / "run"}
+    steps[f"{family}.indicator"] = folder / "run" / "weights.safetensors"
+    for precision in FAMILIES[family].precisions:
+        steps[f"{family}.export {precision}"] = folder / f"bundle-{precision}"
+        steps[f"{family}.sample {precision}"] = folder / f"images-{precision}"
+    return steps
+
+
+def command(name: str, folder: Path, scale: float) -> list[str]:
+    """The command line of one step."""
+    family, _, step = name.partition(".")
+    step, _, precision = step.partition(" ")
+    run, bundle = folder / "run", folder / f"bundle-{precision}"
+    ours = [sys.executable, "-P", "-m", "ddm_rt.cli", step]
+    writer = [sys.executable, str(Path(__file__).with_name("full_size_sd_checkpoint.py"))]
+    lines: dict[str, list[object]] = {
+        "checkpoint": [
+            *writer,
+            family,
+            *(folder / "checkpoint", "--scale", scale, "--dtype", FAMILIES[family].dtype),
+        ],
+        "indicator": [*writer, "indicator", run],
+        "import": [*ours, "--base", folder / "checkpoint", "--dtype", FAMILIES[family].dtype, "--out", run],
+        "export": [*ours, run, "--precision", precision, "--out", bundle],
+        "sample": [
+            *(*ours, bundle, "-n", 1, "--seed", 0, "--steps", STEPS, "--height", SIDE, "--width", SIDE),
+            *("--prompt", "a photo of a doctor", "--negative-prompt", "blurry"),
+            *("--backend", "onnxruntime", "--threads", THREADS, "--out", folder / f"images-{precision}"),
+        ],
+    }
+    return [str(word) for word in lines[step]]
+
+
+def facts(name: str, left: Path) -> dict[str, Any]:
+    """What a step left: bytes; of a checkpoint, its parameters; of an export, its parity; of a sample, its contrast.
+
+    Raises DdmError for an image that is one flat colour: numbers that aren't finite end as one.
+    """
+    files = [path for path in (left.rglob("*") if left.is_dir() else [left]) if path.is_file()]
+    found: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in files)}
+    if name.endswith(".checkpoint"):
+        found["parameters"] = {path.parent.name: _parameters(path) for path in left.rglob("*.safetensors")}
+    if ".export" in name:
+        provenance = Bundle.load(left, verify=False).index.provenance
+        found["parity_max_abs_error"] = provenance["parity_max_abs_error"]
+        found["difference_from_fp32"] = provenance.get("precision", {}).get("report", {}).get("max_abs_difference")
+    if ".sample" in name:
+        (image,) = left.glob("0*.png")
+        pixels = np.asarray(Image.open(image))
+        found |= {"image": list(pixels.shape), "grey_levels_std": round(float(pixels.std()), 2)}
+        if found["grey_levels_std"] == 0:
+            raise DdmError(f"{image}: one flat colour; expected an image that varies")
+    return found
+
+
+def _parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds, from its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results as a page."""
+    rows = [
+        f"| {name.replace('.', ', ')} | {r['wall_s']:.1f} | {r['cpu_s']:.1f} | {r['peak_rss_gib']:.2f} | "
+        f"{r['bytes'] / 1e9:,.2f} | {r['load_before']:.1f} to {r['load_after']:.1f} | {_note(r)} | {r['commit']} |"
+        for name, r in results["steps"].items()
+    ]
+    return "\n".join(
+        [
+            "# Stable Diffusion at full size on a CPU",
+            "",
+            f"`{results['command']}` on {results['machine']}; {results['settings']}. Versions: "
+            + ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+            + ".",
+            "Weights are random: `checkpoint` writes them and `indicator` adds to them; both only make what is measured.",
+            "",
+            "| step | wall s | CPU s | peak GiB | GB written | load average | notes | commit |",
+            "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
+            *rows,
+            "",
+            *measured_steps.bar_lines(results["bars"]),
+            "",
+            "Load average is the machine's before and after the step: above 0 before it, others shared the cores.",
+            "Peak memory is resident: pages of mapped weight files count.",
+            "",
+        ]
+    )
+
+
+def _note(result: dict[str, Any]) -> str:
+    notes = []
+    if "parameters" in result:
+        notes.append(", ".join(f"{name} {number / 1e6:,.0f} M" for name, number in result["parameters"].items()))
+    for key, word in (("parity_max_abs_error", "against torch"), ("difference_from_fp32", "against fp32")):
+        if result.get(key):
+            notes.append(f"{word} {max(result[key].values()):.1e}")
+    if "image" in result:
+        notes.append(f"{'x'.join(map(str, result['image']))}, std {result['grey_levels_std']:g} grey levels")
+    return "; ".join(notes)
+
+
+def run(work: Path, results: Path, scale: float, families: list[str], *, force: bool, keep: bool) -> dict[str, Any]:
+    """Every step that has no result yet, each recorded as it ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    measured_steps.check_disk(work, max(FAMILIES[name].disk_gib for name in families) * max(scale, 0.02), scale)
+    settings = f"scale {scale:g}, {STEPS} steps at {SIDE}x{SIDE}, {THREADS} threads"
+    versions = {name: version(name) for name in PACKAGES}
+    kept = json.loads(results.read_text()) if results.exists() else {}
+    same = kept.get("settings") == settings and kept.get("versions") == versions and not force
+    steps: dict[str, dict[str, Any]] = kept["steps"] if same else {}
+    tree: dict[str, Any] = {
+        "command": f"python benchmarks/full_size_sd.py --work DIR --scale {scale:g}",
+        "settings": settings,
+        "machine": measured_steps.machine(),
+        "versions": versions,
+        "steps": steps,
+    }
+    for family in families:
+        folder = work / family
+        folder.mkdir(exist_ok=True)
+        links = chain(family, folder)
+        todo = measured_steps.needed(links, steps)
+        for name, left in links.items():
+            if name not in todo:
+                print(f"{name}: kept", flush=True)
+                continue
+            print(f"{name}: started", flush=True)
+            _remove(left)
+            figures = measured_steps.measure(command(name, folder, scale), name)
+            steps[name] = figures | facts(name, left) | {"commit": measured_steps.commit()}
+            tree["steps"] = steps = {name: steps[name] for name in _order() if name in steps}
+            tree["bars"] = measured_steps.held(BARS, steps)
+            write_json(results, tree)
+            write_atomic(results.with_suffix(".md"), markdown(tree))
+            print(f"{name}: {figures['wall_s']:.1f} s, {figures['peak_rss_gib']:.2f} GiB resident", flush=True)
+        if not keep:
+            shutil.rmtree(folder)
+    return tree
+
+
+def _order() -> list[str]:
+    return [name for family in FAMILIES for name in chain(family, Path())]
+
+
+def _remove(left: Path) -> None:
+    """What an earlier attempt left: commands write into new directories."""
+    if left.is_dir():
+        shutil.rmtree(left)
+    left.unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and bundles")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of parameters, 0 < scale <= 1")
+    parser.add_argument("--results", type=Path, help=f"default at scale 1: {RESULTS.name} in benchmarks/results")
+    parser.add_argument("--force", action="store_true", help="run steps again that have a result")
+    parser.add_argument("--keep", action="store_true", help="leave checkpoints and bundles in --work")
+    a = parser.parse_args()
+    try:
+        if not 0 < a.scale <= 1:
+            raise DdmError(f"--scale is {a.scale:g}; expected more than 0 and at most 1")
+        results = a.results or (RESULTS if a.scale == 1 else a.work / RESULTS.name)
+        tree = run(a.work, results, a.scale, a.families, force=a.force, keep=a.keep)
+    except DdmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    bars = measured_steps.held(BARS, tree["steps"])
+    print("\n".join(measured_steps.bar_lines(bars)))
+    return int(a.scale == 1 and any(bar["met"] is False for bar in bars))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Features of images from a frozen encoder that somebody else trained: an ONNX file, or CLIP's vision model."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ddm_rt.errors import DdmError
+from ddm_rt.train.device import CPU
+
+Images = NDArray[np.float32]  # [B, C, H, W] in [-1, 1]
+Features = NDArray[np.float32]  # [N, D]
+
+# What CLIP's images were normalised with, where no preprocessor_config.json says so.
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def encoder_features(batches: Iterable[Images], encoder: Path, device: torch.device = CPU) -> Features:
+    """Unit features [N, D] of images in `batches`, all of one size.
+
+    `encoder` is an ONNX file with one image input, or a folder with CLIP's vision model as transformers stores it,
+    which gets the images at its own size and normalisation, on `device`. Raises DdmError when it can't be loaded, or
+    doesn't give one finite vector for each image.
+    """
+    where = f"features.encoder {encoder}"
+    if not encoder.exists():
+        raise DdmError(f"{where}: no such file; expected an ONNX encoder, or a folder with CLIP's vision model")
+    encode = _clip(encoder, where, device) if encoder.is_dir() else _onnx(encoder, where)
+    parts = []
+    for images in batches:
+        found = encode(images).astype(np.float32)
+        if not len(found) or len(found) != len(images):
+            raise DdmError(f"{where}: gives {len(found)} vectors for {len(images)} images")
+        parts.append(found.reshape(len(images), -1))
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise DdmError(f"{where}: its features are not finite")
+    unit: Features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _onnx(encoder: Path, where: str) -> Callable[[Images], Features]:
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(encoder), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises nothing more exact
+        raise DdmError(f"{where}: {error}") from error
+    name = session.get_inputs()[0].name
+
+    def encode(images: Images) -> Features:
+        try:
+            found: Features = session.run(None, {name: images})[0]
+        except Exception as error:
+            raise DdmError(f"{where}: {error}") from error
+        return found
+
+    return encode
+
+
+def _clip(folder: Path, where: str, device: torch.device) -> Callable[[Images], Features]:
+    from transformers import CLIPVisionModelWithProjection
+
+    try:
+        model, told = CLIPVisionModelWithProjection.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DdmError(f"{where}: not a CLIP vision model that transformers reads ({error})") from error
+    if missing := sorted(told["missing_keys"]):
+        raise DdmError(f"{where}: not a CLIP vision model: tensor {missing[0]} is missing")
+    model.eval().requires_grad_(False).to(device)
+    side = int(model.config.image_size)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in _normalisation(folder, where))
+
+    def encode(images: Images) -> Features:
+        pixels = torch.from_numpy(images).to(device).expand(-1, 3, -1, -1)
+        sized = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+        normal = ((sized.clamp(-1, 1) + 1) / 2 - mean) / std
+        found: Features = model(pixel_values=normal).image_embeds.cpu().numpy()
+        return found
+
+    return encode
+
+
+def _normalisation(folder: Path, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each colour: of the folder, or of the checkpoint that the folder is a part of."""
+    for path in (folder, folder.parent / "feature_extractor"):
+        file = path / "preprocessor_config.json"
+        if not file.is_file():
+            continue
+        try:
+            tree = json.loads(file.read_bytes())
+            mean, std = (tuple(float(value) for value in tree.get(key, default)) for key, default in _DEFAULTS)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DdmError(f"{where}: {file}: expected image_mean and image_std ({error})") from error
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise DdmError(f"{where}: {file}: fields image_mean and image_std: expected three numbers each")
+        return mean, std
+    return _MEAN, _STD
+
+
+_DEFAULTS = (("image_mean", _MEAN), ("image_std", _STD))

@@ -1,0 +1,127 @@
+"""Low-rank adapters of tiny checkpoints, written by peft and diffusers themselves, and their networks with one on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+UNET_TARGETS = ("to_q", "to_v", "query", "value")  # the last two of the DDM authors' script match no layer of today
+ENCODER_TARGETS = ("q_proj", "v_proj")
+PROMPT = "a photo of a doctor"
+
+
+def pipeline(checkpoint: Path) -> Any:
+    """diffusers' own pipeline, quiet."""
+    found = DiffusionPipeline.from_pretrained(checkpoint)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def settings(component: str, **more: Any) -> LoraConfig:
+    targets = UNET_TARGETS if component == "unet" else ENCODER_TARGETS
+    arguments: dict[str, Any] = {"r": 8, "lora_alpha": 32, "target_modules": list(targets)}
+    return LoraConfig(**arguments | more)
+
+
+def write_peft(
+    checkpoint: Path, folder: Path, *, encoders: tuple[str, ...] = (), safe: bool = True, seed: int = 0, **more: Any
+) -> Path:
+    """An adapter as PEFT's `save_pretrained` lays it out, a folder for each component; every factor is drawn."""
+    pipe = pipeline(checkpoint)
+    for component in ("unet", *encoders):
+        model = get_peft_model(getattr(pipe, component), settings(component, **more))
+        draw(model, seed)
+        model.save_pretrained(folder / component, safe_serialization=safe)
+    return folder
+
+
+def with_peft(checkpoint: Path, folder: Path) -> Any:
+    """The pipeline with the adapter of `write_peft` on, through peft, not merged."""
+    pipe = pipeline(checkpoint)
+    for component in sorted(path.name for path in folder.iterdir()):
+        setattr(pipe, component, PeftModel.from_pretrained(getattr(pipe, component), folder / component).base_model.model)
+    return pipe
+
+
+def write_single_file(
+    checkpoint: Path, folder: Path, *, encoders: tuple[str, ...] = (), metadata: bool = False, **more: Any
+) -> tuple[Path, Any]:
+    """The file of diffusers' `save_lora_weights`, and the pipeline with the adapter on, not merged."""
+    pipe = pipeline(checkpoint)
+    arguments: dict[str, Any] = {}
+    for component in ("unet", *encoders):
+        module = getattr(pipe, component)
+        config = settings(component, **more)
+        inject_adapter_in_model(config, module)
+        draw(module, seed=1)
+        arguments[f"{component}_lora_layers"] = {
+            name.replace(".default.", "."): value for name, value in module.state_dict().items() if "lora_" in name
+        }
+        if metadata:
+            arguments[f"{component}_lora_adapter_metadata"] = config.to_dict()
+    type(pipe).save_lora_weights(folder, **arguments)
+    return folder / "pytorch_lora_weights.safetensors", pipe
+
+
+def write_kohya(checkpoint: Path, path: Path, *, alpha: float, encoder: str = "lora_te_") -> Path:
+    """A file in kohya's layout: to_q and q_proj of every block, rank 4."""
+    pipe = pipeline(checkpoint)
+    generator = torch.Generator().manual_seed(2)
+    tensors: dict[str, Tensor] = {}
+    for prefix, component, target, above in (
+        ("lora_unet_", "unet", "to_q", ""),
+        (encoder, "text_encoder", "q_proj", "text_model."),
+    ):
+        for name, layer in getattr(pipe, component).named_modules():
+            if name.endswith(target):
+                stem = prefix + (above + name.removeprefix(above)).replace(".", "_")
+                tensors[f"{stem}.lora_down.weight"] = 0.1 * torch.randn((4, layer.in_features), generator=generator)
+                tensors[f"{stem}.lora_up.weight"] = 0.1 * torch.randn((layer.out_features, 4), generator=generator)
+                tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, path)
+    return path
+
+
+def draw(module: nn.Module, seed: int) -> None:
+    """Random factors: B starts at zero, which would hide everything."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+@torch.inference_mode()
+def latents(pipe: Any, num_steps: int = 20) -> Tensor:
+    """Latents [1,C,H,W] after sampling with the checkpoint's scheduler from drawn noise."""
+    side = pipe.unet.config.sample_size
+    noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(3))
+    found: Tensor = pipe(PROMPT, num_inference_steps=num_steps, latents=noise, output_type="latent").images
+    return found
+
+
+def token_ids(pipe: Any, family: str) -> tuple[Tensor, ...]:
+    """Of `PROMPT`, int64 [1,77] for each tokenizer."""
+    names = ("tokenizer", "tokenizer_2") if family == "sdxl" else ("tokenizer",)
+    return tuple(
+        getattr(pipe, name)(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        for name in names
+    )
+
+
+def unet_inputs(pipe: Any, batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
+    """x_t, t, context and SDXL's further conditions, all drawn."""
+    generator = torch.Generator().manual_seed(4)
+    config = pipe.unet.config
+    side = config.sample_size
+    x_t = torch.randn((batch, 4, side, side), generator=generator)
+    t = 999 * torch.rand(batch, generator=generator)
+    context = torch.randn((batch, 77, config.cross_attention_dim), generator=generator)
+    if config.addition_embed_type is None:
+        return x_t, t, context, {}
+    pooled = torch.randn((batch, pipe.text_encoder_2.config.projection_dim), generator=generator)
+    return x_t, t, context, {"text_embeds": pooled, "time_ids": 64.0 * torch.ones(batch, 6)}
