@@ -128,7 +128,7 @@ def markdown(results: dict[str, Any]) -> str:
             f"`{results['command']}` on {results['machine']}; {results['settings']}. Versions: "
             + ", ".join(f"{name} {number}" for name, number in results["versions"].items())
             + ".",
-            "Weights are random: `checkpoint` writes them and `indicator` adds to them; both only make what is measured.",
+            "Weights are random: `checkpoint` writes and `indicator` adds them; both only make what is measured.",
             "",
             "| step | wall s | CPU s | peak GiB | GB written | load average | notes | commit |",
             "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |",

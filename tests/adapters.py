@@ -10,6 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddm_rt.model.latent import LatentDDM
+
 UNET_TARGETS = ("to_q", "to_v", "query", "value")  # the last two of the DDM authors' script match no layer of today
 ENCODER_TARGETS = ("q_proj", "v_proj")
 PROMPT = "a photo of a doctor"
@@ -44,7 +46,9 @@ def with_peft(checkpoint: Path, folder: Path) -> Any:
     """The pipeline with the adapter of `write_peft` on, through peft, not merged."""
     pipe = pipeline(checkpoint)
     for component in sorted(path.name for path in folder.iterdir()):
-        setattr(pipe, component, PeftModel.from_pretrained(getattr(pipe, component), folder / component).base_model.model)
+        setattr(
+            pipe, component, PeftModel.from_pretrained(getattr(pipe, component), folder / component).base_model.model
+        )
     return pipe
 
 
@@ -68,23 +72,42 @@ def write_single_file(
     return folder / "pytorch_lora_weights.safetensors", pipe
 
 
-def write_kohya(checkpoint: Path, path: Path, *, alpha: float, encoder: str = "lora_te_") -> Path:
-    """A file in kohya's layout: to_q and q_proj of every block, rank 4."""
+def write_kohya(checkpoint: Path, path: Path, *, alpha: float, sdxl: bool = False) -> Path:
+    """A file in kohya's layout: to_q of every block and q_proj of the text encoder's first layer, rank 4."""
     pipe = pipeline(checkpoint)
     generator = torch.Generator().manual_seed(2)
+    layers = {
+        f"lora_unet_{name.replace('.', '_')}": layer
+        for name, layer in pipe.unet.named_modules()
+        if name.endswith("to_q")
+    }
+    first = next(m for name, m in pipe.text_encoder.named_modules() if name.endswith("layers.0.self_attn.q_proj"))
+    layers[f"lora_te{'1' * sdxl}_text_model_encoder_layers_0_self_attn_q_proj"] = first
     tensors: dict[str, Tensor] = {}
-    for prefix, component, target, above in (
-        ("lora_unet_", "unet", "to_q", ""),
-        (encoder, "text_encoder", "q_proj", "text_model."),
-    ):
-        for name, layer in getattr(pipe, component).named_modules():
-            if name.endswith(target):
-                stem = prefix + (above + name.removeprefix(above)).replace(".", "_")
-                tensors[f"{stem}.lora_down.weight"] = 0.1 * torch.randn((4, layer.in_features), generator=generator)
-                tensors[f"{stem}.lora_up.weight"] = 0.1 * torch.randn((layer.out_features, 4), generator=generator)
-                tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    for stem, layer in layers.items():
+        tensors[f"{stem}.lora_down.weight"] = 0.1 * torch.randn((4, layer.in_features), generator=generator)
+        tensors[f"{stem}.lora_up.weight"] = 0.1 * torch.randn((layer.out_features, 4), generator=generator)
+        tensors[f"{stem}.alpha"] = torch.tensor(alpha)
     save_file(tensors, path)
     return path
+
+
+def write_pickle(path: Path, ran: Path) -> Path:
+    """A .bin file that makes the file `ran` when it is unpickled without care."""
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    torch.save({"weight": Trap()}, path)
+    return path
+
+
+def put_networks(pipe: Any, model: LatentDDM) -> None:
+    """Let the pipeline use the model's networks."""
+    pipe.unet, pipe.vae = model.unet, model.vae
+    for name, encoder in zip(("text_encoder", "text_encoder_2"), model.text_encoders, strict=False):
+        setattr(pipe, name, encoder)
 
 
 def draw(module: nn.Module, seed: int) -> None:
@@ -95,12 +118,16 @@ def draw(module: nn.Module, seed: int) -> None:
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-@torch.inference_mode()
-def latents(pipe: Any, num_steps: int = 20) -> Tensor:
-    """Latents [1,C,H,W] after sampling with the checkpoint's scheduler from drawn noise."""
+def noise(pipe: Any) -> Tensor:
+    """Initial latents [1,4,H,W] at the checkpoint's size, drawn."""
     side = pipe.unet.config.sample_size
-    noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(3))
-    found: Tensor = pipe(PROMPT, num_inference_steps=num_steps, latents=noise, output_type="latent").images
+    return torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(3))
+
+
+@torch.inference_mode()
+def latents(pipe: Any) -> Tensor:
+    """Latents [1,4,H,W] after 20 steps of the checkpoint's scheduler from `noise`."""
+    found: Tensor = pipe(PROMPT, num_inference_steps=20, latents=noise(pipe), output_type="latent").images
     return found
 
 

@@ -175,15 +175,29 @@ def plain_bundle(tiny_run_without_codes: Path, tmp_path_factory: pytest.TempPath
 
 
 class PerFamily(Mapping[str, Made]):
-    """What is made for a family of checkpoints when it is first asked for."""
+    """What is made for a family of checkpoints when it is first asked for. Parallel workers share `folder`."""
 
-    def __init__(self, families: tuple[str, ...], make: Callable[[str], Made]) -> None:
-        self._families, self._make = families, functools.cache(make)
+    def __init__(
+        self,
+        folder: Path,
+        families: tuple[str, ...],
+        make: Callable[[str, Path], object],
+        open_made: Callable[[Path], Made],
+    ) -> None:
+        self._folder, self._families, self._make = folder, families, make
+        self._open = functools.cache(open_made)
+        folder.mkdir(exist_ok=True)
 
     def __getitem__(self, family: str) -> Made:
         if family not in self._families:
             raise KeyError(family)
-        return self._make(family)
+        from filelock import FileLock  # torch brings it
+
+        place = self._folder / family
+        with FileLock(self._folder / f"{family}.lock"):
+            if not place.exists():
+                self._make(family, place)
+        return self._open(place)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._families)
@@ -193,31 +207,39 @@ class PerFamily(Mapping[str, Made]):
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all parallel workers of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def checkpoints(shared_folder: Path) -> Mapping[str, Path]:
     """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl". Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
     from checkpoints import FAMILIES, write_checkpoint
 
-    folder = tmp_path_factory.mktemp("checkpoints")
-    return PerFamily(FAMILIES, lambda family: write_checkpoint(family, folder / family))
+    return PerFamily(shared_folder / "checkpoints", FAMILIES, write_checkpoint, Path)
 
 
 @pytest.fixture(scope="session")
-def latent_runs(checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+def latent_runs(checkpoints: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Path]:
     """By family: a run of its checkpoint with 4 codes in 2 top codes and a LoRA, all drawn. Read-only."""
     from latent_runs import add_indicator, write_run
 
-    folder = tmp_path_factory.mktemp("latent-runs")
-    return PerFamily(tuple(checkpoints), lambda family: add_indicator(write_run(checkpoints[family], folder / family)))
+    def make(family: str, out: Path) -> Path:
+        return add_indicator(write_run(checkpoints[family], out))
+
+    return PerFamily(shared_folder / "latent-runs", tuple(checkpoints), make, Path)
 
 
 @pytest.fixture(scope="session")
-def latent_bundles(latent_runs: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
-    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes some ten seconds to make."""
+def latent_bundles(latent_runs: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Bundle]:
+    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes some twenty seconds to make."""
     from ddm_rt.export.onnx import export_run
 
-    folder = tmp_path_factory.mktemp("latent-bundles")
-    return PerFamily(
-        tuple(latent_runs), lambda family: export_run(latent_runs[family], folder / family, with_weights=True)
-    )
+    def make(family: str, out: Path) -> Bundle:
+        return export_run(latent_runs[family], out, with_weights=True)
+
+    return PerFamily(shared_folder / "latent-bundles", tuple(latent_runs), make, Bundle.load)

@@ -36,14 +36,27 @@ class FakeEngine:
         self.versions = {"numpy": np.__version__}
         self.conditioned: list[int] = []  # the code of each conditioner call
         self.denoised: list[int] = []  # the size of each denoiser call
+        self.encoded: list[bytes] = []  # the token ids of each text encoder call
+
+    def text_encoder(self, input_ids: Mapping[str, Array]) -> dict[str, Array]:
+        """Context [1, T, 5], and pooled text [1, 2] where there are two encoders; another text gives other numbers."""
+        for ids in input_ids.values():
+            assert ids.shape[0] == 1
+            assert ids.dtype == np.int64
+        self.encoded.append(b"".join(ids.tobytes() for ids in input_ids.values()))
+        ids = sum(input_ids.values())
+        context = np.sin(ids[..., None] * np.arange(1, 6) + np.arange(ids.shape[1])[:, None]).astype(np.float32)
+        pooled = {"text_embeds": context[:, 1:3].sum(2)} if len(input_ids) > 1 else {}
+        return {"context": context, **pooled}
 
     def conditioner(
         self, context: Array, code: Array, indicator_scale: Array, added: Mapping[str, Array]
     ) -> dict[str, Array]:
         assert len(context) == len(code) == len(indicator_scale) == 1
-        assert not context.any()
         self.conditioned.append(int(code[0]))
-        return {"token": np.stack([0.3 * np.sin(code + 2.0), indicator_scale], 1).astype(np.float32)}
+        # Nothing where there is no text.
+        text = 0.1 * np.sin(context.sum((1, 2))) + sum(0.1 * np.sin(value.sum(1)) for value in added.values())
+        return {"token": np.stack([0.3 * np.sin(code + 2.0) + text, indicator_scale], 1).astype(np.float32)}
 
     def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
         batch = len(x_t)

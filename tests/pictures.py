@@ -1,6 +1,8 @@
 """Two kinds of small drawings, as arrays and as a folder of PNG files: what tests train on in seconds."""
 
 import csv
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +36,10 @@ def write_folder(folder: Path, count: int = 40, size: int = 16, *, labels: bool 
             writer.writerow(("file_name", "label"))
             writer.writerows((f"{i:03d}.png", kind) for i, kind in enumerate(kinds))
     return folder
+
+
+def write_captions(folder: Path, prompts: Sequence[str]) -> None:
+    """metadata.csv with a prompt for each image of `folder`, in turn."""
+    names = sorted(path.name for path in folder.glob("*.png"))
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "prompt"), *zip(names, itertools.cycle(prompts))])

@@ -78,3 +78,16 @@ SOLVED_SHARE_ABS = 1e-8
 # A run opened in diffusers, without this package, against our torch model: one UNet call, and latents after some steps.
 DIFFUSERS_OUTPUT_ABS = 1e-5
 DIFFUSERS_LATENTS_ABS = 1e-4
+
+# A merged adapter against peft's layers beside the base's own: one UNet call, text embeddings, latents after 20 steps.
+ADAPTER_ABS = 1e-4
+
+# Stable Diffusion bundles against diffusers' own pipelines, fp32: latents after 20 guided steps, and text embeddings.
+PIPELINE_LATENTS_ABS = 1e-3
+TEXT_EMBEDDINGS_ABS = 1e-4
+
+# Losses of training in half precision against fp32, relative, over a few steps.
+HALF_LOSS_REL = 2e-3
+
+# Losses of a step in one piece against the same step accumulated, recomputed or shared out over processes, relative.
+CHECKPOINTING_REL = 1e-5

@@ -18,6 +18,7 @@ from latent_digits_parts.base import SIDE, reconstruct
 from latent_digits_parts.cells import MIN_PER_GROUP, Cell, N
 
 DIGITS = DataConfig(source="digits", image_size=SIDE, channels=3)
+VAE_PER_GROUP = MIN_PER_GROUP + 100  # not all that come out of the VAE are of the group that went in
 
 
 def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge: Judge) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge:
 def measure_vae(cell: Cell, judge: Judge) -> dict[str, Any]:
     """What the VAE alone costs: real training images of both digits, in equal numbers, as they are and through it."""
     real = labelled(f"digits:{','.join(cell.groups)}", "train", DIGITS)
-    index = np.concatenate([np.flatnonzero(np.array(real.labels) == g)[:MIN_PER_GROUP] for g in cell.groups])
+    index = np.concatenate([np.flatnonzero(np.array(real.labels) == g)[:VAE_PER_GROUP] for g in cell.groups])
     images = real.images[index]
     through = reconstruct(cell.base(), images)
     error = (images.astype(np.float64) - through) / 127.5

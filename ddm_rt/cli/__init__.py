@@ -6,7 +6,14 @@ import sys
 
 from rich.text import Text
 
-from ddm_rt.cli import calibrating, compare, importing, making, using  # noqa: F401  (they add their commands to the app)
+from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
+    calibrating,
+    compare,
+    importing,
+    making,
+    training,
+    using,
+)
 from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError
 
@@ -16,7 +23,8 @@ _DISK_ERRORS = (
 )
 # What a serving environment does without -> the extra that brings it.
 _EXTRAS = dict.fromkeys(
-    ("torch", "diffusers", "transformers", "peft", "accelerate", "onnx", "onnxscript", "safetensors", "sklearn"), "train"
+    ("torch", "diffusers", "transformers", "peft", "accelerate", "onnx", "onnxscript", "safetensors", "sklearn"),
+    "train",
 )
 _EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
 

@@ -13,6 +13,7 @@ import ddm_rt
 from ddm_rt.bundle import Bundle, check_free, check_writable, copy_bundle, sha256
 from ddm_rt.errors import DdmError
 from ddm_rt.sample import audit, posterior
+from ddm_rt.sample.assignment import shuffled
 from ddm_rt.sample.calibrate import (
     Calibration,
     Settings,
@@ -71,7 +72,7 @@ def first_set(
     check_free(out)
     bundle = Bundle.load(source)
     base = base_weights(bundle.codes)
-    codes = audit.stratified(base, first_share(_checked(n), len(base)))
+    codes = _in_turn(audit.stratified(base, first_share(_checked(n), len(base))), settings.get("prompt"), seed)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
     made = pipeline.generate(n=len(codes), seed=seed, codes=codes, on_step=on_step, **settings)
     return audit.write(made, attributes, out, scope), len(codes)
@@ -100,8 +101,8 @@ def next_set(
     left = _checked(n) - record.audited
     if left < 1:
         raise DdmError(f"--n is {n}, and {record.audited} images are audited already; expected more")
-    codes = audit.by_weights(_so_far(record, target, bundle), left)
     first = sets[0].manifest
+    codes = _in_turn(audit.by_weights(_so_far(record, target, bundle), left), first.request.prompt, seed)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
     made = pipeline.generate(n=left, seed=seed, codes=codes, on_step=on_step, **_again(first))
     return audit.write(made, record.attributes, out, sets[0].scope), left
@@ -169,6 +170,7 @@ def from_judges(
     }
 
     def add(codes: list[int], seed: int) -> Calibration:
+        codes = _in_turn(codes, settings.get("prompt"), seed)
         generation = pipeline.generate(n=len(codes), seed=seed, codes=codes, on_step=on_step, **settings)
         verdicts = [loaded[attribute.name].predict(generation.images).labels for attribute in attributes]
         for code, *groups in zip(codes, *verdicts, strict=True):
@@ -218,8 +220,30 @@ def describe(shown: Calibrated) -> str:
         f"behind the samples: {after.effective_codes:.1f} codes, {after.effective_images:.0f} training images "
         f"(effective numbers; with the uniform target {before.effective_codes:.1f} and "
         f"{before.effective_images:.0f})\n"
-        f"bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
+        f"{_validity(record.settings)}bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
     )
+
+
+def _validity(settings: Settings) -> str:
+    """Which prompts a calibration holds for, as a line; nothing for bundles that take none."""
+    if settings.prompt is None:
+        return ""
+    if settings.scope is not None:
+        return f"holds for: scope {settings.scope!r}, whatever its prompts\n"
+    prompts = settings.prompt if isinstance(settings.prompt, tuple) else (settings.prompt,)
+    against = "" if settings.negative_prompt is None else f", against {settings.negative_prompt!r}"
+    return f"holds for: {', '.join(map(repr, prompts))}{against}\n"
+
+
+def _in_turn(codes: list[int], prompt: str | Sequence[str] | None, seed: int) -> list[int]:
+    """The codes in the order of their images: shuffled where several prompts take turns.
+
+    Codes take turns too; two rhythms that divide each other would give a prompt some of the codes alone, and a code the
+    groups of its prompts.
+    """
+    if prompt is None or isinstance(prompt, str) or len(set(prompt)) < 2:
+        return codes
+    return [codes[i] for i in shuffled(seed, len(codes))]
 
 
 def _stored(bundle: Bundle, record: Calibration, target: str | None, name: str, out: Path | None) -> Calibrated:

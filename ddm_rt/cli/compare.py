@@ -1,15 +1,25 @@
 """`ddm-rt compare`: the gate that a faster configuration has to pass."""
 
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ddm_rt.cli import display
-from ddm_rt.cli.app import Threads, app, console, errors, say
-from ddm_rt.config import Balance
+from ddm_rt.cli.app import Guidance, NegativePrompt, Prompt, Threads, app, console, errors, say
+from ddm_rt.config import Balance, Precision
 
-_SIDE = "BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. Keys: steps, sampler, guidance, backend, threads."
+if TYPE_CHECKING:
+    from ddm_rt.evaluate.sides import Side
+
+_SIDE = (
+    "BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. Keys: steps, sampler, guidance, text_guidance, "
+    "precision, backend, threads."
+)
 
 
 @app.command()
@@ -26,6 +36,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
     target: Annotated[str, typer.Option(help="As for `sample`.")] = "uniform",
     balance: Annotated[Balance, typer.Option(help="As for `sample`.")] = Balance.AUTO,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: Guidance = None,
     margin: Annotated[float, typer.Option(help="The largest difference in a share that counts as none.")] = 0.03,
     rounds: Annotated[int, typer.Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
     classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file has none.")] = None,  # noqa: UP045
@@ -36,35 +49,49 @@ def compare(
     0: kept (the 90 % interval of every group's difference lies within the margin); 1: drifted (p < .05); 3:
     undecided, with how many more images would decide.
 
+    With precision=fp16, int8, ... an fp32 bundle is converted first, into a bundle that ends with the comparison. A
+    sampled directory brings its prompts, as it does its seeds and codes, for the other side too.
+
     Examples:
 
         ddm-rt compare digits digits@steps=4 --out drift/
+
+        ddm-rt compare digits digits@precision=int8 -n 2000
 
         ddm-rt compare digits bundles/digits-int8 -n 2000
 
         ddm-rt compare digits@backend=onnxruntime digits@backend=tensorrt,steps=8
 
         ddm-rt compare out/ out-of-another-machine/
+
+        ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
     from ddm_rt.bundle import check_free
     from ddm_rt.evaluate import comparison_page
+    from ddm_rt.evaluate.compare import check_groups
     from ddm_rt.evaluate.compare import compare as measure
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.evaluate.sides import parse_side
 
     if out is not None:
         check_free(out)
-    with display.progress(errors) as bars:
+    sides = [parse_side(text, threads) for text in (a, b)]
+    loaded, names = Judge.load(judge, classes=classes.split(",") if classes else None), groups.split(",")
+    check_groups(loaded, names, margin)  # before minutes are spent on converting
+    with display.progress(errors) as bars, _converted(sides, display.callback(bars, "converting")) as (side_a, side_b):
         comparison, pictures = measure(
-            parse_side(a, threads),
-            parse_side(b, threads),
-            judge=Judge.load(judge, classes=classes.split(",") if classes else None),
-            groups=groups.split(","),
+            side_a,
+            side_b,
+            judge=loaded,
+            groups=names,
             reference=None if reference == "none" else reference,
             n=n,
             seed=seed,
             target=target,
             balance=balance,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
             margin=margin,
             rounds=rounds,
             on_step=display.step_callback(bars, "generating"),
@@ -75,3 +102,42 @@ def compare(
     if out is not None:
         say(f"report: {comparison_page.write(comparison, pictures, out)}")
     raise typer.Exit(int(comparison.labels.decision))
+
+
+@contextmanager
+def _converted(sides: Sequence["Side"], update: display.Callback) -> Iterator[list["Side"]]:
+    """The sides, those of fp32 bundles in the precision that they ask for; what is converted ends with the block.
+
+    Others are left to whoever opens them.
+    """
+    made: dict[tuple[str, Precision], str] = {}
+    with tempfile.TemporaryDirectory(prefix="ddm-rt-") as folder:
+
+        def opened(side: "Side") -> "Side":
+            if side.precision is None or not _is_to_be_converted(side):
+                return side
+            key = side.source, side.precision
+            if key not in made:
+                made[key] = _convert(side, side.precision, Path(folder) / str(len(made)), update)
+            return dataclasses.replace(side, source=made[key])
+
+        yield [opened(side) for side in sides]
+
+
+def _is_to_be_converted(side: "Side") -> bool:
+    from ddm_rt.bundle import Bundle
+
+    if side.is_sampled or side.precision is Precision.FP32:
+        return False
+    return Bundle.load(side.source, verify=False).config.precision is Precision.FP32
+
+
+def _convert(side: "Side", precision: Precision, out: Path, update: display.Callback) -> str:
+    from ddm_rt.cli.precision import export
+
+    bundle = export(side.source, out, precision, progress=lambda done, total, part: update(done, total, {}))
+    say(
+        f"{side.source} was converted to {precision} for this comparison (id {bundle.bundle_id[:12]}); "
+        f"`ddm-rt export {side.source} --precision {precision} --out DIR` keeps it"
+    )
+    return str(bundle.path)

@@ -1,92 +1,14 @@
-"""Commands that make things: runs, bundles, plans, judges. Each imports its rooms on use."""
+"""Commands that make things of what is there: bundles, plans, judges. Each imports its rooms on use."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
-from rich.text import Text
 
-from ddm_rt.cli import arguments, display
-from ddm_rt.cli.app import app, console, errors, say
-from ddm_rt.config import PRESETS, IndicatorMode, Precision
+from ddm_rt.cli import display
+from ddm_rt.cli.app import app, errors, say
+from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option("--out", help="Run directory; the same command again resumes it.")],
-    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(PRESETS)}.")] = "digits",
-    data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
-    indicator: Annotated[
-        IndicatorMode | None,
-        typer.Option(help="none: plain. labels: DDM as published. codes: ours. probe: ours, with --labels."),
-    ] = None,
-    indicator_weight: Annotated[
-        float | None, typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
-    ] = None,
-    top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
-    micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
-    codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
-    labels: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="With --indicator probe: CSV (image,label) of 64 to 256 training images."),
-    ] = None,
-    features: Annotated[Optional[Path], typer.Option(help="ONNX encoder to use for code discovery.")] = None,  # noqa: UP045
-    image_size: Annotated[Optional[int], typer.Option(help="Side of the square images the model sees.")] = None,  # noqa: UP045
-    channels: Annotated[Optional[int], typer.Option(help="1: grey, 3: colour.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Optimizer steps.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Of weights, features and minibatches.")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
-    log_steps: Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
-    ] = None,
-) -> None:
-    """Train a model; killed at any moment, the same command resumes to the same weights.
-
-    Examples:
-
-        ddm-rt train --data digits:3,8@4:1 --out runs/ours
-
-        ddm-rt train --data photos/ --image-size 64 --channels 3 --indicator codes --top-codes 4 --out runs/photos
-
-        ddm-rt train --data digits:3,8@4:1 --indicator labels --indicator-weight .05 --out runs/paper
-
-        ddm-rt train --data photos/ --channels 3 --indicator probe --labels few.csv --out runs/few
-    """
-    from ddm_rt.config import resolve
-
-    overrides: dict[str, Any] = dict(arguments.assignment(text) for text in set_ or ())
-    named = {
-        "data.source": data,
-        "data.image_size": image_size,
-        "data.channels": channels,
-        "train.indicator": indicator,
-        "train.indicator_weight": indicator_weight,
-        "train.steps": steps,
-        "train.seed": seed,
-        "train.threads": threads,
-        "codes.top_codes": top_codes,
-        "codes.micro_codes": micro_codes,
-        "codes.source": codes,
-        "codes.labels": labels,
-        "features.encoder": features,
-    }
-    config = resolve(preset, overrides | {k: v for k, v in named.items() if v is not None})
-    from ddm_rt.train.run import Interrupted
-    from ddm_rt.train.run import train as run_training
-
-    with display.progress(errors) as bars:
-        callbacks = {"features": display.callback(bars, "features"), "train": display.callback(bars, "training")}
-        if log_steps:
-            callbacks = {"features": display.log_lines("features"), "train": display.log_lines("step")}
-        try:
-            run_training(config, out, progress=callbacks)
-        except Interrupted as stop:
-            errors.print(Text(str(stop)), soft_wrap=True, highlight=False)
-            raise typer.Exit(130) from None
-    display.show_codes(out, console)
-    say(f"run: {out}")
 
 
 @app.command()
@@ -102,11 +24,15 @@ def export(
     ] = Precision.FP32,
     with_weights: Annotated[bool, typer.Option(help="Add weights.safetensors, for the torch backend.")] = False,
     plugin: Annotated[bool, typer.Option(help="Add denoiser.plugin.onnx, for --backend tensorrt.")] = False,
+    decoder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with a small decoder (diffusers' AutoencoderTiny) to use in place of the VAE's."),
+    ] = None,
     calibration_images: Annotated[
         int, typer.Option(min=1, help="int8, fp8: images, balanced by quota, that set the ranges.")
     ] = 64,
 ) -> None:
-    """Make a bundle from a run: three ONNX graphs, checked against torch before anything is written.
+    """Make a bundle from a run: its ONNX graphs, checked against torch before anything is written.
 
     Examples:
 
@@ -116,10 +42,17 @@ def export(
 
         ddm-rt export digits --precision int8 --out bundles/digits-int8
 
+        ddm-rt export runs/sd --precision fp16 --decoder taesd/ --out bundles/sd
+
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
-        given = {"--out": out is not None, "--with-weights": with_weights, "--plugin": plugin}
+        given = {
+            "--out": out is not None,
+            "--with-weights": with_weights,
+            "--plugin": plugin,
+            "--decoder": decoder is not None,
+        }
         if wrong := [name for name, there in given.items() if there]:
             raise DdmError(f"{wrong[0]}: not with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
@@ -139,6 +72,7 @@ def export(
             precision,
             with_weights=with_weights,
             plugin=plugin,
+            decoder=decoder,
             calibration_images=calibration_images,
             progress=lambda done, total, part: update(done, total, {}),
         )

@@ -31,6 +31,7 @@ def export(
     *,
     with_weights: bool = False,
     plugin: bool = False,
+    decoder: Path | None = None,
     calibration_images: int = IMAGES,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -42,8 +43,10 @@ def export(
     if with_weights and precision is not Precision.FP32:
         raise DdmError(f"--with-weights: the torch backend computes in fp32; not with --precision {precision}")
     if _is_bundle(source):
-        if with_weights or plugin:
-            raise DdmError(f"{source} is a bundle; --with-weights and --plugin need the run that it was made from")
+        if with_weights or plugin or decoder is not None:
+            raise DdmError(
+                f"{source} is a bundle; --with-weights, --plugin and --decoder need the run that it was made from"
+            )
         if precision is Precision.FP32:
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
         return _convert(Bundle.load(source), out, precision, calibration_images, progress)
@@ -51,10 +54,12 @@ def export(
     from ddm_rt.export.onnx import export_run  # needs torch, which converting a bundle doesn't
 
     if precision is Precision.FP32:
-        return export_run(Path(source), out, with_weights=with_weights, plugin=plugin, progress=progress)
+        return export_run(
+            Path(source), out, with_weights=with_weights, plugin=plugin, decoder=decoder, progress=progress
+        )
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-        bundle = export_run(Path(source), Path(folder) / "fp32", plugin=plugin, progress=progress)
+        bundle = export_run(Path(source), Path(folder) / "fp32", plugin=plugin, decoder=decoder, progress=progress)
         return _convert(bundle, out, precision, calibration_images, progress)
 
 

@@ -104,6 +104,11 @@ def sample(
         raise DdmError("--index: names an image of a manifest; give that with --from")
     if from_ is not None and (scope is not None or ledger is not None):
         raise DdmError("--from: a replay draws nothing; leave out --scope and --ledger")
+    texts = {"--prompt": prompt, "--negative-prompt": negative_prompt, "--leave-alone": leave_alone}
+    for option in [name for name, value in texts.items() if from_ is not None and value is not None]:
+        raise DdmError(f"--from: a replay has the manifest's own prompts; leave out {option}")
+    if prompt is not None and len(prompt) > n:
+        raise DdmError(f"--prompt: {len(prompt)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")
     if ledger is not None and scope is None:
         raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
     if fsync and ledger is None:
@@ -183,10 +188,19 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(help="The group that each top code stands for, code:0=3,code:1=8; gives SPD."),
     ] = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: Guidance = None,
 ) -> None:
     """Measure group shares and quality with a judge, and write report/index.html.
 
-    Example: ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
+    Prompts are for the bundles, which generate; images of a sampled directory keep theirs.
+
+    Examples:
+
+        ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
+
+        ddm-rt evaluate sd --prompt "a nurse" --judge gender.onnx --groups female,male --reference photos/ --out report/
     """
     from ddm_rt.evaluate.run import evaluate_methods
 
@@ -204,6 +218,9 @@ def evaluate(
             min_per_group=min_per_group,
             attributes=attribute or (),
             asked=asked,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
             on_step=display.step_callback(bars, "generating"),
         )
     console.print(table)

@@ -17,7 +17,8 @@ _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 3, 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 5, 6
-_TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_IN_A_FILE = 1  # a tensor's location; what a tensor that lies elsewhere says about a file means nothing
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _MAX_DEPTH = 16  # of graphs within nodes
 
@@ -75,7 +76,7 @@ def read(path: Path) -> Header:
 def check_external(path: Path, header: Header) -> None:
     """Raises DdmError naming the file of external data that is missing, too short, or not beside the graph."""
     for location, needed in header.external.items():
-        if Path(location).name != location:
+        if not location or Path(location).name != location:
             raise DdmError(f"{path}: keeps weights in {location!r}; expected a file beside it")
         data = path.with_name(location)
         if not data.is_file():
@@ -115,14 +116,18 @@ def _node(node: Buffer, nodes: list[Node], external: dict[str, int], depth: int)
 
 def _tensor(tensor: Buffer, external: dict[str, int]) -> None:
     entries: dict[str, str] = {}
+    location: int | Buffer = 0
     for field, value in _fields(tensor):
-        if field == _TENSOR_EXTERNAL:
+        if field == _TENSOR_LOCATION:
+            location = value
+        elif field == _TENSOR_EXTERNAL:
             pair = {_ENTRY_KEY: "", _ENTRY_VALUE: ""}
             pair |= {inner: _text(content) for inner, content in _fields(_bytes(value)) if inner in pair}
             entries[pair[_ENTRY_KEY]] = pair[_ENTRY_VALUE]
-    if "location" in entries:
+    if location == _IN_A_FILE:
         end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
-        external[entries["location"]] = max(end, external.get(entries["location"], 0))
+        file = entries.get("location", "")
+        external[file] = max(end, external.get(file, 0))
 
 
 def _opset(opset: Buffer) -> tuple[str, int]:

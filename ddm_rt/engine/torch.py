@@ -118,7 +118,8 @@ class TorchEngine:
     @torch.inference_mode()
     def decoder(self, x0: Tensor) -> NDArray[np.float32]:
         torch.set_num_threads(self.threads)
-        image: NDArray[np.float32] = self._model.decode(x0).float().cpu().numpy()
+        with self._exact():
+            image: NDArray[np.float32] = self._model.decode(x0).float().cpu().numpy()
         check_finite(image, self._bundle)
         return image
 

@@ -16,7 +16,7 @@ from ddm_rt.evaluate.intervals import CONFIDENCE, Interval
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.paired import MARGIN, Paired, check, paired
 from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kernel_between, kernel_within, kid
-from ddm_rt.evaluate.run import labelled
+from ddm_rt.evaluate.run import Text, check_prompts, labelled, text_of
 from ddm_rt.evaluate.sides import Facts, Images, OnStep, Side, make_side, open_side, read_side, seconds_per_image
 from ddm_rt.sample.pipeline import Pipeline
 
@@ -86,6 +86,9 @@ def compare(
     seed: int = 0,
     target: str = "uniform",
     balance: Balance = Balance.AUTO,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | None = None,
+    guidance_scale: float | None = None,
     margin: float = MARGIN,
     rounds: int = ROUNDS,
     timed: int = TIMED,
@@ -97,21 +100,24 @@ def compare(
         groups: two or more of the judge's classes; all others are "neither".
         reference: held-out labelled images for quality (`digits:3,8`, or a folder); None leaves quality out.
         n, seed, target, balance: of the request; a sampled directory sets its own, for the other side as well.
+        prompt, negative_prompt: as well, for bundles that take prompts.
+        guidance_scale: of bundles whose side doesn't set its own.
         margin: the largest difference in a share of all images that counts as none.
         rounds, timed: interleaved requests for `timed` images each; 0 rounds, or a sampled directory: no speed.
 
     Raises:
-        DdmError: sides that can't be paired (other codes, seeds or sizes), a bad setting, group or reference.
+        DdmError: sides that can't be paired (other codes, seeds, prompts or sizes), a bad setting, group or reference,
+            and prompts beside a sampled directory, which has its own.
         BackendUnavailable: a side's backend can't run here.
     """
     # All that can be refused is, before minutes are spent on sampling.
-    if missing := [group for group in groups if group not in judge.classes]:
-        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}")
-    check(groups, margin)
+    check_groups(judge, groups, margin)
+    text = text_of(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
     pipelines = open_side(side_a), open_side(side_b)
+    _check_text((side_a, side_b), pipelines, text)
     _check_codes(pipelines)
     real = None if reference is None else labelled(reference, "reference", _data(side_a, pipelines)).balanced(groups)
-    made = _make((side_a, side_b), pipelines, n, seed, target, balance, on_step)
+    made = _make((side_a, side_b), pipelines, n, seed, target, balance, text, on_step)
     _check_pairs(made)
     verdicts = judge.predict(made[0].images), judge.predict(made[1].images)
     opened = [(side, pipe) for side, pipe in zip((side_a, side_b), pipelines, strict=True) if pipe is not None]
@@ -131,9 +137,16 @@ def compare(
         labels=paired(verdicts[0].labels, verdicts[1].labels, groups, margin=margin, seed=seed),
         images=image_change(made[0].images, made[1].images),
         quality=() if real is None else quality_changes(verdicts, judge.predict(real.images), real.labels, groups),
-        speed=_speed(opened, timed, rounds) if rounds and len(opened) == 2 else None,
+        speed=_speed(opened, timed, rounds, text) if rounds and len(opened) == 2 else None,
     )
     return figures, (made[0].images, made[1].images)
+
+
+def check_groups(judge: Judge, groups: Sequence[str], margin: float) -> None:
+    """Raises DdmError unless the groups are two or more of the judge's classes, and the margin is a share."""
+    if missing := [group for group in groups if group not in judge.classes]:
+        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}")
+    check(groups, margin)
 
 
 def image_change(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> ImageChange:
@@ -214,19 +227,21 @@ def _make(
     seed: int,
     target: str,
     balance: Balance,
+    text: Text,
     on_step: OnStep | None,
 ) -> tuple[Images, Images]:
-    """Both sides' images; B gets the seeds and codes of A, and A those of B where only B's images are made already."""
+    """Both sides' images: B's with the seeds, codes and prompts of A, or A's with those of B's images, made already."""
     found: dict[int, Images] = {k: read_side(side) for k, side in enumerate(sides) if pipelines[k] is None}
     codes = None
     for given in found.values():
         n, seed, codes = len(given.images), given.seed, given.codes
+        text = {**text, "prompt": given.facts.prompt, "negative_prompt": given.facts.negative_prompt}
         break
     for k, pipeline in enumerate(pipelines):
         if pipeline is not None:
             progress = None if on_step is None else _half(on_step, k)
             found[k] = make_side(
-                sides[k], pipeline, n, seed, codes=codes, target=target, balance=balance, on_step=progress
+                sides[k], pipeline, n, seed, codes=codes, target=target, balance=balance, text=text, on_step=progress
             )
             codes = found[k].codes
     return found[0], found[1]
@@ -247,16 +262,27 @@ def _check_codes(pipelines: tuple[Pipeline | None, Pipeline | None]) -> None:
         )
 
 
+def _check_text(sides: tuple[Side, Side], pipelines: tuple[Pipeline | None, Pipeline | None], text: Text) -> None:
+    for side, pipeline in zip(sides, pipelines, strict=True):
+        if pipeline is not None:
+            own = {name: value for name, value in side.settings.items() if name == "guidance_scale"}
+            check_prompts(pipeline.bundle, {**text, **own})
+        elif given := [name for name in text if name != "guidance_scale"]:
+            raise DdmError(
+                f"{given[0]} is given, but {side.source} holds images, made already, with prompts of their own"
+            )
+
+
 def _check_pairs(made: tuple[Images, Images]) -> None:
     a, b = made
     names = f"{a.facts.label} and {b.facts.label}"
     if a.images.shape != b.images.shape:
         shapes = " and ".join(f"{len(side.images)} of {side.images.shape[2]}x{side.images.shape[1]}" for side in made)
         raise DdmError(f"{names}: images are {shapes}; expected as many of the same size")
-    for what, left, right in (("seed", a.seeds, b.seeds), ("code", a.codes, b.codes)):
-        if left != right:
-            i = next(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y)
-            raise DdmError(f"{names}: image {i} has {what} {left[i]} and {right[i]}; pairs need the same")
+    for what, left, right in (("seed", a.seeds, b.seeds), ("code", a.codes, b.codes), ("prompt", a.prompts, b.prompts)):
+        for i, (x, y) in enumerate(zip(left, right, strict=True)):
+            if x != y:
+                raise DdmError(f"{names}: image {i} has {what} {x} and {y}; pairs need the same")
 
 
 def _data(side: Side, pipelines: tuple[Pipeline | None, Pipeline | None]) -> DataConfig:
@@ -267,8 +293,8 @@ def _data(side: Side, pipelines: tuple[Pipeline | None, Pipeline | None]) -> Dat
     return parse(DataConfig, {"image_size": read_side(side).images.shape[1], "channels": 3}, side.source)
 
 
-def _speed(sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int) -> Speed:
-    taken = seconds_per_image(sides, n, rounds)
+def _speed(sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int, text: Text) -> Speed:
+    taken = seconds_per_image(sides, n, rounds, text)
     ratios = [a / b for a, b in zip(*taken, strict=True)]
     medians = statistics.median(taken[0]), statistics.median(taken[1])
     return Speed(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle, Codes, check_free
-from ddm_rt.config import NULL_CODE, DataConfig, parse
+from ddm_rt.config import NULL_CODE, Balance, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
@@ -21,9 +22,12 @@ from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import GRID_IMAGES, CodeCard, MethodResult, Report, write
 from ddm_rt.evaluate.terminal import terminal_table
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import prompting
 
 _log = logging.getLogger(__name__)
 OnStep = Callable[[int, int], None]
+Text = Mapping[str, Any]  # arguments of `Pipeline.generate` about prompts; those that aren't given aren't in it
+NO_TEXT: Text = {}
 MAX_IMAGES = 20_000  # where a group is so rare that filling it would take more, quality says how many are missing
 
 
@@ -36,6 +40,25 @@ class Sampled:
     top_codes: tuple[int, ...] = ()  # where a manifest told them
 
 
+def text_of(**arguments: Any) -> Text:
+    """Those of the arguments that are given."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def check_prompts(bundle: Bundle, text: Text) -> None:
+    """Raises DdmError naming the argument in `text` that the bundle doesn't take, before anything is generated."""
+    unset = {"prompt": None, "negative_prompt": None, "guidance_scale": None}
+    rest: dict[str, Any] = {"leave_alone": None, "scope": None, "balance": Balance.AUTO, "codes": None, "n": 1}
+    prompting(bundle, **{**unset, **text}, **rest)
+
+
+def _check_text(text: Text, bundles: Sequence[Path]) -> None:
+    if text and not bundles:
+        raise DdmError(f"{next(iter(text))} is given, but no bundle to generate with it: all images are made already")
+    for path in bundles if text else ():
+        check_prompts(Bundle.load(path, verify=False), text)
+
+
 def generate_until(
     pipeline: Pipeline,
     judge: Judge,
@@ -44,6 +67,7 @@ def generate_until(
     seed: int,
     min_per_group: int,
     on_step: OnStep | None = None,
+    text: Text = NO_TEXT,
 ) -> Sampled:
     """n images, then more in requests of n until each group has `min_per_group` by the judge, or MAX_IMAGES.
 
@@ -53,7 +77,7 @@ def generate_until(
     codes: list[NDArray[np.int64]] = []
     counts = dict.fromkeys(groups, 0)
     while not images or (min(counts.values()) < min_per_group and n * len(images) < MAX_IMAGES):
-        part = pipeline.generate(n=n, seed=seed + len(images), on_step=on_step)
+        part = pipeline.generate(n=n, seed=seed + len(images), on_step=on_step, **text)
         images.append(part.images)
         codes.append(np.asarray(part.codes, np.int64))
         labels = judge.predict(part.images).labels
@@ -119,6 +143,11 @@ def conditions(asked: Mapping[int, str], top_codes: Sequence[int], groups: Seque
     return [asked[top] for top in top_codes]
 
 
+def _is_bundle(path: Path) -> bool:
+    """Rather than a directory of images; a name without a directory is that of a shipped bundle."""
+    return (path / INDEX).is_file() or not path.exists()
+
+
 def labelled(source: str, split: str, config: DataConfig) -> LabelledImages:
     """Real images with labels, as three channels. Raises DdmError when the source has no labels."""
     images = data.load(config.model_copy(update={"source": source}), split)
@@ -162,11 +191,12 @@ def measure(
     min_per_group: int,
     attributes: Sequence[str] = (),
     asked: Mapping[int, str] | None = None,
+    text: Text = NO_TEXT,
     on_step: OnStep | None = None,
 ) -> tuple[Evaluation, NDArray[np.uint8]]:
     """Figures and the first images of a bundle (which generates n) or of a sampled directory."""
     pipeline, sampled = None, None
-    if (path / INDEX).is_file() or not path.exists():
+    if _is_bundle(path):
         pipeline = Pipeline.load(path)
         config = pipeline.bundle.config.run.data
     else:
@@ -179,7 +209,7 @@ def measure(
     if training is not None:
         train_images = three_channels(data.load(config.model_copy(update={"source": training})).images)
     if pipeline is not None:
-        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step)
+        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step, text)
     assert sampled is not None
     tops: Sequence[int] = sampled.top_codes
     if pipeline is not None:
@@ -215,11 +245,16 @@ def evaluate_methods(
     min_per_group: int,
     attributes: Sequence[str] = (),
     asked: str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | None = None,
+    guidance_scale: float | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Path, Table]:
     """`ddm-rt evaluate`: the page it wrote and the table for the terminal.
 
-    `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`.
+    `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`. `prompt`, `negative_prompt` and
+    `guidance_scale` are of the bundles, which generate; images in a sampled directory keep those that they were made
+    with. Raises DdmError where a bundle takes no prompts, or no method is a bundle.
     """
     check_free(out)
     loaded = Judge.load(judge, classes=classes)
@@ -231,6 +266,8 @@ def evaluate_methods(
     for name in attributes:
         attribute(name)  # one that isn't there shows before minutes are spent on sampling
     wanted = None if asked is None else parse_asked(asked)
+    text = text_of(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+    _check_text(text, [path for _, path in methods if _is_bundle(path)])
     results: list[MethodResult] = []
     cards: list[CodeCard] = []
     stability: tuple[float, ...] = ()
@@ -247,6 +284,7 @@ def evaluate_methods(
             min_per_group=min_per_group,
             attributes=attributes,
             asked=wanted,
+            text=text,
             on_step=on_step,
         )
         codes = Bundle.load(path, verify=False).codes if (path / INDEX).is_file() else Codes(origin="none")
@@ -260,6 +298,7 @@ def evaluate_methods(
         "judge": loaded.name,
         "reference": reference,
         "training": training or "not given",
+        **text,
     }
     page = write(Report("Evaluation", results, cards, stability, provenance, code_labels=labels), out)
     return page, terminal_table(results)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import INDEX
-from ddm_rt.config import Backend, Balance, Frozen, SamplerName
+from ddm_rt.bundle import INDEX, Bundle
+from ddm_rt.config import Backend, Balance, Frozen, Precision, SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.run import read_sampled
+from ddm_rt.evaluate.run import NO_TEXT, Text, read_sampled
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 
@@ -24,10 +24,12 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "steps": ("num_steps", int, "a whole number"),
     "sampler": ("sampler", SamplerName, f"one of {', '.join(SamplerName)}"),
     "guidance": ("indicator_guidance_scale", float, "a number"),
+    "text_guidance": ("guidance_scale", float, "a number"),
+    "precision": ("precision", Precision, f"one of {', '.join(Precision)}"),
     "backend": ("backend", Backend, f"one of {', '.join(Backend)}"),
     "threads": ("threads", int, "a whole number"),
 }
-_LOADING = ("backend", "threads")
+_LOADING = ("precision", "backend", "threads")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Side:
     text: str  # as it was written: its label
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `Pipeline.generate`
+    precision: Precision | None = None  # None: the bundle's own
     backend: str = "auto"
     threads: int | None = None
 
@@ -58,16 +61,20 @@ class Facts(Frozen):
     sampler: str
     num_steps: int
     indicator_guidance_scale: float
+    guidance_scale: float | None = None  # this and those below: None where the bundle takes no prompts
+    prompt: str | tuple[str, ...] | None = None
+    negative_prompt: str | None = None
     versions: dict[str, str]
 
 
 class Images(NamedTuple):
-    """Images uint8 [N,H,W,3] with the seed and code of each, the request's seed, and what made them."""
+    """Images uint8 [N,H,W,3] with the seed, code and prompt of each, the request's seed, and what made them."""
 
     images: NDArray[np.uint8]
     seed: int
     seeds: tuple[int, ...]
     codes: tuple[int, ...]
+    prompts: tuple[str | None, ...]
     facts: Facts
 
 
@@ -75,7 +82,7 @@ def parse_side(text: str, threads: int | None = None) -> Side:
     """SOURCE or SOURCE@KEY=VALUE,...; `threads` is the default of that key.
 
     A path that exists is taken as it is, so it may hold the sign. Raises DdmError naming the key or value that is wrong
-    and the choices.
+    and the choices, and where torch, which computes in fp32, is to be of another precision.
     """
     source, sign, rest = text.rpartition("@")
     if not sign or os.path.exists(text):  # noqa: PTH110  (a Path raises where a name is too long to exist)
@@ -94,26 +101,36 @@ def parse_side(text: str, threads: int | None = None) -> Side:
             raise DdmError(f"{text!r}: {key} is {value!r}; expected {expected}") from error
     if not source:
         raise DdmError(f"{text!r}: expected a bundle or a sampled directory before the @")
+    if found.get("backend") is Backend.TORCH and found.get("precision", Precision.FP32) is not Precision.FP32:
+        raise DdmError(f"{text!r}: precision is {found['precision']}; backend torch computes in fp32")
     loading = {"threads": threads} | {name: found.pop(name) for name in _LOADING if name in found}
     return Side(text=text, source=source, settings=found, **loading)
 
 
 def open_side(side: Side) -> Pipeline | None:
-    """The side's pipeline; None for a sampled directory. Raises DdmError, and BackendUnavailable with the choices."""
-    if not side.is_sampled:
-        return Pipeline.load(side.source, side.backend, side.threads)
-    if side.settings or side.backend != "auto":
-        raise DdmError(f"{side.text!r}: {side.source} holds images, made already; settings belong to a bundle")
-    return None
+    """The side's pipeline; None for a sampled directory.
+
+    Raises DdmError, also where the bundle has another precision than the side says: this room converts none.
+    Raises BackendUnavailable with the choices.
+    """
+    if side.is_sampled:
+        if side.settings or side.backend != "auto" or side.precision is not None:
+            raise DdmError(f"{side.text!r}: {side.source} holds images, made already; settings belong to a bundle")
+        return None
+    bundle = Bundle.load(side.source)
+    if side.precision not in (None, bundle.config.precision):
+        raise DdmError(
+            f"{side.text!r}: {bundle.path} is {bundle.config.precision}, not {side.precision}; "
+            "fp32 bundles alone are converted, by `ddm-rt export`"
+        )
+    return Pipeline.load(bundle, side.backend, side.threads)
 
 
 def read_side(side: Side) -> Images:
     """Images of a sampled directory. Raises DdmError naming what is missing or damaged."""
     manifest = read_manifest(Path(side.source) / "manifest.json")
     images = read_sampled(Path(side.source)).images
-    seeds, codes = (tuple(getattr(image, name) for image in manifest.images) for name in ("seed", "code"))
-    facts = _facts(side.text, Path(side.source).name, manifest)
-    return Images(images, manifest.request.seed, seeds, codes, facts)
+    return _images(images, manifest, _facts(side.text, Path(side.source).name, manifest))
 
 
 def make_side(
@@ -125,33 +142,54 @@ def make_side(
     codes: Sequence[int] | None = None,
     target: str = "uniform",
     balance: Balance = Balance.AUTO,
+    text: Text = NO_TEXT,
     on_step: OnStep | None = None,
 ) -> Images:
-    """n images of a bundle: with `codes` [n] where they are given, else by quota. Raises DdmError as `generate`."""
+    """n images of a bundle: with `codes` [n] where they are given, else by quota.
+
+    `text` holds arguments of `Pipeline.generate` about prompts, which the side's own settings come before. Raises
+    DdmError as that does.
+    """
     assigned: dict[str, Any] = {"target": target, "balance": balance} if codes is None else {"codes": codes}
-    generation = pipeline.generate(n=n, seed=seed, **side.settings, **assigned, on_step=on_step)
+    generation = pipeline.generate(n=n, seed=seed, **{**text, **side.settings}, **assigned, on_step=on_step)
     manifest = read_manifest(generation.manifest)
-    seeds = tuple(image.seed for image in manifest.images)
-    facts = _facts(side.text, pipeline.bundle.config.name, manifest)
-    return Images(generation.images, seed, seeds, generation.codes, facts)
+    return _images(generation.images, manifest, _facts(side.text, pipeline.bundle.config.name, manifest))
 
 
-def seconds_per_image(sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int) -> list[list[float]]:
-    """For each side the seconds per image of `rounds` requests for n images, in turn, after one that isn't counted."""
+def seconds_per_image(
+    sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int, text: Text = NO_TEXT
+) -> list[list[float]]:
+    """For each side the seconds per image of `rounds` requests for n images, in turn, after one that isn't counted.
+
+    `text` is as for `make_side`.
+    """
     taken: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
         for (side, pipeline), seconds in zip(sides, taken, strict=True):
             start = time.perf_counter()
-            pipeline.generate(n=n, seed=0, **side.settings)
+            pipeline.generate(n=n, seed=0, **{**text, **side.settings})
             if number:
                 seconds.append((time.perf_counter() - start) / n)
     return taken
 
 
-def _facts(label: str, bundle: str, manifest: Manifest) -> Facts:
-    return Facts(
-        label=label,
-        bundle=bundle,
-        indicator_guidance_scale=manifest.request.indicator_guidance_scale,
-        **{name: getattr(manifest, name) for name in Facts.model_fields.keys() & Manifest.model_fields.keys()},
+def _images(images: NDArray[np.uint8], manifest: Manifest, facts: Facts) -> Images:
+    request, each = manifest.request, manifest.images
+    shared = None if isinstance(request.prompt, tuple) else request.prompt
+    return Images(
+        images=images,
+        seed=request.seed,
+        seeds=tuple(image.seed for image in each),
+        codes=tuple(image.code for image in each),
+        prompts=tuple(shared if image.prompt is None else image.prompt for image in each),
+        facts=facts,
     )
+
+
+def _facts(label: str, bundle: str, manifest: Manifest) -> Facts:
+    found = {
+        name: getattr(source, name)
+        for source in (manifest, manifest.request)
+        for name in Facts.model_fields.keys() & type(source).model_fields.keys()
+    }
+    return Facts(label=label, bundle=bundle, **found)

@@ -34,8 +34,9 @@ def trace(
 ) -> tensors.Graph:
     """`module` (in eval mode, called with the inputs in order) as a graph with these input and output names.
 
-    Its weights are the module's own memory. `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which
-    the tracer would take for constants. Equal modules give equal bytes: no paths, no stack traces, no times.
+    `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which the
+    tracer would take for constants. The weights are the module's own memory: change them after the graph is saved.
+    Equal modules give equal bytes: no paths, no stack traces, no times.
     """
     dynamic = tuple({axis: free[name][axis] for axis in free.get(name, {})} for name in inputs)
     with _quiet():

@@ -1,8 +1,10 @@
 """A training run as a bundle: conditioner, denoiser and decoder graphs with free batch, height and width."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ddm_rt
-from ddm_rt.bundle import Bundle, Codes, write_bundle
+from ddm_rt.bundle import Bundle, Codes, check_free, write_bundle
 from ddm_rt.config import BundleConfig, Family, Frozen, RunConfig, TensorSpec, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import dialect, examples, graph, tensors
@@ -35,26 +37,36 @@ Progress = Callable[[int, int, str], None]  # parts done, parts in all, name of 
 
 
 def export_run(
-    run: Path, out: Path, *, with_weights: bool = False, plugin: bool = False, progress: Progress | None = None
+    run: Path,
+    out: Path,
+    *,
+    with_weights: bool = False,
+    plugin: bool = False,
+    decoder: Path | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 
     The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors,
     which the torch backend needs. `plugin` adds denoiser.plugin.onnx for TensorRT, where indicator attention is one
-    node per layer; both graphs then read their weights from denoiser.onnx.data.
+    node per layer; both graphs then read their weights from denoiser.onnx.data. `decoder` is a folder with an
+    AutoencoderTiny that takes the place of the checkpoint's VAE.
 
-    Raises BundleError for a run with missing, foreign, malformed or non-finite parts, and DdmError where
-    `out` is not empty or a graph differs from torch by more than `MAX_ABS_ERROR`.
+    Raises BundleError for a run or decoder with missing, foreign, malformed or non-finite parts, and DdmError where
+    `out` is not empty, options don't go together, or a graph differs from torch by more than `MAX_ABS_ERROR`.
     """
+    check_free(out)
     config = _read(RunConfig, run / "config.json")
+    if decoder is not None:
+        _check_decoder(run, config, with_weights)
     codes = _read(Codes, run / "codes.json")
     model = assemble(run, config, codes)
     text = _text(run, config)
     bundle_config = _bundle_config(config, codes, model, text)
-    graphs = _graphs(model, bundle_config)
+    graphs = _graphs(model, bundle_config, decoder)
     parity: dict[str, float] = {}
 
-    # `write_bundle` refuses an occupied `out` before it calls this, and `out` appears after it has returned.
+    # `out` appears after this has returned.
     def fill(directory: Path) -> None:
         (directory / "config.json").write_text(bundle_config.model_dump_json(indent=1) + "\n")
         (directory / "schedule.json").write_text(Schedule.from_config(config.schedule).to_json())
@@ -69,7 +81,7 @@ def export_run(
                 progress(done, len(graphs), name)
             parity.update(_export(name, part, directory, bundle_config, plugin=plugin and name == "denoiser"))
 
-    bundle = write_bundle(out, fill, _provenance(run, config) | {"parity_max_abs_error": parity})
+    bundle = write_bundle(out, fill, _provenance(run, config, decoder) | {"parity_max_abs_error": parity})
     if progress is not None:
         progress(len(graphs), len(graphs), "done")
     return bundle
@@ -90,13 +102,26 @@ def _text(run: Path, config: RunConfig) -> Text:
     return read_text(run, config)
 
 
-def _graphs(model: "Model", config: BundleConfig) -> dict[str, Part]:
-    added = tuple(spec.name for spec in config.added)
-    if config.family is Family.PIXEL:
+def _check_decoder(run: Path, config: RunConfig, with_weights: bool) -> None:
+    if config.model.family is Family.PIXEL:
+        raise DdmError(f"{run}: trained on pixels, without a VAE; --decoder takes the place of one")
+    if with_weights:
+        raise DdmError(
+            "--decoder: not with --with-weights, which is for the torch backend and the checkpoint's own VAE"
+        )
+
+
+def _graphs(model: "Model", config: BundleConfig, decoder: Path | None) -> dict[str, Part]:
+    if isinstance(model, DDM):
         return parts(model)
     from ddm_rt.export.latent import text_part
 
-    return {"text_encoder": text_part(model, config.text), **parts(model, added)}
+    graphs = {"text_encoder": text_part(model, config.text), **parts(model, tuple(spec.name for spec in config.added))}
+    if decoder is not None:
+        from ddm_rt.export.decoder import read_decoder
+
+        graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model))
+    return graphs
 
 
 def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plugin: bool) -> dict[str, float]:
@@ -115,6 +140,7 @@ def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plu
     graphs.clear()
     for module in part.last_use_of:
         module.to("meta")
+    gc.collect()  # what the tracer left holds them too, in cycles
     return {
         path.name.removesuffix(".onnx"): _checked_difference(path, model, cases, wanted)
         for path, model in models.items()
@@ -173,8 +199,13 @@ def _bundle_config(config: RunConfig, codes: Codes, model: "Model", text: Text) 
     )
 
 
-def _provenance(run: Path, config: RunConfig) -> dict[str, Any]:
+def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str, Any]:
     path = run / "provenance.json"
+    taken = None
+    if decoder is not None:
+        from ddm_rt.export.decoder import provenance
+
+        taken = provenance(decoder)
     try:
         training = json.loads(path.read_bytes()) if path.is_file() else None
     except ValueError as error:
@@ -185,6 +216,7 @@ def _provenance(run: Path, config: RunConfig) -> dict[str, Any]:
         "preset": config.preset,
         "opset": graph.OPSET,
         "attention": ATTENTION,
+        "decoder": taken,
         "training": training,
     }
 

@@ -75,16 +75,17 @@ def convert(
     """Write `bundle` in `precision` as the bundle directory `out`, whole or not at all, and open it.
 
     Graphs that multiply nothing are copied, and so is the decoder of an SDXL checkpoint that asks for that
-    (`force_upcast`: its VAE's values leave fp16's range). int8 and fp8 need `calibration` and quantise the denoiser, which is the
-    only call in the loop; the other graphs are fp16. The new bundle has its own id, names the old one in its
-    provenance, and has neither weights.safetensors nor the old one's plans.
+    (`force_upcast`: its VAE's values leave fp16's range). int8 and fp8 need `calibration` and quantise the denoiser,
+    which is the only call in the loop; the other graphs are fp16. The new bundle has its own id, names the old one in
+    its provenance, and has neither weights.safetensors nor the old one's plans.
 
     Raises DdmError where the bundle isn't fp32, `out` is occupied, an operator, tensor or value doesn't fit (named),
     and BundleError for graph files that are damaged.
     """
     check_free(out)
     _check(bundle, precision, calibration)
-    names = [name for name in (*GRAPHS, PLUGIN_GRAPH) if name in bundle.index.files]
+    groups = _groups(bundle)
+    names = [name for group in groups for name in group]
     recipe = RECIPES[precision]
     ranges = None
     if calibration is not None and recipe.stored is not None:
@@ -162,19 +163,13 @@ def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, repor
 
 def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
     """The graphs to convert; those that share their tensors together."""
-    config = bundle.config
-    kept = set()
-    # A decoder of the user's own (provenance names it) is not the checkpoint's VAE.
-    if (
-        config.family is Family.SDXL
-        and config.model.vae.get("force_upcast")
-        and not bundle.index.provenance.get("decoder")
-    ):
-        kept.add("decoder")
-    groups: list[tuple[str, ...]] = [(path.name,) for name, path in bundle.graphs.items() if name not in kept]
-    if PLUGIN_GRAPH in bundle.index.files:
-        groups[groups.index(("denoiser.onnx",))] = ("denoiser.onnx", PLUGIN_GRAPH)
-    return groups
+    files = [path.name for path in bundle.graphs.values()]
+    vae = bundle.config.model.vae
+    # A decoder that was put in the VAE's place (provenance names it) is as it is for lack of such trouble.
+    if bundle.config.family is Family.SDXL and vae["force_upcast"] and not bundle.index.provenance.get("decoder"):
+        files.remove("decoder.onnx")
+    plugin = {"denoiser.onnx": (PLUGIN_GRAPH,)} if PLUGIN_GRAPH in bundle.index.files else {}
+    return [(name, *plugin.get(name, ())) for name in files]
 
 
 def _copy_rest(bundle: Bundle, directory: Path, converted: Sequence[str]) -> None:

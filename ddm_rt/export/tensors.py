@@ -14,8 +14,8 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ddm_rt.errors import BundleError, DdmError
 
-# Bigger graphs keep their tensors in a file beside them: protocol buffers end at 2 GiB, and who reads, checks or converts
-# a graph holds several copies of what is in it.
+# Bigger graphs keep their tensors in a file beside them: protocol buffers end at 2 GiB, and whoever reads, checks or
+# converts a graph holds several copies of what is in it.
 MAX_INLINE_BYTES = 2**28
 # Smaller tensors (shapes, axes, epsilons) stay in the graph, where builders and shape inference read them.
 MIN_EXTERNAL_BYTES = 1024
@@ -143,8 +143,7 @@ def _move_out(graphs: Iterable[Graph], data: Path) -> None:
 def _content(tensor: TensorProto, weights: Mapping[str, Array]) -> bytes | memoryview:
     if tensor.name not in weights:
         return bytes(tensor.raw_data)
-    flat: Array = np.ascontiguousarray(weights[tensor.name]).reshape(-1)
-    return memoryview(flat.view(np.uint8))
+    return np.ascontiguousarray(weights[tensor.name]).reshape(-1).view(np.uint8).data
 
 
 def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:

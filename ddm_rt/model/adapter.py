@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddm_rt.errors import BundleError
-from ddm_rt.model.adapter_files import Factors, Part, read_adapter
+from ddm_rt.model.adapter_files import Part, read_adapter
 from ddm_rt.model.checkpoint import component_module, encoder_name
 from ddm_rt.model.component_config import TEXT_ENCODERS
 from ddm_rt.model.latent import LatentDDM
@@ -25,13 +25,6 @@ class AdapterReport:
     unmatched: tuple[str, ...]  # layers, or names among its target modules
 
 
-@dataclass(frozen=True)
-class _Change:
-    name: str
-    layer: nn.Linear | nn.Conv2d
-    weight: Tensor
-
-
 def merge_adapter(model: LatentDDM, adapter: Path) -> AdapterReport:
     """Fold the adapter at `adapter` into the layers of `model`: W' = W + scale·B·A, computed in float32.
 
@@ -41,7 +34,7 @@ def merge_adapter(model: LatentDDM, adapter: Path) -> AdapterReport:
     """
     merged: list[str] = []
     unmatched: list[str] = []
-    changes: list[tuple[nn.Linear | nn.Conv2d, Factors]] = []
+    changes: list[tuple[nn.Linear | nn.Conv2d, Tensor]] = []
     for part in read_adapter(adapter, model.unet):
         if part.component not in ("unet", *TEXT_ENCODERS[model.family]):
             raise BundleError(f"{part.source}: is for a {part.component}, which a checkpoint of this family hasn't got")
@@ -51,40 +44,36 @@ def merge_adapter(model: LatentDDM, adapter: Path) -> AdapterReport:
         if not any(found.values()):
             first = next(iter(part.factors), "(none)")
             raise BundleError(
-                f"{part.source}: none of its layers is in the base checkpoint's {part.component}; the first is {first}"
+                f"{part.source}: none of its layers is in the base checkpoint's {part.component}, "
+                f"the first is {first}: the adapter is for another base"
             )
         for module, name in found.items():
             if name is None:
                 unmatched.append(f"{part.component}.{module}")
                 continue
-            _check(part, module, layers[name])
-            changes.append((layers[name], part.factors[module]))
+            changes.append((layers[name], _merged(part, module, layers[name].weight)))
             merged.append(f"{part.component}.{name}")
         unmatched += [f"{part.component}: {target}" for target in _idle(part.targets, layers)]
-    for layer, factors in changes:
-        weight = layer.weight
-        layer.weight = nn.Parameter(_merged(weight, factors), requires_grad=weight.requires_grad)
+    for layer, weight in changes:
+        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     return AdapterReport(tuple(merged), tuple(unmatched))
 
 
-def _check(part: Part, module: str, layer: nn.Linear | nn.Conv2d) -> None:
-    a, b = part.factors[module].a, part.factors[module].b
-    want = layer.weight.shape
+def _merged(part: Part, module: str, weight: Tensor) -> Tensor:
+    factors, want = part.factors[module], weight.shape
     # Both factors of a layer that is a 1x1 convolution may be stored as matrices, and the other way round.
-    spatial = tuple(a.shape[2:]) or (1, 1)
-    shape = (b.shape[0], a.shape[1], *spatial)
-    if shape != (*want, *(1, 1)[: 4 - len(want)]) or b.shape[2:].numel() > 1:
+    spatial = tuple(factors.a.shape[2:]) or (1, 1)
+    shape = (factors.b.shape[0], factors.a.shape[1], *spatial)
+    if shape != (*want, *(1, 1)[: 4 - len(want)]) or factors.b.shape[2:].numel() > 1:
         raise BundleError(
             f"{part.source}: layer {module} is for a weight of {list(shape[: len(want)])}; the base checkpoint's is "
             f"{list(want)}: the adapter is for another base"
         )
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise BundleError(f"{part.source}: layer {module} has non-finite values")
-
-
-def _merged(weight: Tensor, factors: Factors) -> Tensor:
     delta = factors.b.float().flatten(1) @ factors.a.float().flatten(1)  # [out, in·h·w]
-    return (weight.float() + factors.scale * delta.view(weight.shape)).to(weight.dtype)
+    merged = (weight.float() + factors.scale * delta.view(want)).to(weight.dtype)
+    if not torch.isfinite(merged).all():
+        raise BundleError(f"{part.source}: layer {module} has non-finite values, alone or added to the base's")
+    return merged
 
 
 def _idle(targets: tuple[str, ...] | str, layers: Iterable[str]) -> Iterator[str]:

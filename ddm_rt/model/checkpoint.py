@@ -110,7 +110,7 @@ def load_base(model: LatentDDM, checkpoint: Checkpoint, dtype: torch.dtype = tor
     foreign, of another shape or not finite.
     """
     for component, weights in _components(checkpoint.path, checkpoint.model.family, checkpoint.variant).items():
-        _fill(component_module(model, component), weights, dtype)
+        fill(component_module(model, component), weights, dtype)
 
 
 def save_checkpoint(model: LatentDDM, like: Checkpoint, out: Path, dtype: torch.dtype) -> None:
@@ -185,7 +185,8 @@ def _own(names: Mapping[str, Tensor]) -> Iterator[str]:
     return (name for name in names if ".processor." not in name)
 
 
-def _fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype) -> None:
+def fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype) -> None:
+    """Put one component's weights into `module`, which may be on the meta device; see `load_base`."""
     expected = module.state_dict()
     missing = set(_own(expected))
     found: dict[str, Tensor] = {}

@@ -3,7 +3,6 @@
 import inspect
 import json
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -39,8 +38,8 @@ def read_networks(path: Path, family: Family) -> ModelConfig:
 
     Raises BundleError naming the file and field that is malformed, not supported, or doesn't fit another network's.
     """
-    unet = _arguments(path / "unet", UNet2DConditionModel)
-    vae = _arguments(path / "vae", AutoencoderKL)
+    unet = read_arguments(path / "unet", UNet2DConditionModel)
+    vae = read_arguments(path / "vae", AutoencoderKL)
     encoders = tuple(_encoder_arguments(path / name) for name in TEXT_ENCODERS[family])
     _check_fields(unet, _UNET_ONLY | {"addition_embed_type": _ADDITION[family]}, path / "unet" / CONFIG)
     _check_fields(vae, _VAE_ONLY, path / "vae" / CONFIG)
@@ -54,7 +53,7 @@ def image_size(model: ModelConfig, path: Path) -> int:
     size = model.unet["sample_size"]
     sides = size if isinstance(size, list | tuple) else [size]
     if not sides or any(type(side) is not int or side < 1 or side != sides[0] for side in sides):
-        raise BundleError(f"{path / 'unet' / CONFIG}: field sample_size: {short(size)}; expected one positive number")
+        raise BundleError(f"{path / 'unet' / CONFIG}: field sample_size: {size!r:.80}; expected one positive number")
     return int(sides[0]) * model.patch
 
 
@@ -71,13 +70,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _arguments(folder: Path, kind: type) -> dict[str, Any]:
+def read_arguments(folder: Path, kind: type) -> dict[str, Any]:
     """Arguments of `kind` in the folder's config.json, defaults filled in, as diffusers reads them."""
     where = folder / CONFIG
     tree = read_json(where)
     if tree.get("_class_name", kind.__name__) != kind.__name__:
         raise BundleError(
-            f"{where}: field _class_name: {short(tree['_class_name'])} is not supported; expected {kind.__name__}"
+            f"{where}: field _class_name: {tree['_class_name']!r:.80} is not supported; expected {kind.__name__}"
         )
     parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
     known = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
@@ -92,7 +91,7 @@ def _encoder_arguments(folder: Path) -> dict[str, Any]:
     expected = ENCODER_CLASSES[folder.name]
     if (tree.get("architectures") or [expected]) != [expected]:
         raise BundleError(
-            f"{where}: field architectures: {short(tree['architectures'])} is not supported; expected ['{expected}']"
+            f"{where}: field architectures: {tree['architectures']!r:.80} is not supported; expected ['{expected}']"
         )
     # The dtype is left out: with it, transformers makes parts of the module in it.
     defaults = CLIPTextConfig().to_dict()
@@ -117,7 +116,7 @@ def _check_fields(arguments: dict[str, Any], only: dict[str, Any], where: Path) 
     for field, value in only.items():
         if arguments[field] != value:
             raise BundleError(
-                f"{where}: field {field}: {short(arguments[field])} is not supported here; expected {value!r}"
+                f"{where}: field {field}: {arguments[field]!r:.80} is not supported here; expected {value!r}"
             )
 
 
@@ -134,7 +133,7 @@ def _check_fit(
     hidden = [int(encoder["hidden_size"]) for encoder in encoders]
     if unet["cross_attention_dim"] != sum(hidden):
         raise BundleError(
-            f"{where}: field cross_attention_dim: {short(unet['cross_attention_dim'])}; the text encoders' hidden_size "
+            f"{where}: field cross_attention_dim: {unet['cross_attention_dim']!r:.80}; the text encoders' hidden_size "
             f"gives {' + '.join(map(str, hidden))}"
         )
     if family is Family.SDXL:
@@ -153,6 +152,6 @@ def _patch(vae: dict[str, Any], path: Path) -> int:
     levels = vae["block_out_channels"]
     if not isinstance(levels, list | tuple):
         raise BundleError(
-            f"{path / 'vae' / CONFIG}: field block_out_channels: {short(levels)}; expected a list, one entry per level"
+            f"{path / 'vae' / CONFIG}: field block_out_channels: {levels!r:.80}; expected a list, one entry per level"
         )
     return int(2 ** (len(levels) - 1))

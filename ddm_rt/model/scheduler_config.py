@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import diffusers
@@ -83,7 +82,7 @@ def read_scheduler(tree: Mapping[str, Any], path: Path, guidance_scale: float) -
     name = tree.get("_class_name")
     if not isinstance(name, str) or name not in SAMPLERS:
         raise BundleError(
-            f"{path}: field _class_name: {short(name)} is not supported; schedulers: {', '.join(SAMPLERS)}"
+            f"{path}: field _class_name: {name!r:.80} is not supported; schedulers: {', '.join(SAMPLERS)}"
         )
     sampler = SAMPLERS[name]
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
@@ -92,7 +91,7 @@ def read_scheduler(tree: Mapping[str, Any], path: Path, guidance_scale: float) -
     values = {key: tree.get(key, default) for key, default in defaults.items()}
     for field, only in _ONLY.items():
         if (values.get(field, only) or None) != (only or None):  # null is false to diffusers
-            raise BundleError(f"{path}: field {field}: {short(values[field])} is not supported; expected {only!r}")
+            raise BundleError(f"{path}: field {field}: {values[field]!r:.80} is not supported; expected {only!r}")
     shared = {key: values[key] for key in _SHARED if key in values} | _spacing(values, sampler, path)
     sampling = {
         "sampler": sampler,
@@ -116,13 +115,13 @@ def _spacing(values: Mapping[str, Any], sampler: SamplerName, path: Path) -> dic
         own = sampler is SamplerName.DPMPP_2M or spacing in (None, SPACINGS[sampler][0])
         if not own or "karras" not in SPACINGS[sampler]:
             raise BundleError(
-                f"{path}: field use_karras_sigmas: not supported by {sampler} with timestep_spacing {short(spacing)}; "
+                f"{path}: field use_karras_sigmas: not supported by {sampler} with timestep_spacing {spacing!r:.80}; "
                 "expected false"
             )
         return {"timestep_spacing": "karras"}
     if spacing is not None and spacing not in SPACINGS[sampler]:
         raise BundleError(
-            f"{path}: field timestep_spacing: {short(spacing)} is not supported by {sampler}; "
+            f"{path}: field timestep_spacing: {spacing!r:.80} is not supported by {sampler}; "
             f"expected one of: {', '.join(SPACINGS[sampler])}"
         )
     return {}
@@ -133,5 +132,5 @@ def _clip(values: Mapping[str, Any], path: Path) -> tuple[float, float] | None:
     if not values.get("clip_sample", False):
         return None
     if isinstance(reach, bool) or not isinstance(reach, int | float) or not reach > 0:
-        raise BundleError(f"{path}: field clip_sample_range: {short(reach)}; expected a positive number")
+        raise BundleError(f"{path}: field clip_sample_range: {reach!r:.80}; expected a positive number")
     return (-float(reach), float(reach))

@@ -69,7 +69,7 @@ def read(path: Path) -> Iterator[tuple[str, Tensor]]:
     except Exception as error:  # torch names no types: pickle, archive, runtime and OS errors
         raise BundleError(f"{path}: not readable as weights alone ({_first_line(error)})") from error
     tree = tree.get("state_dict", tree) if isinstance(tree, dict) else tree
-    if not isinstance(tree, dict) or not all(isinstance(value, Tensor) for value in tree.values()):
+    if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items()):
         raise BundleError(f"{path}: expected a dictionary of tensors")
     yield from tree.items()
 
@@ -79,6 +79,8 @@ def _shards(index: Path) -> tuple[Path, ...]:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BundleError(f"{index}: field weight_map: expected names of tensors and their files") from error
+    if not names:
+        raise BundleError(f"{index}: field weight_map: it is empty; expected names of tensors and their files")
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
             raise BundleError(f"{index}: shard {name} is missing beside it")

@@ -343,4 +343,4 @@ def _stale(record: Calibration, bundle: Bundle, settings: Settings) -> list[str]
 
 
 def _plain(value: object) -> str:
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else str(value) or "empty"

@@ -49,7 +49,8 @@ class Conditions:
     """Rows of `cond` for the (text, code) pairs that a request's branches need."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self._config, self._engine = config, _ = bundle.config, engine
+        self._config, self._engine = bundle.config, engine
+        config = bundle.config
         self._tokenizers = None if config.prompt_free else Tokenizers(bundle)
         self.versions = {} if self._tokenizers is None else self._tokenizers.versions
         tokens, width = config.context_shape

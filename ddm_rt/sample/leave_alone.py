@@ -2,9 +2,10 @@
 
 What is balanced are the bundle's codes: modes of the training images. A prompt that says which group it wants ("a
 female doctor") is a choice of the user's, and a code drawn against it would work against the prompt. Which words say so
-depends on what the bundle was trained on and on the language, so there is no list of our own. A word counts where it
-stands alone, in capitals or not: "man" is in "an old Man," and "man-made", not in "woman" or "mankind". Other forms
-("men", "man's" is found) are words of their own. Words of the negative prompt don't count.
+depends on what the bundle was trained on and on the language, so no list comes with the package. A word counts where it
+stands alone, in capitals or not: "man" is in "an old Man," and "the man's hat" and "man-made", not in "woman". Other
+forms ("men") are words of their own, so a script that writes no spaces between words needs whole phrases. Words of the
+negative prompt don't count.
 """
 
 import json

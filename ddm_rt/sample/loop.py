@@ -1,4 +1,4 @@
-"""The sampling loop: rows of a step table, one denoiser call per step for all branches of all images."""
+"""The sampling loop of images that start and end together."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array, Cond, Engine
-from ddm_rt.sample.buckets import concat, split, take
+from ddm_rt.sample.buckets import concat, take
+from ddm_rt.sample.slots import Slots
 from ddm_rt.schedule import StepTable
 
 
@@ -31,27 +32,14 @@ def sample(
     of steps done; `cancel` is asked before each step. Raises Cancelled.
     """
     batch, branches = len(x), len(cond_branches)
-    calls = split(batch * branches, buckets or (batch * branches,))  # row r is image r % B in branch r // B
-    stacked = concat(engine, cond_branches)
-    conds = [take(engine, stacked, index) for index in calls]
-    parts = [np.arange(batch, dtype=np.int64) + k * batch for k in range(branches)]
-    scales, rows, timesteps = engine.array(scales), table.rows(), table.timesteps
-    state, keys = engine.array(x), engine.array(seeds)
-    x0 = state  # e is 0 in the first row, so any finite x0_prev does
+    stacked = concat(engine, cond_branches)  # row r is image r % B in branch r // B
+    slots = Slots(engine, lambda wanted: take(engine, stacked, np.array(wanted, np.int64)), buckets)
+    slots.admit(table, x, [range(i, batch * branches, batch) for i in range(batch)], scales.tolist(), seeds)
+    samples: Array = x
     for i in range(table.num_steps):
         if cancel is not None and cancel():
             raise Cancelled(f"cancelled before step {i + 1} of {table.num_steps}")
-        outputs = engine.concat(
-            [
-                engine.denoiser(
-                    engine.take(state, index % batch), engine.array(np.full(len(index), timesteps[i])), cond
-                )
-                for index, cond in zip(calls, conds, strict=True)
-            ]
-        )
-        noise = (keys, engine.array(np.full(batch, i, np.int64))) if table.f[i] else (None, None)
-        row = engine.array(np.repeat(rows[i : i + 1], batch, axis=0))
-        state, x0 = engine.guided_step([engine.take(outputs, part) for part in parts], scales, row, state, x0, *noise)
+        _, samples = slots.tick()
         if on_step is not None:
             on_step(i + 1)
-    return state
+    return samples

@@ -14,14 +14,15 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import TextSpec
 from ddm_rt.errors import BundleError, DdmError
 
+_QUOTED = 200  # characters of what a warning quotes
 _log = logging.getLogger(__name__)
 
 
 class Tokenizers:
     """One tokenizer per text encoder of a bundle.
 
-    A prompt that is longer than the encoder reads (77 tokens with its begin and end, for CLIP) is cut there, and a
-    warning quotes what was left out.
+    A prompt that is longer than its encoder reads (77 tokens with begin and end, for CLIP) is cut there. A warning says
+    how many tokens were lost, and quotes them.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -37,9 +38,9 @@ class Tokenizers:
         """
         check_text("prompt", text)
         encoded = [tokenizer.encode(text) for tokenizer in self._tokenizers]
-        cut = {_left_out(text, encoding) for encoding in encoded if encoding.overflowing}
-        for words in sorted(cut):
-            _log.warning("the prompt is too long: this part of it was left out: %r", words)
+        losses = zip(self._specs, encoded, strict=True)
+        for warning in dict.fromkeys(_loss(text, spec, encoding) for spec, encoding in losses if encoding.overflowing):
+            _log.warning("%s", warning)
         return {
             spec.input: np.array([encoding.ids], np.int64) for spec, encoding in zip(self._specs, encoded, strict=True)
         }
@@ -73,6 +74,12 @@ def _open(path: Path, spec: TextSpec) -> Any:
     return tokenizer
 
 
-def _left_out(text: str, encoding: Any) -> str:
-    """What follows the last character of a token that was kept."""
-    return text[max(end for _, end in encoding.offsets) :].strip()
+def _loss(text: str, spec: TextSpec, encoding: Any) -> str:
+    """What was cut off: the tokens after the limit, and the text after the last character of a token that was kept."""
+    lost = sum(special == 0 for part in encoding.overflowing for special in part.special_tokens_mask)
+    words = text[max(end for _, end in encoding.offsets) :].strip()
+    quoted = repr(words if len(words) <= _QUOTED else f"{words[:_QUOTED]}…")
+    return (
+        f"prompt too long: {lost} token{'s' * (lost != 1)} beyond the {spec.max_length} that the text encoder reads "
+        f"(begin and end count) left out: {quoted}"
+    )

@@ -1,31 +1,34 @@
 """A run on a checkpoint: its configuration, and its images and prompts as the checkpoint's networks encode them."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ddm_rt import data
 from ddm_rt.bundle import write_atomic
 from ddm_rt.config import RunConfig
 from ddm_rt.data import Listing
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.model.checkpoint import load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.train import lora, text
 from ddm_rt.train.classes import Views, find_classes
-from ddm_rt.train.encoded import Cache
-from ddm_rt.train.encoders import Features, encoder_features
+from ddm_rt.train.encoded import Encoded
+from ddm_rt.train.encoders import encoder_features, is_clip
 from ddm_rt.train.features import Progress
-from ddm_rt.train.latent import LatentSubject, encoded_live
+from ddm_rt.train.latent import LatentSubject, Texts, cached_texts, trained_texts
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.material import Material
 
-IMAGE_ENCODER = "image_encoder"  # folder of a checkpoint that has CLIP's vision model
-VIEW_SIDE = 64  # pixels of the images that features are learned from
+CACHE = "cache"  # folder in the run, until it is finished
+IMAGE_ENCODERS = ("image_encoder", "safety_checker")  # folders of a checkpoint that hold CLIP's vision model
+VIEW_SIDE = 64  # most pixels of the images that features are learned from
 _SMALLEST = 8  # an image must have this part of the checkpoint's own size a side
 _BATCH = 64  # images that a frozen encoder gets at once
 
@@ -43,48 +46,69 @@ def fields(base: Path, variant: str | None = None) -> dict[str, Any]:
     }
 
 
+def own_image_encoder(base: Path) -> Path | None:
+    """The folder with CLIP's vision model in the checkpoint `base`, where it has one."""
+    folders = (base / name for name in IMAGE_ENCODERS)
+    return next(filter(is_clip, folders), None)
+
+
 def prepare_checkpoint(
     config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
 ) -> Material:
     """As `material.prepare`, for families other than pixels."""
     assert config.base is not None
+    base = out / config.base.path
     listing = data.find(config.data)
     texts, text_of = text.distinct(text.prompts(listing, config.data.source))
-    checkpoint = read_checkpoint(out / config.base.path, config.base.variant)
+    checkpoint = read_checkpoint(base, config.base.variant)
     with torch.device("meta"):
         model = LatentDDM(config.model)
     lora.check_targets(model.unet, config.lora)
-    load_base(model, checkpoint)
-    contents = listing.contents()
-    _same_images(out / "images.sha256", contents, config.data.source)
-    cache = Cache.of(out / "cache", config, contents)
-
-    small: list[Any] = []
-
-    def views() -> Any:
-        if not small:
-            small.append(listing.images(VIEW_SIDE, _counted(progress.get("reading"))))
-        return data.to_model(small[0])
-
-    encoder = config.features.encoder
-    own = out / config.base.path / IMAGE_ENCODER
-    if encoder is None and own.is_dir():
-        encoder = own
-    encoded = None if encoder is None else lambda: _encoded(listing, encoder, device, progress.get("features"))
-    if not cache.has_images(len(listing)):
-        views()  # reads every image: one that doesn't do is found before the costly part
-    found = find_classes(config, listing, Views(views, encoded), out, device, progress.get("features"))
-    latents, frames = cache.images(model, listing, device, progress.get("encoding"))
+    encoded = Encoded.at(out / CACHE, config, _contents(listing, out, config.data.source))
+    encoder = config.features.encoder or own_image_encoder(base)
+    views = _views(listing, encoder, device, progress)
+    if not encoded.has_images(len(listing)):
+        views.pixels()  # which reads every image, so that one that doesn't do is found before the costly part
+    found = find_classes(config, listing, views, out, device, progress.get("features"))
     ids = text.token_ids(checkpoint, texts)
+    load_base(model, checkpoint)
+    latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
+    null_is_zero = checkpoint.empty_negative_is_zero
+    embed: Texts
     if config.lora.text_encoder:
-        embed = encoded_live(model, ids, checkpoint.empty_negative_is_zero)
+        embed = trained_texts(model, ids, null_is_zero)
     else:
-        rows = cache.texts(model, ids, checkpoint.empty_negative_is_zero, device)
-        embed = lambda index: {name: part.take(index) for name, part in rows.items()}
-    subject = LatentSubject(config, model, embed, text_of, frames, found.top_of)
-    return Material(
-        TrainingSet(latents, found.y, found.count, found.top_of, found.shares),
-        listing.labels,
-        subject,
-        clear=lambda: shutil.rmtree(out / "cache", ignore_errors=True),
-    )
+        embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
+    subject = LatentSubject(config, model, texts, text_of, embed, frames, found.top_of)
+    clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
+    return Material(TrainingSet(latents, *found), listing.labels, subject, encoder.name if encoder else None, clear)
+
+
+def _contents(listing: Listing, out: Path, source: str) -> str:
+    """`Listing.contents`, kept in the run. Raises DdmError where the run was begun with other ones."""
+    path, contents = out / "images.sha256", listing.contents()
+    if not path.is_file():
+        write_atomic(path, f"{contents}\n")
+    elif path.read_text().strip() != contents:
+        raise DdmError(f"{path}: images, prompts or labels of {source} have changed since; choose another --out")
+    return contents
+
+
+def _views(listing: Listing, encoder: Path | None, device: torch.device, progress: Mapping[str, Progress]) -> Views:
+    """The images at a small size, and as `encoder` sees them."""
+
+    @cache
+    def small() -> NDArray[np.uint8]:
+        reading = progress.get("reading")
+        return listing.images(VIEW_SIDE, None if reading is None else lambda done, total: reading(done, total, {}))
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        features = progress.get("features")
+        for start in range(0, len(listing), _BATCH):
+            rows = range(start, min(start + _BATCH, len(listing)))
+            yield data.to_model(np.stack([listing.read(i).pixels for i in rows]))
+            if features is not None:
+                features(rows.stop, len(listing), {})
+
+    encoded = None if encoder is None else lambda: encoder_features(batches(), encoder, device)
+    return Views(lambda: data.to_model(small()), encoded)

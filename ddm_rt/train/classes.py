@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +22,11 @@ from ddm_rt.train.probe import probe, read_labels
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Classes:
-    """`y` int64 [N] of `count` classes (None without an indicator). Codes have top codes."""
+class Classes(NamedTuple):
+    """`y` int64 [N] of `classes` classes (None without an indicator). Codes have top codes."""
 
     y: Tensor | None = None
-    count: int = 0
+    classes: int = 0
     top_of: tuple[int, ...] = ()  # top code of each code; empty without codes
     shares: tuple[float, ...] = ()  # of each code in its top code, where it isn't just by size
 

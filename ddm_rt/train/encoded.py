@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +27,21 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Cache:
+class Encoded:
     """A folder for what is encoded from one set of images by one checkpoint."""
 
     folder: Path
 
     @classmethod
-    def of(cls, place: Path, config: RunConfig, contents: str) -> "Cache":
+    def at(cls, place: Path, config: RunConfig, contents: str) -> "Encoded":
         """The folder in `place` for images of these `contents` (`Listing.contents`)."""
         assert config.base is not None
         what = [config.base.sha256, config.data.image_size, contents]
         return cls(place / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16])
+
+    def has_images(self, count: int) -> bool:
+        """Whether all `count` of them are there."""
+        return all(path.is_file() for path in self._files("images", count))
 
     def images(
         self, model: LatentDDM, listing: Listing, device: torch.device, progress: Progress | None = None
@@ -87,7 +91,7 @@ class Cache:
     ) -> list[Tensors]:
         """The portions that are there, and those that aren't once `encode` has made them with `modules` on `device`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = {self.folder / f"{kind}_{rows.start:08d}.safetensors": rows for rows in _ranges(count)}
+        files = self._files(kind, count)
         missing = [path for path in files if not path.is_file()]
         if missing:
             for module in modules:
@@ -100,6 +104,11 @@ class Cache:
                 module.to("cpu")
         return [_read(path, len(rows)) for path, rows in files.items()]
 
+    def _files(self, kind: str, count: int) -> dict[Path, range]:
+        """Each portion's file and rows."""
+        portions = (range(start, min(start + PORTION, count)) for start in range(0, count, PORTION))
+        return {self.folder / f"{kind}_{rows.start:08d}.safetensors": rows for rows in portions}
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -110,10 +119,6 @@ class Rows:
     def take(self, index: Tensor) -> Tensor:
         """Rows int64 [B] -> [B, ...]."""
         return torch.stack([self.portions[row // PORTION][row % PORTION] for row in index.tolist()])
-
-
-def _ranges(count: int) -> Iterator[range]:
-    return (range(start, min(start + PORTION, count)) for start in range(0, count, PORTION))
 
 
 def _read(path: Path, rows: int) -> Tensors:

@@ -18,6 +18,10 @@ Features = NDArray[np.float32]  # [N, D]
 # What CLIP's images were normalised with, where no preprocessor_config.json says so.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
+_CLIP_TYPES = ("clip", "clip_vision_model")
+# Stable Diffusion 1.x keeps one in its safety checker, a level deeper.
+_NAMES = {r"^vision_model\.vision_model\.": "vision_model."}
+
 
 def encoder_features(batches: Iterable[Images], encoder: Path, device: torch.device = CPU) -> Features:
     """Unit features [N, D] of images in `batches`, all of one size.
@@ -43,6 +47,15 @@ def encoder_features(batches: Iterable[Images], encoder: Path, device: torch.dev
     return unit
 
 
+def is_clip(folder: Path) -> bool:
+    """Whether `folder` says that it holds a CLIP, whole or its vision model."""
+    try:
+        tree = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(tree, dict) and tree.get("model_type") in _CLIP_TYPES
+
+
 def _onnx(encoder: Path, where: str) -> Callable[[Images], Features]:
     import onnxruntime
 
@@ -63,14 +76,23 @@ def _onnx(encoder: Path, where: str) -> Callable[[Images], Features]:
 
 
 def _clip(folder: Path, where: str, device: torch.device) -> Callable[[Images], Features]:
-    from transformers import CLIPVisionModelWithProjection
+    import transformers
 
+    if not is_clip(folder):
+        raise DdmError(f"{where}: config.json: field model_type: expected one of {', '.join(_CLIP_TYPES)}")
+    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()  # a whole CLIP has its text half besides
+    transformers.logging.disable_progress_bar()
     try:
-        model, told = CLIPVisionModelWithProjection.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        model, told = transformers.CLIPVisionModelWithProjection.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, key_mapping=_NAMES
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DdmError(f"{where}: not a CLIP vision model that transformers reads ({error})") from error
+    finally:
+        transformers.logging.set_verbosity(said)
+        if bars:
+            transformers.logging.enable_progress_bar()
     if missing := sorted(told["missing_keys"]):
         raise DdmError(f"{where}: not a CLIP vision model: tensor {missing[0]} is missing")
     model.eval().requires_grad_(False).to(device)

@@ -139,8 +139,9 @@ def feature_sets(
 ) -> dict[str, NDArray[np.float32]]:
     """Several feature sets [N,D] of images [N,C,H,W], by name: for whoever has labels to choose with.
 
-    `encoded`, an encoder's, where there is one; contrastive ones as configured and, of coloured images, with colour jitter (which
-    removes what is known by colour) or without it, the other way round than configured; patches; and all together.
+    `encoded`, an encoder's, where there is one; contrastive ones as configured and, of coloured images, with colour
+    jitter (which removes what is known by colour) or without it, the other way round than configured; patches; and all
+    together.
     """
     found = {}
     if encoded is not None:

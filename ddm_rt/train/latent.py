@@ -1,6 +1,6 @@
 """A checkpoint as the subject of training: factors beside its layers, or its whole UNet, and the indicator's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,8 @@ from ddm_rt.config import Family, RunConfig
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.train import lora
-from ddm_rt.train.device import HALF
+from ddm_rt.train.device import CPU, HALF
+from ddm_rt.train.encoded import Rows
 from ddm_rt.train.text import NULL_TEXT
 
 Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]
@@ -27,12 +28,15 @@ class LatentSubject:
         self,
         config: RunConfig,
         model: LatentDDM,
+        prompts: tuple[str, ...],  # the null text first
+        text_of: Tensor,  # int64 [N], the row of each image's prompt
         texts: Texts,
-        text_of: Tensor,  # int64 [N], each image's row for `texts`; 0 is the null text
         frames: Tensor,  # int64 [N, 6], SDXL's time_ids
         top_of: tuple[int, ...],
     ) -> None:
-        self.model, self._texts, self._text_of, self._frames = model, texts, text_of, frames
+        self.model, self.prompts = model, prompts
+        self._texts, self._text_of, self._frames = texts, text_of, frames
+        self._side = config.data.image_size
         self._half = HALF.get(config.train.precision) if config.lora.rank else None
         self._text_encoder = config.lora.text_encoder
         model.requires_grad_(False)
@@ -43,17 +47,16 @@ class LatentSubject:
                 parameter.requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            if top_of:
-                model.add_indicator(config.model, top_of)
             if config.lora.rank:
                 lora.inject(model, config.lora)
+            if top_of:
+                model.add_indicator(config.model, top_of)
         for name, parameter in model.named_parameters():
             if name.endswith(".processor.to_v_ind.weight"):
                 nn.init.zeros_(parameter)
         if config.train.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
-            for encoder in model.text_encoders if self._text_encoder else ():
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        model.eval()  # dropout would draw from a generator that nobody resumes
 
     @property
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -85,6 +88,17 @@ class LatentSubject:
         rows = torch.where(no_text, NULL_TEXT, self._text_of[index])
         return self._condition(rows, code, self._frames[index])
 
+    def condition_on(self, rows: Tensor, code: Tensor) -> dict[str, Tensor]:
+        frame = torch.tensor([self._side, self._side, 0, 0, self._side, self._side])
+        return self._condition(rows, code, frame.expand(len(rows), -1))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Its decoder is where `x0` is only meanwhile: between sheets a step may need the room."""
+        self.model.vae.to(x0.device)
+        image = self.model.decode(x0)
+        self.model.vae.to(CPU)
+        return image
+
     def _condition(self, rows: Tensor, code: Tensor, frames: Tensor) -> dict[str, Tensor]:
         text = {name: tensor.to(code.device) for name, tensor in self._texts(rows).items()}
         added: dict[str, Tensor] | None = None
@@ -93,14 +107,19 @@ class LatentSubject:
         return self.model.condition(text["context"], code, torch.ones(len(code), device=code.device), added)
 
 
-def encoded_live(model: LatentDDM, ids: tuple[Tensor, ...], null_is_zero: bool) -> Texts:
-    """Texts from the encoders as they are at the time: for those that are trained."""
+def cached_texts(rows: Mapping[str, Rows]) -> Texts:
+    """Texts as they were encoded once."""
+    return lambda index: {name: part.take(index) for name, part in rows.items()}
 
-    def texts(rows: Tensor) -> dict[str, Tensor]:
+
+def trained_texts(model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool) -> Texts:
+    """Texts of token ids [P,T] from the encoders as they are then. With `null_is_zero` the null text is zeros."""
+
+    def texts(index: Tensor) -> dict[str, Tensor]:
         device = next(model.text_encoders.parameters()).device
-        found = model.encode_text(*(tensor[rows].to(device) for tensor in ids))
+        found = model.encode_text(*(tensor[index].to(device) for tensor in ids))
         if null_is_zero:
-            kept = (rows != NULL_TEXT).to(device)
+            kept = (index != NULL_TEXT).to(device)
             found = {name: tensor * kept.view(-1, *[1] * (tensor.ndim - 1)) for name, tensor in found.items()}
         return found
 

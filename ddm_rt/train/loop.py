@@ -86,7 +86,7 @@ class Trainer:
         """One optimizer step; returns the loss."""
         train = self.config.train
         batch = self._batch()
-        batches = list(zip(*(tensor[self._part].split(train.batch_size) for tensor in batch), strict=True))
+        batches = list(zip(*(torch.split(tensor[self._part], train.batch_size) for tensor in batch), strict=True))
         count = sum(len(part[0]) for part in batches)
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * self._rate()
@@ -97,7 +97,7 @@ class Trainer:
         for part in batches:
             share = known * len(part[0]) / len(batch[0])
             part_loss = self._loss(*part, known=share) * (len(part[0]) / count)
-            self.scaler.scale(part_loss).backward()
+            self.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss = loss + part_loss.detach()
         self._share_gradients()
         self.scaler.unscale_(self.optimizer)
@@ -183,6 +183,7 @@ class Trainer:
         """The model with the EMA weights, in eval mode; afterwards it is as before."""
         kept = [parameter.detach().clone() for parameter in self.trained]
         average = cast(nn.ParameterList, self.ema.module)
+        training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
@@ -193,7 +194,7 @@ class Trainer:
             with torch.no_grad():
                 for parameter, value in zip(self.trained, kept, strict=True):
                     parameter.copy_(value)
-            self.model.train()
+            self.model.train(training)
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that the next step depends on, by name; of a base checkpoint only what is trained."""

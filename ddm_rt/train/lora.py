@@ -30,7 +30,8 @@ def check_targets(unet: nn.Module, config: LoraConfig) -> None:
 def inject(model: LatentDDM, config: LoraConfig) -> None:
     """Put trainable factors A (random) and B (zero) beside the weights of the layers that `config` names.
 
-    Raises DdmError for a target that matches no layer.
+    Everything else in the networks that get some no longer takes gradients. Raises DdmError for a target that matches
+    no layer.
     """
     check_targets(model.unet, config)
     _inject(model.unet, config, config.targets)
@@ -54,13 +55,11 @@ def _inject(module: nn.Module, config: LoraConfig, targets: Sequence[str]) -> No
 
 
 def _layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Linear layers whose name is one of `targets`, or ends in it after a dot; none of the indicator's own."""
+    """Linear layers whose name is one of `targets`, or ends in it after a dot."""
     return [
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-        and ".processor." not in name
-        and any(name == target or name.endswith(f".{target}") for target in targets)
+        if isinstance(layer, nn.Linear) and any(name == target or name.endswith(f".{target}") for target in targets)
     ]
 
 

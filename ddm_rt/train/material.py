@@ -24,6 +24,7 @@ class Material:
     data: TrainingSet
     labels: tuple[str, ...] | None  # of the images, for the provenance alone
     subject: Subject | None = None
+    encoder: str | None = None  # name of the file or folder that gave the features of codes, where they weren't learned
     clear: Callable[[], None] = lambda: None  # removes what only training needed
 
 
@@ -51,4 +52,5 @@ def _pixels(config: RunConfig, out: Path, device: torch.device, progress: Mappin
     batches = (pixels[i : i + 256] for i in range(0, len(pixels), 256))
     encoded = None if encoder is None else lambda: encoder_features(batches, encoder, device)
     found = find_classes(config, images, Views(lambda: pixels, encoded), out, device, progress.get("features"))
-    return Material(TrainingSet(model.encode(torch.from_numpy(pixels)), found.y, found.count, found.top_of, found.shares), images.labels)
+    latents = model.encode(torch.from_numpy(pixels))
+    return Material(TrainingSet(latents, *found), images.labels, encoder=encoder.name if encoder else None)

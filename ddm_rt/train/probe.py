@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ddm_rt.bundle import Codes, sha256
-from ddm_rt.data import ImageSet
+from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
 from ddm_rt.train.codes import describe
 
@@ -45,7 +45,7 @@ class Labels:
         return {name: int((self.y == k).sum()) for k, name in enumerate(self.classes)}
 
 
-def read_labels(path: Path, images: ImageSet) -> Labels:
+def read_labels(path: Path, images: ImageSet | Listing) -> Labels:
     """Labels of some of `images`: a CSV in UTF-8 with a header and the columns `image` (or `file_name`) and `label`.
 
     An image is named by its file in the folder (or by its number in the set, from 0). Raises DdmError naming the line

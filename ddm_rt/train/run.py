@@ -26,6 +26,7 @@ from ddm_rt.train.features import Progress
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.material import Material, prepare
 from ddm_rt.train.processes import Processes, connect
+from ddm_rt.train.sheet import write_sheet
 
 
 class Interrupted(Exception):
@@ -36,8 +37,12 @@ class Interrupted(Exception):
         super().__init__(f"stopped at step {step}; the same command resumes it from {run}")
 
 
-def train(config: RunConfig, out: Path, *, progress: Mapping[str, Progress] | None = None) -> Path:
+def train(
+    config: RunConfig, out: Path, *, progress: Mapping[str, Progress] | None = None, grid_every: int | None = None
+) -> Path:
     """Train into the run directory `out`, or take up what is there; returns `out`.
+
+    Every `grid_every` steps and after the last, a sheet of samples goes into the folder samples.
 
     `progress` may hold callbacks "reading", "features", "encoding" and "train". Raises DdmError for bad input or a run
     made with another configuration, Interrupted after SIGINT or SIGTERM (a checkpoint of the last whole step is
@@ -46,8 +51,8 @@ def train(config: RunConfig, out: Path, *, progress: Mapping[str, Progress] | No
     It computes on the first CUDA device where torch finds one, else on the CPU; a checkpoint may go on on either.
     Processes that were launched together (`accelerate launch`) share each step.
     """
-    progress = progress or {}
     processes = connect()
+    progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
     with _nothing_left_of_bad_input(out) if processes.main else nullcontext():
         digest = processes.main_first(lambda: _claim(config, out))
@@ -64,14 +69,17 @@ def train(config: RunConfig, out: Path, *, progress: Mapping[str, Progress] | No
             loss = trainer.advance()
             # Read once: a request that comes after the checkpoint waits for the next step.
             stopping = processes.any(bool(stop))
-            if trainer.step % config.train.checkpoint_every == 0 or stopping or trainer.step == config.train.steps:
+            last = trainer.step == config.train.steps
+            if trainer.step % config.train.checkpoint_every == 0 or stopping or last:
                 if not np.isfinite(loss):
                     raise DdmError(f"the loss is {loss} at step {trainer.step}; lower train.learning_rate")
                 if processes.main:
                     trainer.save_checkpoint(checkpoints, digest)
-            if (callback := progress.get("train")) and processes.main:
+            if callback := progress.get("train"):
                 callback(trainer.step, config.train.steps, {"loss": loss})
-            if stopping and trainer.step < config.train.steps:
+            if grid_every and processes.main and (trainer.step % grid_every == 0 or last):
+                write_sheet(trainer, out / "samples")
+            if stopping and not last:
                 raise Interrupted(out, trainer.step)
     if processes.main:
         write_json(out / "provenance.json", _provenance(config, material, processes))
@@ -163,6 +171,7 @@ def _provenance(config: RunConfig, material: Material, processes: Processes) -> 
         "processes": processes.count,
         "preset": config.preset,
         "images": len(material.data.latents),
+        "image_encoder": material.encoder,
         "labels_in_source": labels,  # for the reader; the codes mode never reads them
         "digits_sha256": sha256(digits) if config.data.source.startswith("digits") else None,
     }

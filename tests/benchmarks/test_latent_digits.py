@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from latent_digits_parts import base, cells, images, table
 
 from ddm_rt import data
-from ddm_rt.config import DataConfig, Family
+from ddm_rt.config import PRESETS, DataConfig, Family, resolve
 from ddm_rt.model.checkpoint import read_checkpoint
 
 
@@ -63,6 +63,13 @@ def test_the_folder_has_a_prompt_for_each_image_and_no_label(tmp_path: Path) -> 
         assert next(csv.reader(file)) == ["file_name", "prompt"]
 
 
+def test_the_budget_is_that_of_the_pixel_models() -> None:
+    ours, pixels = resolve("checkpoint", cells.budget()), PRESETS["digits-bench"]
+    assert (ours.features, ours.codes, ours.train) == (pixels.features, pixels.codes, pixels.train)
+    assert ours.sampling.num_steps == pixels.sampling.num_steps
+    assert cells.SETTINGS.guidance_scale == pixels.sampling.indicator_guidance_scale
+
+
 def _row(fd: float, codes: bool) -> dict[str, Any]:
     quality = {"frechet": 10.0}
     return {
@@ -73,7 +80,13 @@ def _row(fd: float, codes: bool) -> dict[str, Any]:
             "per_group": [{"quality": quality}, {"quality": None}],
             "nearest": {"mean": 0.1},
         },
-        "codes_against_labels": {"stability_ari": [1.0, 0.5]} if codes else None,
+        "codes_against_labels": {
+            "stability_ari": [1.0, 0.5],
+            "top_sizes": [80, 20],
+            "group_share_in_top": {"3": [0.9, 0.2], "8": [0.1, 0.8]},
+        }
+        if codes
+        else None,
     }
 
 
@@ -86,6 +99,7 @@ def test_the_table_puts_pixels_beside_latents_and_judges_the_margin() -> None:
         assert text.count("| 3v8 4:1 | codes |") == 2
         assert "10.0 / too few" in text
         assert "0.750" in text
+        assert "top code: 12.00%" in text
         assert verdict in text
 
 

@@ -59,6 +59,14 @@ def test_external_data_is_found_missing_or_short(tmp_path: Path) -> None:
         graph_header.check_external(path, header)
     with pytest.raises(DdmError, match="expected a file beside it"):
         graph_header.check_external(path, graph_header.Header({"": 18}, (), {"../m.onnx.data": 64}))
+    with pytest.raises(DdmError, match="keeps weights in ''; expected a file beside it"):
+        graph_header.check_external(path, graph_header.Header({"": 18}, (), {"": 64}))
+
+
+def test_a_tensor_says_nothing_of_files_unless_it_lies_in_one(tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.initializer[0].external_data.add(key="location", value="elsewhere")
+    assert graph_header.read(save(tmp_path / "m.onnx", proto)).external == {}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 90])

@@ -7,6 +7,7 @@ from fake_engine import FakeEngine, fake_bundle
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.sides import Side, make_side, open_side, parse_side, read_side, seconds_per_image
 from ddm_rt.sample.pipeline import Pipeline
@@ -16,6 +17,9 @@ def test_a_specification_is_read() -> None:
     found = parse_side("a@b/c@steps=4, sampler=euler,guidance=0.5,backend=torch,threads=2")
     settings = {"num_steps": 4, "sampler": "euler", "indicator_guidance_scale": 0.5}
     assert (found.source, found.settings, found.backend, found.threads) == ("a@b/c", settings, "torch", 2)
+    half = parse_side("sd@precision=fp16,text_guidance=5")
+    assert (half.precision, half.settings) == (Precision.FP16, {"guidance_scale": 5.0})
+    assert parse_side("sd@precision=fp32,backend=torch").precision is Precision.FP32
     assert parse_side("digits", 3) == Side(text="digits", source="digits", threads=3)
     assert parse_side("digits@steps=8", 3).threads == 3
 
@@ -29,12 +33,15 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, backend, threads"),
+        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, text_guidance, precision"),
         ("digits@steps", "'steps'; expected KEY=VALUE"),
         ("digits@", "''; expected KEY=VALUE"),
         ("digits@steps=four", "steps is 'four'; expected a whole number"),
         ("digits@sampler=heun", "sampler is 'heun'; expected one of ddpm, ddim"),
         ("digits@backend=jax", "backend is 'jax'; expected one of auto, torch"),
+        ("digits@precision=fp12", "precision is 'fp12'; expected one of fp32, fp16, bf16, int8, fp8"),
+        ("digits@precision=int8,backend=torch", "precision is int8; backend torch computes in fp32"),
+        ("digits@text_guidance=much", "text_guidance is 'much'; expected a number"),
         ("digits@steps=4,steps=4", "steps is given twice"),
         ("@steps=4", "expected a bundle or a sampled directory before the @"),
     ],
@@ -63,17 +70,24 @@ def test_images_made_here_and_read_again_are_the_same(tmp_path: Path) -> None:
     found = read_side(parse_side(str(tmp_path / "out")))
     assert (found.images == made.images).all()
     assert (found.seed, found.seeds, found.codes) == (made.seed, made.seeds, made.codes) == (5, *made[2:4])
+    assert found.prompts == made.prompts == (None,) * 6
     assert made.facts.num_steps == 3
     assert found.facts.model_dump(exclude={"label", "bundle"}) == made.facts.model_dump(exclude={"label", "bundle"})
     assert made.facts.label == "fake@steps=3"
 
 
 def test_settings_of_images_made_already_are_refused(tmp_path: Path) -> None:
-    for text in (f"{tmp_path}@steps=4", f"{tmp_path}@backend=torch"):
+    for text in (f"{tmp_path}@steps=4", f"{tmp_path}@backend=torch", f"{tmp_path}@precision=fp16"):
         with pytest.raises(DdmError, match="holds images, made already; settings belong to a bundle"):
             open_side(parse_side(text))
     with pytest.raises(DdmError, match=r"manifest\.json: cannot be read"):
         read_side(parse_side(str(tmp_path)))
+
+
+def test_no_bundle_is_converted_behind_ones_back() -> None:
+    with pytest.raises(DdmError, match=r"is fp32, not int8; fp32 bundles alone are converted, by `ddm-rt export`"):
+        open_side(parse_side("digits@precision=int8"))
+    assert open_side(parse_side("digits@precision=fp32", 1)) is not None
 
 
 def test_timing_takes_turns() -> None:

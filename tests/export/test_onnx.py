@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddm_rt.bundle import GRAPHS, Bundle, Codes
 from ddm_rt.config import resolve
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import graph, tensors
+from ddm_rt.export import tensors
 from ddm_rt.export.classifier import export_classifier
 from ddm_rt.export.onnx import export_run
 from ddm_rt.model.unet import DDM
@@ -202,14 +202,9 @@ def test_provenance_of_the_run_goes_along(tiny_run: Path, tmp_path: Path, fake_t
 
 
 @pytest.fixture
-def fake_trace(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing takes seconds; tests of what surrounds it take the traced graphs of the same weights."""
-
-    def trace(module: nn.Module, inputs: dict[str, Tensor], *args: object, **kwargs: object) -> tensors.Graph:
-        name = {"x_t": "denoiser", "x0": "decoder", "context": "conditioner"}[next(iter(inputs))]
-        return tensors.Graph(onnx.load(tiny_bundle.graphs[name]))
-
-    monkeypatch.setattr(graph, "trace", trace)
+def fake_trace(tiny_bundle: Bundle, known_graphs: Callable[..., None]) -> None:
+    """Tests of what surrounds tracing take the traced graphs of the same weights."""
+    known_graphs(tiny_bundle)
 
 
 def test_progress_names_each_part(tiny_run: Path, tmp_path: Path, fake_trace: None) -> None:

@@ -148,7 +148,7 @@ def test_a_bundle_of_its_own(plugin_bundle: Bundle, calls: Calls, tmp_path: Path
     assert said["report"]["quantized_layers"] == {"denoiser.onnx": LAYERS, PLUGIN_GRAPH: LAYERS}
     assert said["report"]["max_abs_difference"].keys() == {"conditioner.onnx", "denoiser.onnx", "decoder.onnx"}
     assert made.index.provenance["parity_max_abs_error"] == plugin_bundle.index.provenance["parity_max_abs_error"]
-    assert [call[2] for call in done] == ["conditioner.onnx", "denoiser.onnx", "decoder.onnx", PLUGIN_GRAPH, "done"]
+    assert [call[2] for call in done] == ["conditioner.onnx", "denoiser.onnx", PLUGIN_GRAPH, "decoder.onnx", "done"]
     data = made.index.files["denoiser.onnx.data"].bytes
     assert data < plugin_bundle.index.files["denoiser.onnx.data"].bytes / 2
     again = convert(plugin_bundle, tmp_path / "again", Precision.INT8, calibration=Calibration(calls, origin))

@@ -1,19 +1,54 @@
 """A training set that takes seconds, and the configuration that reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import write_folder
+from pictures import write_captions, write_folder
 
 from ddm_rt.config import RunConfig, resolve
+from ddm_rt.train.checkpoint import fields
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 labelled drawings of 16x16, 3:1. Read-only."""
     return write_folder(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawings of 64x64, with prompts. Read-only."""
+    folder = write_folder(tmp_path_factory.mktemp("data") / "captioned", 24, 64, labels=False)
+    write_captions(folder, ("a bar", "a white bar on black", "a drawing"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapting(checkpoints: Mapping[str, Path], captioned: Path) -> Callable[..., RunConfig]:
+    """adapting("sd15", {...}): few steps of LoRA on that tiny checkpoint, with dotted overrides."""
+
+    def make(family: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+        small = {
+            "data.source": str(captioned),
+            "features.steps": 4,
+            "features.batch_size": 16,
+            "features.width": 4,
+            "codes.micro_codes": 4,
+            "codes.bootstraps": 1,
+            "train.steps": 6,
+            "train.batch_size": 4,
+            "train.accumulate": 1,
+            "train.learning_rate": 1e-2,
+            "train.warmup_steps": 2,
+            "train.ema_decay": 0.5,
+            "train.checkpoint_every": 4,
+            "sampling.num_steps": 3,
+        }
+        return resolve("checkpoint", fields(checkpoints[family]) | small | (overrides or {}))
+
+    return make
 
 
 @pytest.fixture

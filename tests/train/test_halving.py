@@ -14,8 +14,8 @@ from ddm_rt.config import CodesConfig, DataConfig, RunConfig
 from ddm_rt.data import load
 from ddm_rt.errors import DdmError
 from ddm_rt.train.codes import describe, discover, halved
-from ddm_rt.train.loop import Trainer, TrainingSet
 from ddm_rt.train.given import read_codes
+from ddm_rt.train.loop import Trainer, TrainingSet
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]

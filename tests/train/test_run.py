@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from ddm_rt.bundle import Codes
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
+from ddm_rt.train import classes as classes_module
 from ddm_rt.train import run as run_module
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.run import Interrupted, train
@@ -93,8 +94,9 @@ def test_killed_before_any_write_it_resumes_to_the_same_bytes(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_atomic", dying(run_module.write_atomic))
-        patch.setattr(run_module, "write_json", dying(run_module.write_json))
+        for module in (run_module, classes_module):
+            patch.setattr(module, "write_atomic", dying(module.write_atomic))
+            patch.setattr(module, "write_json", dying(module.write_json))
         patch.setattr(Trainer, "save_checkpoint", dying(Trainer.save_checkpoint))
         if write < 8:
             with pytest.raises(Killed):

@@ -46,6 +46,10 @@ class Layer(nn.Module):
         self.to_k_ind = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_v_ind = nn.Linear(context_dim, inner_dim, bias=False)
 
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B,M,D] -> keys and values [B,M,C]."""
+        return self.to_k_ind(tokens), self.to_v_ind(tokens)
+
 
 class DDMIndicator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Everything that DDM adds to a checkpoint. `install` puts it into a UNet, `condition` makes a call's arguments."""
@@ -103,8 +107,8 @@ class DDMIndicator(ModelMixin, ConfigMixin):  # type: ignore[misc]
 class IndicatorAttnProcessor:
     """softmax(q kᵀ/√D) v + s · softmax(q k_indᵀ/√D) v_ind (arXiv 2308.06721, eq. 5), s per row of the batch."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer  # a part of DDMIndicator: this class is no module, so that the UNet doesn't hold it too
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer  # a `Layer` of DDMIndicator: this class is no module, so that the UNet doesn't hold it too
 
     # diffusers reads this signature to decide which keyword arguments reach the processor.
     def __call__(
@@ -121,14 +125,15 @@ class IndicatorAttnProcessor:
             raise ValueError("indicator attention takes no attention mask")
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, H, N|T|M, D]
+            return x.view(*x.shape[:2], attn.heads, -1).transpose(1, 2)  # [B, H, N|T|M, D]
 
         q = heads(attn.to_q(hidden_states))
         text = heads(attn.to_k(encoder_hidden_states)), heads(attn.to_v(encoder_hidden_states))
         out = F.scaled_dot_product_attention(q, *text)
         if indicator_tokens is not None and indicator_scale is not None:
-            own = heads(self.layer.to_k_ind(indicator_tokens)), heads(self.layer.to_v_ind(indicator_tokens))
-            out = out + indicator_scale.view(-1, 1, 1, 1) * F.scaled_dot_product_attention(q, *own)
+            keys, values = self.layer(indicator_tokens)
+            own = F.scaled_dot_product_attention(q, heads(keys), heads(values))
+            out = out + indicator_scale.view(-1, 1, 1, 1) * own
         projected: Tensor = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         return projected
 

@@ -1,0 +1,270 @@
+"""What the conditioner should give a denoiser: tokens, or each layer's keys and values, made once per prompt.
+
+    python benchmarks/hoisting.py --work DIR
+
+SD 1.5's UNet with a quarter of its channels, the indicator in it and random weights, exported both ways as the product
+exports. Calls are timed on ONNX Runtime with one thread, interleaved; each figure is CPU time, so that other processes
+on the machine count little. The largest difference between what both denoisers give is recorded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from full_size_models import INDICATOR_TOKENS, TOKENS, Denoiser, context_dim, make_unet
+from numpy.typing import NDArray
+from processor import processor
+from torch import Tensor, nn
+
+from ddm_rt.bundle import write_atomic, write_json
+from ddm_rt.export import graph, tensors
+from ddm_rt.kernels.indicator_attention import indicator_attention
+from ddm_rt.model.attention import IndicatorAttnProcessor
+
+RESULTS = Path(__file__).parent / "results" / "hoisting.json"
+SCALE = 1 / 16  # of the parameters: a quarter of the channels
+CASES = ((1, 32), (4, 32), (1, 64), (4, 64))  # rows of one call, latent side
+ROUNDS = 15
+_LATENT = {0: "batch", 2: "height", 3: "width"}
+# Sums over cross-attention layers of their widths: what the keys of one token take.
+WIDTHS = {"SD 1.5": 5 * 320 + 5 * 640 + 6 * 1280, "SDXL": 10 * 640 + 60 * 1280}
+DIMS = {"SD 1.5": 768, "SDXL": 2048}  # of a token
+
+
+class ReadyProcessor:
+    """Cross-attention whose keys and values are given: `ready[name]` is k, v, k_ind, v_ind, each [B,T|M,H·D]."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        ready: Mapping[str, tuple[Tensor, ...]] | None = None,
+        code_scale: Tensor | None = None,
+    ) -> Tensor:
+        assert ready is not None
+        heads = [x.view(*x.shape[:2], attn.heads, -1) for x in (attn.to_q(hidden_states), *ready[self.name])]
+        projected: Tensor = attn.to_out[1](attn.to_out[0](indicator_attention(*heads, code_scale).flatten(2)))
+        return projected
+
+
+class SelfProcessor(AttnProcessor2_0):  # type: ignore[misc]
+    """diffusers' processor; ignores what is for the others."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        ready: Mapping[str, tuple[Tensor, ...]] | None = None,
+        code_scale: Tensor | None = None,
+    ) -> Tensor:
+        out: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return out
+
+
+class Projections(nn.Module):
+    """Text and indicator tokens -> every layer's keys and values: the conditioner's part where they are hoisted."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for name, module in unet.named_modules():
+            if isinstance(module, Attention) and name.endswith("attn2"):
+                own = module.processor
+                assert isinstance(own, IndicatorAttnProcessor)
+                self.layers.append(nn.ModuleList((module.to_k, module.to_v, own.to_k_ind, own.to_v_ind)))
+
+    def forward(self, text: Tensor, indicator: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            project(tokens)
+            for layer in self.layers
+            for project, tokens in zip(layer, (text, text, indicator, indicator), strict=True)  # type: ignore[call-overload]
+        )
+
+
+class ReadyDenoiser(nn.Module):
+    """The UNet as `output = denoiser(x_t, t, code_scale, keys and values of every layer)`."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.names = [name.removesuffix(".processor") for name in unet.attn_processors]
+        self.cross = [name for name in self.names if name.endswith("attn2")]
+        unet.set_attn_processor(
+            {f"{n}.processor": ReadyProcessor(n) if n in self.cross else SelfProcessor() for n in self.names}
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, code_scale: Tensor, *made: Tensor) -> Tensor:
+        ready = {name: made[4 * i : 4 * i + 4] for i, name in enumerate(self.cross)}
+        kwargs = {"ready": ready, "code_scale": code_scale}
+        out: Tensor = self.unet(x_t, t, None, cross_attention_kwargs=kwargs, return_dict=False)[0]
+        return out
+
+
+def draw(batch: int, side: tuple[int, int], dim: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn((batch, *shape), generator=generator)
+
+    return {
+        "x_t": normal(4, *side),
+        "t": torch.linspace(900, 100, batch),
+        "text_tokens": normal(TOKENS, dim),
+        "indicator_tokens": normal(INDICATOR_TOKENS, dim),
+        "code_scale": torch.linspace(1, 0.5, batch),
+    }
+
+
+def export(work: Path) -> dict[str, Path]:
+    """The denoiser that takes tokens, the one that takes keys and values, and the graph that makes them."""
+    paths = {name: work / f"{name}.onnx" for name in ("tokens", "ready", "projections")}
+    given = draw(2, (16, 24), context_dim(SCALE))
+    free = {name: {0: "batch"} for name in given} | {"x_t": _LATENT, "output": _LATENT}
+    unet = make_unet(SCALE, torch.float32)
+    tensors.save({paths["tokens"]: graph.trace(Denoiser(unet, torch.float32), given, ["output"], free)})
+    projections = Projections(unet).eval()
+    tokens = {name: given[name] for name in ("text_tokens", "indicator_tokens")}
+    with torch.inference_mode():
+        made = {f"kv_{i}": tensor.clone() for i, tensor in enumerate(projections(*tokens.values()))}
+    free |= {name: {0: "batch"} for name in made}
+    tensors.save({paths["projections"]: graph.trace(projections, tokens, list(made), free)})
+    call = {name: given[name] for name in ("x_t", "t", "code_scale")} | made
+    tensors.save({paths["ready"]: graph.trace(ReadyDenoiser(unet).eval(), call, ["output"], free)})
+    return paths
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def feeds(sessions: Mapping[str, Any], batch: int, side: int) -> dict[str, dict[str, NDArray[Any]]]:
+    """Inputs of each graph for one call; the keys and values are those of the same tokens."""
+    given = {name: tensor.numpy() for name, tensor in draw(batch, (side, side), context_dim(SCALE)).items()}
+    tokens = {name: given[name] for name in ("text_tokens", "indicator_tokens")}
+    names = [item.name for item in sessions["projections"].get_outputs()]
+    made = dict(zip(names, sessions["projections"].run(None, tokens), strict=True))
+    ready = {name: given[name] for name in ("x_t", "t", "code_scale")} | made
+    return {"tokens": given, "ready": ready, "projections": tokens}
+
+
+def measure(sessions: Mapping[str, Any], batch: int, side: int, rounds: int) -> dict[str, Any]:
+    """CPU milliseconds of each graph, medians and quartiles over interleaved calls; and what `ready` saves, paired."""
+    given = feeds(sessions, batch, side)
+    outputs = {name: sessions[name].run(None, given[name])[0] for name in ("tokens", "ready")}
+    taken: dict[str, list[float]] = {name: [] for name in given}
+    for i in range(rounds):
+        order = list(given) if i % 2 else list(reversed(given))
+        for name in order:
+            start = time.process_time()
+            sessions[name].run(None, given[name])
+            taken[name].append(1000 * (time.process_time() - start))
+    saved = [1 - ready / tokens for tokens, ready in zip(taken["tokens"], taken["ready"], strict=True)]
+    return {
+        "batch": batch,
+        "latent_side": side,
+        "max_abs_difference": float(np.abs(outputs["tokens"] - outputs["ready"]).max()),
+        **{f"{name}_ms": statistics.quantiles(values, n=4) for name, values in taken.items()},
+        "saved_share": statistics.quantiles(saved, n=4),
+        "cond_bytes_per_row": {
+            name: sum(array.nbytes for key, array in given[name].items() if key not in ("x_t", "t")) // batch
+            for name in ("tokens", "ready")
+        },
+    }
+
+
+def full_size_bytes() -> dict[str, dict[str, int]]:
+    """Bytes of one row of `cond` in float32 at full size."""
+    return {
+        name: {
+            "tokens": 4 * (TOKENS + INDICATOR_TOKENS) * DIMS[name],
+            "ready": 4 * (TOKENS + INDICATOR_TOKENS) * 2 * width,
+        }
+        for name, width in WIDTHS.items()
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    def spread(values: list[float], scale: float = 1, unit: str = "") -> str:
+        low, middle, high = (scale * value for value in values)
+        return f"{middle:.1f}{unit} [{low:.1f}, {high:.1f}]"
+
+    rows = [
+        f"| {c['batch']} | {c['latent_side']} | {spread(c['tokens_ms'])} | {spread(c['ready_ms'])} | "
+        f"{spread(c['saved_share'], 100, ' %')} | {spread(c['projections_ms'])} | "
+        f"{c['cond_bytes_per_row']['tokens']:,} | {c['cond_bytes_per_row']['ready']:,} |"
+        for c in result["cases"]
+    ]
+    sizes = "; ".join(
+        f"{name} {size['tokens'] / 2**20:.2f} MiB of tokens, {size['ready'] / 2**20:.1f} MiB of keys and values"
+        for name, size in result["full_size_bytes_per_row"].items()
+    )
+    return "\n".join(
+        [
+            "# Tokens, or keys and values made once per prompt",
+            "",
+            f"`{result['command']}`, {result['machine']}; load average {result['load_average'][0]:.1f} at the end.",
+            f"ONNX Runtime {result['versions']['onnxruntime']}, one thread. CPU milliseconds of one denoiser call,",
+            f"median and quartiles of {result['rounds']} interleaved calls; saved: by keys and values, paired.",
+            "",
+            "| rows | latent side | tokens, ms | keys and values, ms | saved | making them, ms | bytes a row, tokens | "
+            "bytes a row, keys and values |",
+            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *rows,
+            "",
+            f"At full size one row of `cond` is, in float32: {sizes}.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="keeps the graphs")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="and .md beside it")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    paths = {name: arguments.work / f"{name}.onnx" for name in ("tokens", "ready", "projections")}
+    if not all(path.exists() for path in paths.values()):
+        paths = export(arguments.work)
+    sessions = {name: open_session(path) for name, path in paths.items()}
+    cases = [measure(sessions, batch, side, arguments.rounds) for batch, side in CASES]
+    result = {
+        "command": "python benchmarks/hoisting.py --work DIR",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
+        "load_average": os.getloadavg(),
+        "versions": {name: version(name) for name in ("onnxruntime", "onnx", "torch", "diffusers")},
+        "rounds": arguments.rounds,
+        "cases": cases,
+        "full_size_bytes_per_row": full_size_bytes(),
+    }
+    write_json(arguments.out, result)
+    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
+    print(markdown(json.loads(arguments.out.read_text())))
+
+
+if __name__ == "__main__":
+    main()

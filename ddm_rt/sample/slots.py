@@ -1,0 +1,189 @@
+"""Images in flight: each at its own row of its own step table, all of them in one denoiser call per tick.
+
+This is the sampling loop, turned inside out: images may join and leave between any two steps. One of them ends with the
+same bits whoever its neighbours were, since rows never meet and calls have sizes that round alike (`sample.buckets`).
+"""
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.sample.buckets import split
+from ddm_rt.schedule import StepTable
+
+Gather = Callable[[Sequence[Hashable]], Cond]
+
+_F = 6  # of a row: a, b, c, d, e, g, f, ...
+
+
+@dataclass
+class _Image:
+    number: int
+    rows: NDArray[np.float32]  # [num_steps, 9]
+    timesteps: NDArray[np.float32]  # [num_steps]
+    conditions: tuple[Hashable, ...]  # 1 to 3, from the least conditioned on
+    scales: tuple[float, ...]  # one fewer
+    done: int = 0  # steps
+
+
+@dataclass
+class _Layout:
+    """Which image and branch stands in which row of the denoiser's calls; it holds until an image comes or goes."""
+
+    image_of: NDArray[np.int64]  # [rows]
+    calls: list[tuple[NDArray[np.int64], Cond]]  # the rows of each call
+    parts: dict[int, tuple[NDArray[np.int64], ...]]  # number of branches -> the first row of each image's branch, or -1
+
+
+class Slots:
+    """Images of one latent shape. Nothing in here is thread-safe."""
+
+    def __init__(self, engine: Engine, gather: Gather, buckets: Sequence[int] | None = None) -> None:
+        """`gather` makes a `cond` with one row per condition. Denoiser calls have sizes in `buckets` (ascending; None:
+        one call of all rows).
+        """
+        self._engine, self._gather, self._buckets = engine, gather, buckets
+        self._images: list[_Image] = []
+        self._numbers = 0
+        self._state: Array = None  # [images, C, H, W]
+        self._x0: Array = None
+        self._keys: Array = None  # [images]
+        self._layout: _Layout | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next tick: every image times its branches."""
+        return sum(len(image.conditions) for image in self._images)
+
+    def admit(
+        self,
+        table: StepTable,
+        x: NDArray[np.float32],  # [B, C, H, W], the first states, already times table.init_scale
+        conditions: Sequence[Sequence[Hashable]],  # [B][1 to 3], from the least conditioned on
+        scales: Sequence[Sequence[float]],  # [B][0 to 2], guidance scales
+        seeds: NDArray[np.uint64],  # [B]
+    ) -> range:
+        """Takes B images in; returns the numbers that `tick` will name them by."""
+        rows, timesteps = table.rows(), table.timesteps
+        numbers = range(self._numbers, self._numbers + len(x))
+        self._numbers = numbers.stop
+        images = [
+            _Image(number, rows, timesteps, tuple(wanted), tuple(map(float, scale)))
+            for number, wanted, scale in zip(numbers, conditions, scales, strict=True)
+        ]
+        state, keys = self._engine.array(x), self._engine.array(seeds)
+        if self._images:
+            # e is 0 in a table's first row, so any finite x0_prev does.
+            self._x0 = self._engine.concat([self._x0, state])
+            self._state = self._engine.concat([self._state, state])
+            self._keys = self._engine.concat([self._keys, keys])
+        else:
+            self._state, self._x0, self._keys = state, state, keys
+        self._images += images
+        self._layout = None
+        return numbers
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Images leave unfinished; numbers that aren't here are passed over."""
+        self._keep([i for i, image in enumerate(self._images) if image.number not in numbers])
+
+    def tick(self) -> tuple[tuple[int, ...], Array | None]:
+        """One step of every image. Returns the numbers of those that it finished and their samples [k, C, H, W]."""
+        engine, images = self._engine, self._images
+        if not images:
+            return (), None
+        if self._layout is None:
+            self._layout = self._lay_out()
+        layout = self._layout
+        t = np.array([image.timesteps[image.done] for image in images])
+        outputs = engine.concat(
+            [
+                engine.denoiser(
+                    engine.take(self._state, layout.image_of[rows]), engine.array(t[layout.image_of[rows]]), cond
+                )
+                for rows, cond in layout.calls
+            ]
+        )
+        rows = np.stack([image.rows[image.done] for image in images])
+        noisy = rows[:, _F] != 0
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for i, image in enumerate(images):
+            groups.setdefault((len(image.conditions), bool(noisy[i])), []).append(i)
+        stepped = [
+            self._step(outputs, rows, np.array(members, np.int64), layout.parts[branches], with_noise)
+            for (branches, with_noise), members in groups.items()
+        ]
+        if len(stepped) == 1:
+            self._state, self._x0 = stepped[0]
+        else:
+            order = np.argsort(np.concatenate(list(groups.values()))).astype(np.int64)
+            self._state, self._x0 = (engine.take(engine.concat(parts), order) for parts in zip(*stepped, strict=True))
+        for image in images:
+            image.done += 1
+        finished = [i for i, image in enumerate(images) if image.done == len(image.rows)]
+        if not finished:
+            return (), None
+        numbers = tuple(images[i].number for i in finished)
+        samples = self._state if len(finished) == len(images) else engine.take(self._state, np.array(finished))
+        self._keep([i for i, image in enumerate(images) if image.done < len(image.rows)])
+        return numbers, samples
+
+    def _step(
+        self,
+        outputs: Array,
+        rows: NDArray[np.float32],
+        members: NDArray[np.int64],
+        parts: tuple[NDArray[np.int64], ...],
+        with_noise: bool,
+    ) -> tuple[Array, Array]:
+        """x and x0 of the images `members`, which have as many branches as each other."""
+        engine = self._engine
+        state, x0, keys = self._state, self._x0, self._keys
+        if len(members) < len(self._images):
+            state, x0, keys = (engine.take(array, members) for array in (state, x0, keys))
+        scales = np.array([self._images[i].scales for i in members], np.float32)
+        done = np.array([self._images[i].done for i in members], np.int64)
+        noise = (keys, engine.array(done)) if with_noise else (None, None)
+        return engine.guided_step(
+            [engine.take(outputs, part[members]) for part in parts],
+            engine.array(scales.reshape(len(members), len(parts) - 1)),
+            engine.array(rows[members]),
+            state,
+            x0,
+            *noise,
+        )
+
+    def _lay_out(self) -> _Layout:
+        """All first branches, then all second ones, then all third ones."""
+        counts = np.array([len(image.conditions) for image in self._images])
+        places = [np.flatnonzero(counts > k) for k in range(counts.max())]
+        image_of = np.concatenate(places)
+        wanted = [self._images[i].conditions[k] for k, members in enumerate(places) for i in members]
+        starts = np.cumsum([0, *(len(members) for members in places)])
+        row_of = np.full((len(places), len(counts)), -1)
+        for k, members in enumerate(places):
+            row_of[k, members] = starts[k] + np.arange(len(members))
+        calls = [
+            (rows, self._gather([wanted[row] for row in rows]))
+            for rows in split(len(wanted), self._buckets or (len(wanted),))
+        ]
+        return _Layout(image_of, calls, {int(count): tuple(row_of[:count]) for count in np.unique(counts)})
+
+    def _keep(self, places: list[int]) -> None:
+        if len(places) == len(self._images):
+            return
+        self._layout = None
+        self._images = [self._images[i] for i in places]
+        if not places:
+            self._state = self._x0 = self._keys = None
+            return
+        index = np.array(places, np.int64)
+        self._state, self._x0, self._keys = (
+            self._engine.take(array, index) for array in (self._state, self._x0, self._keys)
+        )

@@ -1,0 +1,118 @@
+"""What a request says about text: defaults, what a bundle doesn't take, and manifests that don't go with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import fake_bundle
+from fake_text import text_bundle
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Balance
+from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.sample.manifest import Request
+from ddm_rt.sample.request import Prompting, indicator_guidance, null_text, prompting, texts_of
+
+NOTHING: dict[str, Any] = dict.fromkeys(("prompt", "negative_prompt", "guidance_scale", "leave_alone", "scope", "codes"))
+
+
+def asked(bundle: Bundle, n: int = 4, balance: Balance = Balance.AUTO, **request: Any) -> Prompting:
+    return prompting(bundle, **NOTHING | request, balance=balance, n=n)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return text_bundle(tmp_path)
+
+
+def test_no_prompt_is_the_empty_one(bundle: Bundle) -> None:
+    for prompt in (None, "", [], [""], ["", ""]):
+        assert asked(bundle, prompt=prompt) == Prompting("", None, 7.0, None, ())
+
+
+def test_prompts_are_taken_in_turn(bundle: Bundle) -> None:
+    text = asked(bundle, prompt=["a nurse", "a judge", ""], n=5)
+    assert [text.of(i) for i in range(5)] == ["a nurse", "a judge", "", "a nurse", "a judge"]
+    same = asked(bundle, prompt=("a nurse", "a nurse"))
+    assert same.prompt == same.of(3) == "a nurse"
+
+
+def test_images_whose_prompt_has_a_word_are_left_alone(bundle: Bundle) -> None:
+    prompts = ["a judge", "a female judge", "a Female nurse"]
+    text = asked(bundle, prompt=prompts, n=5, leave_alone=["female"])
+    assert (text.words, text.left_alone) == (("female",), (1, 2, 4))
+    assert asked(bundle, prompt="a judge", leave_alone=["female"]).left_alone == ()
+    assert asked(bundle, prompt="female", leave_alone={"jobs": ["female"]}).left_alone == ()
+    assert asked(bundle, prompt="female", leave_alone={"jobs": ["female"]}, scope="jobs").left_alone == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"prompt": "\ud800"}, "prompt is .*Unicode"),
+        ({"prompt": ["a nurse", 3]}, "prompt is 3; expected text"),
+        ({"prompt": b"a nurse"}, "prompt is 97; expected text"),
+        ({"negative_prompt": "\udcff"}, "negative_prompt is .*Unicode"),
+        ({"negative_prompt": 3}, "negative_prompt is 3; expected text"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"leave_alone": "female"}, "leave_alone is 'female'"),
+        ({"leave_alone": ["female"], "codes": [0]}, "leave_alone .*codes are given"),
+        ({"leave_alone": ["female"], "balance": Balance.ON}, 'leave_alone .*balance is "on"'),
+    ],
+)
+def test_what_cannot_be_asked(bundle: Bundle, request_: dict[str, Any], said: str) -> None:
+    with pytest.raises(DdmError, match=said):
+        asked(bundle, **request_)
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "guidance_scale", "leave_alone"])
+def test_a_prompt_free_bundle_takes_no_text(field: str) -> None:
+    with pytest.raises(DdmError, match=f"{field} is .*prompt-free"):
+        asked(fake_bundle(), **{field: {"guidance_scale": 3.0, "leave_alone": ["female"]}.get(field, "a nurse")})
+    assert asked(fake_bundle()) == Prompting(None, None, None, None, ())
+
+
+def test_what_stands_in_for_no_prompt(tmp_path: Path) -> None:
+    plain, sd, sdxl = fake_bundle(), text_bundle(tmp_path / "sd"), text_bundle(tmp_path / "sdxl", sized=True)
+    assert [null_text(bundle.config, None) for bundle in (plain, sd, sdxl)] == [None, "", None]
+    for bundle in (sd, sdxl):
+        assert [null_text(bundle.config, text) for text in ("", "blurry")] == ["", "blurry"]
+
+
+def test_joint_guidance_where_nobody_sets_the_codes(tmp_path: Path) -> None:
+    joint, apart = text_bundle(tmp_path), text_bundle(tmp_path, indicator_guidance_scale=2.0)
+    assert indicator_guidance(joint.config, None, 6.0) == 6.0
+    assert indicator_guidance(joint.config, 3.0, 6.0) == 3.0
+    assert indicator_guidance(apart.config, None, 6.0) == 2.0
+    with pytest.raises(DdmError, match="indicator_guidance_scale is -1"):
+        indicator_guidance(joint.config, -1, 6.0)
+    with pytest.raises(BundleError, match=r"sampling\.indicator_guidance_scale"):
+        indicator_guidance(fake_bundle(indicator_guidance_scale=None).config, None, None)
+
+
+def recorded(**request: Any) -> Request:
+    settings = {"n": 2, "seed": 0, "balance": "auto", "height": 8, "width": 8, "eta": 0.0, "clip": None}
+    return Request(**settings, indicator_guidance_scale=1.0, indicator_scale=1.0, **request)
+
+
+def test_texts_of_a_manifest(bundle: Bundle) -> None:
+    one, several = (recorded(prompt=prompt, guidance_scale=2.0) for prompt in ("a nurse", ("a nurse", "a judge")))
+    assert texts_of(bundle, one, [None, None]) == ["a nurse", "a nurse"]
+    assert texts_of(bundle, several, ["a judge", "a nurse"]) == ["a judge", "a nurse"]
+    assert texts_of(fake_bundle(), recorded(), [None]) == [None]
+
+
+def test_manifests_of_another_kind_of_bundle(bundle: Bundle) -> None:
+    text, none = recorded(prompt="a nurse", guidance_scale=2.0), recorded()
+    several = recorded(prompt=("a nurse", "a judge"), guidance_scale=2.0)
+    for where, request, images, field in (
+        (bundle, none, [None], "request.prompt: expected one"),
+        (bundle, recorded(prompt="a nurse"), [None], "request.guidance_scale: expected one"),
+        (bundle, several, ["a nurse", None], "images.1.prompt: expected text"),
+        (fake_bundle(), text, [None], "request.prompt: expected none"),
+        (fake_bundle(), recorded(guidance_scale=2.0), [None], "request.guidance_scale: expected none"),
+        (fake_bundle(), none, [None, "a nurse"], "images.1.prompt: expected none"),
+    ):
+        with pytest.raises(DdmError, match=f"manifest: field {field}"):
+            texts_of(where, request, images)
