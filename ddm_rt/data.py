@@ -185,7 +185,7 @@ def _folder(path: Path, config: DataConfig) -> Listing:
     table = _metadata(path / "metadata.csv", set(names), complete=config.prompt is None)
     labels, prompts = (tuple(table.get(name, {}).get(key, "") for name in names) for key in ("label", "prompt"))
     if config.prompt is not None:
-        prompts = tuple(prompt or config.prompt for prompt in prompts)
+        prompts = tuple(prompt if prompt.strip() else config.prompt for prompt in prompts)
     return Listing(
         names=names,
         labels=labels if any(labels) else None,

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import SamplingConfig, TensorSpec, TextSpec
 
-MAX_LENGTH = 24  # tokens with begin and end: 22 letters
+MAX_LENGTH = 40  # tokens with begin and end: 38 letters
 POOLED = 2
 
 
@@ -29,7 +29,7 @@ def write_tokenizer(path: Path) -> Path:
 
 
 def text_bundle(folder: Path, *, sized: bool = False, num_codes: int = 4, **sampling: Any) -> Bundle:
-    """A bundle at `folder` that takes prompts, with joint guidance of 7 by default.
+    """A bundle at `folder` that takes prompts, with joint guidance of 2 by default.
 
     `sized`: two encoders, pooled text and sizes are conditions, and no negative prompt means zeros, as with SDXL.
     """
@@ -48,7 +48,7 @@ def text_bundle(folder: Path, *, sized: bool = False, num_codes: int = 4, **samp
         "added": added if sized else (),
         "empty_negative_is_zero": sized,
         "sampling": SamplingConfig(
-            **{"num_steps": 4, "guidance_scale": 7.0, "indicator_guidance_scale": None} | sampling
+            **{"num_steps": 4, "guidance_scale": 2.0, "indicator_guidance_scale": None, "clip": None} | sampling
         ),
     }
     return dataclasses.replace(plain, path=folder, config=plain.config.model_copy(update=changes))

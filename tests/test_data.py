@@ -298,3 +298,28 @@ def test_damaged_bytes_give_an_image_or_name_the_file(
         assert name in str(error)  # noqa: PT017 - both outcomes are right
     else:
         assert len(images) == 2
+
+
+def test_a_picture_says_how_it_was_cut_from_the_original(tmp_path: Path) -> None:
+    Image.new("L", (40, 20)).save(tmp_path / "wide.png")
+    Image.new("L", (20, 60)).save(tmp_path / "tall.png")
+    found = data.find(DataConfig(source=str(tmp_path), image_size=10))
+    assert found.names == ("tall.png", "wide.png")
+    assert found.read(0).frame == (60, 20, 10, 0, 10, 10)
+    assert found.read(1).frame == (20, 40, 0, 5, 10, 10)
+
+
+def test_contents_follow_names_pixels_and_prompts(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    config = DataConfig(source=str(tmp_path), image_size=8)
+    seen = {data.find(config).contents()}
+    (tmp_path / "metadata.csv").write_text("file_name,prompt\na.png,one\nb.png,two\n")
+    seen.add(data.find(config).contents())
+    Image.new("L", (8, 8), 9).save(tmp_path / "b.png")
+    seen.add(data.find(config).contents())
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    (tmp_path / "metadata.csv").unlink()
+    seen.add(data.find(config).contents())
+    assert len(seen) == 4
+    assert data.find(config).contents() in seen

@@ -333,7 +333,7 @@ def test_json_of_the_shipped_bundle_stays_the_same() -> None:
         ({"prediction_type": "score"}, "prediction_type"),
         ({"num_train_timesteps": 999}, "num_train_timesteps"),
         ({"surprise": 1}, "surprise"),
-        ({"timestep_spacing": "karras"}, "timestep_spacing"),
+        ({"timestep_spacing": "cosine"}, "timestep_spacing"),
         ({"steps_offset": 2}, "steps_offset"),
         ({"set_alpha_to_one": "no, thanks"}, "set_alpha_to_one"),
         ({"alphas_cumprod": None}, "alphas_cumprod"),

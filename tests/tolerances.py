@@ -91,3 +91,7 @@ HALF_LOSS_REL = 2e-3
 
 # Losses of a step in one piece against the same step accumulated, recomputed or shared out over processes, relative.
 CHECKPOINTING_REL = 1e-5
+
+# Weights that two processes train in five steps of 1e-2 against those of one, max absolute error: Adam divides by a
+# gradient's size, so that rounding shows where that is near zero.
+PROCESSES_ABS = 1e-4

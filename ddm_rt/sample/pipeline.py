@@ -1,7 +1,8 @@
 """Pipeline: the public entry. A request becomes seeds, codes and settings per image; the loop does the rest."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,18 +19,17 @@ from ddm_rt.sample.buckets import probe, split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
-from ddm_rt.sample.guidance import Condition, branches
+from ddm_rt.sample.jobs import Prepared, Shape, prepared
 from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.loop import Cancelled, sample
 from ddm_rt.sample.manifest import ImageRecord, Manifest, Request, read_manifest
-from ddm_rt.sample.request import choice, indicator_guidance, null_text, prompting, side, texts_of
+from ddm_rt.sample.request import choice, indicator_guidance, prompting, side
 from ddm_rt.sample.rng import MAX_SEED, Stream, derive, normal
-from ddm_rt.schedule import StepTable, step_table
+from ddm_rt.schedule import step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
 
-Shape = tuple[int, int, int]  # C, H, W of the latents
 OnStep = Callable[[int, int], None]
 Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
@@ -131,6 +131,56 @@ class Pipeline:
         raised once it returns true. `deliver` is called with the result before a scope's draws count as done: where it
         or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
         """
+        with self.prepare(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            n=n,
+            seed=seed,
+            codes=codes,
+            num_steps=num_steps,
+            sampler=sampler,
+            guidance_scale=guidance_scale,
+            indicator_guidance_scale=indicator_guidance_scale,
+            height=height,
+            width=width,
+            target=target,
+            balance=balance,
+            scope=scope,
+            shuffle=shuffle,
+            allow_stale=allow_stale,
+            leave_alone=leave_alone,
+        ) as request:
+            generation = self._render(request, on_step, cancel)
+            if deliver is not None:
+                deliver(generation)
+        return generation
+
+    @contextmanager
+    def prepare(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        n: int = 1,
+        seed: int = 0,
+        codes: Sequence[int] | None = None,
+        num_steps: int | None = None,
+        sampler: str | SamplerName | None = None,
+        guidance_scale: float | None = None,
+        indicator_guidance_scale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        target: str = "uniform",
+        balance: Literal["on", "off", "auto"] | Balance = "auto",
+        scope: str | None = None,
+        shuffle: bool = False,
+        allow_stale: bool = False,
+        leave_alone: Words | None = None,
+    ) -> Iterator[Prepared]:
+        """The first half of `generate`, for who runs the sampling loop: the request is checked and its codes are drawn.
+
+        A scope's draws are done when the block ends, and given back where it raises. Arguments and errors are those
+        of `generate`.
+        """
         config = self.bundle.config
         if n < 1:
             raise DdmError(f"n is {n}; expected at least 1")
@@ -208,10 +258,7 @@ class Pipeline:
                     for i, code in enumerate(assigned.codes)
                 ),
             )
-            generation = self._render(manifest, table, on_step, cancel)
-            if deliver is not None:
-                deliver(generation)
-        return generation
+            yield prepared(self.bundle, manifest, table)
 
     def replay(
         self,
@@ -247,55 +294,44 @@ class Pipeline:
         table = step_table(
             self.bundle.schedule, recorded.sampler, recorded.num_steps, eta=settings.eta, clip=settings.clip
         )
-        return self._render(current, table, on_step, cancel)
+        return self._render(prepared(self.bundle, current, table), on_step, cancel)
 
-    def _render(
-        self, manifest: Manifest, table: StepTable, on_step: OnStep | None, cancel: Cancel | None
-    ) -> Generation:
-        """The images that `manifest` describes."""
-        request, config = manifest.request, self.bundle.config
-        channels, latent_height, latent_width = config.latent_shape
-        shape = (
-            channels,
-            request.height * latent_height // config.image_size,
-            request.width * latent_width // config.image_size,
-        )
-        codes = [image.code for image in manifest.images]
-        seeds = np.array([image.seed for image in manifest.images], np.uint64)
-        texts = texts_of(self.bundle, request, [image.prompt for image in manifest.images])
-        null = null_text(config, request.negative_prompt)
-        needed = [
-            branches(Condition(text, code), null, request.guidance_scale, request.indicator_guidance_scale)
-            for text, code in zip(texts, codes, strict=True)
-        ]
-        batches = self._batches([len(each.conditions) for each in needed], shape)
+    def first_states(self, request: Prepared, images: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Where the sampling of these images of the request starts, float32 [B, C, H, W]."""
+        seeds = np.array([request.jobs[i].seed for i in images], np.uint64)
+        states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape)
+        return states * np.float32(request.table.init_scale)
 
-        images = np.empty((len(codes), request.height, request.width, 3), np.uint8)
-        total = len(batches) * table.num_steps
+    def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
+        needed = [job.branches for job in request.jobs]
+        batches = self._batches([len(each.conditions) for each in needed], request.shape)
+        height, width = request.size
+        images = np.empty((len(needed), height, width, 3), np.uint8)
+        total = len(batches) * request.table.num_steps
         for number, members in enumerate(batches):
 
-            def progress(done: int, before: int = number * table.num_steps) -> None:
+            def progress(done: int, before: int = number * request.table.num_steps) -> None:
                 if on_step is not None:
                     on_step(before + done, total)
 
             own = [needed[i] for i in members]
-            x = normal(seeds[members], 0, Stream.INITIAL, shape) * np.float32(table.init_scale)
             x0 = sample(
                 self.engine,
-                table,
-                x,
+                request.table,
+                self.first_states(request, members),
                 [
-                    self._conditions.gather(branch, request.indicator_scale, (request.height, request.width))
+                    self._conditions.gather(branch, request.indicator_scale, request.size)
                     for branch in zip(*(each.conditions for each in own), strict=True)
                 ],
                 np.array([each.scales for each in own], np.float32),
-                seeds[members],
+                np.array([request.jobs[i].seed for i in members], np.uint64),
                 on_step=progress,
                 cancel=cancel,
-                buckets=self._buckets_for(shape),
+                buckets=self._buckets_for(request.shape),
             )
-            images[members] = self._decode(x0, len(members), shape)
-        return Generation(images, tuple(codes), manifest.tree())
+            images[members] = self.decode(x0, len(members), request.shape)
+        manifest = request.manifest
+        return Generation(images, tuple(image.code for image in manifest.images), manifest.tree())
 
     def _batches(self, counts: Sequence[int], shape: Shape) -> list[NDArray[np.int64]]:
         """Image numbers of each batch: equal numbers of branches, and no more rows than the largest bucket."""
@@ -306,8 +342,8 @@ class Pipeline:
             batches += [members[start : start + most] for start in range(0, len(members), most)]
         return batches
 
-    def _decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
-        """Images [B, H, W, 3]; grey ones are repeated over the channels."""
+    def decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3] of samples [B, *shape]; grey ones are repeated over the channels."""
         calls = split(batch, self._buckets_for(shape))
         pixels = np.concatenate([self.engine.decoder(self.engine.take(x0, index)) for index in calls])[:batch]
         grey_levels = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)

@@ -80,6 +80,6 @@ def _loss(text: str, spec: TextSpec, encoding: Any) -> str:
     words = text[max(end for _, end in encoding.offsets) :].strip()
     quoted = repr(words if len(words) <= _QUOTED else f"{words[:_QUOTED]}…")
     return (
-        f"prompt too long: {lost} token{'s' * (lost != 1)} beyond the {spec.max_length} that the text encoder reads "
-        f"(begin and end count) left out: {quoted}"
+        f"prompt too long: left out {lost} token{'s' * (lost != 1)} beyond the {spec.max_length} that the text encoder "
+        f"reads (begin and end count): {quoted}"
     )

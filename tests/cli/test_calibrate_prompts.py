@@ -6,14 +6,15 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
-import brightness_judge
 import numpy as np
 import pytest
-from PIL import Image
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.evaluate.judge import Judge
 from ddm_rt.sample.calibrate import load_all
+from ddm_rt.sample.pipeline import Pipeline
 
 SETTINGS = ("--steps", 2, "--threads", 1)
 TARGET = ("--target", "x=.5,y=.5")
@@ -119,26 +120,34 @@ def test_no_code_has_the_images_of_one_prompt_alone(ddm_rt, bundle: Bundle, tmp_
     assert load_all(Bundle.load(tmp_path / "bundle"))["default"][0].settings.prompt == ("a doctor", "a nurse")
 
 
-def test_a_judge_looks_at_images_of_the_prompt(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:
-    probe = ddm_rt("sample", bundle.path, "-n", 16, *SETTINGS, "--prompt", "a nurse", "--out", tmp_path / "images")
-    assert probe.code == 0, probe.err
-    middle = _median_brightness(tmp_path / "images")
-    judge = brightness_judge.write(tmp_path / "judge.onnx", shape=("B", 3, 64, 64), confusion=None, middle=middle)
-    line = ("calibrate", bundle.path, "--judge", judge, "--groups", "dark,light", "-n", 16, *SETTINGS)
-    done = ddm_rt(*line, "--prompt", "a nurse", "--out", tmp_path / "bundle")
+class Alternating:
+    """A judge of nothing: every second image is x."""
+
+    name, sha256, classes = "alternating", "0" * 64, ("x", "y")
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def predict(self, pictures: np.ndarray) -> SimpleNamespace:
+        self.seen.append(pictures)
+        return SimpleNamespace(labels=np.array(["x", "y"] * len(pictures))[: len(pictures)])
+
+
+def test_a_judge_looks_at_images_of_the_prompt(
+    ddm_rt, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Alternating()
+    monkeypatch.setattr(Judge, "load", lambda source: judge)
+    line = ("calibrate", bundle.path, "--judge", "none", "--groups", "x,y", "-n", 16, *SETTINGS, "--seed", 7)
+    done = ddm_rt(*line, *NURSE, "--out", tmp_path / "bundle")
     assert done.code == 0, done.err
-    assert "holds for: 'a nurse'" in done.out
+    assert "holds for: 'a nurse', against 'blurry'" in done.out
     record, _ = load_all(Bundle.load(tmp_path / "bundle"))["default"]
-    assert (record.settings.prompt, record.settings.negative_prompt, record.audited) == ("a nurse", None, 16)
-
-
-def _median_brightness(folder: Path) -> float:
-    """In the judge's units: -1 is black, 1 white."""
-    means = []
-    for path in folder.glob("0*.png"):
-        with Image.open(path) as image:
-            means.append(np.asarray(image).mean())
-    return float(np.median(means) / 127.5 - 1)
+    assert (record.settings.prompt, record.settings.negative_prompt, record.audited) == ("a nurse", "blurry", 16)
+    made = Pipeline.load(bundle, threads=1).generate(
+        "a nurse", "blurry", n=8, seed=7, codes=[0, 1, 2, 3] * 2, guidance_scale=4, num_steps=2
+    )
+    np.testing.assert_array_equal(judge.seen[0], made.images)
 
 
 def test_prompts_that_cannot_be_are_refused(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:

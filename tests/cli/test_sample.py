@@ -11,45 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from serving_only import ABSENT, COMMAND, without_training_packages
 
 from ddm_rt.bundle import Bundle
 
 Run = Callable[..., object]
 
-# What a serving image hasn't got. The first four must not be there by the promise; the rest aren't needed either.
-ABSENT = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "triton",
-    "tensorrt",
-    "tensorrt_rtx",
-    "cuda",
-    "onnx",
-    "onnxscript",
-    "safetensors",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "click",
-    "pytest",
-)
-# Every finder of modules, asked for one of these, finds nothing: as on a machine that hasn't got them.
-BLOCK = f"""
-import sys
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split(".")[0] in {ABSENT!r} else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-"""
 SERVING = (
     "ddm_rt",
     "ddm_rt.bundle",
@@ -64,11 +31,6 @@ SERVING = (
     "ddm_rt.kernels.guided_step",
     "ddm_rt.cli",
 )
-
-
-def without_training_packages(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", BLOCK + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def cpu_seconds() -> float:
@@ -150,11 +112,8 @@ def test_the_block_is_real() -> None:
     assert "No module named" in done.stderr
 
 
-SAMPLE = "from ddm_rt.cli import main; sys.argv[0] = 'ddm-rt'; main()"
-
-
 def test_an_exported_bundle_samples_without_the_training_packages(bundle: Bundle, sampled, tmp_path: Path) -> None:
-    done = without_training_packages(SAMPLE, "sample", bundle.path, "-n", 12, "--seed", 5, "--out", tmp_path / "out")
+    done = without_training_packages(COMMAND, "sample", bundle.path, "-n", 12, "--seed", 5, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     check_whole(tmp_path / "out", 12)
     assert pixels(tmp_path / "out") == pixels(sampled[0])
@@ -162,7 +121,7 @@ def test_an_exported_bundle_samples_without_the_training_packages(bundle: Bundle
 
 def test_the_shipped_bundle_samples_at_once_without_the_training_packages(tmp_path: Path) -> None:
     before = cpu_seconds()
-    done = without_training_packages(SAMPLE, "sample", "digits", "-n", 64, "--seed", 0, "--out", tmp_path / "out")
+    done = without_training_packages(COMMAND, "sample", "digits", "-n", 64, "--seed", 0, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     manifest = check_whole(tmp_path / "out", 64)
     assert np.bincount([image["top_code"] for image in manifest["images"]]).tolist() == [32, 32]
@@ -187,7 +146,7 @@ def test_the_shipped_bundle_is_small_and_says_where_it_comes_from() -> None:
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_what_needs_more_packages_says_which(line: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = without_training_packages(SAMPLE, *line, "--out", tmp_path / "out")
+    done = without_training_packages(COMMAND, *line, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     (message,) = done.stderr.splitlines()
     assert message.startswith("error: the package ")

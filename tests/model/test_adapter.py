@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "has non-finite values",
     ),
-    "too large": (lambda f: edit_settings(f, lora_alpha=1e39), "has non-finite values, alone or added to the base's"),
+    "too large": (lambda f: edit_settings(f, lora_alpha=1e300), "has non-finite values, alone or added to the base's"),
     "another base": (
         lambda f: edit_tensors(f, lambda t: first_set(t, "lora_A.weight", torch.zeros(8, 7))),
         "the adapter is for another base",

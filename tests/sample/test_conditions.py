@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_bundle
-from fake_text import text_bundle
+from fake_text import MAX_LENGTH, text_bundle
 
 from ddm_rt.sample.conditions import Conditions, Recent
 from ddm_rt.sample.guidance import Condition
@@ -65,7 +65,7 @@ def test_sizes_and_pooled_text_are_what_diffusers_gives(tmp_path: Path, monkeypa
     for one in given:
         assert one["time_ids"].tolist() == [[8, 16, 0, 0, 8, 16]]
         assert {value.dtype for value in one.values()} == {np.dtype(np.float32)}
-        assert (one["context"].shape, one["text_embeds"].shape) == ((1, 24, 5), (1, 2))
+        assert (one["context"].shape, one["text_embeds"].shape) == ((1, MAX_LENGTH, 5), (1, 2))
     assert text["context"].any()
     assert text["text_embeds"].any()
     assert not nothing["context"].any()

@@ -44,7 +44,9 @@ def test_any_text_will_do(prompt: str, words: list[str]) -> None:
     names_one(prompt, [word for word in words if word.strip()])
 
 
-@given(st.text(min_size=1).filter(str.strip), st.sampled_from(["", "a ", "(", "one, "]), st.sampled_from(["", " b", ")"]))
+@given(
+    st.text(min_size=1).filter(str.strip), st.sampled_from(["", "a ", "(", "one, "]), st.sampled_from(["", " b", ")"])
+)
 def test_a_word_on_its_own_is_found(word: str, before: str, after: str) -> None:
     assert names_one(f"{before}{word}{after}", [word])
 

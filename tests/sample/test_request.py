@@ -13,7 +13,9 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample.manifest import Request
 from ddm_rt.sample.request import Prompting, indicator_guidance, null_text, prompting, texts_of
 
-NOTHING: dict[str, Any] = dict.fromkeys(("prompt", "negative_prompt", "guidance_scale", "leave_alone", "scope", "codes"))
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("prompt", "negative_prompt", "guidance_scale", "leave_alone", "scope", "codes")
+)
 
 
 def asked(bundle: Bundle, n: int = 4, balance: Balance = Balance.AUTO, **request: Any) -> Prompting:
@@ -27,7 +29,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def test_no_prompt_is_the_empty_one(bundle: Bundle) -> None:
     for prompt in (None, "", [], [""], ["", ""]):
-        assert asked(bundle, prompt=prompt) == Prompting("", None, 7.0, None, ())
+        assert asked(bundle, prompt=prompt) == Prompting("", None, 2.0, None, ())
 
 
 def test_prompts_are_taken_in_turn(bundle: Bundle) -> None:
@@ -47,7 +49,7 @@ def test_images_whose_prompt_has_a_word_are_left_alone(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("options", "said"),
     [
         ({"prompt": "\ud800"}, "prompt is .*Unicode"),
         ({"prompt": ["a nurse", 3]}, "prompt is 3; expected text"),
@@ -61,9 +63,9 @@ def test_images_whose_prompt_has_a_word_are_left_alone(bundle: Bundle) -> None:
         ({"leave_alone": ["female"], "balance": Balance.ON}, 'leave_alone .*balance is "on"'),
     ],
 )
-def test_what_cannot_be_asked(bundle: Bundle, request_: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_asked(bundle: Bundle, options: dict[str, Any], said: str) -> None:
     with pytest.raises(DdmError, match=said):
-        asked(bundle, **request_)
+        asked(bundle, **options)
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "guidance_scale", "leave_alone"])
