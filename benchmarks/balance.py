@@ -33,7 +33,8 @@ from PIL import Image
 
 from ddm_rt import data
 from ddm_rt.bundle import write_atomic, write_json
-from ddm_rt.config import DataConfig, RunConfig, resolve
+from ddm_rt.config import DataConfig, RunConfig
+from ddm_rt.presets import resolve
 
 PRESET = "digits-bench"
 PAIRS = ("3,8", "0,1", "7,8")

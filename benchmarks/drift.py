@@ -23,11 +23,12 @@ from processor import processor
 
 from ddm_rt.bundle import Bundle, write_atomic, write_json
 from ddm_rt.cli.precision import export
-from ddm_rt.config import Precision, resolve
+from ddm_rt.config import Precision
 from ddm_rt.evaluate.compare import compare
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.paired import Decision
 from ddm_rt.evaluate.sides import parse_side
+from ddm_rt.presets import resolve
 
 GROUPS, REFERENCE = ("3", "8"), "digits:3,8"
 RESULTS = Path(__file__).parent / "results"

@@ -35,7 +35,7 @@ from ddm_rt.model.attention import IndicatorAttnProcessor
 
 RESULTS = Path(__file__).parent / "results" / "hoisting.json"
 SCALE = 1 / 16  # of the parameters: a quarter of the channels
-CASES = ((1, 32), (4, 32), (1, 64), (4, 64))  # rows of one call, latent side
+CASES = ((1, 32), (4, 32), (1, 48))  # rows of one call, latent side
 ROUNDS = 15
 _LATENT = {0: "batch", 2: "height", 3: "width"}
 # Sums over cross-attention layers of their widths: what the keys of one token take.

@@ -154,11 +154,8 @@ def bundle_id(files: dict[str, FileEntry]) -> str:
     """sha256 over the names and hashes of the files that decide an image's content."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        if (
-            name in _ID_FILES
-            or name.startswith("tokenizer/")
-            or name.split(".onnx")[0] + ".onnx" in (*GRAPHS, TEXT_GRAPH)
-        ):
+        graph = name.split(".onnx")[0] + ".onnx"
+        if name in _ID_FILES or name.startswith("tokenizer/") or graph in (*GRAPHS, TEXT_GRAPH):
             digest.update(f"{name}\0{files[name].sha256}\n".encode())
     return digest.hexdigest()
 

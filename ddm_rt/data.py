@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds, its images unread. Labels, prompts: None where it has none, "" for an image that has none."""
+    """What a source holds, its images unread. Labels, prompts: None where it has none, "" where an image has none."""
 
     names: tuple[str, ...]
     labels: tuple[str, ...] | None

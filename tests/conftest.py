@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import pytest
 
 from ddm_rt.bundle import Bundle, Codes, Leaf
-from ddm_rt.config import RunConfig, resolve
+from ddm_rt.config import RunConfig
+from ddm_rt.presets import resolve
 
 Made = TypeVar("Made")
 

@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 
 from ddm_rt.config import (
     DEFAULT_INDICATOR_WEIGHT,
-    PRESETS,
     IndicatorMode,
     PredictionType,
     RunConfig,
     TrainConfig,
     parse,
     parse_json,
-    resolve,
 )
 from ddm_rt.errors import DdmError
+from ddm_rt.presets import PRESETS, resolve
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle, write_json
-from ddm_rt.config import RunConfig, resolve
+from ddm_rt.config import RunConfig
+from ddm_rt.presets import resolve
 from faces_parts import calibration, code_files
 from faces_parts.judging import AttributeJudge
 from faces_parts.methods import GUIDANCE, Method

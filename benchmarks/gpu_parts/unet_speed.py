@@ -73,8 +73,8 @@ def network(name: str, dtype: torch.dtype, device: str, scale: float = 1.0) -> N
         if name == "sd15":
             unet, latent, text = make_unet(scale, dtype), (4, LATENT, LATENT), TEXT
         else:
-            from ddm_rt.config import resolve
             from ddm_rt.model.unet import DDM
+            from ddm_rt.presets import resolve
 
             config = resolve(name)
             latent, text = config.model.latent_shape(config.data), 1

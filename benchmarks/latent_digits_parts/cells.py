@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import PRESETS, IndicatorMode
+from ddm_rt.config import IndicatorMode
+from ddm_rt.presets import PRESETS
 from latent_digits_parts import images
 from latent_digits_parts.base import SIDE, write_base
 

@@ -17,12 +17,13 @@ import ddm_rt
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
 from ddm_rt.cli import display
-from ddm_rt.config import PRESETS, DataConfig, RunConfig, parse_json, resolve
+from ddm_rt.config import DataConfig, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import MethodResult, Report, write
 from ddm_rt.evaluate.run import code_cards, measure
 from ddm_rt.evaluate.terminal import terminal_table
+from ddm_rt.presets import PRESETS, resolve
 
 PRESET = "digits-demo"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,8 +9,9 @@ from rich.text import Text
 
 from ddm_rt.cli import arguments, display
 from ddm_rt.cli.app import app, console, errors, say
-from ddm_rt.config import PRESETS, IndicatorMode
+from ddm_rt.config import IndicatorMode
 from ddm_rt.errors import DdmError
+from ddm_rt.presets import PRESETS
 
 _STAGES = {"reading": "reading", "features": "features", "encoding": "encoding", "train": "training"}
 _CHECKPOINT = "Checkpoints"
@@ -123,7 +124,7 @@ def train(
 
         accelerate launch --num_processes 4 -m ddm_rt.cli train --base checkpoints/sd15 --data faces/ --out runs/sd4
     """
-    from ddm_rt.config import resolve
+    from ddm_rt.presets import resolve
 
     overrides: dict[str, Any] = dict(arguments.assignment(text) for text in set_ or ())
     named = {

@@ -31,7 +31,7 @@ def text_part(model: LatentDDM, text: Sequence[TextSpec]) -> Part:
     """The text encoder's graph. Its sequence length is fixed: the tokenizers'."""
     outputs = ("context", *(name for name in model.added_names if name == POOLED))
     inputs = tuple(spec.input for spec in text)
-    return part(TextEncoder(model), inputs, outputs, free={}, last_use_of=(model.text_encoders,))
+    return part(TextEncoder(model), inputs, outputs, free={}, own=(model.text_encoders,))
 
 
 def read_text(run: Path, config: RunConfig) -> Text:

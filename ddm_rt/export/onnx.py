@@ -60,7 +60,7 @@ def export_run(
     if decoder is not None:
         _check_decoder(run, config, with_weights)
     codes = _read(Codes, run / "codes.json")
-    model = assemble(run, config, codes)
+    model = assemble(run, config, codes, None)
     text = _text(run, config)
     bundle_config = _bundle_config(config, codes, model, text)
     graphs = _graphs(model, bundle_config, decoder)
@@ -91,7 +91,8 @@ def _write_weights(model: "Model", run: Path, directory: Path) -> None:
     if isinstance(model, DDM):
         shutil.copy(run / WEIGHTS, directory / WEIGHTS)
     else:  # merged: the run holds no more than what was trained
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS)
+        weights = {name: tensor.contiguous() for name, tensor in model.float().state_dict().items()}
+        save_file(weights, directory / WEIGHTS)
 
 
 def _text(run: Path, config: RunConfig) -> Text:
@@ -120,13 +121,15 @@ def _graphs(model: "Model", config: BundleConfig, decoder: Path | None) -> dict[
     if decoder is not None:
         from ddm_rt.export.decoder import read_decoder
 
-        graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model))
+        graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model), own=())
     return graphs
 
 
 def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plugin: bool) -> dict[str, float]:
     """Trace, check, compare with torch; returns each graph's largest absolute error by its name."""
     example, cases = examples.example(part, config), list(examples.cases(part, config))
+    for module in part.own:
+        module.float()  # one network at a time: a checkpoint in float16 would need twice its size at once
     path = directory / f"{name}.onnx"
     variants = {path: ATTENTION} | ({directory / dialect.PLUGIN_GRAPH: "plugin"} if plugin else {})
     graphs = {
@@ -138,7 +141,7 @@ def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plu
     models = {path: traced.model for path, traced in graphs.items()}
     # torch's weights go before ONNX Runtime maps its own: they needn't fit into memory twice.
     graphs.clear()
-    for module in part.last_use_of:
+    for module in part.own:
         module.to("meta")
     gc.collect()  # what the tracer left holds them too, in cycles
     return {

@@ -28,13 +28,16 @@ _FREE: Axes = {
 
 @dataclass(frozen=True)
 class Part:
-    """One graph: the module, its inputs by name, which axes are free, and what no later graph needs of the model."""
+    """One graph: the module, its inputs by name, which axes are free, and its own networks.
+
+    No other graph computes with those: they become float32 when it is made, and are gone afterwards.
+    """
 
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     free: Axes
-    last_use_of: tuple[nn.Module, ...] = ()
+    own: tuple[nn.Module, ...] = ()
 
 
 def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
@@ -45,8 +48,8 @@ def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
     return {
         "conditioner": part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
-        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), last_use_of=(model.unet,)),
-        "decoder": part(_Decoder(model), ("x0",), ("image",)),
+        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), own=(model.unet,)),
+        "decoder": part(_Decoder(model), ("x0",), ("image",), own=() if isinstance(model, DDM) else (model.vae,)),
     }
 
 
@@ -56,11 +59,11 @@ def part(
     outputs: tuple[str, ...],
     *,
     free: Axes = _FREE,
-    last_use_of: tuple[nn.Module, ...] = (),
+    own: tuple[nn.Module, ...] = (),
 ) -> Part:
     """A `Part` whose inputs and outputs have the free axes that `free` gives them, or else the batch alone."""
     axes = {name: free.get(name, BATCH) for name in (*inputs, *outputs)}
-    return Part(module, inputs, outputs, axes, last_use_of)
+    return Part(module, inputs, outputs, axes, own)
 
 
 class _Conditioner(nn.Module):

@@ -27,21 +27,25 @@ def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple
     return _BUILDERS[config.family](config, latent_shape, top_of)
 
 
-def assemble(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype = torch.float32) -> "DDM | LatentDDM":
+def assemble(
+    run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype | None = torch.float32
+) -> "DDM | LatentDDM":
     """The model of `run` in `dtype`, everything merged, in eval mode and without gradients.
+
+    None leaves a checkpoint's tensors as they are stored, and mapped from its files; what training changed is float32.
 
     Raises BundleError for missing, foreign, malformed or non-finite parts, and for a base that has changed.
     """
     if config.model.family is Family.PIXEL:
         model = build(config.model, config.model.latent_shape(config.data), codes.top_of)
         load_weights(model, run / WEIGHTS)
-        model.to(dtype)
+        model.to(dtype or torch.float32)
     else:
         model = _assemble_latent(run, config, codes, dtype)
     return model.eval().requires_grad_(False)
 
 
-def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype) -> "LatentDDM":
+def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype | None) -> "LatentDDM":
     from ddm_rt.model.checkpoint import load_base, read_checkpoint
     from ddm_rt.model.latent import LatentDDM
 
@@ -60,7 +64,7 @@ def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dt
     load_base(model, checkpoint, dtype)
     # An imported run has no weights of its own; one with codes has at least the indicator's.
     if codes.num_codes or (run / WEIGHTS).exists():
-        _apply(model, run / WEIGHTS, config, codes, dtype)
+        _apply(model, run / WEIGHTS, config, codes, dtype or torch.float32)
     return model
 
 

@@ -102,8 +102,8 @@ def read_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     )
 
 
-def load_base(model: LatentDDM, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
-    """Fill unet, vae and text encoders of `model` in `dtype`; the indicator's own modules stay as they are.
+def load_base(model: LatentDDM, checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32) -> None:
+    """Fill unet, vae and text encoders of `model` in `dtype` (None: as they are stored); the indicator is left alone.
 
     `model` may be on the meta device. Tensors of `dtype` are mapped from the files, not copied: nothing may write
     into those files while the model lives. Raises BundleError naming the file and the first tensor that is missing,
@@ -185,7 +185,7 @@ def _own(names: Mapping[str, Tensor]) -> Iterator[str]:
     return (name for name in names if ".processor." not in name)
 
 
-def fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype) -> None:
+def fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype | None) -> None:
     """Put one component's weights into `module`, which may be on the meta device; see `load_base`."""
     expected = module.state_dict()
     missing = set(_own(expected))
@@ -204,7 +204,7 @@ def fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype) -> None:
             raise BundleError(f"{path}: tensor {key} is {list(tensor.shape)}; config.json says {list(want)}")
         if not torch.isfinite(fitting).all():
             raise BundleError(f"{path}: tensor {key} has non-finite values")
-        found[name] = fitting.to(dtype)
+        found[name] = fitting if dtype is None else fitting.to(dtype)
         if not torch.isfinite(found[name]).all():
             raise BundleError(f"{path}: tensor {key} has values beyond the range of {dtype}")
         missing.discard(name)

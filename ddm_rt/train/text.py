@@ -48,9 +48,7 @@ def token_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[Tensor, ...
         most = min(int(tokenizer.model_max_length), int(encoder.get("max_position_embeddings", 77)))
         lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]
         if long := [text for text, length in zip(texts, lengths, strict=True) if length > most]:
-            _log.warning(
-                "%d prompts are longer than %d tokens and were cut there, the first: %r", len(long), most, long[0]
-            )
+            _log.warning("prompts that are longer than %d tokens and cut there: %d, first %r", most, len(long), long[0])
         made = tokenizer(list(texts), padding="max_length", truncation=True, max_length=most, return_tensors="pt")
         found.append(made.input_ids)
     return tuple(found)

@@ -8,7 +8,8 @@ import pytest
 from faces_parts import calibration, cells, code_files, judging, label_free, sets
 from numpy.typing import NDArray
 
-from ddm_rt.config import PRESETS, FeatureConfig
+from ddm_rt.config import FeatureConfig
+from ddm_rt.presets import PRESETS
 
 PER_GROUP = 80
 

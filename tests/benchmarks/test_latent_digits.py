@@ -10,8 +10,9 @@ from diffusers import AutoencoderKL
 from latent_digits_parts import base, cells, images, table
 
 from ddm_rt import data
-from ddm_rt.config import PRESETS, DataConfig, Family, resolve
+from ddm_rt.config import DataConfig, Family
 from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.presets import PRESETS, resolve
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ddm_rt.config import RunConfig, parse_json, resolve
+from ddm_rt.config import RunConfig, parse_json
+from ddm_rt.presets import resolve
 
 demo = import_module("ddm_rt.cli.demo")  # by import: the name `demo` in ddm_rt.cli is the command of that name
 QUIET = Console(quiet=True)

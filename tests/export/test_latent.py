@@ -13,8 +13,9 @@ import onnx
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from latent_runs import write_run
+from latent_runs import add_indicator, write_run
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from tolerances import EXPORT_FP32_ABS, PRECISION_REL
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -28,7 +29,8 @@ from ddm_rt.export.latent import read_text
 from ddm_rt.export.onnx import export_run
 from ddm_rt.export.precision import convert
 from ddm_rt.export.runtime import open_session
-from ddm_rt.model.assemble import assemble
+from ddm_rt.model.assemble import WEIGHTS, assemble
+from ddm_rt.model.importing import import_run
 from ddm_rt.model.latent import LatentDDM
 
 FAMILIES = ("sd15", "sd21", "sdxl")
@@ -244,6 +246,40 @@ def test_torch_lets_go_of_a_part_before_onnx_runtime_opens_its_graph(
     known_graphs(tiny_bundle, fresh=("denoiser",))
     export_run(tiny_run, tmp_path / "bundle")
     assert alive == {"conditioner.onnx": len(held), "denoiser.onnx": 0, "decoder.onnx": 0}
+
+
+def test_a_checkpoint_in_fp16_is_exported_in_float32_network_by_network(
+    checkpoints: Mapping[str, Path],
+    latent_bundles: Mapping[str, Bundle],
+    tmp_path: Path,
+    known_graphs: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_run(checkpoints["sd15"], tmp_path / "run", dtype=torch.float16)
+    run = add_indicator(tmp_path / "run")
+    dtypes: list[list[torch.dtype]] = []
+    expected = graph.expected
+
+    def expected_watched(module: Any, cases: Any) -> Any:
+        networks = module.model.text_encoders, module.model.unet, module.model.vae
+        dtypes.append([next(network.parameters()).dtype for network in networks])
+        return expected(module, cases)
+
+    monkeypatch.setattr(graph, "expected", expected_watched)
+    monkeypatch.setattr(graph, "difference", lambda *args: 0.0)  # the graphs are those of the checkpoint in float32
+    known_graphs(latent_bundles["sd15"])
+    bundle = export_run(run, tmp_path / "bundle", with_weights=False)
+    half, full = torch.float16, torch.float32
+    assert dtypes == [[full, half, half], [full, half, half], [full, full, half], [full, full, full]]
+
+    codes = parse_json(Codes, (run / "codes.json").read_bytes(), run)
+    as_stored = assemble(run, read_config(run), codes, None)
+    assert as_stored.unet.conv_in.weight.dtype == half
+    export_onnx._write_weights(as_stored, run, tmp_path)
+    written, wanted = load_file(tmp_path / WEIGHTS), model_of(run).state_dict()
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[name], wanted[name]) for name in wanted)
+    assert bundle.config.num_codes == 4
 
 
 @pytest.mark.parametrize(("size", "refused"), [(9.0, True), (30.0, False)])

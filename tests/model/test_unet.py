@@ -6,11 +6,11 @@ from diffusers import UNet2DConditionModel
 from tolerances import EXPORT_FP32_ABS
 from torch import Tensor
 
-from ddm_rt.config import PRESETS, resolve
 from ddm_rt.kernels.indicator_attention import attention_reference
 from ddm_rt.model.attention import SelfAttnProcessor
 from ddm_rt.model.indicator import Conditioner, IndicatorHead
 from ddm_rt.model.unet import DDM
+from ddm_rt.presets import PRESETS, resolve
 
 CONFIG = resolve("tiny")
 SHAPE = CONFIG.model.latent_shape(CONFIG.data)

@@ -27,7 +27,7 @@ ODD = (
     *("İSTANBUL", "ẞtraße", "医生的照片", "طبيب", "доктор", "นางพยาบาล", "a\0b", "\x07\x1b[31m", "\u200b\u200d\ufeff"),
     *("\ufffd", "\U0010ffff", "<|startoftext|>", "<|endoftext|> a nurse", "a nurse<|endoftext|>", "<|ENDOFTEXT|>"),
     *("!!!!!", "</w>", "it's we're I'LL they'd", "3.14159 1,000,000 4x4", "a   b\u00a0c\u3000d", "&amp; &lt;b&gt;"),
-    *("C:\\x", "e" * 500, "x " * 76, "x " * 75, "x " * 74, "too long " * 300, "🙂" * 100, "医" * 100),
+    *("a\\b", "e" * 500, "x " * 76, "x " * 75, "x " * 74, "too long " * 300, "🙂" * 100, "医" * 100),
 )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pictures import write_captions, write_folder
 
-from ddm_rt.config import RunConfig, resolve
+from ddm_rt.config import RunConfig
+from ddm_rt.presets import resolve
 from ddm_rt.train.checkpoint import fields
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ddm_rt import data
-from ddm_rt.config import LoraConfig, RunConfig, resolve
+from ddm_rt.config import LoraConfig, RunConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.presets import resolve
 from ddm_rt.train.checkpoint import fields
 from ddm_rt.train.run import train
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ddm_rt.cli.display import show_codes
-from ddm_rt.config import RunConfig, resolve
+from ddm_rt.config import RunConfig
 from ddm_rt.data import ImageSet
 from ddm_rt.errors import DdmError
+from ddm_rt.presets import resolve
 from ddm_rt.train.patches import patch_features
 from ddm_rt.train.probe import Labels, probe, read_labels
 from ddm_rt.train.run import train

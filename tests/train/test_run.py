@@ -45,7 +45,7 @@ def drafts(run: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def reference(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The short run, uninterrupted."""
-    from ddm_rt.config import resolve
+    from ddm_rt.presets import resolve
 
     config = resolve("tiny", {"data.source": str(folder)} | SHORT)
     return train(config, tmp_path_factory.mktemp("reference") / "run")

@@ -36,9 +36,7 @@ def test_a_long_prompt_is_cut_and_said_to_be(checkpoints: Mapping[str, Path], ca
     assert ids.shape == (3, 77)
     assert (ids[:, -1] == END).all()
     (record,) = caplog.records
-    assert (
-        record.getMessage() == f"prompts cut at the 77 tokens that a text encoder reads: 1, the first of them {long!r}"
-    )
+    assert record.getMessage() == f"prompts that are longer than 77 tokens and cut there: 1, first {long!r}"
 
 
 def test_a_damaged_tokenizer_is_named(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
