@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import IndicatorMode
+from ddm_rt.config import NULL_CODE, IndicatorMode
 from ddm_rt.presets import PRESETS
 from latent_digits_parts import images
 from latent_digits_parts.base import SIDE, write_base
 
 N, SEED = 1000, 0
 MIN_PER_GROUP = 400  # of the distances per group, as in balance.py
-MOST = 4000  # images that are drawn to fill the rarest group
 
 
 @dataclass(frozen=True)
@@ -70,22 +69,19 @@ class Cell:
         return Bundle.load(bundle)
 
     def sample(self, bundle: Bundle, judge: Any) -> dict[str, NDArray[Any]]:
-        """`images` [M,32,32,3], `codes` [M]: N images, then more until each group has MIN_PER_GROUP, or MOST."""
+        """`images` uint8 [M,32,32,3] and `codes` int64 [M]: N images, and more as `generate_until` has it."""
         path = self.folder / "images.npz"
         if not path.is_file():
+            from ddm_rt.evaluate.run import generate_until
             from ddm_rt.sample.pipeline import Pipeline
 
             pipeline = Pipeline.load(bundle, backend="onnxruntime", threads=1)
             guidance = GUIDANCE.get(self.method, self.settings.guidance_scale)
-            found, codes, counts = [], [], np.zeros(len(self.groups), int)
-            while not found or (counts.min() < MIN_PER_GROUP and N * len(found) < MOST):
-                part = pipeline.generate(images.PROMPT, n=N, seed=SEED + len(found), guidance_scale=guidance)
-                found.append(part.images)
-                codes.append(np.array(part.codes, np.int64))
-                labels = judge.predict(part.images).labels
-                counts += [int((labels == group).sum()) for group in self.groups]
+            text = {"prompt": images.PROMPT, "guidance_scale": guidance}
+            found = generate_until(pipeline, judge, self.groups, N, SEED, MIN_PER_GROUP, text=text)
+            codes = np.full(len(found.images), NULL_CODE) if found.codes is None else found.codes
             draft = path.with_suffix(".draft.npz")
-            np.savez_compressed(draft, images=np.concatenate(found), codes=np.concatenate(codes))
+            np.savez_compressed(draft, images=found.images, codes=codes)
             draft.rename(path)
         with np.load(path) as arrays:
             return dict(arrays)

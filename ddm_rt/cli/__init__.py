@@ -11,6 +11,7 @@ from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
     compare,
     importing,
     making,
+    serving,
     training,
     using,
 )
@@ -27,6 +28,7 @@ _EXTRAS = dict.fromkeys(
     "train",
 )
 _EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
+_EXTRAS |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 
 
 def main() -> None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import transformers
 from torch import Tensor, nn
 
 from ddm_rt.config import Family, RunConfig, TensorSpec, TextSpec
@@ -13,6 +11,7 @@ from ddm_rt.export.parts import Part, part
 from ddm_rt.export.text import Text
 from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.model.tokenizer import prompt_length, read_tokenizer
 from ddm_rt.model.unet import POOLED, SIZES
 
 
@@ -45,7 +44,7 @@ def read_text(run: Path, config: RunConfig) -> Text:
     files: dict[str, str] = {}
     encoders = config.model.text_encoders
     for number, (folder, encoder) in enumerate(zip(checkpoint.tokenizers, encoders, strict=True)):
-        tokenizer = _tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
         # Padding and truncation are the sampler's.
         backend = tokenizer.backend_tokenizer
         backend.no_padding()
@@ -59,7 +58,7 @@ def read_text(run: Path, config: RunConfig) -> Text:
             TextSpec(
                 tokenizer=name,
                 input="input_ids" if number == 0 else f"input_ids_{number + 1}",
-                max_length=min(int(tokenizer.model_max_length), int(encoder.get("max_position_embeddings", 77))),
+                max_length=prompt_length(tokenizer, encoder),
                 pad_id=int(tokenizer.pad_token_id),
             )
         )
@@ -68,10 +67,3 @@ def read_text(run: Path, config: RunConfig) -> Text:
         pooled = TensorSpec(name=POOLED, shape=(int(encoders[-1]["projection_dim"]),))
         added = (pooled, TensorSpec(name=SIZES, shape=(6,)))
     return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{folder}: not a tokenizer that transformers reads ({error})") from error

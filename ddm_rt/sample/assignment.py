@@ -87,10 +87,12 @@ def plan(
     scope: str | None,
     shuffle: bool,
     left_alone: Sequence[int] = (),
+    prompts: int = 1,
 ) -> Plan:
     """Checks what a request says about its codes; images in `left_alone` get none.
 
-    Raises DdmError naming the argument that doesn't fit.
+    Where the images take `prompts` prompts in turn, each prompt has a run of the codes drawn: in the order of the
+    images two prompts would have one of two top codes each. Raises DdmError naming the argument that doesn't fit.
     """
     known = bundle.codes
     quota = codes is None and balance is not Balance.OFF and known.num_codes > 0
@@ -101,7 +103,7 @@ def plan(
         raise DdmError(f"scope is {scope!r}; expected 1 to {_SCOPE_LENGTH} printable characters")
     if quota:
         alone = set(left_alone)
-        balanced = tuple(i for i in range(n) if i not in alone)
+        balanced = tuple(i for first in range(prompts) for i in range(first, n, prompts) if i not in alone)
         return Plan(n, None if balanced else (NULL_CODE,) * n, balanced, scope, shuffle)
     for field, value, default in (("target", target, "uniform"), ("scope", scope, None), ("shuffle", shuffle, False)):
         if value != default:

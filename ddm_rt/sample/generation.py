@@ -35,8 +35,8 @@ class Generation:
         try:
             with atomic_directory(out) as folder:
                 for record, image in zip(self.manifest["images"], self.images, strict=True):
-                    (folder / record["file"]).write_bytes(_png(image))
-                (folder / "contact_sheet.png").write_bytes(_png(contact_sheet(self.images)))
+                    (folder / record["file"]).write_bytes(encoded(image))
+                (folder / "contact_sheet.png").write_bytes(encoded(contact_sheet(self.images)))
                 (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise DdmError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
@@ -56,9 +56,10 @@ def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return sheet
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def encoded(image: NDArray[np.uint8], file_format: str = "png", **options: Any) -> bytes:
+    """A file's bytes of one image, uint8 [H, W, 3]; `options` are those that Pillow has for the format."""
     from PIL import Image  # here, because only saving needs it
 
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format=file_format, **options)
     return buffer.getvalue()

@@ -31,6 +31,7 @@ from ddm_rt.sample.quota import TreeQuota
 _CACHED_STREAMS = 256
 _IN_MEMORY = "memory"  # the owner of every lease of a ledger without a file
 _FIND = "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?"
+_STREAMS = "SELECT bundle_id, scope, target, calibration_id FROM streams ORDER BY number LIMIT ?"
 _POOL = (
     "SELECT position, code FROM draws WHERE owner IS NULL AND lease IS NULL AND stream = ? ORDER BY position LIMIT ?"
 )
@@ -171,6 +172,14 @@ class Ledger:
                 Counter({code: n for code, pooled, n in rows if not pooled}),
                 Counter({code: n for code, pooled, n in rows if pooled}),
             )
+
+    def streams(self, most: int = 1000) -> list[Stream]:
+        """The streams that something was drawn from, the first `most` of them."""
+        if not self._exists():
+            return []
+        with self._transaction() as connection:
+            rows = connection.execute(_STREAMS, (most,)).fetchall()
+        return [Stream(*row[:3], row[3] or None) for row in rows]
 
     def check_bundle(self, bundle_id: str) -> None:
         """Raises DdmError where the file belongs to another bundle."""

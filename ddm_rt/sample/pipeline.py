@@ -19,13 +19,14 @@ from ddm_rt.sample.buckets import probe, split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
-from ddm_rt.sample.jobs import Prepared, Shape, prepared
+from ddm_rt.sample.jobs import Prepared, Shape, image_size, prepared
 from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.loop import Cancelled, sample
 from ddm_rt.sample.manifest import ImageRecord, Manifest, Request, read_manifest
 from ddm_rt.sample.request import choice, indicator_guidance, prompting, side
-from ddm_rt.sample.rng import MAX_SEED, Stream, derive, normal
+from ddm_rt.sample.rng import MAX_SEED, Stream, derive_range, normal
+from ddm_rt.sample.slots import Slots
 from ddm_rt.schedule import step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
@@ -114,7 +115,8 @@ class Pipeline:
 
         Codes: `codes` gives one per image (-1: null code); otherwise a quota over the bundle's code tree draws them, in
         the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request
-        is off by less than one image per top code; or of groups ("female=.5,male=.5"), where the bundle has a
+        is off by less than one image per top code (where prompts differ: every prefix of the images of one prompt, by
+        less than two); or of groups ("female=.5,male=.5"), where the bundle has a
         calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code,
         "on" insists on a bundle with codes, "auto" is "on" where the bundle has codes, but for the prompts that
         `leave_alone` is about: a list of words, or words by scope ("*": any). An image whose prompt has one of them as
@@ -208,6 +210,7 @@ class Pipeline:
             scope=scope,
             shuffle=shuffle,
             left_alone=text.left_alone,
+            prompts=len(text.prompt) if isinstance(text.prompt, tuple) else 1,
         )
         request = Request(
             prompt=text.prompt,
@@ -233,7 +236,7 @@ class Pipeline:
         if planned.codes is None:
             settings = Settings.of(request, sampler, table.num_steps, self.engine.precision)
             weights = self._weigh(target, settings, allow_stale)
-        top_of = self.bundle.codes.top_of
+        top_of, seeds = self.bundle.codes.top_of, derive_range(request.seed, range(request.n))
         with planned.draw(weights, self.bundle.bundle_id, request.seed, self.ledger) as assigned:
             manifest = Manifest(
                 bundle_id=self.bundle.bundle_id,
@@ -249,13 +252,13 @@ class Pipeline:
                 images=tuple(
                     ImageRecord(
                         file=f"{i:05d}.png",
-                        seed=derive(request.seed, i),
+                        seed=seed,
                         code=code,
                         top_code=NULL_CODE if code == NULL_CODE else top_of[code],
                         position=None if assigned.positions is None else assigned.positions[i],
                         prompt=text.of(i) if isinstance(text.prompt, tuple) else None,
                     )
-                    for i, code in enumerate(assigned.codes)
+                    for i, (seed, code) in enumerate(zip(seeds, assigned.codes, strict=True))
                 ),
             )
             yield prepared(self.bundle, manifest, table)
@@ -349,10 +352,15 @@ class Pipeline:
         grey_levels = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
         return np.broadcast_to(grey_levels.transpose(0, 2, 3, 1), (batch, *pixels.shape[2:], 3))
 
+    def slots(self, shape: Shape) -> Slots:
+        """Room for images in flight whose latents have this shape, with this pipeline's conditions and batch sizes."""
+        scale, size = self.bundle.config.sampling.indicator_scale, image_size(self.bundle, shape)
+        return Slots(self.engine, lambda wanted: self._conditions.gather(wanted, scale, size), self._buckets_for(shape))
+
     def _buckets_for(self, shape: Shape) -> tuple[int, ...]:
         if shape not in self._buckets:
             config = self.bundle.config
-            height, width = (shape[k] * config.image_size // config.latent_shape[k] for k in (1, 2))
+            height, width = image_size(self.bundle, shape)
             most = self.engine.max_batch
             if config.family is not Family.PIXEL and most is None:
                 most = max(_VAE_PIXELS // (height * width), 1)

@@ -7,7 +7,7 @@ import numpy as np
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import STEP_STREAM, key_of, normal, philox4x32
 
-__all__ = ["MAX_SEED", "Stream", "derive", "normal", "philox4x32"]
+__all__ = ["MAX_SEED", "Stream", "derive", "derive_range", "normal", "philox4x32"]
 
 MAX_SEED = 2**64 - 1
 
@@ -25,13 +25,21 @@ def derive(seed: int, index: int) -> int:
     Otherwise the first 64 bits of Philox with the key `seed` and the counter (index, 0, 0, 1), a counter that no noise
     uses. Raises DdmError for a seed outside 64 bits or an index outside 32.
     """
+    return derive_range(seed, range(index, index + 1))[0]
+
+
+def derive_range(seed: int, indices: range) -> list[int]:
+    """`derive` of each index of a range that ascends in steps of 1. Raises DdmError as that does."""
     if not 0 <= seed <= MAX_SEED:
         raise DdmError(f"seed is {seed}; expected 0 to 2**64 - 1")
-    if not 0 <= index < 2**32:
-        raise DdmError(f"image index is {index}; expected 0 to 2**32 - 1")
-    if index == 0:
-        return seed
+    if not 0 <= indices.start <= indices.stop <= 2**32:
+        raise DdmError(f"image indices are {indices.start} to {indices.stop - 1}; expected 0 to 2**32 - 1")
+    if not indices:
+        return []
     zero = np.zeros(1, np.uint64)
-    counter = (np.array([index], np.uint64), zero, zero, np.ones(1, np.uint64))
+    counter = (np.arange(indices.start, indices.stop, dtype=np.uint64), zero, zero, np.ones(1, np.uint64))
     r0, r1, _, _ = philox4x32(counter, key_of(np.array([seed], np.uint64)))
-    return int(r0[0]) | int(r1[0]) << 32
+    seeds: list[int] = (r0 | r1 << np.uint64(32)).tolist()
+    if indices.start == 0:
+        seeds[0] = seed
+    return seeds

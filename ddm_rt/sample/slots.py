@@ -6,6 +6,7 @@ same bits whoever its neighbours were, since rows never meet and calls have size
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.sample.buckets import split
 from ddm_rt.schedule import StepTable
 
-Gather = Callable[[Sequence[Hashable]], Cond]
+Gather = Callable[[Sequence[Any]], Cond]
 
 _F = 6  # of a row: a, b, c, d, e, g, f, ...
 
@@ -57,6 +58,11 @@ class Slots:
         return len(self._images)
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the images that are here."""
+        return tuple(image.number for image in self._images)
+
+    @property
     def rows(self) -> int:
         """Rows of the next tick: every image times its branches."""
         return sum(len(image.conditions) for image in self._images)
@@ -78,13 +84,11 @@ class Slots:
             for number, wanted, scale in zip(numbers, conditions, scales, strict=True)
         ]
         state, keys = self._engine.array(x), self._engine.array(seeds)
+        arrays = state, state, keys  # e is 0 in a table's first row, so any finite x0_prev does
         if self._images:
-            # e is 0 in a table's first row, so any finite x0_prev does.
-            self._x0 = self._engine.concat([self._x0, state])
-            self._state = self._engine.concat([self._state, state])
-            self._keys = self._engine.concat([self._keys, keys])
-        else:
-            self._state, self._x0, self._keys = state, state, keys
+            here = self._state, self._x0, self._keys
+            arrays = tuple(self._engine.concat(pair) for pair in zip(here, arrays, strict=True))  # all, or it raises
+        self._state, self._x0, self._keys = arrays
         self._images += images
         self._layout = None
         return numbers
@@ -93,8 +97,21 @@ class Slots:
         """Images leave unfinished; numbers that aren't here are passed over."""
         self._keep([i for i, image in enumerate(self._images) if image.number not in numbers])
 
+    def split(self) -> "Slots":
+        """The later half of the images leaves for slots of its own, with its numbers."""
+        half = len(self._images) // 2
+        other = Slots(self._engine, self._gather, self._buckets)
+        other._images, other._numbers = self._images, self._numbers
+        other._state, other._x0, other._keys = self._state, self._x0, self._keys
+        other._keep(list(range(half, len(self._images))))
+        self._keep(list(range(half)))
+        return other
+
     def tick(self) -> tuple[tuple[int, ...], Array | None]:
-        """One step of every image. Returns the numbers of those that it finished and their samples [k, C, H, W]."""
+        """One step of every image. Returns the numbers of those that it finished and their samples [k, C, H, W].
+
+        Where the denoiser or `gather` raises, no image has moved.
+        """
         engine, images = self._engine, self._images
         if not images:
             return (), None

@@ -2,16 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from ddm_rt.data import Listing
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.model.checkpoint import Checkpoint
+from ddm_rt.model.tokenizer import prompt_length, read_tokenizer
 
 NULL_TEXT = 0  # the row of the null text, before those of the prompts
 
@@ -44,18 +42,11 @@ def token_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[Tensor, ...
     """
     found = []
     for folder, encoder in zip(checkpoint.tokenizers, checkpoint.model.text_encoders, strict=True):
-        tokenizer = _tokenizer(folder)
-        most = min(int(tokenizer.model_max_length), int(encoder.get("max_position_embeddings", 77)))
+        tokenizer = read_tokenizer(folder)
+        most = prompt_length(tokenizer, encoder)
         lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]
         if long := [text for text, length in zip(texts, lengths, strict=True) if length > most]:
             _log.warning("prompts that are longer than %d tokens and cut there: %d, first %r", most, len(long), long[0])
         made = tokenizer(list(texts), padding="max_length", truncation=True, max_length=most, return_tensors="pt")
         found.append(made.input_ids)
     return tuple(found)
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{folder}: not a tokenizer that transformers reads ({error})") from error

@@ -1,16 +1,22 @@
 """The latent digits benchmark: its base is a checkpoint that we read, its folder is trainable data, its table true."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from latent_digits_parts import base, cells, images, table
+from latent_digits_parts import base, cells, images, measuring, table
+from PIL import Image
 
 from ddm_rt import data
+from ddm_rt.cli import app
 from ddm_rt.config import DataConfig, Family
+from ddm_rt.evaluate.judge import Judge
 from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.presets import PRESETS, resolve
 
@@ -51,9 +57,10 @@ def test_reconstructions_are_images(checkpoint: Path) -> None:
 
 
 def test_the_folder_has_a_prompt_for_each_image_and_no_label(tmp_path: Path) -> None:
-    folder = images.write_folder("digits:3,8@4:1", 32, tmp_path / "data")
+    source = str(_few(tmp_path / "few"))
+    folder = images.write_folder(source, 32, tmp_path / "data")
     found = data.load(DataConfig(source=str(folder), channels=3))
-    wanted = data.load(DataConfig(source="digits:3,8@4:1", channels=3))
+    wanted = data.load(DataConfig(source=source, channels=3))
     assert (found.images == wanted.images).all()
     assert found.labels is None
     assert found.prompts is not None
@@ -69,6 +76,42 @@ def test_the_budget_is_that_of_the_pixel_models() -> None:
     assert (ours.features, ours.codes, ours.train) == (pixels.features, pixels.codes, pixels.train)
     assert ours.sampling.num_steps == pixels.sampling.num_steps
     assert cells.SETTINGS.guidance_scale == pixels.sampling.indicator_guidance_scale
+
+
+def test_a_cell_goes_from_folder_to_figures(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = cells.budget() | {"train.steps": 2, "features.steps": 2, "codes.bootstraps": 0, "sampling.num_steps": 2}
+    monkeypatch.setattr(cells, "budget", lambda: small)
+    monkeypatch.setattr(cells, "command", lambda *arguments: app(arguments, standalone_mode=False))
+    monkeypatch.setattr(cells, "SETS", {"3v8 4:1": str(_few(tmp_path / "few"))})
+    for module in (cells, measuring):
+        monkeypatch.setattr(module, "N", 8)
+        monkeypatch.setattr(module, "MIN_PER_GROUP", 1)
+    cell = cells.Cell("3v8 4:1", "codes", tmp_path)
+    shutil.copytree(checkpoint, tmp_path / "3v8_41" / "base")
+    cell.train()
+    bundle = cell.export()
+    judge = Judge.load("digits")
+    sampled = cell.sample(bundle, judge)
+    row = measuring.measure(cell, bundle, sampled, judge)
+    assert not bundle.config.prompt_free
+    assert bundle.config.sampling.guidance_scale == cells.SETTINGS.guidance_scale
+    assert row["evaluation"]["n"] == 8
+    assert sum(row["codes_against_labels"]["top_sizes"]) == 100
+    assert str(tmp_path) not in json.dumps(row)
+
+
+def _few(folder: Path) -> Path:
+    """80 threes and 20 eights with labels, as a folder."""
+    found = data.load(DataConfig(source="digits:3,8@4:1"))
+    labels = np.array(found.labels)
+    folder.mkdir()
+    rows = [("file_name", "label")]
+    for i in (*np.flatnonzero(labels == "3")[:80], *np.flatnonzero(labels == "8")[:20]):
+        Image.fromarray(found.images[i, ..., 0]).save(folder / f"{i:05d}.png")
+        rows.append((f"{i:05d}.png", labels[i]))
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
 
 
 def _row(fd: float, codes: bool) -> dict[str, Any]:

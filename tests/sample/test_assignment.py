@@ -48,6 +48,19 @@ def test_a_shuffled_request_has_the_same_codes_in_another_order() -> None:
                 assert assigned.codes == tuple(plain.codes[i] for i in shuffled(3, 20))
 
 
+@given(prompts=st.integers(2, 5), n=st.integers(1, 80), share=st.sampled_from([0.5, 0.3, 0.1]))
+def test_prompts_in_turn_have_all_codes_each(prompts: int, n: int, share: float) -> None:
+    """Two prompts and two top codes: in the order of the images each prompt would have one of them alone."""
+    weights = by_top_codes(TREE, f"code:0={share},code:1={1 - share}")
+    with request(n=n, prompts=prompts).draw(weights, "ab" * 32, 0, Ledger()) as assigned:
+        codes = assigned.codes
+    top_of = {code: top for top, branch in enumerate(TREE) for code in branch}
+    for first in range(prompts):
+        own = [top_of[code] for code in codes[first::prompts]]
+        for end in range(len(own) + 1):
+            assert abs(sum(own[:end]) - (1 - share) * end) <= 1 + SHARE_ABS  # 2 (1 - 1/(2K - 2)) for K = 2
+
+
 def test_positions_are_shuffled_with_their_codes() -> None:
     weights = by_top_codes(TREE, "uniform")
     in_order = [code for code, _ in weights.quota().assign(30)]

@@ -1,0 +1,149 @@
+"""`ddm-rt serve`: a bundle over HTTP."""
+
+import ipaddress
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+from ddm_rt.cli.app import BackendName, Threads, app, say
+from ddm_rt.errors import DdmError
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.measured import Measured
+
+_log = logging.getLogger(__name__)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[str, typer.Argument(help="A bundle directory, or the shipped one: digits.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    slots: Annotated[int, typer.Option(min=1, help="Images in flight, which share one batch.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait for a slot; then requests get 429.")] = 256,
+    max_images: Annotated[int, typer.Option(min=1, help="Of one request.")] = 64,
+    max_steps: Annotated[int, typer.Option(min=1, help="Of one image.")] = 200,
+    per_key: Annotated[int, typer.Option(min=1, help="Requests of one API key at once.")] = 8,
+    deadline: Annotated[float, typer.Option(help="Seconds that a request has, where it doesn't say.")] = 60.0,
+    drain: Annotated[float, typer.Option(help="Seconds for requests under way when the server is told to stop.")] = 30.0,
+    size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT that may be asked for, besides the bundle's.")] = None,
+    scope: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Requests that name no scope are balanced together under this name."),
+    ] = "default",
+    ledger: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File that keeps the counts of scopes; made where there is none."),
+    ] = None,
+    fsync: Annotated[bool, typer.Option("--fsync", help="The ledger also survives a power loss; slower.")] = False,
+    keys: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File with a line NAME KEY [PRIORITY] for each API key; KEY may be sha256:HEX."),
+    ] = None,
+    judge: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="digits, or an ONNX classifier: looks at each image, for the shares on the page."),
+    ] = None,
+    groups: Annotated[str | None, typer.Option(help="The judge's classes to report, by comma; by default all.")] = None,
+    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
+    ignore_prompt: Annotated[
+        bool, typer.Option("--ignore-prompt", help="A bundle that takes no prompts drops them, instead of an error.")
+    ] = False,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="A web page elsewhere, https://HOST, that may call (CORS).")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")
+    ] = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="JSON lines on stderr.")] = "info",
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Prompts stand in the log too.")] = False,
+) -> None:
+    """Serve a bundle: OpenAI's image API, a page to look at, metrics. SIGTERM and Ctrl+C finish what is under way.
+
+    Examples:
+
+        ddm-rt serve digits
+
+        ddm-rt serve digits --judge digits --groups 3,8 --ledger digits.ledger
+
+        ddm-rt serve bundles/sd --host 0.0.0.0 --keys keys.txt --slots 8 --size 768x512
+
+    Then:
+
+        curl localhost:8000/v1/images/generations -H 'Content-Type: application/json' -d '{"n": 4}'
+    """
+    from ddm_rt.config import parse
+    from ddm_rt.sample.ledger import Ledger
+    from ddm_rt.sample.pipeline import Pipeline
+    from ddm_rt.serve.app import create_app
+    from ddm_rt.serve.http_settings import HttpSettings
+    from ddm_rt.serve.keys import Keys
+    from ddm_rt.serve.logs import log_to
+    from ddm_rt.serve.scheduler import Scheduler
+    from ddm_rt.serve.server import listen
+    from ddm_rt.serve.server import serve as serve_until_told
+    from ddm_rt.serve.settings import ServeSettings
+
+    if fsync and ledger is None:
+        raise DdmError("--fsync: is about the file of --ledger, which is not given")
+    settings = {"slots": slots, "queue": queue, "max_images": max_images, "max_steps": max_steps, "per_key": per_key}
+    bounds = parse(ServeSettings, settings | {"deadline_s": deadline, "drain_s": drain}, "serve")
+    http = parse(
+        HttpSettings,
+        {
+            "ignore_prompt": ignore_prompt,
+            "scope": scope or None,
+            "sizes": tuple(size or ()),
+            "public_url": public_url,
+            "origins": tuple(origin or ()),
+            "log_prompts": log_prompts,
+        },
+        "serve",
+    )
+    callers = None if keys is None else Keys.load(keys)
+    measured = _measured(judge, groups, classes)
+    with listen(host, port) as place, Ledger(ledger, fsync=fsync) as counts:
+        log_to(sys.stderr, log_level)
+        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
+        with Scheduler(pipeline, bounds) as scheduler:
+            application = create_app(scheduler, http, keys=callers, measured=measured)
+            where = _url(host, place.getsockname()[1])
+
+            def tell() -> None:
+                say(f"{pipeline.bundle.config.name} is served\nlook at: {where}/\nclients: {where}/v1")
+                if ledger is None and pipeline.bundle.codes.num_codes:
+                    say("balance: the counts end with this command; --ledger keeps them")
+                if callers is None and not _is_local(host):
+                    _log.warning("anyone who reaches %s may use this server; --keys asks for API keys", where)
+
+            serve_until_told(application, scheduler, http, place, tell)
+
+
+def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":
+    if judge is None:
+        for option, value in (("--groups", groups), ("--classes", classes)):
+            if value is not None:
+                raise DdmError(f"{option}: is about the judge of --judge, which is not given")
+        return None
+    from ddm_rt.evaluate.judge import Judge
+    from ddm_rt.serve.measured import Measured
+
+    opened = Judge.load(judge, classes=classes.split(",") if classes else None)
+    return Measured(opened, groups.split(",") if groups else None)
+
+
+def _url(host: str, port: int) -> str:
+    name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,178 @@
+"""From a request's body to its images: taken in, followed, encoded, told at once or one by one."""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.sample.manifest import Manifest
+from ddm_rt.serve import events
+from ddm_rt.serve.failures import Failure, failed, refused
+from ddm_rt.serve.http_settings import HttpSettings
+from ddm_rt.serve.keys import Caller
+from ddm_rt.serve.pictures import Pictures, picture
+from ddm_rt.serve.scheduler import Scheduler
+from ddm_rt.serve.schema import ImageItem, ImageReply, ImageRequest
+from ddm_rt.serve.tickets import Failed, Finished, ImageReady, Progress, Ticket
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.measured import Measured  # only with a judge, because scipy takes long to load
+
+_log = logging.getLogger(__name__)
+
+# OpenAI has an event for an image that is complete; the others are ours, named likewise.
+STARTED = "image_generation.started"
+PROGRESS = "image_generation.progress"
+COMPLETED = "image_generation.completed"
+FINISHED = "image_generation.finished"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that was taken in, and how its images are to be told."""
+
+    ticket: Ticket
+    manifest: Manifest
+    body: ImageRequest
+    base_url: str  # what the URLs of images begin with
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Fields that all images share."""
+        request = self.manifest.request
+        return {"output_format": self.body.output_format, "size": f"{request.width}x{request.height}"}
+
+
+class Images:
+    """What `POST /v1/images/generations` does."""
+
+    def __init__(self, scheduler: Scheduler, http: HttpSettings, measured: "Measured | None") -> None:
+        self._scheduler, self._http, self._measured = scheduler, http, measured
+        self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
+        self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
+
+    def close(self) -> None:
+        self._encoding.shutdown()
+
+    async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
+        """Raises Failure where the request isn't taken in."""
+        asked = body.asked(self._scheduler.pipeline.bundle, self._http)
+
+        def submit() -> Ticket:
+            return self._scheduler.submit(
+                asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s
+            )
+
+        try:
+            ticket = await asyncio.to_thread(submit)  # the ledger may have to wait for other processes
+        except Exception as error:
+            raise _logged(refused(error), error) from error
+        return Order(ticket, ticket.manifest, body, base_url)
+
+    async def whole(self, order: Order) -> bytes:
+        """All images and the manifest, as JSON. Raises Failure."""
+        images: dict[int, NDArray[np.uint8]] = {}
+        manifest: Mapping[str, Any] = {}
+        async for event in self._follow(order, progress=False):
+            if isinstance(event, ImageReady):
+                images[event.index] = event.image
+            elif isinstance(event, Failed):
+                raise _logged(failed(event.error), event.error)
+            elif isinstance(event, Finished):
+                manifest = event.manifest
+
+        def tell() -> bytes:
+            numbers = range(order.ticket.n)
+            items = self._items(order, numbers, [images[i] for i in numbers])
+            self._measure(order, items)
+            reply = ImageReply(created=int(time.time()), data=items, manifest=dict(manifest), **order.look)
+            return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
+
+        return await self._in_pool(tell)
+
+    async def stream(self, order: Order) -> AsyncIterator[bytes]:
+        """Server-sent events; the last one is that the request is finished, or its error."""
+        manifest, look, items = order.manifest, order.look, []
+        yield events.encode(
+            STARTED,
+            {
+                "created_at": int(time.time()),
+                "n": order.ticket.n,
+                "seed": manifest.request.seed,
+                "num_steps": manifest.num_steps,
+                "steps_total": order.ticket.steps_total,
+                "images": [
+                    {"index": i, "seed": image.seed, "code": image.code, "top_code": image.top_code}
+                    for i, image in enumerate(manifest.images)
+                ],
+                **look,
+            },
+        )
+        async for event in self._follow(order, progress=True):
+            if event is None:
+                yield events.KEEP_ALIVE
+            elif isinstance(event, Progress):
+                yield events.encode(PROGRESS, {"steps_done": event.steps_done, "steps_total": event.steps_total})
+            elif isinstance(event, ImageReady):
+                index, image = event.index, event.image
+                [item] = await self._in_pool(lambda: self._items(order, [index], [image]))  # noqa: B023 (awaited)
+                items.append(item)
+                told = item.model_dump(exclude=_unused(order))
+                fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto"}
+                yield events.encode(COMPLETED, {"index": index, **fixed, **look, **told})
+            elif isinstance(event, Finished):
+                self._measure(order, items)
+                yield events.encode(FINISHED, {"manifest": event.manifest})
+            else:
+                yield events.encode_error(_logged(failed(event.error), event.error).tree())
+
+    def _follow(self, order: Order, progress: bool) -> AsyncIterator[events.Event | None]:
+        http = self._http
+        return events.follow(order.ticket, progress=progress, idle_s=http.idle_s, grace_s=http.grace_s)
+
+    async def _in_pool(self, work: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, work)
+
+    def _items(
+        self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]
+    ) -> list[ImageItem]:
+        groups: Sequence[str | None] = [None] * len(images)
+        if self._measured is not None:
+            groups = self._measured.judge(np.stack(images))
+        items = []
+        for number, image, group in zip(numbers, images, groups, strict=True):
+            record, body = order.manifest.images[number], order.body
+            content = picture(image, body.output_format, body.output_compression)
+            place: dict[str, str]
+            if body.response_format == "url":
+                name = self.pictures.keep(content, body.output_format)
+                place = {"url": f"{order.base_url}/v1/images/{name}"}
+            else:
+                place = {"b64_json": base64.b64encode(content).decode()}
+            items.append(
+                ImageItem(seed=record.seed, code=record.code, top_code=record.top_code, group=group, **place)
+            )
+        return items
+
+    def _measure(self, order: Order, items: Sequence[ImageItem]) -> None:
+        if self._measured is not None:
+            groups = [item.group for item in items if item.group is not None]
+            self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
+
+
+def _unused(order: Order) -> set[str]:
+    """Of an image's fields."""
+    return {"b64_json" if order.body.response_format == "url" else "url"}
+
+
+def _logged(failure: Failure, error: Exception) -> Failure:
+    if failure.status >= 500 and failure.code is None:
+        _log.error("a request failed", exc_info=error)
+    return failure

@@ -1,0 +1,99 @@
+"""Requests with images that wait for a slot, and whose image is next."""
+
+import heapq
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.sample.jobs import Prepared, Shape
+from ddm_rt.serve.tickets import Ticket
+
+
+@dataclass(eq=False)
+class Work:
+    """A request as the scheduler knows it."""
+
+    number: int  # in order of arrival
+    n: int
+    steps: int  # of each image
+    shape: Shape
+    key: str
+    priority: int
+    ticket: Ticket
+    prepared: Prepared | None = None  # None while it is being checked
+    states: NDArray[np.float32] | None = None  # [n, C, H, W], where sampling starts
+    draws: ExitStack = field(default_factory=ExitStack)  # closing it says that they are done
+    next: int = 0  # the first image that had no slot yet
+    round: int = 0  # of the line: how often its turn has come
+    steps_done: int = 0  # of all images together
+
+    @property
+    def deadline(self) -> float:
+        return self.ticket.deadline
+
+    @property
+    def waiting(self) -> int:
+        """Images that want a slot."""
+        return 0 if self.ticket.claimed else self.n - self.next
+
+    @property
+    def steps_left(self) -> int:
+        return self.n * self.steps - self.steps_done
+
+    @property
+    def urgency(self) -> tuple[int, float, int]:
+        """Sorts by priority, then deadline, then arrival."""
+        return -self.priority, self.deadline, self.number
+
+
+class Line:
+    """Higher priorities first. Among equals one image of each request in turn, so that none waits for a long one; or,
+    in a hurry, all of that with the earliest deadline first, which is the order that meets deadlines if any does.
+    """
+
+    def __init__(self) -> None:
+        # Each work stands once in either heap, until it is found there with nothing left to wait for.
+        self._turns: list[tuple[int, int, tuple[int, float, int], Work]] = []
+        self._urgent: list[tuple[tuple[int, float, int], Work]] = []
+        self._rounds: defaultdict[int, int] = defaultdict(int)  # priority -> the round that its turns have got to
+
+    def __bool__(self) -> bool:
+        """Whether an image waits."""
+        return self._next_in_turn() is not None
+
+    def add(self, work: Work) -> None:
+        """It joins in the round that its priority is at: newcomers don't catch up with what others have had."""
+        work.round = self._rounds[work.priority]
+        heapq.heappush(self._turns, (-work.priority, work.round, work.urgency, work))
+        heapq.heappush(self._urgent, (work.urgency, work))
+
+    def pick(self, hurry: bool = False) -> tuple[Work, int] | None:
+        """The next image, as a work and a number in it; None where none waits."""
+        work = self._most_urgent() if hurry else self._next_in_turn()
+        if work is None:
+            self._rounds.clear()
+            return None
+        self._rounds[work.priority] = max(self._rounds[work.priority], work.round)
+        image, work.next, work.round = work.next, work.next + 1, work.round + 1
+        return work, image
+
+    def _next_in_turn(self) -> Work | None:
+        while self._turns:
+            priority, round_, urgency, work = self._turns[0]
+            if not work.waiting:
+                heapq.heappop(self._turns)
+            elif round_ != work.round:
+                heapq.heapreplace(self._turns, (priority, work.round, urgency, work))
+            else:
+                return work
+        return None
+
+    def _most_urgent(self) -> Work | None:
+        while self._urgent:
+            if self._urgent[0][1].waiting:
+                return self._urgent[0][1]
+            heapq.heappop(self._urgent)
+        return None

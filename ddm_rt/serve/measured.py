@@ -1,0 +1,70 @@
+"""What a judge sees in the images that were delivered: shares of groups, scope by scope, with their intervals."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.intervals import stratified
+from ddm_rt.evaluate.judge import Judge
+from ddm_rt.serve.schema import GroupShare, JudgeItem, MeasuredShares
+from ddm_rt.serve.stats import OTHER_SCOPES
+
+_MOST_SCOPES = 1000
+
+
+class Measured:
+    """Counts of a judge's verdicts. Any number of threads may use it."""
+
+    def __init__(self, judge: Judge, groups: Sequence[str] | None = None) -> None:
+        """`groups` are those of the judge's classes that are reported; None: all of them.
+
+        Raises DdmError for one that the judge doesn't know.
+        """
+        self.groups = tuple(judge.classes if groups is None else groups)
+        for group in self.groups:
+            if group not in judge.classes:
+                raise DdmError(f"group {group!r} is unknown; judge {judge.name} has: {', '.join(judge.classes)}")
+        self._judge = judge
+        self._lock = threading.Lock()
+        # scope -> code -> images of each class
+        self._counts: dict[str | None, dict[int, NDArray[np.int64]]] = {}
+
+    @property
+    def about(self) -> JudgeItem:
+        return JudgeItem(name=self._judge.name, groups=list(self.groups))
+
+    def judge(self, images: NDArray[np.uint8]) -> list[str]:
+        """The group of each image, uint8 [N, H, W, 3]."""
+        with self._lock:
+            labels: list[str] = self._judge.predict(images).labels.tolist()
+        return labels
+
+    def add(self, scope: str | None, codes: Sequence[int], labels: Sequence[str]) -> None:
+        """Images that were delivered, by the code of each and what the judge said of it."""
+        classes = self._judge.classes
+        with self._lock:
+            if scope not in self._counts and len(self._counts) >= _MOST_SCOPES:
+                scope = OTHER_SCOPES  # clients name scopes
+            counts = self._counts.setdefault(scope, defaultdict(lambda: np.zeros(len(classes), np.int64)))
+            for code, label in zip(codes, labels, strict=True):
+                counts[code][classes.index(label)] += 1
+
+    def shares(self, scope: str | None) -> MeasuredShares | None:
+        """None where nothing was delivered in this scope."""
+        with self._lock:
+            counts = self._counts.get(scope)
+            table = None if counts is None else np.stack(list(counts.values()))  # [codes, classes]
+        if table is None:
+            return None
+        sizes, total = table.sum(axis=1), int(table.sum())
+        shares = []
+        for group in self.groups:
+            own = table[:, self._judge.classes.index(group)]
+            low, high = stratified(own, sizes)
+            images = int(own.sum())
+            shares.append(GroupShare(group=group, images=images, share=images / total, low=low, high=high))
+        return MeasuredShares(images=total, groups=shares)

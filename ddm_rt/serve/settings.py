@@ -1,0 +1,21 @@
+"""What bounds a server: how much it works on at once, how much may wait, and for how long."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ddm_rt.config import Fraction, Frozen, Positive
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ServeSettings(Frozen):
+    slots: Positive = 16  # images in flight
+    queue: Positive = 256  # images waiting for a slot
+    max_images: Positive = 64  # of one request
+    max_steps: Positive = 200
+    per_key: Positive = 8  # requests of one key at once; requests without a key are not counted
+    deadline_s: Seconds = 60.0  # of a request that doesn't say
+    drain_s: Seconds = 30.0  # for requests under way when the server is told to stop
+    decode_threads: Positive = 1
+    headroom: Fraction = 0.8  # a request is taken in if it needs no more than this part of the time it has

@@ -1,0 +1,182 @@
+"""What who submits a request holds of it: its events, its images, and the way to call it off. All of it thread-safe."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.sample.generation import Generation
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps of all of the request's images together."""
+
+    steps_done: int
+    steps_total: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageReady:
+    index: int  # in the request
+    image: NDArray[np.uint8]  # [H, W, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Every image is ready, and the draws of a scope are done."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """The request came to nothing; the draws of a scope are given back."""
+
+    error: Exception
+
+
+Event = Progress | ImageReady | Finished | Failed
+
+
+class State(StrEnum):
+    WAITING = "waiting"  # no image has a slot yet
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, eq=False)
+class _Subscriber:
+    callback: Callable[[Event], None]
+    progress: bool
+
+
+class Ticket:
+    """A request that was taken in. It ends once, as the first says who claims it."""
+
+    def __init__(
+        self, n: int, steps_total: int, deadline: float, on_cancel: Callable[["Ticket"], None] = lambda ticket: None
+    ) -> None:
+        self.n, self.steps_total = n, steps_total
+        self.deadline = deadline  # of time.monotonic
+        self._on_cancel = on_cancel
+        self._order = threading.RLock()  # events reach every subscriber in one order; a callback may subscribe
+        self._lock = threading.Lock()
+        self._claimed = False
+        self._state = State.WAITING
+        self._subscribers: list[_Subscriber] = []
+        self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
+        self._ready: list[int] = []
+        self._steps_done = 0
+        self._end: Finished | Failed | None = None
+        self._ended = threading.Event()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it is settled how the request ends, though its last event may not be out yet."""
+        return self._claimed
+
+    @property
+    def wants_progress(self) -> bool:
+        return any(subscriber.progress for subscriber in self._subscribers)
+
+    def subscribe(self, callback: Callable[[Event], None], *, progress: bool = True) -> None:
+        """Calls `callback` with the events so far, then with each one that comes, from the server's threads.
+
+        It must not block. One that raises is called no more. Without `progress` it gets no Progress events; of those
+        before now it gets the last one alone.
+        """
+        subscriber = _Subscriber(callback, progress)
+        with self._order:
+            past: list[Event] = []
+            if self._steps_done:
+                past.append(Progress(self._steps_done, self.steps_total))
+            if self._images is not None:
+                past += [ImageReady(index, self._images[index]) for index in self._ready]
+            if self._end is not None:
+                past.append(self._end)
+            if all(self._tell(subscriber, event) for event in past) and self._end is None:
+                self._subscribers.append(subscriber)
+
+    def cancel(self) -> bool:
+        """Calls the request off, unless it has ended: then False. Its images leave their slots between two steps."""
+        if not self.claim():
+            return False
+        self._on_cancel(self)
+        return True
+
+    def result(self, timeout: float | None = None) -> Generation:
+        """Waits for the end. Raises the request's error, and TimeoutError after `timeout` seconds."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"the request has not ended within {timeout} s")
+        if isinstance(self._end, Failed):
+            raise self._end.error
+        assert self._end is not None
+        assert self._images is not None
+        manifest = self._end.manifest
+        return Generation(self._images, tuple(image["code"] for image in manifest["images"]), manifest)
+
+    def claim(self) -> bool:
+        """For whoever is to end the request: true for the first alone."""
+        with self._lock:
+            first, self._claimed = not self._claimed, True
+            return first
+
+    def start(self) -> None:
+        with self._lock:
+            if self._state is State.WAITING:
+                self._state = State.RUNNING
+
+    def advance(self, steps_done: int) -> None:
+        with self._order:
+            if self._end is None and steps_done > self._steps_done:
+                self._steps_done = steps_done
+                self._publish(Progress(steps_done, self.steps_total))
+
+    def deliver(self, index: int, image: NDArray[np.uint8]) -> bool:
+        """An image is ready, uint8 [H, W, 3]. Returns whether all are."""
+        with self._order:
+            if self._images is None:
+                self._images = np.empty((self.n, *image.shape), np.uint8)
+            self._images[index] = image
+            self._ready.append(index)
+            if self._end is None:
+                self._publish(ImageReady(index, self._images[index]))
+            return len(self._ready) == self.n
+
+    def end(self, event: Finished | Failed, state: State) -> None:
+        """The last event, by who claimed the request."""
+        with self._order:
+            self._end, self._state = event, state
+            self._publish(event)
+            self._subscribers.clear()
+            self._ended.set()
+
+    def _publish(self, event: Event) -> None:
+        for subscriber in tuple(self._subscribers):  # a callback may add one
+            if not self._tell(subscriber, event):
+                self._subscribers.remove(subscriber)
+
+    def _tell(self, subscriber: _Subscriber, event: Event) -> bool:
+        """False where the subscriber raised."""
+        if isinstance(event, Progress) and not subscriber.progress:
+            return True
+        try:
+            subscriber.callback(event)
+        except Exception:  # noqa: BLE001 (who listens must not stop who works)
+            _log.exception("a subscriber failed; it is told no more")
+            return False
+        return True
