@@ -11,6 +11,10 @@ class BundleError(DdmError):
     """A bundle or run directory is missing something, altered, truncated or foreign."""
 
 
+class LedgerError(DdmError):
+    """A ledger can't be used: damaged, locked, of another bundle, closed."""
+
+
 class BackendUnavailable(DdmError):
     """A backend that was asked for by name can't run here; nothing else is taken in its place."""
 

@@ -72,6 +72,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     ),
     "the C loader's host tests": has_programs("cmake", "cc"),
     "writing onto a full disk": has_own_file_system,
+    "the page in a browser": lambda: has_programs("chromium")() and has_package("playwright")(),
 }
 
 NO_CUDA = "needs a CUDA device"

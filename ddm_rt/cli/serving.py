@@ -20,7 +20,9 @@ _log = logging.getLogger(__name__)
 @app.command()
 def serve(
     bundle: Annotated[str, typer.Argument(help="A bundle directory, or the shipped one: digits.")],
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     slots: Annotated[int, typer.Option(min=1, help="Images in flight, which share one batch.")] = 16,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait for a slot; then requests get 429.")] = 256,
@@ -28,8 +30,12 @@ def serve(
     max_steps: Annotated[int, typer.Option(min=1, help="Of one image.")] = 200,
     per_key: Annotated[int, typer.Option(min=1, help="Requests of one API key at once.")] = 8,
     deadline: Annotated[float, typer.Option(help="Seconds that a request has, where it doesn't say.")] = 60.0,
-    drain: Annotated[float, typer.Option(help="Seconds for requests under way when the server is told to stop.")] = 30.0,
-    size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT that may be asked for, besides the bundle's.")] = None,
+    drain: Annotated[
+        float, typer.Option(help="Seconds for requests under way when the server is told to stop.")
+    ] = 30.0,
+    size: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT that may be asked for, besides the bundle's.")
+    ] = None,
     scope: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Requests that name no scope are balanced together under this name."),
@@ -55,12 +61,12 @@ def serve(
     origin: Annotated[
         list[str] | None, typer.Option(help="A web page elsewhere, https://HOST, that may call (CORS).")
     ] = None,
-    public_url: Annotated[
-        str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")
-    ] = None,
+    public_url: Annotated[str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")] = None,
     backend: BackendName = "auto",
     threads: Threads = None,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="JSON lines on stderr.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="JSON lines on stderr.")
+    ] = "info",
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Prompts stand in the log too.")] = False,
 ) -> None:
     """Serve a bundle: OpenAI's image API, a page to look at, metrics. SIGTERM and Ctrl+C finish what is under way.
@@ -85,8 +91,7 @@ def serve(
     from ddm_rt.serve.keys import Keys
     from ddm_rt.serve.logs import log_to
     from ddm_rt.serve.scheduler import Scheduler
-    from ddm_rt.serve.server import listen
-    from ddm_rt.serve.server import serve as serve_until_told
+    from ddm_rt.serve.server import Server, listen
     from ddm_rt.serve.settings import ServeSettings
 
     if fsync and ledger is None:
@@ -121,7 +126,7 @@ def serve(
                 if callers is None and not _is_local(host):
                     _log.warning("anyone who reaches %s may use this server; --keys asks for API keys", where)
 
-            serve_until_told(application, scheduler, http, place, tell)
+            Server(application, scheduler, http, tell).run([place])
 
 
 def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":

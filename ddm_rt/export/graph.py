@@ -50,10 +50,15 @@ def trace(
             opset_version=OPSET,
             custom_translation_table=dict(TRANSLATIONS[variant]),
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        parameters = list(program.model.graph.initializers.values())
+        program.optimize()
     weights = _leave_out(program.model)
     model: onnx.ModelProto = program.model_proto
+    for parameter in parameters:
+        parameter.const_value = None  # the optimizer's rules keep the last graph that they saw
     _strip(model)
     _keep_plugin_types(model)
     model.graph.name = "ddm_rt"

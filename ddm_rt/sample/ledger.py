@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger_file import Owner, explain, open_ledger, take_back_from_dead
 from ddm_rt.sample.quota import TreeQuota
 
@@ -75,7 +75,7 @@ class Lease:
         self._lost.atexit = False
 
     def commit(self) -> None:
-        """The draws are done. Raises DdmError where that can't be recorded; then none of them is."""
+        """The draws are done. Raises LedgerError where that can't be recorded; then none of them is."""
         if not self._lost.alive:
             raise RuntimeError("the draws of this lease were committed or given back before")
         self._ledger._commit(self._key, len(self.draws))
@@ -100,7 +100,7 @@ class Ledger:
     """Counts per stream, in memory or in the file `path`. Any number of threads may use it.
 
     Each process opens the file for itself, after a fork. A file belongs to one bundle. `timeout_s` is how long to wait
-    for other processes. Raises DdmError for a file that is damaged, no ledger, of another version, locked for longer
+    for other processes. Raises LedgerError for a file that is damaged, no ledger, of another version, locked for longer
     than that, or can't be written; the file is unchanged then.
     """
 
@@ -127,7 +127,7 @@ class Ledger:
     def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> Lease:
         """`n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
 
-        Raises DdmError, and leases nothing, where the file can't be used or belongs to another bundle.
+        Raises LedgerError, and leases nothing, where the file can't be used or belongs to another bundle.
         """
         with self._transaction() as connection:
             self._give_back(connection)
@@ -179,10 +179,10 @@ class Ledger:
             return []
         with self._transaction() as connection:
             rows = connection.execute(_STREAMS, (most,)).fetchall()
-        return [Stream(*row[:3], row[3] or None) for row in rows]
+        return [Stream(bundle_id, scope, target, name or None) for bundle_id, scope, target, name in rows]
 
     def check_bundle(self, bundle_id: str) -> None:
-        """Raises DdmError where the file belongs to another bundle."""
+        """Raises LedgerError where the file belongs to another bundle."""
         if self._exists():
             with self._transaction() as connection:
                 self._check_bundle(connection, bundle_id)
@@ -191,7 +191,7 @@ class Ledger:
         """Give back the draws of requests under way, and close the file. The ledger is of no use afterwards."""
         if self._owner is not None and not self._closed:
             # Where the file can't be written now, the end of the owner's lock does the same later.
-            with suppress(DdmError), self._transaction() as connection:
+            with suppress(LedgerError), self._transaction() as connection:
                 self._owner.retire(connection)
             self._owner.unlock()
         with self._mutex:
@@ -211,13 +211,13 @@ class Ledger:
         with self._transaction() as connection:
             done = connection.execute("DELETE FROM draws WHERE owner = ? AND lease = ?", key).rowcount
             if done != n:
-                raise DdmError(
+                raise LedgerError(
                     f"{self}: {n - done} of {n} draws of this request were taken back; it can't be completed"
                 )
 
     def _return(self) -> None:
         """Bring leases that were given back to the pool, if the file can be written now."""
-        with suppress(DdmError), self._transaction() as connection:
+        with suppress(LedgerError), self._transaction() as connection:
             self._give_back(connection)
 
     def _exists(self) -> bool:
@@ -228,9 +228,9 @@ class Ledger:
         """All or nothing, one at a time over all threads and processes."""
         with self._mutex:
             if self._closed:
-                raise DdmError(f"{self}: closed")
+                raise LedgerError(f"{self}: closed")
             if os.getpid() != self._pid:
-                raise DdmError(f"{self}: opened before this process was forked; open it in each process")
+                raise LedgerError(f"{self}: opened before this process was forked; open it in each process")
             if self._connection is None:
                 self._connection = open_ledger(self.path, self._fsync, self._timeout_s)
             connection = self._connection
@@ -274,7 +274,7 @@ class Ledger:
             "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", (bundle_id,)
         ).fetchone()
         if other is not None and self.path is not None:
-            raise DdmError(
+            raise LedgerError(
                 f"{self}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: name another file"
             )
 
@@ -299,7 +299,7 @@ class Ledger:
             try:
                 quota.restore(counts)
             except DdmError as error:
-                raise DdmError(f"{self}: damaged: scope {stream.scope!r}, {error}; restore a copy") from error
+                raise LedgerError(f"{self}: damaged: scope {stream.scope!r}, {error}; restore a copy") from error
         while len(self._quotas) >= _CACHED_STREAMS:
             del self._quotas[next(iter(self._quotas))]
         return quota
@@ -308,7 +308,7 @@ class Ledger:
         try:
             return {int(code): int(n) for code, n in json.loads(text).items()}
         except (ValueError, AttributeError, TypeError) as error:
-            raise DdmError(f"{self}: damaged: the counts of scope {stream.scope!r} are unreadable") from error
+            raise LedgerError(f"{self}: damaged: the counts of scope {stream.scope!r} are unreadable") from error
 
 
 def _columns(stream: Stream) -> tuple[str, str, str, str]:

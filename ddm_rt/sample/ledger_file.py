@@ -11,7 +11,7 @@ import weakref
 from contextlib import closing
 from pathlib import Path
 
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import LedgerError
 
 _APPLICATION_ID = 0x44444D31  # "DDM1": an SQLite file with another one is no ledger
 _VERSION = 1
@@ -47,7 +47,7 @@ CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Connection:
     """A connection to the ledger at `path`, which is made where there is none, or to one in memory.
 
-    Raises DdmError for a file that can't be used, which is left as it is.
+    Raises LedgerError for a file that can't be used, which is left as it is.
     """
     if path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -69,7 +69,7 @@ def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Con
     except sqlite3.Error as error:
         raise explain(error, f"ledger {path}", timeout_s) from error
     except OSError as error:
-        raise DdmError(f"ledger {path}: cannot be made or opened ({error.strerror})") from error
+        raise LedgerError(f"ledger {path}: cannot be made or opened ({error.strerror})") from error
     return connection
 
 
@@ -100,30 +100,30 @@ def _create(path: Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises DdmError for an SQLite file that is damaged, no ledger or of another version."""
+    """Raises LedgerError for an SQLite file that is damaged, no ledger or of another version."""
     if path.stat().st_size == 0:
-        raise DdmError(f"ledger {path}: empty; expected a ledger, or no file, for a new one")
+        raise LedgerError(f"ledger {path}: empty; expected a ledger, or no file, for a new one")
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != _APPLICATION_ID:
-        raise DdmError(f"ledger {path}: an SQLite file, but no ledger; name another file")
+        raise LedgerError(f"ledger {path}: an SQLite file, but no ledger; name another file")
     if version != _VERSION:
-        raise DdmError(f"ledger {path}: of version {version}; this program reads {_VERSION}")
+        raise LedgerError(f"ledger {path}: of version {version}; this program reads {_VERSION}")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise DdmError(f"ledger {path}: damaged ({' '.join(verdict.split())}); restore a copy, or name another file")
+        raise LedgerError(f"ledger {path}: damaged ({' '.join(verdict.split())}); restore a copy, or name another file")
 
 
-def explain(error: sqlite3.Error, ledger: str, timeout_s: float) -> DdmError:
+def explain(error: sqlite3.Error, ledger: str, timeout_s: float) -> LedgerError:
     """What SQLite's error means to the user."""
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DdmError(f"{ledger}: locked by another process for more than {timeout_s:g} s; nothing was changed")
+        return LedgerError(f"{ledger}: locked by another process for more than {timeout_s:g} s; nothing was changed")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DdmError(f"{ledger}: damaged, or no ledger ({error}); restore a copy, or name another file")
+        return LedgerError(f"{ledger}: damaged, or no ledger ({error}); restore a copy, or name another file")
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return DdmError(f"{ledger}: cannot be written ({error}); a ledger must be, and its directory too")
-    return DdmError(f"{ledger}: {error}; nothing was changed")
+        return LedgerError(f"{ledger}: cannot be written ({error}); a ledger must be, and its directory too")
+    return LedgerError(f"{ledger}: {error}; nothing was changed")
 
 
 class Owner:

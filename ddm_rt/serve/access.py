@@ -12,6 +12,7 @@ from ddm_rt.serve.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 _NO_ROUTE = "(none)"  # not the path: clients choose that
+_PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
 _GONE = 499  # the client left before there was an answer
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -42,6 +43,9 @@ class Access:
 
         try:
             await self._app(scope, receive, noting)
+        except Exception:
+            status = 500
+            raise
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", _NO_ROUTE)
@@ -50,4 +54,4 @@ class Access:
             client = scope.get("client")
             fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 3)}
             fields |= {"client": client[0] if client else None, **notes(scope)}
-            _log.info("request", extra={"fields": fields})
+            _log.log(logging.DEBUG if route in _PROBES else logging.INFO, "request", extra={"fields": fields})

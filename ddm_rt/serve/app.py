@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +22,7 @@ from ddm_rt.serve.failures import Failure, broken, invalid, malformed, unserved
 from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.images import Images, Order
 from ddm_rt.serve.keys import Caller, Keys
-from ddm_rt.serve.limits import Timeouts
+from ddm_rt.serve.limits import Limits
 from ddm_rt.serve.metrics import CONTENT_TYPE, Metrics
 from ddm_rt.serve.page import add_page
 from ddm_rt.serve.scheduler import Scheduler
@@ -40,15 +40,19 @@ from ddm_rt.serve.schema import (
 if TYPE_CHECKING:
     from ddm_rt.serve.measured import Measured  # only with a judge, because scipy takes long to load
 
-_ERRORS = {"default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}}
-_IMAGES = {
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
+}
+_IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImageReply,
         "description": "The images, or with stream=true events as they come.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
-_PICTURE = {200: {"description": "The image.", "content": {f"image/{kind}": {} for kind in ("png", "webp", "jpeg")}}}
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image.", "content": {f"image/{kind}": {} for kind in ("png", "webp", "jpeg")}}
+}
 _bearer = HTTPBearer(auto_error=False)
 
 
@@ -80,8 +84,7 @@ def create_app(
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=http.max_body_bytes,
-        responses=_ERRORS,  # type: ignore[arg-type]
+        responses=_ERRORS,
     )
 
     async def caller(
@@ -105,7 +108,7 @@ def create_app(
         async with cancel_when_gone(request.receive, order.ticket):
             return Response(await images.whole(order), media_type="application/json")
 
-    @app.get("/v1/images/{name}", response_class=Response, responses=_PICTURE)  # type: ignore[arg-type]
+    @app.get("/images/{name}", response_class=Response, responses=_PICTURE)
     async def picture(name: str) -> Response:
         """An image that was asked for with response_format=url."""
         kept = images.pictures.find(name)
@@ -120,7 +123,9 @@ def create_app(
     @app.get("/v1/models/{name}", dependencies=[Depends(caller)])
     async def model(name: str) -> ModelItem:
         if name != about.id:
-            raise invalid(f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404)
+            raise invalid(
+                f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404
+            )
         return about
 
     @app.get("/v1/balance", dependencies=[Depends(caller)])
@@ -148,8 +153,10 @@ def create_app(
     add_page(app)
     _handle_errors(app)
     if http.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    app.add_middleware(Timeouts, body_s=http.body_s, write_s=http.write_s)
+        app.add_middleware(
+            CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(Limits, http=http)
     app.add_middleware(Access, metrics=metrics)
     return app
 
@@ -180,7 +187,11 @@ def _about(scheduler: Scheduler, http: HttpSettings, measured: "Measured | None"
 def _noted(order: Order, http: HttpSettings) -> dict[str, object]:
     """What the log says of a request."""
     request = order.manifest.request
-    noted: dict[str, object] = {"n": request.n, "num_steps": order.manifest.num_steps, "stream": bool(order.body.stream)}
+    noted: dict[str, object] = {
+        "n": request.n,
+        "num_steps": order.manifest.num_steps,
+        "stream": bool(order.body.stream),
+    }
     return noted | ({"prompt": order.body.prompt} if http.log_prompts else {})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import BundleError, DdmError, LedgerError
 from ddm_rt.sample.loop import Cancelled
 from ddm_rt.serve.refusals import DeadlineExceeded, Draining, QueueFull, TooMany
 
@@ -66,7 +66,7 @@ def refused(error: Exception) -> Failure:
         return Failure(429, str(error), "rate_limit_error", code, retry_after_s=error.retry_after_s)
     if isinstance(error, Draining):
         return Failure(503, str(error), "server_error", "draining", retry_after_s=1.0)
-    if isinstance(error, DdmError):
+    if isinstance(error, DdmError) and not isinstance(error, BundleError | LedgerError):
         return invalid(str(error), _FIELDS.get(str(error).partition(" ")[0]), "invalid_value")
     return broken()
 

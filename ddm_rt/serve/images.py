@@ -4,10 +4,10 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from ddm_rt.serve.keys import Caller
 from ddm_rt.serve.pictures import Pictures, picture
 from ddm_rt.serve.scheduler import Scheduler
 from ddm_rt.serve.schema import ImageItem, ImageReply, ImageRequest
-from ddm_rt.serve.tickets import Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, Ticket
 
 if TYPE_CHECKING:
     from ddm_rt.serve.measured import Measured  # only with a judge, because scipy takes long to load
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -66,14 +68,13 @@ class Images:
         asked = body.asked(self._scheduler.pipeline.bundle, self._http)
 
         def submit() -> Ticket:
-            return self._scheduler.submit(
-                asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s
-            )
+            return self._scheduler.submit(asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
 
         try:
             ticket = await asyncio.to_thread(submit)  # the ledger may have to wait for other processes
         except Exception as error:
             raise _logged(refused(error), error) from error
+        assert ticket.manifest is not None
         return Order(ticket, ticket.manifest, body, base_url)
 
     async def whole(self, order: Order) -> bytes:
@@ -108,6 +109,9 @@ class Images:
                 "seed": manifest.request.seed,
                 "num_steps": manifest.num_steps,
                 "steps_total": order.ticket.steps_total,
+                "scope": manifest.request.scope,
+                "target": manifest.target,
+                "calibration_id": manifest.calibration_id,
                 "images": [
                     {"index": i, "seed": image.seed, "code": image.code, "top_code": image.top_code}
                     for i, image in enumerate(manifest.images)
@@ -133,16 +137,14 @@ class Images:
             else:
                 yield events.encode_error(_logged(failed(event.error), event.error).tree())
 
-    def _follow(self, order: Order, progress: bool) -> AsyncIterator[events.Event | None]:
+    def _follow(self, order: Order, progress: bool) -> AsyncIterator[Event | None]:
         http = self._http
         return events.follow(order.ticket, progress=progress, idle_s=http.idle_s, grace_s=http.grace_s)
 
-    async def _in_pool(self, work: Any) -> Any:
+    async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoding, work)
 
-    def _items(
-        self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]
-    ) -> list[ImageItem]:
+    def _items(self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> list[ImageItem]:
         groups: Sequence[str | None] = [None] * len(images)
         if self._measured is not None:
             groups = self._measured.judge(np.stack(images))
@@ -153,12 +155,10 @@ class Images:
             place: dict[str, str]
             if body.response_format == "url":
                 name = self.pictures.keep(content, body.output_format)
-                place = {"url": f"{order.base_url}/v1/images/{name}"}
+                place = {"url": f"{order.base_url}/images/{name}"}
             else:
                 place = {"b64_json": base64.b64encode(content).decode()}
-            items.append(
-                ImageItem(seed=record.seed, code=record.code, top_code=record.top_code, group=group, **place)
-            )
+            items.append(ImageItem(seed=record.seed, code=record.code, top_code=record.top_code, group=group, **place))
         return items
 
     def _measure(self, order: Order, items: Sequence[ImageItem]) -> None:

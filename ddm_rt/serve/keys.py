@@ -68,9 +68,8 @@ class Keys:
 
 
 def _parse(entry: str, where: str) -> tuple[bytes, Caller]:
-    name, key, priority, *rest = [*entry.split(), "", "0"] if len(entry.split()) < 3 else entry.split()
-    if rest and len(entry.split()) > 3:
-        raise DdmError(f"{where}: {_EXPECTED}")
+    parts = entry.split()
+    name, key, priority = parts if len(parts) == 3 else (*parts, "0") if len(parts) == 2 else ("", "", "")
     if not (_NAME.fullmatch(name) and _PRIORITY.fullmatch(priority)):
         raise DdmError(f"{where}: {_EXPECTED}")
     if _DIGEST.fullmatch(key):

@@ -1,51 +1,52 @@
-"""How long a client may take: to send a request's body, and to read each part of the response."""
+"""How much a client may send, and how long it may take to send it; and responses in parts."""
 
 import asyncio
-import logging
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_log = logging.getLogger(__name__)
+from ddm_rt.serve.http_settings import HttpSettings
+
+_PART = 2**16  # bytes
 
 
-class _NotRead(Exception):
-    """The client takes no more of the response."""
+class Limits:
+    """Around an application. A body that is too long, or comes too slowly, raises HTTPException (413, 408) in who reads
+    it.
+    """
 
-
-class Timeouts:
-    """Around an application. A body that comes too slowly is answered with 408; who doesn't read is cut off."""
-
-    def __init__(self, app: ASGIApp, body_s: float, write_s: float) -> None:
-        self._app, self._body_s, self._write_s = app, body_s, write_s
+    def __init__(self, app: ASGIApp, http: HttpSettings) -> None:
+        self._app, self._http = app, http
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        due = asyncio.get_running_loop().time() + self._body_s
-        complete = False
+        body_s, most = self._http.body_s, self._http.max_body_bytes
+        due = asyncio.get_running_loop().time() + body_s
+        complete, got = False, 0
 
-        async def receive_in_time() -> Message:
-            nonlocal complete
+        async def limited_receive() -> Message:
+            nonlocal complete, got
             if complete:
                 return await receive()
             try:
                 async with asyncio.timeout_at(due):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body has not arrived within {self._body_s:g} s") from None
+                raise HTTPException(408, f"the body has not arrived within {body_s:g} s") from None
             complete = not message.get("more_body", False)
+            got += len(message.get("body", b""))
+            if got > most:
+                raise HTTPException(413, f"the body is longer than {most} bytes")
             return message
 
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self._write_s):
-                    await send(message)
-            except TimeoutError:
-                raise _NotRead from None
+        async def send_in_parts(message: Message) -> None:
+            """Each one waits until the client has taken those before it: the server sees whether it reads at all."""
+            body = message.get("body", b"")
+            for start in range(0, len(body) - _PART, _PART):
+                await send({"type": message["type"], "body": body[start : start + _PART], "more_body": True})
+                message = message | {"body": body[start + _PART :]}
+            await send(message)
 
-        try:
-            await self._app(scope, receive_in_time, send_in_time)
-        except _NotRead:
-            _log.warning("a client has read nothing for %g s; its connection is closed", self._write_s)
+        await self._app(scope, limited_receive, send_in_parts)

@@ -84,6 +84,7 @@ class Scheduler:
         try:
             with ExitStack() as draws:
                 work.prepared = draws.enter_context(self.pipeline.prepare(**asked))
+                work.ticket.manifest = work.prepared.manifest
                 work.states = self.pipeline.first_states(work.prepared, range(work.n))
                 with self._changed:
                     if self._closing:
@@ -97,6 +98,16 @@ class Scheduler:
                 self._changed.notify_all()
             raise
         return work.ticket
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._thread.is_alive()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken in, as far as there is room."""
+        return self.alive and not self._draining
 
     def stats(self) -> Stats:
         with self._changed:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance, Frozen, Positive, SamplerName
+from ddm_rt.config import Balance, Frozen, SamplerName
 from ddm_rt.sample.rng import MAX_SEED
 from ddm_rt.serve.failures import invalid
 from ddm_rt.serve.http_settings import HttpSettings
@@ -16,7 +16,10 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-Scale = Annotated[float, Field(ge=0)]
+# A number in quotes, or `true` for 1, is a mistake.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Scale = Annotated[float, Field(ge=0, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -25,7 +28,7 @@ class ImageRequest(Frozen):
 
     prompt: Text | None = None
     model: str | None = Field(default=None, description="This server has one: its bundle's name.")
-    n: Positive | None = None
+    n: Count | None = None
     size: str | None = Field(
         default=None,
         pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
@@ -33,17 +36,19 @@ class ImageRequest(Frozen):
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: PictureFormat = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(
+    output_compression: Annotated[int, Field(ge=0, le=100, strict=True)] | None = Field(
         default=None, description="Quality of webp and jpeg; 100 by default."
     )
-    stream: bool | None = Field(default=None, description="Server-sent events: progress, and each image once it is there.")
+    stream: Flag | None = Field(
+        default=None, description="Server-sent events: progress, and each image once it is there."
+    )
     partial_images: Literal[0] | None = Field(default=None, description="Images that are still noise are not sent.")
     user: str | None = Field(default=None, max_length=512, description="Taken for the sake of clients, and not used.")
 
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)] | None = Field(
         default=None, description="Image i has the seed derive(seed, i). Drawn by the server where it is not given."
     )
-    steps: Positive | None = None
+    steps: Count | None = None
     sampler: SamplerName | None = None
     guidance_scale: Scale | None = None
     indicator_guidance_scale: Scale | None = None
@@ -55,12 +60,12 @@ class ImageRequest(Frozen):
     scope: str | None = Field(
         default=None,
         max_length=256,
-        description="Stream of requests that are balanced together. Left out: the server's own; null: this request alone.",
+        description="Requests of one scope are balanced together. Left out: the server's; null: this request alone.",
     )
     leave_alone: Annotated[list[Word], Field(max_length=256)] | None = Field(
         default=None, description="Prompts with one of these words get the null code."
     )
-    deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = Field(
+    deadline_s: Annotated[float, Field(gt=0, le=3600, strict=True)] | None = Field(
         default=None, description="The request fails if it isn't done after so many seconds."
     )
 
@@ -176,7 +181,7 @@ class ModelList(Reply):
 
 
 class Assigned(Reply):
-    """Images of a stream: positions handed out, and of those the done ones, those under way, and those to hand out again."""
+    """Images of a stream: positions handed out; of those, how many are done, under way, and to be handed out again."""
 
     issued: int
     done: int

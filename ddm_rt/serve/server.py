@@ -25,37 +25,30 @@ def listen(host: str, port: int) -> socket.socket:
         raise DdmError(f"{host} port {port}: {error.strerror}; --host and --port name another place") from error
 
 
-def serve(
-    app: FastAPI, scheduler: Scheduler, http: HttpSettings, place: socket.socket, on_ready: Callable[[], None]
-) -> None:
-    """Answers until SIGTERM or SIGINT: then nothing more is taken in, what was taken in is finished, and it returns.
+class Server(uvicorn.Server):
+    """Answers requests in `run([socket])`, until SIGTERM or SIGINT."""
 
-    A second signal ends it at once. `on_ready` is called when requests are answered.
-    """
+    def __init__(
+        self, app: FastAPI, scheduler: Scheduler, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_ready` is called when requests are answered."""
 
-    class Protocol(_Protocol):
-        head_s = http.head_s
-
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=http.connections,
-        timeout_graceful_shutdown=math.ceil(http.write_s),
-    )
-    _Server(config, scheduler, on_ready).run([place])
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, scheduler: Scheduler, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=type("Protocol", (_Protocol,), {"http": http}),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=http.connections,
+                timeout_graceful_shutdown=math.ceil(http.write_s),
+            )
+        )
         self._scheduler, self._on_ready = scheduler, on_ready
-        self._draining: threading.Thread | None = None
+        self._stopping: threading.Thread | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -63,14 +56,16 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal only drains: health checks are answered meanwhile, and new requests with 503."""
-        if self._draining is None:
-            self._draining = threading.Thread(target=self._drain, name="draining", daemon=True)
-            self._draining.start()
+        """A signal has come, and `run` is going to return, after what was taken in is finished, or has failed because
+        it takes too long. Meanwhile health checks are answered, and new requests with 503. A second signal ends all.
+        """
+        if self._stopping is None:
+            self._stopping = threading.Thread(target=self._stop, name="stopping", daemon=True)
+            self._stopping.start()
         else:
             self.should_exit = self.force_exit = True
 
-    def _drain(self) -> None:
+    def _stop(self) -> None:
         try:
             self._scheduler.drain()
             self._scheduler.close()
@@ -79,29 +74,44 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that waits so long, and no longer, for the head of a request."""
+    """HTTP/1.1 that doesn't wait for ever: not for the head of a request, nor for a client that doesn't read."""
 
-    head_s: float
-    _due: asyncio.TimerHandle | None = None
+    http: HttpSettings
+    _head: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        self._wait_for_head()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._wait()
+        self._wait_for_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.http.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._unread)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._due is not None:
-            self._due.cancel()
+        _cancel(self._head)
+        _cancel(self._unread)
 
-    def _wait(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-        self._due = self.loop.call_later(self.head_s, self._give_up)
+    def _wait_for_head(self) -> None:
+        _cancel(self._head)
+        self._head = self.loop.call_later(self.http.head_s, self._give_up)
 
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+            # What is left of the last response may still be read.
+            self._head = self.loop.call_later(self.http.write_s, self.transport.abort)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

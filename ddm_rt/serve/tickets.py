@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +62,13 @@ class _Subscriber:
 
 
 class Ticket:
-    """A request that was taken in. It ends once, as the first says who claims it."""
+    """A request that was taken in. It ends once: whoever claims it first says how."""
 
     def __init__(
         self, n: int, steps_total: int, deadline: float, on_cancel: Callable[["Ticket"], None] = lambda ticket: None
     ) -> None:
         self.n, self.steps_total = n, steps_total
+        self.manifest: Manifest | None = None  # from when the request is taken in: what each image is going to be
         self.deadline = deadline  # of time.monotonic
         self._on_cancel = on_cancel
         self._order = threading.RLock()  # events reach every subscriber in one order; a callback may subscribe

@@ -1,0 +1,148 @@
+// Assigned and measured shares: of all requests that are balanced together, or of one request where none are.
+
+import { balance, Problem } from "./api.js";
+import { drawShares } from "./chart.js";
+
+const SOON_MS = 400; // between two questions while images arrive
+const IDLE_MS = 5000; // other clients' images count too
+
+export class Balance {
+  #parts;
+  #model;
+  #stream; // {scope, target, calibration_id}: whose shares are shown
+  #images = []; // of the latest request
+  #found = null; // the server's shares of its groups, with intervals
+  #waiting = false;
+
+  /** `parts` are elements: section, basis, assigned, measured, intervals, mine. */
+  constructor(parts, model) {
+    this.#parts = parts;
+    this.#model = model;
+    this.#stream = { scope: model.scope, target: "uniform" };
+    if (model.num_codes === 0) this.#stream.scope = null;
+    parts.section.hidden = model.num_codes === 0 && model.judge === null;
+    if (model.judge) parts.measured.caption.textContent = `Measured by the judge “${model.judge.name}”`;
+    parts.intervals.hidden = model.judge === null;
+    this.#refresh();
+    setInterval(() => document.visibilityState === "visible" && this.#refresh(), IDLE_MS);
+  }
+
+  /** A request's codes are drawn. */
+  begin({ scope, target, calibration_id, images }) {
+    this.#stream = { scope, target, calibration_id };
+    this.#images = images.map(({ code, top_code }) => ({ code, top_code, group: null }));
+    this.#found = null;
+    this.#tell();
+    this.#soon();
+  }
+
+  put({ index, group }) {
+    this.#images[index].group = group ?? null;
+    this.#tell();
+    this.#soon();
+  }
+
+  /** The request is over; `measured` are the shares that the judge found in it, where there are any. */
+  end(measured) {
+    this.#found = measured?.groups ?? null;
+    this.#refresh();
+  }
+
+  #soon() {
+    if (this.#waiting) return;
+    this.#waiting = true;
+    setTimeout(() => {
+      this.#waiting = false;
+      this.#refresh();
+    }, SOON_MS);
+  }
+
+  async #refresh() {
+    const stream = this.#stream;
+    const { scope, target, calibration_id: calibration } = stream;
+    const { basis } = this.#parts;
+    const goal = target === null ? "" : `; target ${target}`;
+    if (scope === null) {
+      basis.textContent = this.#images.length ? `This request${goal}.` : "Of each request by itself.";
+      this.#draw(this.#own(), this.#found ?? this.#seen());
+      return;
+    }
+    try {
+      const streams = await balance(scope);
+      if (stream !== this.#stream) return; // a request has come between
+      const known = streams.find(
+        (found) => found.target === target && (calibration === undefined || found.calibration_id === calibration),
+      );
+      basis.textContent = `All requests in the scope “${scope}”${goal}.`;
+      this.#draw(known?.top_codes ?? [], known?.measured?.groups ?? []);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      basis.textContent = `Not known now. ${error.message}`;
+    }
+  }
+
+  /** Either list may be empty: then all of its shares are 0. */
+  #draw(tops, groups) {
+    const { assigned, measured } = this.#parts;
+    const wanted = wantedShares(this.#stream.target, this.#model.num_top_codes);
+    if (this.#model.num_codes > 0) {
+      const rows = Array.from({ length: this.#model.num_top_codes }, (_, top) => {
+        const { issued = 0, share = 0 } = tops.find((found) => found.top_code === top) ?? {};
+        return { label: `Top code ${top}`, images: issued, share, wanted: wanted.get(`code:${top}`) };
+      });
+      drawShares(assigned, "Top code", rows);
+      assigned.hidden = false;
+    }
+    if (this.#model.judge) {
+      const rows = this.#model.judge.groups.map((group) => {
+        const { images = 0, share = 0, low, high } = groups.find((found) => found.group === group) ?? {};
+        return { label: group, images, share, low, high, wanted: wanted.get(group) };
+      });
+      drawShares(measured, "Group", rows);
+      measured.hidden = false;
+    }
+  }
+
+  #own() {
+    const tops = count(this.#images.filter(({ code }) => code >= 0).map((image) => image.top_code));
+    return shares(tops).map(([top_code, issued, share]) => ({ top_code, issued, share }));
+  }
+
+  #seen() {
+    const groups = count(this.#images.map((image) => image.group).filter((group) => group !== null));
+    return shares(groups).map(([group, images, share]) => ({ group, images, share }));
+  }
+
+  #tell() {
+    const tops = [...count(this.#images.map(({ code, top_code: top }) => (code < 0 ? "no code" : `top code ${top}`)))];
+    const groups = [...count(this.#images.map((image) => image.group).filter((group) => group !== null))];
+    const told = (pairs) =>
+      pairs
+        .sort()
+        .map(([name, images]) => `${images} × ${name}`)
+        .join(", ");
+    const seen = groups.length ? `; seen: ${told(groups)}` : "";
+    this.#parts.mine.textContent = `This request: ${told(tops)}${seen}.`;
+  }
+}
+
+/** Shares that a target names, by "code:0" or by group. Those of groups are met by calibrated weights of codes. */
+function wantedShares(target, topCodes) {
+  if (target === null) return new Map(); // the images have no codes
+  if (target === "uniform") {
+    return new Map(Array.from({ length: topCodes }, (_, top) => [`code:${top}`, 1 / topCodes]));
+  }
+  const pairs = target.split(",").map((part) => part.split("="));
+  return new Map(pairs.filter(([, share]) => Number(share) >= 0).map(([name, share]) => [name, Number(share)]));
+}
+
+function count(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return counts;
+}
+
+function shares(counts) {
+  const total = [...counts.values()].reduce((sum, images) => sum + images, 0);
+  return [...counts].map(([value, images]) => [value, images, images / total]);
+}

@@ -1,0 +1,81 @@
+// Bars of shares in a table, one row each: its numbers can be read without seeing the bars.
+
+const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 22; // pixels of a bar's row
+const HEADS = ["", "Chart", "Share", "Images"];
+
+const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const whole = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 0 });
+
+/**
+ * Show `rows` of {label, images, share, low, high, wanted}; `low` and `high` are the ends of an interval, `wanted` the
+ * target's share, each undefined where there is none. `what` heads the column of labels.
+ */
+export function drawShares(table, what, rows) {
+  if (table.dataset.labels !== JSON.stringify(rows.map((row) => row.label))) build(table, what, rows);
+  const longest = Math.max(...rows.flatMap((row) => [row.share, row.high ?? 0, row.wanted ?? 0]));
+  const full = Math.min(1, Math.max(longest, 2 / rows.length)); // the share at the right end
+  const bodies = table.tBodies[0].rows;
+  rows.forEach((row, i) => update(bodies[i], row, full));
+}
+
+function build(table, what, rows) {
+  table.dataset.labels = JSON.stringify(rows.map((row) => row.label));
+  table.querySelectorAll("thead, tbody").forEach((part) => part.remove());
+  const head = table.createTHead().insertRow();
+  for (const title of HEADS) head.append(element("th", { scope: "col" }, title || what));
+  const body = table.createTBody();
+  for (const { label } of rows) {
+    const line = body.insertRow();
+    line.append(element("th", { scope: "row" }, label));
+    line.insertCell().append(bar());
+    line.insertCell();
+    line.insertCell();
+  }
+}
+
+function bar() {
+  const svg = shape("svg", { width: "100%", height: HEIGHT, "aria-hidden": "true" });
+  svg.append(
+    shape("rect", { class: "track", width: "100%", height: HEIGHT, rx: 4 }),
+    shape("rect", { class: "bar", width: "0%", height: HEIGHT, rx: 4 }),
+    shape("line", { class: "wanted", y1: 0, y2: HEIGHT }),
+    shape("line", { class: "interval", y1: HEIGHT / 2, y2: HEIGHT / 2 }),
+    shape("line", { class: "interval", y1: 6, y2: HEIGHT - 6 }),
+    shape("line", { class: "interval", y1: 6, y2: HEIGHT - 6 }),
+  );
+  return svg;
+}
+
+function update(line, { images, share, low, high, wanted }, full) {
+  const at = (value) => `${(100 * value) / full}%`;
+  const [, fill, mark, ...whisker] = line.cells[1].firstChild.children;
+  fill.setAttribute("width", at(share));
+  place(mark, wanted, wanted, at);
+  place(whisker[0], low, high, at);
+  place(whisker[1], low, low, at);
+  place(whisker[2], high, high, at);
+  const interval = low === undefined ? "" : `${Math.round(100 * low)} – ${whole.format(high)}`;
+  line.cells[2].replaceChildren(percent.format(share), element("small", {}, interval));
+  line.cells[3].textContent = images;
+}
+
+function place(line, from, to, at) {
+  line.setAttribute("visibility", from === undefined ? "hidden" : "visible");
+  if (from === undefined) return;
+  line.setAttribute("x1", at(from));
+  line.setAttribute("x2", at(to));
+}
+
+function element(name, attributes, text) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+function shape(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}

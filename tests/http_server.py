@@ -1,0 +1,101 @@
+"""Servers of tests: the application in this process, and a real one on a loopback port."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from fake_engine import FakeEngine, fake_bundle
+from fastapi.testclient import TestClient
+
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.app import create_app
+from ddm_rt.serve.http_settings import HttpSettings
+from ddm_rt.serve.scheduler import Scheduler
+from ddm_rt.serve.server import Server, listen
+from ddm_rt.serve.settings import ServeSettings
+
+GENERATIONS = "/v1/images/generations"
+
+
+class SlowEngine(FakeEngine):
+    """Each denoiser call takes `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def denoiser(self, *arguments: Any) -> Any:
+        time.sleep(self.seconds)
+        return super().denoiser(*arguments)
+
+
+def fake_pipeline(engine: FakeEngine | None = None, **bundle: Any) -> Pipeline:
+    return Pipeline(fake_bundle(**bundle), FakeEngine() if engine is None else engine)
+
+
+@contextmanager
+def client_of(
+    pipeline: Pipeline, settings: ServeSettings | None = None, http: HttpSettings | None = None, **options: Any
+) -> Iterator[TestClient]:
+    """A client of the application, without a network between them."""
+    with Scheduler(pipeline, settings) as scheduler:
+        app = create_app(scheduler, http or HttpSettings(), **options)
+        with TestClient(app, raise_server_exceptions=False) as client:
+            yield client
+
+
+@dataclass
+class Running:
+    url: str
+    port: int
+    scheduler: Scheduler
+    server: Server
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        """As SIGTERM does."""
+        self.server.handle_exit(signal.SIGTERM, None)
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def wait_for(self, **wanted: int) -> None:
+        """Until the scheduler's counts are these."""
+        deadline = time.monotonic() + 10
+        while any(getattr(self.scheduler.stats(), name) != value for name, value in wanted.items()):
+            assert time.monotonic() < deadline, (wanted, self.scheduler.stats())
+            time.sleep(0.005)
+
+
+@contextmanager
+def running(
+    pipeline: Pipeline,
+    settings: ServeSettings | None = None,
+    http: HttpSettings | None = None,
+    *,
+    send_buffer: int | None = None,
+    **options: Any,
+) -> Iterator[Running]:
+    """A server on a free loopback port. The system keeps `send_buffer` bytes for a client that doesn't read."""
+    http = http or HttpSettings()
+    answers = threading.Event()
+    with listen("127.0.0.1", 0) as place, Scheduler(pipeline, settings) as scheduler:
+        if send_buffer is not None:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        port = place.getsockname()[1]
+        server = Server(create_app(scheduler, http, **options), scheduler, http, answers.set)
+        thread = threading.Thread(target=server.run, args=([place],))
+        thread.start()
+        try:
+            assert answers.wait(20)
+            yield Running(f"http://127.0.0.1:{port}", port, scheduler, server, thread)
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            thread.join(20)
+            assert not thread.is_alive()

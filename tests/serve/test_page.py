@@ -1,0 +1,374 @@
+"""The page at / in a real browser: Debian's Chromium, driven through Playwright."""
+
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import brightness_judge
+import pytest
+from fake_engine import FakeEngine
+from fake_text import text_bundle
+from gated_engine import GatedEngine
+from http_server import Running, fake_pipeline, running
+
+from ddm_rt.evaluate.judge import Judge
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.http_settings import HttpSettings
+from ddm_rt.serve.keys import Keys
+from ddm_rt.serve.measured import Measured
+from ddm_rt.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None or importlib.util.find_spec("playwright") is None,
+    reason="needs the program chromium and the package playwright",
+)
+
+ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
+KEY = "alice-0123456789abcdef"
+LOOKS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "has_touch": True},
+}
+# Chromium's own traffic, and what it needs of a machine with a screen.
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+# Each text that is seen, with its contrast to what is behind it, as WCAG 2 defines it.
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = channels(getComputedStyle(at).backgroundColor);
+      if (colour[3] !== 0) return colour;
+    }
+  };
+  const seen = [...document.body.querySelectorAll("*")].filter((element) =>
+    element.checkVisibility() && !element.disabled && [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+  return seen.map((element) => {
+    const [low, high] = [channels(getComputedStyle(element).color), behind(element)].map(luminance).sort((a, b) => a - b);
+    return [element.textContent.trim(), (high + 0.05) / (low + 0.05)];
+  });
+}"""
+PIXELS = """(images) => images.map((image) => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL();
+})"""
+
+Visit = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: "Browser") -> Iterator[Visit]:
+    """visit(server, **context) opens its page. Nothing may go wrong in it, and nothing may come from elsewhere."""
+    contexts, wrong = [], []
+
+    def on_console(message: Any) -> None:
+        # A refused request stands in the console too; the page tells it in its own words.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            wrong.append(message.text)
+
+    def visit(server: Running, **options: Any) -> "Page":
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", on_console)
+        page.on("request", lambda request: wrong.extend([] if is_own(request.url, server) else [request.url]))
+        page.goto(server.url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def is_own(url: str, server: Running) -> bool:
+    return url.startswith((f"{server.url}/", f"blob:{server.url}/"))
+
+
+@pytest.fixture
+def engine() -> Iterator[GatedEngine]:
+    engine = GatedEngine()
+    yield engine
+    engine.go.set()
+
+
+@pytest.fixture
+def gated(engine: GatedEngine) -> Iterator[Running]:
+    """Two slots: the first two images, of four steps each, are ready; the engine waits before the step after that."""
+    pipeline = fake_pipeline(engine)
+    assert pipeline.buckets
+    engine.reset(stop_at=4)
+    with running(pipeline, ServeSettings(slots=2)) as server:
+        yield server
+        engine.go.set()
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Running]:
+    with running(fake_pipeline()) as server:
+        yield server
+
+
+def generate(page: "Page", **fields: Any) -> None:
+    page.get_by_role("button", name="Generate").wait_for()
+    for label, value in fields.items():
+        page.get_by_label(label.capitalize(), exact=True).fill(str(value))
+    page.get_by_role("button", name="Generate").click()
+
+
+def told(page: "Page", text: str | re.Pattern[str], role: str = "status") -> None:
+    """Waits for what the page says in its live region of that role. What was said of an earlier request is gone once
+    the next one is sent.
+    """
+    page.get_by_role(role).filter(has_text=text).wait_for()
+
+
+def rows(page: "Page", caption: str) -> list[list[str]]:
+    """Texts of a table of shares: label, share with its interval, images."""
+    lines = page.get_by_role("table", name=caption).locator("tbody tr")
+    return [[cell for cell in line.locator("th, td").all_inner_texts() if cell] for line in lines.all()]
+
+
+def test_images_and_shares_appear_as_they_come(visit: Visit, gated: Running, engine: GatedEngine) -> None:
+    page = visit(gated)
+    generate(page, number=4)
+    page.locator("#images img").nth(1).wait_for()
+    assert engine.reached.wait(20)
+    assert page.locator("#images li").count() == 4
+    assert page.locator("#images .pending").count() == 2
+    assert page.locator("#count").inner_text() == "2 of 4"
+    assert page.locator("#images").get_attribute("aria-busy") == "true"
+    page.get_by_role("cell", name="2", exact=True).nth(1).wait_for()  # assigned already, before the images are there
+    assert rows(page, "Assigned") == [["Top code 0", "50.0%", "2"], ["Top code 1", "50.0%", "2"]]
+    engine.go.set()
+    told(page, re.compile(r"^4 images in [\d.]+ s\.$"))
+    assert page.locator("#images img").count() == 4
+    assert page.locator("#images").get_attribute("aria-busy") == "false"
+    assert page.get_by_role("img", name="Image 4: top code 1. Save it.").evaluate("image => image.naturalWidth") == 8
+    assert page.locator("#images img").first.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
+    assert page.locator("#mine").inner_text() == "This request: 2 × top code 0, 2 × top code 1."
+    with page.expect_download() as download:
+        page.locator("#images a").nth(2).click()
+    assert re.fullmatch(r"ddm-\d+-2\.png", download.value.suggested_filename)
+
+
+@pytest.mark.parametrize("way", ["button", "key"])
+def test_cancel_gives_back_what_was_not_made(visit: Visit, gated: Running, engine: GatedEngine, way: str) -> None:
+    page = visit(gated)
+    generate(page, number=4)
+    page.locator("#images img").nth(1).wait_for()
+    if way == "button":
+        page.get_by_role("button", name="Cancel").click()
+    else:
+        page.keyboard.press("Escape")
+    told(page, "Cancelled; 2 of 4 images were finished.")
+    assert page.locator("#images li").count() == 2
+    engine.go.set()
+    gated.wait_for(cancelled=1, requests=0)
+    [stream] = json.loads(page.request.get(f"{gated.url}/v1/balance").text())["data"]
+    assert (stream["assigned"]["done"], stream["assigned"]["in_progress"]) == (0, 0)
+    assert page.get_by_role("button", name="Generate").is_enabled()
+
+
+def test_everything_is_reached_by_keyboard_and_seen_there(visit: Visit, gated: Running, engine: GatedEngine) -> None:
+    page = visit(gated)
+    page.get_by_role("button", name="Generate").wait_for()
+    focused = "document.activeElement.id"
+    for expected in ("n", "steps", "seed", "target", "generate"):
+        page.keyboard.press("Tab")
+        assert page.evaluate(focused) == expected
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.locator("#images img").nth(1).wait_for()
+    assert page.evaluate(focused) == "cancel"
+    engine.go.set()
+    told(page, "8 images in")
+    assert page.evaluate(focused) == "generate"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "keep"
+    page.keyboard.press("Enter")
+    assert page.evaluate(focused) == "seed"
+    page.keyboard.press("Enter")  # sends the form from any field
+    told(page, "8 images in")
+    page.locator("#images a").first.focus()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_target_shows_its_own_shares(visit: Visit, plain: Running) -> None:
+    page = visit(plain)
+    generate(page, number=3, target="code:1=1")
+    told(page, "3 images in")
+    page.get_by_text("target code:1=1.0").wait_for()
+    assert rows(page, "Assigned") == [["Top code 0", "0.0%", "0"], ["Top code 1", "100.0%", "3"]]
+    marks = page.locator("#assigned .wanted").evaluate_all("lines => lines.map(line => line.getAttribute('x1'))")
+    assert marks[1] == "100%"
+
+
+def test_fields_have_labels_and_news_is_announced(visit: Visit, plain: Running) -> None:
+    page = visit(plain)
+    page.get_by_role("button", name="Generate").wait_for()
+    for field in page.locator("input, textarea").all():
+        assert field.evaluate("field => field.labels.length") == 1
+    assert page.get_by_role("status").count() == page.get_by_role("alert").count() == 1
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.get_by_role("heading", level=1).inner_text() == page.title().split(" ")[0] == "fake"
+
+
+def test_prompts_are_asked_for_where_there_are_any(visit: Visit, plain: Running, tmp_path: Path) -> None:
+    page = visit(plain)
+    page.get_by_role("button", name="Generate").wait_for()
+    assert page.get_by_label("Prompt").is_hidden()
+    with running(Pipeline(text_bundle(tmp_path), FakeEngine())) as server:
+        page = visit(server)
+        with page.expect_request("**/generations") as sent:
+            generate(page, prompt="a face", number=2)
+        told(page, "2 images in")
+        assert sent.value.post_data_json["prompt"] == "a face"
+
+
+def test_measured_shares_come_with_their_intervals(visit: Visit, tmp_path: Path) -> None:
+    judge = Judge.load(brightness_judge.write(tmp_path / "judge.onnx"))
+    with running(fake_pipeline(), measured=Measured(judge)) as server:
+        page = visit(server)
+        generate(page, number=6)
+        told(page, "6 images in")
+        caption = f"Measured by the judge “{judge.name}”"
+        page.get_by_role("table", name=caption).get_by_text(re.compile(r"^\d+ – \d+%$")).first.wait_for()
+        measured = rows(page, caption)
+        assert [row[0] for row in measured] == ["dark", "light"]
+        assert sum(int(row[2]) for row in measured) == 6
+        lines = page.get_by_role("table", name=caption).locator(".interval").all()
+        assert {line.get_attribute("visibility") for line in lines} == {"visible"}
+        seen = page.locator("#mine").inner_text()
+        assert all(f"{row[2]} × {row[0]}" in seen for row in measured if row[2] != "0")
+
+
+def test_without_a_scope_a_request_stands_alone(visit: Visit) -> None:
+    """Its shares are shown, and its seed gives the same images again."""
+    with running(fake_pipeline(), http=HttpSettings(scope=None)) as server:
+        page = visit(server)
+        first = []
+        for n in (4, 2):
+            generate(page, number=n)
+            told(page, f"{n} images in")
+            page.get_by_text("This request; target uniform.").wait_for()
+            assert [row[2] for row in rows(page, "Assigned")] == [str(n // 2)] * 2
+            if not first:
+                first = page.locator("#images img").evaluate_all(PIXELS)
+                page.get_by_role("button", name="Keep seed").click()
+        assert page.locator("#images img").evaluate_all(PIXELS) == first[:2]
+
+
+def test_a_bundle_without_codes_has_nothing_to_balance(visit: Visit) -> None:
+    with running(fake_pipeline(num_codes=0)) as server:
+        page = visit(server)
+        generate(page, number=1)
+        told(page, "1 image in")
+        assert page.get_by_label("Target").is_hidden()
+        assert page.get_by_role("heading", name="Balance").is_hidden()
+        assert page.locator("#images p").inner_text() == "no code"
+
+
+def test_errors_are_told_in_words(visit: Visit, gated: Running, engine: GatedEngine) -> None:
+    page = visit(gated)
+    generate(page, target="nobody=1")
+    told(page, "Not accepted: target", role="alert")
+    assert page.evaluate("document.activeElement.id") == "target"
+    assert page.get_by_label("Target").get_attribute("aria-invalid") == "true"
+    page.get_by_label("Number").fill("1000")
+    page.get_by_role("button", name="Generate").click()  # the browser says what is wrong, and sends nothing
+    assert page.evaluate("document.activeElement.matches(':invalid')")
+    generate(page, target="uniform", number=4)
+    page.locator("#images img").nth(1).wait_for()
+    assert page.get_by_label("Target").get_attribute("aria-invalid") is None
+    gated.stop()
+    engine.go.set()
+    told(page, "4 images in")
+
+
+def test_a_busy_server_says_when_to_try_again(visit: Visit, engine: GatedEngine) -> None:
+    pipeline = fake_pipeline(engine)
+    assert pipeline.buckets
+    engine.reset(stop_at=0)
+    with running(pipeline, ServeSettings(slots=1, queue=4)) as server:
+        first, second = visit(server), visit(server)
+        generate(first, number=4)
+        told(first, "Making 4 images")
+        generate(second, number=4)
+        told(second, re.compile(r"Try again in (a second|\d+ seconds)\.$"), role="alert")
+        assert second.get_by_role("button", name="Generate").is_enabled()
+        engine.go.set()
+        told(first, "4 images in")
+
+
+def test_a_lost_server_is_told_and_found_again(visit: Visit, plain: Running) -> None:
+    page = visit(plain)
+    page.route("**/v1/**", lambda route: route.abort())
+    generate(page)
+    told(page, "The server does not answer.", role="alert")
+    page.reload()
+    page.get_by_text("The server does not answer. Trying again …").wait_for()
+    page.unroute("**/v1/**")
+    generate(page, number=1)
+    told(page, "1 image in")
+
+
+def test_a_server_with_keys_asks_for_one(visit: Visit, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice {KEY}\n")
+    with running(fake_pipeline(), keys=Keys.load(keys)) as server:
+        page = visit(server)
+        field = page.get_by_label("API key")
+        field.fill("no-such-key-at-all")
+        page.keyboard.press("Enter")
+        told(page, "The server does not know this API key.", role="alert")
+        field.fill(KEY)
+        page.keyboard.press("Enter")
+        generate(page, number=2)
+        told(page, "2 images in")
+        assert field.is_hidden()
+        page.get_by_role("cell", name="1", exact=True).first.wait_for()
+        assert KEY not in page.url
+
+
+def test_looks(visit: Visit, digits_pipeline: Pipeline) -> None:
+    """Dark and light, on a wide screen and a phone: readable, nothing cut off. Screenshots stay in test-artefacts."""
+    measured = Measured(Judge.load("digits"), ["3", "8"])
+    with running(digits_pipeline, measured=measured) as server:
+        for name, options in LOOKS.items():
+            page = visit(server, reduced_motion="reduce", **options)
+            generate(page, number=12, steps=12)
+            told(page, "12 images in")
+            page.get_by_text(re.compile(r"^\d+ – \d+%$")).first.wait_for()
+            page.screenshot(path=ARTEFACTS / f"page-{name}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            faint = [(text, contrast) for text, contrast in page.evaluate(CONTRASTS) if contrast < 4.5]
+            assert faint == [], name
+            width = page.locator("#images img").first.evaluate("image => image.getBoundingClientRect().width")
+            assert width % 32 == 0, "each pixel is a square of whole pixels"

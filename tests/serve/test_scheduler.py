@@ -1,0 +1,424 @@
+"""The scheduler over a fake engine: what ends how, who goes first, and what becomes of a scope's draws."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, fake_bundle
+from gated_engine import FailingEngine, GatedEngine
+
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.ledger import Counts, Stream
+from ddm_rt.sample.loop import Cancelled
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.scheduler import DeadlineExceeded, Draining, QueueFull, Scheduler, TooMany
+from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, State, Ticket
+
+STREAM = Stream("ab" * 32, "today", "uniform")
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def engine() -> Iterator[GatedEngine]:
+    engine = GatedEngine()
+    yield engine
+    engine.go.set()
+    engine.decoding.set()
+
+
+def scheduler_of(engine: FakeEngine, **settings: Any) -> Scheduler:
+    pipeline = Pipeline(fake_bundle(), engine)
+    assert pipeline.buckets
+    if isinstance(engine, GatedEngine):
+        engine.reset(engine.stop_at)
+    return Scheduler(pipeline, ServeSettings(**settings))
+
+
+def stopped_at(engine: GatedEngine, call: int, **settings: Any) -> Scheduler:
+    """Its loop stops before that call of the denoiser."""
+    engine.stop_at = call
+    return scheduler_of(engine, **settings)
+
+
+def settled(condition: Callable[[], bool]) -> bool:
+    """Whether `condition` comes true soon."""
+    end = time.monotonic() + WAIT_S
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+
+
+def counts(scheduler: Scheduler) -> Counts:
+    return scheduler.pipeline.ledger.counts(STREAM)
+
+
+def positions(ticket: Ticket) -> list[int]:
+    return [image["position"] for image in ticket.result(WAIT_S).manifest["images"]]
+
+
+def test_a_request_is_what_generate_makes_of_it() -> None:
+    with scheduler_of(FakeEngine(), slots=3) as scheduler:
+        asked = {"n": 7, "seed": 5, "num_steps": 3, "sampler": "ddpm", "codes": [0, -1, 1, 3, 2, 2, 0]}
+        ticket = scheduler.submit(asked)
+        events: list[Event] = []
+        ticket.subscribe(events.append)
+        generation = ticket.result(WAIT_S)
+    expected = Pipeline(fake_bundle(), FakeEngine()).generate(**asked)
+    assert generation.images.tobytes() == expected.images.tobytes()
+    assert generation.manifest == expected.manifest
+    assert generation.codes == expected.codes
+    last = [event for event in events if isinstance(event, Progress)][-1:]
+    assert all(event.steps_total == 21 for event in last)
+    assert {event.index for event in events if isinstance(event, ImageReady)} == set(range(7))
+    assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n": 0}, "n is 0"),
+        ({"n": 5}, "n is 5; expected 1 to 4"),
+        ({"num_steps": 9}, "num_steps is 9; expected 1 to 8"),
+        ({"prompt": "a cat"}, "prompt is given"),
+        ({"seed": -1}, "seed is -1"),
+        ({"height": 3}, "height is 3"),
+        ({"sampler": "best"}, "sampler is 'best'"),
+    ],
+)
+def test_bad_requests_are_refused_at_once_and_leave_nothing(asked: dict[str, Any], message: str) -> None:
+    with scheduler_of(FakeEngine(), queue=4, max_steps=8) as scheduler:
+        for _ in range(3):
+            with pytest.raises(DdmError, match=message):
+                scheduler.submit({"scope": "today"} | asked, key="one")
+        with pytest.raises(DdmError, match="deadline_s is 0"):
+            scheduler.submit({}, deadline_s=0)
+        assert not counts(scheduler).issued.total() - counts(scheduler).pooled.total()
+        assert scheduler.submit({"n": 4}, key="one").result(WAIT_S)
+        stats = scheduler.stats()
+        assert settled(lambda: scheduler.stats().requests == 0)
+    assert (stats.waiting, stats.failed, stats.rejected) == (0, 0, {})
+
+
+def test_a_thousand_single_images_are_as_balanced_as_one_request_of_a_thousand() -> None:
+    with scheduler_of(FakeEngine()) as scheduler:
+        codes: dict[int, int] = {}
+        waiting: list[Ticket] = []
+        for seed in range(1000):
+            waiting.append(scheduler.submit({"seed": seed, "scope": "today", "num_steps": 1 + seed % 3}))
+            if len(waiting) == 50:
+                for ticket in waiting:
+                    (image,) = ticket.result(WAIT_S).manifest["images"]
+                    codes[image["position"]] = image["code"]
+                waiting.clear()
+        assert scheduler.stats().assigned == {("today", 0): 500, ("today", 1): 500}
+    whole = Pipeline(fake_bundle(), FakeEngine()).generate(n=1000, num_steps=1, balance="on")
+    assert [codes[position] for position in range(1000)] == list(whole.codes)
+    assert counts(scheduler).done == Counter(whole.codes)
+
+
+def test_many_threads_submit_at_once() -> None:
+    with scheduler_of(FakeEngine(), slots=4) as scheduler:
+        tickets: list[Ticket] = []
+
+        def client(start: int) -> None:
+            tickets.extend(scheduler.submit({"n": 2, "seed": start + i, "scope": "today"}) for i in range(10))
+
+        threads = [threading.Thread(target=client, args=(100 * i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(position for ticket in tickets for position in positions(ticket)) == list(range(120))
+    assert counts(scheduler).done.total() == 120
+
+
+@pytest.mark.parametrize("call", [0, 2])
+def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: GatedEngine, call: int) -> None:
+    with stopped_at(engine, call, slots=4) as scheduler:
+        ticket = scheduler.submit({"n": 6, "scope": "today"})
+        other = scheduler.submit({"n": 1, "seed": 3, "scope": "today"})
+        assert engine.reached.wait(WAIT_S)
+        assert counts(scheduler).leased.total() == 7
+        assert ticket.cancel()
+        assert not ticket.cancel()
+        with pytest.raises(Cancelled):
+            ticket.result(WAIT_S)
+        assert ticket.state is State.CANCELLED
+        assert counts(scheduler).pooled.total() == 6  # at once, though a step is under way
+        engine.go.set()
+        assert positions(other) == [6]
+        assert positions(scheduler.submit({"n": 7, "scope": "today"})) == [0, 1, 2, 3, 4, 5, 7]
+        assert scheduler.drain(WAIT_S)
+    assert set(engine.sizes[call + 1 : call + 4]) == {2}  # two branches of the one image left
+    assert scheduler.stats().cancelled == 1
+    assert counts(scheduler).done.total() == 8
+
+
+def test_a_waiting_request_may_be_cancelled(engine: GatedEngine) -> None:
+    with stopped_at(engine, 1, slots=2) as scheduler:
+        first = scheduler.submit({"n": 2})
+        assert engine.reached.wait(WAIT_S)
+        second = scheduler.submit({"n": 3, "scope": "today"})
+        assert scheduler.stats().waiting == 3
+        assert second.state is State.WAITING
+        second.cancel()
+        assert settled(lambda: scheduler.stats().waiting == 0)
+        engine.go.set()
+        assert len(first.result(WAIT_S).images) == 2
+    assert counts(scheduler).pooled.total() == 3
+
+
+@pytest.mark.parametrize("part", ["conditioner", "denoiser", "decoder"])
+def test_only_the_request_at_fault_fails(part: str) -> None:
+    engine = FailingEngine(part, code=2)
+    scheduler = scheduler_of(engine, slots=8)
+    engine.armed = True
+    tickets = [scheduler.submit({"n": 3, "seed": i, "codes": [0, 1, 3]}) for i in range(4)]
+    bad = scheduler.submit({"n": 4, "codes": [0, 1, 2, 3]})
+    balanced = scheduler.submit({"n": 4, "scope": "today"})
+    with scheduler:
+        for i, ticket in enumerate(tickets):
+            expected = Pipeline(fake_bundle(), FakeEngine()).generate(n=3, seed=i, codes=[0, 1, 3])
+            assert ticket.result(WAIT_S).images.tobytes() == expected.images.tobytes()
+        for ticket in (bad, balanced):
+            with pytest.raises(RuntimeError):
+                ticket.result(WAIT_S)
+            assert ticket.state is State.FAILED
+        assert scheduler.submit({"codes": [1]}).result(WAIT_S)  # it lives on
+        assert settled(lambda: scheduler.stats().requests == scheduler.stats().occupied == 0)
+        stats = scheduler.stats()
+    assert (stats.failed, stats.finished, stats.decoding, stats.waiting) == (2, 5, 0, 0)
+    assert counts(scheduler).pooled.total() == 4
+    assert not counts(scheduler).leased
+
+
+def test_a_ledger_that_cannot_be_written_fails_the_request(
+    engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopped_at(engine, 0) as scheduler:
+        ticket = scheduler.submit({"n": 2, "scope": "today"})
+        assert engine.reached.wait(WAIT_S)
+
+        def refuse(*_: Any) -> None:
+            raise DdmError("ledger: locked")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler.pipeline.ledger, "_commit", refuse)
+            engine.go.set()
+            with pytest.raises(DdmError, match="locked"):
+                ticket.result(WAIT_S)
+        assert positions(scheduler.submit({"n": 2, "scope": "today"})) == [0, 1]
+
+
+def test_the_queue_is_bounded(engine: GatedEngine) -> None:
+    with stopped_at(engine, 1, slots=2, queue=5) as scheduler:
+        running = scheduler.submit({"n": 2})
+        assert engine.reached.wait(WAIT_S)
+        waiting = [scheduler.submit({"n": 3}), scheduler.submit({"n": 2})]
+        with pytest.raises(QueueFull, match="5 images wait, and these are 1") as caught:
+            scheduler.submit({"scope": "today"})
+        assert caught.value.retry_after_s > 0
+        assert not counts(scheduler).issued
+        stats = scheduler.stats()
+        assert (stats.waiting, stats.occupied, stats.requests, stats.rejected) == (5, 2, 3, {"queue": 1})
+        engine.go.set()
+        for ticket in (running, *waiting):
+            ticket.result(WAIT_S)
+        assert scheduler.submit({"n": 5}).result(WAIT_S)
+
+
+def test_a_key_has_a_limit_and_no_key_has_none(engine: GatedEngine) -> None:
+    with stopped_at(engine, 0, per_key=2) as scheduler:
+        tickets = [scheduler.submit({}, key="one") for _ in range(2)]
+        with pytest.raises(TooMany, match="2 requests of this key"):
+            scheduler.submit({}, key="one")
+        tickets += [scheduler.submit({}, key=key) for key in ("two", *[""] * 9)]
+        engine.go.set()
+        for ticket in tickets:
+            ticket.result(WAIT_S)
+        assert settled(lambda: scheduler.stats().requests == 0)
+        assert scheduler.submit({}, key="one").result(WAIT_S)
+    assert scheduler.stats().rejected == {"key": 1}
+
+
+def test_draining_ends_what_was_taken_in(engine: GatedEngine) -> None:
+    with stopped_at(engine, 1, slots=2) as scheduler:
+        tickets = [scheduler.submit({"n": 3, "scope": "today"}) for _ in range(2)]
+        assert engine.reached.wait(WAIT_S)
+        assert not scheduler.drain(0.01)
+        with pytest.raises(Draining):
+            scheduler.submit({})
+        engine.go.set()
+        assert scheduler.drain(WAIT_S)
+        assert {ticket.state for ticket in tickets} == {State.FINISHED}
+    assert counts(scheduler).done.total() == 6
+
+
+def test_closing_fails_what_is_left_and_returns_its_draws(engine: GatedEngine) -> None:
+    scheduler = stopped_at(engine, 1, slots=2)
+    scheduler.start()
+    tickets = [scheduler.submit({"n": 3, "scope": "today"}) for _ in range(2)]
+    assert engine.reached.wait(WAIT_S)
+    threading.Timer(0.05, engine.go.set).start()
+    scheduler.close()
+    for ticket in tickets:
+        with pytest.raises(Draining):
+            ticket.result(0)
+    with pytest.raises(Draining):
+        scheduler.submit({})
+    assert counts(scheduler).pooled.total() == 6
+    assert not counts(scheduler).leased
+
+
+def test_a_scheduler_that_was_never_started_closes() -> None:
+    scheduler = scheduler_of(FakeEngine())
+    ticket = scheduler.submit({"scope": "today"})
+    scheduler.close()
+    assert ticket.claimed
+    assert counts(scheduler).pooled.total() == 1
+
+
+class Order:
+    """In which order images and ends of several tickets came: one delivery thread tells of all of them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def watch(self, ticket: Ticket, name: str) -> Ticket:
+        def told(event: Event) -> None:
+            if isinstance(event, ImageReady):
+                self.names.append(name)
+            elif isinstance(event, Failed):
+                self.names.append(f"{name} failed")
+
+        ticket.subscribe(told, progress=False)
+        return ticket
+
+
+def test_one_image_waits_no_more_than_a_few_ticks_for_a_request_of_64(engine: GatedEngine) -> None:
+    steps, slots, order = 4, 8, Order()
+    with stopped_at(engine, 2, slots=slots) as scheduler:
+        large = order.watch(scheduler.submit({"n": 64, "num_steps": steps}), "large")
+        assert engine.reached.wait(WAIT_S)
+        small = order.watch(scheduler.submit({"n": 1, "num_steps": steps}), "small")
+        engine.go.set()
+        small.result(WAIT_S)
+        large.result(WAIT_S)
+    # A slot comes free after two more ticks; four later the image is done. Without taking turns it would be the last.
+    assert order.names.index("small") <= 2 * slots
+
+
+def test_requests_take_turns_image_by_image(engine: GatedEngine) -> None:
+    order = Order()
+    with stopped_at(engine, 0, slots=1) as scheduler:
+        first = order.watch(scheduler.submit({"n": 4, "num_steps": 1}), "a")
+        assert engine.reached.wait(WAIT_S)
+        tickets = [first, *(order.watch(scheduler.submit({"n": 3, "num_steps": 1}), name) for name in "bc")]
+        engine.go.set()
+        for ticket in tickets:
+            ticket.result(WAIT_S)
+    # One of a's has its slot before the others come.
+    assert "".join(order.names) in {"abcabcabca", "aabcabcabc"[:10]}
+
+
+def test_priorities_go_first(engine: GatedEngine) -> None:
+    order = Order()
+    with stopped_at(engine, 0, slots=1) as scheduler:
+        tickets = [order.watch(scheduler.submit({"n": 2, "num_steps": 1}), "low")]
+        assert engine.reached.wait(WAIT_S)
+        for priority, name in ((0, "low"), (1, "high"), (2, "higher")):
+            tickets.append(order.watch(scheduler.submit({"n": 2, "num_steps": 1}, priority=priority), name))
+        engine.go.set()
+        for ticket in tickets:
+            ticket.result(WAIT_S)
+    assert order.names == ["low", "higher", "higher", "high", "high", "low", "low", "low"]
+
+
+def test_a_request_that_is_late_fails_and_others_go_on(engine: GatedEngine) -> None:
+    with stopped_at(engine, 1, slots=2) as scheduler:
+        other = scheduler.submit({"n": 1})
+        late = scheduler.submit({"n": 3, "scope": "today"}, deadline_s=0.05)
+        assert engine.reached.wait(WAIT_S)
+        time.sleep(0.06)
+        engine.go.set()
+        with pytest.raises(DeadlineExceeded):
+            late.result(WAIT_S)
+        other.result(WAIT_S)
+        assert settled(lambda: scheduler.stats().occupied == 0)
+    assert late.state is State.FAILED
+    assert counts(scheduler).pooled.total() == 3
+
+
+def test_what_cannot_be_in_time_is_refused_early(engine: GatedEngine) -> None:
+    engine.step_s = 0.01
+    with scheduler_of(engine, slots=2) as scheduler:
+        scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
+        with pytest.raises(DeadlineExceeded, match="at the least"):
+            scheduler.submit({"num_steps": 100}, deadline_s=0.5)
+        backlog = [scheduler.submit({"n": 8, "num_steps": 10}) for _ in range(4)]  # 1.6 s and more
+        with pytest.raises(QueueFull, match="in time") as caught:
+            scheduler.submit({"num_steps": 10}, deadline_s=0.12, priority=-1)
+        assert 0 < caught.value.retry_after_s < WAIT_S
+        assert scheduler.submit({"num_steps": 10}, deadline_s=1.0, priority=1).result(WAIT_S)
+        assert scheduler.stats().rejected == {"deadline": 1, "queue": 1}
+        for ticket in backlog:
+            ticket.cancel()
+
+
+def test_in_a_hurry_the_earliest_deadline_goes_first(engine: GatedEngine) -> None:
+    """Taking turns, the request with little time would be done last but one image."""
+    engine.step_s = 0.01
+    with scheduler_of(engine, slots=2) as scheduler:
+        scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
+        patient = [scheduler.submit({"n": 16, "num_steps": 8}) for _ in range(3)]  # 2 s and more
+        pressed = scheduler.submit({"n": 8, "num_steps": 8}, deadline_s=1.0)  # 0.4 s alone, 1.5 s in turns
+        assert len(pressed.result(WAIT_S).images) == 8
+        assert all(ticket.state is State.RUNNING for ticket in patient)
+        for ticket in patient:
+            ticket.cancel()
+
+
+def test_sampling_waits_where_decoding_does_not_keep_up(engine: GatedEngine) -> None:
+    with scheduler_of(engine, slots=2) as scheduler:
+        engine.decoding.clear()
+        ticket = scheduler.submit({"n": 12, "num_steps": 1})
+        assert settled(lambda: scheduler.stats().decoding == 4)
+        time.sleep(0.02)
+        stats = scheduler.stats()
+        assert (stats.decoding, stats.occupied, stats.waiting) == (4, 0, 8)
+        engine.decoding.set()
+        assert len(ticket.result(WAIT_S).images) == 12
+
+
+def test_shapes_take_turns() -> None:
+    with scheduler_of(FakeEngine(), slots=4) as scheduler:
+        sizes = [(8, 8), (8, 12), (12, 8), (8, 8)]
+        tickets = [
+            scheduler.submit({"n": 3, "seed": i, "height": height, "width": width})
+            for i, (height, width) in enumerate(sizes)
+        ]
+        images = [ticket.result(WAIT_S).images for ticket in tickets]
+    plain = Pipeline(fake_bundle(), FakeEngine())
+    for i, ((height, width), found) in enumerate(zip(sizes, images, strict=True)):
+        expected = plain.generate(n=3, seed=i, height=height, width=width).images
+        assert found.shape == (3, height, width, 3)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_error_in_the_loop_itself_fails_what_is_under_way_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, engine: GatedEngine
+) -> None:
+    with stopped_at(engine, 0) as scheduler:
+        ticket = scheduler.submit({"scope": "today"})
+        assert engine.reached.wait(WAIT_S)
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler, "_account", lambda ticked: 1 // 0)
+            engine.go.set()
+            with pytest.raises(ZeroDivisionError):
+                ticket.result(WAIT_S)
+        assert positions(scheduler.submit({"scope": "today"})) == [0]

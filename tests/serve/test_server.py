@@ -1,0 +1,229 @@
+"""A real server on a loopback port: OpenAI's client, clients that leave or dawdle, and a graceful end."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from fake_engine import FakeEngine
+from http_server import GENERATIONS, Running, SlowEngine, fake_pipeline, running
+from PIL import Image
+
+from ddm_rt.errors import DdmError
+from ddm_rt.serve.http_settings import HttpSettings
+from ddm_rt.serve.server import listen
+from ddm_rt.serve.settings import ServeSettings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(fake_pipeline(), http=HttpSettings(ignore_prompt=True)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    http = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=http) as client:
+        yield client
+
+
+def test_openai_s_client_gets_images(client: openai.OpenAI) -> None:
+    ours = {"seed": 5, "steps": 6, "scope": None}
+    reply = client.images.generate(model="fake", prompt="a dog", n=2, size="8x8", user="someone", extra_body=ours)
+    expected = fake_pipeline().generate(n=2, seed=5, num_steps=6)
+    for item, image in zip(reply.data, expected.images, strict=True):
+        assert np.array_equal(_pixels(base64.b64decode(item.b64_json)), image)
+    assert reply.manifest == expected.manifest
+    assert (reply.output_format, reply.size) == ("png", "8x8")
+
+
+def test_openai_s_client_gets_urls(client: openai.OpenAI) -> None:
+    reply = client.images.generate(prompt="", response_format="url", output_format="webp")
+    picture = httpx2.get(reply.data[0].url, trust_env=False)
+    assert picture.headers["content-type"] == "image/webp"
+    assert reply.data[0].b64_json is None
+
+
+def test_openai_s_client_reads_the_stream(client: openai.OpenAI) -> None:
+    events = list(client.images.generate(prompt="", n=2, stream=True, extra_body={"seed": 5, "scope": None}))
+    completed = [event for event in events if event.type == "image_generation.completed"]
+    images = fake_pipeline().generate(n=2, seed=5).images
+    assert sorted(event.index for event in completed) == [0, 1]
+    for event in completed:
+        assert np.array_equal(_pixels(base64.b64decode(event.b64_json)), images[event.index])
+    assert events[-1].type == "image_generation.finished"
+
+
+def test_openai_s_client_understands_errors(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.images.generate(prompt="", n=65)
+    assert (bad.value.param, bad.value.code, bad.value.type) == ("n", "invalid_value", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError):
+        client.images.generate(prompt="", model="dall-e-3")
+    with pytest.raises(openai.APIError, match="deadline"):
+        list(client.images.generate(prompt="", stream=True, extra_body={"deadline_s": 1e-4, "steps": 200}))
+    assert [model.id for model in client.models.list()] == ["fake"]
+    assert client.models.retrieve("fake").prompt_free
+
+
+def test_openai_s_client_waits_when_it_is_told_to() -> None:
+    """More requests at once than may wait: those over it get 429 with a time, come again, and all are served."""
+    with running(fake_pipeline(SlowEngine(0.005)), ServeSettings(slots=1, queue=1)) as server:
+        refused = []
+        for _ in range(3):
+            threading.Thread(target=server.client().post, args=(GENERATIONS,), kwargs={"json": {"steps": 60}}).start()
+        server.wait_for(requests=2)
+        response = server.client().post(GENERATIONS, json={})
+        refused.append(response)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["error"]["code"] == "queue_full"
+        http = openai.DefaultHttpxClient(trust_env=False)
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http) as client:
+            assert client.images.generate(prompt="").data
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_cancels_its_request(stream: bool) -> None:
+    with running(fake_pipeline(SlowEngine(0.02))) as server:
+        body = json.dumps({"n": 4, "steps": 200, "stream": stream}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(_head(len(body)) + body)
+            server.wait_for(occupied=4)
+        left = time.monotonic()
+        server.wait_for(requests=0, occupied=0, cancelled=1)
+        assert time.monotonic() - left < 2  # of the 4 s that its 200 steps take
+        [balance] = server.client().get("/v1/balance").json()["data"]
+        assert (balance["assigned"]["in_progress"], balance["assigned"]["pooled"]) == (0, 4)
+
+
+def test_being_told_to_stop_finishes_what_was_taken_in_and_takes_nothing_more() -> None:
+    with running(fake_pipeline(SlowEngine(0.01))) as server, server.client() as client:
+        replies: list[httpx2.Response] = []
+        asking = threading.Thread(
+            target=lambda: replies.append(server.client().post(GENERATIONS, json={"n": 2, "steps": 100}))
+        )
+        asking.start()
+        server.wait_for(occupied=2)
+        server.stop()
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        refused = client.post(GENERATIONS, json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        asking.join(20)
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+        assert replies[0].status_code == 200
+        assert len(replies[0].json()["data"]) == 2
+        with pytest.raises(httpx2.ConnectError):
+            server.client().get("/healthz")
+
+
+def test_what_takes_too_long_at_the_end_is_told_so() -> None:
+    with running(fake_pipeline(SlowEngine(0.05)), ServeSettings(drain_s=0.1)) as server:
+        replies: list[httpx2.Response] = []
+        asking = threading.Thread(target=lambda: replies.append(server.client().post(GENERATIONS, json={"steps": 200})))
+        asking.start()
+        server.wait_for(occupied=1)
+        server.stop()
+        asking.join(20)
+        assert (replies[0].status_code, replies[0].json()["error"]["code"]) == (503, "draining")
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with running(fake_pipeline(SlowEngine(0.02))) as server, server.client() as client:
+        threading.Thread(target=_post_and_forget, args=(client, {"steps": 200})).start()
+        server.wait_for(occupied=1)
+        server.stop()
+        server.stop()
+        server.thread.join(5)
+        assert not server.thread.is_alive()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/im", b"head of a second"])
+def test_who_sends_no_whole_head_is_cut_off(sent: bytes) -> None:
+    with (
+        running(fake_pipeline(), http=HttpSettings(head_s=0.2)) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
+    ):
+        if sent == b"head of a second":
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in connection.recv(65536)
+            sent = b"GET /heal"
+        connection.sendall(sent)
+        started = time.monotonic()
+        while connection.recv(65536):
+            pass
+        assert time.monotonic() - started < 3
+
+
+def test_a_body_that_comes_too_slowly() -> None:
+    with running(fake_pipeline(), http=HttpSettings(body_s=0.2)) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        with connection:
+            connection.sendall(_head(100) + b'{"n": ')
+            answer = connection.recv(65536)
+        assert b" 408 " in answer.split(b"\r\n")[0]
+        assert server.scheduler.stats().requests == 0
+
+
+def test_who_does_not_read_is_cut_off() -> None:
+    http = HttpSettings(write_s=0.3, sizes=("256x256",))
+    with running(fake_pipeline(), http=http, send_buffer=2**14) as server, socket.socket() as connection:
+        body = json.dumps({"n": 8, "size": "256x256", "steps": 1}).encode()  # a megabyte
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(_head(len(body)) + body)
+        server.wait_for(finished=1)
+        deadline = time.monotonic() + 10
+        while server.server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_long_response_arrives_whole() -> None:
+    with running(fake_pipeline(), http=HttpSettings(sizes=("256x256",))) as server, server.client() as client:
+        reply = client.post(GENERATIONS, json={"n": 8, "size": "256x256", "steps": 1, "seed": 3, "scope": None})
+        assert len(reply.content) > 2**20
+        expected = fake_pipeline().generate(n=8, seed=3, num_steps=1, height=256, width=256)
+        for item, image in zip(reply.json()["data"], expected.images, strict=True):
+            assert np.array_equal(_pixels(base64.b64decode(item["b64_json"])), image)
+
+
+def test_a_place_that_is_taken(server: Running) -> None:
+    with pytest.raises(DdmError, match="--port name another"):
+        listen("127.0.0.1", server.port)
+    with pytest.raises(DdmError, match="no-such-host"):
+        listen("no-such-host.invalid", 0)
+
+
+def test_two_servers_do_not_meet() -> None:
+    with running(fake_pipeline(FakeEngine())) as one, running(fake_pipeline()) as other:
+        one.client().post(GENERATIONS, json={})
+        assert "ddm_images_total 1.0" in one.client().get("/metrics").text
+        assert "ddm_images_total 0.0" in other.client().get("/metrics").text
+
+
+def _head(length: int) -> bytes:
+    return (
+        f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _post_and_forget(client: httpx2.Client, body: dict[str, object]) -> None:
+    with suppress(httpx2.HTTPError):
+        client.post(GENERATIONS, json=body)
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
