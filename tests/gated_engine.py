@@ -9,11 +9,11 @@ import numpy as np
 from fake_engine import Array, FakeEngine, Quirk
 from numpy.typing import NDArray
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 10.0
 
 
 class GatedEngine(FakeEngine):
-    """Stops before the denoiser's call number `stop_at`, counted from 0 after `reset`, until `go`."""
+    """Stops before the denoiser's call number `stop_at`, counted by `sizes`, until `go`."""
 
     def __init__(self, quirk: Quirk = "none") -> None:
         super().__init__(quirk)
@@ -22,11 +22,7 @@ class GatedEngine(FakeEngine):
         self.decoding = threading.Event()  # decoding waits for it
         self.decoding.set()
         self.step_s = 0.0
-        self.sizes: list[int] = []  # of the calls since `reset`
-
-    def reset(self, stop_at: int | None = None) -> None:
-        self.stop_at = stop_at
-        self.sizes.clear()
+        self.sizes: list[int] = []  # of the calls
 
     def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
         if self.stop_at is not None and len(self.sizes) == self.stop_at:

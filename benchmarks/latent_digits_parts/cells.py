@@ -2,8 +2,11 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt import data
-from ddm_rt.bundle import Bundle
+from ddm_rt.bundle import Bundle, write_json
 from ddm_rt.config import NULL_CODE, IndicatorMode
 from ddm_rt.presets import PRESETS
 from latent_digits_parts import images
@@ -26,7 +29,7 @@ MIN_PER_GROUP = 400  # of the distances per group, as in balance.py
 class Settings:
     """What every cell shares and balance.py hasn't; chosen on `DEVELOPMENT` pairs."""
 
-    prediction_type: str = "epsilon"
+    prediction_type: str = "sample"  # x0, as the pixel models; with epsilon a quarter of the images was no digit
     guidance_scale: float = 1.5  # joint: of text and code at once
 
 
@@ -55,17 +58,19 @@ class Cell:
         run = self.folder / "run"
         if (run / "weights.safetensors").is_file():
             return
-        folder = images.write_folder(self.source, SIDE, self.set_folder / "data")
+        base, folder = self.base(), images.write_folder(self.source, SIDE, self.set_folder / "data")
         fields = budget() | {"train.seed": SEED, "sampling.guidance_scale": self.settings.guidance_scale}
         sets = [part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-        place = ("--base", str(self.base()), "--data", str(folder), "--out", str(run))
+        place = ("--base", str(base), "--data", str(folder), "--out", str(run))
         kind = ("--lora-rank", "0", "--indicator", METHODS[self.method].value, "--log-steps")
-        command("train", *place, *kind, *sets)
+        with self._spending("train"):
+            command("train", *place, *kind, *sets)
 
     def export(self) -> Bundle:
         bundle = self.folder / "bundle"
         if not bundle.is_dir():
-            command("export", str(self.folder / "run"), "--out", str(bundle))
+            with self._spending("export"):
+                command("export", str(self.folder / "run"), "--out", str(bundle))
         return Bundle.load(bundle)
 
     def sample(self, bundle: Bundle, judge: Any) -> dict[str, NDArray[Any]]:
@@ -78,13 +83,36 @@ class Cell:
             pipeline = Pipeline.load(bundle, backend="onnxruntime", threads=1)
             guidance = GUIDANCE.get(self.method, self.settings.guidance_scale)
             text = {"prompt": images.PROMPT, "guidance_scale": guidance}
-            found = generate_until(pipeline, judge, self.groups, N, SEED, MIN_PER_GROUP, text=text)
+            with self._spending("sample"):
+                found = generate_until(pipeline, judge, self.groups, N, SEED, MIN_PER_GROUP, text=text)
             codes = np.full(len(found.images), NULL_CODE) if found.codes is None else found.codes
             draft = path.with_suffix(".draft.npz")
             np.savez_compressed(draft, images=found.images, codes=codes)
             draft.rename(path)
         with np.load(path) as arrays:
             return dict(arrays)
+
+    def spent(self) -> dict[str, float]:
+        """CPU seconds of each step that was done, of its interrupted attempts too."""
+        path = self.folder / "spent.json"
+        found: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
+        return found
+
+    @contextmanager
+    def _spending(self, step: str) -> Iterator[None]:
+        start = cpu_seconds()
+        try:
+            yield
+        finally:
+            spent = self.spent()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "spent.json", spent | {step: spent.get(step, 0.0) + cpu_seconds() - start})
+
+
+def cpu_seconds() -> float:
+    """Of this process and the commands that it has run so far."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def budget() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import resource
 from typing import Any
 
 import numpy as np
@@ -50,6 +49,7 @@ def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge:
         "evaluation": figures.model_dump(mode="json"),
         "codes_against_labels": found,
         "bundle_id": bundle.bundle_id,
+        "cpu_s": {step: round(seconds) for step, seconds in cell.spent().items()},
         "config": bundle.config.run.model_dump(mode="json", exclude={"data": {"source"}, "base": {"path"}}),
     }
 
@@ -83,12 +83,6 @@ def machine() -> dict[str, Any]:
         "diffusers": diffusers.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-
-
-def cpu_seconds() -> float:
-    """Of this process and the commands that it has run so far."""
-    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def _reference(cell: Cell) -> LabelledImages:

@@ -45,8 +45,6 @@ def trace(
             tuple(inputs.values()),
             dynamo=True,
             dynamic_shapes=(dynamic,),
-            input_names=list(inputs),
-            output_names=list(outputs),
             opset_version=OPSET,
             custom_translation_table=dict(TRANSLATIONS[variant]),
             verbose=False,
@@ -55,6 +53,11 @@ def trace(
         assert program is not None
         parameters = list(program.model.graph.initializers.values())
         program.optimize()
+    # After optimizing, which may put a node between an input and an output that are one value.
+    for value, name in zip(
+        (*program.model.graph.inputs, *program.model.graph.outputs), (*inputs, *outputs), strict=True
+    ):
+        value.name = name
     weights = _leave_out(program.model)
     model: onnx.ModelProto = program.model_proto
     for parameter in parameters:

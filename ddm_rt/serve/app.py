@@ -1,8 +1,6 @@
 """The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
@@ -72,18 +70,12 @@ def create_app(
     metrics = Metrics(scheduler.stats)
     about = _about(scheduler, http, measured)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        images.close()
-
     app = FastAPI(
         title="ddm-rt",
         version=ddm_rt.__version__,
         summary="Balanced images from a diffusion model.",
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
-        lifespan=lifespan,
         responses=_ERRORS,
     )
 

@@ -20,7 +20,7 @@ def balances(
 
 def _balance(ledger: Ledger, stream: Stream, top_of: tuple[int, ...], measured: "Measured | None") -> StreamBalance:
     counts = ledger.counts(stream)
-    issued, done = _by_top_code(counts.issued, top_of), _by_top_code(counts.done, top_of)
+    issued, done, leased = (_by_top_code(codes, top_of) for codes in (counts.issued, counts.done, counts.leased))
     total = counts.issued.total()
     return StreamBalance(
         scope=stream.scope,
@@ -33,7 +33,13 @@ def _balance(ledger: Ledger, stream: Stream, top_of: tuple[int, ...], measured: 
             pooled=counts.pooled.total(),
         ),
         top_codes=[
-            TopCodeShare(top_code=top, issued=issued[top], done=done[top], share=issued[top] / total if total else 0.0)
+            TopCodeShare(
+                top_code=top,
+                issued=issued[top],
+                done=done[top],
+                in_progress=leased[top],
+                share=issued[top] / total if total else 0.0,
+            )
             for top in range(max(top_of, default=-1) + 1)
         ],
         measured=None if measured is None else measured.shares(stream.scope),

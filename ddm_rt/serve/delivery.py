@@ -35,7 +35,9 @@ class Delivery:
             thread.start()
 
     def close(self) -> None:
-        """Waits for the jobs that are there."""
+        """Waits for the jobs that are there; does them, where `start` wasn't called."""
+        if not self._threads[0].ident:
+            self.start()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:

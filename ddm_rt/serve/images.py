@@ -19,7 +19,7 @@ from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.keys import Caller
 from ddm_rt.serve.pictures import Pictures, picture
 from ddm_rt.serve.scheduler import Scheduler
-from ddm_rt.serve.schema import ImageItem, ImageReply, ImageRequest
+from ddm_rt.serve.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares
 from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, Ticket
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ class Images:
         self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
         self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
 
-    def close(self) -> None:
-        self._encoding.shutdown()
-
     async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
         """Raises Failure where the request isn't taken in."""
         asked = body.asked(self._scheduler.pipeline.bundle, self._http)
@@ -92,8 +89,8 @@ class Images:
         def tell() -> bytes:
             numbers = range(order.ticket.n)
             items = self._items(order, numbers, [images[i] for i in numbers])
-            self._measure(order, items)
-            reply = ImageReply(created=int(time.time()), data=items, manifest=dict(manifest), **order.look)
+            told = {"manifest": dict(manifest), "measured": self._measure(order, items)}
+            reply = ImageReply(created=int(time.time()), data=items, **order.look, **told)
             return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
 
         return await self._in_pool(tell)
@@ -132,8 +129,9 @@ class Images:
                 fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto"}
                 yield events.encode(COMPLETED, {"index": index, **fixed, **look, **told})
             elif isinstance(event, Finished):
-                self._measure(order, items)
-                yield events.encode(FINISHED, {"manifest": event.manifest})
+                measured = await self._in_pool(lambda: self._measure(order, items))
+                told = {"measured": None if measured is None else measured.model_dump()}
+                yield events.encode(FINISHED, {"manifest": event.manifest, **told})
             else:
                 yield events.encode_error(_logged(failed(event.error), event.error).tree())
 
@@ -161,10 +159,12 @@ class Images:
             items.append(ImageItem(seed=record.seed, code=record.code, top_code=record.top_code, group=group, **place))
         return items
 
-    def _measure(self, order: Order, items: Sequence[ImageItem]) -> None:
-        if self._measured is not None:
-            groups = [item.group for item in items if item.group is not None]
-            self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
+    def _measure(self, order: Order, items: Sequence[ImageItem]) -> MeasuredShares | None:
+        """Counts the images of a request that finished."""
+        if self._measured is None:
+            return None
+        groups = [item.group for item in items if item.group is not None]
+        return self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
 
 
 def _unused(order: Order) -> set[str]:

@@ -1,7 +1,7 @@
 """What a judge sees in the images that were delivered: shares of groups, scope by scope, with their intervals."""
 
 import threading
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,8 +30,7 @@ class Measured:
                 raise DdmError(f"group {group!r} is unknown; judge {judge.name} has: {', '.join(judge.classes)}")
         self._judge = judge
         self._lock = threading.Lock()
-        # scope -> code -> images of each class
-        self._counts: dict[str | None, dict[int, NDArray[np.int64]]] = {}
+        self._counts: dict[str | None, Counter[tuple[int, str]]] = {}  # scope -> images of each code and group
 
     @property
     def about(self) -> JudgeItem:
@@ -43,28 +42,29 @@ class Measured:
             labels: list[str] = self._judge.predict(images).labels.tolist()
         return labels
 
-    def add(self, scope: str | None, codes: Sequence[int], labels: Sequence[str]) -> None:
-        """Images that were delivered, by the code of each and what the judge said of it."""
-        classes = self._judge.classes
+    def add(self, scope: str | None, codes: Sequence[int], labels: Sequence[str]) -> MeasuredShares:
+        """Images that were delivered, by the code of each and what the judge said of it; returns their own shares."""
+        own = Counter(zip(codes, labels, strict=True))
         with self._lock:
             if scope not in self._counts and len(self._counts) >= _MOST_SCOPES:
                 scope = OTHER_SCOPES  # clients name scopes
-            counts = self._counts.setdefault(scope, defaultdict(lambda: np.zeros(len(classes), np.int64)))
-            for code, label in zip(codes, labels, strict=True):
-                counts[code][classes.index(label)] += 1
+            self._counts.setdefault(scope, Counter()).update(own)
+        return self._shares(own)
 
     def shares(self, scope: str | None) -> MeasuredShares | None:
         """None where nothing was delivered in this scope."""
         with self._lock:
-            counts = self._counts.get(scope)
-            table = None if counts is None else np.stack(list(counts.values()))  # [codes, classes]
-        if table is None:
-            return None
-        sizes, total = table.sum(axis=1), int(table.sum())
+            counts = self._counts.get(scope, Counter()).copy()
+        return self._shares(counts) if counts else None
+
+    def _shares(self, counts: Counter[tuple[int, str]]) -> MeasuredShares:
+        codes = sorted({code for code, _ in counts})
+        sizes = np.array([sum(n for (code, _), n in counts.items() if code == wanted) for wanted in codes])
+        total = counts.total()
         shares = []
         for group in self.groups:
-            own = table[:, self._judge.classes.index(group)]
-            low, high = stratified(own, sizes)
+            own = np.array([counts[code, group] for code in codes])
             images = int(own.sum())
+            low, high = stratified(own, sizes)
             shares.append(GroupShare(group=group, images=images, share=images / total, low=low, high=high))
         return MeasuredShares(images=total, groups=shares)

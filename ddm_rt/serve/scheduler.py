@@ -121,6 +121,7 @@ class Scheduler:
                 slots=self.settings.slots,
                 queue=self.settings.queue,
                 ticks=tally.ticks,
+                steps=tally.steps,
                 tick_seconds=tally.tick_seconds,
                 tick_p50_s=median,
                 tick_p95_s=high,
@@ -134,12 +135,13 @@ class Scheduler:
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Takes in nothing more, and waits up to `timeout_s` seconds (None: those of the settings) for what was taken
-        in. Returns whether all of it has ended.
+        in. Returns whether all of it has ended, and every slot is free.
         """
         with self._changed:
             self._draining = True
             return self._changed.wait_for(
-                lambda: not self._book.alive, self.settings.drain_s if timeout_s is None else timeout_s
+                lambda: not (self._book.alive or self._occupied or self._undecoded),
+                self.settings.drain_s if timeout_s is None else timeout_s,
             )
 
     def close(self) -> None:
@@ -225,6 +227,7 @@ class Scheduler:
             self._account(self._flight.tick())
         with self._changed:
             self._occupied = len(self._flight)
+            self._changed.notify_all()
 
     def _room(self) -> int:
         """Images that may get a slot. Where decoding doesn't keep up, fewer do."""
@@ -232,10 +235,11 @@ class Scheduler:
 
     def _account(self, ticked: Ticked) -> None:
         with self._changed:
-            self._tally.ticked(ticked.seconds)
+            images = ticked.advanced.total()
+            self._tally.ticked(ticked.seconds, images)
             self._undecoded += len(ticked.finished)
-            if ticked.advanced:
-                self._book.pace.saw(ticked.shape, ticked.advanced.total(), ticked.seconds)
+            if images:
+                self._book.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
                 self._book.advance(work, steps)
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]

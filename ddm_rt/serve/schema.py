@@ -18,7 +18,7 @@ _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 # A number in quotes, or `true` for 1, is a mistake.
 Count = Annotated[int, Field(ge=1, strict=True)]
-Scale = Annotated[float, Field(ge=0, strict=True)]
+Scale = Annotated[float, Field(ge=0, le=100, strict=True)]  # far beyond, nothing is finite any more
 Flag = Annotated[bool, Field(strict=True)]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -128,12 +128,26 @@ class ImageItem(Reply):
     group: str | None = None  # as the judge sees it, where there is one
 
 
+class GroupShare(Reply):
+    group: str
+    images: int
+    share: float
+    low: float  # of a 95 % interval
+    high: float
+
+
+class MeasuredShares(Reply):
+    images: int
+    groups: list[GroupShare]
+
+
 class ImageReply(Reply):
     created: int  # Unix time
     data: list[ImageItem]
     output_format: PictureFormat
     size: str
     manifest: dict[str, Any]
+    measured: MeasuredShares | None = None  # of these images, where there is a judge
 
 
 class ErrorItem(Reply):
@@ -193,20 +207,8 @@ class TopCodeShare(Reply):
     top_code: int
     issued: int
     done: int
+    in_progress: int
     share: float  # of those issued
-
-
-class GroupShare(Reply):
-    group: str
-    images: int
-    share: float
-    low: float  # of a 95 % interval
-    high: float
-
-
-class MeasuredShares(Reply):
-    images: int
-    groups: list[GroupShare]
 
 
 class StreamBalance(Reply):

@@ -19,10 +19,19 @@ from ddm_rt.serve.scheduler import Scheduler
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises DdmError where there can't be one."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Not socket.create_server: it names no protocol, and asyncio turns Nagle's delays off only where it is TCP.
+        place = socket.socket(family, kind, protocol)
+        try:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(address)
+            place.listen(1024)
+        except OSError:
+            place.close()
+            raise
     except OSError as error:
         raise DdmError(f"{host} port {port}: {error.strerror}; --host and --port name another place") from error
+    return place
 
 
 class Server(uvicorn.Server):
@@ -38,7 +47,7 @@ class Server(uvicorn.Server):
                 app,
                 http=type("Protocol", (_Protocol,), {"http": http}),
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,

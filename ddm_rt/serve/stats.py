@@ -23,6 +23,7 @@ class Stats:
     slots: int
     queue: int  # images that may wait
     ticks: int
+    steps: int  # of all images together
     tick_seconds: float  # all of them together
     tick_p50_s: float  # of the last 512; 0 before the first
     tick_p95_s: float
@@ -38,7 +39,7 @@ class Tally:
     """The counts behind `Stats`. Its owner holds a lock."""
 
     def __init__(self) -> None:
-        self.ticks = 0
+        self.ticks = self.steps = 0
         self.tick_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT_TICKS)
         self.images = 0
@@ -47,8 +48,10 @@ class Tally:
         self.assigned: Counter[tuple[str | None, int]] = Counter()
         self._scopes: set[str | None] = set()
 
-    def ticked(self, seconds: float) -> None:
+    def ticked(self, seconds: float, images: int) -> None:
+        """A tick moved so many images by a step."""
         self.ticks += 1
+        self.steps += images
         self.tick_seconds += seconds
         self._recent.append(seconds)
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ class _TakesTurns:
         return getattr(self._judge, name)
 
     def predict(self, shown: Any) -> Any:
-        return replace(self._judge.predict(shown), labels=np.resize(np.array(["3", "8"]), len(shown)))
+        return self._judge.predict(shown)._replace(labels=np.resize(np.array(["3", "8"]), len(shown)))
 
 
 def _few(folder: Path) -> Path:

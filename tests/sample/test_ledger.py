@@ -87,6 +87,16 @@ def test_a_lease_ends_once(place: Path | None) -> None:
         assert ledger.counts(STREAM).pooled.total() == 2
 
 
+def test_streams_are_listed(place: Path | None) -> None:
+    other, calibrated = STREAM._replace(scope="other"), STREAM._replace(target="a=1", calibration_id="c")
+    with Ledger(place) as ledger:
+        assert ledger.streams() == []
+        for stream in (STREAM, other, STREAM, calibrated):
+            ledger.lease(stream, quota, 1).commit()
+        assert ledger.streams() == [STREAM, other, calibrated]
+        assert ledger.streams(most=2) == [STREAM, other]
+
+
 def test_streams_are_apart(place: Path | None) -> None:
     streams = [
         STREAM,

@@ -292,7 +292,8 @@ def test_what_a_judge_measures(digits_pipeline: Pipeline) -> None:
         reply = client.post(GENERATIONS, json={"n": 4, "steps": 8, "seed": 1}).json()
         groups = [item["group"] for item in reply["data"]]
         streamed = client.post(GENERATIONS, json={"n": 2, "steps": 8, "seed": 2, "stream": True}).text
-        assert streamed.count('"group": ') == 2
+        assert '"measured": {"images": 2, ' in streamed
+        assert reply["measured"]["images"] == 4
         [stream] = client.get("/v1/balance").json()["data"]
         assert client.get("/v1/models").json()["data"][0]["judge"] == {"name": "digits", "groups": ["3", "8"]}
     shares = stream["measured"]

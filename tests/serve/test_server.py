@@ -205,6 +205,12 @@ def test_a_place_that_is_taken(server: Running) -> None:
         listen("no-such-host.invalid", 0)
 
 
+def test_connections_are_of_tcp_by_name() -> None:
+    """Without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms for the client's kernel."""
+    with listen("localhost", 0) as place:
+        assert place.proto == socket.IPPROTO_TCP
+
+
 def test_two_servers_do_not_meet() -> None:
     with running(fake_pipeline(FakeEngine())) as one, running(fake_pipeline()) as other:
         one.client().post(GENERATIONS, json={})

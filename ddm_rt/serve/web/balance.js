@@ -2,6 +2,7 @@
 
 import { balance, Problem } from "./api.js";
 import { drawShares } from "./chart.js";
+import { sameTarget, wantedShares } from "./target.js";
 
 const SOON_MS = 400; // between two questions while images arrive
 const IDLE_MS = 5000; // other clients' images count too
@@ -64,37 +65,41 @@ export class Balance {
     const goal = target === null ? "" : `; target ${target}`;
     if (scope === null) {
       basis.textContent = this.#images.length ? `This request${goal}.` : "Of each request by itself.";
-      this.#draw(this.#own(), this.#found ?? this.#seen());
+      this.#draw(this.#tops(), this.#found ?? shares(this.#groups()));
       return;
     }
     try {
       const streams = await balance(scope);
       if (stream !== this.#stream) return; // a request has come between
       const known = streams.find(
-        (found) => found.target === target && (calibration === undefined || found.calibration_id === calibration),
+        (found) =>
+          sameTarget(found.target, target) && (calibration === undefined || found.calibration_id === calibration),
       );
       basis.textContent = `All requests in the scope “${scope}”${goal}.`;
-      this.#draw(known?.top_codes ?? [], known?.measured?.groups ?? []);
+      const tops = (known?.top_codes ?? []).map((top) => [top.top_code, top.done + top.in_progress]);
+      this.#draw(new Map(tops), known?.measured?.groups ?? []);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       basis.textContent = `Not known now. ${error.message}`;
     }
   }
 
-  /** Either list may be empty: then all of its shares are 0. */
+  /** `tops` has the images of each top code, `groups` the judge's shares; what is not there is 0. */
   #draw(tops, groups) {
     const { assigned, measured } = this.#parts;
-    const wanted = wantedShares(this.#stream.target, this.#model.num_top_codes);
-    if (this.#model.num_codes > 0) {
-      const rows = Array.from({ length: this.#model.num_top_codes }, (_, top) => {
-        const { issued = 0, share = 0 } = tops.find((found) => found.top_code === top) ?? {};
-        return { label: `Top code ${top}`, images: issued, share, wanted: wanted.get(`code:${top}`) };
+    const { num_codes: codes, num_top_codes: topCodes, judge } = this.#model;
+    const wanted = wantedShares(this.#stream.target, topCodes);
+    if (codes > 0) {
+      const all = sum(tops);
+      const rows = Array.from({ length: topCodes }, (_, top) => {
+        const images = tops.get(top) ?? 0;
+        return { label: `Top code ${top}`, images, share: all ? images / all : 0, wanted: wanted.get(`code:${top}`) };
       });
       drawShares(assigned, "Top code", rows);
       assigned.hidden = false;
     }
-    if (this.#model.judge) {
-      const rows = this.#model.judge.groups.map((group) => {
+    if (judge) {
+      const rows = judge.groups.map((group) => {
         const { images = 0, share = 0, low, high } = groups.find((found) => found.group === group) ?? {};
         return { label: group, images, share, low, high, wanted: wanted.get(group) };
       });
@@ -103,37 +108,25 @@ export class Balance {
     }
   }
 
-  #own() {
-    const tops = count(this.#images.filter(({ code }) => code >= 0).map((image) => image.top_code));
-    return shares(tops).map(([top_code, issued, share]) => ({ top_code, issued, share }));
+  #tops() {
+    return count(this.#images.filter(({ code }) => code >= 0).map((image) => image.top_code));
   }
 
-  #seen() {
-    const groups = count(this.#images.map((image) => image.group).filter((group) => group !== null));
-    return shares(groups).map(([group, images, share]) => ({ group, images, share }));
+  #groups() {
+    return count(this.#images.map((image) => image.group).filter((group) => group !== null));
   }
 
   #tell() {
-    const tops = [...count(this.#images.map(({ code, top_code: top }) => (code < 0 ? "no code" : `top code ${top}`)))];
-    const groups = [...count(this.#images.map((image) => image.group).filter((group) => group !== null))];
-    const told = (pairs) =>
-      pairs
+    const tops = count(this.#images.map(({ code, top_code: top }) => (code < 0 ? "no code" : `top code ${top}`)));
+    const groups = this.#groups();
+    const told = (counts) =>
+      [...counts]
         .sort()
         .map(([name, images]) => `${images} × ${name}`)
         .join(", ");
-    const seen = groups.length ? `; seen: ${told(groups)}` : "";
+    const seen = groups.size ? `; seen: ${told(groups)}` : "";
     this.#parts.mine.textContent = `This request: ${told(tops)}${seen}.`;
   }
-}
-
-/** Shares that a target names, by "code:0" or by group. Those of groups are met by calibrated weights of codes. */
-function wantedShares(target, topCodes) {
-  if (target === null) return new Map(); // the images have no codes
-  if (target === "uniform") {
-    return new Map(Array.from({ length: topCodes }, (_, top) => [`code:${top}`, 1 / topCodes]));
-  }
-  const pairs = target.split(",").map((part) => part.split("="));
-  return new Map(pairs.filter(([, share]) => Number(share) >= 0).map(([name, share]) => [name, Number(share)]));
 }
 
 function count(values) {
@@ -142,7 +135,10 @@ function count(values) {
   return counts;
 }
 
-function shares(counts) {
-  const total = [...counts.values()].reduce((sum, images) => sum + images, 0);
-  return [...counts].map(([value, images]) => [value, images, images / total]);
+function sum(counts) {
+  return [...counts.values()].reduce((total, images) => total + images, 0);
+}
+
+function shares(groups) {
+  return [...groups].map(([group, images]) => ({ group, images, share: images / sum(groups) }));
 }

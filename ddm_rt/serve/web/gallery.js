@@ -1,7 +1,6 @@
 // The images of one request: a place for each from the start, and each image in it once it is finished.
 
 const TINY = 96; // pixels: up to here each pixel of an image is shown as a square of whole pixels
-const NARROW = 480; // pixels of a window
 const WIDEST = 256;
 
 export class Gallery {
@@ -19,11 +18,15 @@ export class Gallery {
     this.clear();
     const [width, height] = started.size.split("x").map(Number);
     const tiny = width <= TINY;
-    const about = window.innerWidth < NARROW ? 96 : 128;
-    const shown = tiny ? width * Math.max(1, Math.round(about / width)) : Math.min(width, WIDEST);
+    const shown = (about) => (tiny ? width * Math.max(1, Math.round(about / width)) : Math.min(width, WIDEST));
     this.#list.classList.toggle("tiny", tiny);
-    this.#list.style.setProperty("--shown", `${shown}px`);
-    this.#list.style.setProperty("--shape", `${width} / ${height}`);
+    for (const [name, value] of [
+      ["--on-phone", `${shown(96)}px`],
+      ["--on-screen", `${shown(128)}px`],
+      ["--shape", `${width} / ${height}`],
+    ]) {
+      this.#list.style.setProperty(name, value);
+    }
     this.#list.append(...started.images.map((image) => place(image)));
     this.#show(true);
   }

@@ -1,0 +1,20 @@
+"""benchmarks/malformed.py runs, and the server breaks at none of its requests."""
+
+import json
+from pathlib import Path
+
+import malformed
+
+
+def test_no_request_breaks_the_server(tmp_path: Path) -> None:
+    out = tmp_path / "malformed.json"
+    malformed.main(["-n", "300", "--seed", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert sum(record["answers"].values()) == 300
+    assert set(record["answers"]) <= {"200", "400", "404", "405", "408", "413", "closed"}
+    assert record["server_errors"] == 0
+
+
+def test_the_same_seed_is_the_same_requests() -> None:
+    assert [malformed.request_of(i, 3) for i in range(20)] == [malformed.request_of(i, 3) for i in range(20)]
+    assert malformed.request_of(0, 3) != malformed.request_of(0, 4)
