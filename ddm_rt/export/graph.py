@@ -54,9 +54,8 @@ def trace(
         parameters = list(program.model.graph.initializers.values())
         program.optimize()
     # After optimizing, which may put a node between an input and an output that are one value.
-    for value, name in zip(
-        (*program.model.graph.inputs, *program.model.graph.outputs), (*inputs, *outputs), strict=True
-    ):
+    ends = (*program.model.graph.inputs, *program.model.graph.outputs)
+    for value, name in zip(ends, (*inputs, *outputs), strict=True):
         value.name = name
     weights = _leave_out(program.model)
     model: onnx.ModelProto = program.model_proto

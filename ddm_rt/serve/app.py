@@ -76,6 +76,7 @@ def create_app(
         summary="Balanced images from a diffusion model.",
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would go wherever the Host header says
         responses=_ERRORS,
     )
 

@@ -1,9 +1,9 @@
 """What was taken in and has not ended, and whether more can be. Its owner holds a lock around every call."""
 
-import heapq
 from collections import Counter
 
 from ddm_rt.sample.jobs import Shape
+from ddm_rt.serve.heap import LazyHeap
 from ddm_rt.serve.line import Line, Work
 from ddm_rt.serve.pace import Pace
 from ddm_rt.serve.refusals import DeadlineExceeded, QueueFull, TooMany
@@ -24,7 +24,7 @@ class Book:
         self._line = Line()
         self._keys: Counter[str] = Counter()  # requests alive
         self._backlog: Counter[Shape] = Counter()  # steps to do
-        self._deadlines: list[tuple[float, int, Work]] = []  # a heap of those in the line or in slots
+        self._deadlines: LazyHeap[tuple[float, int, Work]] = LazyHeap(lambda item: item[-1].ticket.claimed)
 
     def enter(self, work: Work, now: float) -> None:
         """Keeps room for a request. Raises TooMany, QueueFull, or DeadlineExceeded where no waiting helps."""
@@ -39,7 +39,8 @@ class Book:
             raise DeadlineExceeded(
                 f"deadline_s is {work.deadline - now:.3g}; this request takes {least_s:.3g} s here at the least"
             )
-        if (over_s := self._too_late(work, now)) > 0:
+        # Where nothing else is to be done, waiting would not help; so it may try.
+        if self.alive and (over_s := self._too_late(work, now)) > 0:
             raise QueueFull("not everything would be done in time", max(over_s, _LEAST_RETRY_S))
         self.alive[work.ticket] = work
         self._keys[work.key] += 1
@@ -49,7 +50,7 @@ class Book:
     def queue(self, work: Work) -> None:
         """Its codes are drawn: its images may have slots."""
         self._line.add(work)
-        heapq.heappush(self._deadlines, (work.deadline, work.number, work))
+        self._deadlines.push((work.deadline, work.number, work))
 
     @property
     def queued(self) -> bool:
@@ -73,9 +74,10 @@ class Book:
 
     def expired(self, now: float) -> list[Work]:
         """Those whose deadline has passed, once each."""
-        found = []
-        while (soonest := self.soonest()) is not None and soonest <= now:
-            found.append(heapq.heappop(self._deadlines)[-1])
+        found: list[Work] = []
+        while (first := self._deadlines.top()) is not None and first[0] <= now:
+            found.append(first[-1])
+            self._deadlines.pop()
         return found
 
     def forget(self, work: Work) -> None:
@@ -88,10 +90,9 @@ class Book:
         self._backlog -= Counter({work.shape: work.steps_left})
 
     def soonest(self) -> float | None:
-        """The earliest deadline; those of requests that have ended are dropped."""
-        while self._deadlines and self._deadlines[0][-1].ticket.claimed:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        """The earliest deadline of those that may have slots and have not ended."""
+        first = self._deadlines.top()
+        return None if first is None else first[0]
 
     def _in_a_hurry(self, now: float) -> bool:
         soonest = self.soonest()

@@ -90,7 +90,7 @@ def broken() -> Failure:
 def malformed(error: RequestValidationError) -> Failure:
     """Names the first field that doesn't fit, and not what stood there."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    place = ".".join(str(part) for part in first["loc"][1:])  # without "body" or "query"
     if first["type"] == "json_invalid":
         return invalid("the body is not JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":

@@ -1,9 +1,8 @@
 """Images in their slots: those of one latent shape share ticks, and shapes take turns. For the loop's thread alone."""
 
 import logging
-import time
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -48,8 +47,8 @@ class _Group:
 class Flight:
     """Where the engine raises, the images of that tick part in halves until the one at fault is alone."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, clock: Callable[[], float]) -> None:
+        self._pipeline, self._clock = pipeline, clock
         self._groups: deque[_Group] = deque()  # the next to tick first; none is empty
 
     def __len__(self) -> int:
@@ -77,12 +76,12 @@ class Flight:
     def tick(self) -> Ticked:
         """One step of every image of one shape. There must be an image."""
         group = self._groups.popleft()
-        start = time.perf_counter()
+        start = self._clock()
         try:
             numbers, samples = group.slots.tick()
         except Exception as error:  # noqa: BLE001 (the request at fault is told)
-            return self._part(group, error, time.perf_counter() - start)
-        ticked = Ticked(group.shape, time.perf_counter() - start, Counter(work for work, _ in group.members.values()))
+            return self._part(group, error, self._clock() - start)
+        ticked = Ticked(group.shape, self._clock() - start, Counter(work for work, _ in group.members.values()))
         ticked.finished, ticked.samples = [group.members.pop(number) for number in numbers], samples
         if group.members:
             self._groups.append(group)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,21 +76,20 @@ class Images:
 
     async def whole(self, order: Order) -> bytes:
         """All images and the manifest, as JSON. Raises Failure."""
-        images: dict[int, NDArray[np.uint8]] = {}
-        manifest: Mapping[str, Any] = {}
-        async for event in self._follow(order, progress=False):
-            if isinstance(event, ImageReady):
-                images[event.index] = event.image
-            elif isinstance(event, Failed):
+        async for event in self._follow(order, parts=False):
+            if isinstance(event, Failed):
                 raise _logged(failed(event.error), event.error)
-            elif isinstance(event, Finished):
-                manifest = event.manifest
 
         def tell() -> bytes:
-            numbers = range(order.ticket.n)
-            items = self._items(order, numbers, [images[i] for i in numbers])
-            told = {"manifest": dict(manifest), "measured": self._measure(order, items)}
-            reply = ImageReply(created=int(time.time()), data=items, **order.look, **told)
+            generation = order.ticket.result()
+            items = self._items(order, range(order.ticket.n), list(generation.images))
+            reply = ImageReply(
+                created=int(time.time()),
+                data=items,
+                manifest=generation.manifest,
+                measured=self._measure(order, items),
+                **order.look,
+            )
             return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
 
         return await self._in_pool(tell)
@@ -116,7 +115,7 @@ class Images:
                 **look,
             },
         )
-        async for event in self._follow(order, progress=True):
+        async for event in self._follow(order, parts=True):
             if event is None:
                 yield events.KEEP_ALIVE
             elif isinstance(event, Progress):
@@ -135,9 +134,9 @@ class Images:
             else:
                 yield events.encode_error(_logged(failed(event.error), event.error).tree())
 
-    def _follow(self, order: Order, progress: bool) -> AsyncIterator[Event | None]:
+    def _follow(self, order: Order, parts: bool) -> AsyncIterator[Event | None]:
         http = self._http
-        return events.follow(order.ticket, progress=progress, idle_s=http.idle_s, grace_s=http.grace_s)
+        return events.follow(order.ticket, parts=parts, idle_s=http.idle_s, grace_s=http.grace_s)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoding, work)

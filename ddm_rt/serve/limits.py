@@ -43,10 +43,12 @@ class Limits:
 
         async def send_in_parts(message: Message) -> None:
             """Each one waits until the client has taken those before it: the server sees whether it reads at all."""
-            body = message.get("body", b"")
-            for start in range(0, len(body) - _PART, _PART):
-                await send({"type": message["type"], "body": body[start : start + _PART], "more_body": True})
-                message = message | {"body": body[start + _PART :]}
-            await send(message)
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if len(body) <= _PART:
+                await send(message)
+                return
+            for start in range(0, len(body), _PART):
+                more_parts = more or start + _PART < len(body)
+                await send({"type": message["type"], "body": body[start : start + _PART], "more_body": more_parts})
 
         await self._app(scope, limited_receive, send_in_parts)

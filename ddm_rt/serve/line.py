@@ -1,15 +1,18 @@
 """Requests with images that wait for a slot, and whose image is next."""
 
-import heapq
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.sample.jobs import Prepared, Shape
+from ddm_rt.serve.heap import LazyHeap
 from ddm_rt.serve.tickets import Ticket
+
+Urgency = tuple[int, float, int]
 
 
 @dataclass(eq=False)
@@ -44,7 +47,7 @@ class Work:
         return self.n * self.steps - self.steps_done
 
     @property
-    def urgency(self) -> tuple[int, float, int]:
+    def urgency(self) -> Urgency:
         """Sorts by priority, then deadline, then arrival."""
         return -self.priority, self.deadline, self.number
 
@@ -55,20 +58,19 @@ class Line:
     """
 
     def __init__(self) -> None:
-        # Each work stands once in either heap, until it is found there with nothing left to wait for.
-        self._turns: list[tuple[int, int, tuple[int, float, int], Work]] = []
-        self._urgent: list[tuple[tuple[int, float, int], Work]] = []
+        self._turns: LazyHeap[tuple[int, int, Urgency, Work]] = LazyHeap(_has_all)
+        self._urgent: LazyHeap[tuple[Urgency, Work]] = LazyHeap(_has_all)
         self._rounds: defaultdict[int, int] = defaultdict(int)  # priority -> the round that its turns have got to
 
     def __bool__(self) -> bool:
         """Whether an image waits."""
-        return self._next_in_turn() is not None
+        return self._turns.top() is not None
 
     def add(self, work: Work) -> None:
         """It joins in the round that its priority is at: newcomers don't catch up with what others have had."""
         work.round = self._rounds[work.priority]
-        heapq.heappush(self._turns, (-work.priority, work.round, work.urgency, work))
-        heapq.heappush(self._urgent, (work.urgency, work))
+        self._turns.push((-work.priority, work.round, work.urgency, work))
+        self._urgent.push((work.urgency, work))
 
     def pick(self, hurry: bool = False) -> tuple[Work, int] | None:
         """The next image, as a work and a number in it; None where none waits."""
@@ -81,19 +83,18 @@ class Line:
         return work, image
 
     def _next_in_turn(self) -> Work | None:
-        while self._turns:
-            priority, round_, urgency, work = self._turns[0]
-            if not work.waiting:
-                heapq.heappop(self._turns)
-            elif round_ != work.round:
-                heapq.heapreplace(self._turns, (priority, work.round, urgency, work))
-            else:
+        while (found := self._turns.top()) is not None:
+            priority, round_, urgency, work = found
+            if round_ == work.round:
                 return work
+            self._turns.replace((priority, work.round, urgency, work))
         return None
 
     def _most_urgent(self) -> Work | None:
-        while self._urgent:
-            if self._urgent[0][1].waiting:
-                return self._urgent[0][1]
-            heapq.heappop(self._urgent)
-        return None
+        found = self._urgent.top()
+        return None if found is None else found[-1]
+
+
+def _has_all(item: tuple[Any, ...]) -> bool:
+    work: Work = item[-1]
+    return not work.waiting

@@ -61,6 +61,7 @@ class _SchedulerMetrics(Collector):
         yield SummaryMetricFamily(
             "ddm_step_seconds", "Steps of all slots together.", count_value=stats.ticks, sum_value=stats.tick_seconds
         )
+        yield CounterMetricFamily("ddm_image_steps", "Steps of each image, added up.", stats.steps)
         yield CounterMetricFamily("ddm_images", "Images of requests that finished.", stats.images)
         ended = CounterMetricFamily("ddm_requests", "Requests that ended.", labels=("state",))
         for state, count in (

@@ -50,10 +50,10 @@ class Pace:
         before = 0.0
         for work in sorted(works, key=lambda work: work.urgency):
             step_s = self.step_s(work.shape)
+            last = min(work.steps, work.steps_left)  # steps of its last image, which shares every tick
+            until_last_s = before + (work.steps_left - last) * step_s
+            over = until_last_s + last * self._slots * step_s - headroom * (work.deadline - now)
             before += work.steps_left * step_s
-            # Its last image gets a slot after all of that at the latest, and then shares every tick.
-            last = min(work.steps, work.steps_left) * self._slots * step_s
-            over = before + last - headroom * (work.deadline - now)
             if over > 0:
                 late[work] = over
         return late

@@ -40,6 +40,7 @@ class Scheduler:
         settings: ServeSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` gives seconds, which deadlines and the time of a tick are measured by."""
         self.pipeline = pipeline
         self.settings = ServeSettings() if settings is None else settings
         self._clock = clock
@@ -49,7 +50,7 @@ class Scheduler:
         self._gone: list[Work] = []  # claimed: their images are to leave their slots
         self._occupied = self._undecoded = self._arrivals = 0
         self._draining = self._closing = False
-        self._flight = Flight(pipeline)
+        self._flight = Flight(pipeline, clock)
         self._delivery = Delivery(pipeline, self.settings.decode_threads, self._was_decoded, self._has_ended)
         self._thread = threading.Thread(target=self._run, name="sampling", daemon=True)
 

@@ -10,7 +10,7 @@ from scipy import stats
 from tolerances import NOISE_ULP
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.rng import MAX_SEED, Stream, derive, normal, philox4x32
+from ddm_rt.sample.rng import MAX_SEED, Stream, derive, derive_range, normal, philox4x32
 
 SEEDS = st.integers(0, MAX_SEED)
 
@@ -102,6 +102,13 @@ def test_derive_equals_the_definition(seed: int, index: int) -> None:
     r0, r1, _, _ = scalar_philox([index, 0, 0, 1], [seed % 2**32, seed >> 32])
     assert derive(seed, index) == r0 + (r1 << 32)
     assert derive(seed, 0) == seed
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=SEEDS, start=st.integers(0, 2**32 - 9), n=st.integers(0, 9))
+def test_seeds_derived_together_are_those_derived_one_by_one(seed: int, start: int, n: int) -> None:
+    for indices in (range(start, start + n), range(n)):
+        assert derive_range(seed, indices) == [derive(seed, i) for i in indices]
 
 
 def test_derived_seeds_differ() -> None:

@@ -92,3 +92,30 @@ def test_an_image_is_the_same_alone_and_among_others(
     assert found.keys() == set(range(len(wanted))) - gone
     for i, content in found.items():
         assert content == alone(wanted[i][1]).tobytes()
+
+
+@given(wanted=st.lists(images, min_size=1, max_size=8), ticks=st.lists(st.integers(0, 3), max_size=3))
+def test_images_that_part_end_the_same(wanted: list[Image], ticks: list[int]) -> None:
+    """Slots split in halves again and again, each half going on at its own time."""
+    parts = [slots_of(FakeEngine(), (1, 2, 4, 8))]
+    names = {admit(parts[0], image): i for i, image in enumerate(wanted)}
+    found: dict[int, bytes] = {}
+
+    def tick(slots: Slots) -> None:
+        numbers, samples = slots.tick()
+        if samples is not None:
+            found.update((names[number], each.tobytes()) for number, each in zip(numbers, samples, strict=True))
+
+    for count in ticks:
+        for slots in tuple(parts):
+            before = slots.numbers
+            parts.append(slots.split())
+            assert slots.numbers + parts[-1].numbers == before
+            for _ in range(count):
+                tick(slots)
+    for slots in parts:
+        while len(slots):
+            tick(slots)
+    assert found.keys() == set(range(len(wanted)))
+    for i, content in found.items():
+        assert content == alone(wanted[i]).tobytes()

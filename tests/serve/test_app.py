@@ -158,6 +158,7 @@ def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None
     assert response.headers["allow"] == "POST"
     assert error_of(client.post(GENERATIONS, json={"model": "dall-e-3"}), 404)["code"] == "model_not_found"
     assert error_of(client.get("/v1/models/dall-e-3"), 404)["code"] == "model_not_found"
+    error_of(client.get("/v1/models/", follow_redirects=False), 404)
 
 
 def test_models_say_what_can_be_asked_for(client: TestClient) -> None:

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -79,10 +80,8 @@ class Client(threading.Thread):
                 self._end(ticket)
 
     def _end(self, ticket: Ticket) -> None:
-        try:
+        with suppress(Cancelled, DeadlineExceeded):
             ticket.result(WAIT_S)
-        except (Cancelled, DeadlineExceeded):
-            pass
 
 
 def run_mix(pipeline: Pipeline, alone: Pipeline, mix: int, requests: list[dict[str, Any]], **settings: Any) -> int:

@@ -32,7 +32,10 @@ def engine() -> Iterator[GatedEngine]:
 
 
 def scheduler_of(engine: FakeEngine, **settings: Any) -> Scheduler:
-    return Scheduler(Pipeline(fake_bundle(), engine), ServeSettings(**settings))
+    pipeline = Pipeline(fake_bundle(), engine)
+    if isinstance(engine, GatedEngine):
+        return Scheduler(pipeline, ServeSettings(**settings), clock=lambda: engine.now)
+    return Scheduler(pipeline, ServeSettings(**settings))
 
 
 def stopped_at(engine: GatedEngine, call: int, **settings: Any) -> Scheduler:
@@ -341,45 +344,61 @@ def test_priorities_go_first(engine: GatedEngine) -> None:
 def test_a_request_that_is_late_fails_and_others_go_on(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2) as scheduler:
         other = scheduler.submit({"n": 1})
-        late = scheduler.submit({"n": 3, "scope": "today"}, deadline_s=0.05)
+        late = scheduler.submit({"n": 3, "scope": "today"}, deadline_s=1.0)
         assert engine.reached.wait(WAIT_S)
-        time.sleep(0.06)
+        engine.now += 1.0
         engine.go.set()
         with pytest.raises(DeadlineExceeded):
             late.result(WAIT_S)
         other.result(WAIT_S)
-        assert settled(lambda: scheduler.stats().occupied == 0)
+        assert scheduler.drain(WAIT_S)
     assert late.state is State.FAILED
     assert counts(scheduler).pooled.total() == 3
 
 
-def test_what_cannot_be_in_time_is_refused_early(engine: GatedEngine) -> None:
+def paced(scheduler: Scheduler, engine: GatedEngine) -> None:
+    """Steps take 10 ms, which the scheduler has seen; the next one stops."""
     engine.step_s = 0.01
+    scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
+    engine.stop_at = len(engine.sizes)
+
+
+def test_what_cannot_be_in_time_is_refused_early(engine: GatedEngine) -> None:
     with scheduler_of(engine, slots=2) as scheduler:
-        scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
+        paced(scheduler, engine)
         with pytest.raises(DeadlineExceeded, match="at the least"):
-            scheduler.submit({"num_steps": 100}, deadline_s=0.5)
-        backlog = [scheduler.submit({"n": 8, "num_steps": 10}) for _ in range(4)]  # 1.6 s and more
+            scheduler.submit({"num_steps": 100}, deadline_s=0.9)
+        alone = scheduler.submit({"num_steps": 80}, deadline_s=0.9)
+        assert alone.cancel()
+        with pytest.raises(Cancelled):
+            alone.result(WAIT_S)
+        backlog = [scheduler.submit({"n": 8, "num_steps": 10}) for _ in range(4)]  # 1.6 s
         with pytest.raises(QueueFull, match="in time") as caught:
-            scheduler.submit({"num_steps": 10}, deadline_s=0.12, priority=-1)
-        assert 0 < caught.value.retry_after_s < WAIT_S
-        assert scheduler.submit({"num_steps": 10}, deadline_s=1.0, priority=1).result(WAIT_S)
-        assert scheduler.stats().rejected == {"deadline": 1, "queue": 1}
-        for ticket in backlog:
-            ticket.cancel()
+            scheduler.submit({"num_steps": 10}, deadline_s=1.5, priority=-1)
+        assert 0.3 < caught.value.retry_after_s < 1.0
+        in_time = scheduler.submit({"num_steps": 10}, deadline_s=1.5)  # before the others
+        with pytest.raises(QueueFull, match="in time"):  # in time itself, but then that one would not be
+            scheduler.submit({"n": 24, "num_steps": 10}, priority=1)
+        engine.go.set()
+        for ticket in (in_time, *backlog):
+            ticket.result(WAIT_S)
+    assert scheduler.stats().rejected == {"deadline": 1, "queue": 2}
 
 
 def test_in_a_hurry_the_earliest_deadline_goes_first(engine: GatedEngine) -> None:
-    """Taking turns, the request with little time would be done last but one image."""
-    engine.step_s = 0.01
+    """Taking turns to the end, the request with little time would be done after 1.2 s."""
+    order = Order()
     with scheduler_of(engine, slots=2) as scheduler:
-        scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
-        patient = [scheduler.submit({"n": 16, "num_steps": 8}) for _ in range(3)]  # 2 s and more
-        pressed = scheduler.submit({"n": 8, "num_steps": 8}, deadline_s=1.0)  # 0.4 s alone, 1.5 s in turns
-        assert len(pressed.result(WAIT_S).images) == 8
-        assert all(ticket.state is State.RUNNING for ticket in patient)
-        for ticket in patient:
-            ticket.cancel()
+        paced(scheduler, engine)
+        tickets = [order.watch(scheduler.submit({"n": 16, "num_steps": 8}), "patient") for _ in range(3)]
+        assert engine.reached.wait(WAIT_S)
+        pressed = order.watch(scheduler.submit({"n": 8, "num_steps": 8}, deadline_s=1.0), "pressed")
+        engine.go.set()
+        for ticket in (pressed, *tickets):
+            ticket.result(WAIT_S)
+    places = [i for i, name in enumerate(order.names) if name == "pressed"]
+    assert places[1] > 2  # there was time for turns at first
+    assert places[-1] < 25
 
 
 def test_sampling_waits_where_decoding_does_not_keep_up(engine: GatedEngine) -> None:

@@ -1,0 +1,83 @@
+"""Who is next: turns among equals, priorities, urgency; and heaps that forget the dead."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddm_rt.serve.heap import LazyHeap
+from ddm_rt.serve.line import Line, Work
+from ddm_rt.serve.tickets import Ticket
+
+SHAPE = (1, 2, 2)
+
+
+def work(number: int, n: int, priority: int = 0, deadline: float = 10.0) -> Work:
+    return Work(number, n, 4, SHAPE, "", priority, Ticket(n, 4 * n, deadline))
+
+
+arrivals = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 9), st.integers(0, 2), st.floats(1, 99)), min_size=1, max_size=12
+)
+
+
+@given(arrivals=arrivals, hurry=st.sets(st.integers(0, 200)), cancelled=st.sets(st.integers(0, 11), max_size=3))
+def test_every_image_is_picked_once_in_a_fair_order(
+    arrivals: list[tuple[int, int, int, float]], hurry: set[int], cancelled: set[int]
+) -> None:
+    line, picked = Line(), []
+    works = [work(i, n, priority, deadline) for i, (_, n, priority, deadline) in enumerate(arrivals)]
+    here: list[Work] = []
+    for time in range(31 + sum(each.n for each in works)):
+        for each, (start, *_) in zip(works, arrivals, strict=True):
+            if start == time:
+                line.add(each)
+                here.append(each)
+        if time == 15:
+            for i in cancelled & set(range(len(works))):
+                works[i].ticket.claim()
+        waiting = [each for each in here if each.waiting]
+        assert bool(line) == bool(waiting)
+        rounds = {each: each.round for each in waiting}
+        found = line.pick(time in hurry)
+        assert (found is None) == (not waiting)
+        if found is None:
+            continue
+        first, image = found
+        assert first.priority == max(each.priority for each in waiting)
+        equals = [each for each in waiting if each.priority == first.priority]
+        if time in hurry:
+            assert first.urgency == min(each.urgency for each in equals)
+        else:
+            assert rounds[first] == min(rounds[each] for each in equals)
+        assert image == sum(other is first for other, _ in picked)
+        picked.append(found)
+    counts = Counter(each for each, _ in picked)
+    for each, (start, *_) in zip(works, arrivals, strict=True):
+        assert counts[each] == each.n or (each.number in cancelled and start + each.n > 0)
+
+
+def test_a_newcomer_takes_turns_from_now_on() -> None:
+    line, old, new = Line(), work(0, 100), work(1, 100)
+    line.add(old)
+    for _ in range(50):
+        line.pick()
+    line.add(new)
+    names = "".join("on"[found[0] is new] for _ in range(20) if (found := line.pick()) is not None)
+    assert names.count("n") == pytest.approx(10, abs=1)
+    assert "nnn" not in names
+    assert "ooo" not in names
+
+
+def test_a_heap_forgets_the_dead_though_they_never_come_to_the_top() -> None:
+    dead: set[int] = set()
+    heap: LazyHeap[tuple[int, int]] = LazyHeap(lambda item: item[1] in dead)
+    heap.push((-1, -1))
+    for i in range(10_000):
+        heap.push((i, i))
+        dead.add(i)
+        assert heap.top() == (-1, -1)
+    assert len(heap) <= 65
+    heap.pop()
+    assert heap.top() is None
