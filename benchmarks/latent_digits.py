@@ -7,8 +7,10 @@
 Each cell goes the way of a user with a checkpoint of their own: `ddm-rt train --base --data`, `ddm-rt export`, images
 from a prompt through ONNX Runtime with joint guidance; the shipped judge measures. The base checkpoint is made here
 (`latent_digits_parts/base.py`): its UNet and text encoder are random, so the whole UNet is trained (LoRA rank 0), and
-its VAE has seen neither digit of the pair. Settings were chosen on the development pair (`Settings` in cells.py) and
-the budget is that of `balance.py`, whose rows stand beside ours.
+its VAE has seen neither digit of the pair. Prompts name no digit, so they can't tell the groups apart. Settings were
+chosen on the development pair (`Settings` in cells.py; results/development.md has what was tried) and the budget is
+that of `balance.py`, whose rows stand beside ours. One seed for each cell. The denoiser predicts x0, as the pixel
+models do; Stable Diffusion's checkpoints predict epsilon or v, and at this budget epsilon fails.
 """
 
 import argparse
@@ -72,7 +74,10 @@ def _log(label: str) -> Any:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    """Of this file's own checkout, wherever the command is given; "unknown" for a copy of one."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

@@ -98,7 +98,7 @@ class Book:
         soonest = self.soonest()
         if soonest is None or self._surely_in_time(soonest - now):
             return False
-        return bool(self.pace.late(self.alive.values(), now, self._settings.headroom))
+        return bool(self.pace.late(tuple(self.alive.values()), now, self._settings.headroom))
 
     def _too_late(self, work: Work, now: float) -> float:
         """Seconds by which `work`, or others because of it, would come too late; 0 where none does."""
@@ -106,7 +106,7 @@ class Book:
         time_s = work.deadline - now if soonest is None else min(soonest, work.deadline) - now
         if self._surely_in_time(time_s, work):
             return 0.0
-        headroom, alive = self._settings.headroom, self.alive.values()
+        headroom, alive = self._settings.headroom, tuple(self.alive.values())
         late = self.pace.late([*alive, work], now, headroom)
         anyway = self.pace.late(alive, now, headroom)
         return max((over_s for other, over_s in late.items() if other not in anyway), default=0.0)
@@ -116,4 +116,4 @@ class Book:
         works = Counter({work.shape: work.steps_left for work in more})
         everything_s = self.pace.backlog_s(self._backlog + works)
         longest_s = self.pace.longest_s(self._backlog.keys() | works.keys(), self._settings.max_steps)
-        return everything_s + longest_s < self._settings.headroom * time_s
+        return everything_s + 2 * longest_s < self._settings.headroom * time_s

@@ -1,6 +1,6 @@
 """How long work takes on this machine: measured as it goes, to refuse what can't be done in time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -42,21 +42,26 @@ class Pace:
         """Seconds that an image with so many steps is in its slot on a full server, of the slowest shape."""
         return max((self._slots * steps * self.step_s(shape) for shape in shapes), default=0.0)
 
-    def late(self, works: Iterable[Work], now: float, headroom: float) -> dict[Work, float]:
+    def late(self, works: Collection[Work], now: float, headroom: float) -> dict[Work, float]:
         """Those that need more than the part `headroom` of the time they have, served by urgency; and the seconds
         that they are over it.
         """
         late: dict[Work, float] = {}
-        before = 0.0
+        # Images stay in their slots to their end, so that even the most urgent one waits for the next to leave.
+        before_s = max((work.steps * self._tick_s(work) for work in works if work.next and work.steps_left), default=0)
         for work in sorted(works, key=lambda work: work.urgency):
-            step_s = self.step_s(work.shape)
-            last = min(work.steps, work.steps_left)  # steps of its last image, which shares every tick
-            until_last_s = before + (work.steps_left - last) * step_s
-            over = until_last_s + last * self._slots * step_s - headroom * (work.deadline - now)
-            before += work.steps_left * step_s
-            if over > 0:
-                late[work] = over
+            last = min(work.steps, work.steps_left)  # steps of its last image
+            own_s = (work.steps_left - last) * self.step_s(work.shape)
+            needed_s = (before_s + own_s if work.waiting else 0) + last * self._tick_s(work)
+            over_s = needed_s - headroom * (work.deadline - now)
+            if over_s > 0:
+                late[work] = over_s
+            before_s += work.steps_left * self.step_s(work.shape)
         return late
+
+    def _tick_s(self, work: Work) -> float:
+        """Seconds that a step of one of its images takes among others, in full slots."""
+        return self._slots * self.step_s(work.shape)
 
 
 def _numbers(shape: Shape) -> int:
