@@ -28,7 +28,7 @@ INDEX = "bundle.json"
 GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
 TEXT_GRAPH = "text_encoder.onnx"  # of bundles that take prompts
 _ID_FILES = ("config.json", "schedule.json", "codes.json")
-DERIVED = ("plans/", "calibrations/", "reports/")  # made from a bundle, and added to it
+DERIVED = ("plans/", "calibrations/", "reports/", "tables/")  # made from a bundle, and added to it
 SHIPPED = ("digits",)  # bundles inside the package, by name
 
 

@@ -56,10 +56,10 @@ def export_run(
     `out` is not empty, options don't go together, or a graph differs from torch by more than `MAX_ABS_ERROR`.
     """
     check_free(out)
-    config = _read(RunConfig, run / "config.json")
+    config = read_file(RunConfig, run / "config.json")
     if decoder is not None:
         _check_decoder(run, config, with_weights)
-    codes = _read(Codes, run / "codes.json")
+    codes = read_file(Codes, run / "codes.json")
     model = assemble(run, config, codes, None)
     text = _text(run, config)
     bundle_config = _bundle_config(config, codes, model, text)
@@ -224,7 +224,7 @@ def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str,
     }
 
 
-def _read(model: type[M], path: Path) -> M:
+def read_file(model: type[M], path: Path) -> M:
     try:
         content = path.read_bytes()
     except OSError as error:
