@@ -41,11 +41,12 @@ if TYPE_CHECKING:
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
 }
+_EVENT = {"type": "object", "properties": dict.fromkeys(("event", "data"), {"type": "string"}), "required": ["data"]}
 _IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImageReply,
         "description": "The images, or with stream=true events as they come.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     }
 }
 _PICTURE: dict[int | str, dict[str, Any]] = {

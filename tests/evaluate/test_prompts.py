@@ -65,13 +65,14 @@ def test_both_sides_get_the_prompts(bundle: Bundle, judge: Judge) -> None:
 def test_a_sampled_directory_brings_its_prompts(bundle: Bundle, judge: Judge, tmp_path: Path) -> None:
     pipeline = Pipeline.load(bundle, threads=1)
     request: dict[str, Any] = {"n": 5, "seed": 3, "num_steps": 2, "negative_prompt": "blurry"}
-    pipeline.generate(PROMPTS, **request).save(tmp_path / "there")
+    made = pipeline.generate(PROMPTS, **request)
+    made.save(tmp_path / "there")
     arguments: dict[str, Any] = {"judge": judge, "groups": GROUPS}
     there = parse_side(str(tmp_path / "there"))
     for sides in ((there, side(bundle)), (side(bundle), there)):
         figures, _ = compare(*sides, **arguments)
         assert (figures.labels.n, figures.images.unchanged) == (5, 5)
-    pipeline.generate("a nurse", **request).save(tmp_path / "others")
+    pipeline.generate("a nurse", codes=made.codes, **request).save(tmp_path / "others")
     with pytest.raises(DdmError, match="image 0 has prompt a doctor and a nurse; pairs need the same"):
         compare(there, parse_side(str(tmp_path / "others")), **arguments)
     with pytest.raises(
