@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
 }
-_EVENT = {"type": "object", "properties": dict.fromkeys(("event", "data"), {"type": "string"}), "required": ["data"]}
+_TEXT = {"type": "string"}
+_EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["data"]}
 _IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImageReply,
