@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
-# What a serving image hasn't got. The first four must not be there by the promise; the rest aren't needed either.
+# What a serving image hasn't got. The first six must not be there by the promise; the rest aren't needed either.
 ABSENT = (
     "torch",
     "diffusers",
     "transformers",
+    "peft",
+    "accelerate",
     "triton",
     "tensorrt",
     "tensorrt_rtx",
@@ -21,6 +23,7 @@ ABSENT = (
     "click",
     "pytest",
 )
+BROUGHT = {"click"}  # of these: there all the same, since tokenizers requires huggingface_hub, and that click
 # Every finder of modules, asked for one of these, finds nothing: as on a machine that hasn't got them.
 BLOCK = f"""
 import sys
