@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,serve,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,serve,ray,openvino,dev]'
 	touch $@
 
 demo: $(STAMP)

@@ -13,20 +13,17 @@ import json
 import platform
 import random
 import re
-import signal
 import socket
 import subprocess
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from serving_parts.servers import served
+
 from ddm_rt.bundle import write_json
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.app import create_app
 from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.scheduler import Scheduler
-from ddm_rt.serve.server import Server, listen
 from ddm_rt.serve.settings import ServeSettings
 
 PATH = "/v1/images/generations"
@@ -125,21 +122,11 @@ def measure(n: int, seed: int) -> Counter[str]:
     """How many requests were answered with what. Raises RuntimeError where the server is of no use afterwards."""
     http = HttpSettings(head_s=0.2, body_s=0.2)  # for requests that never end
     pipeline = Pipeline.load("digits", backend="onnxruntime", threads=1)
-    ready = threading.Event()
-    with listen("127.0.0.1", 0) as place, Scheduler(pipeline, ServeSettings(max_images=4, max_steps=4)) as scheduler:
-        port = place.getsockname()[1]
-        server = Server(create_app(scheduler, http), scheduler, http, ready.set)
-        thread = threading.Thread(target=server.run, args=([place],))
-        thread.start()
-        try:
-            ready.wait(TIMEOUT_S)
-            counts = Counter(send(port, request_of(number, seed)) for number in range(n))
-            valid = json.dumps(VALID).encode()
-            if (last := send(port, head(len(valid)) + valid)) != "200":
-                raise RuntimeError(f"a valid request after all others was answered with {last}")
-        finally:
-            server.handle_exit(signal.SIGTERM, None)
-            thread.join()
+    with served(pipeline, ServeSettings(max_images=4, max_steps=4), http) as (port, _):
+        counts = Counter(send(port, request_of(number, seed)) for number in range(n))
+        valid = json.dumps(VALID).encode()
+        if (last := send(port, head(len(valid)) + valid)) != "200":
+            raise RuntimeError(f"a valid request after all others was answered with {last}")
     return counts
 
 

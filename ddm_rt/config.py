@@ -4,7 +4,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ddm_rt.errors import DdmError
 
@@ -19,6 +27,7 @@ class Backend(StrEnum):
     AUTO = "auto"
     TORCH = "torch"
     ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
 
@@ -74,6 +83,7 @@ class SamplerName(StrEnum):
     DDIM = "ddim"
     EULER = "euler"
     DPMPP_2M = "dpm++2m"
+    LCM = "lcm"  # for students (`ddm-rt distill`)
 
 
 class Balance(StrEnum):
@@ -265,6 +275,18 @@ class SamplingConfig(Frozen):
     clip: tuple[float, float] | None = (-1.0, 1.0)  # of x0, for pixel models
 
 
+class DistillConfig(Frozen):
+    """How a student was made of another run: consistency distillation, with guidance folded in."""
+
+    teacher: str = Field(pattern="^[0-9a-f]{64}$")  # sha256 of its weights.safetensors
+    # What the student has learned; sampled with scales of 1 it needs no second branch.
+    guidance_scale: Annotated[float, Field(ge=0)]  # text; 1 where the family takes none
+    indicator_guidance_scale: Annotated[float, Field(ge=0)]
+    phases: Annotated[int, Field(ge=1)] = 4  # of the path; the student jumps from one to the next
+    huber: Annotated[float, Field(gt=0)] = 1e-3  # where the loss turns from squares to absolute values
+    lora: LoraConfig | None = None  # the student's own factors; RunConfig.lora: with the teacher's
+
+
 class RunConfig(Frozen):
     """Everything that determines a training run."""
 
@@ -278,6 +300,15 @@ class RunConfig(Frozen):
     sampling: SamplingConfig = SamplingConfig()
     base: BaseConfig | None = None  # families other than `PIXEL`
     lora: LoraConfig = LoraConfig()
+    distill: DistillConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_distill(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs that aren't students have the file, and the digest of their checkpoints, that they had before."""
+        tree: dict[str, Any] = handler(self)
+        if self.distill is None:
+            tree.pop("distill", None)
+        return tree
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:

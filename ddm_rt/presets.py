@@ -87,8 +87,13 @@ def resolve(preset: str, overrides: dict[str, Any] | None = None) -> RunConfig:
     """
     if preset not in PRESETS:
         raise DdmError(f"preset {preset!r} is unknown; presets: {', '.join(PRESETS)}")
-    tree = PRESETS[preset].model_dump()
-    for dotted, value in (overrides or {}).items():
+    return override(PRESETS[preset], overrides or {})
+
+
+def override(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
+    """`config` with dotted fields set and checked. Raises DdmError for an unknown field or value."""
+    tree = config.model_dump()
+    for dotted, value in fields.items():
         *path, leaf = dotted.split(".")
         node: Any = tree
         for part in path:

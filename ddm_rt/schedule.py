@@ -27,7 +27,10 @@ SPACINGS: dict[SamplerName, tuple[Spacing, ...]] = {
     SamplerName.DDIM: ("leading", "trailing"),
     SamplerName.EULER: ("linspace", "leading", "trailing", "karras"),
     SamplerName.DPMPP_2M: ("linspace", "leading", "trailing", "karras"),
+    SamplerName.LCM: ("trailing",),
 }
+# Timesteps that a student is trained on (`train.distill`) and LCM picks its steps from; diffusers' default.
+LCM_GRID = 50
 
 
 # Fields of schedule.json that came later: left out at their defaults, so that the file of a schedule that doesn't
@@ -161,6 +164,9 @@ def step_table(
     a, b, p, q = _prediction(schedule.config.prediction_type, alpha[:-1], sigma[:-1])
     zero = np.zeros(num_steps)
     c, d, e, g, f = _UPDATES[sampler](alpha, sigma, p, q, eta)
+    if sampler is SamplerName.LCM:
+        skip, out = boundary(t)
+        c, d = d * skip, d * out
     low, high = clip or (-np.inf, np.inf)
     # Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
     init_scale = float(sigma[0]) if sampler is SamplerName.EULER and spacing != "leading" else 1.0
@@ -205,6 +211,40 @@ def _dpmpp_2m(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float
     return c, d, e, zero, zero
 
 
+def _lcm(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float) -> tuple[Float64, ...]:
+    """Luo et al. 2023 (arXiv 2310.04378), alg. 3: x0, noised afresh to the next level; see `boundary` for the rest."""
+    zero = np.zeros(len(alpha) - 1)
+    return zero, alpha[1:], zero, zero, sigma[1:]
+
+
+def jumps(
+    schedule: Schedule, t: Float64, to: Float64, clip: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
+    """Rows float32 [S, 9] of DDIM steps, each from a timestep of `t` [S] to the one of `to` [S]; -1 is the clean end.
+
+    `t` and `to` hold whole timesteps.
+    """
+    bar = np.append(schedule.alphas_cumprod, 1.0)  # so that -1 is clean
+    low, high = clip or (-np.inf, np.inf)
+    rows = []
+    for pair in zip(t, to, strict=True):
+        alpha, sigma = (np.sqrt(level[np.array(pair, int)]) for level in (bar, 1 - bar))
+        a, b, p, q = _prediction(schedule.config.prediction_type, alpha[:-1], sigma[:-1])
+        c, d, e, g, f = _ddim(alpha, sigma, p, q, 0.0)
+        rows.append([float(part[0]) for part in (a, b, c, d, e, g, f)] + [low, high])
+    return np.array(rows, np.float32)
+
+
+def boundary(t: Float64) -> tuple[Float64, Float64]:
+    """c_skip and c_out of the consistency function f(x, t) = c_skip·x + c_out·x0, for which f(x, 0) = x.
+
+    arXiv 2310.04378, eq. 9, with σ_data = .5 and timesteps times 10, as diffusers has it: c_skip is below 1e-5 from
+    the first timestep of a grid of 50 on.
+    """
+    square = (10 * t / 0.5) ** 2
+    return 1 / (square + 1), np.sqrt(square / (square + 1))
+
+
 _Update = Callable[[Float64, Float64, Float64, Float64, float], tuple[Float64, ...]]
 
 _UPDATES: dict[SamplerName, _Update] = {
@@ -212,6 +252,7 @@ _UPDATES: dict[SamplerName, _Update] = {
     SamplerName.DDIM: _ddim,
     SamplerName.EULER: _euler,
     SamplerName.DPMPP_2M: _dpmpp_2m,
+    SamplerName.LCM: _lcm,
 }
 
 
@@ -234,12 +275,14 @@ def _noise_levels(
     euler = sampler is SamplerName.EULER
     i = np.arange(num_steps, dtype=np.float64)
     t: Float64
-    if spacing == "leading":
+    if sampler is SamplerName.LCM:
+        t = _trailing(last + 1, LCM_GRID)[np.floor(np.linspace(0, LCM_GRID, num_steps, endpoint=False)).astype(int)]
+    elif spacing == "leading":
         # DPM-Solver++ leaves out t = 0 here too.
         first, intervals = (1, num_steps + 1) if sampler is SamplerName.DPMPP_2M else (0, num_steps)
         t = (i[::-1] + first) * ((last + 1) // intervals) + schedule.config.steps_offset
     elif spacing == "trailing":
-        t = np.rint((last + 1) - i * ((last + 1) / num_steps)) - 1
+        t = _trailing(last + 1, num_steps)
     elif euler:
         t = np.linspace(0, last, num_steps)[::-1].astype(np.float32).astype(np.float64)
     else:  # DPM-Solver++ leaves out t = 0 and uses whole timesteps
@@ -252,6 +295,11 @@ def _noise_levels(
         if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
             t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
     return t, np.append(levels, _end(schedule.config, sampler, t, spacing, float(every[0])))
+
+
+def _trailing(timesteps: int, num_steps: int) -> Float64:
+    t: Float64 = np.rint(timesteps - np.arange(num_steps) * (timesteps / num_steps)) - 1
+    return t
 
 
 def _end(config: ScheduleConfig, sampler: SamplerName, t: Float64, spacing: Spacing, lowest: float) -> float:
@@ -309,6 +357,8 @@ def _check_arguments(
     most = schedule.config.num_train_timesteps
     if not 1 <= num_steps <= most:
         raise DdmError(f"num_steps is {num_steps}; expected 1 to {most}, the number of training timesteps")
+    if sampler is SamplerName.LCM and num_steps > LCM_GRID:
+        raise DdmError(f"num_steps is {num_steps}; {sampler.value} takes at most {LCM_GRID}")
     if not 0 <= eta <= 1:
         raise DdmError(f"eta is {eta}; expected 0 to 1")
     if eta and sampler is not SamplerName.DDIM:

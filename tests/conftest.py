@@ -70,6 +70,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
         all(has_package(name)() for name in ("tensorrt_bindings", "tensorrt_lean_libs", "triton"))
         and any(map(shutil.which, ("gcc", "cc")))
     ),
+    "OpenVINO": has_package("openvino"),
     "the C loader's host tests": has_programs("cmake", "cc"),
     "writing onto a full disk": has_own_file_system,
     "the page in a browser": lambda: has_programs("chromium")() and has_package("playwright")(),

@@ -18,6 +18,7 @@ from ddm_rt.serve.app import create_app
 from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.scheduler import Scheduler
 from ddm_rt.serve.server import Server, listen
+from ddm_rt.serve.service import Service
 from ddm_rt.serve.settings import ServeSettings
 
 GENERATIONS = "/v1/images/generations"
@@ -54,7 +55,7 @@ def client_of(
 class Running:
     url: str
     port: int
-    scheduler: Scheduler
+    scheduler: Service
     server: Server
     thread: threading.Thread
 
@@ -83,9 +84,21 @@ def running(
     **options: Any,
 ) -> Iterator[Running]:
     """A server on a free loopback port. The system keeps `send_buffer` bytes for a client that doesn't read."""
+    with (
+        Scheduler(pipeline, settings) as scheduler,
+        answering(scheduler, http, send_buffer=send_buffer, **options) as server,
+    ):
+        yield server
+
+
+@contextmanager
+def answering(
+    scheduler: Service, http: HttpSettings | None = None, *, send_buffer: int | None = None, **options: Any
+) -> Iterator[Running]:
+    """A server over what samples already."""
     http = http or HttpSettings()
     answers = threading.Event()
-    with listen("127.0.0.1", 0) as place, Scheduler(pipeline, settings) as scheduler:
+    with listen("127.0.0.1", 0) as place:
         if send_buffer is not None:
             place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         port = place.getsockname()[1]

@@ -9,6 +9,7 @@ from rich.text import Text
 from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
     calibrating,
     compare,
+    distilling,
     importing,
     making,
     serving,
@@ -29,6 +30,7 @@ _EXTRAS = dict.fromkeys(
 )
 _EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
 _EXTRAS |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
+_EXTRAS |= dict.fromkeys(("ray", "pyarrow"), "ray")
 
 
 def main() -> None:

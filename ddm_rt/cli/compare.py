@@ -43,6 +43,9 @@ def compare(
     rounds: Annotated[int, typer.Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
     classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file has none.")] = None,  # noqa: UP045
     threads: Threads = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep in B whether it passed; where it did, --backend auto takes B's.")
+    ] = False,
 ) -> None:
     """Does B keep A's group shares? The same seeds and codes, a judge's paired labels; the exit code is the decision.
 
@@ -51,6 +54,9 @@ def compare(
 
     With precision=fp16, int8, ... an fp32 bundle is converted first, into a bundle that ends with the comparison. A
     sampled directory brings its prompts, as it does its seeds and codes, for the other side too.
+
+    With --record, B's bundle keeps what was found for its backend on this CPU: drift, FD_ddm (at most .06 passes), the
+    Frechet distance (1.15 times A's) and speed (more than A's). `auto` never takes openvino without such a record.
 
     Examples:
 
@@ -64,18 +70,25 @@ def compare(
 
         ddm-rt compare out/ out-of-another-machine/
 
+        ddm-rt compare digits bundles/digits-bf16@backend=openvino --record
+
         ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
     from ddm_rt.bundle import check_free
     from ddm_rt.evaluate import comparison_page
     from ddm_rt.evaluate.compare import check_groups
     from ddm_rt.evaluate.compare import compare as measure
+    from ddm_rt.evaluate.gates import check_sides
+    from ddm_rt.evaluate.gates import record as keep
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.evaluate.sides import parse_side
 
     if out is not None:
         check_free(out)
     sides = [parse_side(text, threads) for text in (a, b)]
+    real = None if reference == "none" else reference
+    if record:
+        check_sides(*sides, reference=real, target=target, balance=balance, rounds=rounds)
     loaded, names = Judge.load(judge, classes=classes.split(",") if classes else None), groups.split(",")
     check_groups(loaded, names, margin)  # before minutes are spent on converting
     with display.progress(errors) as bars, _converted(sides, display.callback(bars, "converting")) as (side_a, side_b):
@@ -84,7 +97,7 @@ def compare(
             side_b,
             judge=loaded,
             groups=names,
-            reference=None if reference == "none" else reference,
+            reference=real,
             n=n,
             seed=seed,
             target=target,
@@ -101,6 +114,10 @@ def compare(
     say(comparison_page.sentence(comparison))
     if out is not None:
         say(f"report: {comparison_page.write(comparison, pictures, out)}")
+    if record:
+        failures = keep(sides[1].source, comparison).failures()
+        verdict = f"auto does not take it: {' and '.join(failures)}" if failures else "auto takes it here"
+        say(f"recorded in {sides[1].source}: {comparison.b.backend}, {verdict}")
     raise typer.Exit(int(comparison.labels.decision))
 
 

@@ -9,11 +9,14 @@ from rich.text import Text
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import cuda, flavours, plans
-from ddm_rt.engine.backends import availability
-from ddm_rt.errors import DdmError
+from ddm_rt.engine.backends import availability, choose
+from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 
-PACKAGES = ("numpy", "onnxruntime", "torch", "diffusers", "onnx", "triton", "cuda-bindings", "tensorrt", "tensorrt-rtx")
+PACKAGES = (
+    *("numpy", "onnxruntime", "openvino", "torch", "diffusers", "onnx", "triton", "cuda-bindings"),
+    *("tensorrt", "tensorrt-rtx"),
+)
 
 Row = tuple[str, bool, str]  # part, available, detail
 
@@ -42,6 +45,8 @@ def checks(bundle: Bundle | None = None) -> list[Row]:
     rows.append(gpu)
     for name, reason in availability(bundle).items():
         rows.append((f"backend {name}", reason is None, reason or "ready"))
+    if bundle is not None:
+        rows.append(_auto(bundle))
     rows += [_builder(flavour) for flavour in flavours.TABLE.values()]
     for op, implementations in dispatch.TABLE.items():
         for name in dispatch.IMPLEMENTATIONS:
@@ -53,6 +58,14 @@ def checks(bundle: Bundle | None = None) -> list[Row]:
             ("plans", False, f"{bundle.path} has none; ddm-rt build makes them")
         ]
     return rows
+
+
+def _auto(bundle: Bundle) -> Row:
+    try:
+        name, reasons = choose(bundle)
+    except BackendUnavailable as error:
+        return "backend auto", False, str(error)
+    return "backend auto", True, "; ".join([name, *(f"not {other}: {why}" for other, why in reasons.items())])
 
 
 def _gpu() -> tuple[Row, cuda.DeviceInfo | None]:

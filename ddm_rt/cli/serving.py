@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -13,6 +14,7 @@ from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
     from ddm_rt.serve.measured import Measured
+    from ddm_rt.serve.ray_settings import RaySettings
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,25 @@ def serve(
     public_url: Annotated[str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")] = None,
     backend: BackendName = "auto",
     threads: Threads = None,
+    replicas: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Engines in processes of their own, by Ray Serve; one takes over where another dies."),
+    ] = None,
+    max_replicas: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="As many at the most, where there is more to do than --replicas do."),
+    ] = None,
+    target_ongoing: Annotated[
+        float, typer.Option(help="Requests under way in a replica, above which there are to be more of them.")
+    ] = 8.0,
+    max_ongoing: Annotated[int, typer.Option(min=1, help="Requests of one replica; others wait for room.")] = 256,
+    cpus: Annotated[float, typer.Option(help="That each replica reserves in Ray.")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="That each replica reserves in Ray.")] = 0.0,
+    ray_address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a Ray cluster, or auto; otherwise one is started on this machine."),
+    ] = None,
+    ray_dashboard: Annotated[bool, typer.Option("--ray-dashboard", help="Ray's own page, on port 8265.")] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="JSON lines on stderr.")
     ] = "info",
@@ -79,6 +100,8 @@ def serve(
 
         ddm-rt serve bundles/sd --host 0.0.0.0 --keys keys.txt --slots 8 --size 768x512
 
+        ddm-rt serve digits --replicas 2 --max-replicas 8 --threads 4 --ray-address auto
+
     Then:
 
         curl localhost:8000/v1/images/generations -H 'Content-Type: application/json' -d '{"n": 4}'
@@ -92,6 +115,7 @@ def serve(
     from ddm_rt.serve.logs import log_to
     from ddm_rt.serve.scheduler import Scheduler
     from ddm_rt.serve.server import Server, listen
+    from ddm_rt.serve.service import Service
     from ddm_rt.serve.settings import ServeSettings
 
     if fsync and ledger is None:
@@ -110,23 +134,58 @@ def serve(
         },
         "serve",
     )
+    scale = _scale(
+        {
+            "replicas": replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing": target_ongoing,
+            "max_ongoing": max_ongoing,
+            "threads": 1 if threads is None else threads,
+            "cpus": cpus,
+            "gpus": gpus,
+            "address": ray_address,
+            "dashboard": ray_dashboard,
+        }
+    )
     callers = None if keys is None else Keys.load(keys)
     measured = _measured(judge, groups, classes)
-    with listen(host, port) as place, Ledger(ledger, fsync=fsync) as counts:
+    with listen(host, port) as place, ExitStack() as stack:
         log_to(sys.stderr, log_level)
-        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
-        with Scheduler(pipeline, bounds) as scheduler:
-            application = create_app(scheduler, http, keys=callers, measured=measured)
-            where = _url(host, place.getsockname()[1])
+        scheduler: Service
+        if scale is not None:
+            from ddm_rt.serve.ray_app import started
 
-            def tell() -> None:
-                say(f"{pipeline.bundle.config.name} is served\nlook at: {where}/\nclients: {where}/v1")
-                if ledger is None and pipeline.bundle.codes.num_codes:
-                    say("balance: the counts end with this command; --ledger keeps them")
-                if callers is None and not _is_local(host):
-                    _log.warning("anyone who reaches %s may use this server; --keys asks for API keys", where)
+            scheduler = stack.enter_context(started(bundle, bounds, scale, backend=backend, ledger=ledger, fsync=fsync))
+        else:
+            counts = stack.enter_context(Ledger(ledger, fsync=fsync))
+            pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
+            scheduler = stack.enter_context(Scheduler(pipeline, bounds))
+        bundled = scheduler.pipeline.bundle
+        application = create_app(scheduler, http, keys=callers, measured=measured)
+        where = _url(host, place.getsockname()[1])
 
-            Server(application, scheduler, http, tell).run([place])
+        def tell() -> None:
+            say(f"{bundled.config.name} is served\nlook at: {where}/\nclients: {where}/v1")
+            if ledger is None and bundled.codes.num_codes:
+                say("balance: the counts end with this command; --ledger keeps them")
+            if callers is None and not _is_local(host):
+                _log.warning("anyone who reaches %s may use this server; --keys asks for API keys", where)
+
+        Server(application, scheduler, http, tell).run([place])
+
+
+def _scale(given: dict[str, object]) -> "RaySettings | None":
+    """None where no replicas are asked for. Raises DdmError where only they could be meant."""
+    from ddm_rt.config import parse
+    from ddm_rt.serve.ray_settings import RaySettings
+
+    if given["replicas"] is not None:
+        return parse(RaySettings, given, "serve")
+    for name in ("max_replicas", "address", "dashboard"):
+        if given[name]:
+            option = {"address": "ray-address", "dashboard": "ray-dashboard"}.get(name, "max-replicas")
+            raise DdmError(f"--{option}: is about the replicas of --replicas, which is not given")
+    return None
 
 
 def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ddm_rt.cli import arguments, display
+from ddm_rt.cli import arguments, bulk, display
 from ddm_rt.cli.app import (
     BackendName,
     Guidance,
@@ -24,6 +24,7 @@ from ddm_rt.cli.app import (
 )
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.shard_formats import ShardFormat
 
 if TYPE_CHECKING:
     from ddm_rt.sample.generation import Generation
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 
 @app.command()
 def sample(
-    out: Out,
     bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Directory to write; must not exist, or be empty."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
     seed: Annotated[int, typer.Option(help="Image i has the seed derive(seed, i).")] = 0,
     prompt: Prompt = None,
@@ -72,8 +76,27 @@ def sample(
     threads: Threads = None,
     from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
     index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
+    shards: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="In place of --out: a directory for many images, in shards. The same command again resumes it. "
+            "Not with --scope, whose counts can't be resumed."
+        ),
+    ] = None,
+    shard_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Images of a shard; by default 1000. A run that is killed loses the shards under way."),
+    ] = None,
+    shard_format: Annotated[
+        Optional[ShardFormat],  # noqa: UP045
+        typer.Option(help="webdataset: tar files, the default. parquet: as the datasets library has images."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Processes that make shards; by default as cores and memory allow, or one for each GPU."),
+    ] = None,
 ) -> None:
-    """Write balanced images, a contact sheet and manifest.json.
+    """Write balanced images, a contact sheet and manifest.json; or, with --shards, many images in shards.
 
     Examples:
 
@@ -84,6 +107,8 @@ def sample(
         ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
 
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
+
+        ddm-rt sample digits -n 100000 --shards shards/
 
     From a Stable Diffusion bundle:
 
@@ -113,7 +138,35 @@ def sample(
         raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    words = None if leave_alone is None else parse_words(leave_alone)
+    bulk.check_options(
+        shards,
+        alone={"--out": out, "--from": from_, "--scope": scope, "--ledger": ledger, "--fsync": fsync},
+        with_shards={"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers},
+    )
+    request: dict[str, Any] = {
+        "n": n,
+        "seed": seed,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "guidance_scale": guidance_scale,
+        "target": target,
+        "balance": balance,
+        "leave_alone": None if leave_alone is None else parse_words(leave_alone),
+        "scope": scope,
+        "shuffle": shuffle,
+        "allow_stale": allow_stale,
+        "num_steps": steps,
+        "sampler": sampler,
+        "indicator_guidance_scale": indicator_guidance_scale,
+        "height": height,
+        "width": width,
+    }
+    if shards is not None:
+        options = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
+        bulk.write_shards(bundle, shards, options | {"backend": backend, "threads": threads}, request)
+        return
+    if out is None:
+        raise DdmError("--out: name a directory for the images, or one for shards with --shards")
     check_free(out)
     with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
         pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
@@ -122,27 +175,7 @@ def sample(
             generation = pipeline.replay(from_, index=index, on_step=on_step)
             generation.save(out)
         else:
-            generation = _generate_into(
-                out,
-                pipeline,
-                n=n,
-                seed=seed,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                guidance_scale=guidance_scale,
-                target=target,
-                balance=balance,
-                leave_alone=words,
-                scope=scope,
-                shuffle=shuffle,
-                allow_stale=allow_stale,
-                num_steps=steps,
-                sampler=sampler,
-                indicator_guidance_scale=indicator_guidance_scale,
-                height=height,
-                width=width,
-                on_step=on_step,
-            )
+            generation = _generate_into(out, pipeline, on_step=on_step, **request)
     if scope is not None and ledger is None:
         say("scope: its counts end with this command; --ledger keeps them")
     say(f"{len(generation.images)} images: {out}\nlook at: {out / 'contact_sheet.png'}")

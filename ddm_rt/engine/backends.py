@@ -6,13 +6,15 @@ from typing import Any
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
+from ddm_rt.engine import gates
 from ddm_rt.engine.contract import Engine
 from ddm_rt.errors import BackendUnavailable, DdmError
 
-# Name -> "module:Class", fastest first: the order in which `auto` tries them.
+# Name -> "module:Class", fastest first: the order in which `auto` tries them; some only where `engine.gates` lets it.
 TABLE: dict[str, str] = {
     "tensorrt": "ddm_rt.engine.tensorrt:TensorRTEngine",
     "tensorrt-rtx": "ddm_rt.engine.tensorrt:TensorRTRtxEngine",
+    "openvino": "ddm_rt.engine.openvino:OpenVinoEngine",
     "onnxruntime": "ddm_rt.engine.ort:OrtEngine",
     "torch": "ddm_rt.engine.torch:TorchEngine",
 }
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(bundle: Bundle, backend: str = Backend.AUTO, threads: int | None = None) -> Engine:
-    """The bundle on a backend. `auto` takes the first of `TABLE` that can run it here and logs which.
+    """The bundle on a backend. `auto` takes what `choose` finds and logs which.
 
     `threads` None means every core that this process may use.
 
@@ -32,7 +34,8 @@ def load(bundle: Bundle, backend: str = Backend.AUTO, threads: int | None = None
         raise DdmError(f"threads is {threads}; expected at least 1")
     name = str(backend)
     if name == Backend.AUTO:
-        name = _first_available(bundle)
+        name, reasons = choose(bundle)
+        logger.info("backend auto: %s%s", name, "".join(f"; not {other}: {why}" for other, why in reasons.items()))
     elif name not in TABLE:
         raise DdmError(f"backend {name!r} is unknown; backends: {', '.join((Backend.AUTO, *TABLE))}")
     elif (reason := unavailable(name, bundle)) is not None:
@@ -62,16 +65,20 @@ def unavailable(name: str, bundle: Bundle | None = None) -> str | None:
     return reason
 
 
-def _first_available(bundle: Bundle) -> str:
+def choose(bundle: Bundle) -> tuple[str, dict[str, str]]:
+    """What `auto` takes: the first of `TABLE` that can run the bundle here and isn't held back by a gate; and why not
+    those before it.
+
+    Raises BackendUnavailable with every reason where there is none.
+    """
     reasons: dict[str, str] = {}
     for name in TABLE:
-        reason = unavailable(name, bundle)
+        reason = gates.why_not(bundle, name) or unavailable(name, bundle)
         if reason is None:
-            passed = "".join(f"; not {other}: {why}" for other, why in reasons.items())
-            logger.info("backend auto: %s%s", name, passed)
-            return name
+            return name, reasons
         reasons[name] = reason
-    raise BackendUnavailable(Backend.AUTO, "; ".join(f"{n}: {why}" for n, why in reasons.items()), ())
+    by_name = [name for name in gates.GATED if name in TABLE and unavailable(name, bundle) is None]
+    raise BackendUnavailable(Backend.AUTO, "; ".join(f"{n}: {why}" for n, why in reasons.items()), by_name)
 
 
 def _engine_class(name: str) -> Any:

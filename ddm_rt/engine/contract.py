@@ -3,7 +3,9 @@
 Arrays are the backend's own; nothing above this room looks inside them.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, BundleConfig
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import BundleError, DdmError
 
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
 Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in config.json
@@ -102,3 +104,24 @@ def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
     """Raises DdmError naming the bundle when the decoder gave NaN or infinity."""
     if not np.isfinite(image).all():
         raise DdmError(f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault")
+
+
+def check_names(path: Path, side: str, found: Sequence[str], expected: Sequence[str], field: str = "cond") -> None:
+    """Raises BundleError where the graph's inputs or outputs (`side`) aren't what config.json's `field` says."""
+    if sorted(found) != sorted(expected):
+        raise BundleError(
+            f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field {field})"
+        )
+
+
+def refusal(graph: str, feeds: Mapping[str, NDArray[Any]], error: Exception) -> DdmError:
+    """What to raise where a graph takes other shapes than those of `feeds`."""
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+    return DdmError(f"{graph}.onnx refused its inputs ({shapes}): {error}")
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU. Arrays are numpy's."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +12,17 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
+from ddm_rt.engine.contract import (
+    check_code,
+    check_finite,
+    check_names,
+    conditioner_inputs,
+    refusal,
+    text_outputs,
+    usable_cores,
+)
+from ddm_rt.engine.host import Array, HostArrays
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.kernels.guided_step import guided_step
-
-Array = NDArray[Any]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 # What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
@@ -32,7 +37,7 @@ _REFUSED = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeExcep
 _REFUSED_PRECISIONS = {Precision.BF16: "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"}
 
 
-class OrtEngine:
+class OrtEngine(HostArrays):
     """`engine.contract.Engine` on ONNX Runtime's CPU provider.
 
     What it takes and gives is float32 whatever the bundle's precision. Its arithmetic on x86 is float32 too: it rounds
@@ -45,7 +50,7 @@ class OrtEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what config.json says."""
         self.precision = bundle.config.precision.value
-        self.threads = threads or _usable_cores()
+        self.threads = threads or usable_cores()
         self.versions = {"onnxruntime": ort.__version__, "numpy": np.__version__}
         self._bundle = bundle
         self._conditioner = _session(bundle.graphs["conditioner"], self.threads)
@@ -53,10 +58,10 @@ class OrtEngine:
         self._decoder = _session(bundle.graphs["decoder"], self.threads)
         cond = [spec.name for spec in bundle.config.cond]
         given = conditioner_inputs(bundle.config)
-        _check_names(bundle.graphs["conditioner"], "inputs", self._conditioner.get_inputs(), given, "added")
-        _check_names(bundle.graphs["conditioner"], "outputs", self._conditioner.get_outputs(), cond)
-        _check_names(bundle.graphs["denoiser"], "inputs", self._denoiser.get_inputs(), ["x_t", "t", *cond])
-        _check_names(bundle.graphs["decoder"], "inputs", self._decoder.get_inputs(), ["x0"])
+        check_names(bundle.graphs["conditioner"], "inputs", _names(self._conditioner.get_inputs()), given, "added")
+        check_names(bundle.graphs["conditioner"], "outputs", _names(self._conditioner.get_outputs()), cond)
+        check_names(bundle.graphs["denoiser"], "inputs", _names(self._denoiser.get_inputs()), ["x_t", "t", *cond])
+        check_names(bundle.graphs["decoder"], "inputs", _names(self._decoder.get_inputs()), ["x0"])
 
     @staticmethod
     def unavailable(bundle: Bundle | None) -> str | None:
@@ -74,12 +79,12 @@ class OrtEngine:
             raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
         path, config = self._bundle.graphs["text_encoder"], self._bundle.config
         session = _session(path, self.threads)
-        _check_names(path, "inputs", session.get_inputs(), [spec.input for spec in config.text], "text")
-        _check_names(path, "outputs", session.get_outputs(), text_outputs(config), "added")
+        check_names(path, "inputs", _names(session.get_inputs()), [spec.input for spec in config.text], "text")
+        check_names(path, "outputs", _names(session.get_outputs()), text_outputs(config), "added")
         return session
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        names = [item.name for item in self._text_encoder.get_outputs()]
+        names = _names(self._text_encoder.get_outputs())
         return dict(zip(names, _run(self._text_encoder, "text_encoder", input_ids), strict=True))
 
     def conditioner(
@@ -98,7 +103,7 @@ class OrtEngine:
         }
         # A bundle without codes has a graph of the context alone.
         feeds = {item.name: given[item.name] for item in self._conditioner.get_inputs()}
-        names = [item.name for item in self._conditioner.get_outputs()]
+        names = _names(self._conditioner.get_outputs())
         return dict(zip(names, _run(self._conditioner, "conditioner", feeds), strict=True))
 
     def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
@@ -108,28 +113,6 @@ class OrtEngine:
         image: NDArray[np.float32] = _run(self._decoder, "decoder", {"x0": x0})[0]
         check_finite(image, self._bundle)
         return image
-
-    def guided_step(
-        self,
-        outputs: Sequence[Array],
-        scales: Array,
-        rows: Array,
-        x: Array,
-        x0_prev: Array,
-        seeds: Array | None,
-        counters: Array | None,
-    ) -> tuple[Array, Array]:
-        stepped: tuple[Array, Array] = guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
-        return stepped
-
-    def array(self, host: NDArray[Any]) -> Array:
-        return np.ascontiguousarray(host)
-
-    def take(self, array: Array, index: NDArray[np.int64]) -> Array:
-        return array.take(index, axis=0)
-
-    def concat(self, arrays: Sequence[Array]) -> Array:
-        return np.concatenate(arrays)
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:
@@ -155,20 +138,9 @@ def _run(session: ort.InferenceSession, name: str, feeds: Mapping[str, Array]) -
     try:
         outputs: list[Array] = session.run(None, feeds)
     except _REFUSED as error:
-        shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in feeds.items())
-        raise DdmError(f"{name}.onnx refused its inputs ({shapes}): {error}") from error
+        raise refusal(name, feeds, error) from error
     return outputs
 
 
-def _check_names(path: Path, side: str, items: Sequence[Any], expected: Sequence[str], field: str = "cond") -> None:
-    found = [item.name for item in items]
-    if sorted(found) != sorted(expected):
-        raise BundleError(
-            f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field {field})"
-        )
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _names(items: Sequence[Any]) -> list[str]:
+    return [item.name for item in items]

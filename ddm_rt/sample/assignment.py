@@ -11,7 +11,8 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.philox import key_of
-from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.ledger import Stream
+from ddm_rt.sample.lending import Lender
 from ddm_rt.sample.quota import TreeQuota, parse_target
 from ddm_rt.sample.rng import philox4x32
 
@@ -51,7 +52,7 @@ class Plan:
     shuffle: bool = False
 
     @contextmanager
-    def draw(self, weights: Weights | None, bundle_id: str, seed: int, ledger: Ledger) -> Iterator[Assigned]:
+    def draw(self, weights: Weights | None, bundle_id: str, seed: int, ledger: Lender) -> Iterator[Assigned]:
         """The codes, by `weights` where a quota draws them.
 
         With a scope, the ledger's draws are done when the block ends, and given back where it raises.

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ _STREAMS = "SELECT bundle_id, scope, target, calibration_id FROM streams ORDER B
 _POOL = (
     "SELECT position, code FROM draws WHERE owner IS NULL AND lease IS NULL AND stream = ? ORDER BY position LIMIT ?"
 )
+_HELD = "SELECT position, code FROM draws WHERE owner = ? AND lease = ? ORDER BY position"
 
 
 class Stream(NamedTuple):
@@ -87,6 +88,10 @@ class Lease:
             self._ledger._returned.append(self._key)
             self._ledger._return()
 
+    def forget(self) -> None:
+        """The lease stays open, for another object that has its number."""
+        self._lost.detach()
+
     def __enter__(self) -> Self:
         return self
 
@@ -102,10 +107,20 @@ class Ledger:
     Each process opens the file for itself, after a fork. A file belongs to one bundle. `timeout_s` is how long to wait
     for other processes. Raises LedgerError for a file that is damaged, no ledger, of another version, locked for longer
     than that, or can't be written; the file is unchanged then.
+
+    Leases end with their process, unless it has an `owner`, a name that no other process has now: the next ledger of
+    that name goes on with them. While there is none, whoever else uses the file ends them.
     """
 
-    def __init__(self, path: str | Path | None = None, *, fsync: bool = False, timeout_s: float = 10.0) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        fsync: bool = False,
+        timeout_s: float = 10.0,
+        owner: str | None = None,
+    ) -> None:
+        self.path, self._name = None if path is None else Path(path), owner
         self._fsync, self._timeout_s = fsync, timeout_s
         self._mutex = threading.Lock()
         self._returned: deque[tuple[str, int]] = deque()  # leases to give back
@@ -124,36 +139,59 @@ class Ledger:
     def __str__(self) -> str:
         return f"ledger {'in memory' if self.path is None else self.path}"
 
-    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> Lease:
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int, *, number: int | None = None) -> Lease:
         """`n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
 
+        Asked again with a `number` (0 to 2**63 - 1, of one request alone), it gives the draws that it gave before.
         Raises LedgerError, and leases nothing, where the file can't be used or belongs to another bundle.
         """
         with self._transaction() as connection:
             self._give_back(connection)
             self._check_bundle(connection, stream.bundle_id)
             owner = self._register(connection)
-            self._leases += 1
-            key = (owner, self._leases)
-            number, text = self._find(connection, stream)
-            draws = [Draw(*row) for row in connection.execute(_POOL, (number, n))]
+            if number is None:
+                self._leases += 1
+                key = (owner, self._leases)
+            else:
+                key = (owner, number)
+                if held := self._held(connection, key):
+                    return Lease(self, key, held)
+            row, text = self._find(connection, stream)
+            draws = [Draw(*found) for found in connection.execute(_POOL, (row, n))]
             connection.executemany(
                 "UPDATE draws SET owner = ?, lease = ? WHERE stream = ? AND position = ?",
-                [(*key, number, draw.position) for draw in draws],
+                [(*key, row, draw.position) for draw in draws],
             )
             if len(draws) < n:
                 quota = self._quota(stream, text, make_quota)
                 start = sum(quota.counts.values())
                 fresh = [Draw(start + i, quota.draw()[0]) for i in range(n - len(draws))]
                 connection.executemany(
-                    "INSERT INTO draws VALUES (?, ?, ?, ?, ?)", [(number, *draw, *key) for draw in fresh]
+                    "INSERT INTO draws VALUES (?, ?, ?, ?, ?)", [(row, *draw, *key) for draw in fresh]
                 )
                 text = json.dumps(quota.counts)
-                connection.execute("UPDATE streams SET counts = ? WHERE number = ?", (text, number))
+                connection.execute("UPDATE streams SET counts = ? WHERE number = ?", (text, row))
                 self._quotas[stream] = text, quota
                 draws += fresh
             lease = Lease(self, key, tuple(draws))  # here, so that an interrupt after the commit loses none
         return lease
+
+    def resume(self, number: int) -> Lease | None:
+        """The lease of this number, of this process or one before it with the same owner; None where none is open."""
+        with self._transaction() as connection:
+            key = (self._register(connection), number)
+            held = self._held(connection, key)
+            return Lease(self, key, held) if held else None
+
+    def all_done(self, stream: Stream, draws: Sequence[Draw]) -> bool:
+        """Whether none of these positions, which were handed out, is under way or in the pool."""
+        with self._transaction() as connection:
+            self._give_back(connection)
+            found = connection.execute(_FIND, _columns(stream)).fetchone()
+            standing = "SELECT 1 FROM draws WHERE stream = ? AND position = ?"
+            return found is not None and not any(
+                connection.execute(standing, (found[0], draw.position)).fetchone() for draw in draws
+            )
 
     def counts(self, stream: Stream) -> Counts:
         """Where `stream` stands; all zero where nothing was drawn yet."""
@@ -259,15 +297,21 @@ class Ledger:
             [self._returned[i] for i in range(self._noted)],
         )
         if self.path is not None:
-            take_back_from_dead(connection, self.path, None if self._owner is None else self._owner.name)
+            take_back_from_dead(connection, self.path, self._name if self._owner is None else self._owner.name)
 
     def _register(self, connection: sqlite3.Connection) -> str:
         """This ledger's name in the file; the first lease makes one."""
         if self.path is None:
             return _IN_MEMORY
         if self._owner is None or not self._owner.registered(connection):
-            self._owner = Owner(connection, self.path)
+            if self._owner is not None:
+                self._owner.unlock()  # before the new lock, which may have the same name
+            self._owner = Owner(connection, self.path, self._name)
         return self._owner.name
+
+    def _held(self, connection: sqlite3.Connection, key: tuple[str, int]) -> tuple[Draw, ...]:
+        """The draws of a lease that is open."""
+        return tuple(Draw(*row) for row in connection.execute(_HELD, key))
 
     def _check_bundle(self, connection: sqlite3.Connection, bundle_id: str) -> None:
         other = connection.execute(

@@ -129,16 +129,19 @@ def explain(error: sqlite3.Error, ledger: str, timeout_s: float) -> LedgerError:
 class Owner:
     """A process's name in a ledger, and the lock that shows it alive."""
 
-    def __init__(self, connection: sqlite3.Connection, ledger: Path) -> None:
-        """Enters a new name, in the transaction in which the lock is made: nobody sees one without the other."""
+    def __init__(self, connection: sqlite3.Connection, ledger: Path, name: str | None = None) -> None:
+        """Enters a new name, in the transaction in which the lock is made: nobody sees one without the other.
+
+        With `name` it takes the place of an owner of that name, if there was one, and waits until its process is gone.
+        """
         import fcntl
 
-        self.name = secrets.token_hex(8)
+        self.name = secrets.token_hex(8) if name is None else name
         path = _lock_file(ledger, self.name)
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_EXCL if name is None else 0), 0o644)
         self._locked = weakref.finalize(self, _unlock, self._handle, path)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
-        connection.execute("INSERT INTO owners VALUES (?)", (self.name,))
+        connection.execute("INSERT OR IGNORE INTO owners VALUES (?)", (self.name,))
         _remove_strays(connection, ledger)
 
     def registered(self, connection: sqlite3.Connection) -> bool:

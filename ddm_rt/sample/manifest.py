@@ -1,13 +1,14 @@
 """manifest.json: which seed, prompt, code and settings made each image; enough to make it again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddm_rt.config import Balance, Fraction, Frozen, Positive, SamplerName, parse, parse_json
+from ddm_rt.config import NULL_CODE, Balance, Fraction, Frozen, Positive, SamplerName, parse, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.rng import MAX_SEED
+from ddm_rt.sample.rng import MAX_SEED, derive_range
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Code = Annotated[int, Field(ge=-1)]
@@ -44,8 +45,10 @@ class ImageRecord(Frozen):
     prompt: str | None = None  # where the request has several
 
 
-class Manifest(Frozen):
-    """The whole file. Field names on disk are those of the design: `schema`, not `schema_version`."""
+class Recipe(Frozen):
+    """What an image's bytes depend on, beside its own seed, prompt and code. Field names on disk are those of the
+    design: `schema`, not `schema_version`.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
@@ -58,17 +61,50 @@ class Manifest(Frozen):
     precision: str
     threads: int
     versions: dict[str, str]
-    images: tuple[ImageRecord, ...] = Field(min_length=1)
 
     def tree(self) -> dict[str, Any]:
-        """As plain data, with the names on disk. Words and prompts of images stand there only where there are some."""
+        """As plain data, with the names on disk. Words to leave alone stand there only where there are some."""
         tree = self.model_dump(mode="json", by_alias=True)
-        for part in tree["images"]:
-            if part["prompt"] is None:
-                del part["prompt"]
         if tree["request"]["leave_alone"] is None:
             del tree["request"]["leave_alone"]
         return tree
+
+
+class Manifest(Recipe):
+    """The whole file."""
+
+    images: tuple[ImageRecord, ...] = Field(min_length=1)
+
+    def tree(self) -> dict[str, Any]:
+        """As `Recipe.tree`; prompts of images stand there only where there are some."""
+        tree = super().tree()
+        for part in tree["images"]:
+            if part["prompt"] is None:
+                del part["prompt"]
+        return tree
+
+
+def image_records(
+    request: Request,
+    top_of: Sequence[int],
+    codes: Sequence[int],
+    first: int = 0,
+    positions: Sequence[int | None] | None = None,
+) -> tuple[ImageRecord, ...]:
+    """The images `first` to `first + len(codes) - 1` of a request. `top_of` is the top code of each code."""
+    prompts = request.prompt if isinstance(request.prompt, tuple) else (None,)
+    numbers = range(first, first + len(codes))
+    return tuple(
+        ImageRecord(
+            file=f"{i:05d}.png",
+            seed=seed,
+            code=code,
+            top_code=NULL_CODE if code == NULL_CODE else top_of[code],
+            position=None if positions is None else positions[i - first],
+            prompt=prompts[i % len(prompts)],
+        )
+        for i, seed, code in zip(numbers, derive_range(request.seed, numbers), codes, strict=True)
+    )
 
 
 def read_manifest(source: dict[str, Any] | str | Path) -> Manifest:

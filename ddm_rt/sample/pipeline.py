@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE, Balance, Family, SamplerName
+from ddm_rt.config import Balance, Family, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
@@ -22,10 +22,11 @@ from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.jobs import Prepared, Shape, image_size, prepared
 from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.lending import Lender
 from ddm_rt.sample.loop import Cancelled, sample
-from ddm_rt.sample.manifest import ImageRecord, Manifest, Request, read_manifest
+from ddm_rt.sample.manifest import Manifest, Request, image_records, read_manifest
 from ddm_rt.sample.request import choice, indicator_guidance, prompting, side
-from ddm_rt.sample.rng import MAX_SEED, Stream, derive_range, normal
+from ddm_rt.sample.rng import MAX_SEED, Stream, normal
 from ddm_rt.sample.slots import Slots
 from ddm_rt.schedule import step_table
 
@@ -50,9 +51,9 @@ class Pipeline:
     follow, and whatever a prompt or a negative prompt asks for by name, stays as the model makes it.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, ledger: Ledger | None = None) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, ledger: Lender | None = None) -> None:
         self.bundle, self.engine = bundle, engine
-        self.ledger = Ledger() if ledger is None else ledger
+        self.ledger: Lender = Ledger() if ledger is None else ledger
         self._tree = code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
@@ -236,7 +237,6 @@ class Pipeline:
         if planned.codes is None:
             settings = Settings.of(request, sampler, table.num_steps, self.engine.precision)
             weights = self._weigh(target, settings, allow_stale)
-        top_of, seeds = self.bundle.codes.top_of, derive_range(request.seed, range(request.n))
         with planned.draw(weights, self.bundle.bundle_id, request.seed, self.ledger) as assigned:
             manifest = Manifest(
                 bundle_id=self.bundle.bundle_id,
@@ -245,20 +245,9 @@ class Pipeline:
                 target=None if weights is None else target,
                 sampler=sampler,
                 num_steps=table.num_steps,
-                backend=self.engine.backend,
-                precision=self.engine.precision,
-                threads=self.engine.threads,
-                versions=self._versions,
-                images=tuple(
-                    ImageRecord(
-                        file=f"{i:05d}.png",
-                        seed=seed,
-                        code=code,
-                        top_code=NULL_CODE if code == NULL_CODE else top_of[code],
-                        position=None if assigned.positions is None else assigned.positions[i],
-                        prompt=text.of(i) if isinstance(text.prompt, tuple) else None,
-                    )
-                    for i, (seed, code) in enumerate(zip(seeds, assigned.codes, strict=True))
+                **self.made_by,
+                images=image_records(
+                    request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions
                 ),
             )
             yield prepared(self.bundle, manifest, table)
@@ -276,28 +265,43 @@ class Pipeline:
         that it hasn't got.
         """
         recorded = read_manifest(manifest)
-        if recorded.bundle_id != self.bundle.bundle_id:
-            raise DdmError(
-                f"manifest: bundle_id is {recorded.bundle_id[:12]}…; this bundle is {self.bundle.bundle_id[:12]}…"
-            )
         if index is not None:
             if not 0 <= index < len(recorded.images):
                 raise DdmError(f"index is {index}; the manifest has images 0 to {len(recorded.images) - 1}")
             recorded = recorded.model_copy(update={"images": (recorded.images[index],)})
-        check_codes(self.bundle, [image.code for image in recorded.images], "manifest: field images")
-        for name, pixels in (("height", recorded.request.height), ("width", recorded.request.width)):
-            side(self.bundle.config, f"manifest: field request.{name}", pixels)
-        engine = self.engine
-        here = {"backend": engine.backend, "precision": engine.precision, "threads": engine.threads}
-        for name, value in (here | {"versions": self._versions}).items():
+        for name, value in self.made_by.items():
             if getattr(recorded, name) != value:
                 _log.warning("replay: %s was %s, is %s: bytes may differ", name, getattr(recorded, name), value)
-        current = recorded.model_copy(update=here | {"versions": self._versions})
-        settings = recorded.request
+        return self._render(self.recorded(recorded.model_copy(update=self.made_by)), on_step, cancel)
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """The fields of a manifest that say on what its images were made."""
+        engine = self.engine
+        return {
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "threads": engine.threads,
+            "versions": self._versions,
+        }
+
+    def recorded(self, manifest: Manifest) -> Prepared:
+        """What `prepare` gave for this manifest, or for one with some of its images. The ledger isn't asked.
+
+        Raises DdmError for a manifest of another bundle, and a code or size that it hasn't got.
+        """
+        if manifest.bundle_id != self.bundle.bundle_id:
+            raise DdmError(
+                f"manifest: bundle_id is {manifest.bundle_id[:12]}…; this bundle is {self.bundle.bundle_id[:12]}…"
+            )
+        check_codes(self.bundle, [image.code for image in manifest.images], "manifest: field images")
+        settings = manifest.request
+        for name, pixels in (("height", settings.height), ("width", settings.width)):
+            side(self.bundle.config, f"manifest: field request.{name}", pixels)
         table = step_table(
-            self.bundle.schedule, recorded.sampler, recorded.num_steps, eta=settings.eta, clip=settings.clip
+            self.bundle.schedule, manifest.sampler, manifest.num_steps, eta=settings.eta, clip=settings.clip
         )
-        return self._render(prepared(self.bundle, current, table), on_step, cancel)
+        return prepared(self.bundle, manifest, table)
 
     def first_states(self, request: Prepared, images: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Where the sampling of these images of the request starts, float32 [B, C, H, W]."""

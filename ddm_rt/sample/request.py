@@ -52,6 +52,8 @@ def prompting(
         check_text("prompt", text)
     if negative_prompt is not None:
         check_text("negative_prompt", negative_prompt)
+    if negative_prompt and config.run.distill is not None:
+        raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
     words = words_for(leave_alone, scope)
     if leave_alone is not None and (balance is Balance.ON or codes is not None):
         reason = "codes are given" if codes is not None else 'balance is "on"'

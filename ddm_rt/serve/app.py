@@ -23,7 +23,6 @@ from ddm_rt.serve.keys import Caller, Keys
 from ddm_rt.serve.limits import Limits
 from ddm_rt.serve.metrics import CONTENT_TYPE, Metrics
 from ddm_rt.serve.page import add_page
-from ddm_rt.serve.scheduler import Scheduler
 from ddm_rt.serve.schema import (
     BalanceList,
     ErrorReply,
@@ -34,6 +33,7 @@ from ddm_rt.serve.schema import (
     ModelList,
     sizes_of,
 )
+from ddm_rt.serve.service import Service
 
 if TYPE_CHECKING:
     from ddm_rt.serve.measured import Measured  # only with a judge, because scipy takes long to load
@@ -57,7 +57,7 @@ _bearer = HTTPBearer(auto_error=False)
 
 
 def create_app(
-    scheduler: Scheduler,
+    scheduler: Service,
     http: HttpSettings = HttpSettings(),  # noqa: B008 (frozen)
     *,
     keys: Keys | None = None,
@@ -156,7 +156,7 @@ def create_app(
     return app
 
 
-def _about(scheduler: Scheduler, http: HttpSettings, measured: "Measured | None") -> ModelItem:
+def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") -> ModelItem:
     bundle, settings = scheduler.pipeline.bundle, scheduler.settings
     config, sizes = bundle.config, sizes_of(bundle, http)
     return ModelItem(

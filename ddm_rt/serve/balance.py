@@ -3,7 +3,8 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.ledger import Stream
+from ddm_rt.sample.lending import Lender
 from ddm_rt.serve.schema import Assigned, StreamBalance, TopCodeShare
 
 if TYPE_CHECKING:
@@ -11,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def balances(
-    ledger: Ledger, top_of: tuple[int, ...], scope: str | None = None, measured: "Measured | None" = None
+    ledger: Lender, top_of: tuple[int, ...], scope: str | None = None, measured: "Measured | None" = None
 ) -> list[StreamBalance]:
     """Every stream of the ledger, or those of `scope`; `top_of` has the top code of each code."""
     streams = [stream for stream in ledger.streams() if scope is None or stream.scope == scope]
     return [_balance(ledger, stream, top_of, measured) for stream in streams]
 
 
-def _balance(ledger: Ledger, stream: Stream, top_of: tuple[int, ...], measured: "Measured | None") -> StreamBalance:
+def _balance(ledger: Lender, stream: Stream, top_of: tuple[int, ...], measured: "Measured | None") -> StreamBalance:
     counts = ledger.counts(stream)
     issued, done, leased = (_by_top_code(codes, top_of) for codes in (counts.issued, counts.done, counts.leased))
     total = counts.issued.total()

@@ -10,16 +10,16 @@ from typing import Any
 from starlette.types import Receive
 
 from ddm_rt.serve.refusals import DeadlineExceeded
-from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.tickets import Event, Failed, Finished, Progress, Ticket
 
 KEEP_ALIVE = b": waiting\n\n"
 
 _PROGRESS_S = 0.1  # between two tellings of progress
 
 
-async def follow(ticket: Ticket, *, parts: bool, idle_s: float, grace_s: float) -> AsyncIterator[Event | None]:
-    """The ticket's end; before it, with `parts`, its images and, ten times a second at most, its progress. None after
-    each `idle_s` seconds without any.
+async def follow(ticket: Ticket, *, idle_s: float, grace_s: float) -> AsyncIterator[Event | None]:
+    """The ticket's images, ten times a second at most its progress, and its end. None after each `idle_s` seconds
+    without any.
 
     Who stops iterating cancels the request. One that hasn't ended `grace_s` seconds past its deadline has failed.
     """
@@ -29,8 +29,6 @@ async def follow(ticket: Ticket, *, parts: bool, idle_s: float, grace_s: float) 
 
     def put(event: Event) -> None:
         nonlocal due
-        if isinstance(event, ImageReady) and not parts:
-            return
         if isinstance(event, Progress):
             now = time.monotonic()
             if now < due:
@@ -39,7 +37,7 @@ async def follow(ticket: Ticket, *, parts: bool, idle_s: float, grace_s: float) 
         with suppress(RuntimeError):  # the loop is closed: nobody listens
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    ticket.subscribe(put, progress=parts)
+    ticket.subscribe(put)
     last = ticket.deadline + grace_s
     try:
         while True:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -25,7 +25,7 @@ class Ticked:
 
     shape: Shape
     seconds: float
-    advanced: Counter[Work] = field(default_factory=Counter)  # images that did a step; empty where the engine raised
+    advanced: Mapping[Work, int] = field(default_factory=dict)  # images that did a step; none where the engine raised
     finished: list[Member] = field(default_factory=list)
     samples: Array | None = None  # [len(finished), *shape]
     failed: tuple[Work, Exception] | None = None
@@ -37,11 +37,28 @@ class _Group:
     def __init__(self, shape: Shape, slots: Slots, members: dict[int, Member]) -> None:
         self.shape, self.slots = shape, slots
         self.members = members  # by number in the slots
+        self._of_each: Counter[Work] | None = None
+
+    @property
+    def of_each(self) -> Counter[Work]:
+        """How many images each request has here."""
+        if self._of_each is None:
+            self._of_each = Counter(work for work, _ in self.members.values())
+        return self._of_each
+
+    def add(self, members: Mapping[int, Member]) -> None:
+        self.members.update(members)
+        self._of_each = None
+
+    def pop(self, numbers: Collection[int]) -> list[Member]:
+        """They have left the slots."""
+        if numbers:
+            self._of_each = None
+        return [self.members.pop(number) for number in numbers]
 
     def drop(self, numbers: Collection[int]) -> None:
         self.slots.drop(numbers)
-        for number in numbers:
-            del self.members[number]
+        self.pop(numbers)
 
 
 class Flight:
@@ -81,8 +98,8 @@ class Flight:
             numbers, samples = group.slots.tick()
         except Exception as error:  # noqa: BLE001 (the request at fault is told)
             return self._part(group, error, self._clock() - start)
-        ticked = Ticked(group.shape, self._clock() - start, Counter(work for work, _ in group.members.values()))
-        ticked.finished, ticked.samples = [group.members.pop(number) for number in numbers], samples
+        ticked = Ticked(group.shape, self._clock() - start, group.of_each)
+        ticked.finished, ticked.samples = group.pop(numbers), samples
         if group.members:
             self._groups.append(group)
         return ticked
@@ -103,7 +120,7 @@ class Flight:
         )
         if not group.members:
             self._groups.append(group)
-        group.members.update(zip(numbers, ((work, index) for index in indices), strict=True))
+        group.add(dict(zip(numbers, ((work, index) for index in indices), strict=True)))
 
     def _part(self, group: _Group, error: Exception, seconds: float) -> Ticked:
         ticked = Ticked(group.shape, seconds)
@@ -113,6 +130,6 @@ class Flight:
             return ticked
         _log.warning("a tick of %d images failed: %s; they part to find the one at fault", len(group.members), error)
         other = group.slots.split()
-        members = {number: group.members.pop(number) for number in other.numbers}
+        members = dict(zip(other.numbers, group.pop(other.numbers), strict=True))
         self._groups.extendleft((_Group(group.shape, other, members), group))
         return ticked

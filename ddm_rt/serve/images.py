@@ -5,7 +5,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,8 +18,9 @@ from ddm_rt.serve.failures import Failure, failed, refused
 from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.keys import Caller
 from ddm_rt.serve.pictures import Pictures, picture
-from ddm_rt.serve.scheduler import Scheduler
+from ddm_rt.serve.refusals import DeadlineExceeded
 from ddm_rt.serve.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares
+from ddm_rt.serve.service import Service
 from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, Ticket
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Order:
 class Images:
     """What `POST /v1/images/generations` does."""
 
-    def __init__(self, scheduler: Scheduler, http: HttpSettings, measured: "Measured | None") -> None:
+    def __init__(self, scheduler: Service, http: HttpSettings, measured: "Measured | None") -> None:
         self._scheduler, self._http, self._measured = scheduler, http, measured
         self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
         self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
@@ -76,23 +77,45 @@ class Images:
 
     async def whole(self, order: Order) -> bytes:
         """All images and the manifest, as JSON. Raises Failure."""
-        async for event in self._follow(order, parts=False):
-            if isinstance(event, Failed):
-                raise _logged(failed(event.error), event.error)
+        ticket, told = order.ticket, Future[bytes]()
 
-        def tell() -> bytes:
+        def answer() -> None:
+            if not told.set_running_or_notify_cancel():
+                return
+            try:
+                told.set_result(self._reply(order))
+            except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+                told.set_exception(error)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                self._encoding.submit(answer)  # from here: by way of the event loop it would take longer
+
+        ticket.subscribe(on_event, progress=False)
+        try:
+            async with asyncio.timeout(ticket.deadline + self._http.grace_s - time.monotonic()):
+                return await asyncio.wrap_future(told)
+        except TimeoutError:
+            late = DeadlineExceeded("the request has not ended by its deadline")
+            raise _logged(failed(late), late) from None
+        finally:
+            ticket.cancel()  # nothing, where it has ended
+
+    def _reply(self, order: Order) -> bytes:
+        """Raises Failure where the request failed."""
+        try:
             generation = order.ticket.result()
-            items = self._items(order, range(order.ticket.n), list(generation.images))
-            reply = ImageReply(
-                created=int(time.time()),
-                data=items,
-                manifest=generation.manifest,
-                measured=self._measure(order, items),
-                **order.look,
-            )
-            return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
-
-        return await self._in_pool(tell)
+        except Exception as error:
+            raise _logged(failed(error), error) from error
+        items = self._items(order, range(order.ticket.n), list(generation.images))
+        reply = ImageReply(
+            created=int(time.time()),
+            data=items,
+            manifest=generation.manifest,
+            measured=self._measure(order, items),
+            **order.look,
+        )
+        return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
 
     async def stream(self, order: Order) -> AsyncIterator[bytes]:
         """Server-sent events; the last one is that the request is finished, or its error."""
@@ -115,7 +138,8 @@ class Images:
                 **look,
             },
         )
-        async for event in self._follow(order, parts=True):
+        http = self._http
+        async for event in events.follow(order.ticket, idle_s=http.idle_s, grace_s=http.grace_s):
             if event is None:
                 yield events.KEEP_ALIVE
             elif isinstance(event, Progress):
@@ -133,10 +157,6 @@ class Images:
                 yield events.encode(FINISHED, {"manifest": event.manifest, **told})
             else:
                 yield events.encode_error(_logged(failed(event.error), event.error).tree())
-
-    def _follow(self, order: Order, parts: bool) -> AsyncIterator[Event | None]:
-        http = self._http
-        return events.follow(order.ticket, parts=parts, idle_s=http.idle_s, grace_s=http.grace_s)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoding, work)

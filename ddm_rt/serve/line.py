@@ -30,7 +30,7 @@ class Work:
     states: NDArray[np.float32] | None = None  # [n, C, H, W], where sampling starts
     draws: ExitStack = field(default_factory=ExitStack)  # closing it says that they are done
     next: int = 0  # the first image that had no slot yet
-    round: int = 0  # of the line: how often its turn has come
+    round: float = 0.0  # of the line: where its next image stands
     steps_done: int = 0  # of all images together
 
     @property
@@ -53,14 +53,16 @@ class Work:
 
 
 class Line:
-    """Higher priorities first. Among equals one image of each request in turn, so that none waits for a long one; or,
-    in a hurry, all of that with the earliest deadline first, which is the order that meets deadlines if any does.
+    """Higher priorities first. Among equals each request spreads its images over one round (start-time fair queuing,
+    with requests weighted by their images): a single image never waits for a large request, and a large one is through
+    about when it would be if nobody went before those that came first. Or, in a hurry, all of that with the earliest
+    deadline first, which is the order that meets deadlines if any does.
     """
 
     def __init__(self) -> None:
-        self._turns: LazyHeap[tuple[int, int, Urgency, Work]] = LazyHeap(_has_all)
+        self._turns: LazyHeap[tuple[int, float, Urgency, Work]] = LazyHeap(_has_all)
         self._urgent: LazyHeap[tuple[Urgency, Work]] = LazyHeap(_has_all)
-        self._rounds: defaultdict[int, int] = defaultdict(int)  # priority -> the round that its turns have got to
+        self._rounds: defaultdict[int, float] = defaultdict(float)  # priority -> the round that its turns have got to
 
     def __bool__(self) -> bool:
         """Whether an image waits."""
@@ -79,7 +81,7 @@ class Line:
             self._rounds.clear()
             return None
         self._rounds[work.priority] = max(self._rounds[work.priority], work.round)
-        image, work.next, work.round = work.next, work.next + 1, work.round + 1
+        image, work.next, work.round = work.next, work.next + 1, work.round + 1 / work.n
         return work, image
 
     def _next_in_turn(self) -> Work | None:

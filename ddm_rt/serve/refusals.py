@@ -7,8 +7,11 @@ class QueueFull(Exception):
     """As much waits as may wait. The same request may be taken in after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
+        super().__init__(message, retry_after_s)  # both, so that it can go from process to process
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TooMany(QueueFull):

@@ -5,14 +5,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
-from ddm_rt.errors import DdmError
-from ddm_rt.sample.jobs import latent_shape
+from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.loop import Cancelled
+from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.book import Book
+from ddm_rt.serve.bounds import Extent, extent
 from ddm_rt.serve.delivery import Delivery
 from ddm_rt.serve.flight import Flight, Ticked
 from ddm_rt.serve.line import Work
@@ -81,24 +82,19 @@ class Scheduler:
         DeadlineExceeded where it can't be done in time however little waits, TooMany or QueueFull where it can't be
         taken in now, and Draining.
         """
-        work = self._enter(asked, key, priority, self.settings.deadline_s if deadline_s is None else deadline_s)
-        try:
-            with ExitStack() as draws:
-                work.prepared = draws.enter_context(self.pipeline.prepare(**asked))
-                work.ticket.manifest = work.prepared.manifest
-                work.states = self.pipeline.first_states(work.prepared, range(work.n))
-                with self._changed:
-                    if self._closing:
-                        raise Draining("the server has stopped")
-                    work.draws = draws.pop_all()
-                    self._book.queue(work)
-                    self._changed.notify_all()
-        except BaseException:
-            with self._changed:
-                self._book.forget(work)
-                self._changed.notify_all()
-            raise
-        return work.ticket
+        deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
+        size = extent(asked, deadline_s, self.pipeline.bundle, self.settings)
+        return self._take_in(size, self.pipeline.prepare(**asked), key, priority, deadline_s)
+
+    def replay(self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None) -> Ticket:
+        """Takes in a request whose codes were drawn elsewhere: the images of `manifest`. The ledger isn't asked.
+
+        Raises what `submit` raises, and DdmError for a manifest that this pipeline can't make.
+        """
+        deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
+        prepared = self.pipeline.recorded(manifest)
+        size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
+        return self._take_in(size, nullcontext(prepared), "", priority, deadline_s)
 
     @property
     def alive(self) -> bool:
@@ -155,28 +151,40 @@ class Scheduler:
         self._end_all(Draining("the server has stopped"))
         self._delivery.close()
 
-    def _enter(self, asked: Mapping[str, Any], key: str, priority: int, deadline_s: float) -> Work:
+    def _take_in(
+        self,
+        size: Extent,
+        preparing: AbstractContextManager[Prepared],
+        key: str,
+        priority: int,
+        deadline_s: float,
+    ) -> Ticket:
+        work = self._enter(size, key, priority, deadline_s)
+        try:
+            with ExitStack() as draws:
+                work.prepared = draws.enter_context(preparing)
+                work.ticket.manifest = work.prepared.manifest
+                work.states = self.pipeline.first_states(work.prepared, range(work.n))
+                with self._changed:
+                    if self._closing:
+                        raise Draining("the server has stopped")
+                    work.draws = draws.pop_all()
+                    self._book.queue(work)
+                    self._changed.notify_all()
+        except BaseException:
+            with self._changed:
+                self._book.forget(work)
+                self._changed.notify_all()
+            raise
+        return work.ticket
+
+    def _enter(self, size: Extent, key: str, priority: int, deadline_s: float) -> Work:
         """Keeps room for a request before anything is done for it."""
-        settings, bundle = self.settings, self.pipeline.bundle
-        defaults = {
-            "n": 1,
-            "num_steps": bundle.config.sampling.num_steps,
-            "height": bundle.config.image_size,
-            "width": bundle.config.image_size,
-        }
-        given = {name: default if asked.get(name) is None else asked[name] for name, default in defaults.items()}
-        n, steps = given["n"], given["num_steps"]
-        for field, most in (("n", min(settings.max_images, settings.queue)), ("num_steps", settings.max_steps)):
-            if not 1 <= given[field] <= most:
-                raise DdmError(f"{field} is {given[field]}; expected 1 to {most}")
-        if not deadline_s > 0:
-            raise DdmError(f"deadline_s is {deadline_s}; expected more than 0 seconds")
-        shape = latent_shape(bundle, (given["height"], given["width"]))
         now = self._clock()
-        ticket = Ticket(n, n * steps, now + deadline_s, self._was_cancelled)
+        ticket = Ticket(size.n, size.n * size.steps, now + deadline_s, self._was_cancelled)
         with self._changed:
             self._arrivals += 1
-            work = Work(self._arrivals, n, steps, shape, key, priority, ticket)
+            work = Work(self._arrivals, *size, key, priority, ticket)
             try:
                 if self._draining:
                     raise Draining("the server is stopping; it takes in no more requests")
@@ -194,20 +202,30 @@ class Scheduler:
                     self._changed.wait(None if soonest is None else max(soonest - self._clock(), 0.0))
                 if self._closing:
                     return
+                changes = self._has_changes()
             try:
-                self._turn()
+                if changes:
+                    self._leave_and_join()
+                if self._flight:
+                    self._account(self._flight.tick())
             except Exception as error:  # noqa: BLE001 (one turn's failure must not end all serving)
                 _log.exception("a turn of the loop failed; requests under way fail with it")
                 self._end_all(error)
 
     def _has_work(self) -> bool:
-        if self._closing or self._occupied or self._gone or (self._room() > 0 and self._book.queued):
+        return self._closing or self._occupied > 0 or self._has_changes()
+
+    def _has_changes(self) -> bool:
+        """Whether images have to leave or may join: at most turns nothing does. What runs between two steps of the
+        engine runs on caches that the engine has filled, and takes twice its time.
+        """
+        if self._gone or (self._room() > 0 and self._book.queued):
             return True
         soonest = self._book.soonest()
         return soonest is not None and soonest <= self._clock()
 
-    def _turn(self) -> None:
-        """Between two steps images leave and join; then one step."""
+    def _leave_and_join(self) -> None:
+        """Between two steps."""
         with self._changed:
             now = self._clock()
             gone, self._gone = self._gone, []
@@ -224,10 +242,6 @@ class Scheduler:
             work.ticket.start()
         with self._changed:
             self._occupied = len(self._flight)
-        if self._flight:
-            self._account(self._flight.tick())
-        with self._changed:
-            self._occupied = len(self._flight)
             self._changed.notify_all()
 
     def _room(self) -> int:
@@ -236,13 +250,16 @@ class Scheduler:
 
     def _account(self, ticked: Ticked) -> None:
         with self._changed:
-            images = ticked.advanced.total()
+            images = sum(ticked.advanced.values())
             self._tally.ticked(ticked.seconds, images)
             self._undecoded += len(ticked.finished)
             if images:
                 self._book.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
                 self._book.advance(work, steps)
+            if ticked.finished or ticked.failed is not None:
+                self._occupied = len(self._flight)
+                self._changed.notify_all()
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
             self._delivery.progress(told)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ddm_rt.errors import DdmError
 from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.scheduler import Scheduler
+from ddm_rt.serve.service import Service
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
     """Answers requests in `run([socket])`, until SIGTERM or SIGINT."""
 
     def __init__(
-        self, app: FastAPI, scheduler: Scheduler, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
+        self, app: FastAPI, scheduler: Service, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         """`on_ready` is called when requests are answered."""
 

@@ -1,10 +1,12 @@
 """What a scheduler has done and is doing, counted."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ddm_rt.serve.tickets import State
 
 OTHER_SCOPES = "(other)"
 
@@ -69,3 +71,29 @@ class Tally:
             return 0.0, 0.0
         median, high = np.quantile(np.array(self._recent), [0.5, 0.95])
         return float(median), float(high)
+
+
+def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:
+    """Of several schedulers: gauges of those that are `here`, work of all there `ever` were, and requests by `tally`.
+
+    Quantiles of ticks are those of the slowest.
+    """
+    return Stats(
+        requests=requests,
+        waiting=sum(each.waiting for each in here),
+        occupied=sum(each.occupied for each in here),
+        decoding=sum(each.decoding for each in here),
+        slots=sum(each.slots for each in here),
+        queue=sum(each.queue for each in here),
+        ticks=sum(each.ticks for each in ever),
+        steps=sum(each.steps for each in ever),
+        tick_seconds=sum(each.tick_seconds for each in ever),
+        tick_p50_s=max((each.tick_p50_s for each in here), default=0.0),
+        tick_p95_s=max((each.tick_p95_s for each in here), default=0.0),
+        images=tally.images,
+        finished=tally.ended[State.FINISHED],
+        failed=tally.ended[State.FAILED],
+        cancelled=tally.ended[State.CANCELLED],
+        rejected=dict(tally.rejected),
+        assigned=dict(tally.assigned),
+    )

@@ -1,7 +1,7 @@
 """A run on a checkpoint: its configuration, and its images and prompts as the checkpoint's networks encode them."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ddm_rt.bundle import write_atomic
 from ddm_rt.config import RunConfig
 from ddm_rt.data import Listing
 from ddm_rt.errors import DdmError
-from ddm_rt.model.checkpoint import load_base, read_checkpoint
+from ddm_rt.model.checkpoint import Checkpoint, load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.train import lora, text
 from ddm_rt.train.classes import Views, find_classes
@@ -23,6 +23,7 @@ from ddm_rt.train.encoded import Encoded
 from ddm_rt.train.encoders import encoder_features, is_clip
 from ddm_rt.train.features import Progress
 from ddm_rt.train.latent import LatentSubject, Texts, cached_texts, trained_texts
+from ddm_rt.train.latent_student import LatentStudent, Teacher
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.material import Material
 
@@ -56,14 +57,39 @@ def prepare_checkpoint(
     config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
 ) -> Material:
     """As `material.prepare`, for families other than pixels."""
+    with torch.device("meta"):
+        model = LatentDDM(config.model)
+    lora.check_targets(model.unet, config.lora)
+    fill = partial(load_base, model)
+    return _prepare(config, model, fill, config.lora.text_encoder, out, device, progress, LatentSubject)
+
+
+def prepare_student(
+    config: RunConfig, teacher: Teacher, out: Path, device: torch.device, progress: Mapping[str, Progress]
+) -> Material:
+    """As `prepare_checkpoint`, with `LatentStudent` as the subject. What `out` holds of codes is the teacher's."""
+    if config.distill is not None and config.distill.lora is not None:
+        lora.check_targets(teacher.model.unet, config.distill.lora)
+    make = partial(LatentStudent, teacher)
+    return _prepare(config, teacher.model, lambda _: None, False, out, device, progress, make)
+
+
+def _prepare(
+    config: RunConfig,
+    model: LatentDDM,
+    fill: Callable[[Checkpoint], None],
+    train_texts: bool,
+    out: Path,
+    device: torch.device,
+    progress: Mapping[str, Progress],
+    make: Callable[..., LatentSubject],
+) -> Material:
+    """`model` is filled when all that is cheap has been checked."""
     assert config.base is not None
     base = out / config.base.path
     listing = data.find(config.data)
     texts, text_of = text.distinct(text.prompts(listing, config.data.source))
     checkpoint = read_checkpoint(base, config.base.variant)
-    with torch.device("meta"):
-        model = LatentDDM(config.model)
-    lora.check_targets(model.unet, config.lora)
     encoded = Encoded.at(out / CACHE, config, _contents(listing, out, config.data.source))
     encoder = config.features.encoder or own_image_encoder(base)
     views = _views(listing, encoder, device, progress)
@@ -71,15 +97,15 @@ def prepare_checkpoint(
         views.pixels()  # which reads every image, so that one that doesn't do is found before the costly part
     found = find_classes(config, listing, views, out, device, progress.get("features"))
     ids = text.token_ids(checkpoint, texts)
-    load_base(model, checkpoint)
+    fill(checkpoint)
     latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
     null_is_zero = checkpoint.empty_negative_is_zero
     embed: Texts
-    if config.lora.text_encoder:
+    if train_texts:
         embed = trained_texts(model, ids, null_is_zero)
     else:
         embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
-    subject = LatentSubject(config, model, texts, text_of, embed, frames, found.top_of)
+    subject = make(config, model, texts, text_of, embed, frames, found.top_of)
     clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
     return Material(TrainingSet(latents, *found), listing.labels, subject, encoder.name if encoder else None, clear)
 

@@ -47,16 +47,20 @@ class LatentSubject:
                 parameter.requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            if config.lora.rank:
-                lora.inject(model, config.lora)
-            if top_of:
-                model.add_indicator(config.model, top_of)
-        for name, parameter in model.named_parameters():
-            if name.endswith(".processor.to_v_ind.weight"):
-                nn.init.zeros_(parameter)
+            self._adapt(config, top_of)
         if config.train.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
         model.eval()  # dropout would draw from a generator that nobody resumes
+
+    def _adapt(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
+        """Put in what is trained beside the checkpoint's own."""
+        if config.lora.rank:
+            lora.inject(self.model, config.lora)
+        if top_of:
+            self.model.add_indicator(config.model, top_of)
+        for name, parameter in self.model.named_parameters():
+            if name.endswith(".processor.to_v_ind.weight"):
+                nn.init.zeros_(parameter)
 
     @property
     def trained(self) -> Mapping[str, nn.Parameter]:

@@ -118,9 +118,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(step_seed(train.seed, self.step))
         index = self._draw(generator)
         x0 = data.latents[index]
-        noise = torch.randn(x0.shape, generator=generator)
-        t = torch.randint(len(self.alphas_cumprod), (len(index),), generator=generator)
-        x_t, target = training_target(self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t])
+        x_t, target, t = self._noised(x0, torch.randn(x0.shape, generator=generator), generator)
         no_code, no_text = torch.zeros(2, len(index), dtype=torch.bool)
         if data.top_of or self.subject.takes_text:
             no_code, no_text = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
@@ -129,6 +127,11 @@ class Trainer:
         if data.top_of:
             y = torch.where(no_code, NULL_CODE, y)
         return index, x_t, target, t, y, y if data.top_of else null, no_text
+
+    def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, target and t of clean latents x0 [B,C,H,W]."""
+        t = torch.randint(len(self.alphas_cumprod), (len(x0),), generator=generator)
+        return *training_target(self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t]), t
 
     def _loss(
         self,

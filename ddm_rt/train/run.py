@@ -54,12 +54,29 @@ def train(
     processes = connect()
     progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
-    with _nothing_left_of_bad_input(out) if processes.main else nullcontext():
-        digest = processes.main_first(lambda: _claim(config, out))
+    with nothing_left_of_bad_input(out) if processes.main else nullcontext():
+        digest = processes.main_first(lambda: claim(config, out))
         if (out / "weights.safetensors").is_file():
             return out
         material = processes.main_first(lambda: prepare(config, out, processes.device, progress))
     trainer = Trainer(config, material.data, processes.device, material.subject, processes)
+    return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
+
+
+def fit(
+    trainer: Trainer,
+    material: Material,
+    out: Path,
+    digest: str,
+    *,
+    progress: Mapping[str, Progress],
+    grid_every: int | None = None,
+) -> Path:
+    """Take the trainer from its newest checkpoint in `out` to its last step, and write what a finished run has.
+
+    `digest` is what `claim` gave. Raises as `train` does.
+    """
+    config, processes = trainer.config, trainer.processes
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     for path in sorted(checkpoints.glob("step_*.safetensors"))[-1:]:
@@ -88,7 +105,7 @@ def train(
     return out
 
 
-def _claim(config: RunConfig, out: Path) -> str:
+def claim(config: RunConfig, out: Path) -> str:
     """Write config.json, or check that the run there was made with the same one; returns its digest."""
     text = config.model_dump_json(indent=1)
     path = out / "config.json"
@@ -108,16 +125,17 @@ def _claim(config: RunConfig, out: Path) -> str:
 
 def _first_difference(a: RunConfig, b: RunConfig) -> str:
     left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
-    for section, value in left.items():
-        if value != right[section]:
-            if isinstance(value, dict):
-                return next(f"{section}.{k}" for k, v in value.items() if v != right[section].get(k))
+    for section in left | right:
+        value, other = left.get(section), right.get(section)
+        if value != other:
+            if isinstance(value, dict) and isinstance(other, dict):
+                return next(f"{section}.{k}" for k, v in value.items() if v != other.get(k))
             return section
     return "(unknown)"
 
 
 @contextmanager
-def _nothing_left_of_bad_input(out: Path) -> Iterator[None]:
+def nothing_left_of_bad_input(out: Path) -> Iterator[None]:
     """Input that turns out bad leaves `out` as it was: free for the corrected command."""
     existed = out.exists()
     before = set(out.iterdir()) if out.is_dir() else set()

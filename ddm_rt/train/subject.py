@@ -47,7 +47,7 @@ class PixelSubject:
     """The whole of a `DDM`, from random weights. Its context is zeros."""
 
     takes_text = False
-    prompts = ("",)
+    prompts: tuple[str, ...] = ("",)
 
     def __init__(self, config: RunConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> None:
         self.model = DDM(config.model, latent_shape, top_of)

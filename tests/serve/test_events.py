@@ -19,8 +19,8 @@ def a_ticket(seconds: float = 60.0, **options: Any) -> Ticket:
     return Ticket(2, 20, time.monotonic() + seconds, **options)
 
 
-async def all_of(ticket: Ticket, idle_s: float = 5.0, parts: bool = True) -> list[Event | None]:
-    return [event async for event in follow(ticket, parts=parts, idle_s=idle_s, grace_s=0.0)]
+async def all_of(ticket: Ticket, idle_s: float = 5.0) -> list[Event | None]:
+    return [event async for event in follow(ticket, idle_s=idle_s, grace_s=0.0)]
 
 
 def finish(ticket: Ticket) -> None:
@@ -48,17 +48,16 @@ def test_events_before_and_after_the_subscription() -> None:
     assert [type(event) for event in events] == [ImageReady, ImageReady, Finished]
 
 
-def test_progress_is_told_ten_times_a_second_at_most_and_parts_only_if_wanted() -> None:
-    events = asyncio.run(_while_running(parts=True))
+def test_progress_is_told_ten_times_a_second_at_most() -> None:
+    events = asyncio.run(_while_running())
     assert 1 <= sum(isinstance(event, Progress) for event in events) < 10
     assert isinstance(events[-1], Finished)
-    assert [type(event) for event in asyncio.run(_while_running(parts=False))] == [Finished]
 
 
-async def _while_running(parts: bool) -> list[Event | None]:
+async def _while_running() -> list[Event | None]:
     ticket = a_ticket()
     threading.Timer(0.02, finish, [ticket]).start()
-    return await all_of(ticket, parts=parts)
+    return await all_of(ticket)
 
 
 def test_silence_is_told_and_ends_with_the_deadline() -> None:
@@ -111,7 +110,7 @@ def test_a_loop_that_is_gone_disturbs_nobody() -> None:
     ticket, told = a_ticket(), []
 
     async def main() -> None:
-        events = follow(ticket, parts=True, idle_s=0.01, grace_s=0.0)
+        events = follow(ticket, idle_s=0.01, grace_s=0.0)
         assert await anext(events) is None
 
     asyncio.run(main())

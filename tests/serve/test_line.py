@@ -70,6 +70,15 @@ def test_a_newcomer_takes_turns_from_now_on() -> None:
     assert "ooo" not in names
 
 
+def test_requests_have_turns_in_proportion_to_their_images() -> None:
+    line, large, small = Line(), work(0, 16), work(1, 4)
+    line.add(large)
+    line.add(small)
+    picked = [found[0] for _ in range(20) if (found := line.pick()) is not None]
+    assert picked.index(small) == 1
+    assert [picked[start : start + 5].count(large) for start in range(0, 20, 5)] == [4, 4, 4, 4]
+
+
 def test_a_heap_forgets_the_dead_though_they_never_come_to_the_top() -> None:
     dead: set[int] = set()
     heap: LazyHeap[tuple[int, int]] = LazyHeap(lambda item: item[1] in dead)

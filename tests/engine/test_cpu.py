@@ -1,7 +1,9 @@
-"""The ONNX Runtime backend: the contract, equality with torch, determinism, refusals."""
+"""ONNX Runtime and OpenVINO on the CPU: the contract, equality with torch, determinism, refusals."""
 
 import dataclasses
 import shutil
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tolerances import EXPORT_FP32_ABS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
+from ddm_rt.engine import backends
 from ddm_rt.engine.backends import load
 from ddm_rt.engine.contract import Engine
 from ddm_rt.engine.ort import OrtEngine
@@ -21,6 +24,15 @@ from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import step_table
 
 Float32 = NDArray[np.float32]
+Open = Callable[..., Engine]  # open_engine(bundle, threads=None)
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def open_engine(request: pytest.FixtureRequest) -> Open:
+    """Opens a bundle on one of the backends, whatever its files hold."""
+    pytest.importorskip(request.param)
+    module, name = backends.TABLE[request.param].split(":")
+    return getattr(import_module(module), name)
 
 
 def inputs(batch: int, size: tuple[int, int] = (8, 8), tokens: int = 1) -> dict[str, NDArray]:
@@ -42,9 +54,11 @@ def forward(engine: Engine, given: dict[str, NDArray]) -> tuple[Float32, Float32
 
 
 @pytest.mark.parametrize(("batch", "size", "tokens"), [(1, (8, 8), 1), (5, (6, 10), 3), (17, (4, 2), 1)])
-def test_agrees_with_torch(tiny_bundle: Bundle, batch: int, size: tuple[int, int], tokens: int) -> None:
+def test_agrees_with_torch(
+    tiny_bundle: Bundle, open_engine: Open, batch: int, size: tuple[int, int], tokens: int
+) -> None:
     given = inputs(batch, size, tokens)
-    ours, images = forward(OrtEngine(tiny_bundle, 1), given)
+    ours, images = forward(open_engine(tiny_bundle, 1), given)
     theirs, expected = forward(load(tiny_bundle, "torch", 1), given)
     assert ours.dtype == theirs.dtype == images.dtype == np.float32
     assert images.shape == (batch, 1, 2 * size[0], 2 * size[1])
@@ -52,7 +66,7 @@ def test_agrees_with_torch(tiny_bundle: Bundle, batch: int, size: tuple[int, int
     np.testing.assert_allclose(images, expected, rtol=0, atol=EXPORT_FP32_ABS)
 
 
-def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle) -> None:
+def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle, open_engine: Open) -> None:
     def trajectory(engine: Engine) -> Float32:
         rng = np.random.default_rng(0)
         table = step_table(tiny_bundle.schedule, tiny_bundle.config.sampling.sampler, 4)
@@ -67,13 +81,13 @@ def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle) -> Non
             x, x0 = engine.guided_step(outputs, guidance, engine.array(np.stack([row, row])), x, x0, None, None)
         return engine.decoder(x)
 
-    ours, theirs = trajectory(OrtEngine(tiny_bundle, 1)), trajectory(load(tiny_bundle, "torch", 1))
+    ours, theirs = trajectory(open_engine(tiny_bundle, 1)), trajectory(load(tiny_bundle, "torch", 1))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=EXPORT_FP32_ABS)
 
 
-def test_a_bundle_without_codes_takes_the_null_code(plain_bundle: Bundle) -> None:
+def test_a_bundle_without_codes_takes_the_null_code(plain_bundle: Bundle, open_engine: Open) -> None:
     given = inputs(3)
-    engine = OrtEngine(plain_bundle, 1)
+    engine = open_engine(plain_bundle, 1)
     given["code"] = np.full(3, -1)
     assert forward(engine, given)[1].shape == (3, 1, 16, 16)
     with pytest.raises(DdmError, match="code is 0; this bundle has 0 codes"):
@@ -81,35 +95,35 @@ def test_a_bundle_without_codes_takes_the_null_code(plain_bundle: Bundle) -> Non
 
 
 @pytest.mark.parametrize("code", [-2, 4, 99])
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_a_code_outside_the_bundle_is_refused(tiny_bundle: Bundle, backend: str, code: int) -> None:
     context, scale = np.zeros((2, 1, 16), np.float32), np.ones(2, np.float32)
     with pytest.raises(DdmError, match=f"code is {code}; this bundle has 4 codes"):
         load(tiny_bundle, backend).conditioner(context, np.array([0, code]), scale, {})
 
 
-def test_repeats_bit_for_bit_and_across_instances(tiny_bundle: Bundle) -> None:
+def test_repeats_bit_for_bit_and_across_instances(tiny_bundle: Bundle, open_engine: Open) -> None:
     given = inputs(8)
-    first = forward(OrtEngine(tiny_bundle, 1), given)[0]
-    engine = OrtEngine(tiny_bundle, 1)
+    first = forward(open_engine(tiny_bundle, 1), given)[0]
+    engine = open_engine(tiny_bundle, 1)
     for _ in range(3):
         np.testing.assert_array_equal(forward(engine, given)[0], first)
 
 
-def test_guided_step_is_the_reference(tiny_bundle: Bundle) -> None:
+def test_guided_step_is_the_reference(tiny_bundle: Bundle, open_engine: Open) -> None:
     rng = np.random.default_rng(0)
     a, b, x, x0 = (rng.standard_normal((3, 4, 2, 2), np.float32) for _ in range(4))
     rows = rng.standard_normal((3, 9), np.float32)
     rows[:, 7:] = -1, 1
     scales = rng.standard_normal((3, 1), np.float32)
     seeds, counters = np.array([0, 2**64 - 1, 5], np.uint64), np.array([0, 7, 7])
-    engine = OrtEngine(tiny_bundle, 1)
+    engine = open_engine(tiny_bundle, 1)
     found = engine.guided_step([a, b], scales, rows, x, x0, engine.array(seeds), engine.array(counters))
     for got, want in zip(found, guided_step([a, b], scales, rows, x, x0, seeds, counters), strict=True):
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_take_and_concat(tiny_bundle: Bundle, backend: str) -> None:
     engine = load(tiny_bundle, backend)
     host = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -121,14 +135,15 @@ def test_take_and_concat(tiny_bundle: Bundle, backend: str) -> None:
     np.testing.assert_array_equal(np.asarray(joined), np.concatenate([host, host[index]]))
 
 
-def test_says_what_computes(tiny_bundle: Bundle) -> None:
-    engine = OrtEngine(tiny_bundle, 2)
-    assert (engine.backend, engine.precision, engine.threads) == ("onnxruntime", "fp32", 2)
-    assert engine.versions.keys() == {"onnxruntime", "numpy"}
-    assert OrtEngine(tiny_bundle).threads >= 1
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_says_what_computes(tiny_bundle: Bundle, backend: str) -> None:
+    engine = load(tiny_bundle, backend, 2)
+    assert (engine.backend, engine.precision, engine.threads) == (backend, "fp32", 2)
+    assert engine.versions.keys() == {backend, "numpy"}
+    assert load(tiny_bundle, backend).threads >= 1
 
 
-def test_the_precision_is_the_bundles(tiny_bundle: Bundle) -> None:
+def test_the_precision_of_onnx_runtime_is_the_bundles(tiny_bundle: Bundle) -> None:
     """Of a bundle that says so; that graphs of such a precision run is shown in tests/cli/test_precision.py."""
 
     def said(precision: Precision) -> Bundle:
@@ -143,8 +158,8 @@ def test_the_precision_is_the_bundles(tiny_bundle: Bundle) -> None:
             assert OrtEngine(said(precision), 1).precision == precision
 
 
-def test_wrong_shapes_become_one_clear_error(tiny_bundle: Bundle) -> None:
-    engine = OrtEngine(tiny_bundle, 1)
+def test_wrong_shapes_become_one_clear_error(tiny_bundle: Bundle, open_engine: Open) -> None:
+    engine = open_engine(tiny_bundle, 1)
     given = inputs(2)
     cond = engine.conditioner(given["context"], given["code"], given["indicator_scale"], {})
     with pytest.raises(DdmError, match=r"denoiser\.onnx refused its inputs \(x_t \[2, 5, 8, 8\], t \[2\]"):
@@ -154,7 +169,7 @@ def test_wrong_shapes_become_one_clear_error(tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_non_finite_images_are_refused(tiny_bundle: Bundle, backend: str, value: float) -> None:
     engine = load(tiny_bundle, backend)
     x0 = np.zeros((1, 4, 8, 8), np.float32)
@@ -170,12 +185,12 @@ def unverified(bundle: Bundle, path: Path, graph: str, content: bytes) -> Bundle
     return dataclasses.replace(bundle, path=path)
 
 
-def test_what_is_not_a_graph_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_not_a_graph_is_named(tiny_bundle: Bundle, open_engine: Open, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"denoiser\.onnx: not a graph"):
-        OrtEngine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", b"not a protocol buffer"), 1)
+        open_engine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", b"not a protocol buffer"), 1)
 
 
-def test_a_foreign_graph_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_foreign_graph_is_named(tiny_bundle: Bundle, open_engine: Open, tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["sample"], ["out"])],
         "foreign",
@@ -185,4 +200,4 @@ def test_a_foreign_graph_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     with pytest.raises(BundleError, match=r"denoiser\.onnx: inputs are sample; config\.json says x_t, t, text"):
-        OrtEngine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", model.SerializeToString()), 1)
+        open_engine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", model.SerializeToString()), 1)

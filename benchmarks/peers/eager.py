@@ -1,0 +1,116 @@
+"""The DDM authors' way: diffusers' modules in eager torch, adapter merged, guidance as one batch; and torch.compile."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from subjects import Subject
+from torch import Tensor, nn
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import NULL_CODE
+from ddm_rt.errors import DdmError
+from ddm_rt.model.unet import DDM
+from peers import Call
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Eager:
+    """A diffusers user's module. A checkpoint's UNet is plain diffusers' (a published adapter is merged into it)."""
+
+    def __init__(self, subject: Subject, threads: int, precision: str = "fp32", guided: bool = True) -> None:
+        torch.set_num_threads(threads)
+        self.dtype, self._guided = DTYPES[precision], guided
+        self.versions = {name: version(name) for name in ("torch", "diffusers")}
+        self._bundle = Bundle.load(subject.bundle, verify=False)
+        if subject.checkpoint is None:
+            self._model: nn.Module = _pixel_model(self._bundle)
+        else:
+            self._model = _checkpoint_unet(Path(subject.checkpoint))
+        self._model.to(self.dtype).eval().requires_grad_(False)
+        self._network = self.prepare(self._model)
+
+    def prepare(self, model: nn.Module) -> Any:
+        return model
+
+    def step(self, feeds: dict[str, NDArray[Any]]) -> Call:
+        given = {name: torch.from_numpy(value) for name, value in feeds.items()}
+        x_t, t = given.pop("x_t").to(self.dtype), given.pop("t")
+        cond = {name: value.to(self.dtype) for name, value in given.items()}
+
+        @torch.inference_mode()
+        def run() -> NDArray[np.float32]:
+            if isinstance(self._model, DDM):
+                out: Tensor = self._network(x_t, t, cond)
+            else:
+                out = self._network(x_t, t, cond["text_tokens"], return_dict=False)[0]
+            return out.float().numpy()
+
+        return run
+
+    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
+        """Codes in turn; both branches of guidance in one batch, as diffusers' pipelines do, unless not `guided`."""
+        bundle, model = self._bundle, self._model
+        if not isinstance(model, DDM):
+            raise DdmError(f"{bundle.path}: whole images of a checkpoint are not timed here")
+        config, schedule = bundle.config, bundle.schedule.config
+        scheduler = DDIMScheduler(
+            num_train_timesteps=schedule.num_train_timesteps,
+            beta_schedule=schedule.beta_schedule,
+            beta_start=schedule.beta_start,
+            beta_end=schedule.beta_end,
+            prediction_type=schedule.prediction_type.value,
+            clip_sample=config.sampling.clip is not None,
+            set_alpha_to_one=True,
+        )
+        guidance = config.sampling.indicator_guidance_scale or 1.0
+        codes = [i % config.num_codes if config.num_codes else NULL_CODE for i in range(n)]
+        code = torch.tensor([NULL_CODE] * n + codes if self._guided else codes)
+        context = torch.zeros(len(code), 1, model.context_dim, dtype=self.dtype)
+        scale = torch.ones(len(code), dtype=self.dtype)
+
+        @torch.inference_mode()
+        def run() -> NDArray[np.float32]:
+            scheduler.set_timesteps(config.sampling.num_steps if num_steps is None else num_steps)
+            generator = torch.Generator().manual_seed(seed)
+            x = torch.randn(n, *config.latent_shape, generator=generator) * scheduler.init_noise_sigma
+            cond = model.condition(context, code, scale)
+            for t in scheduler.timesteps:
+                rows = torch.cat([x, x]) if self._guided else x
+                out = self._network(rows.to(self.dtype), t.float().expand(len(code)), cond).float()
+                if self._guided:
+                    null, coded = out.chunk(2)
+                    out = null + guidance * (coded - null)
+                x = scheduler.step(out, t, x).prev_sample
+            return model.decode(x).numpy()
+
+        return run
+
+
+class Compiled(Eager):
+    """The same through torch.compile, which compiles on the first call of each shape."""
+
+    def prepare(self, model: nn.Module) -> Any:
+        return torch.compile(model)
+
+
+def _pixel_model(bundle: Bundle) -> DDM:
+    if bundle.weights is None:
+        raise DdmError(f"{bundle.path}: exported without weights; use `ddm-rt export --with-weights`")
+    config = bundle.config
+    model = DDM(config.model, config.latent_shape, bundle.codes.top_of)
+    model.load_state_dict(load_file(bundle.weights))
+    return model
+
+
+def _checkpoint_unet(folder: Path) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    unet: nn.Module = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", local_files_only=True)
+    return unet

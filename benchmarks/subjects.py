@@ -1,0 +1,140 @@
+"""The models that are timed: where their bundles are, and how those with random weights are made.
+
+    python benchmarks/subjects.py small --work DIR
+    python benchmarks/subjects.py sd15 --work DIR [--scale 1.0]
+
+`digits` is the shipped bundle's architecture, trained or not; `small` has 5.2 M parameters on 16x16 latents; `sd15` is
+Stable Diffusion 1.5 as published. Speed doesn't depend on weights, and theirs are drawn.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddm_rt.bundle import Bundle, Codes, Leaf, write_json
+from ddm_rt.config import Frozen, Precision, RunConfig
+from ddm_rt.errors import DdmError
+from ddm_rt.presets import resolve
+
+CODES = 16
+_SMALL: dict[str, Any] = {
+    "block_out_channels": [64, 128, 192],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 128,
+    "attention_head_dim": 4,  # the number of heads, in spite of the name (diffusers issue 2011)
+    "norm_num_groups": 8,
+}
+
+
+class Subject(Frozen):
+    """One model as its bundles; plain data, which goes to a worker process as JSON."""
+
+    name: str
+    bundle: str  # fp32
+    converted: dict[str, str] = {}  # precision -> bundle
+    checkpoint: str | None = None  # diffusers' folder, of models that came from one
+
+    def of(self, precision: str) -> str:
+        """The bundle in that precision. Raises DdmError where it wasn't made."""
+        places = {Precision.FP32.value: self.bundle, **self.converted}
+        if precision not in places:
+            raise DdmError(f"subject {self.name}: no {precision} bundle; there are: {', '.join(places)}")
+        return places[precision]
+
+
+def digits(work: Path, scale: float = 1.0) -> Subject:
+    """The digits architecture with random weights."""
+    return _pixel("digits", resolve("digits"), work, (Precision.BF16, Precision.INT8))
+
+
+def small(work: Path, scale: float = 1.0) -> Subject:
+    config = resolve("digits", {"model.unet": _SMALL, "data.image_size": 64})
+    return _pixel("small", config, work, (Precision.BF16, Precision.INT8))
+
+
+def sd15(work: Path, scale: float = 1.0) -> Subject:
+    """Stable Diffusion 1.5 with an indicator of 4 codes, by the product's own commands."""
+    folder = work / f"sd15-{scale:g}"
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, run, bundle, bf16 = (folder / name for name in ("checkpoint", "run", "bundle", "bundle-bf16"))
+    writer = [sys.executable, str(Path(__file__).with_name("full_size_sd_checkpoint.py"))]
+    ours = [sys.executable, "-P", "-m", "ddm_rt.cli"]
+    steps: list[tuple[Path, list[object]]] = [
+        (checkpoint / "model_index.json", [*writer, "sd15", checkpoint, "--scale", scale]),
+        (run / "config.json", [*ours, "import", "--base", checkpoint, "--out", run]),
+        (run / "weights.safetensors", [*writer, "indicator", run]),
+        (bundle, [*ours, "export", run, "--out", bundle]),
+        (bf16, [*ours, "export", bundle, "--precision", "bf16", "--out", bf16]),
+    ]
+    for left, command in steps:
+        if not left.exists():
+            print(" ".join(map(str, command[-6:])), flush=True)
+            subprocess.run([str(word) for word in command], check=True)
+    return Subject(name="sd15", bundle=str(bundle), converted={"bf16": str(bf16)}, checkpoint=str(checkpoint))
+
+
+SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {"digits": digits, "small": small, "sd15": sd15}
+
+
+def of_bundle(name: str, bundle: Path, work: Path, precisions: tuple[Precision, ...] = ()) -> Subject:
+    """A bundle that is there, with conversions of it kept in `work`."""
+    from ddm_rt.cli.precision import export
+
+    opened = Bundle.load(bundle)
+    made = {}
+    for precision in precisions:
+        place = work / f"{opened.bundle_id[:12]}-{precision}"
+        if not place.exists():
+            export(str(opened.path), place, precision)
+        made[precision.value] = str(place)
+    return Subject(name=name, bundle=str(opened.path), converted=made)
+
+
+def _pixel(name: str, config: RunConfig, work: Path, precisions: tuple[Precision, ...]) -> Subject:
+    from ddm_rt.export.onnx import export_run
+
+    bundle = work / name / "bundle"
+    if not bundle.exists():
+        run = work / name / "run"
+        if not (run / "weights.safetensors").exists():
+            _write_run(run, config)
+        export_run(run, bundle, with_weights=True)
+    return of_bundle(name, bundle, work / name, precisions)
+
+
+def _write_run(run: Path, config: RunConfig) -> None:
+    """A run as training leaves it, with weights as torch draws them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ddm_rt.model.unet import DDM
+
+    leaves = tuple(Leaf(code=i, top_code=2 * i // CODES, size=10, share_in_top=2 / CODES) for i in range(CODES))
+    codes = Codes(origin="discovered", leaves=leaves)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "config.json", config.model_dump(mode="json"))
+    write_json(run / "codes.json", codes.model_dump(mode="json"))
+    save_file(model.state_dict(), run / "weights.safetensors")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--scale", type=float, default=1.0, help="of sd15's parameters")
+    arguments = parser.parse_args()
+    print(SUBJECTS[arguments.subject](arguments.work, arguments.scale).model_dump_json(indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""`ddm-rt sample --shards`: many images, with what the terminal shows meanwhile."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+
+from ddm_rt.cli import display
+from ddm_rt.cli.app import errors, say
+from ddm_rt.errors import DdmError
+
+_LINE_EVERY_S = 60.0  # where no terminal shows a bar
+
+
+def check_options(shards: Path | None, alone: dict[str, object], with_shards: dict[str, object]) -> None:
+    """Raises DdmError naming an option, of those that were given, that doesn't go with --shards or without it."""
+    for option in [option for option, value in alone.items() if value]:
+        if shards is not None:
+            reason = "a scope's counts can't be resumed with them" if option == "--scope" else "they do without"
+            raise DdmError(f"{option}: doesn't go with --shards: {reason}")
+    for option in [option for option, value in with_shards.items() if value is not None]:
+        if shards is None:
+            raise DdmError(f"{option}: is about shards; name their directory with --shards")
+
+
+def write_shards(bundle: str, directory: Path, options: dict[str, Any], request: dict[str, Any]) -> None:
+    """`options` are those of `generate_shards`, None for its defaults; `request` is that of `Pipeline.prepare`."""
+    from ddm_rt.serve.bulk import generate_shards
+
+    with display.progress(errors) as bars:
+        given = {name: value for name, value in options.items() if value is not None}
+        made = generate_shards(bundle, directory, on_images=_teller(bars), **given, **request)
+    manifest = made.manifest
+    there = f" ({made.found} were there)" if made.found else ""
+    say(f"{manifest.request.n} images{there} in {len(manifest.shards)} shards: {directory}")
+
+
+def _teller(bars: Progress) -> Callable[[int, int, int], None]:
+    """A bar, or a line a minute, with images, their rate in this run and the time left."""
+    task: TaskID | None = None
+    began = told = time.monotonic()
+
+    def tell(done: int, found: int, total: int) -> None:
+        nonlocal task, told, began
+        now = time.monotonic()
+        figures = "starting workers"
+        if task is None:
+            task = bars.add_task("images", total=total, figures=figures)
+            if found:
+                errors.print(f"{found} of {total} images are there already", highlight=False)
+        if done > found:
+            rate = (done - found) / max(now - began, 1e-9)
+            figures = f"{rate:.1f} images/s, {_span((total - done) / rate)} left"
+        bars.update(task, completed=done, figures=figures)
+        if bars.disable and now - told >= _LINE_EVERY_S:
+            told = now
+            errors.print(f"images {done} of {total}, {figures}", soft_wrap=True, highlight=False)
+
+    return tell
+
+
+def _span(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

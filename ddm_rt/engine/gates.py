@@ -1,0 +1,110 @@
+"""What `auto` must know before it takes a backend that computes otherwise: that balance and quality were held against
+fp32 on this kind of CPU, with this version, and that it was faster. Where that isn't recorded in the bundle's
+`reports/`, `auto` is as if the backend weren't there.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Frozen, parse_json
+from ddm_rt.engine.machine import processor
+from ddm_rt.errors import DdmError
+
+GATED = ("openvino",)  # names in `engine.backends`, which are those of their packages
+MAX_FD = 0.06  # FD_ddm of the images; with more than two groups FD_L2/√2, which is the same for two
+MAX_FRECHET_RATIO = 1.15  # of the Frechet distance to held-out images, to that of the fp32 bundle's own
+
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Distance = Annotated[float, Field(ge=0)]
+
+
+class Gate(Frozen):
+    """reports/gate-BACKEND/gate.json: the bundle on a backend against the fp32 bundle, both with their defaults.
+
+    Pairs are (fp32, this).
+    """
+
+    schema_version: Literal[1] = 1
+    bundle_id: _Hash
+    backend: str
+    version: str  # of the backend's package
+    processor: str
+    threads: int
+    against: _Hash  # the fp32 bundle's id
+    against_backend: str
+    judge: str
+    groups: tuple[str, ...]
+    n: int
+    seed: int
+    decision: Literal["equivalent", "drift", "undecided"]  # of the drift gate, at its margin
+    margin: float
+    fd: _Distance
+    frechet: tuple[_Distance, _Distance]
+    seconds_per_image: tuple[_Distance, _Distance]
+
+    def failures(self) -> list[str]:
+        """The gates that it didn't pass, in words."""
+        found = []
+        if self.decision != "equivalent":
+            found.append(f"the drift gate said {self.decision} (margin {self.margin:g})")
+        if self.fd > MAX_FD:
+            found.append(f"FD was {self.fd:.3f}, at most {MAX_FD:g} passes")
+        if self.frechet[1] > MAX_FRECHET_RATIO * self.frechet[0]:
+            found.append(
+                f"the Frechet distance was {self.frechet[1]:.3g}, {MAX_FRECHET_RATIO:g} of {self.frechet[0]:.3g} passes"
+            )
+        if self.seconds_per_image[1] >= self.seconds_per_image[0]:
+            ratio = self.seconds_per_image[0] / self.seconds_per_image[1]
+            found.append(f"it was no faster ({ratio:.2f} times {self.against_backend})")
+        return found
+
+
+def place(backend: str) -> str:
+    """The record's directory in a bundle."""
+    return f"reports/gate-{backend}"
+
+
+def read(bundle: Bundle, backend: str) -> Gate | None:
+    """The record for that backend, None where there is none. Raises DdmError for one that is damaged."""
+    directory = place(backend)
+    if f"{directory}/gate.json" not in bundle.index.files:
+        return None
+    bundle.check_directory(directory)
+    path = bundle.path / directory / "gate.json"
+    return parse_json(Gate, path.read_bytes(), path)
+
+
+def why_not(bundle: Bundle, backend: str) -> str | None:
+    """Why `auto` passes the backend over for this bundle here, None where it doesn't.
+
+    Imports nothing: what no gate lets through costs no time. That a package is missing is the backend's own to say.
+    """
+    installed = _version(backend) if backend in GATED else None
+    if installed is None:
+        return None
+    try:
+        gate = read(bundle, backend)
+    except DdmError as error:
+        return str(error)
+    how = f"`ddm-rt compare FP32_BUNDLE {bundle.path}@backend={backend} --record` records it"
+    if gate is None:
+        return f"no gate is recorded for it here; {how}"
+    for what, recorded, here in (
+        ("bundle", gate.bundle_id, bundle.bundle_id),
+        ("processor", gate.processor, processor()),
+        ("version", gate.version, installed),
+    ):
+        if recorded != here:
+            return f"its gate is recorded for {what} {recorded}; this is {here}; {how}"
+    failures = gate.failures()
+    return f"it didn't pass its gates here: {' and '.join(failures)}" if failures else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,53 @@
+"""What something was measured on: figures, and what rests on them, hold for one kind of machine and its load."""
+
+import os
+import platform
+from pathlib import Path
+
+from ddm_rt.config import Frozen
+from ddm_rt.engine import cuda
+from ddm_rt.engine.contract import usable_cores
+from ddm_rt.errors import DdmError
+
+
+class Machine(Frozen):
+    """A stamp beside every timing."""
+
+    system: str
+    processor: str
+    cpus: int  # that this process may use
+    clock_mhz: float | None  # of the first one, now
+    memory_gib: float
+    gpu: str | None
+    python: str
+    load_average: float | None  # of the last minute: above the threads in use, others took part of the machine
+
+
+def machine() -> Machine:
+    """This machine, now."""
+    try:
+        device = cuda.device_info()
+        gpu = f"{device.name}, {device.architecture}, driver of CUDA {device.driver_version}"
+    except DdmError:
+        gpu = None
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=processor(),
+        cpus=usable_cores(),
+        clock_mhz=next((float(value) for value in _described("cpu MHz")), None),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        gpu=gpu,
+        python=platform.python_version(),
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def processor() -> str:
+    """What the system says of its processor; more than `platform` knows on Linux."""
+    return next(iter(_described("model name")), platform.processor() or "unknown processor")
+
+
+def _described(name: str) -> list[str]:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name)]

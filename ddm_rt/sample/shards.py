@@ -1,0 +1,276 @@
+"""One request as shards: files of a fixed number of images each, which can be made in any order, apart and again.
+
+Codes are drawn over all images of the request before any is made, so the shards are balanced together as one request
+is. A shard made again has the same bytes, so a directory needs no more than the list of those that are whole.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ddm_rt.bundle import sha256, write_json
+from ddm_rt.config import Frozen, Positive, parse_json
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.generation import Generation, encoded
+from ddm_rt.sample.manifest import Manifest, Recipe, image_records
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.shard_formats import Record, ShardFormat, shard_writer
+
+MANIFEST = "manifest.json"
+# Images that are made, encoded and written at a time: bounds the memory, and is a row group of a Parquet file.
+_PART = 64
+
+
+class Shard(Frozen):
+    """A shard that is whole."""
+
+    file: str = Field(pattern=r"^shard-\d{6,}\.(tar|parquet)$")
+    first: int = Field(ge=0)  # number of its first image in the request
+    count: Positive
+    bytes: Positive
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ShardManifest(Recipe):
+    """manifest.json of a directory of shards. The run is done when `shards` hold all of `request.n` images."""
+
+    shard_format: ShardFormat
+    shard_size: Positive
+    shards: tuple[Shard, ...] = ()  # those that are whole, in order
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.request.n // self.shard_size)
+
+    def file(self, number: int) -> str:
+        return f"shard-{number:06d}{self.shard_format.suffix}"
+
+    def images(self, number: int) -> range:
+        """Numbers of the images of a shard."""
+        first = number * self.shard_size
+        return range(first, min(first + self.shard_size, self.request.n))
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What is to be made: `manifest` without any shard, and a code for each image of the request."""
+
+    manifest: ShardManifest
+    codes: tuple[int, ...]
+
+    def codes_of(self, number: int) -> tuple[int, ...]:
+        images = self.manifest.images(number)
+        return self.codes[images.start : images.stop]
+
+
+def plan_shards(pipeline: Pipeline, size: int, shard_format: ShardFormat, **request: Any) -> ShardPlan:
+    """`request` holds arguments of `Pipeline.prepare`. Raises DdmError for one that doesn't fit, and for a scope."""
+    if size < 1:
+        raise DdmError(f"shard size is {size}; expected at least 1")
+    if request.get("scope") is not None:
+        # Its counts would go on for each run of the command, also for those that are killed.
+        raise DdmError("scope: shards are balanced as one request and can't go on with a scope; leave it out")
+    with pipeline.prepare(**request) as prepared:
+        made = prepared.manifest
+    # Not `model_dump`: that would turn every image into a dict first.
+    recipe = {name: getattr(made, name) for name in Recipe.model_fields if name != "schema_version"}
+    manifest = ShardManifest(**recipe, shard_format=shard_format, shard_size=size)
+    return ShardPlan(manifest, tuple(image.code for image in made.images))
+
+
+def write_shard(
+    pipeline: Pipeline, directory: Path, manifest: ShardManifest, number: int, codes: Sequence[int]
+) -> Iterator[int | Shard]:
+    """Make shard `number` of `manifest`, whose images have these codes: all of it under its name, or nothing.
+
+    Gives the number of images made so far, again and again, and at last the shard. Raises DdmError where the pipeline
+    isn't what the manifest says that its images were made on.
+    """
+    for name, here in pipeline.made_by.items():
+        if getattr(manifest, name) != here:
+            raise DdmError(f"{name} is {here} in the process that makes a shard; expected {getattr(manifest, name)}")
+    images = manifest.images(number)
+    path = directory / manifest.file(number)
+    with _appearing(path) as file:
+        writer = shard_writer(manifest.shard_format, file, with_prompts=manifest.request.prompt is not None)
+        for start in range(0, len(images), _PART):
+            part = codes[start : start + _PART]
+            made = _make(pipeline, manifest, images.start + start, part)
+            writer.add(_records(manifest, images.start + start, made))
+            yield start + len(part)
+        writer.close()
+        size = file.tell()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    yield Shard(file=path.name, first=images.start, count=len(images), bytes=size, sha256=digest)
+
+
+def _make(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Sequence[int]) -> Generation:
+    recipe = {name: getattr(manifest, name) for name in Recipe.model_fields if name != "schema_version"}
+    records = image_records(manifest.request, pipeline.bundle.codes.top_of, codes, first)
+    return pipeline.replay(Manifest(**recipe, images=records).tree())
+
+
+def _records(manifest: ShardManifest, first: int, made: Generation) -> list[Record]:
+    prompt = manifest.request.prompt
+    return [
+        Record(
+            png=encoded(image),
+            index=first + i,
+            seed=record["seed"],
+            code=record["code"],
+            top_code=record["top_code"],
+            prompt=record["prompt"] if isinstance(prompt, tuple) else prompt,
+        )
+        for i, (image, record) in enumerate(zip(made.images, made.manifest["images"], strict=True))
+    ]
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[BufferedRandom]:
+    """A file under a temporary name beside `path`, on the disk and renamed to it at the end, removed on any error."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class ShardDirectory:
+    """The directory that a plan's shards go into, with its manifest. One process at a time has it open."""
+
+    def __init__(self, path: Path, manifest: ShardManifest) -> None:
+        """`manifest` lists the shards that are whole; `ShardDirectory.open` finds them."""
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, planned: ShardManifest) -> Iterator["ShardDirectory"]:
+        """Make or resume `path`: its shards are checked against their sha256, and what a killed run left is removed.
+
+        Raises DdmError naming the field in which the plan differs from that of the shards that are there, where
+        something else is in `path`, and where another process has it open.
+        """
+        recorded_manifest(path)  # raises before anything is made
+        path.mkdir(parents=True, exist_ok=True)
+        handle = _lock(path)
+        try:
+            here = recorded_manifest(path)
+            if here is not None:
+                _check_same(path / MANIFEST, here, planned)
+            _sweep(path)
+            whole = () if here is None else tuple(shard for shard in here.shards if _is_whole(path / shard.file, shard))
+            directory = cls(path, planned.model_copy(update={"shards": whole}))
+            if here is None or whole != here.shards:
+                directory._write()
+            yield directory
+            _sweep(path)  # workers of a run that was killed may have lived on for some seconds
+        finally:
+            os.close(handle)
+
+    @property
+    def images_done(self) -> int:
+        return sum(shard.count for shard in self.manifest.shards)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards to make."""
+        there = {shard.file for shard in self.manifest.shards}
+        return [number for number in range(self.manifest.num_shards) if self.manifest.file(number) not in there]
+
+    def add(self, shard: Shard) -> None:
+        """Record a shard as whole."""
+        shards = sorted((*self.manifest.shards, shard), key=lambda each: each.first)
+        self.manifest = self.manifest.model_copy(update={"shards": tuple(shards)})
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.path / MANIFEST, self.manifest.tree())
+
+
+def recorded_manifest(path: Path) -> ShardManifest | None:
+    """The manifest of a directory of shards; None where there is none yet.
+
+    Raises DdmError naming the file that is no such manifest, or a directory that holds something else.
+    """
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        raise DdmError(f"{path} is a file; expected a directory for shards")
+    file = path / MANIFEST
+    if file.exists():
+        manifest = parse_json(ShardManifest, file.read_bytes(), file)
+        _check_shards(file, manifest)
+        return manifest
+    if any(not _is_temporary(entry) for entry in path.iterdir()):
+        raise DdmError(f"{path} isn't empty and has no {MANIFEST} of shards; choose another directory")
+    return None
+
+
+def _check_shards(file: Path, manifest: ShardManifest) -> None:
+    for i, shard in enumerate(manifest.shards):
+        number = shard.first // manifest.shard_size
+        images = manifest.images(number)
+        if (shard.file, shard.first, shard.count) != (manifest.file(number), images.start, len(images)):
+            raise DdmError(
+                f"{file}: field shards.{i}: {shard.file} with {shard.count} images from {shard.first} is no shard of "
+                f"{manifest.shard_size} of {manifest.request.n} images"
+            )
+
+
+def _check_same(file: Path, here: ShardManifest, planned: ShardManifest) -> None:
+    recorded, wanted = (_flat(manifest.model_copy(update={"shards": ()}).tree()) for manifest in (here, planned))
+    for field in dict.fromkeys((*recorded, *wanted)):
+        if recorded.get(field) != wanted.get(field):
+            raise DdmError(
+                f"{file}: field {field} is {recorded.get(field)!r}, and {wanted.get(field)!r} in this run; shards of "
+                f"one directory have one setting: repeat it, or choose another directory"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their fields' whole names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _is_whole(path: Path, shard: Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256(path) == shard.sha256
+
+
+def _is_temporary(entry: Path) -> bool:
+    return entry.name.startswith((".shard-", f".{MANIFEST}."))
+
+
+def _sweep(path: Path) -> None:
+    for entry in path.iterdir():
+        if _is_temporary(entry):
+            entry.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> int:
+    """A handle that holds the directory's lock; the lock goes with the process."""
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise DdmError(f"{path}: another process is making shards there") from error
+    return handle

@@ -1,0 +1,130 @@
+"""Consistency distillation (Luo et al. 2023, arXiv 2310.04378): a student that jumps where its teacher walks.
+
+On a grid of timesteps the student's f(x_t, t) is drawn to f(x_s, s), s being the next timestep and x_s where one DDIM
+step of the guided teacher leads. So every f on a path becomes the path's end, an image as the teacher would make it
+with guidance, and the student needs neither many steps nor a second branch.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddm_rt.config import NULL_CODE, PredictionType, RunConfig, SamplerName
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.schedule import Schedule, jumps, step_table
+from ddm_rt.train.device import CPU, HALF
+from ddm_rt.train.loop import Trainer, TrainingSet
+from ddm_rt.train.loss import training_target
+from ddm_rt.train.processes import ALONE, Processes
+from ddm_rt.train.student import Student
+
+GRID = 40  # timesteps that a student is trained on
+
+
+class Distiller(Trainer):
+    """A `Trainer` whose target is the student's own average, one step of the teacher further on."""
+
+    subject: Student
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TrainingSet,
+        subject: Student,
+        device: torch.device = CPU,
+        processes: Processes = ALONE,
+    ) -> None:
+        """`config.distill` must be set; its scales are those of the teacher."""
+        super().__init__(config, data, device, subject, processes)
+        if config.distill is None:
+            raise ValueError("the configuration is not a student's")
+        self.distill = config.distill
+        schedule = Schedule.from_config(config.schedule)
+        clip, phases = config.sampling.clip, config.distill.phases
+        # From the noisiest timestep to the last one, from which the teacher's step leads to the clean end.
+        grid = np.append(step_table(schedule, SamplerName.DDIM, GRID, spacing="trailing").t, -1)
+        ends = grid[np.arange(GRID) // (GRID // phases) * (GRID // phases) + GRID // phases]
+        self._timesteps, self._ends = torch.from_numpy(grid).long(), torch.from_numpy(ends).long()
+        self._step, self._jump = (
+            torch.from_numpy(jumps(schedule, grid[:-1], to, clip)).to(device) for to in (grid[1:], ends)
+        )
+        # x_end = keep·x + add·x0, for x and x0 that agree on the noise.
+        bar = np.append(schedule.alphas_cumprod, 1.0)
+        alpha, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+        at, end = grid[:-1].astype(int), ends.astype(int)
+        keep = sigma[end] / sigma[at]
+        self._keep, self._add = (
+            torch.from_numpy(part).float().to(device) for part in (keep, alpha[end] - alpha[at] * keep)
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.subject.whole(super().weights())
+
+    def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, the row of the grid int64 [B] in place of a target, and its t."""
+        row = torch.randint(GRID, (len(x0),), generator=generator)
+        t = self._timesteps[row]
+        x_t, _ = training_target(PredictionType.SAMPLE, x0, noise, self.alphas_cumprod[t])
+        return x_t, row, t
+
+    def _loss(
+        self,
+        index: Tensor,
+        x_t: Tensor,
+        target: Tensor,
+        t: Tensor,
+        y: Tensor,
+        code: Tensor,
+        no_text: Tensor,
+        *,
+        known: float,
+    ) -> Tensor:
+        x_t, row, t, code = (tensor.to(self.device) for tensor in (x_t, target, t, code))
+        half = HALF.get(self.config.train.precision)
+        with torch.autocast(self.device.type, half) if half is not None else nullcontext():
+            with torch.no_grad():
+                end = self._end(index, x_t, row, t, code, no_text)
+            prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text)).float()
+        a, b = (self._jump[row, k].view(-1, 1, 1, 1) for k in (0, 1))
+        difference = a * x_t + b * prediction - end
+        huber = self.distill.huber
+        loss: Tensor = (difference.square() + huber**2).sqrt().mean() - huber
+        return loss
+
+    def _end(self, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor) -> Tensor:
+        """Where the path through x_t [B,C,H,W] ends, as the averaged student sees it from one teacher's step on."""
+        conditions, scales = self._branches(index, code, no_text)
+        with self.subject.teacher() as teacher:
+            outputs = [teacher(x_t, t.float(), cond).float() for cond in conditions]
+        weights = torch.tensor(scales, device=self.device).expand(len(x_t), -1)
+        x, x0 = guided_step(outputs, weights, self._step[row], x_t, x_t)
+        last = self._timesteps[1:].to(self.device)[row] == self._ends.to(self.device)[row]
+        following = (row + 1).clamp(max=GRID - 1)
+        t = self._timesteps.to(self.device)[following].float()
+        with self.averaged() as student:
+            out = student(x, t, conditions[-1]).float()
+        x, _ = guided_step([out], weights[:, :0], self._jump[following], x, x)
+        keep, add = (part[row].view(-1, 1, 1, 1) for part in (self._keep, self._add))
+        # At a phase's last row the teacher's step is the jump.
+        return torch.where(last.view(-1, 1, 1, 1), x0, (x - keep * x_t) / add)
+
+    def _branches(
+        self, index: Tensor, code: Tensor, no_text: Tensor
+    ) -> tuple[Sequence[dict[str, Tensor]], Sequence[float]]:
+        """What the teacher's guidance needs, from the least conditioned on, and the scales in between.
+
+        As `sample.guidance` has it: joint where both scales are equal or there is no text.
+        """
+        condition, distill = self.subject.condition, self.distill
+        null, no_texts = torch.full_like(code, NULL_CODE), torch.ones_like(no_text)
+        wanted = condition(index, code, no_text)
+        if not self.data.top_of and not self.subject.takes_text:
+            return [wanted], []
+        nothing = condition(index, null, no_texts)
+        if not self.subject.takes_text or distill.guidance_scale == distill.indicator_guidance_scale:
+            return [nothing, wanted], [distill.indicator_guidance_scale]
+        text = condition(index, null, no_text)
+        return [nothing, text, wanted], [distill.guidance_scale, distill.indicator_guidance_scale]

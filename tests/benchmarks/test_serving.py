@@ -1,0 +1,52 @@
+"""benchmarks/serving.py runs, on loads too small for figures; and the server withstands minutes of rude clients."""
+
+import json
+from pathlib import Path
+
+import pytest
+import serving
+from serving_parts import closed, overload
+from serving_parts.soak import soak
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed, "RAMP_S", 0.5)
+    monkeypatch.setattr(overload, "CAPACITY_S", 2.0)
+    monkeypatch.setattr(overload, "PROBES_S", 1.0)
+    monkeypatch.setattr(overload, "DEADLINE_S", 3.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_parts_are_measured_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "serving.json"
+    for part, seconds in (("cost", 1), ("throughput", 1), ("peer", 1)):
+        serving.main([part, "--rounds", "1", "--seconds", str(seconds), "--out", str(out)])
+    results = json.loads(out.read_text())
+    assert set(results) == {"cost", "throughput", "peer"}
+    assert results["throughput"]["served_over_engine"] > 0
+    assert set(results["peer"]) == {*serving.SIZES, "measured"}
+    assert "overload, growth of memory: at most 0.05: -, not measured" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_overload_is_refused_and_what_is_accepted_is_in_time() -> None:
+    found = overload.overload(6.0, threads=1)
+    assert set(found["answers"]) <= {"200", "429"}
+    assert found["answers"]["429"] > found["answers"]["200"]
+    assert found["accepted_past_deadline"] == 0
+    assert found["ready_afterwards"]
+
+
+@pytest.mark.slow  # a leak takes minutes to show
+def test_two_minutes_of_clients_that_leave_leak_nothing(tmp_path: Path) -> None:
+    found = soak(120.0, 1, tmp_path)
+    assert set(found["answers"]) == {"200", "client left"}
+    assert found["requests_failed"] == 0
+    assert found["ledger_equals_server"]
+    assert found["delivered_within_ledger"]
+    assert found["in_progress_at_end"] == 0
+    assert found["furthest_top_code_from_its_share_images"] < 2
+    assert found["rss_growth"] <= 0.05
+    assert found["threads_at_end"] <= found["threads_first_quarter"] + 1
+    assert found["open_files_at_end"] <= found["open_files_first_quarter"]

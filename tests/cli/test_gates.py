@@ -1,0 +1,58 @@
+"""`ddm-rt compare --record`: what it refuses, what it keeps in the bundle, and what `auto` and `doctor` make of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openvino")
+
+from ddm_rt.bundle import Bundle, asset
+from ddm_rt.cli.doctor import checks
+from ddm_rt.engine import backends
+from ddm_rt.engine.gates import read
+
+LINE = ("compare", "--threads", 1, "--record")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle that may be written to."""
+    return Path(shutil.copytree(asset("digits"), tmp_path / "own"))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "message"),
+    [
+        ("digits", "digits", (), "names no backend that `auto` takes by its gates; expected BUNDLE@backend=openvino"),
+        ("digits", "digits@backend=openvino,steps=4", (), "sets num_steps; the gate is about the bundle"),
+        ("digits@guidance=2", "digits@backend=openvino", (), "sets indicator_guidance_scale"),
+        ("digits@backend=openvino", "digits@backend=openvino", (), "expected an fp32 bundle, on none of: openvino"),
+        ("digits", "digits@backend=openvino", ("--rounds", 0), "needs a --reference, --rounds of at least 1"),
+        ("digits", "digits@backend=openvino", ("--reference", "none"), "needs a --reference"),
+        ("digits", "digits@backend=openvino", ("--balance", "off"), "the target uniform and balance"),
+        ("digits", "digits@backend=openvino,precision=int8", (), "is converted for this comparison alone"),
+        ("digits", "digits@backend=openvino", (), "can't be written to; give a copy of the bundle"),
+    ],
+)
+def test_what_says_nothing_about_serving_is_refused(ddm_rt, a: str, b: str, options: tuple, message: str) -> None:
+    assert message in ddm_rt(*LINE, *options, a, b).refusal()
+
+
+def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path) -> None:
+    before = Bundle.load(own)
+    said = ddm_rt(*LINE, "digits", f"{own}@backend=openvino", "-n", 32, "--rounds", 1)
+    assert said.code == 3, said.err
+    assert f"recorded in {own}: openvino, auto does not take it: the drift gate said undecided" in said.out
+    after = Bundle.load(own)
+    assert after.bundle_id == before.bundle_id
+    gate = read(after, "openvino")
+    assert gate is not None
+    assert (gate.bundle_id, gate.backend, gate.n, gate.groups) == (before.bundle_id, "openvino", 32, ("3", "8"))
+    assert 0 <= gate.fd <= 0.5
+    name, reasons = backends.choose(after)
+    assert name == "onnxruntime"
+    assert "it didn't pass its gates here: the drift gate said undecided" in reasons["openvino"]
+    rows = {name: detail for name, _, detail in checks(after)}
+    assert rows["backend auto"].startswith("onnxruntime; not ")
+    assert "the drift gate said undecided" in rows["backend auto"]

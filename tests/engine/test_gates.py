@@ -1,0 +1,97 @@
+"""`auto` and gated backends: taken where a record of this bundle, processor and version says that every gate passed."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openvino")
+
+from ddm_rt.bundle import Bundle, add_directory, write_json
+from ddm_rt.engine import backends, gates
+from ddm_rt.engine.gates import Gate
+from ddm_rt.engine.machine import processor
+from ddm_rt.errors import BackendUnavailable
+
+
+def gate(bundle: Bundle, **changes: Any) -> Gate:
+    passed = Gate(
+        bundle_id=bundle.bundle_id,
+        backend="openvino",
+        version=version("openvino"),
+        processor=processor(),
+        threads=2,
+        against="0" * 64,
+        against_backend="onnxruntime",
+        judge="1" * 64,
+        groups=("3", "8"),
+        n=1000,
+        seed=0,
+        decision="equivalent",
+        margin=0.03,
+        fd=0.01,
+        frechet=(10.0, 11.0),
+        seconds_per_image=(0.02, 0.01),
+    )
+    return passed.model_copy(update=changes)
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """One of the test's own, to be written to."""
+    shutil.copytree(tiny_bundle.path, tmp_path / "own")
+    return Bundle.load(tmp_path / "own")
+
+
+def recorded(bundle: Bundle, **changes: Any) -> Bundle:
+    tree = gate(bundle, **changes).model_dump()
+    return add_directory(bundle, gates.place("openvino"), lambda folder: write_json(folder / "gate.json", tree))
+
+
+def test_without_a_record_auto_passes_it_over_and_says_how_to_make_one(bundle: Bundle) -> None:
+    name, reasons = backends.choose(bundle)
+    assert name == "onnxruntime"
+    assert reasons["openvino"].startswith("no gate is recorded for it here; `ddm-rt compare FP32_BUNDLE ")
+    assert backends.load(bundle, "openvino").backend == "openvino", "by name it is there for anybody"
+
+
+def test_a_gate_that_was_passed_here_lets_auto_take_it(bundle: Bundle) -> None:
+    after = recorded(bundle)
+    assert after.bundle_id == bundle.bundle_id
+    assert backends.choose(after)[0] == "openvino"
+    assert backends.load(after).backend == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"decision": "drift"}, "the drift gate said drift (margin 0.03)"),
+        ({"decision": "undecided"}, "the drift gate said undecided"),
+        ({"fd": 0.0601}, "FD was 0.060, at most 0.06 passes"),
+        ({"frechet": (10.0, 11.6)}, "the Frechet distance was 11.6, 1.15 of 10 passes"),
+        ({"seconds_per_image": (0.01, 0.01)}, "it was no faster (1.00 times onnxruntime)"),
+        ({"processor": "an abacus"}, "its gate is recorded for processor an abacus; this is "),
+        ({"version": "1.0"}, "its gate is recorded for version 1.0; this is "),
+        ({"bundle_id": "2" * 64}, "its gate is recorded for bundle 2222"),
+    ],
+)
+def test_what_did_not_pass_here_is_not_taken(bundle: Bundle, changes: dict[str, Any], reason: str) -> None:
+    name, reasons = backends.choose(recorded(bundle, **changes))
+    assert name == "onnxruntime"
+    assert reason in reasons["openvino"]
+
+
+def test_a_damaged_record_keeps_no_other_backend_from_running(bundle: Bundle) -> None:
+    after = recorded(bundle)
+    (after.path / gates.place("openvino") / "gate.json").write_text("{}")
+    name, reasons = backends.choose(Bundle.load(after.path))
+    assert name == "onnxruntime"
+    assert "gate.json" in reasons["openvino"]
+
+
+def test_a_bundle_that_nothing_else_runs_names_what_would(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "TABLE", {"openvino": backends.TABLE["openvino"]})
+    with pytest.raises(BackendUnavailable, match=r"no gate is recorded .*; available here: openvino"):
+        backends.load(bundle)

@@ -1,0 +1,197 @@
+"""Two replicas and a ledger's actor over HTTP: killed under load, they cost no request, no byte and no balance."""
+
+import base64
+import io
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import ray
+import ray_processes
+from http_server import GENERATIONS, Running, answering
+from PIL import Image
+
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.ray_app import started
+from ddm_rt.serve.ray_front import Front
+from ddm_rt.serve.ray_settings import RaySettings
+from ddm_rt.serve.settings import ServeSettings
+
+# Starting Ray and two replicas takes most of a minute where other tests share the cores.
+pytestmark = pytest.mark.slow
+
+CLIENTS = 4
+REPLICA = "ray::ServeReplica:"
+KEEPER = "ray::LedgerKeeper"
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ray") / "counts.ledger"
+
+
+@pytest.fixture(scope="module")
+def server(ledger: Path) -> Iterator[Running]:
+    settings = ServeSettings(slots=4, queue=64, deadline_s=PATIENCE_S)
+    scale = RaySettings(replicas=2, cpus=0.5)
+    with (
+        started("digits", settings, scale, backend="onnxruntime", ledger=ledger) as front,
+        answering(front) as server,
+    ):
+        wait_for(lambda: front._count_replicas() == 2)
+        yield server
+    assert not ray.is_initialized()
+    wait_for(lambda: not ray_processes.pids("ray::"))
+
+
+@pytest.fixture(scope="module")
+def alone() -> Pipeline:
+    return Pipeline.load("digits", backend="onnxruntime", threads=1)
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def load(server: Running, scope: str, requests: int, at: int, event: Any) -> list[dict[str, Any]]:
+    """Replies to `requests` requests of each client; `event` comes when `at` of all have been answered."""
+    replies: list[dict[str, Any]] = []
+    problems: list[object] = []
+    lock = threading.Lock()
+
+    def ask(client: int) -> None:
+        with httpx2.Client(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as connection:
+            for number in range(requests):
+                n = 1 + (client + number) % 3
+                response = connection.post(GENERATIONS, json={"n": n, "steps": 30, "scope": scope})
+                with lock:
+                    if response.status_code != 200 or len(response.json()["data"]) != n:
+                        problems.append((response.status_code, response.text[:300]))
+                        continue
+                    replies.append(response.json())
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(replies) >= at or problems)
+    event()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert not problems
+    assert len(replies) == CLIENTS * requests
+    return replies
+
+
+def check_balance(front: Front, scope: str, replies: list[dict[str, Any]]) -> None:
+    """Every position was handed out once, with the code that the quota gives it: the bound of one scheduler holds."""
+    images = [image for reply in replies for image in reply["manifest"]["images"]]
+    drawn = Pipeline.load("digits", backend="onnxruntime", threads=1)
+    with drawn.prepare(n=len(images), scope="reference") as reference:
+        codes = [image.code for image in reference.manifest.images]
+    assert {image["position"]: image["code"] for image in images} == dict(enumerate(codes))
+    assert len(images) == len(codes)
+    counts = front.pipeline.ledger.counts(Stream(front.pipeline.bundle.bundle_id, scope, "uniform"))
+    assert (counts.leased.total(), counts.pooled.total()) == (0, 0)
+    assert counts.done == Counter(codes)
+    tops = Counter(image["top_code"] for image in images)
+    assert all(abs(count - len(images) / len(tops)) < 1 for count in tops.values())
+
+
+def check_bytes(alone: Pipeline, replies: list[dict[str, Any]]) -> None:
+    for reply in replies:
+        request, codes = reply["manifest"]["request"], [image["code"] for image in reply["manifest"]["images"]]
+        expected = alone.generate(n=len(codes), seed=request["seed"], codes=codes, num_steps=30).images
+        for item, image in zip(reply["data"], expected, strict=True):
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).convert("RGB"))
+            assert np.array_equal(pixels, image)
+
+
+def test_a_replica_that_is_killed_costs_no_request(
+    server: Running, alone: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = server.scheduler
+    assert isinstance(front, Front)
+    before = ray_processes.pids(REPLICA)
+    assert len(before) == 2
+    with caplog.at_level(logging.WARNING, "ddm_rt.serve.ray_front"):
+        replies = load(server, "replica", 8, CLIENTS, lambda: ray_processes.kill(before[0]))
+    assert "lost its replica" in caplog.text, "none was under way there: the test shows nothing"
+    check_balance(front, "replica", replies)
+    check_bytes(alone, replies)
+    wait_for(lambda: len(set(ray_processes.pids(REPLICA)) - {before[0]}) == 2)
+    wait_for(lambda: front._count_replicas() == 2)
+
+
+def test_a_ledger_that_is_killed_goes_on_where_it_stopped(server: Running, alone: Pipeline) -> None:
+    front = server.scheduler
+    assert isinstance(front, Front)
+    [before] = ray_processes.pids(KEEPER)
+    replies = load(server, "ledger", 8, CLIENTS, lambda: ray_processes.kill(before))
+    check_balance(front, "ledger", replies)
+    check_bytes(alone, replies[:4])
+    [after] = ray_processes.pids(KEEPER)
+    assert after != before
+
+
+def test_a_client_that_leaves_gives_its_codes_back(server: Running) -> None:
+    front = server.scheduler
+    assert isinstance(front, Front)
+    ticket = front.submit({"n": 4, "num_steps": 200, "scope": "left"})
+    assert ticket.cancel()
+    with pytest.raises(Exception, match="cancelled"):
+        ticket.result(PATIENCE_S)
+    stream = Stream(front.pipeline.bundle.bundle_id, "left", "uniform")
+    assert front.pipeline.ledger.counts(stream).pooled.total() == 4
+    wait_for(lambda: front.stats().occupied == 0)
+    assert front.stats().cancelled == 1
+
+
+def test_what_http_says_is_of_all_replicas(server: Running) -> None:
+    with server.client() as client:
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        done = client.post(GENERATIONS, json={"n": 2, "steps": 4, "seed": 3, "scope": "told"}).json()
+        assert done["manifest"]["backend"] == "onnxruntime"
+        with client.stream("POST", GENERATIONS, json={"n": 2, "steps": 100, "stream": True, "scope": None}) as stream:
+            events = [line for line in stream.iter_lines() if line.startswith("event: ")]
+        assert events[0] == "event: image_generation.started"
+        assert events.count("event: image_generation.completed") == 2
+        assert events[-1] == "event: image_generation.finished"
+        metrics = client.get("/metrics").text
+        assert "ddm_slots 8.0" in metrics
+        assert 'ddm_assigned_total{scope="told",top_code="0"} 1.0' in metrics
+        [balance] = client.get("/v1/balance", params={"scope": "told"}).json()["data"]
+        assert balance["assigned"] == {"issued": 2, "done": 2, "in_progress": 0, "pooled": 0}
+        for body, field in (({"n": 65}, "n"), ({"steps": 201}, "steps"), ({"target": "code:9=1"}, "target")):
+            refused = client.post(GENERATIONS, json=body)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+        busy = client.post(GENERATIONS, json={"steps": 200, "n": 64, "deadline_s": 0.05})
+        assert busy.status_code in (400, 504)
+        with (
+            pytest.raises(DdmError, match="Ray runs in this process"),
+            started("digits", ServeSettings(), RaySettings()),
+        ):
+            pass
+
+
+def test_one_ray_in_a_process(server: Running) -> None:
+    with pytest.raises(DdmError, match="already"), started("digits", ServeSettings(), RaySettings()):
+        pass
+
+
+def test_the_file_has_what_was_drawn(server: Running, ledger: Path) -> None:
+    with Ledger(ledger) as counts:
+        scopes = {stream.scope for stream in counts.streams()}
+    assert {"replica", "ledger"} <= scopes

@@ -1,0 +1,71 @@
+"""What the ledger's actor does, called here: every call can be made twice, by this one or by the next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledger_processes import STREAM, quota, reference
+
+from ddm_rt.errors import LedgerError
+from ddm_rt.sample.ledger import Ledger
+from ddm_rt.serve.ray_ledger import LedgerKeeper
+
+NAME = "0123456789abcdef"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "counts.ledger"
+
+
+@pytest.fixture
+def keeper(path: Path) -> Iterator[LedgerKeeper]:
+    keeper = LedgerKeeper(path, False, NAME)
+    yield keeper
+    keeper.close()
+
+
+def test_a_lease_is_one_however_often_it_is_asked_for(keeper: LedgerKeeper) -> None:
+    first = keeper.lease(7, STREAM, quota(), 3)
+    assert list(first) == reference(3)
+    assert keeper.lease(7, STREAM, quota(), 3) == first
+    assert keeper.counts(STREAM).leased.total() == 3
+    assert list(keeper.lease(8, STREAM, quota(), 2)) == reference(5)[3:]
+
+
+def test_a_commit_is_one_however_often_it_is_asked_for(keeper: LedgerKeeper) -> None:
+    draws = keeper.lease(7, STREAM, quota(), 3)
+    for _ in range(2):
+        keeper.commit(7, STREAM, draws)
+    assert keeper.counts(STREAM).done.total() == 3
+    keeper.release(7)
+    assert keeper.counts(STREAM).done.total() == 3
+
+
+def test_what_is_given_back_cannot_be_committed(keeper: LedgerKeeper) -> None:
+    draws = keeper.lease(7, STREAM, quota(), 3)
+    for _ in range(2):
+        keeper.release(7)
+    assert keeper.counts(STREAM).pooled.total() == 3
+    with pytest.raises(LedgerError, match="taken back"):
+        keeper.commit(7, STREAM, draws)
+
+
+def test_the_first_replica_says_on_what_images_are_made(keeper: LedgerKeeper) -> None:
+    assert keeper.made_by() is None
+    assert keeper.agree({"threads": 1}) == keeper.agree({"threads": 2}) == keeper.made_by() == {"threads": 1}
+
+
+def test_a_file_that_cannot_be_used(path: Path) -> None:
+    path.write_text("no ledger")
+    keeper = LedgerKeeper(path, False, NAME)  # it starts, so that Ray starts it again
+    with pytest.raises(LedgerError, match="no ledger|not a ledger"):
+        keeper.streams()
+
+
+def test_streams(keeper: LedgerKeeper, path: Path) -> None:
+    assert keeper.streams() == []
+    keeper.lease(7, STREAM, quota(), 1)
+    assert keeper.streams() == [STREAM]
+    with Ledger(path) as other:
+        assert other.counts(STREAM).leased.total() == 1
