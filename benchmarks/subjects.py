@@ -14,14 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ddm_rt.bundle import Bundle, Codes, Leaf, write_json
+from ddm_rt.cli.precision import IMAGES, export
 from ddm_rt.config import Frozen, Precision, RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.presets import resolve
 
 CODES = 16
 _SMALL: dict[str, Any] = {
-    "block_out_channels": [64, 128, 192],
+    "block_out_channels": [64, 96, 128],
     "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "mid_block_type": "UNetMidBlock2DCrossAttn",
@@ -37,7 +40,7 @@ class Subject(Frozen):
 
     name: str
     bundle: str  # fp32
-    converted: dict[str, str] = {}  # precision -> bundle
+    converted: dict[str, str] = Field(default_factory=dict)  # precision -> bundle
     checkpoint: str | None = None  # diffusers' folder, of models that came from one
 
     def of(self, precision: str) -> str:
@@ -82,16 +85,17 @@ def sd15(work: Path, scale: float = 1.0) -> Subject:
 SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {"digits": digits, "small": small, "sd15": sd15}
 
 
-def of_bundle(name: str, bundle: Path, work: Path, precisions: tuple[Precision, ...] = ()) -> Subject:
+def of_bundle(
+    name: str, bundle: Path, work: Path, precisions: tuple[Precision, ...] = (), calibration_images: int = IMAGES
+) -> Subject:
     """A bundle that is there, with conversions of it kept in `work`."""
-    from ddm_rt.cli.precision import export
 
     opened = Bundle.load(bundle)
     made = {}
     for precision in precisions:
         place = work / f"{opened.bundle_id[:12]}-{precision}"
         if not place.exists():
-            export(str(opened.path), place, precision)
+            export(str(opened.path), place, precision, calibration_images=calibration_images)
         made[precision.value] = str(place)
     return Subject(name=name, bundle=str(opened.path), converted=made)
 
@@ -105,7 +109,7 @@ def _pixel(name: str, config: RunConfig, work: Path, precisions: tuple[Precision
         if not (run / "weights.safetensors").exists():
             _write_run(run, config)
         export_run(run, bundle, with_weights=True)
-    return of_bundle(name, bundle, work / name, precisions)
+    return of_bundle(name, bundle, work / name, precisions, calibration_images=8)  # of noise, whose ranges say nothing
 
 
 def _write_run(run: Path, config: RunConfig) -> None:
@@ -116,7 +120,7 @@ def _write_run(run: Path, config: RunConfig) -> None:
     from ddm_rt.model.unet import DDM
 
     leaves = tuple(Leaf(code=i, top_code=2 * i // CODES, size=10, share_in_top=2 / CODES) for i in range(CODES))
-    codes = Codes(origin="discovered", leaves=leaves)
+    codes = Codes(origin="discovered" if leaves else "none", leaves=leaves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)

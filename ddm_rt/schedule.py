@@ -217,22 +217,21 @@ def _lcm(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float) -> 
     return zero, alpha[1:], zero, zero, sigma[1:]
 
 
-def jumps(
-    schedule: Schedule, t: Float64, to: Float64, clip: tuple[float, float] | None = None
-) -> NDArray[np.float32]:
+def jumps(schedule: Schedule, t: Float64, to: Float64, clip: tuple[float, float] | None = None) -> NDArray[np.float32]:
     """Rows float32 [S, 9] of DDIM steps, each from a timestep of `t` [S] to the one of `to` [S]; -1 is the clean end.
 
-    `t` and `to` hold whole timesteps.
+    `t` and `to` hold whole timesteps. Unlike a table's rows, these take ε from the clipped x0: x' = c·x + d·x0. What a
+    clip cuts off then doesn't stay in x, and one long jump is what many short ones with its x0 are.
     """
     bar = np.append(schedule.alphas_cumprod, 1.0)  # so that -1 is clean
+    (alpha, sigma), (alpha_to, sigma_to) = (
+        (np.sqrt(bar[i]), np.sqrt(1 - bar[i])) for i in (t.astype(int), to.astype(int))
+    )
+    a, b, _, _ = _prediction(schedule.config.prediction_type, alpha, sigma)
+    c, zero = sigma_to / sigma, np.zeros_like(alpha)
     low, high = clip or (-np.inf, np.inf)
-    rows = []
-    for pair in zip(t, to, strict=True):
-        alpha, sigma = (np.sqrt(level[np.array(pair, int)]) for level in (bar, 1 - bar))
-        a, b, p, q = _prediction(schedule.config.prediction_type, alpha[:-1], sigma[:-1])
-        c, d, e, g, f = _ddim(alpha, sigma, p, q, 0.0)
-        rows.append([float(part[0]) for part in (a, b, c, d, e, g, f)] + [low, high])
-    return np.array(rows, np.float32)
+    columns = (a, b, c, alpha_to - alpha * c, zero, zero, zero, zero + low, zero + high)
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def boundary(t: Float64) -> tuple[Float64, Float64]:

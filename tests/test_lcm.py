@@ -7,12 +7,14 @@ from diffusers import LCMScheduler
 from test_schedule import KINDS, SEEDS, SHAPE, ToyDenoiser, noise, ours, schedule_of
 from tolerances import STEP_ABS, TABLE_ABS, TRAJECTORY_REL
 
-from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
+from ddm_rt.config import PredictionType, SamplerName
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.kernels.philox import normal
 from ddm_rt.schedule import LCM_GRID, Schedule, boundary, jumps, step_table
 
 CLIPS = (None, 1.0)
+NO_SCALES = np.empty((len(SEEDS), 0), np.float32)
 
 
 def oracle_of(schedule: Schedule, clip: float | None) -> LCMScheduler:
@@ -60,16 +62,23 @@ def test_the_consistency_function_starts_at_the_identity() -> None:
 def test_more_steps_than_its_grid_has_are_refused() -> None:
     with pytest.raises(DdmError, match=f"num_steps is {LCM_GRID + 1}; lcm takes at most {LCM_GRID}"):
         step_table(schedule_of(), SamplerName.LCM, LCM_GRID + 1)
-    with pytest.raises(DdmError, match="num_steps is 25; too many for lcm"):
-        step_table(Schedule.from_config(ScheduleConfig(num_train_timesteps=30)), SamplerName.LCM, 25)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_jumps_between_neighbours_are_ddims_rows(kind: PredictionType) -> None:
+def test_jumps_between_neighbours_are_ddims_steps_and_none_keeps_what_the_clip_cuts_off(kind: PredictionType) -> None:
     schedule = schedule_of(kind)
-    table = step_table(schedule, SamplerName.DDIM, 10, clip=(-1, 1), spacing="trailing")
-    rows = jumps(schedule, table.t, np.append(table.t[1:], -1), (-1, 1))
-    np.testing.assert_array_equal(rows, table.rows())
+    table = step_table(schedule, SamplerName.DDIM, 10)
+    x, out = (normal(SEEDS, i, 0, SHAPE[1:]) for i in (0, 1))
+    for clip in (None, (-0.2, 0.2)):
+        rows = jumps(schedule, table.t, np.append(table.t[1:], -1), clip)
+        for row, ddim in zip(rows, table.rows(), strict=True):
+            found, x0 = guided_step([out], NO_SCALES, np.stack([row, row]), x, x)
+            if clip is None:
+                expected, _ = guided_step([out], NO_SCALES, np.stack([ddim, ddim]), x, x)
+                assert np.abs(found - expected).max() <= STEP_ABS * np.abs(x0).max()
+            else:
+                assert np.abs(x0).max() <= np.float32(0.2)
+                assert np.abs(found).max() <= np.abs(row[2] * x).max() + row[3] * 0.2 + STEP_ABS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,6 +92,6 @@ def test_a_jump_is_as_good_as_the_steps_in_between_for_one_x0_and_noise(kind: Pr
         out = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[kind.value].astype(np.float32)
         rows = np.repeat(jumps(schedule, np.array([float(t)]), np.array([float(to)])), len(x0), axis=0)
         x = (alpha * x0 + sigma * eps).astype(np.float32)
-        found, _ = guided_step([out], np.empty((len(x0), 0), np.float32), rows, x, x, SEEDS, np.zeros(len(x0), int))
+        found, _ = guided_step([out], NO_SCALES, rows, x, x, SEEDS, np.zeros(len(x0), int))
         # In float32, ε-prediction has 1/α of rounding in its x0.
         np.testing.assert_allclose(found, alpha_to * x0 + sigma_to * eps, rtol=0, atol=STEP_ABS / alpha)

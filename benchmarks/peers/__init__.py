@@ -20,8 +20,8 @@ class Peer(Protocol):
     def step(self, feeds: dict[str, NDArray[Any]]) -> Call:
         """One denoiser call on these inputs, ready to run: output float32 [B,C,H,W]."""
 
-    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
-        """A request for n images in one batch, ready to run: float32 [n,C,H,W] in [-1, 1]; None: the bundle's steps."""
+    def images(self, n: int) -> Call:
+        """A request for n images in one batch, ready to run: float32 [n,C,H,W] in [-1, 1], others each time."""
 
 
 @dataclass(frozen=True)

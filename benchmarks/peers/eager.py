@@ -24,9 +24,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Eager:
     """A diffusers user's module. A checkpoint's UNet is plain diffusers' (a published adapter is merged into it)."""
 
-    def __init__(self, subject: Subject, threads: int, precision: str = "fp32", guided: bool = True) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        threads: int,
+        precision: str = "fp32",
+        guided: bool = True,
+        num_steps: int | None = None,
+    ) -> None:
+        """`num_steps` None takes the bundle's."""
         torch.set_num_threads(threads)
-        self.dtype, self._guided = DTYPES[precision], guided
+        self.dtype, self._guided, self._num_steps = DTYPES[precision], guided, num_steps
         self.versions = {name: version(name) for name in ("torch", "diffusers")}
         self._bundle = Bundle.load(subject.bundle, verify=False)
         if subject.checkpoint is None:
@@ -54,7 +62,7 @@ class Eager:
 
         return run
 
-    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
+    def images(self, n: int) -> Call:
         """Codes in turn; both branches of guidance in one batch, as diffusers' pipelines do, unless not `guided`."""
         bundle, model = self._bundle, self._model
         if not isinstance(model, DDM):
@@ -75,10 +83,11 @@ class Eager:
         context = torch.zeros(len(code), 1, model.context_dim, dtype=self.dtype)
         scale = torch.ones(len(code), dtype=self.dtype)
 
+        generator = torch.Generator().manual_seed(0)
+
         @torch.inference_mode()
         def run() -> NDArray[np.float32]:
-            scheduler.set_timesteps(config.sampling.num_steps if num_steps is None else num_steps)
-            generator = torch.Generator().manual_seed(seed)
+            scheduler.set_timesteps(self._num_steps or config.sampling.num_steps)
             x = torch.randn(n, *config.latent_shape, generator=generator) * scheduler.init_noise_sigma
             cond = model.condition(context, code, scale)
             for t in scheduler.timesteps:

@@ -27,5 +27,5 @@ class PlainOrt:
 
         return run
 
-    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
+    def images(self, n: int) -> Call:
         raise DdmError("plain ONNX Runtime samples nothing by itself")

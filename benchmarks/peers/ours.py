@@ -1,5 +1,6 @@
 """This product: a backend through its contract, and whole images through the pipeline."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,11 @@ class Ours:
 
         return run
 
-    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
+    def images(self, n: int) -> Call:
+        seeds = itertools.count()
+
         def run() -> NDArray[np.float32]:
-            made = self._pipeline.generate(n=n, seed=seed, **{"num_steps": num_steps, **self._request}).images
+            made = self._pipeline.generate(n=n, seed=next(seeds), **self._request).images
             return made.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
 
         return run

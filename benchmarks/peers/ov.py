@@ -38,5 +38,5 @@ class PlainOpenVino:
 
         return run
 
-    def images(self, n: int, num_steps: int | None, seed: int = 0) -> Call:
+    def images(self, n: int) -> Call:
         raise DdmError("plain OpenVINO samples nothing by itself")

@@ -7,6 +7,7 @@ import sys
 from rich.text import Text
 
 from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
+    benching,
     calibrating,
     compare,
     distilling,

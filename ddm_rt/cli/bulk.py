@@ -38,20 +38,22 @@ def write_shards(bundle: str, directory: Path, options: dict[str, Any], request:
 
 
 def _teller(bars: Progress) -> Callable[[int, int, int], None]:
-    """A bar, or a line a minute, with images, their rate in this run and the time left."""
+    """A bar, or a line a minute, with images, their rate and the time left."""
     task: TaskID | None = None
-    began = told = time.monotonic()
+    began: tuple[float, int] | None = None  # when images began to come, which workers take a while to, and how many
+    told = time.monotonic()
 
     def tell(done: int, found: int, total: int) -> None:
-        nonlocal task, told, began
-        now = time.monotonic()
-        figures = "starting workers"
+        nonlocal task, began, told
+        now, figures = time.monotonic(), "starting workers"
         if task is None:
             task = bars.add_task("images", total=total, figures=figures)
             if found:
-                errors.print(f"{found} of {total} images are there already", highlight=False)
-        if done > found:
-            rate = (done - found) / max(now - began, 1e-9)
+                errors.print(f"{found} of {total} images are there already", soft_wrap=True, highlight=False)
+        elif began is None:
+            began = now, done
+        elif done > began[1]:
+            rate = (done - began[1]) / max(now - began[0], 1e-9)
             figures = f"{rate:.1f} images/s, {_span((total - done) / rate)} left"
         bars.update(task, completed=done, figures=figures)
         if bars.disable and now - told >= _LINE_EVERY_S:

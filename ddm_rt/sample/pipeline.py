@@ -246,9 +246,7 @@ class Pipeline:
                 sampler=sampler,
                 num_steps=table.num_steps,
                 **self.made_by,
-                images=image_records(
-                    request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions
-                ),
+                images=image_records(request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions),
             )
             yield prepared(self.bundle, manifest, table)
 

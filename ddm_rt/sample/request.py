@@ -26,9 +26,6 @@ class Prompting:
     words: tuple[str, ...] | None  # prompts that name one are left alone
     left_alone: tuple[int, ...]  # numbers of the images whose prompt names one
 
-    def of(self, image: int) -> str | None:
-        return self.prompt[image % len(self.prompt)] if isinstance(self.prompt, tuple) else self.prompt
-
 
 def prompting(
     bundle: Bundle,

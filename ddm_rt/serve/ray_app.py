@@ -74,7 +74,7 @@ def started(
         keeper = start_keeper(Path(ledger), fsync, name)
         stack.callback(_end_keeper, keeper)
         where = opened.path.absolute() if Path(bundle).exists() else bundle
-        deployment = serve.deployment(Replica, name=_DEPLOYMENT).options(**_options(settings, scale))
+        deployment = serve.deployment(Replica, name=_DEPLOYMENT).options(**deployment_options(settings, scale))
         application = deployment.bind(str(where), opened.bundle_id, backend, scale.threads, settings, keeper)
         stack.callback(_delete, name)
         target = serve.RunTarget(application, name=name, route_prefix=None)
@@ -88,8 +88,8 @@ def started(
         yield front
 
 
-def _options(settings: ServeSettings, scale: RaySettings) -> dict[str, Any]:
-    """Of the deployment."""
+def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str, Any]:
+    """What Ray Serve is told of replicas: how many, of what, and how much each takes at once."""
     options: dict[str, Any] = {
         "max_ongoing_requests": scale.max_ongoing,
         "max_queued_requests": -1,  # the front bounds what is under way

@@ -181,6 +181,7 @@ class Front:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     self._loop.run_until_complete(task)
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
     async def _watch(self) -> None:

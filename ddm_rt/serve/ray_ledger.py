@@ -84,7 +84,10 @@ class LedgerKeeper:
 
 
 def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
-    """An actor on this machine, where the file is. Its leases end with the process that calls this."""
+    """An actor on this machine, where the file is. It, and its leases, end with the process that calls this.
+
+    Raises DdmError where the cluster has one of this name.
+    """
     actor = ray.remote(LedgerKeeper).options(
         name=name,
         num_cpus=0,
@@ -92,7 +95,10 @@ def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
         max_task_retries=-1,
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
     )
-    started: ActorHandle[Any] = actor.remote(path.absolute(), fsync, secrets.token_hex(8))
+    try:
+        started: ActorHandle[Any] = actor.remote(path.absolute(), fsync, secrets.token_hex(8))
+    except ValueError as error:
+        raise DdmError(f"{name} is served in this cluster already; expected one front for each bundle") from error
     return started
 
 

@@ -21,7 +21,7 @@ from ddm_rt.train.loss import training_target
 from ddm_rt.train.processes import ALONE, Processes
 from ddm_rt.train.student import Student
 
-GRID = 40  # timesteps that a student is trained on
+GRID = 40  # steps of the teacher's walk
 
 
 class Distiller(Trainer):
@@ -43,21 +43,14 @@ class Distiller(Trainer):
             raise ValueError("the configuration is not a student's")
         self.distill = config.distill
         schedule = Schedule.from_config(config.schedule)
-        clip, phases = config.sampling.clip, config.distill.phases
-        # From the noisiest timestep to the last one, from which the teacher's step leads to the clean end.
-        grid = np.append(step_table(schedule, SamplerName.DDIM, GRID, spacing="trailing").t, -1)
-        ends = grid[np.arange(GRID) // (GRID // phases) * (GRID // phases) + GRID // phases]
-        self._timesteps, self._ends = torch.from_numpy(grid).long(), torch.from_numpy(ends).long()
+        # Timesteps of the teacher's walk and, among them, those that the student jumps from; -1 is the clean end.
+        walk, starts = (step_table(schedule, SamplerName.DDIM, steps).t for steps in (GRID, config.distill.phases))
+        walk = walk[walk <= starts[0]]
+        following, landings = np.append(walk[1:], -1), np.append(starts, -1)
+        ends = np.array([landings[landings < t][0] for t in walk])
+        self._t, self._last = torch.from_numpy(walk).long(), torch.from_numpy(following == ends).to(device)
         self._step, self._jump = (
-            torch.from_numpy(jumps(schedule, grid[:-1], to, clip)).to(device) for to in (grid[1:], ends)
-        )
-        # x_end = keep·x + add·x0, for x and x0 that agree on the noise.
-        bar = np.append(schedule.alphas_cumprod, 1.0)
-        alpha, sigma = np.sqrt(bar), np.sqrt(1 - bar)
-        at, end = grid[:-1].astype(int), ends.astype(int)
-        keep = sigma[end] / sigma[at]
-        self._keep, self._add = (
-            torch.from_numpy(part).float().to(device) for part in (keep, alpha[end] - alpha[at] * keep)
+            torch.from_numpy(jumps(schedule, walk, to, config.sampling.clip)).to(device) for to in (following, ends)
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -65,8 +58,8 @@ class Distiller(Trainer):
 
     def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, the row of the grid int64 [B] in place of a target, and its t."""
-        row = torch.randint(GRID, (len(x0),), generator=generator)
-        t = self._timesteps[row]
+        row = torch.randint(len(self._t), (len(x0),), generator=generator)
+        t = self._t[row]
         x_t, _ = training_target(PredictionType.SAMPLE, x0, noise, self.alphas_cumprod[t])
         return x_t, row, t
 
@@ -101,15 +94,14 @@ class Distiller(Trainer):
             outputs = [teacher(x_t, t.float(), cond).float() for cond in conditions]
         weights = torch.tensor(scales, device=self.device).expand(len(x_t), -1)
         x, x0 = guided_step(outputs, weights, self._step[row], x_t, x_t)
-        last = self._timesteps[1:].to(self.device)[row] == self._ends.to(self.device)[row]
-        following = (row + 1).clamp(max=GRID - 1)
-        t = self._timesteps.to(self.device)[following].float()
+        following = (row + 1).clamp(max=len(self._t) - 1)
+        t = self._t.to(self.device)[following].float()
         with self.averaged() as student:
             out = student(x, t, conditions[-1]).float()
         x, _ = guided_step([out], weights[:, :0], self._jump[following], x, x)
-        keep, add = (part[row].view(-1, 1, 1, 1) for part in (self._keep, self._add))
+        keep, add = (self._jump[row, k].view(-1, 1, 1, 1) for k in (2, 3))
         # At a phase's last row the teacher's step is the jump.
-        return torch.where(last.view(-1, 1, 1, 1), x0, (x - keep * x_t) / add)
+        return torch.where(self._last[row].view(-1, 1, 1, 1), x0, (x - keep * x_t) / add)
 
     def _branches(
         self, index: Tensor, code: Tensor, no_text: Tensor

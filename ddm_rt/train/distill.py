@@ -89,7 +89,6 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     folded = {
         "train.indicator_weight": 0.0,
         "sampling.sampler": SamplerName.DDIM,
-        "schedule.timestep_spacing": "trailing",
         "schedule.set_alpha_to_one": True,
         "sampling.num_steps": phases,
         "sampling.eta": 0.0,
@@ -98,6 +97,10 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     }
     if config.base is not None:
         folded["base.path"] = (teacher / config.base.path).resolve()
+    if pixel and any(name.startswith("distill.lora") for name in fields):
+        raise DdmError(
+            "distill.lora (--lora-rank and others) needs a run on a checkpoint; this one's student is its UNet"
+        )
     student = override(student, own | folded | fields)
     if GRID % phases:
         raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the timesteps that it is trained on")

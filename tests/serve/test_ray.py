@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from ddm_rt.serve.settings import ServeSettings
 pytestmark = pytest.mark.slow
 
 CLIENTS = 4
+STEPS = 60
 REPLICA = "ray::ServeReplica:"
 KEEPER = "ray::LedgerKeeper"
-PATIENCE_S = 120
+PATIENCE_S = 900  # nothing takes that long, save on a machine that stands still meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,16 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.05)
 
 
-def load(server: Running, scope: str, requests: int, at: int, event: Any) -> list[dict[str, Any]]:
-    """Replies to `requests` requests of each client; `event` comes when `at` of all have been answered."""
+def load(server: Running, scope: str, requests: int, event: Callable[[], None]) -> list[dict[str, Any]]:
+    """Replies to `requests` requests of each client; `event` comes once some have been answered, and images of others
+    are under way in both replicas.
+    """
+    front = server.scheduler
+    assert isinstance(front, Front)
+
+    def both_work() -> bool:
+        return all(stats.occupied for _, stats in front._handle.broadcast("stats").results(timeout_s=PATIENCE_S))
+
     replies: list[dict[str, Any]] = []
     problems: list[object] = []
     lock = threading.Lock()
@@ -76,7 +85,7 @@ def load(server: Running, scope: str, requests: int, at: int, event: Any) -> lis
         with httpx2.Client(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as connection:
             for number in range(requests):
                 n = 1 + (client + number) % 3
-                response = connection.post(GENERATIONS, json={"n": n, "steps": 30, "scope": scope})
+                response = connection.post(GENERATIONS, json={"n": n, "steps": STEPS, "scope": scope})
                 with lock:
                     if response.status_code != 200 or len(response.json()["data"]) != n:
                         problems.append((response.status_code, response.text[:300]))
@@ -86,7 +95,7 @@ def load(server: Running, scope: str, requests: int, at: int, event: Any) -> lis
     threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(replies) >= at or problems)
+    wait_for(lambda: problems or (len(replies) >= CLIENTS and both_work()))
     event()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -113,7 +122,7 @@ def check_balance(front: Front, scope: str, replies: list[dict[str, Any]]) -> No
 def check_bytes(alone: Pipeline, replies: list[dict[str, Any]]) -> None:
     for reply in replies:
         request, codes = reply["manifest"]["request"], [image["code"] for image in reply["manifest"]["images"]]
-        expected = alone.generate(n=len(codes), seed=request["seed"], codes=codes, num_steps=30).images
+        expected = alone.generate(n=len(codes), seed=request["seed"], codes=codes, num_steps=STEPS).images
         for item, image in zip(reply["data"], expected, strict=True):
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).convert("RGB"))
             assert np.array_equal(pixels, image)
@@ -127,7 +136,7 @@ def test_a_replica_that_is_killed_costs_no_request(
     before = ray_processes.pids(REPLICA)
     assert len(before) == 2
     with caplog.at_level(logging.WARNING, "ddm_rt.serve.ray_front"):
-        replies = load(server, "replica", 8, CLIENTS, lambda: ray_processes.kill(before[0]))
+        replies = load(server, "replica", 8, lambda: ray_processes.kill(before[0]))
     assert "lost its replica" in caplog.text, "none was under way there: the test shows nothing"
     check_balance(front, "replica", replies)
     check_bytes(alone, replies)
@@ -139,7 +148,7 @@ def test_a_ledger_that_is_killed_goes_on_where_it_stopped(server: Running, alone
     front = server.scheduler
     assert isinstance(front, Front)
     [before] = ray_processes.pids(KEEPER)
-    replies = load(server, "ledger", 8, CLIENTS, lambda: ray_processes.kill(before))
+    replies = load(server, "ledger", 8, lambda: ray_processes.kill(before))
     check_balance(front, "ledger", replies)
     check_bytes(alone, replies[:4])
     [after] = ray_processes.pids(KEEPER)

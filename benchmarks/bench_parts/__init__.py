@@ -1,0 +1,1 @@
+"""What `run.py` and `compare.py` are made of."""

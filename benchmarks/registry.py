@@ -1,0 +1,78 @@
+"""Every benchmark of `run.py`: what is compared on which models, against which baseline, resting on which tests.
+
+A table, not code: a configuration is one line, and so is a case.
+"""
+
+from dataclasses import dataclass
+
+from bench_parts.workers import Call
+from peers import Configuration
+
+EAGER = Configuration("diffusers eager", "eager", "fp32")
+EAGER_BF16 = Configuration("diffusers eager bf16", "eager", "bf16", {"precision": "bf16"})
+COMPILED = Configuration("torch.compile", "compiled", "fp32")
+COMPILED_BF16 = Configuration("torch.compile bf16", "compiled", "bf16", {"precision": "bf16"})
+ORT = Configuration("ONNX Runtime", "onnxruntime", "fp32")
+OPENVINO = Configuration("OpenVINO", "openvino", "fp32")
+OPENVINO_FREE = Configuration("OpenVINO, free axes", "openvino", "fp32", {"fixed": False})
+OPENVINO_BF16 = Configuration("OpenVINO bf16", "openvino", "bf16", {"precision": "bf16"})
+OURS_ORT = Configuration("ours, onnxruntime", "ours", "fp32", {"backend": "onnxruntime"})
+OURS_OPENVINO = Configuration("ours, openvino", "ours", "fp32", {"backend": "openvino"})
+OURS_BF16 = Configuration("ours, openvino bf16", "ours", "bf16", {"backend": "openvino", "precision": "bf16"})
+OURS_INT8 = Configuration("ours, openvino int8", "ours", "int8", {"backend": "openvino", "precision": "int8"})
+
+_FLOAT = (EAGER, COMPILED, ORT, OURS_ORT, OPENVINO, OURS_OPENVINO)
+_LOW = (EAGER, EAGER_BF16, COMPILED_BF16, OPENVINO_BF16, OURS_BF16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and one call. Configurations of a set are open at the same time; each set has the baseline first."""
+
+    name: str
+    subject: str  # in subjects.SUBJECTS
+    call: Call
+    sets: tuple[tuple[Configuration, ...], ...]
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    what: str
+    tests: tuple[str, ...]  # of what it measures; nothing is timed unless they pass
+    cases: tuple[Case, ...]
+
+
+_ENGINES = ("tests/engine/test_cpu.py", "tests/engine/test_openvino.py")
+_SMALL_SETS = ((*_FLOAT, OPENVINO_FREE), (*_LOW, OURS_INT8))
+_SD_SETS = ((EAGER, ORT, OURS_ORT), (EAGER, OPENVINO, OURS_OPENVINO), (EAGER, OPENVINO_BF16, OURS_BF16))
+_SD_TORCH = ((EAGER, COMPILED), (EAGER, EAGER_BF16, COMPILED_BF16))
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "step": Benchmark(
+        "one denoiser call of small models, every peer",
+        _ENGINES,
+        (
+            Case("digits, batch 2", "digits", Call("step", 2), _SMALL_SETS, 60),
+            Case("digits, batch 32", "digits", Call("step", 32), _SMALL_SETS, 40),
+            Case("small, batch 2", "small", Call("step", 2), _SMALL_SETS, 40),
+            Case("small, batch 16", "small", Call("step", 16), _SMALL_SETS, 25),
+        ),
+    ),
+    "step-sd": Benchmark(
+        "one denoiser call at Stable Diffusion 1.5's size, the two branches of one image",
+        _ENGINES,
+        (
+            Case("sd15, 32x32 latents, batch 2", "sd15", Call("step", 2, side=32), _SD_SETS + _SD_TORCH, 7),
+            Case("sd15, 64x64 latents, batch 2", "sd15", Call("step", 2, side=64), _SD_SETS, 5),
+        ),
+    ),
+    "branches": Benchmark(
+        "guidance as one batch of two branches, or as two calls (the row with batch 1, counted twice)",
+        _ENGINES,
+        (
+            Case("small, one branch", "small", Call("step", 1), ((ORT, OURS_ORT, OURS_BF16, OURS_INT8),), 60),
+            Case("small, two branches", "small", Call("step", 2), ((ORT, OURS_ORT, OURS_BF16, OURS_INT8),), 60),
+        ),
+    ),
+}

@@ -1,0 +1,59 @@
+"""`ddm-rt serve --replicas`: a process that starts them, answers, and leaves none behind; and what it refuses."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray_processes
+from http_server import GENERATIONS
+
+Command = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def process(log: Path, *arguments: object) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    line = [sys.executable, "-P", "-m", "ddm_rt.cli", "serve", "digits", "--port", "0", *map(str, arguments)]
+    with log.open("w") as told:
+        started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=told, text=True)
+    assert started.stdout is not None
+    try:
+        assert started.stdout.readline() == "digits is served\n", log.read_text()
+        yield started, started.stdout.readline().removeprefix("look at: ").strip().rstrip("/")
+    finally:
+        started.kill()
+        started.wait()
+
+
+@pytest.mark.slow  # Ray takes most of a minute to start where other tests share the cores
+def test_replicas_are_served_until_sigterm(tmp_path: Path) -> None:
+    import httpx2
+
+    log, ledger = tmp_path / "log", tmp_path / "counts.ledger"
+    options = ("--replicas", 1, "--cpus", 0.5, "--threads", 1, "--backend", "onnxruntime", "--ledger", ledger)
+    with process(log, *options) as (server, url):
+        reply = httpx2.post(url + GENERATIONS, json={"n": 2, "steps": 4}, timeout=300, trust_env=False).json()
+        assert [image["position"] for image in reply["manifest"]["images"]] == [0, 1]
+        assert ray_processes.pids("ray::ServeReplica:")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(120) == 0
+        assert not ray_processes.pids("ray::")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines if line["message"] == "request"] == [200]
+
+
+def test_what_is_refused(ddm_rt: Command) -> None:
+    for arguments, reason in (
+        (("--max-replicas", 2), "--replicas, which is not given"),
+        (("--ray-address", "auto"), "--replicas, which is not given"),
+        (("--ray-dashboard",), "--replicas, which is not given"),
+        (("--replicas", 3, "--max-replicas", 2), "expected at least replicas, 3"),
+        (("--replicas", 2, "--target-ongoing", 0), "field target_ongoing"),
+        (("--replicas", 2, "--cpus", -1), "field cpus"),
+    ):
+        assert reason in ddm_rt("serve", "digits", *arguments).refusal()

@@ -1,0 +1,102 @@
+"""`ddm-rt sample --shards`: which options go together, what is said, and what it needs. Runs with workers stand in
+tests/serve/test_bulk.py.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving_only import COMMAND
+
+from ddm_rt.cli import bulk
+from ddm_rt.cli.display import progress
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.shard_formats import ShardFormat
+from ddm_rt.sample.shards import Shard, ShardDirectory, plan_shards, write_shard
+
+pytest.importorskip("ray", reason="needs ddm-rt[ray]")
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    """All shards of `-n 10 --steps 2 --shard-size 4 --threads 1`, so that no worker is needed."""
+    pipeline = Pipeline.load("digits", "onnxruntime", threads=1)
+    plan = plan_shards(pipeline, 4, ShardFormat.WEBDATASET, n=10, num_steps=2)
+    out = tmp_path / "done"
+    with ShardDirectory.open(out, plan.manifest) as directory:
+        for number in directory.missing():
+            *_, shard = write_shard(pipeline, out, plan.manifest, number, plan.codes_of(number))
+            assert isinstance(shard, Shard)
+            directory.add(shard)
+    return out
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ((), "--out: name a directory for the images, or one for shards with --shards"),
+        (("--shards", "s", "--out", "o"), "--out: doesn't go with --shards"),
+        (("--shards", "s", "--from", "m.json"), "--from: doesn't go with --shards"),
+        (("--shards", "s", "--scope", "a"), "--scope: doesn't go with --shards: a scope's counts can't be resumed"),
+        (("--out", "o", "--shard-size", 5), "--shard-size: is about shards; name their directory with --shards"),
+        (("--out", "o", "--shard-format", "parquet"), "--shard-format: is about shards"),
+        (("--out", "o", "--workers", 2), "--workers: is about shards"),
+        (("--shards", "s", "--workers", 0), "workers is 0; expected at least 1"),
+        (("--shards", "s", "--shard-size", 0), "shard size is 0; expected at least 1"),
+        (("--shards", "s", "--target", "code:9=1"), "target"),
+        (("--shards", "file"), "is a file; expected a directory for shards"),
+        (("--shards", "full"), "isn't empty and has no manifest.json of shards"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_mistakes(ddm_rt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[object, ...], said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("")
+    assert said in ddm_rt("sample", "digits", "-n", 10, "--backend", "onnxruntime", *line).refusal()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+
+
+def test_a_run_that_is_done_says_so_and_changes_nothing(ddm_rt, done: Path) -> None:
+    before = contents(done)
+    line = ("sample", "digits", "-n", 10, "--steps", 2, "--shard-size", 4, "--backend", "onnxruntime", "--shards", done)
+    for more in ((), ("--workers", 7), ("--threads", 1)):  # the threads are those of the beginning
+        result = ddm_rt(*line, *more)
+        assert result.code == 0
+        assert f"10 images (10 were there) in 3 shards: {done}" in result.out
+        assert contents(done) == before
+    assert "field threads is 1, and 2 in this run" in ddm_rt(*line, "--threads", 2).refusal()
+    assert "field request.seed is 0, and 4 in this run" in ddm_rt(*line, "--seed", 4).refusal()
+    assert contents(done) == before
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path) -> None:
+    block = "import sys; sys.modules['ray'] = None\n"
+    command = [sys.executable, "-c", block + COMMAND, "sample", "digits", "--shards", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'ddm-rt[ray]'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_lines_of_a_long_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(bulk.time, "monotonic", lambda: clock[0])
+    lines: list[str] = []
+    monkeypatch.setattr(bulk.errors, "print", lambda text, **options: lines.append(text))
+    with progress(bulk.errors) as bars:
+        tell = bulk._teller(bars)
+        for at, images in [(0, 1000), (20, 1064), (50, 1300), (80, 1664), (81, 1700), (3680, 37664)]:
+            clock[0] = at
+            tell(images, 1000, 100_000)
+    assert lines == [
+        "1000 of 100000 images are there already",
+        "images 1664 of 100000, 10.0 images/s, 2:43:54 left",
+        "images 37664 of 100000, 10.0 images/s, 1:43:54 left",
+    ]

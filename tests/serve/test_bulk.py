@@ -1,0 +1,146 @@
+"""`ddm-rt sample --shards` with real workers of Ray's: killed, resumed, and what it then leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from shard_reading import check_same, read_shards
+
+from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.shard_formats import ShardFormat
+from ddm_rt.sample.shards import Shard, ShardDirectory, plan_shards, write_shard
+
+N, SIZE, SEED = 150, 8, 11
+_PATIENCE_S = 240.0  # Ray starts in seconds, on a machine with nothing else to do
+
+
+@contextmanager
+def started(out: Path, *more: object) -> Iterator[subprocess.Popen[str]]:
+    """The command, in a process group of its own; nothing of it is left at the end."""
+    line = ["sample", "digits", "-n", N, "--seed", SEED, "--backend", "onnxruntime", "--threads", 1, "--shards", out]
+    line += ["--shard-size", SIZE, "--workers", 2, *more]
+    command = [sys.executable, "-m", "ddm_rt.cli", *map(str, line)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=_PATIENCE_S)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def whole_shards(out: Path) -> int:
+    with suppress(FileNotFoundError):
+        return len(json.loads((out / "manifest.json").read_bytes())["shards"])
+    return 0
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def workers_of(process: int) -> list[int]:
+    """Ray's processes below this one that hold a pipeline."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError, IndexError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+
+    def below(pid: int) -> bool:
+        return pid == process or (pid in parents and below(parents[pid]))
+
+    return [pid for pid, name in names.items() if name.startswith("ray::MapWorker") and below(pid)]
+
+
+@pytest.fixture(scope="module")
+def generation() -> Generation:
+    return Pipeline.load("digits", "onnxruntime", threads=1).generate(n=N, seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run in this process, without Ray."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    pipeline = Pipeline.load("digits", "onnxruntime", threads=1)
+    plan = plan_shards(pipeline, SIZE, ShardFormat.WEBDATASET, n=N, seed=SEED)
+    with ShardDirectory.open(out, plan.manifest) as directory:
+        for number in directory.missing():
+            *_, shard = write_shard(pipeline, out, plan.manifest, number, plan.codes_of(number))
+            assert isinstance(shard, Shard)
+            directory.add(shard)
+    return contents(out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
+    generation: Generation, uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with started(out) as process:
+        wait_for(lambda: whole_shards(out) >= 2, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    there = {name: content for name, content in contents(out).items() if name.startswith("shard-")}
+    assert 2 <= len(there) < len(uninterrupted) - 1
+    assert there.items() <= uninterrupted.items()
+
+    with started(out) as process:  # workers of the killed run may still be there
+        said = finished(process)
+    assert f"of {N} images are there already" in said
+    assert f"{N} images" in said
+    assert contents(out) == uninterrupted
+    rows = read_shards(out)
+    check_same(rows, generation)
+    assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
+
+
+def test_a_worker_that_dies_and_an_interrupt(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(out) as process:
+        wait_for(lambda: whole_shards(out) >= 1 and workers_of(process.pid), process)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        at_death = whole_shards(out)
+        wait_for(lambda: whole_shards(out) >= at_death + 3, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(_PATIENCE_S) == 130
+    with started(out, "--workers", 1) as process:
+        wait_for(lambda: workers_of(process.pid), process)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)  # the only one
+        finished(process)
+    assert contents(out) == uninterrupted
+
+
+def test_parquet(generation: Generation, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(out, "--shard-format", "parquet", "--shard-size", 64) as process:
+        finished(process)
+    check_same(read_shards(out), generation)
+    with started(out, "--shard-format", "parquet", "--shard-size", 64) as process:
+        assert f"{N} images ({N} were there) in 3 shards" in finished(process)

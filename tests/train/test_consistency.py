@@ -1,0 +1,148 @@
+"""Consistency distillation: what the student is drawn to, exact resuming, a conditioner that stays the teacher's."""
+
+import os
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ddm_rt.config import NULL_CODE, RunConfig, parse_json
+from ddm_rt.train.consistency import GRID, Distiller
+from ddm_rt.train.distill import distill, student_config
+from ddm_rt.train.loop import TrainingSet
+from ddm_rt.train.run import Interrupted, train
+from ddm_rt.train.student import PixelStudent
+
+Make = Callable[..., RunConfig]
+FEW = {"train.steps": 12, "train.checkpoint_every": 5}
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the `tiny` preset. Read-only."""
+    from ddm_rt.presets import resolve
+
+    return train(resolve("tiny", {"data.source": str(folder)}), tmp_path_factory.mktemp("teacher") / "run")
+
+
+@pytest.fixture(scope="module")
+def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its student, uninterrupted. Read-only."""
+    return distill(teacher, tmp_path_factory.mktemp("student") / "run", FEW)
+
+
+@pytest.fixture
+def distiller(teacher: Path) -> Callable[..., Distiller]:
+    """distiller({...}) on random latents, with a teacher's model and dotted fields of the student's configuration."""
+    from ddm_rt.bundle import Codes
+    from ddm_rt.model.assemble import assemble
+    from ddm_rt.model.unet import DDM
+
+    def make(fields: dict[str, object] | None = None) -> Distiller:
+        config = student_config(teacher, fields)
+        codes = parse_json(Codes, (teacher / "codes.json").read_bytes(), teacher)
+        model = assemble(teacher, parse_json(RunConfig, (teacher / "config.json").read_bytes(), teacher), codes)
+        assert isinstance(model, DDM)
+        shape = config.model.latent_shape(config.data)
+        latents = torch.randn(20, *shape, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
+        data = TrainingSet(latents, torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
+        return Distiller(config, data, PixelStudent(model))
+
+    return make
+
+
+@pytest.mark.parametrize(("phases", "starts"), [(4, [750, 500, 250, 0]), (2, [500, 0]), (1, [0])])
+def test_phases_begin_where_the_sampler_jumps_from(
+    phases: int, starts: list[int], distiller: Callable[..., Distiller]
+) -> None:
+    made = distiller({"distill.phases": phases})
+    t = made._t.tolist()
+    assert t[0] == starts[0]
+    assert t[-1] == 0
+    assert {a - b for a, b in pairwise(t)} <= {1000 // GRID}
+    # The row before each start, and the last one: from there the teacher's step is the jump.
+    lasts = [t[i + 1] if i + 1 < len(t) else -1 for i in torch.nonzero(made._last).flatten().tolist()]
+    assert lasts == [*starts[1:], -1]
+
+
+def test_at_a_phases_last_row_the_target_is_the_guided_teachers_own_x0(distiller: Callable[..., Distiller]) -> None:
+    made = distiller()
+    rows = torch.nonzero(made._last).flatten()
+    count = len(rows)
+    x_t = torch.randn(count, *made.data.latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    t, code = made._t[rows], torch.arange(count) % made.data.classes
+    index, no_text = torch.arange(count), torch.zeros(count, dtype=torch.bool)
+    with torch.no_grad():
+        found = made._end(index, x_t, rows, t, code, no_text)
+        with made.subject.teacher() as model:
+            null, coded = (
+                model(x_t, t.float(), made.subject.condition(index, c, no_text))
+                for c in (torch.full_like(code, NULL_CODE), code)
+            )
+    torch.testing.assert_close(found, (null + 1.5 * (coded - null)).clamp(-1, 1))
+
+
+def test_a_student_that_is_its_own_end_learns_nothing(distiller: Callable[..., Distiller]) -> None:
+    """Where the teacher's x0 is the same all along the path, so is every target."""
+    made = distiller({"distill.indicator_guidance_scale": 1.0})
+    constant = torch.rand(made.data.latents.shape[1:], generator=torch.Generator().manual_seed(2)) - 0.5
+
+    class Constant(torch.nn.Module):
+        def forward(self, x: torch.Tensor, *_: object) -> torch.Tensor:
+            return constant.expand(len(x), -1, -1, -1)
+
+    made.subject._teacher = Constant()
+    made.model.forward = Constant().forward
+    rows = torch.arange(len(made._t))
+    x_t = torch.randn(len(rows), *constant.shape, generator=torch.Generator().manual_seed(1))
+    code, no_text = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(len(rows), dtype=torch.bool)
+    with torch.no_grad():
+        found = made._end(torch.zeros_like(rows), x_t, rows, made._t, code, no_text)
+    # (x_end - c·x) / d loses what d is small by.
+    torch.testing.assert_close(found, constant.expand_as(found), rtol=0, atol=1e-3)
+
+
+def test_an_interrupted_student_ends_in_the_same_bytes(teacher: Path, student: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int, said: dict[str, float]) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        distill(teacher, tmp_path / "run", FEW, progress={"train": interrupt})
+    distill(teacher, tmp_path / "run", FEW)
+    for name in ("weights.safetensors", "codes.json", "assignment.json", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (student / name).read_bytes(), name
+
+
+def test_the_conditioner_stays_the_teachers_and_the_unet_moves(teacher: Path, student: Path) -> None:
+    before, after = (load_file(run / "weights.safetensors") for run in (teacher, student))
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        if name.startswith("conditioner."):
+            assert torch.equal(tensor, before[name]), name
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def test_a_sheet_of_a_student_is_drawn(teacher: Path, tmp_path: Path) -> None:
+    distill(teacher, tmp_path / "run", {"train.steps": 2}, grid_every=2)
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["step_00000002.png"]
+
+
+def test_a_run_without_codes_has_a_student_too(folder: Path, tmp_path: Path) -> None:
+    from ddm_rt.presets import resolve
+
+    config = resolve("tiny", {"data.source": str(folder), "train.indicator": "none", "train.steps": 3})
+    losses: list[float] = []
+    train(config, tmp_path / "teacher")
+    distill(
+        tmp_path / "teacher",
+        tmp_path / "run",
+        {"train.steps": 3},
+        progress={"train": lambda done, total, said: losses.append(said["loss"])},
+    )
+    assert np.isfinite(losses).all()
