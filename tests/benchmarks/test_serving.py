@@ -41,7 +41,7 @@ def test_overload_is_refused_and_what_is_accepted_is_in_time() -> None:
 @pytest.mark.slow  # a leak takes minutes to show
 def test_two_minutes_of_clients_that_leave_leak_nothing(tmp_path: Path) -> None:
     found = soak(120.0, 1, tmp_path)
-    assert set(found["answers"]) == {"200", "client left"}
+    assert {"200", "client left"} <= set(found["answers"]) <= {"200", "429", "client left"}
     assert found["requests_failed"] == 0
     assert found["ledger_equals_server"]
     assert found["delivered_within_ledger"]
