@@ -1,17 +1,18 @@
 """What serving costs and withstands: the shipped digits bundle on ONNX Runtime, over HTTP on a loopback port.
 
-    python benchmarks/serving.py                     # cost, throughput, peer, overload and soak: about 45 minutes
+    python benchmarks/serving.py                     # every part: about 45 minutes
     python benchmarks/serving.py cost peer           # some of it again; the rest stays in the results
     python benchmarks/serving.py soak --seconds 120
 
+- **cold**: from the command to the first image.
 - **cost**: a request for one image against the same call of the engine in the same process.
 - **throughput**: 16 clients with mixed requests (1 to 16 images, 8 or 25 steps) against the engine at full batches.
 - **peer**: 16 clients at our server and at one that runs a request at a time, against what batching gives the engine.
 - **overload**: ten times what the server can take for two minutes.
 - **soak**: mixed requests for 20 minutes, a quarter of whose clients go away.
 
-The first three alternate with their baselines, and medians of the rounds count: the machine should be quiet. A part's
-figures are written when it is through, with the commit it was measured at.
+Cost, throughput and peer alternate with their baselines, and medians of the rounds count: the machine should be quiet. A
+part's figures are written when it is through, with the commit it was measured at.
 """
 
 import argparse
@@ -28,18 +29,21 @@ from typing import Any
 from measured_steps import bar_lines
 from processor import processor
 from serving_parts.closed import cost, peer, throughput
+from serving_parts.cold import cold
 from serving_parts.overload import overload
 from serving_parts.soak import soak
 
 from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
-PARTS = ("cost", "throughput", "peer", "overload", "soak")
+PARTS = ("cold", "cost", "throughput", "peer", "overload", "soak")
 SIZES = {"n = 1 to 16": (1, 16), "n = 1": (1, 1)}
 OUT = Path(__file__).parent / "results" / "serving.json"
 
 
 def measure(part: str, threads: int, rounds: int, seconds: float | None, work: Path) -> dict[str, Any]:
+    if part == "cold":
+        return cold(rounds)
     if part == "overload":
         return overload(seconds or 120.0, threads)
     if part == "soak":
@@ -56,6 +60,7 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Every bar beside its figure; `met` is None where its part wasn't measured."""
     found = []
     for part, label, path, limit, least in (
+        ("cold", "first image, s", ("first_image_p50_s",), 3.0, False),
         *(("cost", f"a request of {k} steps, ms", (f"{k} steps", "cost_p50_ms"), 2.0, False) for k in (8, 25)),
         ("throughput", "served over engine", ("served_over_engine",), 0.95, True),
         *(("peer", f"part of the gain of batching, {size}", (size, "part_of_the_gain"), 0.9, True) for size in SIZES),
