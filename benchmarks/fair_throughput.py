@@ -104,8 +104,9 @@ def entries(teacher: Subject, authors: Subject, students: Mapping[str, Subject])
         for name, options in _OURS.items():
             found.append(_ours(f"{student}, {name}", subject, options, f"{steps} steps"))
         for fewer in sorted({2, 1} - {steps}, reverse=True):
-            name = f"{student}, openvino int8, {fewer} step{'s' * (fewer > 1)}"
-            found.append(_ours(name, subject, _OURS["openvino int8"] | {"num_steps": fewer}, f"{fewer} steps"))
+            what = f"{fewer} step{'s' * (fewer > 1)}"
+            request = _OURS["openvino int8"] | {"num_steps": fewer}
+            found.append(_ours(f"{student}, openvino int8, {what}", subject, request, what))
     return found
 
 

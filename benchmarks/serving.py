@@ -11,8 +11,8 @@
 - **overload**: ten times what the server can take for two minutes.
 - **soak**: mixed requests for 20 minutes, a quarter of whose clients go away.
 
-Cost, throughput and peer alternate with their baselines, and medians of the rounds count: the machine should be quiet. A
-part's figures are written when it is through, with the commit it was measured at.
+Cost, throughput and peer alternate with their baselines, and medians of the rounds count: the machine should be quiet.
+A part's figures are written when it is through, with the commit it was measured at.
 """
 
 import argparse

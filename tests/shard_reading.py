@@ -21,7 +21,7 @@ def read_webdataset(paths: list[Path]) -> Iterator[Row]:
     for sample in webdataset.WebDataset([str(path) for path in paths], shardshuffle=False):
         fields = json.loads(sample["json"])
         assert sample["__key__"] == f"{fields['index']:09d}"
-        yield sample["png"], fields
+        yield sample["png"], fields | {"seed": int(fields["seed"])}
 
 
 def read_parquet(paths: list[Path]) -> Iterator[Row]:

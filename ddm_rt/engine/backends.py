@@ -57,7 +57,8 @@ def unavailable(name: str, bundle: Bundle | None = None) -> str | None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ddm_rt":
             raise
-        return f"the package {error.name} is not installed"
+        hint = "; pip install 'ddm-rt[openvino]'" if error.name == "openvino" else ""
+        return f"the package {error.name} is not installed{hint}"
     except (ImportError, OSError) as error:
         # An installed package whose shared libraries don't load on this machine.
         return f"import failed: {error}"

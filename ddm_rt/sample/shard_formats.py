@@ -62,7 +62,9 @@ class _TarWriter:
     def add(self, records: Sequence[Record]) -> None:
         for record in records:
             key = f"{record.index:0{KEY_DIGITS}d}"
-            for extension, content in (("png", record.png), ("json", json.dumps(record.fields()).encode())):
+            # The seed as text: readers of JSON have no room for 64 bits without a sign, `datasets` among them.
+            fields = record.fields() | {"seed": str(record.seed)}
+            for extension, content in (("png", record.png), ("json", json.dumps(fields).encode())):
                 member = tarfile.TarInfo(f"{key}.{extension}")
                 member.size, member.mode = len(content), 0o644
                 self._tar.addfile(member, io.BytesIO(content))

@@ -7,6 +7,7 @@ and has its shard made anew.
 import logging
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ray.exceptions import RayTaskError
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend, parse_json
+from ddm_rt.engine.contract import usable_cores
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.shard_formats import ShardFormat
@@ -83,7 +85,7 @@ def generate_shards(
     begun = recorded_manifest(directory)
     if threads is None and begun is not None:
         threads = begun.threads  # bytes depend on them
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     fitting = workers or _fitting(bundle, cores // (threads or 1))
     pipeline = Pipeline.load(bundle, backend, threads or max(cores // fitting, 1))
     plan = plan_shards(pipeline, shard_size, shard_format, **request)
@@ -159,13 +161,18 @@ def _warn_of_long_prompts(bundle: Bundle, manifest: ShardManifest) -> None:
 @contextmanager
 def _ray(cpus: int) -> Iterator[None]:
     """A quiet Ray: the cluster of RAY_ADDRESS, or one on this machine with room for `cpus` threads, which ends here."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if ray.is_initialized():
+        raise DdmError("Ray runs in this process already; expected none, or ray.shutdown() first")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it praises itself at each start
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the other one writes Ray's own log
             handler.setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if "RAY_ADDRESS" not in os.environ:
+        # Ray's ports are open on every interface: who doesn't know this is not let in. Ray reads it once in a process.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         own = {"address": "local", "num_cpus": cpus, "object_store_memory": _OBJECT_STORE}
         options |= own | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:

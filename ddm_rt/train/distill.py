@@ -73,6 +73,8 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     sampling, pixel = config.sampling, config.model.family is Family.PIXEL
     fields = dict(fields or {})
     phases = fields.get("distill.phases", DistillConfig.model_fields["phases"].default)
+    if not isinstance(phases, int) or phases < 1 or GRID % phases:
+        raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the steps of the teacher's walk")
     text = 1.0 if pixel else sampling.guidance_scale
     code = sampling.indicator_guidance_scale
     own = {f"train.{name}": value for name, value in (_PIXEL if pixel else _CHECKPOINT).items()}
@@ -90,6 +92,9 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         "train.indicator_weight": 0.0,
         "sampling.sampler": SamplerName.DDIM,
         "schedule.set_alpha_to_one": True,
+        # Few "leading" steps begin far below the last timestep: nothing is left of one or two, and what a checkpoint
+        # calls noise there isn't. Pixel models with four or more do better with them (results/distill.md).
+        "schedule.timestep_spacing": config.schedule.timestep_spacing if pixel and phases >= 4 else "trailing",
         "sampling.num_steps": phases,
         "sampling.eta": 0.0,
         "sampling.guidance_scale": 1.0,
@@ -102,8 +107,6 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
             "distill.lora (--lora-rank and others) needs a run on a checkpoint; this one's student is its UNet"
         )
     student = override(student, own | folded | fields)
-    if GRID % phases:
-        raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the timesteps that it is trained on")
     return student if pixel else _with_both_factors(config, student)
 
 

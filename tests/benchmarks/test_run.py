@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import ladder
 import numpy as np
 import pytest
 import run
@@ -145,3 +146,16 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     damaged.write_text('{"benchmark": 1}\n')
     with pytest.raises(DdmError, match=r"rows\.jsonl, line 1: field "):
         rows.read(damaged)
+
+
+def test_a_dropped_idea_has_its_figure_or_says_that_it_has_none() -> None:
+    fixed, free = (
+        row(case="digits, batch 32", configuration=name, samples_ms=samples)
+        for name, samples in (("OpenVINO", (1.0, 1.0)), ("OpenVINO, free axes", (2.0, 4.0)))
+    )
+    lines = ladder.markdown([fixed, free]).splitlines()
+    assert "- **OpenVINO with free axes, one compiled graph for all shapes**: 0.38x (digits, batch 32); slower" in (
+        " ".join(lines)
+    )
+    assert any("**torch.compile in place of eager**: not measured yet" in line for line in lines)
+    assert any("of a call saved (hoisting.md)" in line for line in lines)

@@ -1,5 +1,6 @@
 """`ddm-rt compare --record`: what it refuses, what it keeps in the bundle, and what `auto` and `doctor` make of it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 pytest.importorskip("openvino")
 
-from ddm_rt.bundle import Bundle, asset
+from ddm_rt.bundle import Bundle, asset, write_bundle, write_json
 from ddm_rt.cli.doctor import checks
 from ddm_rt.engine import backends
 from ddm_rt.engine.gates import read
@@ -17,8 +18,16 @@ LINE = ("compare", "--threads", 1, "--record")
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A copy of the shipped bundle that may be written to."""
-    return Path(shutil.copytree(asset("digits"), tmp_path / "own"))
+    """The shipped bundle with two steps by default: one that may be written to."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(asset("digits"), folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        tree = json.loads((folder / "config.json").read_bytes())
+        tree["sampling"]["num_steps"] = 2
+        write_json(folder / "config.json", tree)
+
+    return write_bundle(tmp_path / "own", fill, {}).path
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,7 @@ def test_what_says_nothing_about_serving_is_refused(ddm_rt, a: str, b: str, opti
 
 def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path) -> None:
     before = Bundle.load(own)
-    said = ddm_rt(*LINE, "digits", f"{own}@backend=openvino", "-n", 32, "--rounds", 1)
+    said = ddm_rt(*LINE, own, f"{own}@backend=openvino", "-n", 32, "--rounds", 1)
     assert said.code == 3, said.err
     assert f"recorded in {own}: openvino, auto does not take it: the drift gate said undecided" in said.out
     after = Bundle.load(own)

@@ -24,6 +24,7 @@ TABLES = tuple(
         (SamplerName.EULER, 4, 0.0),
         (SamplerName.DPMPP_2M, 6, 0.0),
         (SamplerName.DDPM, 2, 0.0),
+        (SamplerName.LCM, 4, 0.0),
     )
 )
 SCALES = (0.0, 1.5, 4.0)

@@ -56,14 +56,14 @@ def distiller(teacher: Path) -> Callable[..., Distiller]:
     return make
 
 
-@pytest.mark.parametrize(("phases", "starts"), [(4, [750, 500, 250, 0]), (2, [500, 0]), (1, [0])])
+@pytest.mark.parametrize(("phases", "starts"), [(4, [750, 500, 250, 0]), (2, [999, 499]), (1, [999])])
 def test_phases_begin_where_the_sampler_jumps_from(
     phases: int, starts: list[int], distiller: Callable[..., Distiller]
 ) -> None:
     made = distiller({"distill.phases": phases})
     t = made._t.tolist()
     assert t[0] == starts[0]
-    assert t[-1] == 0
+    assert t[-1] == (0 if phases == 4 else 1000 // GRID - 1)
     assert {a - b for a, b in pairwise(t)} <= {1000 // GRID}
     # The row before each start, and the last one: from there the teacher's step is the jump.
     lasts = [t[i + 1] if i + 1 < len(t) else -1 for i in torch.nonzero(made._last).flatten().tolist()]
@@ -84,12 +84,13 @@ def test_at_a_phases_last_row_the_target_is_the_guided_teachers_own_x0(distiller
                 model(x_t, t.float(), made.subject.condition(index, c, no_text))
                 for c in (torch.full_like(code, NULL_CODE), code)
             )
-    torch.testing.assert_close(found, (null + 1.5 * (coded - null)).clamp(-1, 1))
+    a, b = (made._step[rows, k].view(-1, 1, 1, 1) for k in (0, 1))  # this teacher predicts ε
+    torch.testing.assert_close(found, (a * x_t + b * (null + 1.5 * (coded - null))).clamp(-1, 1))
 
 
 def test_a_student_that_is_its_own_end_learns_nothing(distiller: Callable[..., Distiller]) -> None:
     """Where the teacher's x0 is the same all along the path, so is every target."""
-    made = distiller({"distill.indicator_guidance_scale": 1.0})
+    made = distiller({"distill.indicator_guidance_scale": 1.0, "schedule.prediction_type": "sample"})
     constant = torch.rand(made.data.latents.shape[1:], generator=torch.Generator().manual_seed(2)) - 0.5
 
     class Constant(torch.nn.Module):

@@ -1,0 +1,102 @@
+"""Fair throughput: rows follow from the models, gates decide, and the table names the fastest that passes."""
+
+from pathlib import Path
+from typing import Any
+
+import fair_throughput
+import numpy as np
+import pytest
+from bench_parts.fair_charts import ladder, throughput
+from bench_parts.fair_table import markdown
+from fair_throughput import AUTHORS, REFERENCE, entries, images_of, passes
+from subjects import Subject
+
+from ddm_rt.bundle import Bundle
+
+
+@pytest.fixture
+def subject(tiny_bundle: Bundle) -> Subject:
+    path = str(tiny_bundle.path)
+    return Subject(name="tiny", bundle=path, converted={"bf16": path, "int8": path})
+
+
+def test_a_student_is_some_more_rows(subject: Subject) -> None:
+    without, having = (entries(subject, subject, students) for students in ({}, {"student": subject}))
+    names = [entry.name for entry in having]
+    assert len(set(names)) == len(names)
+    assert (names[0], names[3]) == (AUTHORS, REFERENCE)
+    assert names[: len(without)] == [entry.name for entry in without]
+    assert names[len(without) :] == [
+        *("student, onnxruntime", "student, openvino", "student, openvino bf16", "student, openvino int8"),
+        *("student, openvino int8, 2 steps", "student, openvino int8, 1 step"),
+    ]
+
+
+def test_images_of_both_kinds_are_alike(subject: Subject) -> None:
+    ours, theirs = (next(e for e in entries(subject, subject, {}) if e.name == name) for name in (REFERENCE, AUTHORS))
+    ours.configuration.options["num_steps"] = theirs.configuration.options["num_steps"] = 2
+    made, codes = images_of(ours, 3, 1)
+    assert made.shape == (3, 16, 16, 3)
+    assert codes is not None
+    drawn, nothing = images_of(theirs, 3, 1)
+    assert (drawn.shape, drawn.dtype, nothing) == (made.shape, np.uint8, None)
+
+
+@pytest.mark.parametrize(
+    ("fd", "frechet", "expected"), [(0.06, 11.5, True), (0.061, 1.0, False), (0.0, 11.6, False), (0.0, 9.0, True)]
+)
+def test_both_gates_count(fd: float, frechet: float, expected: bool) -> None:
+    assert passes({"fd": fd, "frechet": frechet}, {"frechet": 10.0}) is expected
+
+
+def result() -> dict[str, Any]:
+    names = [AUTHORS, REFERENCE, "teacher, openvino int8"]
+    rates = {AUTHORS: 2.0, REFERENCE: 10.0, "teacher, openvino int8": 30.0}
+    gate = {"what": "w", "precision": "fp32", "frechet": 5.0, "balance": {"fd_ddm_interval": [0, 0.1]}}
+    return {
+        "order": names,
+        "ladder": [*names, "a student that isn't there"],
+        "baseline": AUTHORS,
+        "reference": REFERENCE,
+        "gates": {name: gate | {"fd": 0.4 if name == AUTHORS else 0.01} for name in names},
+        "speeds": {
+            name: {
+                "images_per_s": {"1": (rate / 4,) * 3, "16": (rate - 1, rate, rate + 1)},
+                "best_batch": 16,
+                "peak_mem_mib": 100.0,
+            }
+            for name, rate in rates.items()
+        },
+        "passes": {name: name != AUTHORS for name in names},
+        "machine": {"processor": "an abacus", "cpus": 2, "load_average": 0.1},
+        **{"rounds": 7, "n": 1000, "seed": 0, "groups": ["3", "8"], "threads": 2, "commit": "c", "command": "python x"},
+    }
+
+
+def test_the_table_names_the_fastest_that_passes_and_what_fails() -> None:
+    page = markdown(result())
+    assert "The fastest that passes both gates is teacher, openvino int8: 15.0 times the authors' way" in page
+    assert "at batch 1, 15.0 times it." in page
+    lines = {line.split(" | ")[0]: line for line in page.splitlines()}
+    assert lines[f"| {AUTHORS}"].endswith("| no |")
+    assert "**10 [9, 11]**" in lines[f"| {REFERENCE}"]
+    assert "an abacus, 2 CPUs, 2 threads" in page
+
+
+def test_charts_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    for draw in (throughput, ladder):
+        for name in ("a.svg", "b.svg"):
+            draw(result(), tmp_path / name)
+        drawn = (tmp_path / "a.svg").read_bytes()
+        assert drawn == (tmp_path / "b.svg").read_bytes()
+        assert b"<svg" in drawn
+
+
+def test_what_is_not_judged_is_not_timed(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fair_throughput, "subject_of", lambda name, run, work: subject)
+    line = ["fair", "--work", "w", "--teacher", "t", "--authors", "a", "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", line)
+    assert fair_throughput.main() == 2
+    assert f"{AUTHORS}: not judged yet; run with --gates first" in capsys.readouterr().err
