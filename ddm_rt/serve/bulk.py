@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,6 +167,7 @@ def _ray(cpus: int) -> Iterator[None]:
         raise DdmError("Ray runs in this process already; expected none, or ray.shutdown() first")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: other processes would take nearly all the time
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it praises itself at each start
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the other one writes Ray's own log
@@ -180,9 +183,27 @@ def _ray(cpus: int) -> Iterator[None]:
     except Exception as error:  # the library raises nothing more exact
         raise DdmError(f"Ray doesn't start: {error}") from error
     try:
-        yield
+        with _sigterm_ends():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """SIGTERM ends the process as an interrupt does; Ray's own handler writes a trace of its stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _make(

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import ray
 from ray import serve
+from ray._private import auto_init_hook
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
@@ -79,6 +80,7 @@ def started(
         stack.callback(_delete, name)
         target = serve.RunTarget(application, name=name, route_prefix=None)
         [handle] = serve.run_many([target], wait_for_applications_running=False)
+        stack.callback(handle.shutdown)
         _wait(name, scale)
         shared = SharedLedger(keeper, scale.ledger_s)
         engine = cast(Engine, DistantEngine(shared.ask("made_by")))
@@ -116,6 +118,8 @@ def _cluster(scale: RaySettings) -> Iterator[None]:
     if ray.is_initialized():
         raise DdmError("Ray runs in this process already; expected none, or ray.shutdown() first")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
+    # Or else a thread of Ray Serve's that calls once more after the end would start another cluster.
+    auto_init_hook.enable_auto_connect = False
     quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False, "namespace": _NAMESPACE}
     _log_like_us()
     if scale.address is None:

@@ -121,15 +121,21 @@ def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
     assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
 
 
-def test_a_worker_that_dies_and_an_interrupt(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_dies_and_a_run_that_is_told_to_stop(
+    uninterrupted: dict[str, bytes], tmp_path: Path, stop: signal.Signals
+) -> None:
     out = tmp_path / "out"
     with started(out) as process:
         wait_for(lambda: whole_shards(out) >= 1 and workers_of(process.pid), process)
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         at_death = whole_shards(out)
         wait_for(lambda: whole_shards(out) >= at_death + 3, process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(_PATIENCE_S) == 130
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=_PATIENCE_S)
+        assert process.returncode == 128 + stop
+        assert "Traceback" not in said
+        assert "***" not in said
     with started(out, "--workers", 1) as process:
         wait_for(lambda: workers_of(process.pid), process)
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)  # the only one
