@@ -84,7 +84,7 @@ def test_images_that_the_ledger_cannot_record_are_taken_away(
         return saved
 
     monkeypatch.setattr(Generation, "save", save_and_lock)
-    monkeypatch.setattr(Ledger.__init__, "__kwdefaults__", {"fsync": False, "timeout_s": 0.05})
+    monkeypatch.setattr(Ledger.__init__, "__kwdefaults__", Ledger.__init__.__kwdefaults__ | {"timeout_s": 0.05})
     assert "l: locked by another process" in sample("out", 0, "--ledger", path).refusal()
     others[0].close()
     assert not (tmp_path / "out").exists()
