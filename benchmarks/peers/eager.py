@@ -16,6 +16,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
+from ddm_rt.sample.assignment import by_top_codes, code_tree
 from peers import Call
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,7 +64,7 @@ class Eager:
         return run
 
     def images(self, n: int) -> Call:
-        """Codes in turn; both branches of guidance in one batch, as diffusers' pipelines do, unless not `guided`."""
+        """Codes by the quota; both branches of guidance in one batch, as diffusers has it, unless not `guided`."""
         bundle, model = self._bundle, self._model
         if not isinstance(model, DDM):
             raise DdmError(f"{bundle.path}: whole images of a checkpoint are not timed here")
@@ -78,7 +79,7 @@ class Eager:
             set_alpha_to_one=True,
         )
         guidance = config.sampling.indicator_guidance_scale or 1.0
-        codes = [i % config.num_codes if config.num_codes else NULL_CODE for i in range(n)]
+        codes = _codes(bundle, n)
         code = torch.tensor([NULL_CODE] * n + codes if self._guided else codes)
         context = torch.zeros(len(code), 1, model.context_dim, dtype=self.dtype)
         scale = torch.ones(len(code), dtype=self.dtype)
@@ -107,6 +108,12 @@ class Compiled(Eager):
 
     def prepare(self, model: nn.Module) -> Any:
         return torch.compile(model)
+
+
+def _codes(bundle: Bundle, n: int) -> list[int]:
+    if not bundle.codes.num_codes:
+        return [NULL_CODE] * n
+    return [code for code, _ in by_top_codes(code_tree(bundle), "uniform").quota().assign(n)]
 
 
 def _pixel_model(bundle: Bundle) -> DDM:

@@ -121,24 +121,30 @@ def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
     assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
 
 
+@pytest.mark.slow  # together with the next one over a minute: each starts Ray, which takes seconds, and may start it again
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_that_dies_and_a_run_that_is_told_to_stop(
-    uninterrupted: dict[str, bytes], tmp_path: Path, stop: signal.Signals
-) -> None:
-    out = tmp_path / "out"
-    with started(out) as process:
+def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, stop: signal.Signals) -> None:
+    out, steps = tmp_path / "out", 200  # far from done when the signal comes
+    with started(out, "--steps", steps) as process:
         wait_for(lambda: whole_shards(out) >= 1 and workers_of(process.pid), process)
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         at_death = whole_shards(out)
-        wait_for(lambda: whole_shards(out) >= at_death + 3, process)
+        wait_for(lambda: whole_shards(out) > at_death, process)
         process.send_signal(stop)
         _, said = process.communicate(timeout=_PATIENCE_S)
         assert process.returncode == 128 + stop
         assert "Traceback" not in said
         assert "***" not in said
+    names = set(contents(out))
+    assert {shard["file"] for shard in json.loads((out / "manifest.json").read_bytes())["shards"]} <= names
+
+
+@pytest.mark.slow  # as above
+def test_the_only_worker_may_die(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
     with started(out, "--workers", 1) as process:
         wait_for(lambda: workers_of(process.pid), process)
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)  # the only one
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         finished(process)
     assert contents(out) == uninterrupted
 
