@@ -121,7 +121,7 @@ def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
     assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
 
 
-@pytest.mark.slow  # together with the next one over a minute: each starts Ray, which takes seconds, and may start it again
+@pytest.mark.slow  # each starts Ray, which takes seconds; with the next one over a minute
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, stop: signal.Signals) -> None:
     out, steps = tmp_path / "out", 200  # far from done when the signal comes
