@@ -41,6 +41,8 @@ def prompting(
 ) -> Prompting:
     """Raises DdmError naming the argument that this bundle doesn't take."""
     config = bundle.config
+    if not (prompt is None or isinstance(prompt, Sequence)):
+        raise DdmError(f"prompt is {prompt!r}; expected text, or a list of texts")
     given = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt) or [""]
     if config.prompt_free:
         _check_no_prompt(config, given, negative_prompt, guidance_scale, leave_alone)

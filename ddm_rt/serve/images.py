@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+_TAKING = 32  # requests at once
+
 # OpenAI has an event for an image that is complete; the others are ours, named likewise.
 STARTED = "image_generation.started"
 PROGRESS = "image_generation.progress"
@@ -60,6 +62,8 @@ class Images:
         self._scheduler, self._http, self._measured = scheduler, http, measured
         self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
         self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
+        # Taking in waits: for a ledger that other processes use, or for a replica.
+        self._taking = ThreadPoolExecutor(_TAKING, "taking")
 
     async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
         """Raises Failure where the request isn't taken in."""
@@ -69,7 +73,7 @@ class Images:
             return self._scheduler.submit(asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
 
         try:
-            ticket = await asyncio.to_thread(submit)  # the ledger may have to wait for other processes
+            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None

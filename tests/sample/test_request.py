@@ -32,6 +32,11 @@ def test_no_prompt_is_the_empty_one(bundle: Bundle) -> None:
         assert asked(bundle, prompt=prompt) == Prompting("", None, 2.0, None, ())
 
 
+def test_a_number_is_no_prompt() -> None:
+    with pytest.raises(DdmError, match="prompt is 3; expected text, or a list of texts"):
+        asked(fake_bundle(), prompt=3)
+
+
 def test_prompts_are_taken_in_turn(bundle: Bundle) -> None:
     assert asked(bundle, prompt=["a nurse", "a judge", ""], n=5).prompt == ("a nurse", "a judge", "")
     assert asked(bundle, prompt=("a nurse", "a nurse")).prompt == "a nurse"
