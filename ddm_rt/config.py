@@ -282,7 +282,11 @@ class DistillConfig(Frozen):
     # What the student has learned; sampled with scales of 1 it needs no second branch.
     guidance_scale: Annotated[float, Field(ge=0)]  # text; 1 where the family takes none
     indicator_guidance_scale: Annotated[float, Field(ge=0)]
+    clip: tuple[float, float] | None = None  # of the teacher's x0
     phases: Annotated[int, Field(ge=1)] = 4  # of the path; the student jumps from one to the next
+    # The states that it learns from: of so many paths of the teacher from noise on; 0: noised images, where the path's
+    # end is what the student's own average sees.
+    paths: Annotated[int, Field(ge=0)] = 0
     huber: Annotated[float, Field(gt=0)] = 1e-3  # where the loss turns from squares to absolute values
     lora: LoraConfig | None = None  # the student's own factors; RunConfig.lora: with the teacher's
 

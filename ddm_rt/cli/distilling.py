@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.text import Text
 
-from ddm_rt.cli import arguments, display
-from ddm_rt.cli.app import app, errors, say
-from ddm_rt.cli.training import Computed
+from ddm_rt.cli import arguments
+from ddm_rt.cli.app import app, say
+from ddm_rt.cli.training import CHECKPOINT, ComputedIn, LogSteps, LoraAlpha, Steps, TrainingThreads, watched
 
-_STAGES = {"reading": "reading", "encoding": "encoding", "train": "distilling"}
-_CHECKPOINT = "Checkpoints"
+_STAGES = {"reading": "reading", "encoding": "encoding", "paths": "the teacher's paths", "train": "distilling"}
 
 
 @app.command()
@@ -30,26 +28,30 @@ def distill(
         Optional[float],  # noqa: UP045
         typer.Option(min=0, help="Of the code, folded in; by default what the teacher samples with."),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(help="Optimizer steps.")] = None,  # noqa: UP045
+    paths: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0,
+            help="Of the teacher, to learn from; 0: from noised images, as by default beside a checkpoint.",
+        ),
+    ] = None,
+    steps: Steps = None,
     seed: Annotated[Optional[int], typer.Option(help="Of minibatches and noise.")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
-    precision: Annotated[Optional[Computed], typer.Option(help="What a step computes in.")] = None,  # noqa: UP045
+    threads: TrainingThreads = None,
+    precision: ComputedIn = None,
     grid_every: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Steps between sheets of samples, in the run's folder samples."),
     ] = None,
-    log_steps: Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")] = False,
+    log_steps: LogSteps = False,
     lora_rank: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Of the student's factors beside the teacher's layers.", rich_help_panel=_CHECKPOINT),
+        typer.Option(min=1, help="Of the student's factors beside the teacher's layers.", rich_help_panel=CHECKPOINT),
     ] = None,
-    lora_alpha: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="The factors count α/rank times.", rich_help_panel=_CHECKPOINT),
-    ] = None,
+    lora_alpha: LoraAlpha = None,
     lora_targets: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Names of layers, by comma; by default all linear ones.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Names of layers, by comma; by default all linear ones.", rich_help_panel=CHECKPOINT),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=8.")
@@ -57,15 +59,15 @@ def distill(
 ) -> None:
     """Distil a run into a student: a few steps, guidance folded in, the teacher's codes.
 
-    The student is a run too: `export`, `calibrate` and `evaluate` take it as any other. It learns from the teacher's
-    training images, which must still be where they were. Of a run with a checkpoint the student is low-rank factors
-    beside the merged teacher.
+    The student is a run too: `export`, `calibrate` and `evaluate` take it as any other. It learns on the teacher's own
+    paths, or on noised training images; these must still be where they were. Of a run with a checkpoint the student is
+    low-rank factors beside the merged teacher.
 
     Examples:
 
         ddm-rt distill runs/ours --out runs/ours-4
 
-        ddm-rt distill runs/ours --num-steps 2 --steps 1200 --out runs/ours-2
+        ddm-rt distill runs/ours --num-steps 2 --paths 2000 --steps 2000 --out runs/ours-2
 
         ddm-rt distill runs/sd --guidance-scale 7.5 --lora-rank 64 --precision bf16 --out runs/sd-4
 
@@ -73,10 +75,10 @@ def distill(
     """
     from ddm_rt.train.distill import distill as run_distillation
     from ddm_rt.train.processes import connect
-    from ddm_rt.train.run import Interrupted
 
     named = {
         "distill.phases": num_steps,
+        "distill.paths": paths,
         "distill.guidance_scale": guidance_scale,
         "distill.indicator_guidance_scale": indicator_guidance_scale,
         "distill.lora.rank": lora_rank,
@@ -89,14 +91,7 @@ def distill(
     }
     fields: dict[str, Any] = dict(arguments.assignment(text) for text in set_ or ())
     fields |= {name: value for name, value in named.items() if value is not None}
-    with display.progress(errors) as bars:
-        callbacks = {stage: display.callback(bars, word) for stage, word in _STAGES.items()}
-        if log_steps:
-            callbacks = {stage: display.log_lines("step" if stage == "train" else stage) for stage in _STAGES}
-        try:
-            run_distillation(run, out, fields, progress=callbacks, grid_every=grid_every)
-        except Interrupted as stop:
-            errors.print(Text(str(stop)), soft_wrap=True, highlight=False)
-            raise typer.Exit(130) from None
+    with watched(_STAGES, log_steps) as callbacks:
+        run_distillation(run, out, fields, progress=callbacks, grid_every=grid_every)
     if connect().main:
         say(f"run: {out}")

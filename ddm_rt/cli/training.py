@@ -1,5 +1,7 @@
 """`ddm-rt train`: a model from images, from nothing or from a Stable Diffusion checkpoint."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,7 +16,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.presets import PRESETS
 
 _STAGES = {"reading": "reading", "features": "features", "encoding": "encoding", "train": "training"}
-_CHECKPOINT = "Checkpoints"
+CHECKPOINT = "Checkpoints"
 
 
 class Computed(StrEnum):
@@ -23,6 +25,37 @@ class Computed(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+
+
+Steps = Annotated[Optional[int], typer.Option(help="Optimizer steps.")]  # noqa: UP045
+TrainingThreads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="CPU threads; part of what decides the weights."),
+]
+ComputedIn = Annotated[Optional[Computed], typer.Option(help="What a step computes in.")]  # noqa: UP045
+LogSteps = Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")]
+LoraAlpha = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="The factors count α/rank times.", rich_help_panel=CHECKPOINT),
+]
+
+
+@contextmanager
+def watched(stages: Mapping[str, str], log_steps: bool) -> Iterator[dict[str, display.Callback]]:
+    """Callbacks that show how far each stage is, by their words. Training that is interrupted in the block ends the
+    command with exit code 130.
+    """
+    from ddm_rt.train.run import Interrupted
+
+    with display.progress(errors) as bars:
+        callbacks = {stage: display.callback(bars, word) for stage, word in stages.items()}
+        if log_steps:
+            callbacks = {stage: display.log_lines("step" if stage == "train" else stage) for stage in stages}
+        try:
+            yield callbacks
+        except Interrupted as stop:
+            errors.print(Text(str(stop)), soft_wrap=True, highlight=False)
+            raise typer.Exit(130) from None
 
 
 @app.command()
@@ -53,50 +86,47 @@ def train(
     ] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Side of the square images the model sees.")] = None,  # noqa: UP045
     channels: Annotated[Optional[int], typer.Option(help="1: grey, 3: colour.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Optimizer steps.")] = None,  # noqa: UP045
+    steps: Steps = None,
     seed: Annotated[Optional[int], typer.Option(help="Of weights, features and minibatches.")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads; part of what decides the weights.")] = None,  # noqa: UP045
-    precision: Annotated[Optional[Computed], typer.Option(help="What a step computes in.")] = None,  # noqa: UP045
+    threads: TrainingThreads = None,
+    precision: ComputedIn = None,
     grid_every: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Steps between sheets of samples of prompts and codes, in the run's folder samples."),
     ] = None,
-    log_steps: Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")] = False,
+    log_steps: LogSteps = False,
     base: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint to start from.", rich_help_panel=_CHECKPOINT
+            help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint to start from.", rich_help_panel=CHECKPOINT
         ),
     ] = None,
     variant: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Of the checkpoint's weight files, e.g. fp16.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Of the checkpoint's weight files, e.g. fp16.", rich_help_panel=CHECKPOINT),
     ] = None,
     prompt: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Of images to which metadata.csv gives none.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Of images to which metadata.csv gives none.", rich_help_panel=CHECKPOINT),
     ] = None,
     lora_rank: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Of the factors beside the UNet's layers; 0: train all of it.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Of the factors beside the UNet's layers; 0: train all of it.", rich_help_panel=CHECKPOINT),
     ] = None,
-    lora_alpha: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="The factors count α/rank times.", rich_help_panel=_CHECKPOINT),
-    ] = None,
+    lora_alpha: LoraAlpha = None,
     lora_targets: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Names of layers, by comma; by default to_q,to_v.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Names of layers, by comma; by default to_q,to_v.", rich_help_panel=CHECKPOINT),
     ] = None,
     train_text_encoder: Annotated[
-        bool, typer.Option(help="Factors beside its q_proj and v_proj too.", rich_help_panel=_CHECKPOINT)
+        bool, typer.Option(help="Factors beside its q_proj and v_proj too.", rich_help_panel=CHECKPOINT)
     ] = False,
     accumulate: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Batches whose gradients make one step.", rich_help_panel=_CHECKPOINT),
+        typer.Option(help="Batches whose gradients make one step.", rich_help_panel=CHECKPOINT),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option(help="Compute activations twice: less memory.", rich_help_panel=_CHECKPOINT)
+        bool, typer.Option(help="Compute activations twice: less memory.", rich_help_panel=CHECKPOINT)
     ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
@@ -162,18 +192,10 @@ def train(
     given = {name: value for name, value in named.items() if value is not None}
     config = resolve(preset or ("digits" if base is None else "checkpoint"), fields | overrides | given)
     from ddm_rt.train.processes import connect
-    from ddm_rt.train.run import Interrupted
     from ddm_rt.train.run import train as run_training
 
-    with display.progress(errors) as bars:
-        callbacks = {stage: display.callback(bars, word) for stage, word in _STAGES.items()}
-        if log_steps:
-            callbacks = {stage: display.log_lines("step" if stage == "train" else stage) for stage in _STAGES}
-        try:
-            run_training(config, out, progress=callbacks, grid_every=grid_every)
-        except Interrupted as stop:
-            errors.print(Text(str(stop)), soft_wrap=True, highlight=False)
-            raise typer.Exit(130) from None
+    with watched(_STAGES, log_steps) as callbacks:
+        run_training(config, out, progress=callbacks, grid_every=grid_every)
     if not connect().main:
         return
     display.show_codes(out, console)

@@ -26,8 +26,8 @@ from ddm_rt.train.latent import LatentSubject, Texts, cached_texts, trained_text
 from ddm_rt.train.latent_student import LatentStudent, Teacher
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.material import Material
+from ddm_rt.train.portions import CACHE
 
-CACHE = "cache"  # folder in the run, until it is finished
 IMAGE_ENCODERS = ("image_encoder", "safety_checker")  # folders of a checkpoint that hold CLIP's vision model
 VIEW_SIDE = 64  # most pixels of the images that features are learned from
 _SMALLEST = 8  # an image must have this part of the checkpoint's own size a side

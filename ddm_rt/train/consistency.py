@@ -49,19 +49,20 @@ class Distiller(Trainer):
         following, landings = np.append(walk[1:], -1), np.append(starts, -1)
         ends = np.array([landings[landings < t][0] for t in walk])
         self._t, self._last = torch.from_numpy(walk).long(), torch.from_numpy(following == ends).to(device)
+        self._row = torch.zeros(int(walk[0]) + 1, dtype=torch.int64)  # of a timestep
+        self._row[self._t] = torch.arange(len(walk))
         self._step, self._jump = (
-            torch.from_numpy(jumps(schedule, walk, to, config.sampling.clip)).to(device) for to in (following, ends)
+            torch.from_numpy(jumps(schedule, walk, to, self.distill.clip)).to(device) for to in (following, ends)
         )
 
     def weights(self) -> dict[str, Tensor]:
         return self.subject.whole(super().weights())
 
     def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, the row of the grid int64 [B] in place of a target, and its t."""
-        row = torch.randint(len(self._t), (len(x0),), generator=generator)
-        t = self._t[row]
+        """x_t, x0 and a t of the walk."""
+        t = self._t[torch.randint(len(self._t), (len(x0),), generator=generator)]
         x_t, _ = training_target(PredictionType.SAMPLE, x0, noise, self.alphas_cumprod[t])
-        return x_t, row, t
+        return x_t, x0, t
 
     def _loss(
         self,
@@ -75,11 +76,12 @@ class Distiller(Trainer):
         *,
         known: float,
     ) -> Tensor:
-        x_t, row, t, code = (tensor.to(self.device) for tensor in (x_t, target, t, code))
+        row = self._row[t]
+        x_t, target, row, t, code = (tensor.to(self.device) for tensor in (x_t, target, row, t, code))
         half = HALF.get(self.config.train.precision)
         with torch.autocast(self.device.type, half) if half is not None else nullcontext():
             with torch.no_grad():
-                end = self._end(index, x_t, row, t, code, no_text)
+                end = self._wanted(target, index, x_t, row, t, code, no_text)
             prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text)).float()
         a, b = (self._jump[row, k].view(-1, 1, 1, 1) for k in (0, 1))
         difference = a * x_t + b * prediction - end
@@ -87,21 +89,37 @@ class Distiller(Trainer):
         loss: Tensor = (difference.square() + huber**2).sqrt().mean() - huber
         return loss
 
+    def _wanted(
+        self, target: Tensor, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor
+    ) -> Tensor:
+        """The x0 [B,C,H,W] that the jump from x_t is drawn to. The clean latents `target` play no part in it."""
+        return self._end(index, x_t, row, t, code, no_text)
+
     def _end(self, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor) -> Tensor:
         """Where the path through x_t [B,C,H,W] ends, as the averaged student sees it from one teacher's step on."""
+        (x, x0), condition = self._walked(index, x_t, row, t, code, no_text)
+        following = (row + 1).clamp(max=len(self._t) - 1)
+        t = self._t.to(self.device)[following].float()
+        with self.averaged() as student:
+            out = student(x, t, condition).float()
+        x, _ = guided_step([out], x.new_zeros(len(x), 0), self._jump[following], x, x)
+        # At a phase's last row the teacher's step is the jump.
+        return torch.where(self._last[row].view(-1, 1, 1, 1), x0, self._x0(x, x_t, row))
+
+    def _walked(
+        self, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """One step of the guided teacher: (x', x0), and the condition of its last branch."""
         conditions, scales = self._branches(index, code, no_text)
         with self.subject.teacher() as teacher:
             outputs = [teacher(x_t, t.float(), cond).float() for cond in conditions]
         weights = torch.tensor(scales, device=self.device).expand(len(x_t), -1)
-        x, x0 = guided_step(outputs, weights, self._step[row], x_t, x_t)
-        following = (row + 1).clamp(max=len(self._t) - 1)
-        t = self._t.to(self.device)[following].float()
-        with self.averaged() as student:
-            out = student(x, t, conditions[-1]).float()
-        x, _ = guided_step([out], weights[:, :0], self._jump[following], x, x)
+        return guided_step(outputs, weights, self._step[row], x_t, x_t), conditions[-1]
+
+    def _x0(self, x: Tensor, x_t: Tensor, row: Tensor) -> Tensor:
+        """The x0 with which the jump from x_t leads to x."""
         keep, add = (self._jump[row, k].view(-1, 1, 1, 1) for k in (2, 3))
-        # At a phase's last row the teacher's step is the jump.
-        return torch.where(self._last[row].view(-1, 1, 1, 1), x0, (x - keep * x_t) / add)
+        return (x - keep * x_t) / add
 
     def _branches(
         self, index: Tensor, code: Tensor, no_text: Tensor

@@ -1,8 +1,11 @@
 """A student of a finished run: the same codes in a few steps and one branch. It is a run too, and exported as one."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,31 @@ from ddm_rt.presets import override
 from ddm_rt.train.consistency import GRID, Distiller
 from ddm_rt.train.features import Progress
 from ddm_rt.train.material import Material, prepare
+from ddm_rt.train.paths import PathDistiller
+from ddm_rt.train.portions import CACHE
 from ddm_rt.train.processes import connect
 from ddm_rt.train.run import claim, fit, nothing_left_of_bad_input
 from ddm_rt.train.student import PixelStudent, Student
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
 _TAKEN = ("codes.json", "assignment.json", "images.sha256")
-# Chosen on the pair 7v8 alone (benchmarks/results/distill.md).
-_PIXEL: dict[str, Any] = {"steps": 600, "learning_rate": 5e-4, "ema_decay": 0.95, "weight_decay": 0.0}
-# As for LCM-LoRA: rank 64 beside all linear layers of the UNet.
-_CHECKPOINT: dict[str, Any] = {"steps": 1000, "learning_rate": 1e-4, "ema_decay": 0.95, "weight_decay": 0.0}
+# Chosen on the pair 7v8 alone (benchmarks/results/distill.md). A constant of 1 makes the loss one of squares.
+_PATHS: dict[str, Any] = {
+    "distill.paths": 4096,
+    "distill.huber": 1.0,
+    "train.steps": 4000,
+    "train.learning_rate": 1e-3,
+    "train.ema_decay": 0.99,
+    "train.weight_decay": 0.0,
+}
+_IMAGES: dict[str, Any] = {
+    "train.steps": 600,
+    "train.learning_rate": 5e-4,
+    "train.ema_decay": 0.95,
+    "train.weight_decay": 0.0,
+}
+# As for LCM-LoRA: rank 64 beside all linear layers of the UNet. A path takes some hundred calls of it.
+_CHECKPOINT = _IMAGES | {"train.steps": 1000, "train.learning_rate": 1e-4}
 _LORA = LoraConfig(
     rank=64,
     alpha=64.0,
@@ -46,7 +64,7 @@ def distill(
     """Distil the finished run `teacher` into the run directory `out`, or go on with what is there; returns `out`.
 
     `fields` are dotted fields of the student's configuration (`student_config`). What is computed where, what
-    `progress` may hold and what is raised is as in `train.run.train`.
+    `progress` may hold ("paths" besides) and what is raised is as in `train.run.train`.
     """
     processes = connect()
     progress = progress if progress is not None and processes.main else {}
@@ -57,7 +75,11 @@ def distill(
         if (out / WEIGHTS).is_file():
             return out
         material, student = processes.main_first(lambda: _prepare(teacher, config, out, processes.device, progress))
-    trainer = Distiller(config, material.data, student, processes.device, processes)
+    assert config.distill is not None
+    kind = PathDistiller if config.distill.paths else Distiller
+    trainer = kind(config, material.data, student, processes.device, processes)
+    if isinstance(trainer, PathDistiller):
+        processes.main_first(partial(trainer.walk, out / CACHE, progress.get("paths")))
     return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
 
 
@@ -77,13 +99,15 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the steps of the teacher's walk")
     text = 1.0 if pixel else sampling.guidance_scale
     code = sampling.indicator_guidance_scale
-    own = {f"train.{name}": value for name, value in (_PIXEL if pixel else _CHECKPOINT).items()}
+    own = _CHECKPOINT if not pixel else _IMAGES if fields.get("distill.paths") == 0 else _PATHS
+    paths = fields.get("distill.paths", own.get("distill.paths", 0))
     student = config.model_copy(
         update={
             "distill": DistillConfig(
                 teacher=hashlib.sha256(_read(teacher / WEIGHTS)).hexdigest(),
                 guidance_scale=text,
                 indicator_guidance_scale=text if code is None else code,
+                clip=sampling.clip,
                 lora=None if pixel else _LORA,
             )
         }
@@ -97,6 +121,8 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         "schedule.timestep_spacing": config.schedule.timestep_spacing if pixel and phases >= 4 else "trailing",
         "sampling.num_steps": phases,
         "sampling.eta": 0.0,
+        # What stays in x when the teacher's x0 is clipped leads to better images, and x0s beyond the clip lead there.
+        "sampling.clip": None if paths else sampling.clip,
         "sampling.guidance_scale": 1.0,
         "sampling.indicator_guidance_scale": 1.0,
     }
@@ -136,7 +162,9 @@ def _prepare(
     codes = parse_json(Codes, _read(teacher / "codes.json"), teacher / "codes.json")
     model = assemble(teacher, from_run, codes)
     if isinstance(model, DDM):
-        return prepare(config, out, device, progress), PixelStudent(model, config.train.gradient_checkpointing)
+        clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
+        material = replace(prepare(config, out, device, progress), clear=clear)
+        return material, PixelStudent(model, config.train.gradient_checkpointing)
     from ddm_rt.train.checkpoint import prepare_student
     from ddm_rt.train.latent_student import LatentStudent, Teacher
 

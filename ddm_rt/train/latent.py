@@ -10,7 +10,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.train import lora
 from ddm_rt.train.device import CPU, HALF
-from ddm_rt.train.encoded import Rows
+from ddm_rt.train.portions import Rows
 from ddm_rt.train.text import NULL_TEXT
 
 Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]

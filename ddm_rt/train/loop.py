@@ -119,6 +119,11 @@ class Trainer:
         index = self._draw(generator)
         x0 = data.latents[index]
         x_t, target, t = self._noised(x0, torch.randn(x0.shape, generator=generator), generator)
+        return index, x_t, target, t, *self._classes(index, generator)
+
+    def _classes(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """y, code and no_text of the images `index`, as `_batch` has them."""
+        train, data = self.config.train, self.data
         no_code, no_text = torch.zeros(2, len(index), dtype=torch.bool)
         if data.top_of or self.subject.takes_text:
             no_code, no_text = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
@@ -126,7 +131,7 @@ class Trainer:
         y = data.y[index] if data.y is not None else null
         if data.top_of:
             y = torch.where(no_code, NULL_CODE, y)
-        return index, x_t, target, t, y, y if data.top_of else null, no_text
+        return y, y if data.top_of else null, no_text
 
     def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, target and t of clean latents x0 [B,C,H,W]."""
@@ -168,11 +173,11 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / max(train.warmup_steps, 1))
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / train.steps))
 
-    def _draw(self, generator: torch.Generator) -> Tensor:
-        """The images of a step: uniform over images; or uniform over top codes, then over their images, or over their
-        codes by `shares` and then over the code's images.
+    def _draw(self, generator: torch.Generator, size: int | None = None) -> Tensor:
+        """The images of a step, or `size` of them: uniform over images; or uniform over top codes, then over their
+        images, or over their codes by `shares` and then over the code's images.
         """
-        size = self.config.train.batch_size * self.config.train.accumulate
+        size = size or self.config.train.batch_size * self.config.train.accumulate
         if self._pools is None:
             return torch.randint(len(self.data.latents), (size,), generator=generator)
         # Whole rounds over the top codes first, so that each has its share in every minibatch.

@@ -14,13 +14,14 @@ from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.engine.ort import OrtEngine
 
 Run = Callable[..., Any]
+FEW = ("--steps", 10, "--paths", 8)
 
 
 @pytest.fixture(scope="module")
 def student(ddm_rt: Run, trained: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """What `ddm-rt distill` left and said. Read-only."""
     out = tmp_path_factory.mktemp("students") / "run"
-    said = ddm_rt("distill", trained[0], "--steps", 10, "--log-steps", "--out", out)
+    said = ddm_rt("distill", trained[0], *FEW, "--log-steps", "--out", out)
     assert said.code == 0, said.err
     return out, said
 
@@ -28,7 +29,8 @@ def student(ddm_rt: Run, trained: tuple[Path, Any], tmp_path_factory: pytest.Tem
 def test_it_says_where_the_student_is_and_how_far_it_got(student: tuple[Path, Any]) -> None:
     out, said = student
     lines = said.out.splitlines()
-    assert lines[0].startswith("step 10 of 10 loss ")
+    assert lines[0].startswith("paths 8 of 8")
+    assert lines[-2].startswith("step 10 of 10 loss ")
     assert lines[-1] == f"run: {out}"
 
 
@@ -39,7 +41,7 @@ def test_codes_are_the_teachers_and_the_configuration_says_what_was_folded_in(
         assert (student[0] / name).read_bytes() == (trained[0] / name).read_bytes()
     config = parse_json(RunConfig, (student[0] / "config.json").read_bytes(), "config.json")
     assert config.distill is not None
-    assert (config.distill.indicator_guidance_scale, config.distill.phases) == (1.5, 4)
+    assert (config.distill.indicator_guidance_scale, config.distill.phases, config.distill.paths) == (1.5, 4, 8)
     sampling = config.sampling
     assert (sampling.sampler, sampling.num_steps) == ("ddim", 4)
     assert (sampling.guidance_scale, sampling.indicator_guidance_scale) == (1.0, 1.0)
@@ -47,7 +49,7 @@ def test_codes_are_the_teachers_and_the_configuration_says_what_was_folded_in(
 
 def test_the_same_command_changes_nothing(ddm_rt: Run, student: tuple[Path, Any], trained: tuple[Path, Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in student[0].rglob("*")}
-    assert ddm_rt("distill", trained[0], "--steps", 10, "--out", student[0]).code == 0
+    assert ddm_rt("distill", trained[0], *FEW, "--out", student[0]).code == 0
     assert {path: path.stat().st_mtime_ns for path in student[0].rglob("*")} == before
 
 
@@ -121,7 +123,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_another_teacher_needs_another_folder(
     ddm_rt: Run, student: tuple[Path, Any], trained: tuple[Path, Any]
 ) -> None:
-    said = ddm_rt("distill", trained[0], "--steps", 10, "--seed", 1, "--out", student[0])
+    said = ddm_rt("distill", trained[0], *FEW, "--seed", 1, "--out", student[0])
     assert "field train.seed differs from this command; choose another --out" in said.refusal()
     said = ddm_rt("train", "--preset", "tiny", "--out", student[0])
     assert "differs from this command" in said.refusal()

@@ -10,6 +10,7 @@ from pictures import write_captions, write_folder
 from ddm_rt.config import RunConfig
 from ddm_rt.presets import resolve
 from ddm_rt.train.checkpoint import fields
+from ddm_rt.train.run import train
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,12 @@ def adapting(checkpoints: Mapping[str, Path], captioned: Path) -> Callable[..., 
         return resolve("checkpoint", fields(checkpoints[family]) | small | (overrides or {}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the `tiny` preset on that folder. Read-only."""
+    return train(resolve("tiny", {"data.source": str(folder)}), tmp_path_factory.mktemp("tiny") / "run")
 
 
 @pytest.fixture

@@ -19,34 +19,26 @@ from ddm_rt.train.run import Interrupted, train
 from ddm_rt.train.student import PixelStudent
 
 Make = Callable[..., RunConfig]
-FEW = {"train.steps": 12, "train.checkpoint_every": 5}
+FEW = {"distill.paths": 0, "train.steps": 12, "train.checkpoint_every": 5}
 
 
 @pytest.fixture(scope="module")
-def teacher(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of the `tiny` preset. Read-only."""
-    from ddm_rt.presets import resolve
-
-    return train(resolve("tiny", {"data.source": str(folder)}), tmp_path_factory.mktemp("teacher") / "run")
-
-
-@pytest.fixture(scope="module")
-def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its student, uninterrupted. Read-only."""
-    return distill(teacher, tmp_path_factory.mktemp("student") / "run", FEW)
+    return distill(tiny_run, tmp_path_factory.mktemp("student") / "run", FEW)
 
 
 @pytest.fixture
-def distiller(teacher: Path) -> Callable[..., Distiller]:
+def distiller(tiny_run: Path) -> Callable[..., Distiller]:
     """distiller({...}) on random latents, with a teacher's model and dotted fields of the student's configuration."""
     from ddm_rt.bundle import Codes
     from ddm_rt.model.assemble import assemble
     from ddm_rt.model.unet import DDM
 
     def make(fields: dict[str, object] | None = None) -> Distiller:
-        config = student_config(teacher, fields)
-        codes = parse_json(Codes, (teacher / "codes.json").read_bytes(), teacher)
-        model = assemble(teacher, parse_json(RunConfig, (teacher / "config.json").read_bytes(), teacher), codes)
+        config = student_config(tiny_run, fields)
+        codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
+        model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
         assert isinstance(model, DDM)
         shape = config.model.latent_shape(config.data)
         latents = torch.randn(20, *shape, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
@@ -108,20 +100,20 @@ def test_a_student_that_is_its_own_end_learns_nothing(distiller: Callable[..., D
     torch.testing.assert_close(found, constant.expand_as(found), rtol=0, atol=1e-3)
 
 
-def test_an_interrupted_student_ends_in_the_same_bytes(teacher: Path, student: Path, tmp_path: Path) -> None:
+def test_an_interrupted_student_ends_in_the_same_bytes(tiny_run: Path, student: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int, said: dict[str, float]) -> None:
         if done == 7:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        distill(teacher, tmp_path / "run", FEW, progress={"train": interrupt})
-    distill(teacher, tmp_path / "run", FEW)
+        distill(tiny_run, tmp_path / "run", FEW, progress={"train": interrupt})
+    distill(tiny_run, tmp_path / "run", FEW)
     for name in ("weights.safetensors", "codes.json", "assignment.json", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (student / name).read_bytes(), name
 
 
-def test_the_conditioner_stays_the_teachers_and_the_unet_moves(teacher: Path, student: Path) -> None:
-    before, after = (load_file(run / "weights.safetensors") for run in (teacher, student))
+def test_the_conditioner_stays_the_teachers_and_the_unet_moves(tiny_run: Path, student: Path) -> None:
+    before, after = (load_file(run / "weights.safetensors") for run in (tiny_run, student))
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         if name.startswith("conditioner."):
@@ -129,8 +121,8 @@ def test_the_conditioner_stays_the_teachers_and_the_unet_moves(teacher: Path, st
     assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
-def test_a_sheet_of_a_student_is_drawn(teacher: Path, tmp_path: Path) -> None:
-    distill(teacher, tmp_path / "run", {"train.steps": 2}, grid_every=2)
+def test_a_sheet_of_a_student_is_drawn(tiny_run: Path, tmp_path: Path) -> None:
+    distill(tiny_run, tmp_path / "run", FEW | {"train.steps": 2}, grid_every=2)
     assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["step_00000002.png"]
 
 
@@ -143,7 +135,7 @@ def test_a_run_without_codes_has_a_student_too(folder: Path, tmp_path: Path) -> 
     distill(
         tmp_path / "teacher",
         tmp_path / "run",
-        {"train.steps": 3},
+        FEW | {"train.steps": 3},
         progress={"train": lambda done, total, said: losses.append(said["loss"])},
     )
     assert np.isfinite(losses).all()

@@ -1,0 +1,157 @@
+"""Students on their teacher's paths: states are the guided teacher's walk, targets its phases' ends, resuming exact."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddm_rt.bundle import Codes
+from ddm_rt.config import NULL_CODE, RunConfig, parse_json
+from ddm_rt.errors import BundleError
+from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.model.assemble import assemble
+from ddm_rt.model.unet import DDM
+from ddm_rt.schedule import Schedule, step_table
+from ddm_rt.train.distill import distill, student_config
+from ddm_rt.train.loop import TrainingSet
+from ddm_rt.train.paths import PathDistiller
+from ddm_rt.train.run import Interrupted, train
+from ddm_rt.train.student import PixelStudent
+
+Make = Callable[..., RunConfig]
+PATHS = 70  # in two files
+FEW = {"distill.paths": PATHS, "train.steps": 12, "train.batch_size": 8, "train.checkpoint_every": 5}
+
+
+@pytest.fixture
+def distiller(tiny_run: Path, tmp_path: Path) -> PathDistiller:
+    """On random latents, with its paths."""
+    config = student_config(tiny_run, FEW)
+    codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
+    model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
+    assert isinstance(model, DDM)
+    latents = torch.zeros(20, *config.model.latent_shape(config.data))
+    data = TrainingSet(latents, torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
+    made = PathDistiller(config, data, PixelStudent(model))
+    made.walk(tmp_path / "cache")
+    return made
+
+
+def guided(made: PathDistiller, path: int, row: int) -> torch.Tensor:
+    """The teacher's ε at a state, written out: two branches and a scale of 1.5."""
+    x = made._paths["states"].take(torch.tensor([path]))[:, row]
+    index, code, no_text = (made._paths[name].take(torch.tensor([path])) for name in ("index", "code", "no_text"))
+    t, condition = made._t[row : row + 1].float(), made.subject.condition
+    with torch.no_grad(), made.subject.teacher() as model:
+        null = model(x, t, condition(index, torch.full_like(code, NULL_CODE), no_text))
+        coded = model(x, t, condition(index, code, no_text))
+    found: torch.Tensor = (null + 1.5 * (coded - null))[0]
+    return found
+
+
+def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller) -> None:
+    states = distiller._paths["states"]
+    found = states.take(torch.arange(PATHS))
+    assert found.shape == (PATHS, len(distiller._t) + 1, *distiller.data.latents.shape[1:])
+    assert abs(found[:, 0].std().item() - 1) < 0.02
+    ts = [*distiller._t.tolist(), -1]
+    for path, row in ((0, 0), (3, 7), (PATHS - 1, len(distiller._t) - 1)):
+        bar, following = (distiller.alphas_cumprod[t] if t >= 0 else torch.ones(()) for t in ts[row : row + 2])
+        x, eps = found[path, row], guided(distiller, path, row)
+        x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
+        expected = following.sqrt() * x0 + (1 - following).sqrt() * eps
+        torch.testing.assert_close(found[path, row + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_paths_have_equal_shares_of_the_top_codes_and_some_lose_their_code(distiller: PathDistiller) -> None:
+    code = distiller._paths["code"].take(torch.arange(PATHS))
+    lost = code == NULL_CODE
+    assert 0 < lost.sum() < 0.3 * PATHS  # expected: .13
+    top = torch.tensor(distiller.data.top_of)[code]
+    expected = torch.arange(64) % (int(top.max()) + 1)
+    assert torch.equal(top[:64][~lost[:64]], expected[~lost[:64]])
+
+
+def test_a_jump_with_its_target_leads_to_the_phases_end(distiller: PathDistiller) -> None:
+    ends = {750: 500, 500: 250, 250: 0, 0: -1}
+    t_of = [*distiller._t.tolist(), -1]
+    index, x_t, target, t, _, code, no_text = distiller._batch()
+    assert {int(each) for each in t[::2]} <= ends.keys()
+    rows = distiller._row[t]
+    assert distiller._t[rows].tolist() == t.tolist()
+    where = [t_of[int(each)] for each in distiller._ends[rows]]
+    assert where == [max(end for end in (*ends, -1) if end < each) for each in t.tolist()]
+    x0 = distiller._wanted(target, index, x_t, rows, t, code, no_text)
+    keep, add = (distiller._jump[rows, k].view(-1, 1, 1, 1) for k in (2, 3))
+    torch.testing.assert_close(keep * x_t + add * x0, target)
+
+
+def test_sampling_with_the_targets_is_the_walk(distiller: PathDistiller) -> None:
+    """In the student's own step table, which is all that a bundle has."""
+    settings = distiller.config.sampling
+    schedule = Schedule.from_config(distiller.config.schedule)
+    table = step_table(schedule, settings.sampler, settings.num_steps, clip=settings.clip)
+    assert table.t.tolist() == distiller._t[distiller._starts].tolist()
+    states = distiller._paths["states"].take(torch.arange(8))
+    x = states[:, 0]
+    for row, start in zip(torch.from_numpy(table.rows()), distiller._starts.tolist(), strict=True):
+        rows = torch.full((8,), start)
+        x0 = distiller._x0(states[:, distiller._ends[start]], x, rows)
+        out = (x0 - row[0] * x) / row[1]
+        x, _ = guided_step([out], torch.zeros(8, 0), row.expand(8, -1), x, x)
+        torch.testing.assert_close(x, states[:, distiller._ends[start]], rtol=1e-4, atol=1e-4)
+
+
+def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_run: Path, tmp_path: Path) -> None:
+    def stop_walking(done: int, total: int, said: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    def stop_learning(done: int, total: int, said: dict[str, float]) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    distill(tiny_run, tmp_path / "whole", FEW)
+    with pytest.raises(KeyboardInterrupt):
+        distill(tiny_run, tmp_path / "run", FEW, progress={"paths": stop_walking})
+    assert len(list((tmp_path / "run" / "cache").iterdir())) == 1
+    with pytest.raises(Interrupted):
+        distill(tiny_run, tmp_path / "run", FEW, progress={"train": stop_learning})
+    distill(tiny_run, tmp_path / "run", FEW)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert "cache" not in names
+    for name in ("weights.safetensors", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, tmp_path: Path) -> None:
+    path = sorted((tmp_path / "cache").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=rf"{path.name}: damaged .*; delete it and what it holds is made again"):
+        distiller.walk(tmp_path / "cache")
+
+
+def test_the_loss_falls(tiny_run: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    fields = FEW | {"train.steps": 60, "train.batch_size": 32, "train.learning_rate": 1e-2}
+    distill(
+        tiny_run, tmp_path / "run", fields, progress={"train": lambda done, total, said: losses.append(said["loss"])}
+    )
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_a_checkpoints_student_may_learn_on_paths_too(adapting: Make, tmp_path: Path) -> None:
+    teacher = train(adapting("sd15", {"train.steps": 1}), tmp_path / "teacher")
+    losses: list[float] = []
+    fields = {"distill.paths": 6, "distill.lora.rank": 2, "train.steps": 3, "train.batch_size": 4}
+    out = distill(
+        teacher,
+        tmp_path / "run",
+        fields,
+        progress={"train": lambda done, total, said: losses.append(said["loss"])},
+    )
+    assert torch.isfinite(torch.tensor(losses)).all()
+    assert not (out / "cache").exists()
