@@ -204,6 +204,10 @@ def test_one_ray_in_a_process(server: Running) -> None:
 
 
 def test_the_file_has_what_was_drawn(server: Running, ledger: Path) -> None:
+    with server.client() as client:
+        reply = client.post(GENERATIONS, json={"n": 3, "steps": 2, "scope": "file"}).json()
+    front = server.scheduler
+    assert isinstance(front, Front)
     with Ledger(ledger) as counts:
-        scopes = {stream.scope for stream in counts.streams()}
-    assert {"replica", "ledger"} <= scopes
+        found = counts.counts(Stream(front.pipeline.bundle.bundle_id, "file", "uniform"))
+    assert found.done == Counter(image["code"] for image in reply["data"])
