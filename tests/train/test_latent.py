@@ -18,7 +18,7 @@ from ddm_rt.export.onnx import export_run
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.train import encoded
+from ddm_rt.train import portions
 from ddm_rt.train.device import CPU
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.material import prepare
@@ -213,7 +213,7 @@ def test_what_was_encoded_before_a_kill_is_not_encoded_again(
         return encode(self, images)
 
     finish = False
-    monkeypatch.setattr(encoded, "PORTION", 8)
+    monkeypatch.setattr(portions, "PORTION", 8)
     monkeypatch.setattr(LatentDDM, "encode", counted)
     with pytest.raises(Killed):
         train(adapting("sd15", LONG), tmp_path / "run")
