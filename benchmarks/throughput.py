@@ -18,33 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler
-from safetensors.torch import load_file
+from peers.eager import ddim, pixel_model
 
 from ddm_rt.bundle import Bundle, write_json
 from ddm_rt.config import NULL_CODE
-from ddm_rt.errors import DdmError
-from ddm_rt.model.unet import DDM
 from ddm_rt.sample.pipeline import Pipeline
 
 
 def diffusers_loop(bundle: Bundle, codes: list[int], threads: int) -> Callable[[], torch.Tensor]:
     """The baseline, ready to run: images [B,C,H,W] in [-1, 1]."""
-    if bundle.weights is None:
-        raise DdmError(f"{bundle.path}: exported without weights; use `ddm-rt export --with-weights`")
-    config, schedule = bundle.config, bundle.schedule.config
-    model = DDM(config.model, config.latent_shape, bundle.codes.top_of)
-    model.load_state_dict(load_file(bundle.weights))
-    model.eval()
-    scheduler = DDIMScheduler(
-        num_train_timesteps=schedule.num_train_timesteps,
-        beta_schedule=schedule.beta_schedule,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        prediction_type=schedule.prediction_type.value,
-        clip_sample=config.sampling.clip is not None,
-        set_alpha_to_one=True,
-    )
+    config, model, scheduler = bundle.config, pixel_model(bundle).eval(), ddim(bundle)
     guidance = config.sampling.indicator_guidance_scale
     code = torch.tensor([NULL_CODE] * len(codes) + codes)
     context = torch.zeros(len(code), 1, model.context_dim)

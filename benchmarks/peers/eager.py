@@ -39,7 +39,7 @@ class Eager:
         self.versions = {name: version(name) for name in ("torch", "diffusers")}
         self._bundle = Bundle.load(subject.bundle, verify=False)
         if subject.checkpoint is None:
-            self._model: nn.Module = _pixel_model(self._bundle)
+            self._model: nn.Module = pixel_model(self._bundle)
         else:
             self._model = _checkpoint_unet(Path(subject.checkpoint))
         self._model.to(self.dtype).eval().requires_grad_(False)
@@ -68,16 +68,7 @@ class Eager:
         bundle, model = self._bundle, self._model
         if not isinstance(model, DDM):
             raise DdmError(f"{bundle.path}: whole images of a checkpoint are not timed here")
-        config, schedule = bundle.config, bundle.schedule.config
-        scheduler = DDIMScheduler(
-            num_train_timesteps=schedule.num_train_timesteps,
-            beta_schedule=schedule.beta_schedule,
-            beta_start=schedule.beta_start,
-            beta_end=schedule.beta_end,
-            prediction_type=schedule.prediction_type.value,
-            clip_sample=config.sampling.clip is not None,
-            set_alpha_to_one=True,
-        )
+        config, scheduler = bundle.config, ddim(bundle)
         guidance = config.sampling.indicator_guidance_scale or 1.0
         codes = _codes(bundle, n)
         code = torch.tensor([NULL_CODE] * n + codes if self._guided else codes)
@@ -116,7 +107,22 @@ def _codes(bundle: Bundle, n: int) -> list[int]:
     return [code for code, _ in by_top_codes(code_tree(bundle), "uniform").quota().assign(n)]
 
 
-def _pixel_model(bundle: Bundle) -> DDM:
+def ddim(bundle: Bundle) -> DDIMScheduler:
+    """diffusers' sampler object on the bundle's schedule."""
+    schedule = bundle.schedule.config
+    return DDIMScheduler(
+        num_train_timesteps=schedule.num_train_timesteps,
+        beta_schedule=schedule.beta_schedule,
+        beta_start=schedule.beta_start,
+        beta_end=schedule.beta_end,
+        prediction_type=schedule.prediction_type.value,
+        clip_sample=bundle.config.sampling.clip is not None,
+        set_alpha_to_one=True,
+    )
+
+
+def pixel_model(bundle: Bundle) -> DDM:
+    """The bundle's torch module. Raises DdmError where it was exported without weights."""
     if bundle.weights is None:
         raise DdmError(f"{bundle.path}: exported without weights; use `ddm-rt export --with-weights`")
     config = bundle.config
