@@ -19,11 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from processor import processor
-
 from ddm_rt.bundle import Bundle, write_atomic, write_json
 from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
+from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate.compare import compare
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.paired import Decision

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from processor import processor
 
 from ddm_rt.bundle import Bundle, write_atomic, write_json
 from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
+from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate import fairness
 from ddm_rt.evaluate.intervals import stratified, wilson
 from ddm_rt.evaluate.judge import Judge
