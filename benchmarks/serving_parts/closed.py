@@ -104,7 +104,7 @@ def _calls(pipeline: Pipeline, steps: int, count: int) -> list[float]:
 
 
 def _long_enough(call_s: float, requests: int) -> float:
-    return (requests + 2) * (call_s + 0.003)
+    return max((requests + 2) * (call_s + 0.003), 1.0)
 
 
 def _steps_a_second(scheduler: Scheduler, seconds: float) -> float:
@@ -140,7 +140,10 @@ def _delivered_steps(answers: Iterable[Answer], seconds: float) -> float:
 
 def _p95(answers: Sequence[Answer]) -> float:
     begin = min(answer.start for answer in answers) + RAMP_S
-    return float(np.quantile([answer.seconds for answer in answers if answer.start >= begin], 0.95))
+    seconds = [answer.seconds for answer in answers if answer.start >= begin]
+    if not seconds:
+        raise RuntimeError(f"no request began after the first {RAMP_S:g} s; --seconds must be more")
+    return float(np.quantile(seconds, 0.95))
 
 
 def _ratios(ours: Iterable[float], others: Iterable[float]) -> list[float]:

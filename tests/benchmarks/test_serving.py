@@ -12,6 +12,8 @@ from serving_parts.soak import soak
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closed, "RAMP_S", 0.5)
+    monkeypatch.setattr(closed, "CLIENTS", 2)  # so that requests end and begin within a second on a busy machine too
+    monkeypatch.setattr(serving, "SIZES", {"n = 1 to 16": (1, 2), "n = 1": (1, 1)})
     monkeypatch.setattr(overload, "CAPACITY_S", 2.0)
     monkeypatch.setattr(overload, "PROBES_S", 1.0)
     monkeypatch.setattr(overload, "DEADLINE_S", 3.0)
