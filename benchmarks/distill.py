@@ -8,7 +8,7 @@ The teacher is the run `codes` of `balance.py` with its preset and seed, trained
 committed. The student's settings are the defaults of `ddm-rt distill`; they were chosen on the development set (7v8
 4:1) alone, before any image of the table's sets was made (results/distill.md has what was tried). One run each.
 
-Rows: the teacher as it samples by default (25 steps, two branches); the teacher in 4; the student in 4, 2 and 1; and
+Rows: the teacher as it samples by default (25 steps, two branches); the teacher in 4; students made for 4, 2 and 1; and
 "teacher first": the first of the four steps is the teacher's, with guidance, the others are the student's. That needs
 two bundles for one image, while an image's bytes are a function of one bundle id: so it is here and no option.
 """
@@ -37,11 +37,12 @@ N, SEED, MIN_PER_GROUP, MAX_REQUESTS, AT_ONCE = balance.N, balance.SEED, balance
 ROWS: dict[str, tuple[str, int | None]] = {  # who makes the images, and in how many steps
     "teacher, 25 steps": ("teacher", None),
     "teacher, 4 steps": ("teacher", 4),
-    "student, 4 steps": ("student", 4),
-    "student, 2 steps": ("student", 2),
-    "student, 1 step": ("student", 1),
+    "student, 4 steps": ("student", None),
+    "student, 2 steps": ("student of 2", None),
+    "student, 1 step": ("student of 1", None),
     "teacher first, then student": ("both", 4),
 }
+PHASES = {"student": 4, "student of 2": 2, "student of 1": 1}
 BARS = {"fd": 0.06, "fd_off": 0.03, "frechet": 1.15, "smallest": 1.25}
 RESULTS = Path(__file__).parent / "results" / "distill.json"
 
@@ -54,11 +55,15 @@ def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
     rows = tree.setdefault(name, {})
     folder = work / balance.result_path(name, "codes").stem
     balance.train_cell(name, "codes", work)
-    distill(folder / "run", folder / "student", progress={"train": balance._log(f"{name} student")})
-    bundles = {"teacher": folder / "bundle", "student": folder / "student-bundle"}
-    for run, bundle in ((folder / "run", bundles["teacher"]), (folder / "student", bundles["student"])):
-        if not bundle.exists():
-            export_run(run, bundle)
+    runs = {"teacher": folder / "run"}
+    for who, phases in PHASES.items():
+        runs[who] = folder / f"student-{phases}"
+        log = {part: balance._log(f"{name} {who}, {part}") for part in ("paths", "train")}
+        distill(runs["teacher"], runs[who], {"distill.phases": phases}, progress=log)
+    bundles = {who: run.with_name(f"{run.name}-bundle") for who, run in runs.items()}
+    for who, run in runs.items():
+        if not bundles[who].exists():
+            export_run(run, bundles[who])
     pipelines = {who: Pipeline.load(path, "onnxruntime", threads=1) for who, path in bundles.items()}
     judge = Judge.load("digits")
     for label, (who, steps) in ROWS.items():

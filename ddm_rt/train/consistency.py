@@ -49,6 +49,7 @@ class Distiller(Trainer):
         following, landings = np.append(walk[1:], -1), np.append(starts, -1)
         ends = np.array([landings[landings < t][0] for t in walk])
         self._t, self._last = torch.from_numpy(walk).long(), torch.from_numpy(following == ends).to(device)
+        self._clean = torch.from_numpy(ends == -1).to(device)  # jumps whose end is the image
         self._row = torch.zeros(int(walk[0]) + 1, dtype=torch.int64)  # of a timestep
         self._row[self._t] = torch.arange(len(walk))
         self._step, self._jump = (
@@ -84,10 +85,18 @@ class Distiller(Trainer):
                 end = self._wanted(target, index, x_t, row, t, code, no_text)
             prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text)).float()
         a, b = (self._jump[row, k].view(-1, 1, 1, 1) for k in (0, 1))
-        difference = a * x_t + b * prediction - end
+        difference = self._within(a * x_t + b * prediction, end, row) - end
         huber = self.distill.huber
         loss: Tensor = (difference.square() + huber**2).sqrt().mean() - huber
         return loss
+
+    def _within(self, x0: Tensor, end: Tensor, row: Tensor) -> Tensor:
+        """`x0`, but no further beyond the clip than `end` where it is the image itself: pixels are clipped anyway."""
+        if self.distill.clip is None:
+            return x0
+        low, high = self.distill.clip
+        beyond = ((x0 < low) & (end <= low)) | ((x0 > high) & (end >= high))
+        return torch.where(beyond & self._clean[row].view(-1, 1, 1, 1), end, x0)
 
     def _wanted(
         self, target: Tensor, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor

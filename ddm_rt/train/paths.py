@@ -1,4 +1,4 @@
-"""A student that learns on its teacher's own paths: from each of their states it is drawn to the end of the phase.
+"""A student that learns on its teacher's own paths: from where each phase begins it is drawn to where the phase ends.
 
 The ends are not what the student's average sees, as in consistency.py, but where the guided teacher's walk has led: so
 they are right from the first step on, and states are those that sampling meets, not noised images.
@@ -24,7 +24,7 @@ _SEEDS = 2**40  # of paths: beyond those of steps
 
 
 class PathDistiller(Distiller):
-    """A `Distiller` whose minibatches are states of paths, each as likely as any other."""
+    """A `Distiller` whose minibatches are phases of paths, each as likely as any other."""
 
     def __init__(
         self,
@@ -40,10 +40,8 @@ class PathDistiller(Distiller):
         # As the teacher samples: with the ε of the x0 before it is clipped.
         table = step_table(Schedule.from_config(config.schedule), SamplerName.DDIM, GRID, clip=self.distill.clip)
         self._step = torch.from_numpy(table.rows()[-len(self._t) :]).to(device)
-        # The first state of each phase, and for every state the number of its phase's last one.
         lasts = torch.nonzero(self._last.cpu()).flatten()
-        self._starts = torch.cat([lasts.new_zeros(1), lasts[:-1] + 1])
-        self._ends = (lasts + 1)[torch.searchsorted(lasts, torch.arange(len(self._t)))]
+        self._starts = torch.cat([lasts.new_zeros(1), lasts[:-1] + 1])  # the first row of each phase
 
     def walk(self, folder: Path, progress: Progress | None = None) -> None:
         """Make the teacher's paths, or take those that are in `folder`: a function of the configuration."""
@@ -51,7 +49,7 @@ class PathDistiller(Distiller):
         self._paths = {name: Rows(tuple(part[name] for part in found)) for name in found[0]}
 
     def _walk(self, paths: range) -> Tensors:
-        """Whose paths they are (index, code, no_text, each [P]) and their states float32 [P,S+1,C,H,W]."""
+        """Whose paths they are (index, code, no_text, each [P]), and states float32 [P,phases+1,C,H,W] of them."""
         generator = torch.Generator().manual_seed(step_seed(self.config.train.seed, _SEEDS + paths.start))
         index = self._draw(generator, len(paths))
         _, code, no_text = self._classes(index, generator)
@@ -62,7 +60,7 @@ class PathDistiller(Distiller):
         return {"states": states, "index": index, "code": code, "no_text": no_text}
 
     def _states(self, index: Tensor, noise: Tensor, code: Tensor, no_text: Tensor) -> Tensor:
-        """The states [B,S+1,C,H,W] of the walk from `noise` [B,C,H,W] on."""
+        """The walk from `noise` [B,C,H,W] on: states [B,phases+1,C,H,W] where phases begin, and the image."""
         x, code = noise.to(self.device), code.to(self.device)
         states = [noise]
         half = HALF.get(self.config.train.precision)
@@ -70,22 +68,22 @@ class PathDistiller(Distiller):
             for k, t in enumerate(self._t.tolist()):
                 row, at = (torch.full((len(x),), value, device=self.device) for value in (k, t))
                 (x, _), _ = self._walked(index, x, row, at, code, no_text)
-                states.append(x.cpu())
+                if self._last[k]:
+                    states.append(x.cpu())
         return torch.stack(states, 1)
 
     def _batch(self) -> tuple[Tensor, ...]:
-        """As `Trainer._batch`; half of the states are those that sampling jumps from. Targets are where jumps lead."""
+        """As `Trainer._batch`: states that sampling jumps from. Targets are where the jumps lead."""
         train = self.config.train
         generator = torch.Generator().manual_seed(step_seed(train.seed, self.step))
         size = train.batch_size * train.accumulate
         path = torch.randint(self.distill.paths, (size,), generator=generator)
-        anywhere = torch.randint(len(self._t), (size,), generator=generator)
-        start = self._starts[torch.randint(len(self._starts), (size,), generator=generator)]
-        row = torch.where(torch.arange(size) % 2 == 0, start, anywhere)
+        phase = torch.randint(len(self._starts), (size,), generator=generator)
         states, each = self._paths["states"].take(path), torch.arange(size)
-        x_t, target = states[each, row], states[each, self._ends[row]]
+        x_t, target = states[each, phase], states[each, phase + 1]
         index, code, no_text = (self._paths[name].take(path) for name in ("index", "code", "no_text"))
-        return index, x_t, target, self._t[row], code, code, no_text  # a student has no head that learns a class
+        t = self._t[self._starts[phase]]
+        return index, x_t, target, t, code, code, no_text  # a student has no head that learns a class
 
     def _wanted(
         self, target: Tensor, index: Tensor, x_t: Tensor, row: Tensor, t: Tensor, code: Tensor, no_text: Tensor

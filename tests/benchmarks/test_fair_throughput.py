@@ -28,7 +28,6 @@ def test_a_student_is_some_more_rows(subject: Subject) -> None:
     assert names[: len(without)] == [entry.name for entry in without]
     assert names[len(without) :] == [
         *("student, onnxruntime", "student, openvino", "student, openvino bf16", "student, openvino int8"),
-        *("student, openvino int8, 2 steps", "student, openvino int8, 1 step"),
     ]
 
 

@@ -80,6 +80,19 @@ def test_at_a_phases_last_row_the_target_is_the_guided_teachers_own_x0(distiller
     torch.testing.assert_close(found, (a * x_t + b * (null + 1.5 * (coded - null))).clamp(-1, 1))
 
 
+def test_an_image_beyond_the_clip_is_as_good_as_one_at_it_but_a_state_is_not(
+    distiller: Callable[..., Distiller],
+) -> None:
+    made = distiller()
+    rows = torch.tensor([0, len(made._t) - 1])  # a jump into the path, and the one to the image
+    shape = (2, *made.data.latents.shape[1:])
+    end = torch.full(shape, 1.0)
+    for x0, same in ((1.5, [False, True]), (0.5, [False, False]), (-1.5, [False, False])):
+        found = made._within(torch.full(shape, x0), end, rows) == end
+        assert [bool(each.all()) for each in found] == same, x0
+    assert bool((made._within(torch.full(shape, -1.5), -end, rows)[1] == -end[1]).all())
+
+
 def test_a_student_that_is_its_own_end_learns_nothing(distiller: Callable[..., Distiller]) -> None:
     """Where the teacher's x0 is the same all along the path, so is every target."""
     made = distiller({"distill.indicator_guidance_scale": 1.0, "schedule.prediction_type": "sample"})

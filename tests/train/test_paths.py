@@ -40,9 +40,8 @@ def distiller(tiny_run: Path, tmp_path: Path) -> PathDistiller:
     return made
 
 
-def guided(made: PathDistiller, path: int, row: int) -> torch.Tensor:
-    """The teacher's ε at a state, written out: two branches and a scale of 1.5."""
-    x = made._paths["states"].take(torch.tensor([path]))[:, row]
+def guided(made: PathDistiller, path: int, row: int, x: torch.Tensor) -> torch.Tensor:
+    """The teacher's ε at a state of a path, written out: two branches and a scale of 1.5."""
     index, code, no_text = (made._paths[name].take(torch.tensor([path])) for name in ("index", "code", "no_text"))
     t, condition = made._t[row : row + 1].float(), made.subject.condition
     with torch.no_grad(), made.subject.teacher() as model:
@@ -55,15 +54,17 @@ def guided(made: PathDistiller, path: int, row: int) -> torch.Tensor:
 def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller) -> None:
     states = distiller._paths["states"]
     found = states.take(torch.arange(PATHS))
-    assert found.shape == (PATHS, len(distiller._t) + 1, *distiller.data.latents.shape[1:])
+    assert found.shape == (PATHS, len(distiller._starts) + 1, *distiller.data.latents.shape[1:])
     assert abs(found[:, 0].std().item() - 1) < 0.02
     ts = [*distiller._t.tolist(), -1]
-    for path, row in ((0, 0), (3, 7), (PATHS - 1, len(distiller._t) - 1)):
-        bar, following = (distiller.alphas_cumprod[t] if t >= 0 else torch.ones(()) for t in ts[row : row + 2])
-        x, eps = found[path, row], guided(distiller, path, row)
-        x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
-        expected = following.sqrt() * x0 + (1 - following).sqrt() * eps
-        torch.testing.assert_close(found[path, row + 1], expected, rtol=1e-4, atol=1e-4)
+    for path, phase in ((0, 0), (3, 1), (PATHS - 1, len(distiller._starts) - 1)):
+        x = found[path, phase]
+        for row in range(int(distiller._starts[phase]), [*distiller._starts.tolist(), len(distiller._t)][phase + 1]):
+            bar, following = (distiller.alphas_cumprod[t] if t >= 0 else torch.ones(()) for t in ts[row : row + 2])
+            eps = guided(distiller, path, row, x[None])
+            x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
+            x = following.sqrt() * x0 + (1 - following).sqrt() * eps
+        torch.testing.assert_close(found[path, phase + 1], x, rtol=1e-4, atol=1e-4)
 
 
 def test_paths_have_equal_shares_of_the_top_codes_and_some_lose_their_code(distiller: PathDistiller) -> None:
@@ -76,14 +77,10 @@ def test_paths_have_equal_shares_of_the_top_codes_and_some_lose_their_code(disti
 
 
 def test_a_jump_with_its_target_leads_to_the_phases_end(distiller: PathDistiller) -> None:
-    ends = {750: 500, 500: 250, 250: 0, 0: -1}
-    t_of = [*distiller._t.tolist(), -1]
     index, x_t, target, t, _, code, no_text = distiller._batch()
-    assert {int(each) for each in t[::2]} <= ends.keys()
+    assert {int(each) for each in t} <= {750, 500, 250, 0}
     rows = distiller._row[t]
     assert distiller._t[rows].tolist() == t.tolist()
-    where = [t_of[int(each)] for each in distiller._ends[rows]]
-    assert where == [max(end for end in (*ends, -1) if end < each) for each in t.tolist()]
     x0 = distiller._wanted(target, index, x_t, rows, t, code, no_text)
     keep, add = (distiller._jump[rows, k].view(-1, 1, 1, 1) for k in (2, 3))
     torch.testing.assert_close(keep * x_t + add * x0, target)
@@ -97,12 +94,11 @@ def test_sampling_with_the_targets_is_the_walk(distiller: PathDistiller) -> None
     assert table.t.tolist() == distiller._t[distiller._starts].tolist()
     states = distiller._paths["states"].take(torch.arange(8))
     x = states[:, 0]
-    for row, start in zip(torch.from_numpy(table.rows()), distiller._starts.tolist(), strict=True):
-        rows = torch.full((8,), start)
-        x0 = distiller._x0(states[:, distiller._ends[start]], x, rows)
+    for phase, row in enumerate(torch.from_numpy(table.rows())):
+        x0 = distiller._x0(states[:, phase + 1], x, distiller._starts[phase].expand(8))
         out = (x0 - row[0] * x) / row[1]
         x, _ = guided_step([out], torch.zeros(8, 0), row.expand(8, -1), x, x)
-        torch.testing.assert_close(x, states[:, distiller._ends[start]], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(x, states[:, phase + 1], rtol=1e-4, atol=1e-4)
 
 
 def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_run: Path, tmp_path: Path) -> None:
