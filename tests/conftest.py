@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from toolchain import has_embedding_toolchain
 
 from ddm_rt.bundle import Bundle, Codes, Leaf
 from ddm_rt.config import RunConfig
@@ -72,6 +73,9 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     ),
     "OpenVINO": has_package("openvino"),
     "the C loader's host tests": has_programs("cmake", "cc"),
+    "the embedding library": has_embedding_toolchain,
+    "the embedding library under valgrind": has_programs("valgrind"),
+    "the embedding library's fuzz targets": has_programs("clang++"),
     "writing onto a full disk": has_own_file_system,
     "the page in a browser": lambda: has_programs("chromium")() and has_package("playwright")(),
 }

@@ -1,6 +1,5 @@
 #include "sha256.h"
 
-#include <stdint.h>
 #include <string.h>
 
 static const uint32_t K[64] = {
@@ -29,48 +28,70 @@ static void add_block(uint32_t state[8], const uint8_t *block) {
         uint32_t s1 = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ (w[i - 2] >> 10);
         w[i] = w[i - 16] + s0 + w[i - 7] + s1;
     }
-    uint32_t v[8];
-    memcpy(v, state, sizeof v);
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     for (int i = 0; i < 64; i++) {
-        uint32_t s1 = turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25);
-        uint32_t t1 = v[7] + s1 + ((v[4] & v[5]) ^ (~v[4] & v[6])) + K[i] + w[i];
-        uint32_t s0 = turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22);
-        uint32_t t2 = s0 + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + t2;
+        uint32_t t1 = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + K[i] + w[i];
+        uint32_t t2 = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+        h = g, g = f, f = e, e = d + t1;
+        d = c, c = b, b = a, a = t1 + t2;
     }
-    for (int i = 0; i < 8; i++) {
-        state[i] += v[i];
-    }
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
-void sha256_hex(const void *data, size_t size, char hex[65]) {
-    uint32_t state[8] = {
+void sha256_begin(sha256_state *state) {
+    static const uint32_t first[8] = {
         0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
     };
+    memcpy(state->words, first, sizeof first);
+    state->size = 0;
+}
+
+void sha256_add(sha256_state *state, const void *data, size_t size) {
     const uint8_t *bytes = data;
-    size_t whole = size / 64;
-    for (size_t i = 0; i < whole; i++) {
-        add_block(state, bytes + 64 * i);
+    size_t held = state->size % 64;
+    state->size += size;
+    if (held > 0) {
+        size_t taken = size < 64 - held ? size : 64 - held;
+        if (taken > 0) {
+            memcpy(state->rest + held, bytes, taken);
+        }
+        if (held + taken < 64) {
+            return;
+        }
+        add_block(state->words, state->rest);
+        bytes += taken;
+        size -= taken;
     }
-    uint8_t tail[128] = {0};
-    size_t left = size - 64 * whole;
-    if (left > 0) {
-        memcpy(tail, bytes + 64 * whole, left);
+    for (; size >= 64; size -= 64, bytes += 64) {
+        add_block(state->words, bytes);
     }
-    tail[left] = 0x80;
-    size_t length = left < 56 ? 64 : 128;
-    uint64_t bits = (uint64_t)size * 8;
+    if (size > 0) {
+        memcpy(state->rest, bytes, size);
+    }
+}
+
+void sha256_end(sha256_state *state, char hex[65]) {
+    static const uint8_t padding[64] = {0x80};
+    uint64_t bits = state->size * 8;
+    size_t held = state->size % 64;
+    uint8_t length[8];
     for (int i = 0; i < 8; i++) {
-        tail[length - 1 - (size_t)i] = (uint8_t)(bits >> (8 * i));
+        length[i] = (uint8_t)(bits >> (56 - 8 * i));
     }
-    for (size_t i = 0; i < length; i += 64) {
-        add_block(state, tail + i);
-    }
+    sha256_add(state, padding, held < 56 ? 56 - held : 120 - held);
+    sha256_add(state, length, sizeof length);
     for (int i = 0; i < 64; i++) {
-        hex[i] = "0123456789abcdef"[(state[i / 8] >> (28 - 4 * (i % 8))) & 15];
+        hex[i] = "0123456789abcdef"[(state->words[i / 8] >> (28 - 4 * (i % 8))) & 15];
     }
     hex[64] = '\0';
+}
+
+void sha256_hex(const void *data, size_t size, char hex[65]) {
+    sha256_state state;
+    sha256_begin(&state);
+    sha256_add(&state, data, size);
+    sha256_end(&state, hex);
 }

@@ -34,6 +34,7 @@ def run(*command: str | Path, folder: Path) -> str:
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native")
     options = {
+        "DDM_RT_BUILD_LIBRARY": "OFF",  # which has tests of its own
         "DDM_RT_SANITIZE": "ON",
         "DDM_RT_KERNEL_ARCHITECTURES": "sm_80",
         "DDM_RT_KERNEL_OPS": "guided_step",

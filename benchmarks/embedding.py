@@ -1,0 +1,216 @@
+"""The embedding library against the Python engine: the shipped digits bundle on ONNX Runtime.
+
+    python benchmarks/embedding.py [--rounds 7] [--library BUILD]
+
+- **throughput**: images a second of both at equal settings (the bundle's defaults), in one process, in turn; the C
+  library is called through its header's functions.
+- **cold**: from the start of `ddm-cli sample -n 1` to its end, when the image is written; beside it `ddm-rt sample`.
+- **memory**: peak resident memory of the same commands, for one image and for 64.
+
+Medians of interleaved rounds; the machine should be quiet. Both sides open the ONNX Runtime of Python's package.
+`--library` is a folder that CMake has built the library in; by default it is built, optimised, in a temporary one.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from measured_steps import commit
+
+from ddm_rt.bundle import asset, write_atomic, write_json
+from ddm_rt.engine.machine import processor
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.pipeline import Pipeline
+
+ROOT = Path(__file__).parents[1]
+OUT = Path(__file__).parent / "results" / "embedding.json"
+DIGITS = asset("digits")
+COLD_S = 0.5  # bar: the first image of a cold process
+RATIO = 1.0  # bar: throughput over the Python engine's
+IMAGES = (1, 64)  # of a request whose throughput is measured
+
+
+def build(folder: Path) -> Path:
+    """The library with the compiler's usual optimisation."""
+    (runtime,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "BUILD_TESTING": "OFF",
+        "DDM_RT_BUILD_LIBRARY": "ON",
+        "DDM_RT_ONNXRUNTIME_LIBRARY": str(runtime),
+        "Python3_EXECUTABLE": sys.executable,
+    }
+    configure = ["cmake", "-S", ROOT, "-B", folder, *(f"-D{name}={value}" for name, value in options.items())]
+    for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DdmError(f"the library can't be built: {done.stderr.strip()[-500:]}")
+    return folder
+
+
+class CEngine:
+    """The few functions of ddm_rt.h that the throughput needs."""
+
+    def __init__(self, library: Path, threads: int) -> None:
+        self._c: Any = ctypes.CDLL(str(library))
+        self._c.ddm_rt_last_error.restype = ctypes.c_char_p
+        options = self._made("ddm_rt_options_create")
+        self._call("ddm_rt_options_set_threads", options, threads)
+        self._pipeline = self._made("ddm_rt_pipeline_open", str(DIGITS).encode(), options)
+        self._c.ddm_rt_options_destroy(options)
+
+    def generate(self, n: int, seed: int) -> None:
+        request = self._made("ddm_rt_request_create")
+        self._call("ddm_rt_request_set_n", request, ctypes.c_int64(n))
+        self._call("ddm_rt_request_set_seed", request, ctypes.c_uint64(seed))
+        self._c.ddm_rt_images_destroy(self._made("ddm_rt_generate", self._pipeline, request))
+        self._c.ddm_rt_request_destroy(request)
+
+    def _made(self, function: str, *arguments: Any) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        self._call(function, *arguments, ctypes.byref(handle))
+        return handle
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        if getattr(self._c, function)(*arguments) != 0:
+            raise DdmError(f"{function}: {self._c.ddm_rt_last_error().decode()}")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def throughput(library: Path, threads: int, rounds: int) -> dict[str, Any]:
+    c, python = CEngine(library, threads), Pipeline.load("digits", backend="onnxruntime", threads=threads)
+    found: dict[str, Any] = {}
+    for n in IMAGES:
+        pairs = []
+        for number in range(rounds + 1):
+            in_c = seconds(lambda: c.generate(n, number))  # noqa: B023  (called at once)
+            in_python = seconds(lambda: python.generate(n=n, seed=number))  # noqa: B023
+            pairs.append((in_c, in_python))
+        pairs = pairs[1:]  # the first one warms both
+        ratios = sorted(there / here for here, there in pairs)
+        found[f"{n} image{'s' * (n > 1)}, {threads} thread{'s' * (threads > 1)}"] = {
+            "c_images_per_s": round(n / statistics.median(here for here, _ in pairs), 1),
+            "python_images_per_s": round(n / statistics.median(there for _, there in pairs), 1),
+            "c_over_python": round(statistics.median(ratios), 3),
+            "c_over_python_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+        }
+    return found
+
+
+def command(program: list[str], n: int, work: Path) -> tuple[float, float]:
+    """Wall seconds and peak MiB of one process that writes `n` images."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        line = [*program, "sample", str(DIGITS), "-n", str(n), "--threads", "1", "--out", f"{folder}/out"]
+        start = time.perf_counter()
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        took = time.perf_counter() - start
+        if process.returncode != 0:
+            raise DdmError(f"{program[0]}: exit code {process.returncode}")
+        return took, usage.ru_maxrss / 1024
+
+
+def commands(cli: Path, rounds: int, work: Path) -> dict[str, Any]:
+    programs = {"ddm-cli": [str(cli)], "ddm-rt": [sys.executable, "-m", "ddm_rt.cli"]}
+    found: dict[str, Any] = {}
+    for n in IMAGES:
+        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+        for _ in range(rounds):
+            for name, program in programs.items():
+                measured[name].append(command(program, n, work))
+        for name, runs in measured.items():
+            found[f"{name}, {n} image{'s' * (n > 1)}"] = {
+                "wall_p50_s": round(statistics.median(took for took, _ in runs), 3),
+                "wall_range_s": [round(min(took for took, _ in runs), 3), round(max(took for took, _ in runs), 3)],
+                "peak_rss_mib": round(max(peak for _, peak in runs), 1),
+            }
+    return found
+
+
+def bars(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every bar beside its figure."""
+    worst = min(row["c_over_python"] for row in record["throughput"].values())
+    cold = record["commands"]["ddm-cli, 1 image"]["wall_p50_s"]
+    return [
+        {"bar": f"throughput over the Python engine's, at least {RATIO:g}", "value": worst, "met": worst >= RATIO},
+        {"bar": f"first image of a cold process, at most {COLD_S:g} s", "value": cold, "met": cold <= COLD_S},
+    ]
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results as markdown."""
+    lines = ["# Embedding", "", "Written by `benchmarks/embedding.py`; what each part does stands there.", ""]
+    lines += [f"- {bar['bar']}: {bar['value']}, {'met' if bar['met'] else 'NOT MET'}" for bar in record["bars"]]
+    for part in ("throughput", "commands"):
+        rows = record[part]
+        names = list(next(iter(rows.values())))
+        lines += ["", f"## {part}", "", f"| | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+        lines += [
+            f"| {row} | " + " | ".join(str(figures[name]) for name in names) + " |" for row, figures in rows.items()
+        ]
+    stamp = record["measured"]
+    return "\n".join(
+        [
+            *(*lines, ""),
+            f"`{stamp['command']}`, commit {stamp['commit']}, {stamp['rounds']} interleaved rounds, "
+            f"{stamp['processor']}, {stamp['cpus']} CPUs, load {stamp['load_before']} before; "
+            f"ONNX Runtime {stamp['onnxruntime']}, "
+            f"Python {stamp['python']}.",
+            "",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--library", type=Path, help="folder that CMake has built the library in")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(arguments)
+    stamp = {
+        "command": "python benchmarks/embedding.py",
+        "commit": commit(),
+        "rounds": options.rounds,
+        "processor": processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
+        "onnxruntime": version("onnxruntime"),
+        "python": platform.python_version(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        built = build(work / "build") if options.library is None else options.library
+        library = built / "ddm_rt" / "csrc" / "libddm_rt.so"
+        record: dict[str, Any] = {
+            "measured": stamp,
+            "throughput": {
+                name: row for threads in (1, 2) for name, row in throughput(library, threads, options.rounds).items()
+            },
+            "commands": commands(library.with_name("ddm-cli"), options.rounds, work),
+        }
+    record["bars"] = bars(record)
+    write_json(options.out, record)
+    write_atomic(options.out.with_suffix(".md"), table(record))
+    print(json.dumps(record["bars"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+// The table of backends: the names that Python has, each with its loader or the reason why this library has none.
+#include "backend.h"
+
+#include <algorithm>
+
+#include "backend_ort.h"
+#include "error.h"
+#include "ort_library.h"
+#include "text.h"
+
+#ifdef __linux__
+#include <sched.h>
+#else
+#include <thread>
+#endif
+
+namespace ddm {
+namespace {
+
+constexpr const char* kElsewhere = "this library has no such backend; the Python package has it";
+constexpr const char* kTensorRT =
+    "not built: this library has no TensorRT backend (CMake: DDM_RT_TENSORRT); the Python package has it";
+
+// In the order in which `auto` tries them.
+const std::vector<std::pair<std::string, const char*>>& table() {
+    static const std::vector<std::pair<std::string, const char*>> names{
+        {"tensorrt", kTensorRT},   {"tensorrt-rtx", kTensorRT}, {"openvino", kElsewhere},
+        {"onnxruntime", nullptr}, {"torch", kElsewhere},
+    };
+    return names;
+}
+
+// Why the backend can't be had, or none; then `library` is open.
+std::optional<std::string> reason_against(const char* not_here, const Bundle* bundle,
+                                          const std::optional<std::string>& path,
+                                          std::shared_ptr<OrtLibrary>& library) {
+    if (not_here) return not_here;
+    try {
+        library = OrtLibrary::get(path);
+    } catch (const Error& error) {
+        return error.what();
+    }
+    if (bundle && bundle->config.precision == "bf16") {
+        return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16";
+    }
+    return std::nullopt;
+}
+
+[[noreturn]] void unavailable(const std::string& name, const std::string& reason,
+                              const std::vector<std::string>& others) {
+    const std::string choices = others.empty() ? "none" : join(", ", others);
+    throw Error(Status::backend,
+                concat("backend ", repr(name), " is not available: ", reason, "; available here: ", choices));
+}
+
+int64_t usable_cores() {
+#ifdef __linux__
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(CPU_COUNT(&set), 1) : 1;
+#else
+    return std::max<int64_t>(std::thread::hardware_concurrency(), 1);
+#endif
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options) {
+    if (options.threads && *options.threads < 1) {
+        throw Error(concat("threads is ", *options.threads, "; expected at least 1"));
+    }
+    std::shared_ptr<OrtLibrary> library;
+    std::vector<std::string> names, others, reasons;
+    bool known = options.name == "auto", chosen = false;
+    for (const auto& [name, not_here] : table()) {
+        names.push_back(name);
+        known = known || name == options.name;
+    }
+    if (!known) {
+        throw Error(concat("backend ", repr(options.name), " is unknown; backends: auto, ", join(", ", names)));
+    }
+    for (const auto& [name, not_here] : table()) {
+        const auto reason = reason_against(not_here, &bundle, options.onnxruntime, library);
+        if (options.name == "auto" || options.name == name) {
+            chosen = chosen || !reason;
+            if (reason) reasons.push_back(options.name == "auto" ? concat(name, ": ", *reason) : *reason);
+        } else if (!reason) {
+            others.push_back(name);
+        }
+    }
+    if (!chosen) unavailable(options.name, join("; ", reasons), others);
+    return make_ort_backend(bundle, std::move(library), options.threads.value_or(usable_cores()));
+}
+
+std::vector<std::pair<std::string, std::optional<std::string>>> backends() {
+    std::shared_ptr<OrtLibrary> library;
+    std::vector<std::pair<std::string, std::optional<std::string>>> found;
+    for (const auto& [name, not_here] : table()) {
+        found.emplace_back(name, reason_against(not_here, nullptr, std::nullopt, library));
+    }
+    return found;
+}
+
+}  // namespace ddm

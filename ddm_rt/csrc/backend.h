@@ -1,0 +1,54 @@
+// What a backend offers, and which of them there are (ddm_rt/engine/contract.py and backends.py).
+#ifndef DDM_RT_BACKEND_H
+#define DDM_RT_BACKEND_H
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "array.h"
+#include "bundle.h"
+#include "manifest.h"
+
+namespace ddm {
+
+// A loaded bundle. Any number of threads may call it at a time; rows of one call never meet.
+class Backend {
+public:
+    virtual ~Backend() = default;
+
+    virtual const MadeBy& made_by() const = 0;
+    virtual std::optional<int64_t> max_batch() const = 0;  // rows of one call; none: as many as memory holds
+
+    // Token ids int64 [B, max_length] by TextSpec.input -> `context` [B, T, D]; SDXL: and `text_embeds` [B, P].
+    virtual Cond text_encoder(const std::map<std::string, Array>& input_ids) = 0;
+
+    // `context` [B, T, D], `code` int64 [B], `indicator_scale` [B] and what config.json lists as `added` -> cond.
+    // Throws Error for shapes that the graph refuses.
+    virtual Cond conditioner(const std::map<std::string, Array>& given) = 0;
+
+    // Model output for x_t [B, C, H, W] at timesteps t [B]: the only call inside the loop.
+    virtual Array denoiser(const Array& x_t, const Array& t, const Cond& cond) = 0;
+
+    // Images [B, channels, H, W], nominally in [-1, 1]. Throws Error for non-finite values.
+    virtual Array decoder(const Array& x0) = 0;
+};
+
+struct BackendOptions {
+    std::string name = "auto";
+    std::optional<int64_t> threads;          // none: every core that this process may use
+    std::optional<std::string> onnxruntime;  // its shared library
+};
+
+// Throws Error for an unknown name or fewer than one thread, and with Status::backend where it can't run the bundle.
+std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options);
+
+// Every backend with the reason why it isn't here, none where it is.
+std::vector<std::pair<std::string, std::optional<std::string>>> backends();
+
+}  // namespace ddm
+
+#endif

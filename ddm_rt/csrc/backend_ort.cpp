@@ -1,0 +1,210 @@
+#include "backend_ort.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <set>
+
+#include "error.h"
+#include "ort_library.h"
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+const std::set<std::string> kPooled{"text_embeds"};  // what the text encoder gives besides the context
+
+ONNXTensorElementDataType type_of(DType dtype) {
+    switch (dtype) {
+        case DType::int64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+        case DType::float16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+        default: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    }
+}
+
+// One graph with the names of what it takes and gives.
+class Graph {
+public:
+    Graph(std::string name, std::string path, const OrtLibrary& library, int64_t threads)
+        : name_(std::move(name)), path_(std::move(path)) {
+        try {
+            Ort::SessionOptions options;
+            options.SetIntraOpNumThreads(static_cast<int>(threads));
+            options.SetInterOpNumThreads(1);
+            options.SetExecutionMode(ORT_SEQUENTIAL);
+            options.SetDeterministicCompute(true);
+            // How long waiting threads spin, and why, stands in ddm_rt/engine/ort.py.
+            options.AddConfigEntry("session.intra_op.spin_duration_us", "1000");
+            session_ = Ort::Session(library.environment(), path_.c_str(), options);
+        } catch (const Ort::Exception& error) {
+            throw Error(Status::bundle, concat(path_, ": not a graph that ONNX Runtime ", library.version(),
+                                               " runs: ", words_of(error)));
+        }
+        Ort::AllocatorWithDefaultOptions allocator;
+        for (size_t i = 0; i < session_.GetInputCount(); i++) {
+            inputs_.emplace_back(session_.GetInputNameAllocated(i, allocator).get());
+        }
+        for (size_t i = 0; i < session_.GetOutputCount(); i++) {
+            outputs_.emplace_back(session_.GetOutputNameAllocated(i, allocator).get());
+        }
+    }
+
+    // Throws Error where inputs or outputs (`side`) aren't what config.json's `field` says.
+    void check(const std::string& side, std::vector<std::string> expected, const std::string& field) const {
+        std::vector<std::string> found = side == "inputs" ? inputs_ : outputs_;
+        const std::string words = concat(path_, ": ", side, " are ", join(", ", found), "; config.json says ",
+                                         join(", ", expected), " (field ", field, ")");
+        std::sort(found.begin(), found.end());
+        std::sort(expected.begin(), expected.end());
+        if (found != expected) throw Error(Status::bundle, words);
+    }
+
+    Cond run(const std::map<std::string, const Array*>& feeds) const {
+        static const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
+        std::vector<const char*> names, output_names;
+        std::vector<Ort::Value> values;
+        for (const std::string& input : inputs_) {
+            const Array& array = *feeds.at(input);
+            names.push_back(input.c_str());
+            values.push_back(Ort::Value::CreateTensor(
+                memory, const_cast<std::byte*>(array.bytes.data()), array.bytes.size(), array.shape.data(),
+                array.shape.size(), type_of(array.dtype)));
+        }
+        for (const std::string& output : outputs_) output_names.push_back(output.c_str());
+        std::vector<Ort::Value> found;
+        try {
+            // Run is const in all but name: sessions may be run from several threads at a time.
+            found = const_cast<Ort::Session&>(session_).Run(Ort::RunOptions{nullptr}, names.data(), values.data(),
+                                                            values.size(), output_names.data(), output_names.size());
+        } catch (const Ort::Exception& error) {
+            throw Error(concat(name_, ".onnx refused its inputs (", shapes(feeds), "): ", words_of(error)));
+        }
+        Cond outputs;
+        for (size_t i = 0; i < found.size(); i++) outputs.emplace_back(outputs_[i], copy(found[i]));
+        return outputs;
+    }
+
+private:
+    std::string shapes(const std::map<std::string, const Array*>& feeds) const {
+        std::vector<std::string> words;
+        for (const std::string& input : inputs_) {
+            std::vector<std::string> sides;
+            for (const int64_t side : feeds.at(input)->shape) sides.push_back(std::to_string(side));
+            words.push_back(concat(input, " [", join(", ", sides), "]"));
+        }
+        return join(", ", words);
+    }
+
+    Array copy(const Ort::Value& value) const {
+        const auto info = value.GetTensorTypeAndShapeInfo();
+        for (const DType dtype : {DType::float32, DType::int64, DType::float16}) {
+            if (info.GetElementType() != type_of(dtype)) continue;
+            Array array(dtype, info.GetShape());
+            if (!array.bytes.empty()) std::memcpy(array.bytes.data(), value.GetTensorRawData(), array.bytes.size());
+            return array;
+        }
+        throw Error(Status::bundle, concat(path_, ": gives a type other than float32, float16 or int64"));
+    }
+
+    std::string name_, path_;
+    Ort::Session session_{nullptr};
+    std::vector<std::string> inputs_, outputs_;
+};
+
+std::vector<std::string> names_of(const std::vector<TensorSpec>& specs) {
+    std::vector<std::string> names;
+    for (const TensorSpec& spec : specs) names.push_back(spec.name);
+    return names;
+}
+
+class OrtBackend : public Backend {
+public:
+    OrtBackend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads)
+        : library_(std::move(library)),
+          config_(bundle.config),
+          path_(bundle.path),
+          text_path_(bundle.file("text_encoder.onnx")),
+          made_by_{"onnxruntime", config_.precision, threads,
+                   {{"onnxruntime", library_->version()}, {"libddm_rt", DDM_RT_VERSION}}},
+          conditioner_("conditioner", bundle.file("conditioner.onnx"), *library_, threads),
+          denoiser_("denoiser", bundle.file("denoiser.onnx"), *library_, threads),
+          decoder_("decoder", bundle.file("decoder.onnx"), *library_, threads) {
+        const std::vector<std::string> cond = names_of(config_.cond);
+        std::vector<std::string> given{"context"}, taken{"x_t", "t"};
+        if (config_.num_codes) given.insert(given.end(), {"code", "indicator_scale"});
+        for (const TensorSpec& spec : config_.added) given.push_back(spec.name);
+        taken.insert(taken.end(), cond.begin(), cond.end());
+        conditioner_.check("inputs", given, "added");
+        conditioner_.check("outputs", cond, "cond");
+        denoiser_.check("inputs", taken, "cond");
+        decoder_.check("inputs", {"x0"}, "cond");
+    }
+
+    const MadeBy& made_by() const override { return made_by_; }
+    std::optional<int64_t> max_batch() const override { return std::nullopt; }
+
+    Cond text_encoder(const std::map<std::string, Array>& input_ids) override {
+        return text_graph().run(pointers(input_ids));
+    }
+
+    Cond conditioner(const std::map<std::string, Array>& given) override {
+        return conditioner_.run(pointers(given));  // a bundle without codes has a graph of the context alone
+    }
+
+    Array denoiser(const Array& x_t, const Array& t, const Cond& cond) override {
+        std::map<std::string, const Array*> feeds{{"x_t", &x_t}, {"t", &t}};
+        for (const auto& [name, array] : cond) feeds[name] = &array;
+        return std::move(denoiser_.run(feeds).at(0).second);
+    }
+
+    Array decoder(const Array& x0) override {
+        Array image = std::move(decoder_.run({{"x0", &x0}}).at(0).second);
+        const float* values = image.floats();
+        if (!std::all_of(values, values + image.size(), [](float value) { return std::isfinite(value); })) {
+            throw Error(
+                concat(path_, ": produced non-finite values; its weights or the requested scales are at fault"));
+        }
+        return image;
+    }
+
+private:
+    static std::map<std::string, const Array*> pointers(const std::map<std::string, Array>& arrays) {
+        std::map<std::string, const Array*> found;
+        for (const auto& [name, array] : arrays) found[name] = &array;
+        return found;
+    }
+
+    // Opened when the first prompt comes: it is needed for no more than that.
+    const Graph& text_graph() {
+        const std::lock_guard lock(text_mutex_);
+        if (!text_) {
+            Graph graph("text_encoder", text_path_, *library_, made_by_.threads);
+            std::vector<std::string> inputs, outputs{"context"};
+            for (const TextSpec& spec : config_.text) inputs.push_back(spec.input);
+            for (const TensorSpec& spec : config_.added) {
+                if (kPooled.contains(spec.name)) outputs.push_back(spec.name);
+            }
+            graph.check("inputs", inputs, "text");
+            graph.check("outputs", outputs, "added");
+            text_.emplace(std::move(graph));
+        }
+        return *text_;
+    }
+
+    std::shared_ptr<OrtLibrary> library_;  // first: it outlives the sessions
+    BundleConfig config_;
+    std::string path_, text_path_;
+    MadeBy made_by_;
+    Graph conditioner_, denoiser_, decoder_;
+    std::mutex text_mutex_;
+    std::optional<Graph> text_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads) {
+    return std::make_unique<OrtBackend>(bundle, std::move(library), threads);
+}
+
+}  // namespace ddm

@@ -1,0 +1,83 @@
+#include "buckets.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <numeric>
+
+#include "noise.h"
+
+namespace ddm {
+namespace {
+
+constexpr std::array<int64_t, 7> kCandidates{1, 2, 4, 8, 16, 32, 64};
+constexpr int64_t kMaxElements = 1 << 18;  // latent numbers in one call; keeps large models within memory
+
+}  // namespace
+
+std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape, const std::vector<float>& timesteps,
+                          std::optional<int64_t> most) {
+    const int64_t elements = shape[0] * shape[1] * shape[2];
+    const int64_t limit = std::min(backend.max_batch().value_or(kCandidates.back()), most.value_or(kCandidates.back()));
+    std::vector<size_t> sizes;
+    for (const int64_t size : kCandidates) {
+        if (size <= limit && size * elements <= kMaxElements) sizes.push_back(static_cast<size_t>(size));
+    }
+    if (sizes.empty()) sizes.push_back(1);
+    const auto n = static_cast<size_t>(elements);
+    const size_t largest = sizes.back(), cond_rows = cond.at(0).second.rows();
+    Array x(DType::float32, {static_cast<int64_t>(largest), shape[0], shape[1], shape[2]});
+    for (size_t seed = 0; seed < largest; seed++) normal(seed, 0, INITIAL_STREAM, x.floats() + seed * n, n);
+
+    const auto run = [&](const std::vector<size_t>& index) {
+        std::vector<float> t;
+        std::vector<size_t> rows;
+        for (const size_t row : index) {
+            t.push_back(timesteps[row * 7 % timesteps.size()]);  // neighbouring rows at unlike noise levels
+            rows.push_back(row % cond_rows);
+        }
+        const Array times = Array::of({static_cast<int64_t>(index.size())}, t);
+        return backend.decoder(backend.denoiser(take(x, index), times, take(cond, rows)));
+    };
+
+    std::map<size_t, Array> steady;  // size -> its rows in order
+    for (const size_t size : sizes) {
+        std::vector<size_t> in_order(size), shifted(size);
+        std::iota(in_order.begin(), in_order.end(), size_t{0});
+        for (size_t i = 0; i < size; i++) shifted[i] = (i + 1) % std::max<size_t>(size / 2, 1);
+        Array rows = run(in_order);
+        if (run(shifted).bytes == take(rows, shifted).bytes) steady[size] = std::move(rows);
+    }
+    const Array& reference = steady.rbegin()->second;  // size 1 is always steady
+    std::vector<size_t> found;
+    for (const auto& [size, rows] : steady) {
+        if (std::equal(rows.bytes.begin(), rows.bytes.end(), reference.bytes.begin())) found.push_back(size);
+    }
+    return found;
+}
+
+std::vector<std::vector<size_t>> split(size_t rows, const std::vector<size_t>& buckets) {
+    std::vector<std::vector<size_t>> calls;
+    for (size_t start = 0; start < rows;) {
+        const size_t left = rows - start;
+        std::optional<size_t> above, below;
+        for (const size_t size : buckets) {
+            if (size >= left && !above) above = size;
+            if (size <= left) below = size;
+        }
+        const size_t size = above && (!below || 4 * left >= 3 * *above) ? *above : below.value_or(buckets[0]);
+        std::vector<size_t> call(size);
+        for (size_t i = 0; i < size; i++) call[i] = (start + i) % rows;
+        calls.push_back(std::move(call));
+        start += size;
+    }
+    return calls;
+}
+
+Cond take(const Cond& cond, const std::vector<size_t>& index) {
+    Cond out;
+    for (const auto& [name, array] : cond) out.emplace_back(name, take(array, index));
+    return out;
+}
+
+}  // namespace ddm

@@ -1,0 +1,165 @@
+#include "bundle.h"
+
+#include <algorithm>
+#include <array>
+#include <sys/stat.h>
+#include <system_error>
+
+#include "error.h"
+#include "files.h"
+#include "shape.h"
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+constexpr const char* INDEX = "bundle.json";
+constexpr const char* TEXT_GRAPH = "text_encoder.onnx";
+constexpr std::array GRAPHS = {"conditioner.onnx", "denoiser.onnx", "decoder.onnx"};
+constexpr std::array ID_FILES = {"config.json", "schedule.json", "codes.json"};
+// Made from a bundle and added to it: checked when they are used.
+constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"};
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(Status::bundle, message); }
+
+const shape::Check& index_file() {
+    using namespace shape;
+    static const Check entry = object({{"sha256", hash()}, {"bytes", integer({.ge = 0})}});
+    static const Check check = object({
+        {"schema_version", integer()},
+        {"bundle_id", hash()},
+        {"files", mapping(entry)},
+        {"provenance", mapping(anything())},
+    });
+    return check;
+}
+
+std::string read(const std::string& path) {
+    try {
+        return read_file(path);
+    } catch (const std::system_error& error) {
+        refuse(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+    }
+}
+
+bool is_file(const std::string& path) {
+    struct stat found;
+    return ::stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode);
+}
+
+bool is_directory(const std::string& path) {
+    struct stat found;
+    return ::stat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+}
+
+std::string locate(const std::string& source) {
+    if (source.find('\0') != source.npos) refuse(concat("bundle ", repr(source), ": no path: it holds a null"));
+    const std::string path = clean_path(source);
+    // The bundles that ship inside the Python package have no names here.
+    if (!is_directory(path)) refuse(concat("bundle ", repr(source), ": no such directory"));
+    if (!is_file(join_path(path, INDEX))) {
+        refuse(concat(path, ": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
+    }
+    return path;
+}
+
+void check_name(const std::string& name, const std::string& index) {
+    const std::vector<std::string> parts = split(name, '/');
+    const bool inside = !name.starts_with('/') && std::find(parts.begin(), parts.end(), "..") == parts.end() &&
+                        clean_path(name) != "." && name.find('\\') == name.npos && name.find('\0') == name.npos;
+    if (!inside) refuse(concat(index, ": field files: ", repr(name), " is not a path inside the bundle"));
+}
+
+void check_file(const std::string& path, const FileEntry& entry) {
+    struct stat found;
+    if (::stat(path.c_str(), &found) || !S_ISREG(found.st_mode)) {
+        refuse(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
+    }
+    if (static_cast<uint64_t>(found.st_size) != entry.bytes) {
+        refuse(concat(path, ": truncated or extended: ", found.st_size, " bytes, ", INDEX, " says ", entry.bytes));
+    }
+    try {
+        if (sha256_of_file(path) == entry.sha256) return;
+    } catch (const std::system_error& error) {
+        refuse(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+    }
+    refuse(concat(path, ": altered: its sha256 differs from the one in ", INDEX));
+}
+
+bool is_derived(const std::string& name) {
+    return std::any_of(DERIVED.begin(), DERIVED.end(), [&](const char* folder) { return name.starts_with(folder); });
+}
+
+}  // namespace
+
+Bundle Bundle::load(const std::string& source, bool verify) {
+    const std::string path = locate(source), index_path = join_path(path, INDEX);
+    const json::Value index = shape::parse(index_file(), read(index_path), index_path);
+    if (const int64_t version = index["schema_version"].integer(); version != 1) {
+        refuse(concat(index_path, ": schema_version is ", version, "; this version reads 1"));
+    }
+    Bundle bundle{path, index["bundle_id"].text(), {}, {}, {}, {}};
+    for (const auto& [name, entry] : index["files"].object()) {
+        bundle.files.emplace_back(name, FileEntry{entry["sha256"].text(), entry["bytes"].natural()});
+    }
+    const auto must_list = [&](const std::string& name, const char* kind) {
+        if (bundle.find(name)) return;
+        refuse(concat(index_path, ": field files: ", name, " is not listed; a bundle ", kind, "must have it"));
+    };
+    for (const char* name : ID_FILES) must_list(name, "");
+    for (const char* name : GRAPHS) must_list(name, "");
+    for (const auto& [name, entry] : bundle.files) {
+        check_name(name, index_path);
+        if (verify && !is_derived(name)) check_file(bundle.file(name), entry);
+    }
+    if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
+        refuse(concat(index_path, ": field bundle_id does not match the files it lists"));
+    }
+    const auto content = [&](const char* name) { return std::pair(read(bundle.file(name)), bundle.file(name)); };
+    const auto [config, config_path] = content("config.json");
+    bundle.config = BundleConfig::from_json(config, config_path);
+    if (!bundle.config.prompt_free) {
+        must_list(TEXT_GRAPH, "with prompts ");
+        for (const TextSpec& spec : bundle.config.text) must_list(spec.tokenizer, "with prompts ");
+    }
+    const auto [codes, codes_path] = content("codes.json");
+    bundle.codes = Codes::from_json(codes, codes_path);
+    const auto [schedule, schedule_path] = content("schedule.json");
+    bundle.schedule = Schedule::from_json(schedule, schedule_path);
+    return bundle;
+}
+
+const FileEntry* Bundle::find(std::string_view name) const {
+    const auto found = std::find_if(files.begin(), files.end(), [&](const auto& each) { return each.first == name; });
+    return found == files.end() ? nullptr : &found->second;
+}
+
+std::string Bundle::file(std::string_view name) const { return join_path(path, name); }
+
+void Bundle::check_directory(const std::string& relative) const {
+    bool any = false;
+    for (const auto& [name, entry] : files) {
+        if (!name.starts_with(relative + "/")) continue;
+        check_file(file(name), entry);
+        any = true;
+    }
+    if (!any) refuse(concat(file(INDEX), ": field files: nothing below ", relative, " is listed"));
+}
+
+std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& files) {
+    auto sorted = files;
+    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::string content;
+    for (const auto& [name, entry] : sorted) {
+        const std::string graph = name.substr(0, name.find(".onnx")) + ".onnx";
+        const auto listed = [&](const auto& names, const std::string& wanted) {
+            return std::find(names.begin(), names.end(), wanted) != names.end();
+        };
+        if (listed(ID_FILES, name) || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
+            content += name + '\0' + entry.sha256 + '\n';
+        }
+    }
+    return sha256_of(content);
+}
+
+}  // namespace ddm

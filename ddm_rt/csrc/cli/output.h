@@ -1,0 +1,25 @@
+// What `sample` writes: images, a contact sheet and the manifest, all of them or nothing.
+#ifndef DDM_CLI_OUTPUT_H
+#define DDM_CLI_OUTPUT_H
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "ddm_rt.h"
+
+namespace cli {
+
+// Throws Refused where `out` can't become a new directory: it is occupied, or lies below a file.
+void check_free(const std::filesystem::path& out);
+
+// Throws Refused where `out` can't be written; nothing is left there then.
+void save(const ddm_rt_images* images, const std::filesystem::path& out);
+
+// A PNG's bytes of RGB ones. Throws std::runtime_error.
+std::string png(const uint8_t* rgb, int64_t height, int64_t width);
+
+}  // namespace cli
+
+#endif

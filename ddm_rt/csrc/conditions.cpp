@@ -1,0 +1,137 @@
+#include "conditions.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+namespace ddm {
+namespace {
+
+constexpr const char* kContext = "context";
+constexpr const char* kSizes = "time_ids";  // SDXL: height, width, crop top, crop left, height and width, in pixels
+
+constexpr int64_t kKept = int64_t{1} << 26;  // numbers: 256 MiB in float32
+constexpr int64_t kLeastRows = 16;
+constexpr size_t kProbeRows = 8;
+constexpr std::array kProbeTexts{"", "a photograph of a person at work", "an oil painting, in many colours",
+                                 "a street at night"};
+
+// How many numbers a row has; free axes are taken for tokens.
+int64_t numbers(const TensorSpec& spec, int64_t tokens) {
+    int64_t product = 1;
+    for (const Axis& side : spec.shape) {
+        const int64_t* fixed = std::get_if<int64_t>(&side);
+        product *= fixed ? *fixed : tokens;
+    }
+    return product;
+}
+
+int64_t longest_of(const BundleConfig& config) {
+    int64_t longest = 1;
+    for (const TextSpec& spec : config.text) longest = std::max(longest, spec.max_length);
+    return longest;
+}
+
+int64_t tokens_of(const BundleConfig& config) {
+    const int64_t* fixed = std::get_if<int64_t>(&config.context_tokens);
+    return fixed ? *fixed : longest_of(config);
+}
+
+size_t room_for(int64_t numbers_each) {
+    return static_cast<size_t>(std::max(kKept / std::max<int64_t>(numbers_each, 1), kLeastRows));
+}
+
+int64_t row_numbers(const BundleConfig& config) {
+    return std::accumulate(config.cond.begin(), config.cond.end(), int64_t{0}, [&](int64_t sum, const TensorSpec& spec) {
+        return sum + numbers(spec, longest_of(config));
+    });
+}
+
+}  // namespace
+
+Conditions::Conditions(const Bundle& bundle, Backend& backend)
+    : config_(bundle.config),
+      backend_(backend),
+      longest_(tokens_of(config_)),
+      rows_(room_for(row_numbers(config_))),
+      texts_(room_for(tokens_of(config_) * config_.context_dim)) {
+    if (config_.prompt_free) return;
+    for (const TextSpec& spec : config_.text) tokenizers_.emplace_back(bundle.file(spec.tokenizer), spec);
+}
+
+Cond Conditions::gather(const std::vector<Condition>& wanted, double indicator_scale, Size size, const Warn& warn) {
+    std::map<Condition, size_t> distinct;
+    std::vector<std::shared_ptr<const Cond>> rows;
+    std::vector<size_t> index;
+    for (const Condition& condition : wanted) {
+        const auto [place, is_new] = distinct.emplace(condition, rows.size());
+        if (is_new) rows.push_back(row(condition, indicator_scale, size, warn));
+        index.push_back(place->second);
+    }
+    Cond out;
+    for (size_t part = 0; part < rows.at(0)->size(); part++) {
+        std::vector<const Array*> arrays;
+        for (const auto& each : rows) arrays.push_back(&(*each)[part].second);
+        out.emplace_back((*rows[0])[part].first, take(concat(arrays), index));
+    }
+    return out;
+}
+
+Cond Conditions::probe_rows(double indicator_scale, Size size) {
+    std::vector<int64_t> codes{NULL_CODE};
+    for (int64_t code = 0; code < std::min<int64_t>(config_.num_codes, kProbeRows - 1); code++) codes.push_back(code);
+    std::vector<Condition> wanted;
+    if (config_.prompt_free) {
+        for (const int64_t code : codes) wanted.push_back({std::nullopt, code});
+    } else {
+        for (size_t i = 0; i < kProbeRows; i++) {
+            wanted.push_back({kProbeTexts[i % kProbeTexts.size()], codes[i % codes.size()]});
+        }
+    }
+    return gather(wanted, indicator_scale, size, {});
+}
+
+std::shared_ptr<const Cond> Conditions::row(const Condition& condition, double indicator_scale, Size size,
+                                            const Warn& warn) {
+    const bool sized = std::any_of(config_.added.begin(), config_.added.end(),
+                                   [](const TensorSpec& spec) { return spec.name == kSizes; });
+    const Key key{condition, indicator_scale, sized ? std::optional(size) : std::nullopt};
+    return rows_.get(key, [&] { return make(condition, indicator_scale, size, warn); });
+}
+
+Cond Conditions::make(const Condition& condition, double indicator_scale, Size size, const Warn& warn) {
+    const auto text = texts_.get(condition.text, [&] { return encode(condition.text, warn); });
+    std::map<std::string, Array> given(text->begin(), text->end());
+    const auto height = static_cast<float>(size.height), width = static_cast<float>(size.width);
+    given.emplace("code", Array::of({1}, std::vector<int64_t>{condition.code}));
+    given.emplace("indicator_scale", Array::of({1}, std::vector{static_cast<float>(indicator_scale)}));
+    given.emplace(kSizes, Array::of({1, 6}, std::vector<float>{height, width, 0, 0, height, width}));
+    return backend_.conditioner(given);
+}
+
+// Context [1, T, D] and, where the family has one, the pooled text [1, P]; zeros for no text.
+Cond Conditions::encode(const std::optional<std::string>& text, const Warn& warn) {
+    if (!text || tokenizers_.empty()) {
+        Cond zeros{{kContext, Array(DType::float32, {1, longest_, config_.context_dim})}};
+        for (const TensorSpec& spec : config_.added) {
+            if (spec.name == kSizes) continue;
+            std::vector<int64_t> shape{1};
+            for (const Axis& side : spec.shape) shape.push_back(std::get<int64_t>(side));
+            zeros.emplace_back(spec.name, Array(DType::float32, shape));
+        }
+        return zeros;
+    }
+    std::map<std::string, Array> ids;
+    std::vector<std::string> said;
+    for (size_t i = 0; i < tokenizers_.size(); i++) {
+        const TextSpec& spec = config_.text[i];
+        std::string loss;
+        ids.emplace(spec.input, Array::of({1, spec.max_length}, tokenizers_[i].ids(*text, loss)));
+        if (loss.empty() || std::find(said.begin(), said.end(), loss) != said.end()) continue;
+        said.push_back(loss);
+        if (warn) warn(loss);
+    }
+    return backend_.text_encoder(ids);
+}
+
+}  // namespace ddm

@@ -1,0 +1,60 @@
+// Text and code to rows of `cond`: each row is made once, alone, and kept while there is room.
+#ifndef DDM_RT_CONDITIONS_H
+#define DDM_RT_CONDITIONS_H
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "clip_tokenizer.h"
+#include "error.h"
+#include "guidance.h"
+#include "recent.h"
+
+namespace ddm {
+
+struct Size {
+    int64_t height, width;  // of images, in pixels
+
+    auto operator<=>(const Size&) const = default;
+};
+
+// Any number of threads may use it.
+class Conditions {
+public:
+    // Throws Error for a tokenizer that can't be read.
+    Conditions(const Bundle& bundle, Backend& backend);
+
+    // `cond` with one row per entry of `wanted`.
+    Cond gather(const std::vector<Condition>& wanted, double indicator_scale, Size size, const Warn& warn);
+
+    // Rows of unlike texts and codes for `probe`.
+    Cond probe_rows(double indicator_scale, Size size);
+
+private:
+    struct Key {
+        Condition condition;
+        double indicator_scale;
+        std::optional<Size> size;  // where the conditioner takes it
+
+        auto operator<=>(const Key&) const = default;
+    };
+
+    std::shared_ptr<const Cond> row(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
+    Cond make(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
+    Cond encode(const std::optional<std::string>& text, const Warn& warn);
+
+    const BundleConfig config_;
+    Backend& backend_;
+    std::vector<ClipTokenizer> tokenizers_;  // one for each text encoder
+    int64_t longest_;                        // tokens of a prompt
+    Recent<Key, Cond> rows_;
+    Recent<std::optional<std::string>, Cond> texts_;
+};
+
+}  // namespace ddm
+
+#endif

@@ -1,0 +1,32 @@
+// What a caller can act on: thrown inside, turned into a status at the C boundary, in the words of the Python package.
+#ifndef DDM_RT_ERROR_H
+#define DDM_RT_ERROR_H
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+namespace ddm {
+
+enum class Status {
+    input = 1,   // DdmError
+    bundle = 2,  // BundleError
+    ledger = 3,  // LedgerError
+    backend = 4,  // BackendUnavailable
+    cancelled = 5,
+};
+
+class Error : public std::runtime_error {
+public:
+    Error(Status status, const std::string& message) : std::runtime_error(message), status(status) {}
+    explicit Error(const std::string& message) : Error(Status::input, message) {}
+
+    const Status status;
+};
+
+// Told what doesn't stop a request, where Python would log a warning.
+using Warn = std::function<void(const std::string&)>;
+
+}  // namespace ddm
+
+#endif

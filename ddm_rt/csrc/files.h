@@ -1,0 +1,22 @@
+// Reading files and their hashes.
+#ifndef DDM_RT_FILES_H
+#define DDM_RT_FILES_H
+
+#include <string>
+#include <string_view>
+
+namespace ddm {
+
+// All of a file. Throws std::system_error; its code().message() is what Python calls strerror.
+std::string read_file(const std::string& path);
+
+// 64 lower-case hexadecimal digits. The first throws std::system_error.
+std::string sha256_of_file(const std::string& path);
+std::string sha256_of(std::string_view data);
+
+// Write under a temporary name, fsync, rename. Throws std::system_error; then the old file stands as it was.
+void write_file_atomically(const std::string& path, std::string_view content);
+
+}  // namespace ddm
+
+#endif

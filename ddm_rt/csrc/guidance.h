@@ -1,0 +1,32 @@
+// Which branches of the denoiser an image needs, and the scale of each; the formulas stand in ddm_rt/sample/guidance.py.
+#ifndef DDM_RT_GUIDANCE_H
+#define DDM_RT_GUIDANCE_H
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ddm {
+
+// What one branch is conditioned on. No text: zeros in its place.
+struct Condition {
+    std::optional<std::string> text;
+    int64_t code;
+
+    auto operator<=>(const Condition&) const = default;
+};
+
+// From the least conditioned on, and the scales of the differences between neighbours, one fewer.
+struct Branches {
+    std::vector<Condition> conditions;
+    std::vector<double> scales;
+};
+
+// The fewest branches for one image. No `text_scale`: the bundle takes no prompts.
+Branches branches(const Condition& wanted, const std::optional<std::string>& null_text,
+                  std::optional<double> text_scale, double code_scale);
+
+}  // namespace ddm
+
+#endif

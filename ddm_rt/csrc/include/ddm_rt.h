@@ -1,0 +1,187 @@
+/* Balanced images from a ddm_rt bundle, for programs without Python.
+ *
+ *     ddm_rt_pipeline *pipeline;
+ *     ddm_rt_pipeline_open("bundles/digits", NULL, &pipeline);
+ *     ddm_rt_request *request;
+ *     ddm_rt_request_create(&request);
+ *     ddm_rt_request_set_n(request, 64);
+ *     ddm_rt_images *images;
+ *     ddm_rt_generate(pipeline, request, &images);
+ *
+ * A function that can fail returns a status, and ddm_rt_last_error() says in words what was wrong: the words of the
+ * Python package. Nothing is thrown, nothing ends the process, and what a failed call would have returned is null.
+ *
+ * Text is UTF-8 that ends with a null, and is copied. Options and requests belong to one thread at a time, but for
+ * ddm_rt_request_cancel. A pipeline may generate on any number of threads at a time. What ..._destroy and ..._close are
+ * given must not be in use; null is allowed.
+ *
+ * Every name begins with ddm_rt_ or DDM_RT_, so that ddm_kernels.h can stand beside this.
+ */
+#ifndef DDM_RT_H
+#define DDM_RT_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define DDM_RT_API __attribute__((visibility("default")))
+#else
+#define DDM_RT_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Of this header. It grows with each change; a library reads programs of every ABI from 1 to its own. */
+#define DDM_RT_ABI 1
+
+/* Of the library that is loaded. */
+DDM_RT_API int32_t ddm_rt_abi(void);
+DDM_RT_API const char *ddm_rt_version(void); /* "0.1.0": that of the Python package beside it */
+
+typedef int32_t ddm_rt_status;
+#define DDM_RT_OK 0
+#define DDM_RT_BAD_INPUT 1     /* an argument, a manifest or a calibration; nothing was made */
+#define DDM_RT_BAD_BUNDLE 2    /* missing something, altered, truncated or foreign */
+#define DDM_RT_BAD_LEDGER 3    /* damaged, locked, of another bundle, closed */
+#define DDM_RT_NO_BACKEND 4    /* can't run here, or not this bundle; nothing else is taken in its place */
+#define DDM_RT_CANCELLED 5     /* by ddm_rt_request_cancel */
+#define DDM_RT_NOT_DELIVERED 6 /* the delivery callback refused the images */
+#define DDM_RT_OUT_OF_MEMORY 7
+#define DDM_RT_INTERNAL 8 /* an error of this library: please report it */
+
+/* What went wrong in this thread's last call that didn't return DDM_RT_OK. Never null; valid until its next one. */
+DDM_RT_API const char *ddm_rt_last_error(void);
+
+/* JSON, a list of {"name", "reason"}: every backend, with the reason why it isn't in this library or can't run on this
+ * machine, null where it can. Valid until this thread's next call of it; null where memory is short. */
+DDM_RT_API const char *ddm_rt_backends(void);
+
+/* ---- Opening a bundle ---- */
+
+typedef struct ddm_rt_options ddm_rt_options;
+typedef struct ddm_rt_pipeline ddm_rt_pipeline;
+
+/* Told, on the thread that calls, what Python would log as a warning: a prompt that is cut off, a replay elsewhere. */
+typedef void (*ddm_rt_warn)(void *user, const char *message);
+
+DDM_RT_API ddm_rt_status ddm_rt_options_create(ddm_rt_options **options);
+DDM_RT_API void ddm_rt_options_destroy(ddm_rt_options *options);
+
+/* "auto" (the default) or a name of ddm_rt_backends(). */
+DDM_RT_API ddm_rt_status ddm_rt_options_set_backend(ddm_rt_options *options, const char *name);
+
+/* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. */
+DDM_RT_API ddm_rt_status ddm_rt_options_set_threads(ddm_rt_options *options, int32_t threads);
+
+/* File that keeps the counts of scopes: Python and other processes may use it at the same time. By default counts are in
+ * memory and end with the pipeline. `fsync` other than 0: it also survives a power loss. */
+DDM_RT_API ddm_rt_status ddm_rt_options_set_ledger(ddm_rt_options *options, const char *path, int32_t fsync);
+
+/* ONNX Runtime's shared library, 1.21 or later: a path, or a name that the system finds. By default what the environment
+ * variable DDM_RT_ONNXRUNTIME says, else what this library was built with. One for the whole process. */
+DDM_RT_API ddm_rt_status ddm_rt_options_set_onnxruntime(ddm_rt_options *options, const char *library);
+
+/* `warn` may be called on every thread that uses the pipeline, and must not throw. */
+DDM_RT_API ddm_rt_status ddm_rt_options_set_warn(ddm_rt_options *options, ddm_rt_warn warn, void *user);
+
+/* Open the bundle in `directory`, after checking the hash of every file that decides an image's content. `options` may
+ * be null, and may be destroyed afterwards. */
+DDM_RT_API ddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_rt_options *options,
+                                              ddm_rt_pipeline **pipeline);
+DDM_RT_API void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline);
+
+/* JSON: {"bundle_id", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple", "prompt_free",
+ * "backend", "precision", "threads", "versions"}. It lives as long as the pipeline. */
+DDM_RT_API const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline);
+
+/* ---- A request: the arguments of Python's Pipeline.generate; what isn't set takes the bundle's default ---- */
+
+typedef struct ddm_rt_request ddm_rt_request;
+
+DDM_RT_API ddm_rt_status ddm_rt_request_create(ddm_rt_request **request);
+DDM_RT_API void ddm_rt_request_destroy(ddm_rt_request *request);
+
+DDM_RT_API ddm_rt_status ddm_rt_request_set_n(ddm_rt_request *request, int64_t n);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_seed(ddm_rt_request *request, uint64_t seed);
+
+/* One prompt, or several in turn: image i has number i % count. For bundles that take prompts. */
+DDM_RT_API ddm_rt_status ddm_rt_request_add_prompt(ddm_rt_request *request, const char *prompt);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_negative_prompt(ddm_rt_request *request, const char *prompt);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_guidance_scale(ddm_rt_request *request, double scale);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_indicator_guidance_scale(ddm_rt_request *request, double scale);
+
+DDM_RT_API ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps);
+/* "ddpm", "ddim", "euler", "dpm++2m" or "lcm" */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_sampler(ddm_rt_request *request, const char *sampler);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_height(ddm_rt_request *request, int64_t pixels);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_width(ddm_rt_request *request, int64_t pixels);
+
+/* One code for each of the n images in place of a quota; -1 is the null code. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_codes(ddm_rt_request *request, const int64_t *codes, int64_t count);
+/* "uniform", shares of top codes ("code:0=.3,code:1=.7"), or of groups where the bundle has a calibration */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_target(ddm_rt_request *request, const char *target);
+/* "auto", "on" or "off" */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_balance(ddm_rt_request *request, const char *balance);
+/* The codes go on where the last request of this scope and target stopped. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_scope(ddm_rt_request *request, const char *scope);
+/* Other than 0: the codes are permuted within the request by its seed. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_shuffle(ddm_rt_request *request, int32_t shuffle);
+/* Other than 0: take a calibration that was made for other settings. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_allow_stale(ddm_rt_request *request, int32_t allow_stale);
+/* A prompt with this word (or phrase) gets the null code and counts in no quota. Any number of them. */
+DDM_RT_API ddm_rt_status ddm_rt_request_add_leave_alone(ddm_rt_request *request, const char *word);
+/* In place of that: a list of words in JSON, or an object with a list for each scope ("*": any). `name` is what errors
+ * call it, or null. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_leave_alone_json(ddm_rt_request *request, const char *json, int64_t size,
+                                                             const char *name);
+
+/* Told the steps done and the steps in all, on the thread that generates. */
+typedef void (*ddm_rt_on_step)(void *user, int64_t done, int64_t total);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_on_step(ddm_rt_request *request, ddm_rt_on_step on_step, void *user);
+
+/* Given the images before a scope's draws count as done. Where it returns other than 0, they are given back, and
+ * generating ends with DDM_RT_NOT_DELIVERED. The images belong to the library until ddm_rt_generate has returned. */
+typedef struct ddm_rt_images ddm_rt_images;
+typedef int32_t (*ddm_rt_deliver)(void *user, const ddm_rt_images *images);
+DDM_RT_API ddm_rt_status ddm_rt_request_set_deliver(ddm_rt_request *request, ddm_rt_deliver deliver, void *user);
+
+/* From any thread, before or while the request is used: it ends before its next step. A cancelled request stays so. */
+DDM_RT_API ddm_rt_status ddm_rt_request_cancel(ddm_rt_request *request);
+
+/* ---- Images ---- */
+
+DDM_RT_API ddm_rt_status ddm_rt_generate(ddm_rt_pipeline *pipeline, const ddm_rt_request *request,
+                                         ddm_rt_images **images);
+
+/* The images of a manifest.json again, or only number `index` unless that is DDM_RT_ALL. `manifest` is the file's content,
+ * `name` what errors call it, or null. Of `request`, which may be null, the callbacks and the cancellation count. The
+ * ledger isn't asked. */
+#define DDM_RT_ALL INT64_MIN
+DDM_RT_API ddm_rt_status ddm_rt_replay(ddm_rt_pipeline *pipeline, const char *manifest, int64_t size, const char *name,
+                                       int64_t index, const ddm_rt_request *request, ddm_rt_images **images);
+
+DDM_RT_API void ddm_rt_images_destroy(ddm_rt_images *images);
+
+DDM_RT_API int64_t ddm_rt_images_count(const ddm_rt_images *images);
+DDM_RT_API int64_t ddm_rt_images_height(const ddm_rt_images *images);
+DDM_RT_API int64_t ddm_rt_images_width(const ddm_rt_images *images);
+
+/* RGB bytes of image `index`, row by row: height * width * 3. Null beyond the last. They live as long as the images. */
+DDM_RT_API const uint8_t *ddm_rt_images_rgb(const ddm_rt_images *images, int64_t index);
+
+/* -1 is the null code, and what is beyond the last. */
+DDM_RT_API int64_t ddm_rt_images_code(const ddm_rt_images *images, int64_t index);
+DDM_RT_API int64_t ddm_rt_images_top_code(const ddm_rt_images *images, int64_t index);
+DDM_RT_API uint64_t ddm_rt_images_seed(const ddm_rt_images *images, int64_t index);
+/* The name that the manifest has for it: "00000.png". Null beyond the last. */
+DDM_RT_API const char *ddm_rt_images_file(const ddm_rt_images *images, int64_t index);
+
+/* manifest.json's content, which ddm_rt_replay and `ddm-rt sample --from` take. */
+DDM_RT_API const char *ddm_rt_images_manifest(const ddm_rt_images *images);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,83 @@
+// The ledger: how many images of each code a stream of requests has got, in memory or in the SQLite file that the
+// Python package uses too, at the same time (ddm_rt/sample/ledger.py).
+#ifndef DDM_RT_LEDGER_H
+#define DDM_RT_LEDGER_H
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quota.h"
+
+namespace ddm {
+
+// What is counted apart.
+struct Stream {
+    std::string bundle_id, scope, target;
+    std::optional<std::string> calibration_id;
+
+    auto operator<=>(const Stream&) const = default;
+};
+
+struct Draw {
+    int64_t position;  // in the stream, from 0
+    int64_t code;
+};
+
+// Images per code: positions handed out at least once; of those, in requests under way; and in the pool.
+struct LedgerCounts {
+    std::map<int64_t, int64_t> issued, leased, pooled;
+};
+
+class LedgerState;
+
+// Draws of one request. Its destructor gives back what was not committed. It must not outlive a closed ledger's use:
+// committing then throws.
+class Lease {
+public:
+    Lease(std::shared_ptr<LedgerState> ledger, std::string owner, int64_t number, std::vector<Draw> draws);
+    Lease(Lease&& other) noexcept;
+    Lease& operator=(Lease&&) = delete;
+    ~Lease();
+
+    const std::vector<Draw>& draws() const { return draws_; }
+
+    void commit();   // the draws are done; throws Error where that can't be recorded, and then none of them is
+    void release();  // give them back, unless they were committed
+
+private:
+    std::shared_ptr<LedgerState> ledger_;  // null once committed or given back
+    std::string owner_;
+    int64_t number_;
+    std::vector<Draw> draws_;
+};
+
+// Any number of threads may use it. Throws Error with Status::ledger for a file that can't be used.
+class Ledger {
+public:
+    // No path: in memory.
+    explicit Ledger(const std::optional<std::string>& path = std::nullopt, bool fsync = false, double timeout_s = 10);
+    ~Ledger();  // closes
+    Ledger(const Ledger&) = delete;
+    Ledger& operator=(const Ledger&) = delete;
+
+    // `n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
+    Lease lease(const Stream& stream, const std::function<TreeQuota()>& make_quota, int64_t n);
+
+    LedgerCounts counts(const Stream& stream);
+    void check_bundle(const std::string& bundle_id);
+
+    // Gives back the draws of requests under way. The ledger is of no use afterwards.
+    void close();
+
+private:
+    std::shared_ptr<LedgerState> state_;
+};
+
+}  // namespace ddm
+
+#endif

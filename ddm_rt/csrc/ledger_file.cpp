@@ -1,0 +1,276 @@
+#include "ledger_file.h"
+
+#include <array>
+#include <cerrno>
+#include <dirent.h>
+#include <fcntl.h>
+#include <set>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <vector>
+
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+constexpr int64_t APPLICATION_ID = 0x44444D31;  // "DDM1": an SQLite file with another one is no ledger
+static_assert(APPLICATION_ID == 1145326897, "as in the schema");
+constexpr int64_t VERSION = 1;
+// As in Python to the letter: either side makes the file that the other goes on with.
+constexpr const char* SCHEMA = R"sql(
+PRAGMA page_size = 1024;
+PRAGMA application_id = 1145326897;
+PRAGMA user_version = 1;
+CREATE TABLE streams (
+    number INTEGER PRIMARY KEY,
+    bundle_id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    target TEXT NOT NULL,
+    calibration_id TEXT NOT NULL,  -- '' for none
+    counts TEXT NOT NULL,  -- JSON: for each code, how many positions were handed out at least once
+    UNIQUE (bundle_id, scope, target, calibration_id)
+);
+CREATE TABLE draws (  -- handed out and not done: leased by an owner, or in the pool
+    stream INTEGER NOT NULL REFERENCES streams,
+    position INTEGER NOT NULL,
+    code INTEGER NOT NULL,
+    owner TEXT,  -- NULL in the pool
+    lease INTEGER,
+    PRIMARY KEY (stream, position)
+) WITHOUT ROWID;
+CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
+CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
+)sql";
+
+[[noreturn]] void fail(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(Status::ledger, message); }
+
+// A file's handle, and with it its lock, as long as this stands.
+class Handle {
+public:
+    Handle(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC)) {
+        if (number < 0) fail(path);
+    }
+    ~Handle() { ::close(number); }
+    Handle(const Handle&) = delete;
+    Handle& operator=(const Handle&) = delete;
+
+    const int number;
+};
+
+void lock(int handle, const std::string& path) {
+    while (::flock(handle, LOCK_EX)) {
+        if (errno != EINTR) fail(path);
+    }
+}
+
+std::string folder_of(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    return slash == path.npos ? "." : path.substr(0, slash + 1);
+}
+
+std::string name_of(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    return slash == path.npos ? path : path.substr(slash + 1);
+}
+
+std::string absolute(const std::string& path) {
+    if (path.starts_with('/')) return path;
+    std::array<char, 4096> here;
+    if (!::getcwd(here.data(), here.size())) fail(path);
+    return join_path(here.data(), path);
+}
+
+// An empty ledger under another name, then renamed: a process that is killed leaves none half-made.
+void create(const std::string& path) {
+    const Handle folder(folder_of(path), O_RDONLY);
+    lock(folder.number, path);
+    if (file_exists(path)) return;
+    const std::string made = join_path(folder_of(path), "." + name_of(path) + ".new");
+    for (const char* suffix : {"", "-journal", "-wal", "-shm"}) ::unlink((made + suffix).c_str());
+    {
+        Connection connection(absolute(made), true, 5);
+        connection.run(std::string("PRAGMA synchronous = OFF;") + SCHEMA);
+        connection.run("PRAGMA journal_mode = WAL");
+    }
+    const Handle file(made, O_RDONLY);
+    if (::fsync(file.number) || ::rename(made.c_str(), path.c_str()) || ::fsync(folder.number)) fail(path);
+}
+
+int64_t pragma(Connection& connection, const char* sql) {
+    Statement statement(connection, sql);
+    return statement.step() ? statement.integer(0) : 0;
+}
+
+std::string single_spaced(const std::string& text) {
+    std::vector<std::string> words;
+    for (const std::string& line : split(text, '\n')) {
+        for (const std::string& word : split(line, ' ')) {
+            if (!strip(word).empty()) words.emplace_back(strip(word));
+        }
+    }
+    return join(" ", words);
+}
+
+void check(Connection& connection, const std::string& path) {
+    const std::string ledger = "ledger " + path;
+    struct stat found;
+    if (::stat(path.c_str(), &found)) fail(path);
+    if (found.st_size == 0) refuse(ledger + ": empty; expected a ledger, or no file, for a new one");
+    const int64_t application = pragma(connection, "PRAGMA application_id");
+    const int64_t version = pragma(connection, "PRAGMA user_version");
+    if (application != APPLICATION_ID) refuse(ledger + ": an SQLite file, but no ledger; name another file");
+    if (version != VERSION) refuse(concat(ledger, ": of version ", version, "; this program reads ", VERSION));
+    Statement quick(connection, "PRAGMA quick_check(1)");
+    const std::string verdict = quick.step() ? quick.text(0) : "";
+    if (verdict != "ok") {
+        refuse(concat(ledger, ": damaged (", single_spaced(verdict), "); restore a copy, or name another file"));
+    }
+}
+
+std::string lock_file(const std::string& ledger, const std::string& name) { return ledger + "-owner-" + name; }
+
+bool is_locked(const std::string& path) {
+    const int handle = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (handle < 0) {
+        if (errno == ENOENT) return false;
+        fail(path);
+    }
+    const bool locked = ::flock(handle, LOCK_EX | LOCK_NB) != 0;
+    ::close(handle);
+    return locked;
+}
+
+std::vector<std::string> owners(Connection& connection) {
+    std::vector<std::string> names;
+    Statement statement(connection, "SELECT name FROM owners");
+    while (statement.step()) names.push_back(statement.text(0));
+    return names;
+}
+
+void take_back(Connection& connection, const std::string& name) {
+    Statement(connection, "UPDATE draws SET owner = NULL, lease = NULL WHERE owner = ?", name).run();
+    Statement(connection, "DELETE FROM owners WHERE name = ?", name).run();
+}
+
+// Lock files of processes that were killed before their names were entered.
+void remove_strays(Connection& connection, const std::string& ledger) {
+    const std::vector<std::string> list = owners(connection);
+    const std::set<std::string> names(list.begin(), list.end());
+    const std::string prefix = lock_file(name_of(ledger), "");
+    const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(folder_of(ledger).c_str()), ::closedir);
+    if (!folder) fail(ledger);
+    while (const dirent* entry = ::readdir(folder.get())) {
+        const std::string found = entry->d_name;
+        if (!found.starts_with(prefix) || names.contains(found.substr(prefix.size()))) continue;
+        const std::string path = join_path(folder_of(ledger), found);
+        if (!is_locked(path)) ::unlink(path.c_str());
+    }
+}
+
+std::string random_name() {
+    std::array<unsigned char, 8> bytes;
+    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) fail("getrandom");
+    std::string name;
+    for (const unsigned char byte : bytes) {
+        name += "0123456789abcdef"[byte >> 4];
+        name += "0123456789abcdef"[byte & 15];
+    }
+    return name;
+}
+
+}  // namespace
+
+std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, bool fsync, double timeout_s) {
+    if (!path) {
+        auto connection = std::make_unique<Connection>(":memory:", true, timeout_s);
+        connection->run(SCHEMA);
+        return connection;
+    }
+    try {
+        if (!file_exists(*path)) create(*path);
+        // Nothing is created here: a file that is moved away meanwhile is no reason to begin at zero.
+        auto connection = std::make_unique<Connection>(absolute(*path), false, timeout_s);
+        check(*connection, *path);
+        connection->run(fsync ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
+        connection->run("PRAGMA wal_autocheckpoint = 4096");
+        return connection;
+    } catch (const SqliteError& error) {
+        throw explained(error, "ledger " + *path, timeout_s);
+    } catch (const std::system_error& error) {
+        refuse(concat("ledger ", *path, ": cannot be made or opened (", error.code().message(), ")"));
+    }
+}
+
+Error explained(const SqliteError& error, const std::string& ledger, double timeout_s) {
+    const auto told = [&](const std::string& what) { return Error(Status::ledger, ledger + what); };
+    switch (error.code) {
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        return told(concat(": locked by another process for more than ", general(timeout_s, 6), " s; nothing was changed"));
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        return told(concat(": damaged, or no ledger (", error.message, "); restore a copy, or name another file"));
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+    case SQLITE_PERM:
+        return told(concat(": cannot be written (", error.message, "); a ledger must be, and its directory too"));
+    default: return told(concat(": ", error.message, "; nothing was changed"));
+    }
+}
+
+bool file_exists(const std::string& path) {
+    struct stat found;
+    if (::stat(path.c_str(), &found) == 0) return true;
+    if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return false;
+    fail(path);
+}
+
+Owner::Owner(Connection& connection, const std::string& ledger)
+    : name(random_name()),
+      lock_(lock_file(ledger, name)),
+      handle_(::open(lock_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644)) {
+    if (handle_ < 0) fail(lock_);
+    try {
+        lock(handle_, lock_);
+        Statement(connection, "INSERT OR IGNORE INTO owners VALUES (?)", name).run();
+        remove_strays(connection, ledger);
+    } catch (...) {
+        ::unlink(lock_.c_str());
+        ::close(handle_);
+        throw;
+    }
+}
+
+Owner::~Owner() {
+    if (handle_ < 0) return;
+    ::unlink(lock_.c_str());
+    ::close(handle_);
+}
+
+bool Owner::registered(Connection& connection) const {
+    return Statement(connection, "SELECT 1 FROM owners WHERE name = ?", name).step();
+}
+
+void Owner::retire(Connection& connection) const { take_back(connection, name); }
+
+void Owner::forget() {
+    ::close(handle_);
+    handle_ = -1;
+}
+
+void take_back_from_dead(Connection& connection, const std::string& ledger, const std::string& own) {
+    for (const std::string& name : owners(connection)) {
+        const std::string path = lock_file(ledger, name);
+        if (name == own || is_locked(path)) continue;
+        take_back(connection, name);
+        ::unlink(path.c_str());
+    }
+}
+
+}  // namespace ddm

@@ -1,0 +1,49 @@
+// The ledger's file: how it is made, opened and refused; and which of the processes that use it are alive
+// (ddm_rt/sample/ledger_file.py, whose file this is).
+#ifndef DDM_RT_LEDGER_FILE_H
+#define DDM_RT_LEDGER_FILE_H
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "error.h"
+#include "sqlite.h"
+
+namespace ddm {
+
+// A connection to the ledger at `path`, which is made where there is none, or to one in memory. Throws Error with
+// Status::ledger for a file that can't be used, which is left as it is.
+std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, bool fsync, double timeout_s);
+
+// What SQLite's error means to the user.
+Error explained(const SqliteError& error, const std::string& ledger, double timeout_s);
+
+bool file_exists(const std::string& path);
+
+// A process's name in a ledger, and the lock that shows it alive: the system ends it with the process.
+class Owner {
+public:
+    // Enters a new name, in the transaction in which the lock is made: nobody sees one without the other.
+    Owner(Connection& connection, const std::string& ledger);
+    ~Owner();  // unlocks
+    Owner(const Owner&) = delete;
+    Owner& operator=(const Owner&) = delete;
+
+    bool registered(Connection& connection) const;
+    void retire(Connection& connection) const;  // take the name off; draws that it still holds go to the pool
+    void forget();                              // in a forked child: the file stays the parent's
+
+    const std::string name;
+
+private:
+    std::string lock_;
+    int handle_;
+};
+
+// The draws of owners that are no longer alive go to the pool.
+void take_back_from_dead(Connection& connection, const std::string& ledger, const std::string& own);
+
+}  // namespace ddm
+
+#endif

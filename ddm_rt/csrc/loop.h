@@ -1,0 +1,31 @@
+// The sampling loop of images that start and end together (ddm_rt/sample/loop.py).
+#ifndef DDM_RT_LOOP_H
+#define DDM_RT_LOOP_H
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "backend.h"
+#include "buckets.h"
+#include "guidance.h"
+#include "schedule.h"
+
+namespace ddm {
+
+// Told the number of steps done.
+using Done = std::function<void(int64_t)>;
+// Asked before each step.
+using Cancelled = std::function<bool()>;
+// Makes a `cond` with one row per condition.
+using Gather = std::function<Cond(const std::vector<Condition>&)>;
+
+// Samples [B, C, H, W] from the first states `x`, already times table.init_scale. All of `needed` have as many branches
+// as each other; calls have sizes in `buckets`. Throws Error with Status::cancelled.
+Array sample(Backend& backend, const StepTable& table, Array x, const std::vector<Branches>& needed,
+             const std::vector<uint64_t>& seeds, const Gather& gather, const std::vector<size_t>& buckets,
+             const Done& done, const Cancelled& cancelled);
+
+}  // namespace ddm
+
+#endif

@@ -1,0 +1,79 @@
+// manifest.json: which seed, prompt, code and settings made each image; the same file that Python writes and reads.
+#ifndef DDM_RT_MANIFEST_H
+#define DDM_RT_MANIFEST_H
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "config.h"
+#include "json.h"
+
+namespace ddm {
+
+// What was asked for, with every default filled in.
+struct Request {
+    std::vector<std::string> prompts;  // none: a prompt-free bundle; several: image i has number i % size
+    std::optional<std::string> negative_prompt;
+    int64_t n = 1;
+    uint64_t seed = 0;
+    std::optional<std::vector<int64_t>> codes;  // none: drawn by quota, or null codes
+    Balance balance = Balance::automatic;
+    std::optional<std::vector<std::string>> leave_alone;
+    std::optional<std::string> scope;
+    bool shuffle = false;
+    int64_t height = 0, width = 0;  // pixels
+    std::optional<double> guidance_scale;
+    double indicator_guidance_scale = 1;
+    double indicator_scale = 1;
+    double eta = 0;
+    Clip clip;
+    bool one_prompt = true;  // false: a list of prompts, as it was given
+};
+
+struct ImageRecord {
+    std::string file;
+    uint64_t seed;
+    int64_t code;
+    int64_t top_code;
+    std::optional<int64_t> position;    // in the scope's stream
+    std::optional<std::string> prompt;  // where the request has several
+};
+
+// On what images are made.
+struct MadeBy {
+    std::string backend, precision;
+    int64_t threads = 1;
+    std::vector<std::pair<std::string, std::string>> versions;
+
+    bool operator==(const MadeBy&) const = default;
+};
+
+struct Manifest {
+    std::string bundle_id;
+    std::optional<std::string> calibration_id;
+    Request request;
+    std::optional<std::string> target;  // none where no quota drew the codes
+    SamplerName sampler = SamplerName::ddim;
+    int64_t num_steps = 1;
+    MadeBy made_by;
+    std::vector<ImageRecord> images;
+
+    // Throw Error naming the file (or `where`) and the field that is wrong.
+    static Manifest read(const std::string& path);
+    static Manifest parse(std::string_view content, const std::string& where);
+
+    json::Value tree() const;
+    std::string write() const;  // the bytes that Python's `Generation.save` writes for it
+};
+
+// The images of a request whose codes (and, of a scope, positions) are drawn.
+std::vector<ImageRecord> image_records(const Request& request, const Codes& known, const std::vector<int64_t>& codes,
+                                       const std::optional<std::vector<std::optional<int64_t>>>& positions);
+
+}  // namespace ddm
+
+#endif

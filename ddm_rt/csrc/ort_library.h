@@ -1,0 +1,36 @@
+// ONNX Runtime's shared library, opened when the first pipeline is: so that building needs its headers alone, and a
+// program may bring the version that it wants.
+#ifndef DDM_RT_ORT_LIBRARY_H
+#define DDM_RT_ORT_LIBRARY_H
+
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace ddm {
+
+class OrtLibrary {
+public:
+    // The one of this process, opened from `path`, or from the default. Throws Error with Status::backend where it can't
+    // be opened, is too old, or another one is in use. It stays open until the process ends.
+    static std::shared_ptr<OrtLibrary> get(const std::optional<std::string>& path);
+
+    const std::string& version() const { return version_; }
+    const Ort::Env& environment() const { return *environment_; }
+
+private:
+    explicit OrtLibrary(const std::string& path);
+
+    std::string path_, version_;
+    std::optional<Ort::Env> environment_;
+};
+
+// As Python has it: "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...".
+std::string words_of(const Ort::Exception& error);
+
+}  // namespace ddm
+
+#endif

@@ -1,0 +1,245 @@
+#include "prepare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "assignment.h"
+#include "calibration.h"
+#include "leave_alone.h"
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+constexpr int64_t MOST_IMAGES = int64_t{1} << 32;
+constexpr int64_t MOST_VALUES = int64_t{1} << 31;  // of one image's latents
+
+// The text of a request, checked.
+struct Prompting {
+    std::vector<std::string> prompts;  // none for bundles that take none
+    std::vector<std::string> words;    // prompts that name one are left alone
+    std::vector<int64_t> left_alone;   // numbers of the images whose prompt names one
+};
+
+void check_text(const char* field, const std::string& text) {
+    if (invalid_utf8(text) == text.npos) return;
+    throw Error(concat(field, " is ", repr(text), "; expected Unicode text (surrogates not allowed)"));
+}
+
+void check_no_prompt(const BundleConfig& config, const Wanted& wanted) {
+    const std::string bundle = concat("bundle ", repr(config.name), " is prompt-free");
+    for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {
+        if (!prompt.empty()) throw Error(concat("prompt is given; ", bundle, " and takes none"));
+    }
+    if (wanted.negative_prompt && !wanted.negative_prompt->empty()) {
+        throw Error(concat("negative_prompt is given; ", bundle, " and takes none"));
+    }
+    if (wanted.guidance_scale) {
+        throw Error(concat("guidance_scale is ", repr(*wanted.guidance_scale), "; ", bundle,
+                           ": use indicator_guidance_scale"));
+    }
+    if (wanted.leave_alone) throw Error(concat("leave_alone is given; ", bundle, " and takes no prompts"));
+}
+
+Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance) {
+    const BundleConfig& config = bundle.config;
+    if (config.prompt_free) {
+        check_no_prompt(config, wanted);
+        return {};
+    }
+    Prompting out;
+    if (wanted.prompt) out.prompts = *wanted.prompt;
+    if (out.prompts.empty()) out.prompts = {""};
+    for (const std::string& text : out.prompts) check_text("prompt", text);
+    if (wanted.negative_prompt) check_text("negative_prompt", *wanted.negative_prompt);
+    if (wanted.negative_prompt && !wanted.negative_prompt->empty() && config.student) {
+        throw Error(concat("negative_prompt is given; bundle ", repr(config.name),
+                           " is a student: it has no branch for one"));
+    }
+    if (wanted.leave_alone) {
+        out.words = checked_words(*wanted.leave_alone);
+        if (balance == Balance::on || wanted.codes) {
+            throw Error(concat("leave_alone is given, but ", wanted.codes ? "codes are given" : "balance is \"on\"",
+                               "; it goes with balance \"auto\""));
+        }
+    }
+    std::vector<bool> named;
+    for (const std::string& text : out.prompts) named.push_back(names_one(text, out.words));
+    for (int64_t i = 0; i < wanted.n; ++i) {
+        if (named[static_cast<size_t>(i) % named.size()]) out.left_alone.push_back(i);
+    }
+    const std::set<std::string> different(out.prompts.begin(), out.prompts.end());
+    if (different.size() == 1) out.prompts.resize(1);
+    return out;
+}
+
+double scale(const char* field, std::optional<double> value, double preset) {
+    if (!value) return preset;
+    if (std::isfinite(*value) && *value >= 0) return *value;
+    throw Error(concat(field, " is ", repr(*value), "; expected a finite number, not negative"));
+}
+
+// The scale on the code; where neither request nor bundle has one, the text's: joint guidance.
+double indicator_guidance(const BundleConfig& config, std::optional<double> value, std::optional<double> text_scale) {
+    const auto preset = config.sampling.indicator_guidance_scale ? config.sampling.indicator_guidance_scale : text_scale;
+    if (!preset) {
+        throw Error(Status::bundle, concat("bundle ", repr(config.name),
+                                           ": field sampling.indicator_guidance_scale: expected a number"));
+    }
+    return scale("indicator_guidance_scale", value, *preset);
+}
+
+// Height or width in pixels.
+int64_t side(const BundleConfig& config, const std::string& field, std::optional<int64_t> pixels) {
+    if (!pixels) return config.image_size;
+    if (*pixels >= config.size_multiple && *pixels % config.size_multiple == 0) return *pixels;
+    throw Error(concat(field, " is ", *pixels, "; expected a multiple of ", config.size_multiple));
+}
+
+std::array<int64_t, 3> latent_shape(const BundleConfig& config, int64_t height, int64_t width) {
+    __extension__ typedef __int128 Wide;
+    const auto [channels, rows, columns] = config.latent_shape;
+    const Wide down = Wide{height} * rows / config.image_size, across = Wide{width} * columns / config.image_size;
+    if (down > MOST_VALUES || across > MOST_VALUES || channels > MOST_VALUES || down * across * channels > MOST_VALUES) {
+        throw Error(concat("height is ", height, ", width is ", width, "; latents of this size have more than ",
+                           MOST_VALUES, " values"));
+    }
+    return {channels, static_cast<int64_t>(down), static_cast<int64_t>(across)};
+}
+
+// The prompt of each image of a manifest. Throws Error where request and bundle don't go together.
+std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
+    const bool prompt_free = bundle.config.prompt_free;
+    const Request& request = manifest.request;
+    const auto check = [&](const char* field, bool missing) {
+        if (missing == prompt_free) return;
+        throw Error(concat("manifest: field request.", field, ": expected ",
+                           prompt_free ? "none: the bundle is prompt-free" : "one: the bundle takes prompts"));
+    };
+    check("prompt", request.one_prompt && request.prompts.empty());
+    check("guidance_scale", !request.guidance_scale);
+    std::vector<Job> jobs;
+    for (size_t i = 0; i < manifest.images.size(); ++i) {
+        const ImageRecord& image = manifest.images[i];
+        Job job{image.seed, image.prompt, image.code};
+        if (!job.text && request.one_prompt && !request.prompts.empty()) job.text = request.prompts[0];
+        if (job.text.has_value() == prompt_free) {
+            throw Error(concat("manifest: field images.", i, ".prompt: expected ", prompt_free ? "none" : "text"));
+        }
+        jobs.push_back(std::move(job));
+    }
+    return jobs;
+}
+
+Prepared prepared(const Bundle& bundle, Manifest manifest, StepTable table, std::optional<Lease> lease) {
+    const BundleConfig& config = bundle.config;
+    std::optional<std::string> null_text = manifest.request.negative_prompt;
+    if (!null_text && !config.prompt_free && !config.empty_negative_is_zero) null_text = "";
+    std::vector<Job> jobs = jobs_of(bundle, manifest);
+    const auto shape = latent_shape(config, manifest.request.height, manifest.request.width);
+    return {std::move(manifest), std::move(table), shape, std::move(jobs), std::move(null_text), std::move(lease)};
+}
+
+Weights weights_for(const Bundle& bundle, const Wanted& wanted, const Manifest& manifest, const Warn& warn) {
+    const Tree tree = code_tree(bundle);
+    if (names_top_codes(wanted.target)) return by_top_codes(tree, wanted.target);
+    const Weighted found = resolve(bundle, wanted.target, manifest, wanted.allow_stale, warn);
+    return by_codes(tree, found.target, found.code_weights, found.calibration_id);
+}
+
+std::string versions_text(const MadeBy& made_by) {
+    std::vector<std::string> parts;
+    for (const auto& [name, version] : made_by.versions) parts.push_back(concat(repr(name), ": ", repr(version)));
+    return "{" + join(", ", parts) + "}";
+}
+
+bool same_versions(MadeBy a, MadeBy b) {
+    std::sort(a.versions.begin(), a.versions.end());
+    std::sort(b.versions.begin(), b.versions.end());
+    return a.versions == b.versions;
+}
+
+void tell_differences(const MadeBy& was, const MadeBy& now, const Warn& warn) {
+    const auto tell = [&](const char* name, const std::string& before, const std::string& after) {
+        if (warn) warn(concat("replay: ", name, " was ", before, ", is ", after, ": bytes may differ"));
+    };
+    if (was.backend != now.backend) tell("backend", was.backend, now.backend);
+    if (was.precision != now.precision) tell("precision", was.precision, now.precision);
+    if (was.threads != now.threads) tell("threads", std::to_string(was.threads), std::to_string(now.threads));
+    if (!same_versions(was, now)) tell("versions", versions_text(was), versions_text(now));
+}
+
+}  // namespace
+
+Prepared prepare(const Bundle& bundle, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger, const Warn& warn) {
+    const BundleConfig& config = bundle.config;
+    if (wanted.n < 1) throw Error(concat("n is ", wanted.n, "; expected at least 1"));
+    if (wanted.n > MOST_IMAGES) throw Error(concat("image index is ", wanted.n - 1, "; expected 0 to 2**32 - 1"));
+    const Balance balance = balance_named(wanted.balance);
+    const SamplerName sampler = wanted.sampler ? sampler_named(*wanted.sampler) : config.sampling.sampler;
+    const Prompting text = prompting(bundle, wanted, balance);
+    const auto guidance = config.prompt_free
+                              ? std::nullopt
+                              : std::optional(scale("guidance_scale", wanted.guidance_scale, config.sampling.guidance_scale));
+    const auto prompts = static_cast<int64_t>(std::max<size_t>(text.prompts.size(), 1));
+    const CodePlan plan = plan_codes(bundle, wanted, balance, text.left_alone, prompts);
+    Request request{
+        .prompts = text.prompts,
+        .negative_prompt = config.prompt_free ? std::nullopt : wanted.negative_prompt,
+        .n = wanted.n,
+        .seed = wanted.seed,
+        .codes = wanted.codes ? plan.codes : std::nullopt,
+        .balance = balance,
+        .leave_alone = wanted.leave_alone ? std::optional(text.words) : std::nullopt,
+        .scope = wanted.scope,
+        .shuffle = wanted.shuffle,
+        .height = side(config, "height", wanted.height),
+        .width = side(config, "width", wanted.width),
+        .guidance_scale = guidance,
+        .indicator_guidance_scale = indicator_guidance(config, wanted.indicator_guidance_scale, guidance),
+        .indicator_scale = config.sampling.indicator_scale,
+        .eta = sampler == SamplerName::ddim ? config.sampling.eta : 0,
+        .clip = config.sampling.clip,
+        .one_prompt = text.prompts.size() < 2,
+    };
+    const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
+    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip);
+    Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}};
+    std::optional<Weights> weights;
+    if (!plan.codes) weights = weights_for(bundle, wanted, manifest, warn);
+    latent_shape(config, manifest.request.height, manifest.request.width);
+    Assigned assigned = draw_codes(plan, weights, bundle, wanted, ledger);
+    if (weights) {
+        manifest.calibration_id = weights->calibration_id;
+        manifest.target = wanted.target;
+    }
+    manifest.images = image_records(manifest.request, bundle.codes, assigned.codes, assigned.positions);
+    return prepared(bundle, std::move(manifest), std::move(table), std::move(assigned.lease));
+}
+
+Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> index, const MadeBy& made_by,
+                const Warn& warn) {
+    if (index) {
+        if (*index < 0 || *index >= static_cast<int64_t>(manifest.images.size())) {
+            throw Error(concat("index is ", *index, "; the manifest has images 0 to ", manifest.images.size() - 1));
+        }
+        manifest.images = {manifest.images[static_cast<size_t>(*index)]};
+    }
+    tell_differences(manifest.made_by, made_by, warn);
+    manifest.made_by = made_by;
+    if (manifest.bundle_id != bundle.bundle_id) {
+        throw Error(concat("manifest: bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",
+                           bundle.bundle_id.substr(0, 12), "…"));
+    }
+    std::vector<int64_t> codes;
+    for (const ImageRecord& image : manifest.images) codes.push_back(image.code);
+    check_codes(bundle, codes, "manifest: field images");
+    side(bundle.config, "manifest: field request.height", manifest.request.height);
+    side(bundle.config, "manifest: field request.width", manifest.request.width);
+    StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta,
+                                 manifest.request.clip);
+    return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);
+}
+
+}  // namespace ddm

@@ -1,0 +1,68 @@
+// Noise levels and step tables, as ddm_rt/schedule.py makes them: the same float64 operations in the same order.
+#ifndef DDM_RT_SCHEDULE_H
+#define DDM_RT_SCHEDULE_H
+
+#include <cstddef>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace ddm {
+
+enum class SamplerName { ddpm, ddim, euler, dpmpp_2m, lcm };
+enum class Spacing { leading, linspace, trailing, karras };
+enum class BetaSchedule { linear, scaled_linear, squaredcos_cap_v2 };
+enum class PredictionType { epsilon, v_prediction, sample };
+
+const char* name_of(SamplerName sampler);  // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
+const char* name_of(Spacing spacing);
+SamplerName sampler_named(std::string_view name);  // throws Error with the choices
+Spacing spacing_named(std::string_view name);
+
+using Clip = std::optional<std::pair<double, double>>;
+
+struct ScheduleConfig {
+    int64_t num_train_timesteps = 1000;
+    BetaSchedule beta_schedule = BetaSchedule::linear;
+    double beta_start = 1e-4;
+    double beta_end = 0.02;
+    PredictionType prediction_type = PredictionType::epsilon;
+    std::optional<Spacing> timestep_spacing;  // none: the sampler's own
+    int64_t steps_offset = 0;
+    bool set_alpha_to_one = true;
+};
+
+struct Schedule {
+    ScheduleConfig config;
+    std::vector<double> alphas_cumprod;  // [num_train_timesteps], strictly decreasing within (0, 1)
+
+    static Schedule from_config(const ScheduleConfig& config);
+
+    // What schedule.json says. Throws Error naming `path` and the field that is wrong.
+    static Schedule from_json(std::string_view content, const std::string& path);
+};
+
+// One row per step:  x0 = clip(a·x + b·out);  x' = c·x + d·x0 + e·x0_prev + g·out + f·z.
+struct StepTable {
+    SamplerName sampler;
+    double init_scale;
+    std::vector<double> t, a, b, c, d, e, g, f, clip_min, clip_max;  // [num_steps]
+
+    using Row = std::array<float, 9>;  // a, b, c, d, e, g, f, clip_min, clip_max
+
+    size_t num_steps() const { return t.size(); }
+    std::vector<float> timesteps() const;
+    std::vector<Row> rows() const;
+};
+
+// Throws Error naming the argument that doesn't fit.
+StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta = 0,
+                     const Clip& clip = std::nullopt, std::optional<Spacing> spacing = std::nullopt);
+
+}  // namespace ddm
+
+#endif

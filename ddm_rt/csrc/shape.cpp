@@ -1,0 +1,378 @@
+#include "shape.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "error.h"
+#include "text.h"
+
+namespace ddm::shape {
+namespace {
+
+using json::Integer;
+using json::Value;
+
+struct Problem {
+    std::string field, message;
+};
+
+[[noreturn]] void refuse(const Trail& trail, const std::string& message) {
+    throw Problem{join(".", trail), message};
+}
+
+// `what` at one step further down.
+template <typename What>
+Value below(Trail& trail, const std::string& name, What what) {
+    trail.push_back(name);
+    Value value = what();
+    trail.pop_back();
+    return value;
+}
+
+std::string written(double bound) {
+    if (bound != std::floor(bound)) return repr(bound);
+    std::string text = repr(bound);
+    return bound < 1e16 ? text.substr(0, text.size() - 2) : std::to_string(static_cast<uint64_t>(bound));
+}
+
+void check_bounds(double value, const Bounds& bounds, const Trail& trail) {
+    const auto fail = [&](const char* relation, double bound) {
+        refuse(trail, concat("Input should be ", relation, " ", written(bound)));
+    };
+    if (bounds.le && !(value <= *bounds.le)) fail("less than or equal to", *bounds.le);
+    if (bounds.lt && !(value < *bounds.lt)) fail("less than", *bounds.lt);
+    if (bounds.ge && !(value >= *bounds.ge)) fail("greater than or equal to", *bounds.ge);
+    if (bounds.gt && !(value > *bounds.gt)) fail("greater than", *bounds.gt);
+}
+
+std::string quoted_choices(const std::vector<std::string>& choices) {
+    std::string out;
+    for (size_t i = 0; i < choices.size(); ++i) {
+        if (i) out += i + 1 == choices.size() ? " or " : ", ";
+        out += choices[i];
+    }
+    return out;
+}
+
+bool all_digits(std::string_view text) {
+    return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+}
+
+// "12", " -3 ", "1_000", "2.0" as a whole number.
+std::optional<Integer> whole_number(std::string_view text) {
+    text = strip(text);
+    const bool negative = text.starts_with('-');
+    if (negative || text.starts_with('+')) text.remove_prefix(1);
+    if (const size_t point = text.find('.'); point != text.npos) {
+        const std::string_view fraction = text.substr(point + 1);
+        if (fraction.empty() || fraction.find_first_not_of('0') != fraction.npos) return std::nullopt;
+        text = text.substr(0, point);
+    }
+    std::string digits;
+    for (const std::string& part : split(text, '_')) {
+        if (!all_digits(part)) return std::nullopt;
+        digits += part;
+    }
+    digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size() - 1));
+    Value value = json::read((negative ? "-" : "") + digits);
+    return *value.as<Integer>();
+}
+
+Integer integer_of(const Value& value, const Trail& trail) {
+    if (const auto* whole = value.as<Integer>()) return *whole;
+    if (const auto* truth = value.as<bool>()) return *Value(static_cast<int64_t>(*truth)).as<Integer>();
+    if (const auto* number = value.as<double>()) {
+        if (!std::isfinite(*number)) refuse(trail, "Input should be a finite number");
+        if (*number != std::floor(*number)) {
+            refuse(trail, "Input should be a valid integer, got a number with a fractional part");
+        }
+        const double size = std::abs(*number);
+        if (size >= 0x1p63) refuse(trail, "Unable to parse input string as an integer, exceeded maximum size");
+        return {*number < 0, static_cast<uint64_t>(size), false, *number};
+    }
+    if (const auto* text = value.as<std::string>()) {
+        if (const auto whole = whole_number(*text)) return *whole;
+        refuse(trail, "Input should be a valid integer, unable to parse string as an integer");
+    }
+    refuse(trail, "Input should be a valid integer");
+}
+
+double number_of(const Value& value, const Trail& trail) {
+    double number = 0;
+    if (const auto* truth = value.as<bool>()) {
+        number = *truth;
+    } else if (const auto* text = value.as<std::string>()) {
+        const auto found = parse_float(*text);
+        if (!found) refuse(trail, "Input should be a valid number, unable to parse string as a number");
+        number = *found;
+    } else if (value.as<Integer>() || value.as<double>()) {
+        number = value.number();
+    } else {
+        refuse(trail, "Input should be a valid number");
+    }
+    if (!std::isfinite(number)) refuse(trail, "Input should be a finite number");
+    return number;
+}
+
+bool truth_of(const Value& value, const Trail& trail) {
+    if (const auto* truth = value.as<bool>()) return *truth;
+    std::string word;
+    if (const auto* text = value.as<std::string>()) {
+        word = *text;
+        std::transform(word.begin(), word.end(), word.begin(),
+                       [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+    } else if (const auto* whole = value.as<Integer>()) {
+        word = whole->magnitude > 1 || whole->negative || whole->wide ? "other" : whole->magnitude ? "1" : "0";
+    } else if (const auto* number = value.as<double>(); number && (*number == 0 || *number == 1)) {
+        word = *number == 1 ? "1" : "0";
+    } else {
+        refuse(trail, "Input should be a valid boolean");
+    }
+    for (const char* yes : {"1", "on", "t", "true", "y", "yes"}) {
+        if (word == yes) return true;
+    }
+    for (const char* no : {"0", "off", "f", "false", "n", "no"}) {
+        if (word == no) return false;
+    }
+    refuse(trail, "Input should be a valid boolean, unable to interpret input");
+}
+
+const std::string& text_of(const Value& value, const Trail& trail) {
+    if (const auto* text = value.as<std::string>()) return *text;
+    refuse(trail, "Input should be a valid string");
+}
+
+const json::List& list_of(const Value& value, const Trail& trail) {
+    if (const auto* list = value.as<json::List>()) return *list;
+    refuse(trail, "Input should be a valid array");
+}
+
+const json::Object& object_of(const Value& value, const Trail& trail) {
+    if (const auto* object = value.as<json::Object>()) return *object;
+    refuse(trail, "Input should be an object");
+}
+
+}  // namespace
+
+Check integer(Bounds bounds) {
+    return [bounds](const Value& value, Trail& trail) {
+        const Integer found = integer_of(value, trail);
+        check_bounds(found.approximate, bounds, trail);
+        const uint64_t most = static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) + found.negative;
+        if (found.wide || found.magnitude > most) refuse(trail, "Input should be an integer of at most 64 bits");
+        return Value(found);
+    };
+}
+
+Check seed() {
+    return [](const Value& value, Trail& trail) {
+        const Integer found = integer_of(value, trail);
+        if (found.wide && !found.negative) {
+            refuse(trail, "Input should be less than or equal to 18446744073709551615");
+        }
+        if (found.negative && (found.wide || found.magnitude)) {
+            refuse(trail, "Input should be greater than or equal to 0");
+        }
+        return Value(found);
+    };
+}
+
+Check number(Bounds bounds) {
+    return [bounds](const Value& value, Trail& trail) {
+        const double found = number_of(value, trail);
+        check_bounds(found, bounds, trail);
+        return Value(found);
+    };
+}
+
+Check boolean() {
+    return [](const Value& value, Trail& trail) { return Value(truth_of(value, trail)); };
+}
+
+Check text() {
+    return [](const Value& value, Trail& trail) { return Value(text_of(value, trail)); };
+}
+
+Check path() {
+    return [](const Value& value, Trail& trail) {
+        if (!value.as<std::string>()) refuse(trail, "Input is not a valid path for <class 'pathlib.Path'>");
+        return value;
+    };
+}
+
+Check hash() {
+    return [](const Value& value, Trail& trail) {
+        const std::string& found = text_of(value, trail);
+        if (found.size() != 64 || found.find_first_not_of("0123456789abcdef") != found.npos) {
+            refuse(trail, "String should match pattern '^[0-9a-f]{64}$'");
+        }
+        return value;
+    };
+}
+
+Check image_file() {
+    return [](const Value& value, Trail& trail) {
+        const std::string_view found = text_of(value, trail);
+        const std::string_view number = found.substr(0, found.size() - std::min<size_t>(found.size(), 4));
+        if (!found.ends_with(".png") || number.size() < 5 || number.size() > 10 || !all_digits(number)) {
+            refuse(trail, "String should match pattern '^\\d{5,10}\\.png$'");
+        }
+        return value;
+    };
+}
+
+Check one_of(std::vector<std::string> names, const char* listed) {
+    std::vector<std::string> quoted;
+    for (const std::string& name : names) quoted.push_back("'" + name + "'");
+    const std::string message = "Input should be " + (listed ? listed : quoted_choices(quoted));
+    return [names = std::move(names), message](const Value& value, Trail& trail) {
+        const auto* found = value.as<std::string>();
+        if (!found || std::find(names.begin(), names.end(), *found) == names.end()) refuse(trail, message);
+        return value;
+    };
+}
+
+Check one_of(std::vector<int64_t> numbers) {
+    std::vector<std::string> listed;
+    for (const int64_t number : numbers) listed.push_back(std::to_string(number));
+    return [numbers = std::move(numbers), message = "Input should be " + quoted_choices(listed)](const Value& value,
+                                                                                                 Trail& trail) {
+        const auto* truth = value.as<bool>();
+        const bool is_number = value.as<Integer>() || value.as<double>();
+        for (const int64_t number : numbers) {
+            const auto wanted = static_cast<double>(number);
+            if ((truth && *truth == wanted) || (is_number && value.number() == wanted)) return Value(number);
+        }
+        refuse(trail, message);
+    };
+}
+
+Check anything() {
+    return [](const Value& value, Trail&) { return value; };
+}
+
+Check nullable(Check check) {
+    return [check = std::move(check)](const Value& value, Trail& trail) {
+        return value.is_null() ? value : check(value, trail);
+    };
+}
+
+Check either(std::string first_name, Check first, std::string second_name, Check second) {
+    return [=](const Value& value, Trail& trail) {
+        // A number in quotes is text, where text may stand.
+        if (second_name == "str" && value.as<std::string>()) return second(value, trail);
+        const Trail here = trail;
+        try {
+            return below(trail, first_name, [&] { return first(value, trail); });
+        } catch (const Problem& problem) {
+            try {
+                trail = here;
+                return below(trail, second_name, [&] { return second(value, trail); });
+            } catch (const Problem&) {
+                throw problem;
+            }
+        }
+    };
+}
+
+Check list(Check item, size_t least) {
+    return [=](const Value& value, Trail& trail) {
+        json::List out;
+        for (const Value& each : list_of(value, trail)) {
+            out.push_back(below(trail, std::to_string(out.size()), [&] { return item(each, trail); }));
+        }
+        if (out.size() < least) {
+            refuse(trail, concat("Tuple should have at least ", least, " item", least == 1 ? "" : "s",
+                                 " after validation, not ", out.size()));
+        }
+        return Value(std::move(out));
+    };
+}
+
+Check fixed(std::vector<Check> items) {
+    return [items = std::move(items)](const Value& value, Trail& trail) {
+        const json::List& given = list_of(value, trail);
+        json::List out;
+        for (size_t i = 0; i < items.size(); ++i) {
+            out.push_back(below(trail, std::to_string(i), [&] {
+                if (i >= given.size()) refuse(trail, "Field required");
+                return items[i](given[i], trail);
+            }));
+        }
+        if (given.size() > items.size()) {
+            refuse(trail, concat("Tuple should have at most ", items.size(), " item", items.size() == 1 ? "" : "s",
+                                 " after validation, not ", given.size()));
+        }
+        return Value(std::move(out));
+    };
+}
+
+Check mapping(Check item) {
+    return [item = std::move(item)](const Value& value, Trail& trail) {
+        json::Object out;
+        for (const json::Member& member : object_of(value, trail)) {
+            out.emplace_back(member.first, below(trail, member.first, [&] { return item(member.second, trail); }));
+        }
+        return Value(std::move(out));
+    };
+}
+
+Check object(std::vector<Field> fields, After after) {
+    struct Known {
+        Field field;
+        std::optional<Value> preset;
+    };
+    auto known = std::make_shared<std::vector<Known>>();
+    for (Field& field : fields) {
+        std::optional<Value> preset;
+        if (field.preset) preset = json::read(field.preset);
+        known->push_back({std::move(field), std::move(preset)});
+    }
+    return [known, after = std::move(after)](const Value& value, Trail& trail) {
+        const json::Object& given = object_of(value, trail);
+        json::Object out;
+        for (const Known& each : *known) {
+            const Field& field = each.field;
+            out.emplace_back(field.name, below(trail, field.name, [&] {
+                                 const Value* found = value.find(field.name);
+                                 if (!found && !each.preset) refuse(trail, "Field required");
+                                 return field.check(found ? *found : *each.preset, trail);
+                             }));
+        }
+        for (const auto& member : given) {
+            const auto is_known = [&](const Known& each) { return member.first == each.field.name; };
+            if (std::none_of(known->begin(), known->end(), is_known)) {
+                trail.push_back(member.first);
+                refuse(trail, "Extra inputs are not permitted");
+            }
+        }
+        Value checked(std::move(out));
+        if (after) {
+            if (const auto problem = after(checked)) refuse(trail, "Value error, " + *problem);
+        }
+        return checked;
+    };
+}
+
+json::Value parse(const Check& check, std::string_view text, const std::string& where) {
+    Value tree;
+    try {
+        tree = json::read(text);
+    } catch (const Error& error) {
+        throw Error(concat(where, ": field (whole file): Invalid JSON: ", error.what()));
+    }
+    return parse_tree(check, tree, where);
+}
+
+json::Value parse_tree(const Check& check, const Value& tree, const std::string& where) {
+    Trail trail;
+    try {
+        return check(tree, trail);
+    } catch (const Problem& problem) {
+        throw Error(concat(where, ": field ", problem.field.empty() ? "(whole file)" : problem.field, ": ",
+                           problem.message));
+    }
+}
+
+}  // namespace ddm::shape

@@ -1,0 +1,213 @@
+"""The embedding library as it is installed: what it exports, how programs find it, and its command line."""
+
+import json
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from embedding_build import ROOT, Built, run
+from PIL import Image
+from tolerances import IMAGE_GREY_LEVELS
+
+from ddm_rt.bundle import asset
+from ddm_rt.sample.pipeline import Pipeline
+
+DIGITS = asset("digits")
+EXAMPLE = ROOT / "ddm_rt" / "csrc" / "example" / "main.c"
+
+
+def cli(built: Built, *arguments: object, code: int = 0) -> str:
+    """Output of `ddm-cli ARGUMENTS`; of a refusal, its message, which is one line."""
+    done = subprocess.run([built.cli, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+    return done.stdout
+
+
+def images_of(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("0*.p?[gm]"))])
+
+
+def grey_levels(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def test_nothing_but_the_headers_names_is_exported(built: Built) -> None:
+    lines = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).splitlines()
+    exported = {line.split()[-1] for line in lines}
+    header = (built.prefix / "include" / "ddm_rt.h").read_text()
+    assert exported == {word for word in exported if word.startswith("ddm_rt_") and f"{word}(" in header}
+    assert len(exported) > 30
+
+
+def test_the_version_is_pythons(built: Built) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert cli(built, "version") == f"{version}\n"
+
+
+def test_its_own_tests_pass(built: Built) -> None:
+    assert "100% tests passed" in run("ctest", "--output-on-failure", folder=built.build)
+
+
+def test_the_wheel_has_nothing_of_it() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    assert settings["wheel"]["cmake"] is False
+    assert "ddm_rt/csrc" in settings["wheel"]["exclude"]
+
+
+def example_gives_pythons_images(program: Path, folder: Path) -> None:
+    folder.mkdir()
+    said = run(program, DIGITS, folder=folder)
+    made = Pipeline.load(DIGITS, backend="onnxruntime").generate(n=8)
+    assert grey_levels(images_of(folder), made.images) <= IMAGE_GREY_LEVELS
+    tops = [int(line.rsplit(" ", 1)[1]) for line in said.splitlines()]
+    assert tops == [image["top_code"] for image in made.manifest["images"]]
+
+
+def test_the_example_finds_it_by_cmake(built: Built, tmp_path: Path) -> None:
+    assert len(EXAMPLE.read_text().splitlines()) <= 40
+    shutil.copy(EXAMPLE, tmp_path)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\n"
+        "project(example LANGUAGES C)\n"
+        "find_package(ddm_rt 0.1 REQUIRED)\n"
+        "add_executable(example main.c)\n"
+        "target_link_libraries(example PRIVATE ddm_rt::ddm_rt)\n"
+    )
+    run("cmake", "-S", ".", "-B", "b", f"-DCMAKE_PREFIX_PATH={built.prefix}", folder=tmp_path)
+    run("cmake", "--build", "b", folder=tmp_path)
+    example_gives_pythons_images(tmp_path / "b" / "example", tmp_path / "images")
+
+
+def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> None:
+    folder = next(built.prefix.glob("lib*/**/pkgconfig"))
+    flags = run("pkg-config", f"--with-path={folder}", "--cflags", "--libs", "ddm_rt", folder=tmp_path).split()
+    strict = ("-std=c11", "-pedantic-errors", "-Wall", "-Wextra", "-Werror")
+    rpath = f"-Wl,-rpath,{built.shared.parent}"
+    run("cc", *strict, EXAMPLE, *flags, rpath, "-o", "example", folder=tmp_path)
+    example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
+
+
+def test_the_header_is_c_and_cpp(built: Built, tmp_path: Path) -> None:
+    include = f"-I{built.prefix / 'include'}"
+    for compiler, standard, name in (("cc", "c99", "a.c"), ("c++", "c++98", "a.cpp")):
+        (tmp_path / name).write_text("#include <ddm_rt.h>\nint main(void) { return ddm_rt_abi() - DDM_RT_ABI; }\n")
+        warnings = ("-Wall", "-Wextra", "-Werror", "-pedantic-errors", "-fsyntax-only")
+        run(
+            compiler,
+            f"-std={standard}",
+            *warnings,
+            *(["-Wno-long-long"] * (name == "a.cpp")),
+            include,
+            name,
+            folder=tmp_path,
+        )
+
+
+def test_the_command_samples_as_pythons(built: Built, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = cli(built, "sample", DIGITS, "-n", 5, "--seed", 7, "--steps", 4, "--threads", 1, "--out", f"{out}/")
+    assert said == f"5 images: {out}\nlook at: {out / 'contact_sheet.png'}\n"
+    made = Pipeline.load(DIGITS, backend="onnxruntime", threads=1).generate(n=5, seed=7, num_steps=4)
+    python = made.save(tmp_path / "python")
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in python.iterdir())
+    assert grey_levels(images_of(out), made.images) <= IMAGE_GREY_LEVELS
+    sheets = [np.asarray(Image.open(folder / "contact_sheet.png")) for folder in (out, python)]
+    assert grey_levels(*sheets) <= IMAGE_GREY_LEVELS
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert manifest | {"versions": made.manifest["versions"]} == made.manifest
+
+    again = tmp_path / "again"
+    cli(built, "sample", DIGITS, "--from", out / "manifest.json", "--index", 3, "--threads", 1, "--out", again)
+    assert (images_of(again)[0] == images_of(out)[3]).all()
+
+
+def test_the_command_keeps_a_scope(built: Built, tmp_path: Path) -> None:
+    ledger = tmp_path / "counts.ledger"
+    positions = []
+    for i in range(3):
+        out = tmp_path / f"out{i}"
+        scope = ("--scope", "campaign", "--ledger", ledger, "--seed", i)
+        cli(built, "sample", DIGITS, "-n", 2, "--steps", 1, *scope, "--out", out)
+        images = json.loads((out / "manifest.json").read_bytes())["images"]
+        positions += [image["position"] for image in images]
+    assert positions == list(range(6))
+    said = cli(built, "sample", DIGITS, "-n", 1, "--steps", 1, "--scope", "x", "--out", tmp_path / "last")
+    assert said.startswith("scope: its counts end with this command; --ledger keeps them\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("digits",),
+        ("BUNDLE", "--index", 1, "--out", "OUT"),
+        ("BUNDLE", "--from", "m.json", "--scope", "s", "--out", "OUT"),
+        ("BUNDLE", "--from", "m.json", "--prompt", "a", "--out", "OUT"),
+        ("BUNDLE", "--from", "m.json", "--out", "OUT"),
+        ("BUNDLE", "-n", 1, "--prompt", "a", "--prompt", "b", "--out", "OUT"),
+        ("BUNDLE", "--ledger", "l", "--out", "OUT"),
+        ("BUNDLE", "--fsync", "--out", "OUT"),
+        ("BUNDLE", "-n", 0, "--out", "OUT"),
+        ("BUNDLE", "--seed", -1, "--out", "OUT"),
+        ("BUNDLE", "--seed", 2**64, "--out", "OUT"),
+        ("BUNDLE", "--prompt", "a", "--out", "OUT"),
+        ("BUNDLE", "--target", "code:9=1", "--out", "OUT"),
+        ("BUNDLE", "--leave-alone", "missing.json", "--out", "OUT"),
+        ("BUNDLE", "--sampler", "abacus", "--out", "OUT"),
+        ("BUNDLE", "--out", "FULL"),
+        ("BUNDLE", "--out", "FILE/below"),
+        ("BUNDLE", "--scope", "s", "--ledger", "FILE", "--out", "OUT"),
+        ("missing", "--out", "OUT"),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)) or "nothing",
+)
+def test_a_mistake_is_told_as_by_pythons_command(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Any
+) -> None:
+    from ddm_rt.cli import main
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("here")
+    (tmp_path / "file").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    places = {"BUNDLE": str(DIGITS), "OUT": "out", "FULL": "full", "FILE": "file", "FILE/below": "file/below"}
+    line = ["sample", *(places.get(str(argument), str(argument)) for argument in arguments)]
+    before = sorted(tmp_path.rglob("*"))
+    said = cli(built, *line, code=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr("sys.argv", ["ddm-rt", *line])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    python = capsys.readouterr().err.strip().removeprefix("error: ")
+    # Bundles that ship in Python's package have no name here, and shards aren't made.
+    for only_there in (
+        ", or the shipped one: digits",
+        ", or one for shards with --shards",
+        "; shipped bundles: digits",
+    ):
+        python = python.replace(only_there, "")
+    assert said.replace("; shipped bundles: digits", "") == python
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-n", "many"), "Invalid value for '-n': 'many' is not a valid integer."),
+        (("--guidance-scale", "x"), "Invalid value for '--guidance-scale': 'x' is not a valid float."),
+        (("--threads", "0"), "Invalid value for '--threads': 0 is not in the range x>=1."),
+        (("--shards", "s"), "No such option: --shards"),
+        (("more",), "Got unexpected extra argument (more)"),
+        (("--seed",), "Option '--seed' requires an argument."),
+    ],
+)
+def test_an_option_that_cannot_be(built: Built, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert cli(built, "sample", DIGITS, "--out", tmp_path / "out", *arguments, code=2) == said
