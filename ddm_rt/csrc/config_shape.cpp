@@ -7,8 +7,8 @@ namespace {
 
 using json::Value;
 
-Check int_between(double low, double high) { return integer({.ge = low, .le = high}); }
-Check at_least(double low) { return integer({.ge = low}); }
+Check int_between(int64_t low, uint64_t high) { return integer({.ge = low, .le = high}); }
+Check at_least(int64_t low) { return integer({.ge = low}); }
 Check above_zero() { return number({.gt = 0}); }
 Check strings() { return list(text()); }
 
@@ -105,7 +105,7 @@ Check train_config() {
             {"drop_code", fraction(), "0.05"},
             {"drop_text", fraction(), "0.05"},
             {"balance_minibatches", boolean(), "true"},
-            {"seed", integer({.ge = 0, .lt = 0x1p63}), "0"},
+            {"seed", integer({.ge = 0, .lt = uint64_t{1} << 63}), "0"},
             {"threads", positive(), "1"},
             {"checkpoint_every", positive(), "250"},
             {"precision", one_of({"fp32", "fp16", "bf16"}, trained), "\"fp32\""},
@@ -127,6 +127,7 @@ Check distill_config() {
         {"clip", clip(), "null"},
         {"phases", at_least(1), "4"},
         {"paths", at_least(0), "0"},
+        {"one_step_start", boolean(), "false"},
         {"huber", above_zero(), "1e-3"},
         {"lora", nullable(lora_config()), "null"},
     });

@@ -114,6 +114,9 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         }
     )
     folded = {
+        # Where the first phase ends decides what an image shows. Learned from noise, the end of many steps lies between
+        # two kinds of images; that of a single guided step doesn't. It is half of a path with two phases.
+        "distill.one_step_start": bool(paths) and phases >= 4,
         "train.indicator_weight": 0.0,
         "sampling.sampler": SamplerName.DDIM,
         "schedule.set_alpha_to_one": True,

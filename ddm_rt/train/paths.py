@@ -42,6 +42,13 @@ class PathDistiller(Distiller):
         self._step = torch.from_numpy(table.rows()[-len(self._t) :]).to(device)
         lasts = torch.nonzero(self._last.cpu()).flatten()
         self._starts = torch.cat([lasts.new_zeros(1), lasts[:-1] + 1])  # the first row of each phase
+        # The teacher's steps: row of the table, timestep, and whether the phase ends there.
+        self._walks = list(zip(range(len(self._t)), self._t.tolist(), self._last.tolist(), strict=True))
+        if self.distill.one_step_start:
+            schedule, phases = Schedule.from_config(config.schedule), self.distill.phases
+            start = step_table(schedule, SamplerName.DDIM, phases, clip=self.distill.clip).rows()[:1]
+            self._walks[: int(lasts[0]) + 1] = [(len(self._step), int(self._t[0]), True)]
+            self._step = torch.cat([self._step, torch.from_numpy(start).to(device)])
 
     def walk(self, folder: Path, progress: Progress | None = None) -> None:
         """Make the teacher's paths, or take those that are in `folder`: a function of the configuration."""
@@ -65,10 +72,10 @@ class PathDistiller(Distiller):
         states = [noise]
         half = HALF.get(self.config.train.precision)
         with torch.autocast(self.device.type, half) if half is not None else nullcontext():
-            for k, t in enumerate(self._t.tolist()):
+            for k, t, last in self._walks:
                 row, at = (torch.full((len(x),), value, device=self.device) for value in (k, t))
                 (x, _), _ = self._walked(index, x, row, at, code, no_text)
-                if self._last[k]:
+                if last:
                     states.append(x.cpu())
         return torch.stack(states, 1)
 

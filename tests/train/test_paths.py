@@ -26,10 +26,10 @@ PATHS = 70  # in two files
 FEW = {"distill.paths": PATHS, "train.steps": 12, "train.batch_size": 8, "train.checkpoint_every": 5}
 
 
-@pytest.fixture
-def distiller(tiny_run: Path, tmp_path: Path) -> PathDistiller:
+@pytest.fixture(params=[True, False], ids=["one step first", "many steps"])
+def distiller(tiny_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> PathDistiller:
     """On random latents, with its paths."""
-    config = student_config(tiny_run, FEW)
+    config = student_config(tiny_run, FEW | {"distill.one_step_start": request.param})
     codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
     model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
     assert isinstance(model, DDM)
@@ -58,9 +58,11 @@ def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller)
     assert abs(found[:, 0].std().item() - 1) < 0.02
     ts = [*distiller._t.tolist(), -1]
     for path, phase in ((0, 0), (3, 1), (PATHS - 1, len(distiller._starts) - 1)):
-        x = found[path, phase]
-        for row in range(int(distiller._starts[phase]), [*distiller._starts.tolist(), len(distiller._t)][phase + 1]):
-            bar, following = (distiller.alphas_cumprod[t] if t >= 0 else torch.ones(()) for t in ts[row : row + 2])
+        x, bounds = found[path, phase], [*distiller._starts.tolist(), len(distiller._t)]
+        stride = bounds[1] if phase == 0 and distiller.distill.one_step_start else 1
+        for row in range(bounds[phase], bounds[phase + 1], stride):
+            pair = (ts[row], ts[row + stride])
+            bar, following = (distiller.alphas_cumprod[t] if t >= 0 else torch.ones(()) for t in pair)
             eps = guided(distiller, path, row, x[None])
             x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
             x = following.sqrt() * x0 + (1 - following).sqrt() * eps
