@@ -204,7 +204,7 @@ def _dpmpp_2m(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float
     """
     c, d, zero, _, _ = _euler(alpha, sigma, p, q, eta)  # α'(1 - e^{-h}) is Euler's d
     e = np.zeros_like(c)
-    h = np.diff(np.log(alpha[:-1] / sigma[:-1]))  # h of every step but the last, where it is infinite
+    h = np.diff(_log(alpha[:-1] / sigma[:-1]))  # h of every step but the last, where it is infinite
     extrapolation = d[1:-1] * h[1:] / (2 * h[:-1])
     e[1:-1] = -extrapolation
     d[1:-1] += extrapolation
@@ -289,11 +289,23 @@ def _noise_levels(
     levels: Float64 = np.interp(t, np.arange(last + 1), every)
     if spacing == "karras":
         high, low = (levels[0], levels[-1]) if euler else (every[-1], every[0])
-        levels = np.linspace(high ** (1 / 7), low ** (1 / 7), num_steps) ** 7  # ρ = 7
-        t = np.interp(np.log(levels), np.log(every), np.arange(last + 1))
+        levels = _power(np.linspace(*_power(np.array([high, low]), 1 / 7), num_steps), 7)  # ρ = 7
+        t = np.interp(_log(levels), _log(every), np.arange(last + 1))
         if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
             t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
     return t, np.append(levels, _end(schedule.config, sampler, t, spacing, float(every[0])))
+
+
+# By the C library's functions, one by one: numpy's own differ from them in the last place on some processors, and the
+# tables of `csrc` must be these.
+
+
+def _log(values: Float64) -> Float64:
+    return np.array([math.log(value) for value in values.tolist()])
+
+
+def _power(values: Float64, exponent: float) -> Float64:
+    return np.array([math.pow(value, exponent) for value in values.tolist()])
 
 
 def _trailing(timesteps: int, num_steps: int) -> Float64:

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paper_bundle import fill
 
 from ddm_rt.bundle import (
     GRAPHS,
     INDEX,
     Bundle,
-    Codes,
     FileEntry,
-    Leaf,
     add_directory,
     atomic_directory,
     bundle_id,
@@ -29,36 +28,9 @@ from ddm_rt.bundle import (
     write_bundle,
     write_json,
 )
-from ddm_rt.config import BundleConfig, ModelConfig, RunConfig, SamplingConfig, TensorSpec
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.schedule import Schedule
 
 FILES = ("config.json", "schedule.json", "codes.json", *GRAPHS)
-
-
-def fill(directory: Path) -> None:
-    """A bundle whose graphs are no graphs: this room doesn't look inside them."""
-    config = BundleConfig(
-        name="test",
-        latent_shape=(4, 8, 8),
-        image_size=16,
-        channels=1,
-        size_multiple=4,
-        context_shape=("tokens", 16),
-        prompt_free=True,
-        cond=(TensorSpec(name="text_tokens", shape=("tokens", 16)),),
-        num_codes=1,
-        num_top_codes=1,
-        sampling=SamplingConfig(),
-        model=ModelConfig(),
-        run=RunConfig(),
-    )
-    codes = Codes(origin="discovered", leaves=(Leaf(code=0, top_code=0, size=3, share_in_top=1),))
-    (directory / "config.json").write_text(config.model_dump_json())
-    (directory / "schedule.json").write_text(Schedule.from_config(RunConfig().schedule).to_json())
-    (directory / "codes.json").write_text(codes.model_dump_json())
-    for name in GRAPHS:
-        (directory / name).write_bytes(name.encode() * 10)
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ ddm_rt_status ddm_rt_request_set_leave_alone_json(ddm_rt_request *request, const
                                                   const char *name) {
     return guarded([&] {
         const std::string_view content = ddm::given_bytes(json, size, "json");
-        given(request, "request").words_by_scope = ddm::words_by_scope(content, name ? name : "leave_alone");
+        given(request, "request").words_by_scope = ddm::words_by_scope(content, name ? name : "");
     });
 }
 

@@ -21,7 +21,7 @@ struct Array {
     std::vector<std::byte> bytes;
 
     Array() = default;
-    Array(DType dtype, std::vector<int64_t> shape);  // zeros
+    Array(DType dtype, std::vector<int64_t> shape);  // zeros; throws std::length_error beyond any memory
     static Array of(std::vector<int64_t> shape, const std::vector<float>& values);
     static Array of(std::vector<int64_t> shape, const std::vector<int64_t>& values);
 
@@ -35,6 +35,9 @@ struct Array {
 };
 
 using Cond = std::vector<std::pair<std::string, Array>>;
+
+// Numbers in float32 as others; of the same dtype they stay as they are.
+Array cast(const Array& array, DType dtype);
 
 // Rows of an array by index.
 Array take(const Array& array, const std::vector<size_t>& index);

@@ -104,9 +104,7 @@ void check_codes(const Bundle& bundle, const std::vector<int64_t>& codes, const 
 }
 
 bool names_top_codes(const std::string& target) {
-    std::string_view text = target;
-    while (!text.empty() && strip(text.substr(0, 1)).empty()) text.remove_prefix(1);
-    return target == "uniform" || text.starts_with("code:");
+    return target == "uniform" || strip(target).starts_with("code:");
 }
 
 Weights by_top_codes(const Tree& tree, const std::string& target) {

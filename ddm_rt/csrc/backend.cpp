@@ -2,6 +2,7 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "backend_ort.h"
 #include "error.h"
@@ -10,8 +11,6 @@
 
 #ifdef __linux__
 #include <sched.h>
-#else
-#include <thread>
 #endif
 
 namespace ddm {
@@ -19,7 +18,7 @@ namespace {
 
 constexpr const char* kElsewhere = "this library has no such backend; the Python package has it";
 constexpr const char* kTensorRT =
-    "not built: this library has no TensorRT backend (CMake: DDM_RT_TENSORRT); the Python package has it";
+    "not built: this version of the library has no TensorRT backend; the Python package has it";
 
 // In the order in which `auto` tries them.
 const std::vector<std::pair<std::string, const char*>>& table() {
@@ -55,11 +54,10 @@ std::optional<std::string> reason_against(const char* not_here, const Bundle* bu
 
 int64_t usable_cores() {
 #ifdef __linux__
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(CPU_COUNT(&set), 1) : 1;
-#else
-    return std::max<int64_t>(std::thread::hardware_concurrency(), 1);
+    cpu_set_t set;  // too small for more than 1,024 CPUs: then the call fails
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
 #endif
+    return std::max<int64_t>(std::thread::hardware_concurrency(), 1);
 }
 
 }  // namespace

@@ -37,16 +37,16 @@ public:
             // How long waiting threads spin, and why, stands in ddm_rt/engine/ort.py.
             options.AddConfigEntry("session.intra_op.spin_duration_us", "1000");
             session_ = Ort::Session(library.environment(), path_.c_str(), options);
+            Ort::AllocatorWithDefaultOptions allocator;
+            for (size_t i = 0; i < session_.GetInputCount(); i++) {
+                inputs_.emplace_back(session_.GetInputNameAllocated(i, allocator).get());
+            }
+            for (size_t i = 0; i < session_.GetOutputCount(); i++) {
+                outputs_.emplace_back(session_.GetOutputNameAllocated(i, allocator).get());
+            }
         } catch (const Ort::Exception& error) {
             throw Error(Status::bundle, concat(path_, ": not a graph that ONNX Runtime ", library.version(),
                                                " runs: ", words_of(error)));
-        }
-        Ort::AllocatorWithDefaultOptions allocator;
-        for (size_t i = 0; i < session_.GetInputCount(); i++) {
-            inputs_.emplace_back(session_.GetInputNameAllocated(i, allocator).get());
-        }
-        for (size_t i = 0; i < session_.GetOutputCount(); i++) {
-            outputs_.emplace_back(session_.GetOutputNameAllocated(i, allocator).get());
         }
     }
 
@@ -60,47 +60,66 @@ public:
         if (found != expected) throw Error(Status::bundle, words);
     }
 
-    Cond run(const std::map<std::string, const Array*>& feeds) const {
-        static const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
-        std::vector<const char*> names, output_names;
-        std::vector<Ort::Value> values;
-        for (const std::string& input : inputs_) {
-            const Array& array = *feeds.at(input);
-            names.push_back(input.c_str());
-            values.push_back(Ort::Value::CreateTensor(
-                memory, const_cast<std::byte*>(array.bytes.data()), array.bytes.size(), array.shape.data(),
-                array.shape.size(), type_of(array.dtype)));
-        }
-        for (const std::string& output : outputs_) output_names.push_back(output.c_str());
-        std::vector<Ort::Value> found;
+    // Outputs with a row for each one of the inputs, of which there are `rows`.
+    Cond run(const std::map<std::string, const Array*>& feeds, size_t rows) const {
         try {
+            std::vector<const char*> names, output_names;
+            std::vector<Ort::Value> values;
+            const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
+            for (const std::string& input : inputs_) {
+                const Array& array = *feeds.at(input);
+                names.push_back(input.c_str());
+                values.push_back(Ort::Value::CreateTensor(
+                    memory, const_cast<std::byte*>(array.bytes.data()), array.bytes.size(), array.shape.data(),
+                    array.shape.size(), type_of(array.dtype)));
+            }
+            for (const std::string& output : outputs_) output_names.push_back(output.c_str());
             // Run is const in all but name: sessions may be run from several threads at a time.
-            found = const_cast<Ort::Session&>(session_).Run(Ort::RunOptions{nullptr}, names.data(), values.data(),
-                                                            values.size(), output_names.data(), output_names.size());
+            const std::vector<Ort::Value> found =
+                const_cast<Ort::Session&>(session_).Run(Ort::RunOptions{nullptr}, names.data(), values.data(),
+                                                        values.size(), output_names.data(), output_names.size());
+            Cond outputs;
+            for (size_t i = 0; i < found.size(); i++) outputs.emplace_back(outputs_[i], copy(found[i], rows));
+            return outputs;
         } catch (const Ort::Exception& error) {
             throw Error(concat(name_, ".onnx refused its inputs (", shapes(feeds), "): ", words_of(error)));
         }
-        Cond outputs;
-        for (size_t i = 0; i < found.size(); i++) outputs.emplace_back(outputs_[i], copy(found[i]));
-        return outputs;
+    }
+
+    // As `run`, of a graph whose first output is what it is there for, and float32.
+    Array first(const std::map<std::string, const Array*>& feeds, size_t rows) const {
+        Cond outputs = run(feeds, rows);
+        if (outputs.empty() || outputs[0].second.dtype != DType::float32) {
+            throw Error(Status::bundle, concat(path_, ": gives no float32; expected it"));
+        }
+        return std::move(outputs[0].second);
     }
 
 private:
     std::string shapes(const std::map<std::string, const Array*>& feeds) const {
         std::vector<std::string> words;
         for (const std::string& input : inputs_) {
-            std::vector<std::string> sides;
-            for (const int64_t side : feeds.at(input)->shape) sides.push_back(std::to_string(side));
-            words.push_back(concat(input, " [", join(", ", sides), "]"));
+            words.push_back(concat(input, " ", in_words(feeds.at(input)->shape)));
         }
         return join(", ", words);
     }
 
-    Array copy(const Ort::Value& value) const {
+    static std::string in_words(const std::vector<int64_t>& shape) {
+        std::vector<std::string> sides;
+        for (const int64_t side : shape) sides.push_back(std::to_string(side));
+        return concat("[", join(", ", sides), "]");
+    }
+
+    Array copy(const Ort::Value& value, size_t rows) const {
         const auto info = value.GetTensorTypeAndShapeInfo();
+        const std::vector<int64_t> shape = info.GetShape();
+        if (shape.empty() || shape[0] != static_cast<int64_t>(rows)) {
+            throw Error(Status::bundle, concat(path_, ": gives ", in_words(shape), " for a batch of ", rows,
+                                               "; expected a row for each"));
+        }
         for (const DType dtype : {DType::float32, DType::int64, DType::float16}) {
             if (info.GetElementType() != type_of(dtype)) continue;
-            Array array(dtype, info.GetShape());
+            Array array(dtype, shape);
             if (!array.bytes.empty()) std::memcpy(array.bytes.data(), value.GetTensorRawData(), array.bytes.size());
             return array;
         }
@@ -145,21 +164,30 @@ public:
     std::optional<int64_t> max_batch() const override { return std::nullopt; }
 
     Cond text_encoder(const std::map<std::string, Array>& input_ids) override {
-        return text_graph().run(pointers(input_ids));
+        const size_t rows = input_ids.empty() ? 0 : input_ids.begin()->second.rows();
+        return text_graph().run(pointers(input_ids), rows);
     }
 
     Cond conditioner(const std::map<std::string, Array>& given) override {
-        return conditioner_.run(pointers(given));  // a bundle without codes has a graph of the context alone
+        const Array& codes = given.at("code");
+        for (size_t i = 0; i < codes.size(); i++) {
+            const int64_t code = codes.integers()[i];
+            if (NULL_CODE <= code && code < config_.num_codes) continue;
+            throw Error(concat("code is ", code, "; this bundle has ", config_.num_codes,
+                               " codes (0 or more) and the null code -1"));
+        }
+        // A bundle without codes has a graph of the context alone.
+        return conditioner_.run(pointers(given), codes.rows());
     }
 
     Array denoiser(const Array& x_t, const Array& t, const Cond& cond) override {
         std::map<std::string, const Array*> feeds{{"x_t", &x_t}, {"t", &t}};
         for (const auto& [name, array] : cond) feeds[name] = &array;
-        return std::move(denoiser_.run(feeds).at(0).second);
+        return denoiser_.first(feeds, x_t.rows());
     }
 
     Array decoder(const Array& x0) override {
-        Array image = std::move(decoder_.run({{"x0", &x0}}).at(0).second);
+        Array image = decoder_.first({{"x0", &x0}}, x0.rows());
         const float* values = image.floats();
         if (!std::all_of(values, values + image.size(), [](float value) { return std::isfinite(value); })) {
             throw Error(

@@ -48,10 +48,11 @@ std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape
         Array rows = run(in_order);
         if (run(shifted).bytes == take(rows, shifted).bytes) steady[size] = std::move(rows);
     }
-    const Array& reference = steady.rbegin()->second;  // size 1 is always steady
     std::vector<size_t> found;
     for (const auto& [size, rows] : steady) {
-        if (std::equal(rows.bytes.begin(), rows.bytes.end(), reference.bytes.begin())) found.push_back(size);
+        const std::vector<std::byte>& reference = steady.rbegin()->second.bytes;
+        const auto end = reference.begin() + static_cast<std::ptrdiff_t>(std::min(rows.bytes.size(), reference.size()));
+        if (std::equal(rows.bytes.begin(), rows.bytes.end(), reference.begin(), end)) found.push_back(size);
     }
     return found;
 }

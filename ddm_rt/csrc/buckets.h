@@ -15,7 +15,8 @@ namespace ddm {
 using Shape = std::array<int64_t, 3>;  // C, H, W of latents
 
 // The usable batch sizes, ascending, for latents of `shape`; none above `most`. Denoiser and decoder run on fixed noise
-// at every size twice, with other neighbours. Rows of `cond` are repeated; `timesteps` are those of a table.
+// at every size twice, with other neighbours. Rows of `cond` are repeated; `timesteps` are those of a table. None where
+// not even one row alone gives the same bits twice.
 std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape, const std::vector<float>& timesteps,
                           std::optional<int64_t> most);
 

@@ -92,7 +92,7 @@ bool is_derived(const std::string& name) {
 
 }  // namespace
 
-Bundle Bundle::load(const std::string& source, bool verify) {
+Bundle Bundle::load(const std::string& source) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
     const json::Value index = shape::parse(index_file(), read(index_path), index_path);
     if (const int64_t version = index["schema_version"].integer(); version != 1) {
@@ -110,7 +110,7 @@ Bundle Bundle::load(const std::string& source, bool verify) {
     for (const char* name : GRAPHS) must_list(name, "");
     for (const auto& [name, entry] : bundle.files) {
         check_name(name, index_path);
-        if (verify && !is_derived(name)) check_file(bundle.file(name), entry);
+        if (!is_derived(name)) check_file(bundle.file(name), entry);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse(concat(index_path, ": field bundle_id does not match the files it lists"));

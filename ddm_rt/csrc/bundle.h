@@ -28,7 +28,7 @@ struct Bundle {
 
     // Open the bundle in the directory `source` and check every file that decides an image's content.
     // Throws Error (Status::bundle for most) naming the first file that is missing, altered, truncated or malformed.
-    static Bundle load(const std::string& source, bool verify = true);
+    static Bundle load(const std::string& source);
 
     const FileEntry* find(std::string_view name) const;  // null where the index doesn't list it
     std::string file(std::string_view name) const;       // its path

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
+#include <limits>
+
+#include "text.h"
 
 namespace ddm {
 namespace {
@@ -16,14 +18,22 @@ constexpr size_t kProbeRows = 8;
 constexpr std::array kProbeTexts{"", "a photograph of a person at work", "an oil painting, in many colours",
                                  "a street at night"};
 
+constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+
+// Where it isn't a number that memory could hold, the most that there is.
+int64_t product(int64_t a, int64_t b) {
+    int64_t found = 0;
+    return a < 0 || b < 0 || __builtin_mul_overflow(a, b, &found) ? kMost : found;
+}
+
 // How many numbers a row has; free axes are taken for tokens.
 int64_t numbers(const TensorSpec& spec, int64_t tokens) {
-    int64_t product = 1;
+    int64_t found = 1;
     for (const Axis& side : spec.shape) {
         const int64_t* fixed = std::get_if<int64_t>(&side);
-        product *= fixed ? *fixed : tokens;
+        found = product(found, fixed ? *fixed : tokens);
     }
-    return product;
+    return found;
 }
 
 int64_t longest_of(const BundleConfig& config) {
@@ -42,19 +52,22 @@ size_t room_for(int64_t numbers_each) {
 }
 
 int64_t row_numbers(const BundleConfig& config) {
-    return std::accumulate(config.cond.begin(), config.cond.end(), int64_t{0}, [&](int64_t sum, const TensorSpec& spec) {
-        return sum + numbers(spec, longest_of(config));
-    });
+    int64_t sum = 0;
+    for (const TensorSpec& spec : config.cond) {
+        if (__builtin_add_overflow(sum, numbers(spec, longest_of(config)), &sum)) return kMost;
+    }
+    return sum;
 }
 
 }  // namespace
 
 Conditions::Conditions(const Bundle& bundle, Backend& backend)
     : config_(bundle.config),
+      path_(bundle.file("config.json")),
       backend_(backend),
       longest_(tokens_of(config_)),
       rows_(room_for(row_numbers(config_))),
-      texts_(room_for(tokens_of(config_) * config_.context_dim)) {
+      texts_(room_for(product(tokens_of(config_), config_.context_dim))) {
     if (config_.prompt_free) return;
     for (const TextSpec& spec : config_.text) tokenizers_.emplace_back(bundle.file(spec.tokenizer), spec);
 }
@@ -106,6 +119,13 @@ Cond Conditions::make(const Condition& condition, double indicator_scale, Size s
     given.emplace("code", Array::of({1}, std::vector<int64_t>{condition.code}));
     given.emplace("indicator_scale", Array::of({1}, std::vector{static_cast<float>(indicator_scale)}));
     given.emplace(kSizes, Array::of({1, 6}, std::vector<float>{height, width, 0, 0, height, width}));
+    for (const TensorSpec& spec : config_.added) {
+        const auto found = given.find(spec.name);
+        if (found == given.end()) {
+            throw Error(Status::bundle, concat(path_, ": field added: ", repr(spec.name), " is given by nothing"));
+        }
+        found->second = cast(found->second, dtype_named(spec.dtype));
+    }
     return backend_.conditioner(given);
 }
 
@@ -116,7 +136,14 @@ Cond Conditions::encode(const std::optional<std::string>& text, const Warn& warn
         for (const TensorSpec& spec : config_.added) {
             if (spec.name == kSizes) continue;
             std::vector<int64_t> shape{1};
-            for (const Axis& side : spec.shape) shape.push_back(std::get<int64_t>(side));
+            for (const Axis& side : spec.shape) {
+                const int64_t* fixed = std::get_if<int64_t>(&side);
+                if (!fixed) {
+                    throw Error(Status::bundle, concat(path_, ": field added: shape of ", repr(spec.name),
+                                                       ": expected numbers"));
+                }
+                shape.push_back(*fixed);
+            }
             zeros.emplace_back(spec.name, Array(DType::float32, shape));
         }
         return zeros;

@@ -48,6 +48,7 @@ private:
     Cond encode(const std::optional<std::string>& text, const Warn& warn);
 
     const BundleConfig config_;
+    const std::string path_;  // of config.json
     Backend& backend_;
     std::vector<ClipTokenizer> tokenizers_;  // one for each text encoder
     int64_t longest_;                        // tokens of a prompt

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -19,9 +18,6 @@ namespace {
 class Descriptor {
 public:
     Descriptor(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC)), path_(path) {
-        if (number < 0) fail(path);
-    }
-    explicit Descriptor(int number, const std::string& path) : number(number), path_(path) {
         if (number < 0) fail(path);
     }
     ~Descriptor() { ::close(number); }
@@ -68,26 +64,6 @@ std::string sha256_of(std::string_view data) {
     char hex[65];
     sha256_hex(data.data(), data.size(), hex);
     return hex;
-}
-
-void write_file_atomically(const std::string& path, std::string_view content) {
-    const size_t slash = path.rfind('/');
-    const std::string folder = slash == path.npos ? "" : path.substr(0, slash + 1);
-    std::string temporary = folder + "." + path.substr(folder.size()) + ".XXXXXX";
-    const int number = ::mkostemp(temporary.data(), O_CLOEXEC);
-    try {
-        const Descriptor file(number, path);
-        for (size_t done = 0; done < content.size();) {
-            const ssize_t count = ::write(number, content.data() + done, content.size() - done);
-            if (count < 0 && errno != EINTR) fail(path);
-            done += count < 0 ? 0 : static_cast<size_t>(count);
-        }
-        if (::fchmod(number, 0644) || ::fsync(number)) fail(path);
-        if (::rename(temporary.c_str(), path.c_str())) fail(path);
-    } catch (...) {
-        if (number >= 0) ::unlink(temporary.c_str());
-        throw;
-    }
 }
 
 }  // namespace ddm

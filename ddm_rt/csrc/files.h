@@ -14,9 +14,6 @@ std::string read_file(const std::string& path);
 std::string sha256_of_file(const std::string& path);
 std::string sha256_of(std::string_view data);
 
-// Write under a temporary name, fsync, rename. Throws std::system_error; then the old file stands as it was.
-void write_file_atomically(const std::string& path, std::string_view content);
-
 }  // namespace ddm
 
 #endif

@@ -1,4 +1,4 @@
-// Characters as words are compared. Made by tests/csrc/folded_tables.py; don't edit.
+// Characters as words are compared, by Unicode 14.0.0. Made by tests/folded_tables.py; don't edit.
 #include "folded_tables.h"
 
 namespace ddm::unicode {

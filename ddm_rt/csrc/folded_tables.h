@@ -1,4 +1,4 @@
-// What tests/csrc/folded_tables.py finds out: flat rows of numbers, each row relative to the end of the one before it.
+// What tests/folded_tables.py finds out: flat rows of numbers, each row relative to the end of the one before it.
 #ifndef DDM_RT_FOLDED_TABLES_H
 #define DDM_RT_FOLDED_TABLES_H
 

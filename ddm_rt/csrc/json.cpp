@@ -19,9 +19,9 @@ void write_string(std::string& out, const std::string& text) {
         if (byte == '"' || byte == '\\') {
             out += '\\';
             out += static_cast<char>(byte);
-        } else if (byte >= 0x20 && byte < 0x80) {
+        } else if (byte >= 0x20 && byte < 0x7F) {
             out += static_cast<char>(byte);
-        } else if (byte < 0x20) {
+        } else if (byte < 0x80) {
             static constexpr std::string_view LETTERS = "btn?fr";  // of 8 to 13
             if (byte >= 8 && byte <= 13 && byte != 11) {
                 out += '\\';
@@ -76,8 +76,8 @@ void write_value(std::string& out, const Value& value, int indent, int level) {
     } else if (const auto* boolean = value.as<bool>()) {
         out += *boolean ? "true" : "false";
     } else if (const auto* integer = value.as<Integer>()) {
-        out += integer->negative && integer->magnitude ? "-" : "";
-        out += std::to_string(integer->magnitude);
+        out += integer->negative && (integer->wide || integer->magnitude) ? "-" : "";
+        out += integer->wide ? *integer->digits : std::to_string(integer->magnitude);
     } else if (const auto* number = value.as<double>()) {
         if (!std::isfinite(*number)) throw Error("Out of range float values are not JSON compliant");
         out += repr(*number);
@@ -98,10 +98,15 @@ void write_value(std::string& out, const Value& value, int indent, int level) {
 }  // namespace
 
 Value::Value(int64_t value)
-    : variant(Integer{value < 0, value < 0 ? -static_cast<uint64_t>(value) : static_cast<uint64_t>(value), false,
-                      static_cast<double>(value)}) {}
+    : variant(Integer{.negative = value < 0,
+                      .magnitude = value < 0 ? -static_cast<uint64_t>(value) : static_cast<uint64_t>(value)}) {}
 
-Value::Value(uint64_t value) : variant(Integer{false, value, false, static_cast<double>(value)}) {}
+Value::Value(uint64_t value) : variant(Integer{.magnitude = value}) {}
+
+double Integer::approximate() const {
+    const double size = wide ? *parse_float(*digits) : static_cast<double>(magnitude);
+    return negative && size != 0 ? -size : size;
+}
 
 const Value* Value::find(std::string_view key) const {
     for (const Member& member : object()) {
@@ -118,7 +123,7 @@ const Value& Value::operator[](std::string_view key) const {
 
 double Value::number() const {
     const auto* integer = as<Integer>();
-    return integer ? integer->approximate : std::get<double>(*this);
+    return integer ? integer->approximate() : std::get<double>(*this);
 }
 
 int64_t Value::integer() const {

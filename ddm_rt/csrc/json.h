@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,9 +21,11 @@ using Object = std::vector<Member>;  // no key twice; of two with one key, the l
 
 struct Integer {
     bool negative = false;
+    bool wide = false;  // beyond 64 bits: `magnitude` says nothing
     uint64_t magnitude = 0;
-    bool wide = false;  // beyond 64 bits: only `approximate` holds
-    double approximate = 0;
+    std::shared_ptr<const std::string> digits = {};  // where it is wide
+
+    double approximate() const;  // the nearest; infinite where none is
 };
 
 class Value : public std::variant<std::nullptr_t, bool, Integer, double, std::string, List, Object> {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 #include "error.h"
 #include "json.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm::json {
 namespace {
@@ -23,7 +25,13 @@ public:
     Reader(std::string_view text, Dialect dialect) : text_(text), python_(dialect == Dialect::python) {
         if (!python_) return;
         if (text_.starts_with("\xEF\xBB\xBF")) text_.remove_prefix(3);
-        if (const size_t at = invalid_utf8(text_); at != text_.npos) refuse_encoding(at);
+        for (size_t at = 0; at < text_.size();) {
+            const size_t broken = invalid_utf8(text_.substr(at));
+            if (broken == text_.npos) break;
+            at += broken;
+            if (!is_half_of_pair(at)) refuse_encoding(at);
+            at += 3;
+        }
     }
 
     Value document() {
@@ -47,6 +55,15 @@ private:
         }
         const size_t column = code_points(before.substr(start)) + 1;
         throw Error(concat(python, ": line ", line, " column ", column, " (char ", code_points(before), ")"));
+    }
+
+    // Python's reader lets those through.
+    bool is_half_of_pair(size_t at) const {
+        const auto within = [&](size_t i, unsigned char low) {
+            return at + i < text_.size() && static_cast<unsigned char>(text_[at + i]) >= low &&
+                   static_cast<unsigned char>(text_[at + i]) <= 0xBF;
+        };
+        return text_[at] == '\xED' && within(1, 0xA0) && within(2, 0x80);
     }
 
     // What bytes.decode() says of the byte at `at`.
@@ -153,11 +170,11 @@ private:
     }
 
     static Value number(std::string_view written, bool negative, bool whole) {
-        const double approximate = parse_float(written).value_or(0);
-        if (!whole) return Value(approximate);
-        Integer integer{negative, 0, false, approximate};
-        const char* first = written.data() + negative;
-        integer.wide = std::from_chars(first, written.data() + written.size(), integer.magnitude).ec != std::errc();
+        if (!whole) return Value(parse_float(written).value_or(0));
+        Integer integer{.negative = negative};
+        const std::string_view digits = written.substr(negative);
+        integer.wide = std::from_chars(digits.data(), digits.data() + digits.size(), integer.magnitude).ec != std::errc();
+        if (integer.wide) integer.digits = std::make_shared<const std::string>(digits);
         return Value(integer);
     }
 
@@ -321,7 +338,7 @@ private:
         } else if (is_low(code) && !python_) {
             fail("lone leading surrogate in hex escape", "", at_ - 1);
         }
-        append(out, code);
+        unicode::append_utf8(out, code);
     }
 
     void check_pair(bool pair) const {
@@ -330,22 +347,6 @@ private:
         if (here() != '\\') fail("unexpected end of hex escape", "", at_);
         if (at_ + 1 >= text_.size()) fail("EOF while parsing a string", "", at_);
         fail("unexpected end of hex escape", "", at_ + 1);
-    }
-
-    static void append(std::string& out, char32_t code) {
-        const auto tail = [&](int shift) { out += static_cast<char>(0x80 | ((code >> shift) & 0x3F)); };
-        if (code < 0x80) {
-            out += static_cast<char>(code);
-        } else if (code < 0x800) {
-            out += static_cast<char>(0xC0 | code >> 6);
-            tail(0);
-        } else if (code < 0x10000) {
-            out += static_cast<char>(0xE0 | code >> 12);
-            tail(6), tail(0);
-        } else {
-            out += static_cast<char>(0xF0 | code >> 18);
-            tail(12), tail(6), tail(0);
-        }
     }
 
     std::string_view text_;

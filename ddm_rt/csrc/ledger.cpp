@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <system_error>
 #include <unistd.h>
 
 #include "error.h"
+#include "fork_watch.h"
 #include "json.h"
 #include "ledger_file.h"
 #include "text.h"
@@ -35,7 +37,7 @@ std::optional<int64_t> whole(std::string_view text) {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-    return value;
+    return std::to_string(value) == text ? std::optional(value) : std::nullopt;
 }
 
 // The code and number of each member, or nothing where the text is no such object.
@@ -51,7 +53,7 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
     for (const auto& [name, count] : tree.object()) {
         const auto code = whole(name);
         const auto* number = count.as<json::Integer>();
-        if (!code || !number || number->wide) return std::nullopt;
+        if (!code || !number || number->wide || number->magnitude > uint64_t{INT64_MAX}) return std::nullopt;
         out.emplace_back(*code, count.integer());
     }
     return out;
@@ -60,17 +62,18 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 }  // namespace
 
 // What a ledger and its leases share.
-class LedgerState {
+class LedgerState : private ForkWatcher {
 public:
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
         : path_(path ? std::optional(clean_path(*path)) : std::nullopt), fsync_(fsync), timeout_s_(timeout_s) {
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
+        watch_forks(*this);
     }
 
     ~LedgerState() {
+        forget_forks(*this);
         if (::getpid() == pid_) return;
-        if (owner_) owner_->forget();
         static_cast<void>(connection_.release());  // SQLite forbids a child the use of it, and closing is one
     }
 
@@ -122,22 +125,6 @@ public:
         suppressed([&] { transaction([this](Connection& connection) { give_back(connection); }); });
     }
 
-    LedgerCounts counts(const Stream& stream) {
-        LedgerCounts out;
-        if (!exists()) return out;
-        transaction([&](Connection& connection) {
-            give_back(connection);
-            Statement found(connection, FIND, stream.bundle_id, stream.scope, stream.target, calibration(stream));
-            if (!found.step()) return;
-            for (const auto& [code, count] : parse(stream, found.text(1))) out.issued[code] += count;
-            Statement rows(connection,
-                           "SELECT code, owner IS NULL, count(*) FROM draws WHERE stream = ? GROUP BY 1, 2",
-                           found.integer(0));
-            while (rows.step()) (rows.integer(1) ? out.pooled : out.leased)[rows.integer(0)] = rows.integer(2);
-        });
-        return out;
-    }
-
     void check_bundle(const std::string& bundle_id) {
         if (!exists()) return;
         transaction([&](Connection& connection) { check_bundle(connection, bundle_id); });
@@ -156,6 +143,19 @@ public:
     }
 
 private:
+    // No transaction may be under way while the process is copied, and the child must not keep the owner's lock when
+    // the parent dies.
+    void before_fork() override {
+        mutex_.lock();
+        returned_mutex_.lock();
+    }
+
+    void after_fork(bool in_child) override {
+        if (in_child && owner_) owner_->forget();
+        returned_mutex_.unlock();
+        mutex_.unlock();
+    }
+
     std::string name() const { return "ledger " + path_.value_or("in memory"); }
 
     [[noreturn]] void refuse(const std::string& what) const { throw Error(Status::ledger, name() + what); }
@@ -200,9 +200,9 @@ private:
         const std::lock_guard guard(mutex_);
         if (closed_) refuse(": closed");
         if (::getpid() != pid_) refuse(": opened before this process was forked; open it in each process");
-        if (!connection_) connection_ = open_ledger(path_, fsync_, timeout_s_);
         noted_ = 0;
         translated([&] {
+            if (!connection_) connection_ = open_ledger(path_, fsync_, timeout_s_);
             try {
                 connection_->run("BEGIN IMMEDIATE");
                 what(*connection_);
@@ -351,8 +351,6 @@ Lease Ledger::lease(const Stream& stream, const std::function<TreeQuota()>& make
     auto draws = state_->lease(stream, make_quota, n, key);
     return {state_, key.owner, key.number, std::move(draws)};
 }
-
-LedgerCounts Ledger::counts(const Stream& stream) { return state_->counts(stream); }
 
 void Ledger::check_bundle(const std::string& bundle_id) { state_->check_bundle(bundle_id); }
 

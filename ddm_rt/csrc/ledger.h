@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,15 +27,10 @@ struct Draw {
     int64_t code;
 };
 
-// Images per code: positions handed out at least once; of those, in requests under way; and in the pool.
-struct LedgerCounts {
-    std::map<int64_t, int64_t> issued, leased, pooled;
-};
-
 class LedgerState;
 
-// Draws of one request. Its destructor gives back what was not committed. It must not outlive a closed ledger's use:
-// committing then throws.
+// Draws of one request. Its destructor gives back what was not committed. Once the ledger is closed, committing throws
+// and the draws are given back.
 class Lease {
 public:
     Lease(std::shared_ptr<LedgerState> ledger, std::string owner, int64_t number, std::vector<Draw> draws);
@@ -68,7 +62,6 @@ public:
     // `n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
     Lease lease(const Stream& stream, const std::function<TreeQuota()>& make_quota, int64_t n);
 
-    LedgerCounts counts(const Stream& stream);
     void check_bundle(const std::string& bundle_id);
 
     // Gives back the draws of requests under way. The ledger is of no use afterwards.

@@ -1,10 +1,7 @@
 #include "manifest.h"
 
-#include <system_error>
-
 #include "config_shape.h"
 #include "error.h"
-#include "files.h"
 #include "noise.h"
 #include "text.h"
 
@@ -143,17 +140,6 @@ std::string file_name(size_t number) {
 }
 
 }  // namespace
-
-Manifest Manifest::read(const std::string& path) {
-    const std::string where = clean_path(path);
-    std::string content;
-    try {
-        content = read_file(where);
-    } catch (const std::system_error& error) {
-        throw Error(concat(path, ": cannot be read (", error.code().message(), "); expected a manifest.json"));
-    }
-    return parse(content, path);
-}
 
 Manifest Manifest::parse(std::string_view content, const std::string& where) {
     const Value tree = shape::parse(manifest_file(), content, where);

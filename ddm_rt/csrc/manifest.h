@@ -62,8 +62,7 @@ struct Manifest {
     MadeBy made_by;
     std::vector<ImageRecord> images;
 
-    // Throw Error naming the file (or `where`) and the field that is wrong.
-    static Manifest read(const std::string& path);
+    // Throws Error naming `where` and the field that is wrong.
     static Manifest parse(std::string_view content, const std::string& where);
 
     json::Value tree() const;

@@ -2,8 +2,8 @@
 #ifndef DDM_RT_NOISE_H
 #define DDM_RT_NOISE_H
 
-#include <cstddef>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

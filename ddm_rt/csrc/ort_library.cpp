@@ -6,23 +6,41 @@
 #include <array>
 #include <cstdlib>
 #include <mutex>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "error.h"
 #include "text.h"
 
-#ifndef DDM_RT_ONNXRUNTIME_DEFAULT
-#define DDM_RT_ONNXRUNTIME_DEFAULT "libonnxruntime.so.1"
-#endif
-
 namespace ddm {
 namespace {
 
-std::string default_path() {
+// The first of them that there is.
+std::vector<std::string> default_names() {
     const char* chosen = std::getenv("DDM_RT_ONNXRUNTIME");
-    return chosen && *chosen ? chosen : DDM_RT_ONNXRUNTIME_DEFAULT;
+    if (chosen && *chosen) return {chosen};
+#ifdef DDM_RT_ONNXRUNTIME_DEFAULT
+    return {DDM_RT_ONNXRUNTIME_DEFAULT};
+#else
+    // Microsoft's name, Debian's, and the one that programs are linked by.
+    return {"libonnxruntime.so.1", concat("libonnxruntime.so.1.", ORT_API_VERSION), "libonnxruntime.so"};
+#endif
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(Status::backend, what); }
+
+std::pair<void*, std::string> open_first(const std::vector<std::string>& names) {
+    std::vector<std::string> reasons;
+    for (const std::string& name : names) {
+        // Its symbols stay its own: a program may have another one for other purposes.
+        if (void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) return {handle, name};
+        const char* reason = dlerror();
+        reasons.emplace_back(reason ? reason : name);
+    }
+    refuse(concat("ONNX Runtime can't be opened: ", join("; ", reasons),
+                  " (DDM_RT_ONNXRUNTIME or the options name another)"));
+}
 
 }  // namespace
 
@@ -31,23 +49,20 @@ std::shared_ptr<OrtLibrary> OrtLibrary::get(const std::optional<std::string>& pa
     static std::weak_ptr<OrtLibrary> current;  // weak: its environment ends with the last pipeline, not at exit
     static std::string opened;                 // dlopen'd once and kept
     const std::lock_guard lock(mutex);
-    const std::string wanted = path.value_or(opened.empty() ? default_path() : opened);
-    if (!opened.empty() && wanted != opened) {
-        refuse(concat("ONNX Runtime was opened from ", opened, "; one process can't have that of ", wanted, " too"));
+    if (!opened.empty() && path && *path != opened) {
+        refuse(concat("ONNX Runtime was opened from ", opened, "; one process can't have that of ", *path, " too"));
     }
     if (auto library = current.lock()) return library;
-    std::shared_ptr<OrtLibrary> library(new OrtLibrary(wanted));
-    opened = wanted;
+    const std::string only = path.value_or(opened);
+    std::shared_ptr<OrtLibrary> library(new OrtLibrary(only.empty() ? default_names() : std::vector{only}));
+    opened = library->path_;
     current = library;
     return library;
 }
 
-OrtLibrary::OrtLibrary(const std::string& path) : path_(path) {
-    // Its symbols stay its own: a program may have another one for other purposes.
-    void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!handle) {
-        refuse(concat("ONNX Runtime can't be opened: ", dlerror(), " (DDM_RT_ONNXRUNTIME or the options name another)"));
-    }
+OrtLibrary::OrtLibrary(const std::vector<std::string>& names) {
+    void* handle = nullptr;
+    std::tie(handle, path_) = open_first(names);
     using GetBase = const OrtApiBase* (*)();
     const auto get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
     const OrtApiBase* base = get_base ? get_base() : nullptr;
@@ -55,11 +70,17 @@ OrtLibrary::OrtLibrary(const std::string& path) : path_(path) {
     if (!api) {
         const std::string found = base ? concat("is version ", base->GetVersionString()) : "isn't ONNX Runtime";
         dlclose(handle);
-        refuse(concat(path, " ", found, "; expected ONNX Runtime 1.", ORT_API_VERSION, " or later"));
+        refuse(concat(path_, " ", found, "; expected ONNX Runtime 1.", ORT_API_VERSION, " or later"));
     }
     version_ = base->GetVersionString();
-    Ort::InitApi(api);
-    environment_.emplace(ORT_LOGGING_LEVEL_WARNING, "ddm_rt");
+    // Set once: other threads read it without the mutex.
+    static const OrtApi* initialised = nullptr;
+    if (initialised != api) Ort::InitApi(initialised = api);
+    try {
+        environment_.emplace(ORT_LOGGING_LEVEL_WARNING, "ddm_rt");
+    } catch (const Ort::Exception& error) {
+        refuse(concat(path_, " can't be used: ", words_of(error)));
+    }
 }
 
 std::string words_of(const Ort::Exception& error) {

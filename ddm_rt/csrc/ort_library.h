@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace ddm {
 
@@ -22,7 +23,7 @@ public:
     const Ort::Env& environment() const { return *environment_; }
 
 private:
-    explicit OrtLibrary(const std::string& path);
+    explicit OrtLibrary(const std::vector<std::string>& names);  // of the first that there is
 
     std::string path_, version_;
     std::optional<Ort::Env> environment_;

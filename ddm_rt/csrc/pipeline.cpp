@@ -35,14 +35,15 @@ std::vector<std::vector<size_t>> batches(const std::vector<Branches>& needed, si
 }  // namespace
 
 Pipeline::Pipeline(const std::string& directory, const PipelineOptions& options)
-    : bundle_(Bundle::load(directory)),
+    : ledger_(options.ledger, options.fsync),
+      bundle_(Bundle::load(directory)),
       warn_(options.warn ? options.warn : [](const std::string&) {}),
-      ledger_(options.ledger, options.fsync),
       backend_((ledger_.check_bundle(bundle_.bundle_id), load_backend(bundle_, options.backend))),
+      tree_(code_tree(bundle_)),
       conditions_(bundle_, *backend_) {}
 
 Generation Pipeline::generate(const Wanted& wanted, const Hooks& hooks) {
-    Prepared request = prepare(bundle_, wanted, made_by(), ledger_, warn_);
+    Prepared request = prepare(bundle_, tree_, wanted, made_by(), ledger_, warn_);
     Generation made = render(request, hooks);
     if (hooks.deliver && !hooks.deliver(made)) throw NotDelivered("the images were not delivered");
     if (request.lease) request.lease->commit();
@@ -104,7 +105,8 @@ void Pipeline::decode(const Array& x0, const std::vector<size_t>& members, const
     for (const std::vector<size_t>& rows : split(members.size(), buckets)) {
         const Array images = backend_->decoder(take(x0, rows));
         const std::vector<int64_t>& shape = images.shape;
-        if (shape.size() != 4 || (shape[1] != 1 && shape[1] != 3) || shape[2] != out.height || shape[3] != out.width) {
+        if (shape.size() != 4 || images.rows() != rows.size() || (shape[1] != 1 && shape[1] != 3) ||
+            shape[2] != out.height || shape[3] != out.width) {
             throw Error(Status::bundle, concat(bundle_.path, "/decoder.onnx: gives another shape than that of images"));
         }
         const auto channels = static_cast<size_t>(shape[1]);
@@ -132,6 +134,10 @@ std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size) {
         const StepTable table = step_table(bundle_.schedule, config.sampling.sampler, config.sampling.num_steps);
         buckets = probe(*backend_, conditions_.probe_rows(config.sampling.indicator_scale, size), shape,
                         table.timesteps(), most);
+        if (buckets.empty()) {
+            throw Error(Status::bundle, concat(bundle_.path, ": gives other values each time for the same input; its "
+                                                             "graphs must not draw random numbers"));
+        }
     }
     buckets_[shape] = buckets;
     return buckets;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "assignment.h"
 #include "backend.h"
 #include "buckets.h"
 #include "bundle.h"
@@ -69,10 +70,11 @@ private:
     void decode(const Array& x0, const std::vector<size_t>& members, const std::vector<size_t>& buckets,
                 Generation& out);
 
+    Ledger ledger_;  // first: as by `ddm-rt sample`, one that can't be used is told before a bundle that can't be
     Bundle bundle_;
     Warn warn_;
-    Ledger ledger_;
     std::unique_ptr<Backend> backend_;
+    Tree tree_;
     Conditions conditions_;
     std::mutex buckets_mutex_;
     std::map<Shape, std::vector<size_t>> buckets_;

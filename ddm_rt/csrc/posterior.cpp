@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "numpy.h"
+
 namespace ddm {
 namespace {
 
@@ -51,9 +53,11 @@ double largest_lower_bound(const Row& p, const Row& spread) {
 Table posterior_mean(const Table& counts, double prior) {
     Table out;
     for (const Row& row : counts) {
-        const double all = total(row) + prior * static_cast<double>(row.size());
-        out.emplace_back();
-        for (const double n : row) out.back().push_back((n + prior) / all);
+        Row with_prior;
+        for (const double n : row) with_prior.push_back(n + prior);
+        const double all = numpy::sum(with_prior);
+        for (double& n : with_prior) n /= all;
+        out.push_back(std::move(with_prior));
     }
     return out;
 }
@@ -61,7 +65,7 @@ Table posterior_mean(const Table& counts, double prior) {
 Table posterior_variance(const Table& counts) {
     Table out = posterior_mean(counts);
     for (size_t k = 0; k < out.size(); ++k) {
-        const double all = total(counts[k]) + PRIOR * static_cast<double>(counts[k].size());
+        const double all = total(counts[k]) + PRIOR * static_cast<double>(counts[k].size());  // exact: halves
         for (double& p : out[k]) p = p * (1 - p) / (all + 1);
     }
     return out;

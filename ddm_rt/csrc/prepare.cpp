@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t MOST_IMAGES = int64_t{1} << 32;
 constexpr int64_t MOST_VALUES = int64_t{1} << 31;  // of one image's latents
+constexpr int64_t MOST_PIXELS = int64_t{1} << 30;  // of one image: bytes of MOST_IMAGES such ones still have a number
 
 // The text of a request, checked.
 struct Prompting {
@@ -100,6 +101,9 @@ int64_t side(const BundleConfig& config, const std::string& field, std::optional
 std::array<int64_t, 3> latent_shape(const BundleConfig& config, int64_t height, int64_t width) {
     __extension__ typedef __int128 Wide;
     const auto [channels, rows, columns] = config.latent_shape;
+    if (Wide{height} * width > MOST_PIXELS) {
+        throw Error(concat("height is ", height, ", width is ", width, "; more than ", MOST_PIXELS, " pixels"));
+    }
     const Wide down = Wide{height} * rows / config.image_size, across = Wide{width} * columns / config.image_size;
     if (down > MOST_VALUES || across > MOST_VALUES || channels > MOST_VALUES || down * across * channels > MOST_VALUES) {
         throw Error(concat("height is ", height, ", width is ", width, "; latents of this size have more than ",
@@ -141,8 +145,8 @@ Prepared prepared(const Bundle& bundle, Manifest manifest, StepTable table, std:
     return {std::move(manifest), std::move(table), shape, std::move(jobs), std::move(null_text), std::move(lease)};
 }
 
-Weights weights_for(const Bundle& bundle, const Wanted& wanted, const Manifest& manifest, const Warn& warn) {
-    const Tree tree = code_tree(bundle);
+Weights weights_for(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const Manifest& manifest,
+                    const Warn& warn) {
     if (names_top_codes(wanted.target)) return by_top_codes(tree, wanted.target);
     const Weighted found = resolve(bundle, wanted.target, manifest, wanted.allow_stale, warn);
     return by_codes(tree, found.target, found.code_weights, found.calibration_id);
@@ -172,7 +176,8 @@ void tell_differences(const MadeBy& was, const MadeBy& now, const Warn& warn) {
 
 }  // namespace
 
-Prepared prepare(const Bundle& bundle, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger, const Warn& warn) {
+Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger,
+                 const Warn& warn) {
     const BundleConfig& config = bundle.config;
     if (wanted.n < 1) throw Error(concat("n is ", wanted.n, "; expected at least 1"));
     if (wanted.n > MOST_IMAGES) throw Error(concat("image index is ", wanted.n - 1, "; expected 0 to 2**32 - 1"));
@@ -207,7 +212,7 @@ Prepared prepare(const Bundle& bundle, const Wanted& wanted, const MadeBy& made_
     StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip);
     Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}};
     std::optional<Weights> weights;
-    if (!plan.codes) weights = weights_for(bundle, wanted, manifest, warn);
+    if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
     latent_shape(config, manifest.request.height, manifest.request.width);
     Assigned assigned = draw_codes(plan, weights, bundle, wanted, ledger);
     if (weights) {

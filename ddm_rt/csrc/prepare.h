@@ -13,6 +13,7 @@
 #include "error.h"
 #include "ledger.h"
 #include "manifest.h"
+#include "quota.h"
 
 namespace ddm {
 
@@ -53,7 +54,9 @@ struct Prepared {
 };
 
 // Throws Error naming the argument that doesn't fit; then nothing is drawn.
-Prepared prepare(const Bundle& bundle, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger, const Warn& warn);
+// `tree` is the bundle's code tree.
+Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger,
+                 const Warn& warn);
 
 // What `prepare` gave for this manifest, or only its image `index`; `warn` is told where it was made by something else.
 // The ledger isn't asked, and the result says `made_by`.

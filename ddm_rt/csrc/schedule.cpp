@@ -105,11 +105,7 @@ ScheduleConfig config_of(const Value& tree) {
 
 const char* name_of(SamplerName sampler) { return SAMPLERS[static_cast<size_t>(sampler)]; }
 
-const char* name_of(Spacing spacing) { return SPACINGS[static_cast<size_t>(spacing)]; }
-
 SamplerName sampler_named(std::string_view name) { return choice<SamplerName>(SAMPLERS, name, "sampler"); }
-
-Spacing spacing_named(std::string_view name) { return choice<Spacing>(SPACINGS, name, "spacing"); }
 
 Schedule Schedule::from_config(const ScheduleConfig& config) {
     std::vector<double> levels;

@@ -2,8 +2,8 @@
 #ifndef DDM_RT_SCHEDULE_H
 #define DDM_RT_SCHEDULE_H
 
-#include <cstddef>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -19,9 +19,7 @@ enum class BetaSchedule { linear, scaled_linear, squaredcos_cap_v2 };
 enum class PredictionType { epsilon, v_prediction, sample };
 
 const char* name_of(SamplerName sampler);  // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
-const char* name_of(Spacing spacing);
 SamplerName sampler_named(std::string_view name);  // throws Error with the choices
-Spacing spacing_named(std::string_view name);
 
 using Clip = std::optional<std::pair<double, double>>;
 
@@ -59,9 +57,10 @@ struct StepTable {
     std::vector<Row> rows() const;
 };
 
-// Throws Error naming the argument that doesn't fit.
+// The timesteps are spaced as the schedule says where the sampler takes that, else as the sampler's default is. Throws
+// Error naming the argument that doesn't fit.
 StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta = 0,
-                     const Clip& clip = std::nullopt, std::optional<Spacing> spacing = std::nullopt);
+                     const Clip& clip = std::nullopt);
 
 }  // namespace ddm
 

@@ -40,7 +40,8 @@ std::vector<std::string> words_of(const std::string& scope, const json::Value& v
     }
     if (!good) {
         const std::string place = scope == kAny ? "" : concat(" of scope ", repr(scope));
-        throw Error(concat(where, ": leave_alone", place, " is ", shown(value), "; expected a list of words"));
+        throw Error(concat(where, where.empty() ? "" : ": ", "leave_alone", place, " is ", shown(value),
+                           "; expected a list of words"));
     }
     return words;
 }
@@ -48,16 +49,17 @@ std::vector<std::string> words_of(const std::string& scope, const json::Value& v
 }  // namespace
 
 WordsByScope words_by_scope(std::string_view content, const std::string& where) {
+    const std::string name = where.empty() ? "leave_alone" : where;
     json::Value found;
     try {
         found = json::read(content, json::Dialect::python);
     } catch (const Error& error) {
-        throw Error(concat(where, ": not JSON (", std::string(error.what()), ")"));
+        throw Error(concat(name, ": not JSON (", std::string(error.what()), ")"));
     }
     if (found.as<json::List>()) return {{kAny, words_of(kAny, found, where)}};
     const json::Object* scopes = found.as<json::Object>();
     if (!scopes) {
-        throw Error(concat(where, R"(: expected a list of words, or {"SCOPE": [words], "*": [words]})"));
+        throw Error(concat(name, R"(: expected a list of words, or {"SCOPE": [words], "*": [words]})"));
     }
     WordsByScope words;
     for (const auto& [scope, value] : *scopes) words.emplace_back(scope, words_of(scope, value, where));

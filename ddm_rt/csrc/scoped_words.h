@@ -13,7 +13,8 @@ namespace ddm {
 // Scope ("*": any) and its words, in the file's order.
 using WordsByScope = std::vector<std::pair<std::string, std::vector<std::string>>>;
 
-// From a list of words, or an object with a list for each scope. Throws Error naming `where`.
+// From a list of words, or an object with a list for each scope. Throws Error naming the file
+// `where`, which is empty where there is none.
 WordsByScope words_by_scope(std::string_view content, const std::string& where);
 
 // Those that hold for a request, each once.

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "error.h"
+#include "numerals.h"
 #include "text.h"
 
 namespace ddm::shape {
@@ -12,6 +13,9 @@ namespace {
 
 using json::Integer;
 using json::Value;
+
+constexpr size_t MOST_DIGITS = 4300;  // of a whole number in quotes
+constexpr const char* TOO_LARGE = "Unable to parse input string as an integer, exceeded maximum size";
 
 struct Problem {
     std::string field, message;
@@ -31,9 +35,8 @@ Value below(Trail& trail, const std::string& name, What what) {
 }
 
 std::string written(double bound) {
-    if (bound != std::floor(bound)) return repr(bound);
-    std::string text = repr(bound);
-    return bound < 1e16 ? text.substr(0, text.size() - 2) : std::to_string(static_cast<uint64_t>(bound));
+    const std::string text = repr(bound);
+    return bound == std::floor(bound) ? text.substr(0, text.size() - 2) : text;
 }
 
 void check_bounds(double value, const Bounds& bounds, const Trail& trail) {
@@ -46,6 +49,23 @@ void check_bounds(double value, const Bounds& bounds, const Trail& trail) {
     if (bounds.gt && !(value > *bounds.gt)) fail("greater than", *bounds.gt);
 }
 
+// The same without a double in between, which can't tell neighbours beyond 53 bits apart.
+void check_bounds(const Integer& value, const WholeBounds& bounds, const Trail& trail) {
+    const auto fail = [&](const char* relation, auto bound) {
+        refuse(trail, concat("Input should be ", relation, " ", bound));
+    };
+    const bool negative = value.negative && (value.wide || value.magnitude);
+    const auto exceeds = [&](uint64_t bound) { return !negative && (value.wide || value.magnitude > bound); };
+    if (bounds.le && exceeds(*bounds.le)) fail("less than or equal to", *bounds.le);
+    if (bounds.lt && exceeds(*bounds.lt - 1)) fail("less than", *bounds.lt);
+    if (!bounds.ge) return;
+    const int64_t least = *bounds.ge;
+    const uint64_t distance = least < 0 ? -static_cast<uint64_t>(least) : static_cast<uint64_t>(least);  // from 0
+    const bool too_small = negative ? least >= 0 || value.wide || value.magnitude > distance
+                                    : least > 0 && !value.wide && value.magnitude < distance;
+    if (too_small) fail("greater than or equal to", least);
+}
+
 std::string quoted_choices(const std::vector<std::string>& choices) {
     std::string out;
     for (size_t i = 0; i < choices.size(); ++i) {
@@ -53,30 +73,6 @@ std::string quoted_choices(const std::vector<std::string>& choices) {
         out += choices[i];
     }
     return out;
-}
-
-bool all_digits(std::string_view text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
-}
-
-// "12", " -3 ", "1_000", "2.0" as a whole number.
-std::optional<Integer> whole_number(std::string_view text) {
-    text = strip(text);
-    const bool negative = text.starts_with('-');
-    if (negative || text.starts_with('+')) text.remove_prefix(1);
-    if (const size_t point = text.find('.'); point != text.npos) {
-        const std::string_view fraction = text.substr(point + 1);
-        if (fraction.empty() || fraction.find_first_not_of('0') != fraction.npos) return std::nullopt;
-        text = text.substr(0, point);
-    }
-    std::string digits;
-    for (const std::string& part : split(text, '_')) {
-        if (!all_digits(part)) return std::nullopt;
-        digits += part;
-    }
-    digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size() - 1));
-    Value value = json::read((negative ? "-" : "") + digits);
-    return *value.as<Integer>();
 }
 
 Integer integer_of(const Value& value, const Trail& trail) {
@@ -88,11 +84,13 @@ Integer integer_of(const Value& value, const Trail& trail) {
             refuse(trail, "Input should be a valid integer, got a number with a fractional part");
         }
         const double size = std::abs(*number);
-        if (size >= 0x1p63) refuse(trail, "Unable to parse input string as an integer, exceeded maximum size");
-        return {*number < 0, static_cast<uint64_t>(size), false, *number};
+        if (size >= 0x1p63) refuse(trail, TOO_LARGE);
+        return {.negative = *number < 0, .magnitude = static_cast<uint64_t>(size)};
     }
     if (const auto* text = value.as<std::string>()) {
-        if (const auto whole = whole_number(*text)) return *whole;
+        const auto whole = whole_number(*text);
+        if (whole && whole->wide && whole->digits->size() > MOST_DIGITS) refuse(trail, TOO_LARGE);
+        if (whole) return *whole;
         refuse(trail, "Input should be a valid integer, unable to parse string as an integer");
     }
     refuse(trail, "Input should be a valid integer");
@@ -103,7 +101,7 @@ double number_of(const Value& value, const Trail& trail) {
     if (const auto* truth = value.as<bool>()) {
         number = *truth;
     } else if (const auto* text = value.as<std::string>()) {
-        const auto found = parse_float(*text);
+        const auto found = decimal_number(*text);
         if (!found) refuse(trail, "Input should be a valid number, unable to parse string as a number");
         number = *found;
     } else if (value.as<Integer>() || value.as<double>()) {
@@ -123,9 +121,12 @@ bool truth_of(const Value& value, const Trail& trail) {
         std::transform(word.begin(), word.end(), word.begin(),
                        [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
     } else if (const auto* whole = value.as<Integer>()) {
-        word = whole->magnitude > 1 || whole->negative || whole->wide ? "other" : whole->magnitude ? "1" : "0";
-    } else if (const auto* number = value.as<double>(); number && (*number == 0 || *number == 1)) {
-        word = *number == 1 ? "1" : "0";
+        const bool large = whole->wide || whole->magnitude > uint64_t{INT64_MAX} + whole->negative;
+        if (large) refuse(trail, "Input should be a valid boolean");
+        word = whole->magnitude == 0 ? "0" : whole->magnitude == 1 && !whole->negative ? "1" : "other";
+    } else if (const auto* number = value.as<double>();
+               number && *number == std::floor(*number) && std::abs(*number) < 0x1p63) {
+        word = *number == 0 ? "0" : *number == 1 ? "1" : "other";
     } else {
         refuse(trail, "Input should be a valid boolean");
     }
@@ -155,10 +156,10 @@ const json::Object& object_of(const Value& value, const Trail& trail) {
 
 }  // namespace
 
-Check integer(Bounds bounds) {
+Check integer(WholeBounds bounds) {
     return [bounds](const Value& value, Trail& trail) {
         const Integer found = integer_of(value, trail);
-        check_bounds(found.approximate, bounds, trail);
+        check_bounds(found, bounds, trail);
         const uint64_t most = static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) + found.negative;
         if (found.wide || found.magnitude > most) refuse(trail, "Input should be an integer of at most 64 bits");
         return Value(found);
@@ -168,12 +169,7 @@ Check integer(Bounds bounds) {
 Check seed() {
     return [](const Value& value, Trail& trail) {
         const Integer found = integer_of(value, trail);
-        if (found.wide && !found.negative) {
-            refuse(trail, "Input should be less than or equal to 18446744073709551615");
-        }
-        if (found.negative && (found.wide || found.magnitude)) {
-            refuse(trail, "Input should be greater than or equal to 0");
-        }
+        check_bounds(found, {.ge = 0, .le = UINT64_MAX}, trail);
         return Value(found);
     };
 }
@@ -215,7 +211,12 @@ Check image_file() {
     return [](const Value& value, Trail& trail) {
         const std::string_view found = text_of(value, trail);
         const std::string_view number = found.substr(0, found.size() - std::min<size_t>(found.size(), 4));
-        if (!found.ends_with(".png") || number.size() < 5 || number.size() > 10 || !all_digits(number)) {
+        size_t digits = 0, at = 0;  // of any script
+        while (at < number.size() && decimal_value(character(number, at).code)) {
+            at += character(number, at).bytes;
+            ++digits;
+        }
+        if (!found.ends_with(".png") || digits < 5 || digits > 10 || at < number.size()) {
             refuse(trail, "String should match pattern '^\\d{5,10}\\.png$'");
         }
         return value;

@@ -3,6 +3,7 @@
 #define DDM_RT_SHAPE_H
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <initializer_list>
 #include <limits>
@@ -26,6 +27,11 @@ struct Bounds {
     std::optional<double> gt = {}, ge = {}, lt = {}, le = {};
 };
 
+struct WholeBounds {
+    std::optional<int64_t> ge = {};
+    std::optional<uint64_t> lt = {}, le = {};
+};
+
 struct Field {
     const char* name;
     Check check;
@@ -35,7 +41,7 @@ struct Field {
 // Says what is wrong with an object whose fields are all right, or nothing.
 using After = std::function<std::optional<std::string>(const json::Value& object)>;
 
-Check integer(Bounds bounds = {});  // within int64_t
+Check integer(WholeBounds bounds = {});  // within int64_t
 Check seed();                       // 0 to 2**64 - 1
 Check number(Bounds bounds = {});
 Check boolean();

@@ -54,17 +54,10 @@ void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_
     }
 }
 
-Spacing spacing_for(const Schedule& schedule, SamplerName sampler, std::optional<Spacing> asked) {
+Spacing spacing_for(const Schedule& schedule, SamplerName sampler) {
     const std::vector<Spacing> choices = spacings_of(sampler);
-    const auto takes = [&](Spacing spacing) { return std::find(choices.begin(), choices.end(), spacing) != choices.end(); };
-    if (!asked) {
-        const auto own = schedule.config.timestep_spacing;
-        return own && takes(*own) ? *own : choices[0];
-    }
-    if (takes(*asked)) return *asked;
-    std::vector<std::string> names;
-    for (const Spacing choice : choices) names.emplace_back(name_of(choice));
-    throw Error(concat("spacing is '", name_of(*asked), "'; ", name_of(sampler), " takes: ", join(", ", names)));
+    const auto own = schedule.config.timestep_spacing;
+    return own && std::find(choices.begin(), choices.end(), *own) != choices.end() ? *own : choices[0];
 }
 
 Floats trailing(int64_t timesteps, int64_t num_steps) {
@@ -218,10 +211,9 @@ std::vector<StepTable::Row> StepTable::rows() const {
     return out;
 }
 
-StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip,
-                     std::optional<Spacing> asked) {
+StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip) {
     check_arguments(schedule, sampler, num_steps, eta, clip);
-    const Spacing spacing = spacing_for(schedule, sampler, asked);
+    const Spacing spacing = spacing_for(schedule, sampler);
     const auto [t, ratio] = noise_levels(schedule, sampler, num_steps, spacing);
     const size_t steps = t.size();
     for (size_t i = 1; i < steps; ++i) {

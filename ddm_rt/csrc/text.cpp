@@ -1,56 +1,25 @@
 #include "text.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <clocale>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <locale.h>
+
+#include "text_tables.h"
 
 namespace ddm {
 namespace {
 
-struct Character {
-    char32_t code;
-    size_t bytes;  // 0 where UTF-8 ends or is broken
-};
-
-Character character(std::string_view text, size_t at) {
-    const auto byte = [&](size_t i) { return static_cast<unsigned char>(at + i < text.size() ? text[at + i] : 0); };
-    const auto follows = [&](size_t i) { return at + i < text.size() && (byte(i) & 0xC0) == 0x80; };
-    const unsigned char first = byte(0);
-    if (at >= text.size()) return {0, 0};
-    if (first < 0x80) return {first, 1};
-    const size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4) return {first, 0};
-    char32_t code = first & (0xFF >> (length + 1));
-    for (size_t i = 1; i < length; ++i) {
-        if (!follows(i)) return {first, 0};
-        code = code << 6 | (byte(i) & 0x3F);
-    }
-    const char32_t least = length == 2 ? 0x80 : length == 3 ? 0x800 : 0x10000;
-    if (code < least || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return {first, 0};
-    return {code, length};
-}
-
-// Assigned characters that are no letters, marks, numbers, punctuation or symbols, but for the space itself:
-// categories Cc, Cf, Zs, Zl, Zp and Co of Unicode 15.
-constexpr std::array<std::array<char32_t, 2>, 28> NOT_PRINTABLE = {{
-    {0x0, 0x1F},         {0x7F, 0xA0},        {0xAD, 0xAD},         {0x600, 0x605},     {0x61C, 0x61C},
-    {0x6DD, 0x6DD},      {0x70F, 0x70F},      {0x890, 0x891},       {0x8E2, 0x8E2},     {0x1680, 0x1680},
-    {0x180E, 0x180E},    {0x2000, 0x200F},    {0x2028, 0x202F},     {0x205F, 0x206F},   {0x3000, 0x3000},
-    {0xD800, 0xF8FF},    {0xFEFF, 0xFEFF},    {0xFFF9, 0xFFFB},     {0x110BD, 0x110BD}, {0x110CD, 0x110CD},
-    {0x13430, 0x1343F},  {0x1BCA0, 0x1BCA3},  {0x1D173, 0x1D17A},   {0xE0001, 0xE0001}, {0xE0020, 0xE007F},
-    {0xF0000, 0xFFFFD},  {0x100000, 0x10FFFD}, {0xFFFFE, 0xFFFFF},
-}};
-
 bool printable(char32_t code) {
-    for (const auto& [first, last] : NOT_PRINTABLE) {
-        if (first <= code && code <= last) return false;
-    }
-    return true;
+    const auto after = std::upper_bound(std::begin(NOT_PRINTABLE), std::end(NOT_PRINTABLE), code,
+                                        [](char32_t wanted, const CharacterRange& range) { return wanted < range.first; });
+    return after == std::begin(NOT_PRINTABLE) || code > (after - 1)->last;
 }
 
 std::string escaped(char32_t code) {
@@ -76,6 +45,26 @@ std::string printed(const char* format, double value, int digits) {
 }
 
 bool is_digit(char byte) { return byte >= '0' && byte <= '9'; }
+
+bool is_ascii_space(char32_t code) { return code == U' ' || (code >= U'\t' && code <= U'\r'); }
+
+// With digits and white space of all scripts as those of ASCII; nothing where there is more than these.
+std::optional<std::string> in_ascii(std::string_view text) {
+    if (is_ascii(text)) return std::string(text);
+    std::string out;
+    for (size_t at = 0; at < text.size();) {
+        const auto [code, bytes] = character(text, at);
+        if (bytes == 0) return std::nullopt;
+        // A digit that is newer than Python's Unicode is none for it.
+        const auto digit = printable(code) ? decimal_value(code) : std::nullopt;
+        if (is_white(code)) out += ' ';
+        else if (digit) out += static_cast<char>('0' + *digit);
+        else if (code < 0x80) out += static_cast<char>(code);
+        else return std::nullopt;
+        at += bytes;
+    }
+    return out;
+}
 
 }  // namespace
 
@@ -156,17 +145,17 @@ std::vector<std::string> split(std::string_view text, char at) {
     }
 }
 
-std::string_view strip(std::string_view text) {
+std::string_view strip(std::string_view text, bool (*blank)(char32_t)) {
     while (!text.empty()) {
         const auto [code, bytes] = character(text, 0);
-        if (bytes == 0 || !is_white(code)) break;
+        if (bytes == 0 || !blank(code)) break;
         text.remove_prefix(bytes);
     }
     while (!text.empty()) {
         size_t first = text.size() - 1;
         while (first > 0 && (static_cast<unsigned char>(text[first]) & 0xC0) == 0x80) --first;
         const auto [code, bytes] = character(text, first);
-        if (first + bytes != text.size() || !is_white(code)) break;
+        if (first + bytes != text.size() || !blank(code)) break;
         text.remove_suffix(bytes);
     }
     return text;
@@ -178,8 +167,10 @@ bool is_white(char32_t code) {
            code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
-std::optional<double> parse_float(std::string_view text) {
-    text = strip(text);
+std::optional<double> parse_float(std::string_view given) {
+    const std::optional<std::string> ascii = in_ascii(given);
+    if (!ascii) return std::nullopt;
+    const std::string_view text = strip(*ascii, is_ascii_space);
     std::string plain_digits;
     std::string lower;
     for (size_t i = 0; i < text.size(); ++i) {
@@ -203,6 +194,24 @@ std::optional<double> parse_float(std::string_view text) {
     return value;
 }
 
+Character character(std::string_view text, size_t at) {
+    const auto byte = [&](size_t i) { return static_cast<unsigned char>(at + i < text.size() ? text[at + i] : 0); };
+    const auto follows = [&](size_t i) { return at + i < text.size() && (byte(i) & 0xC0) == 0x80; };
+    const unsigned char first = byte(0);
+    if (at >= text.size()) return {0, 0};
+    if (first < 0x80) return {first, 1};
+    const size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4) return {first, 0};
+    char32_t code = first & (0xFF >> (length + 1));
+    for (size_t i = 1; i < length; ++i) {
+        if (!follows(i)) return {first, 0};
+        code = code << 6 | (byte(i) & 0x3F);
+    }
+    const char32_t least = length == 2 ? 0x80 : length == 3 ? 0x800 : 0x10000;
+    if (code < least || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return {first, 0};
+    return {code, length};
+}
+
 size_t invalid_utf8(std::string_view text) {
     for (size_t at = 0; at < text.size();) {
         const size_t bytes = character(text, at).bytes;
@@ -216,6 +225,16 @@ size_t code_points(std::string_view utf8) {
     size_t count = 0;
     for (const char byte : utf8) count += (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
     return count;
+}
+
+bool is_ascii(std::string_view text) {
+    return std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
+}
+
+std::optional<int> decimal_value(char32_t code) {
+    const auto after = std::upper_bound(std::begin(ZEROS), std::end(ZEROS), code);
+    if (after == std::begin(ZEROS) || code > *(after - 1) + 9) return std::nullopt;
+    return static_cast<int>(code - *(after - 1));
 }
 
 bool is_printable(std::string_view utf8) {

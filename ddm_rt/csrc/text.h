@@ -2,7 +2,6 @@
 #ifndef DDM_RT_TEXT_H
 #define DDM_RT_TEXT_H
 
-#include <cstddef>
 #include <concepts>
 #include <cstddef>
 #include <optional>
@@ -28,18 +27,28 @@ std::string concat(const Parts&... parts) { return (std::string() + ... + plain(
 
 std::string join(std::string_view between, const std::vector<std::string>& parts);
 std::vector<std::string> split(std::string_view text, char at);
-std::string_view strip(std::string_view text);  // of white space at both ends
 
-// What float() makes of text; none where it raises.
-std::optional<double> parse_float(std::string_view text);
+struct Character {
+    char32_t code;
+    size_t bytes;  // 0 where UTF-8 ends or is broken; then `code` is the byte
+};
+
+// That which begins at the byte `at`. No overlong forms and no halves of pairs, as Python's strict decoder has it.
+Character character(std::string_view utf8, size_t at);
 
 // Where in UTF-8 the first byte stands that isn't, or npos.
 size_t invalid_utf8(std::string_view text);
 size_t code_points(std::string_view utf8);
-bool is_white(char32_t character);  // what str.isspace() says
+bool is_ascii(std::string_view text);
+bool is_white(char32_t character);            // what str.isspace() says
+bool is_printable(std::string_view utf8);     // what str.isprintable() says
+std::optional<int> decimal_value(char32_t character);  // of a digit of any script, as in the pattern \d
 
-// Whether every character is printable. What Unicode hasn't assigned counts as printable here.
-bool is_printable(std::string_view utf8);
+// Without the characters at both ends that are `blank`.
+std::string_view strip(std::string_view text, bool (*blank)(char32_t) = is_white);
+
+// What float() makes of text; none where it raises.
+std::optional<double> parse_float(std::string_view text);
 
 // A path as Python's pathlib writes it: without doubled or trailing slashes and single dots.
 std::string clean_path(std::string_view path);

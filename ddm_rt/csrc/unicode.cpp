@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "text.h"
 #include "unicode_tables.h"
 
 namespace ddm::unicode {
@@ -111,45 +112,15 @@ char32_t compose(char32_t left, char32_t right) {
     return found == forms().whole.end() ? 0 : found->second;
 }
 
-// How many bytes a character takes by its first byte; 0: none starts so.
-int width_of(unsigned char byte) {
-    if (byte < 0x80) return 1;
-    if (byte >= 0xC2 && byte < 0xE0) return 2;
-    if (byte >= 0xE0 && byte < 0xF0) return 3;
-    return byte >= 0xF0 && byte < 0xF5 ? 4 : 0;
-}
-
-char32_t value_of(std::string_view bytes) {
-    static constexpr std::array<unsigned char, 5> mask{0, 0x7F, 0x1F, 0x0F, 0x07};
-    char32_t value = static_cast<unsigned char>(bytes[0]) & mask[bytes.size()];
-    for (const char byte : bytes.substr(1)) value = value << 6 | (static_cast<unsigned char>(byte) & 0x3F);
-    return value;
-}
-
 }  // namespace
-
-bool is_utf8(std::string_view text) {
-    for (std::size_t i = 0; i < text.size();) {
-        const int width = width_of(static_cast<unsigned char>(text[i]));
-        if (width == 0 || i + width > text.size()) return false;
-        for (int k = 1; k < width; k++) {
-            if ((static_cast<unsigned char>(text[i + k]) & 0xC0) != 0x80) return false;
-        }
-        const char32_t value = value_of(text.substr(i, width));
-        const bool overlong = (width == 3 && value < 0x800) || (width == 4 && value < 0x10000);
-        if (overlong || value > 0x10FFFF || (value >= 0xD800 && value < 0xE000)) return false;
-        i += width;
-    }
-    return true;
-}
 
 Letters decode(std::string_view text) {
     Letters letters;
     letters.reserve(text.size());
-    for (std::size_t i = 0; i < text.size();) {
-        const int width = width_of(static_cast<unsigned char>(text[i]));
-        letters.push_back({value_of(text.substr(i, width)), letters.size(), letters.size() + 1});
-        i += width;
+    for (std::size_t at = 0; at < text.size();) {
+        const auto [code, bytes] = character(text, at);
+        letters.push_back({code, letters.size(), letters.size() + 1});
+        at += std::max<std::size_t>(bytes, 1);
     }
     return letters;
 }

@@ -17,11 +17,8 @@ struct Letter {
 
 using Letters = std::vector<Letter>;
 
-// From UTF-8, which the caller has checked (`is_utf8`).
+// From UTF-8, which the caller has checked (`invalid_utf8`).
 Letters decode(std::string_view text);
-
-// Whether the bytes are UTF-8 as Python's strict decoder takes it: no overlong forms, no halves of pairs.
-bool is_utf8(std::string_view text);
 
 void append_utf8(std::string& out, char32_t character);
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.quota import SUM_TOLERANCE
+from ddm_rt.sample.quota import SUM_TOLERANCE, total
 
 _NAME = re.compile(r"[^=,;:&?\s]([^=,;:&?\n]*[^=,;:&?\s])?")
 RESERVED = "code"  # targets over top codes start with it
@@ -132,11 +132,11 @@ def _part(piece: str, text: str, attributes: Sequence[Attribute]) -> Part:
             raise DdmError(f"target {text!r}: {left} is given twice")
         wanted[cell] = _share(share, left, text)
     assert chosen is not None
-    total = math.fsum(wanted.values())
-    if abs(total - 1) > SUM_TOLERANCE:
-        raise DdmError(f"target {text!r}: the shares of {'&'.join(map(_name, chosen))} sum to {total:.9g}; expected 1")
+    size = total(wanted.values())
+    if abs(size - 1) > SUM_TOLERANCE:
+        raise DdmError(f"target {text!r}: the shares of {'&'.join(map(_name, chosen))} sum to {size:.9g}; expected 1")
     every = itertools.product(*(attribute.groups for attribute in chosen))
-    return Part(chosen, tuple(wanted.get(cell, 0.0) / total for cell in every))
+    return Part(chosen, tuple(wanted.get(cell, 0.0) / size for cell in every))
 
 
 def _named(text: str, target: str, attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:

@@ -350,9 +350,14 @@ class Ledger:
 
     def _parse(self, stream: Stream, text: str) -> dict[int, int]:
         try:
-            return {int(code): int(n) for code, n in json.loads(text).items()}
-        except (ValueError, AttributeError, TypeError) as error:
+            tree = json.loads(text)
+            counts = {int(code): n for code, n in tree.items()}
+            whole = all(type(n) is int and n.bit_length() < 64 for pair in counts.items() for n in pair)
+            if not whole or [*map(str, counts)] != [*tree]:
+                raise ValueError("counts are whole numbers of 64 bits")
+        except (ValueError, AttributeError) as error:
             raise LedgerError(f"{self}: damaged: the counts of scope {stream.scope!r} are unreadable") from error
+        return counts
 
 
 def _columns(stream: Stream) -> tuple[str, str, str, str]:

@@ -15,7 +15,7 @@ Exact integer arithmetic: weights are multiples of 2^-48, and the bounds hold ag
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from ddm_rt.errors import DdmError
@@ -137,15 +137,24 @@ def quantise(weights: Sequence[float], field: str) -> list[int]:
     for k, weight in enumerate(weights):
         if not (math.isfinite(weight) and weight >= 0):
             raise DdmError(f"{field}: weight {k} is {weight}; expected a finite number, not negative")
-    total = sum(map(Fraction, weights))
-    if abs(float(total) - 1) > SUM_TOLERANCE:
-        raise DdmError(f"{field}: the weights sum to {float(total):.9g}; expected 1")
-    exact = [Fraction(weight) * DENOMINATOR / total for weight in weights]
+    rounded = total(weights)
+    if abs(rounded - 1) > SUM_TOLERANCE:
+        raise DdmError(f"{field}: the weights sum to {rounded:.9g}; expected 1")
+    whole_sum = sum(map(Fraction, weights))
+    exact = [Fraction(weight) * DENOMINATOR / whole_sum for weight in weights]
     whole = [math.floor(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: (whole[k] - exact[k], k))
     for k in by_remainder[: DENOMINATOR - sum(whole)]:
         whole[k] += 1
     return whole
+
+
+def total(weights: Iterable[float]) -> float:
+    """The sum, rounded once; infinite where no number is as large."""
+    try:
+        return math.fsum(weights)
+    except OverflowError:
+        return math.inf
 
 
 def parse_target(target: str, num_top_codes: int) -> tuple[float, ...]:

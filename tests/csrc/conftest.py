@@ -1,10 +1,12 @@
 """The embedding library, built once for all parallel workers of a test run."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from c_library import CLibrary
+from core_probe import CoreProbe
 from embedding_build import NEEDS, ROOT, Built, build, run
 from toolchain import has_embedding_toolchain
 
@@ -29,3 +31,9 @@ def built(shared_folder: Path) -> Built:
 @pytest.fixture(scope="session")
 def c_library(built: Built) -> CLibrary:
     return CLibrary(built.shared)
+
+
+@pytest.fixture(scope="session")
+def core(built: Built) -> Iterator[CoreProbe]:
+    with CoreProbe(built.tests / "ddm-core-probe") as probe:
+        yield probe

@@ -7,14 +7,20 @@
 #include <optional>
 #include <string>
 
-#include "assignment.h"
+#include <unistd.h>
+
+#include "bundle.h"
+#include "calibration.h"
 #include "error.h"
 #include "files.h"
 #include "groups.h"
 #include "json.h"
 #include "leave_alone.h"
+#include "ledger.h"
+#include "manifest.h"
 #include "noise.h"
-#include "prepare.h"
+#include "posterior.h"
+#include "quota.h"
 #include "text.h"
 
 namespace {
@@ -72,8 +78,12 @@ std::optional<double> maybe_number(const Value& tree, const char* name) {
     return maybe(tree, name, [](const Value& value) { return *parse_float(value.text()); });
 }
 
-std::optional<int64_t> maybe_integer(const Value& tree, const char* name) {
-    return maybe(tree, name, [](const Value& value) { return value.integer(); });
+// What a line of JSON can't hold: bytes, two digits each.
+std::string bytes_of(const Value& value) {
+    const std::string& hex = value.text();
+    std::string out;
+    for (size_t i = 0; i < hex.size(); i += 2) out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    return out;
 }
 
 bool flag(const Value& tree, const char* name) {
@@ -81,31 +91,41 @@ bool flag(const Value& tree, const char* name) {
     return found && found->boolean();
 }
 
-Value schedule(const Value& asked) {
-    return list_of(Schedule::from_json(read_file(asked["path"].text()), asked["path"].text()).alphas_cumprod);
+template <typename T>
+void append(std::string& out, const T& values) {
+    out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
 }
 
-Value table(const Value& asked) {
-    const std::string path = asked["path"].text();
-    const Schedule schedule = Schedule::from_json(read_file(path), path);
-    const auto spacing = maybe_text(asked, "spacing");
+Value table(const Schedule& schedule, const Value& asked) {
     const auto clip = maybe(asked, "clip", [](const Value& value) {
         return std::pair(numbers(value)[0], numbers(value)[1]);
     });
-    const StepTable made =
-        step_table(schedule, sampler_named(asked["sampler"].text()), asked["num_steps"].integer(),
-                   maybe_number(asked, "eta").value_or(0), clip, spacing ? std::optional(spacing_named(*spacing)) : std::nullopt);
-    List rows;
-    for (const StepTable::Row& row : made.rows()) rows.push_back(list_of(row));
-    Object columns;
-    const std::pair<const char*, const std::vector<double>*> named[] = {
-        {"t", &made.t}, {"a", &made.a}, {"b", &made.b}, {"c", &made.c}, {"d", &made.d},
-        {"e", &made.e}, {"g", &made.g}, {"f", &made.f}, {"clip_min", &made.clip_min}, {"clip_max", &made.clip_max}};
-    for (const auto& [name, column] : named) columns.emplace_back(name, list_of(*column));
-    return Object{{"init_scale", made.init_scale},
-                  {"rows", rows},
-                  {"timesteps", list_of(made.timesteps())},
-                  {"columns", columns}};
+    const StepTable made = step_table(schedule, sampler_named(asked["sampler"].text()), asked["num_steps"].integer(),
+                                      maybe_number(asked, "eta").value_or(0), clip);
+    std::string bytes;
+    for (const auto* column : {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {
+        append(bytes, *column);
+    }
+    append(bytes, made.timesteps());
+    for (const StepTable::Row& row : made.rows()) append(bytes, row);
+    return Object{{"init_scale", made.init_scale}, {"sha256", sha256_of(bytes)}};
+}
+
+// `answer`, or the error that it throws.
+template <typename Answer>
+Value told(Answer answer) {
+    try {
+        return answer();
+    } catch (const Error& error) {
+        return Object{{"error", std::string(error.what())}, {"status", static_cast<int>(error.status)}};
+    }
+}
+
+Value tables(const Value& asked) {
+    const Schedule schedule = Schedule::from_json(asked["schedule"].text(), "schedule");
+    List out;
+    for (const Value& each : asked["tables"].list()) out.push_back(told([&] { return table(schedule, each); }));
+    return out;
 }
 
 Value noise(const Value& asked) {
@@ -163,68 +183,43 @@ Value tree_quota(const Value& asked) {
 
 Value bundle(const Value& asked) {
     const Bundle opened = Bundle::load(asked["path"].text());
-    const Tree tree = code_tree(opened);
-    return Object{{"bundle_id", opened.bundle_id},
-                  {"num_codes", uint64_t{opened.codes.num_codes()}},
-                  {"num_top_codes", uint64_t{tree.size()}},
-                  {"latent_shape", list_of(opened.config.latent_shape)},
-                  {"prompt_free", opened.config.prompt_free},
-                  {"student", opened.config.student}};
+    return Object{{"bundle_id", opened.bundle_id}, {"num_codes", uint64_t{opened.codes.num_codes()}}};
 }
 
-Wanted wanted_of(const Value& asked) {
-    Wanted out;
-    const auto own_texts = [](const Value& value) { return texts(value); };
-    out.prompt = maybe(asked, "prompt", own_texts);
-    out.negative_prompt = maybe_text(asked, "negative_prompt");
-    out.n = maybe_integer(asked, "n").value_or(1);
-    if (const Value* seed = asked.find("seed")) out.seed = seed->natural();
-    out.codes = maybe(asked, "codes", [](const Value& value) { return integers(value); });
-    out.num_steps = maybe_integer(asked, "num_steps");
-    out.sampler = maybe_text(asked, "sampler");
-    out.guidance_scale = maybe_number(asked, "guidance_scale");
-    out.indicator_guidance_scale = maybe_number(asked, "indicator_guidance_scale");
-    out.height = maybe_integer(asked, "height");
-    out.width = maybe_integer(asked, "width");
-    out.target = maybe_text(asked, "target").value_or("uniform");
-    out.balance = maybe_text(asked, "balance").value_or("auto");
-    out.scope = maybe_text(asked, "scope");
-    out.shuffle = flag(asked, "shuffle");
-    out.allow_stale = flag(asked, "allow_stale");
-    out.leave_alone = maybe(asked, "leave_alone", own_texts);
+Value manifest(const Value& asked) { return Value(Manifest::parse(asked["content"].text(), "manifest").write()); }
+
+Value weights(const Value& asked) {
+    const Bundle opened = Bundle::load(asked["path"].text());
+    const Manifest manifest = Manifest::parse(asked["manifest"].text(), "manifest");
+    List out;
+    for (const std::string& target : texts(asked["targets"])) {
+        out.push_back(told([&] {
+            List warnings;
+            const Weighted found = resolve(opened, target, manifest, flag(asked, "allow_stale"),
+                                           [&](const std::string& text) { warnings.push_back(Value(text)); });
+            return Object{{"target", found.target},
+                          {"calibration_id", found.calibration_id},
+                          {"code_weights", list_of(found.code_weights)},
+                          {"warnings", warnings}};
+        }));
+    }
     return out;
 }
 
-const MadeBy MADE_BY{"test", "fp32", 1, {{"ddm_rt", "0"}}};
-
-Value told(const Prepared& made, const List& warnings) {
-    List texts;
-    for (const Job& job : made.jobs) texts.push_back(job.text ? Value(*job.text) : Value());
-    return Object{{"manifest", made.manifest.write()},
-                  {"shape", list_of(made.shape)},
-                  {"num_rows", uint64_t{made.table.num_steps()}},
-                  {"texts", texts},
-                  {"null_text", made.null_text ? Value(*made.null_text) : Value()},
-                  {"warnings", warnings}};
+Value nested(const Table& rows) {
+    List out;
+    for (const Row& row : rows) out.push_back(list_of(row));
+    return out;
 }
 
-Value prepare_one(const Value& asked) {
-    const Bundle opened = Bundle::load(asked["path"].text());
-    Ledger ledger(maybe_text(asked, "ledger"));
-    ledger.check_bundle(opened.bundle_id);
-    List warnings;
-    Prepared made = prepare(opened, wanted_of(asked["request"]), MADE_BY, ledger,
-                            [&](const std::string& text) { warnings.push_back(Value(text)); });
-    if (made.lease && flag(asked, "commit")) made.lease->commit();
-    return told(made, warnings);
-}
-
-Value replay_one(const Value& asked) {
-    const Bundle opened = Bundle::load(asked["path"].text());
-    List warnings;
-    const Prepared made = replay(opened, Manifest::read(asked["manifest"].text()), maybe_integer(asked, "index"),
-                                 MADE_BY, [&](const std::string& text) { warnings.push_back(Value(text)); });
-    return told(made, warnings);
+Value posterior(const Value& asked) {
+    Table counts;
+    for (const Value& row : asked["counts"].list()) counts.push_back(numbers(row));
+    const double prior = fitted_prior(counts);
+    return Object{{"mean", nested(posterior_mean(counts))},
+                  {"fitted", prior},
+                  {"fitted_mean", nested(posterior_mean(counts, prior))},
+                  {"variance", nested(posterior_variance(counts))}};
 }
 
 // Ledgers and leases that stay open from one line to the next, by the names that the test gives them.
@@ -256,15 +251,16 @@ Value ledger(const Value& asked) {
     if (what == "release") leases.erase(asked["lease"].text());
     if (what == "close") ledgers.at(name)->close();
     if (what == "check_bundle") ledgers.at(name)->check_bundle(asked["bundle_id"].text());
-    if (what != "counts") return Value();
-    const LedgerCounts counts = ledgers.at(name)->counts(stream_of(asked));
-    Object out;
-    for (const auto& [label, part] : {std::pair("issued", &counts.issued), {"leased", &counts.leased}, {"pooled", &counts.pooled}}) {
-        Object by_code;
-        for (const auto& [code, n] : *part) by_code.emplace_back(std::to_string(code), n);
-        out.emplace_back(label, by_code);
-    }
-    return out;
+    return Value();
+}
+
+// A copy of this process that goes on until it is killed; its number.
+Value copied(const Value&) {
+    std::cout.flush();
+    const pid_t child = ::fork();
+    if (child != 0) return Value(static_cast<int64_t>(child));
+    ::close(0), ::close(1), ::close(2);
+    while (true) ::pause();
 }
 
 Value group_target(const Value& asked) {
@@ -278,9 +274,13 @@ Value group_target(const Value& asked) {
     return out;
 }
 
-Value json_file(const Value& asked) {
+Value json_text(const Value& asked) {
     const auto dialect = asked["dialect"].text() == "python" ? json::Dialect::python : json::Dialect::pydantic;
-    return json::read(read_file(asked["path"].text()), dialect);
+    List out;
+    for (const Value& each : asked["texts"].list()) {
+        out.push_back(told([&] { return Value(json::write(json::read(bytes_of(each), dialect))); }));
+    }
+    return out;
 }
 
 Value words(const Value& asked) {
@@ -298,8 +298,7 @@ Value words(const Value& asked) {
 
 Value answer(const Value& asked) {
     static const std::map<std::string, Value (*)(const Value&)> operations = {
-        {"schedule", schedule},
-        {"table", table},
+        {"tables", tables},
         {"noise", noise},
         {"seeds", seeds},
         {"order", order},
@@ -308,11 +307,12 @@ Value answer(const Value& asked) {
         {"target", [](const Value& it) { return list_of(parse_target(it["target"].text(), it["tops"].natural())); }},
         {"group_target", group_target},
         {"bundle", bundle},
-        {"prepare", prepare_one},
-        {"replay", replay_one},
-        {"manifest", [](const Value& it) { return Value(Manifest::read(it["path"].text()).write()); }},
+        {"manifest", manifest},
+        {"weights", weights},
+        {"posterior", posterior},
         {"ledger", ledger},
-        {"json", json_file},
+        {"fork", copied},
+        {"json", json_text},
         {"text", words},
         {"leave_alone",
          [](const Value& it) { return Value(names_one(it["prompt"].text(), checked_words(texts(it["words"])))); }},
@@ -324,12 +324,7 @@ Value answer(const Value& asked) {
 
 int main() {
     for (std::string line; std::getline(std::cin, line);) {
-        Value out;
-        try {
-            out = Object{{"result", answer(json::read(line))}};
-        } catch (const Error& error) {
-            out = Object{{"error", std::string(error.what())}, {"status", static_cast<int>(error.status)}};
-        }
+        const Value out = told([&] { return Object{{"result", answer(json::read(line))}}; });
         std::cout << json::write(out) << std::endl;
     }
     return 0;

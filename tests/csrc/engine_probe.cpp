@@ -1,10 +1,13 @@
 // What the engine's parts give, as JSON on stdout for a request in JSON on stdin: tests compare it with Python's.
+#include <bit>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <iterator>
 #include <optional>
 #include <string>
 
+#include "array.h"
 #include "buckets.h"
 #include "clip_tokenizer.h"
 #include "error.h"
@@ -99,6 +102,23 @@ Value step(const Value& asked) {
     return List{list_of(next), list_of(now)};
 }
 
+// {"bits", "dtype"}: numbers by their bits in float32 -> their bits as another dtype
+Value cast(const Value& asked) {
+    std::vector<float> values;
+    for (const Value& bits : asked["bits"].list()) {
+        values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits.natural())));
+    }
+    const ddm::DType dtype = ddm::dtype_named(asked["dtype"].text());
+    const ddm::Array found = ddm::cast(ddm::Array::of({static_cast<int64_t>(values.size())}, values), dtype);
+    List list;
+    for (size_t i = 0; i < found.size(); i++) {
+        int64_t bits = 0;
+        std::memcpy(&bits, found.bytes.data() + i * size_of(dtype), size_of(dtype));
+        list.push_back(Value(bits));
+    }
+    return list;
+}
+
 // {"content", "scope"} -> words
 Value words(const Value& asked) {
     return list_of(ddm::words_for(ddm::words_by_scope(asked["content"].text(), "words.json"), text_or_none(asked["scope"])));
@@ -115,6 +135,7 @@ int main() {
                             : op == "branches" ? branches(asked)
                             : op == "splits"   ? splits(asked)
                             : op == "step"     ? step(asked)
+                            : op == "cast"     ? cast(asked)
                                                : words(asked);
         std::cout << ddm::json::write(found) << '\n';
         return 0;

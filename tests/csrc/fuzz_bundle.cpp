@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 
 #include "bundle.h"
+#include "calibration.h"
 #include "clip_tokenizer.h"
 #include "error.h"
 #include "files.h"
@@ -14,7 +17,7 @@
 
 namespace {
 
-// Where bundle.json lies while it is opened; its other files are missing there.
+// Where bundle.json and a calibration lie while they are read; a bundle's other files are missing there.
 const std::string& folder() {
     static const std::string made = [] {
         std::string name = "fuzz-bundle-XXXXXX";
@@ -24,11 +27,22 @@ const std::string& folder() {
     return made;
 }
 
+// A target by this calibration, of a bundle of four codes.
+void calibrated(std::string_view content) {
+    const std::string name = "calibrations/fuzzed/calibration.json";
+    std::filesystem::create_directories(folder() + "/calibrations/fuzzed");
+    std::ofstream(folder() + "/" + name, std::ios::binary) << content;
+    const ddm::FileEntry entry{ddm::sha256_of(content), content.size()};
+    ddm::Bundle bundle{folder(), std::string(64, '0'), {{name, entry}}, {}, {}, {}};
+    for (int64_t code = 0; code < 4; code++) bundle.codes.leaves.push_back({code, code / 2, 8, 0.5});
+    ddm::resolve(bundle, "female=.3,male=.7", ddm::Manifest(), true, {});
+}
+
 void read(unsigned part, std::string_view content) {
     const ddm::TextSpec spec{"tokenizer.json", "input_ids", 8, 0};
-    switch (part % 6) {
+    switch (part % 7) {
         case 0:
-            ddm::write_file_atomically(folder() + "/bundle.json", content);
+            std::ofstream(folder() + "/bundle.json", std::ios::binary) << content;
             ddm::Bundle::load(folder());
             break;
         case 1: ddm::BundleConfig::from_json(content, "config.json"); break;
@@ -43,7 +57,8 @@ void read(unsigned part, std::string_view content) {
             ddm::ClipTokenizer(content, "tokenizer.json", spec).ids("a nurse", loss);
             break;
         }
-        default: ddm::words_for(ddm::words_by_scope(content, "words.json"), "scope");
+        case 5: ddm::words_for(ddm::words_by_scope(content, "words.json"), "scope"); break;
+        default: calibrated(content);
     }
 }
 

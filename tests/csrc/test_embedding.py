@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import embedding
+import pytest
 from embedding_build import Built
 
 
-def test_every_row_is_measured(built: Built, tmp_path: Path) -> None:
+def test_every_row_is_measured(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "IMAGES", (1, 2))
     out = tmp_path / "embedding.json"
     embedding.main(["--rounds", "1", "--library", str(built.build), "--out", str(out)])
     record = json.loads(out.read_text())

@@ -217,6 +217,24 @@ def test_a_step_is_numpys_bit_for_bit(probe: Probe, count: int, seed: int, noisy
             np.testing.assert_array_equal(got.view(np.uint32), here.view(np.uint32))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int64", "float32"])
+def test_numbers_become_those_of_another_dtype_as_numpys(probe: Probe, dtype: str) -> None:
+    """Halves, ties and all, of each size that a half has; and what has no number there."""
+    rng = np.random.default_rng(0)
+    ties = np.arange(0x33000000, 0x47900000, 0x1000, dtype=np.uint32)[:: 1 if dtype == "float16" else 100]
+    edges = np.array([0, 1, 0x7F800000, 0x7FC00000, 0x477FEFFF, 0x477FF000, 0x5F000000, 0x5EFFFFFF], np.uint32)
+    bits = np.concatenate([ties, edges, rng.integers(0, 2**31, 3000, np.uint32)])
+    bits = np.concatenate([bits, bits | np.uint32(1 << 31)])
+    values = bits.view(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        want = values.astype(dtype)
+    found = np.array(probe("cast", bits=bits.tolist(), dtype=dtype), np.int64).astype(f"i{want.itemsize}")
+    numbers = ~np.isnan(values) if want.dtype.kind == "f" else np.abs(values) < 2.0**63  # others are the machine's own
+    np.testing.assert_array_equal(found[numbers], want.view(found.dtype)[numbers])
+    if want.dtype.kind == "f":
+        assert np.isnan(found.view(want.dtype)[~numbers]).all()
+
+
 @pytest.mark.parametrize(
     "content",
     [

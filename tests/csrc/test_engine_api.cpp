@@ -3,11 +3,14 @@
 
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "array.h"
 #include "ddm_rt.h"
 
 namespace {
@@ -80,6 +83,31 @@ TEST(Library, AnswersNullsWithAStatus) {
     EXPECT_STREQ(ddm_rt_last_error(), "target is null");
     EXPECT_EQ(ddm_rt_request_set_codes(request.get(), nullptr, 1), DDM_RT_BAD_INPUT);
     EXPECT_EQ(ddm_rt_request_set_codes(request.get(), nullptr, -1), DDM_RT_BAD_INPUT);
+}
+
+TEST(Library, NamesNoFileWhereWordsComeFromNone) {
+    const auto request = request_of(1, 0);
+    EXPECT_EQ(ddm_rt_request_set_leave_alone_json(request.get(), "[3]", 3, nullptr), DDM_RT_BAD_INPUT);
+    EXPECT_STREQ(ddm_rt_last_error(), "leave_alone is [3]; expected a list of words");
+    EXPECT_EQ(ddm_rt_request_set_leave_alone_json(request.get(), "[3]", 3, "words.json"), DDM_RT_BAD_INPUT);
+    EXPECT_STREQ(ddm_rt_last_error(), "words.json: leave_alone is [3]; expected a list of words");
+}
+
+TEST(Library, ListsBackendsOnSeveralThreads) {
+    const auto list = [] {
+        for (int i = 0; i < 20; i++) EXPECT_NE(ddm_rt_backends(), nullptr);
+    };
+    std::thread other(list);
+    list();
+    other.join();
+}
+
+TEST(Array, IsNoLargerThanMemory) {
+    constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+    EXPECT_THROW(ddm::Array(ddm::DType::float32, {kMost, 4}), std::length_error);
+    EXPECT_THROW(ddm::Array(ddm::DType::float32, {kMost}), std::length_error);
+    EXPECT_THROW(ddm::Array(ddm::DType::int64, {2, -1}), std::length_error);
+    EXPECT_EQ(ddm::Array(ddm::DType::int64, {0, 5}).size(), 0U);
 }
 
 TEST(Library, KeepsAnErrorPerThread) {

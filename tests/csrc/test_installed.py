@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import tomllib
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,35 @@ def test_the_example_finds_it_by_cmake(built: Built, tmp_path: Path) -> None:
 
 
 def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> None:
-    folder = next(built.prefix.glob("lib*/**/pkgconfig"))
+    """Where it was moved to, too."""
+    moved = tmp_path / "moved"
+    shutil.copytree(built.prefix, moved, symlinks=True)
+    folder = next(moved.glob("lib*/**/pkgconfig"))
     flags = run("pkg-config", f"--with-path={folder}", "--cflags", "--libs", "ddm_rt", folder=tmp_path).split()
     strict = ("-std=c11", "-pedantic-errors", "-Wall", "-Wextra", "-Werror")
-    rpath = f"-Wl,-rpath,{built.shared.parent}"
+    assert str(built.prefix) not in " ".join(flags)
+    rpath = f"-Wl,-rpath,{Built(built.build, moved).shared.parent}"
     run("cc", *strict, EXAMPLE, *flags, rpath, "-o", "example", folder=tmp_path)
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
+
+
+@pytest.mark.skipif(find_library("onnxruntime") is None, reason="needs ONNX Runtime where the system finds it")
+def test_a_build_that_names_no_onnxruntime_finds_the_systems(built: Built, tmp_path: Path) -> None:
+    """The library's own parts and the example in one program; but for the part that opens it, which is built anew."""
+    source = ROOT / "ddm_rt" / "csrc"
+    cache = (built.build / "CMakeCache.txt").read_text().splitlines()
+    (headers,) = (line.split("=")[1] for line in cache if line.startswith("DDM_RT_ONNXRUNTIME_HEADERS:"))
+    objects = (built.build / "ddm_rt").rglob("ddm_rt_objects.dir/**/*.o")
+    parts = [path for path in objects if "ort_library" not in path.name]
+    include = (f"-I{source}", f"-I{source / 'include'}", f"-I{headers}")
+    libraries = ("-lsqlite3", "-pthread", "-ldl")
+    run(
+        *("c++", "-std=c++20", *include, source / "ort_library.cpp", EXAMPLE, *parts, *libraries, "-o", "example"),
+        folder=tmp_path,
+    )
+    said = run("env", "--unset=DDM_RT_ONNXRUNTIME", tmp_path / "example", DIGITS, folder=tmp_path).splitlines()
+    assert sorted(line.rsplit(" ", 1)[1] for line in said) == ["0"] * 4 + ["1"] * 4
+    assert images_of(tmp_path).shape == (8, 32, 32, 3)
 
 
 def test_the_header_is_c_and_cpp(built: Built, tmp_path: Path) -> None:
@@ -162,6 +186,10 @@ def test_the_command_keeps_a_scope(built: Built, tmp_path: Path) -> None:
         ("BUNDLE", "--prompt", "a", "--out", "OUT"),
         ("BUNDLE", "--target", "code:9=1", "--out", "OUT"),
         ("BUNDLE", "--leave-alone", "missing.json", "--out", "OUT"),
+        ("BUNDLE", "--leave-alone", "missing.json", "--out", "FULL"),
+        ("missing", "--leave-alone", "missing.json"),
+        ("missing", "--scope", "s", "--ledger", "FILE", "--out", "OUT"),
+        ("-n0",),
         ("BUNDLE", "--sampler", "abacus", "--out", "OUT"),
         ("BUNDLE", "--out", "FULL"),
         ("BUNDLE", "--out", "FILE/below"),
@@ -198,12 +226,20 @@ def test_a_mistake_is_told_as_by_pythons_command(
     assert said.replace("; shipped bundles: digits", "") == python
 
 
+@pytest.mark.parametrize("line", ["-h", "--help", "sample -h", "backends --help", "version -h"])
+def test_help(built: Built, line: str) -> None:
+    assert cli(built, *line.split()).startswith("Usage: ddm-cli ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("-n", "many"), "Invalid value for '-n': 'many' is not a valid integer."),
         (("--guidance-scale", "x"), "Invalid value for '--guidance-scale': 'x' is not a valid float."),
         (("--threads", "0"), "Invalid value for '--threads': 0 is not in the range x>=1."),
+        (("--threads", "4294967297"), "Invalid value for '--threads': 4294967297 is not in the range x<=2147483647."),
+        (("-nmany",), "Invalid value for '-n': 'many' is not a valid integer."),
+        (("--seed", "0x3"), "Invalid value for '--seed': '0x3' is not a valid integer."),
         (("--shards", "s"), "No such option: --shards"),
         (("more",), "Got unexpected extra argument (more)"),
         (("--seed",), "Option '--seed' requires an argument."),

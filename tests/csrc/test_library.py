@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from c_library import CError, CLibrary, CPipeline
 from embedding_build import ROOT
 from tolerances import IMAGE_GREY_LEVELS
 
-from ddm_rt.bundle import Bundle, asset
+from ddm_rt.bundle import Bundle, asset, write_bundle
 from ddm_rt.engine import ort
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.sample.pipeline import Pipeline
@@ -99,11 +100,12 @@ def test_a_tiny_stable_diffusion_gives_pythons_images(sd: Any, request_: dict[st
 
 
 def test_sdxls_conditions_are_pythons(c_library: CLibrary, latent_bundles: Mapping[str, Bundle]) -> None:
-    bundle = latent_bundles["sdxl"]
+    bundle = latent_bundles["sdxl"]  # if no other test has asked for it, making it takes most of the time
     python = Pipeline.load(bundle, backend="onnxruntime", threads=1)
+    size = {"height": 128, "width": 64}  # one for both: batch sizes are probed for each, on either side
     with c_library.pipeline(bundle.path) as c:
-        compare(python, c, n=2, prompt="a street at night", num_steps=2)
-        compare(python, c, n=1, prompt="a nurse", negative_prompt="rain", num_steps=2, height=128, width=64)
+        compare(python, c, n=2, prompt="a street at night", num_steps=2, **size)
+        compare(python, c, n=1, prompt="a nurse", negative_prompt="rain", num_steps=1, **size)
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_pythons_warning(sd: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,20 +265,86 @@ def test_a_damaged_bundle(c_library: CLibrary, tmp_path: Path, name: str, conten
     assert there.value.status == ("bundle" if isinstance(here.value, BundleError) else "input")
 
 
-def test_a_graph_that_is_none(c_library: CLibrary, tmp_path: Path) -> None:
-    """Hashes are right, and the file is no graph."""
-    from ddm_rt.bundle import write_bundle
+def digits_with(path: Path, name: str, content: bytes) -> Path:
+    """The digits bundle with another file of that name; hashes are right."""
 
     def fill(folder: Path) -> None:
-        for path in (DIGITS / name for name in Bundle.load(DIGITS).index.files):
-            (folder / path.name).write_bytes(b"no graph" if path.name == "decoder.onnx" else path.read_bytes())
+        for file in (DIGITS / each for each in Bundle.load(DIGITS).index.files):
+            (folder / file.name).write_bytes(content if file.name == name else file.read_bytes())
 
-    broken = write_bundle(tmp_path / "broken", fill, {})
+    return write_bundle(path, fill, {}).path
+
+
+def of_digits(name: str, **changes: Any) -> bytes:
+    """A JSON file of the digits bundle with other fields."""
+    return json.dumps(json.loads((DIGITS / name).read_bytes()) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("decoder.onnx", b"no graph"),
+        ("codes.json", of_digits("codes.json", leaves=[])),
+        ("config.json", of_digits("config.json", num_codes=15)),
+    ],
+    ids=("no graph", "no codes", "fewer codes"),
+)
+def test_a_bundle_of_parts_that_do_not_fit(c_library: CLibrary, tmp_path: Path, name: str, content: bytes) -> None:
+    broken = digits_with(tmp_path / "broken", name, content)
     with pytest.raises(BundleError) as here:
         Pipeline.load(broken, backend="onnxruntime")
-    with pytest.raises(CError) as there, c_library.pipeline(broken.path):
+    with pytest.raises(CError) as there, c_library.pipeline(broken):
         pass
     assert str(there.value) == str(here.value)
+    assert there.value.status == "bundle"
+
+
+def test_images_of_too_many_pixels(c_library: CLibrary, tmp_path: Path) -> None:
+    """Of few latents: their number alone says nothing."""
+    config = of_digits("config.json", image_size=2**32, latent_shape=[16, 1, 1])
+    with c_library.pipeline(digits_with(tmp_path / "large", "config.json", config)) as pipeline:
+        said = refusal(lambda: pipeline.generate(n=1, num_steps=1))
+    assert said == "height is 4294967296, width is 4294967296; more than 1073741824 pixels"
+
+
+def decoder(node: onnx.NodeProto, **constants: list[int]) -> bytes:
+    """A graph of one node, from x0 to image."""
+    of_any_size = (onnx.TensorProto.FLOAT, [None] * 4)
+    graph = onnx.helper.make_graph(
+        [node],
+        "decoder",
+        [onnx.helper.make_tensor_value_info("x0", *of_any_size)],
+        [onnx.helper.make_tensor_value_info("image", *of_any_size)],
+        [onnx.numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            decoder(onnx.helper.make_node("Gather", ["x0", "first"], ["image"], axis=0), first=[0]),
+            "/decoder.onnx: gives [1, 16, 8, 8] for a batch of 2; expected a row for each",
+        ),
+        (
+            decoder(onnx.helper.make_node("RandomNormalLike", ["x0"], ["image"])),
+            ": gives other values each time for the same input; its graphs must not draw random numbers",
+        ),
+        (
+            decoder(onnx.helper.make_node("Identity", ["x0"], ["image"])),
+            "/decoder.onnx: gives another shape than that of images",
+        ),
+    ],
+    ids=("one row", "random", "latents"),
+)
+def test_a_decoder_that_gives_no_images(c_library: CLibrary, tmp_path: Path, content: bytes, said: str) -> None:
+    broken = digits_with(tmp_path / "broken", "decoder.onnx", content)
+    with c_library.pipeline(broken) as pipeline, pytest.raises(CError) as caught:
+        pipeline.generate(n=2, num_steps=1)
+    assert str(caught.value) == f"{broken}{said}"
+    assert caught.value.status == "bundle"
 
 
 @pytest.mark.parametrize(("backend", "kind"), [("abacus", DdmError), ("tensorrt", BackendUnavailable)])

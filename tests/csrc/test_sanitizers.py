@@ -1,12 +1,13 @@
 """The embedding library under sanitizers, valgrind and a fuzzer. Each builds the library in another way."""
 
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import tokenizer as clip
 from embedding_build import NEEDS, build, run
 from toolchain import has_embedding_toolchain
 
@@ -19,9 +20,16 @@ pytestmark = [
 ]
 
 FUZZED_S = 20
+FUZZED_BYTES = 32_768  # of an input: the digits' schedule.json has 21,456
 DIGITS = asset("digits")
 
-Checked = Callable[..., str]
+REFUSED = (
+    ("--target", "code:9=1"),
+    ("--prompt", "a nurse"),
+    ("--from", "damaged.json"),
+    ("--scope", "s", "--ledger", "damaged.ledger"),
+    ("--backend", "tensorrt"),
+)
 
 
 def checked(command: list[str | Path], folder: Path, **environment: str) -> str:
@@ -33,8 +41,16 @@ def checked(command: list[str | Path], folder: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def sample(build: Path, out: Path) -> list[str | Path]:
-    return [build / "ddm_rt" / "csrc" / "ddm-cli", "sample", DIGITS, "-n", "3", "--steps", "2", "--out", out]
+def refused(command: list[str | Path], folder: Path, **environment: str) -> None:
+    """The same of a command that a user's mistake ends: with one line, and without a sanitizer's report."""
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-4000:]
+
+
+def sample(build: Path, out: Path, *more: str | Path) -> list[str | Path]:
+    return [build / "ddm_rt" / "csrc" / "ddm-cli", "sample", DIGITS, "-n", "3", "--steps", "2", "--out", out, *more]
 
 
 def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
@@ -43,14 +59,12 @@ def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
     options = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"}
     assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, **options)
     checked(sample(made, tmp_path / "out"), tmp_path, **options)
-    refused = subprocess.run(
-        [*sample(made, tmp_path / "out"), "--target", "code:9=1"],
-        env=os.environ | options,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    manifest = tmp_path / "out" / "manifest.json"
+    checked(sample(made, tmp_path / "again", "--from", manifest, "--index", "1"), tmp_path, **options)
+    (tmp_path / "damaged.json").write_bytes(manifest.read_bytes()[:500])
+    (tmp_path / "damaged.ledger").write_text("no ledger")
+    for more in REFUSED:
+        refused(sample(made, tmp_path / "no", *more), tmp_path, **options)
 
 
 def test_no_data_race(tmp_path: Path) -> None:
@@ -66,6 +80,7 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     watch: list[str | Path] = ["valgrind", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]
     watch += ["--errors-for-leak-kinds=definite", "--quiet"]
     checked([*watch, *sample(made, tmp_path / "out")], tmp_path)
+    refused([*watch, *sample(made, tmp_path / "no", "--target", "code:9=1")], tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +99,40 @@ def fuzzers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def small_tokenizer(folder: Path) -> bytes:
+    """CLIP's, but of its bytes and its first words alone."""
+    tree = json.loads(clip(folder).backend_tokenizer.to_str())
+    model = tree["model"]
+    model["merges"] = model["merges"][:64]
+    known = 512 + len(model["merges"])  # bytes, and bytes that end a word
+    ends = {token["content"] for token in tree["added_tokens"]}
+    model["vocab"] = {word: number for word, number in model["vocab"].items() if number < known or word in ends}
+    return json.dumps(tree).encode()
+
+
+CALIBRATION = {
+    "bundle_id": "0" * 64,
+    "attributes": [{"name": "gender", "groups": ["female", "male"]}],
+    "counts": [[8, 0], [7, 1], [0, 8], [1, 7]],
+    "unsure": [0, 0, 0, 0],
+    "settings": {
+        "sampler": "ddim",
+        "num_steps": 4,
+        "indicator_guidance_scale": 1.5,
+        "indicator_scale": 1.0,
+        "eta": 0.0,
+        "clip": [-1.0, 1.0],
+        "height": 32,
+        "width": 32,
+        "precision": "fp32",
+    },
+    "targets": [{"target": "female=0.5,male=0.5", "code_weights": [0.25, 0.25, 0.25, 0.25]}],
+}
+
+
 def fuzz(fuzzers: Path, name: str, seeds: Path, folder: Path) -> None:
     # Inputs are new each time: what is found becomes a test of its own.
-    limits = [f"-max_total_time={FUZZED_S}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=20000"]
+    limits = [f"-max_total_time={FUZZED_S}", "-timeout=10", "-rss_limit_mb=2048", f"-max_len={FUZZED_BYTES}"]
     said = checked([fuzzers / "tests" / "csrc" / name, *limits, seeds], folder)
     assert "Done " in said
 
@@ -95,9 +141,11 @@ def test_no_bytes_break_a_bundle(fuzzers: Path, tmp_path: Path) -> None:
     seeds = tmp_path / "seeds"
     seeds.mkdir()
     for part, name in enumerate(("bundle.json", "config.json", "codes.json", "schedule.json")):
-        (seeds / name).write_bytes(bytes([part]) + (DIGITS / name).read_bytes()[:20_000])
+        (seeds / name).write_bytes(bytes([part]) + (DIGITS / name).read_bytes())
     (seeds / "words").write_bytes(b'\x05{"*": ["woman"], "scope": ["man"]}')
-    (seeds / "tokenizer").write_bytes(b'\x04{"normalizer": {}, "pre_tokenizer": {}, "model": {"type": "BPE"}}')
+    (seeds / "tokenizer").write_bytes(b"\x04" + small_tokenizer(tmp_path / "vocabulary"))
+    (seeds / "calibration").write_bytes(b"\x06" + json.dumps(CALIBRATION).encode())
+    assert max(seed.stat().st_size for seed in seeds.iterdir()) <= FUZZED_BYTES
     fuzz(fuzzers, "fuzz_bundle", seeds, tmp_path)
 
 
@@ -125,3 +173,22 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "missing: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("-DCMAKE_DISABLE_FIND_PACKAGE_PNG=ON", "missing: libpng, for ddm-cli"),
+        ("-DDDM_RT_TENSORRT=ON", "not implemented: this version has no"),
+    ],
+)
+def test_what_cannot_be_built_stops_the_build(tmp_path: Path, option: str, said: str) -> None:
+    folder = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["cmake", "-S", folder, "-B", tmp_path, "-DDDM_RT_BUILD_LIBRARY=ON", option],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert said in " ".join(done.stderr.split())

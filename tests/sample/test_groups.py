@@ -43,6 +43,7 @@ def test_every_combination() -> None:
         ("female=-.5,male=1.5", "the share of female is -0.5; expected a finite number, not negative"),
         ("female=nan,male=.5", "the share of female is nan"),
         ("female=inf,male=.5", "the share of female is inf"),
+        ("female=1e308,male=1e308", "the shares of gender sum to inf; expected 1"),
         ("female=half,male=.5", "'half' is no number; expected the share of female"),
         ("femlae=.5,male=.5", "group 'femlae' is unknown; known: gender: female, male; race: asian, black, white"),
         ("sex:female=1", "attribute 'sex' is unknown; known: gender, race"),

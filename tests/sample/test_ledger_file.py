@@ -1,6 +1,5 @@
 """Ledger files that can't be used: one clear error, and nothing in them changes."""
 
-import contextlib
 import os
 import sqlite3
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import ledger_processes
 import pytest
+from ledger_damage import DAMAGE
 from ledger_processes import STREAM, quota, reference
 
 from ddm_rt.errors import DdmError
@@ -24,35 +24,6 @@ def path(tmp_path: Path) -> Path:
         ledger.lease(STREAM, quota, 8).commit()
         ledger.lease(STREAM, quota, 4).release()
     return path
-
-
-def change(path: Path, statement: str) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement)
-
-
-def overwrite(path: Path, start: int, content: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(content)
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda path: path.write_bytes(b""), "empty"),
-    "another kind of file": (lambda path: path.write_bytes(b"years of work " * 99), "damaged, or no ledger"),
-    "cut in the middle": (lambda path: os.truncate(path, path.stat().st_size // 2), "damaged"),
-    "cut in the header": (lambda path: os.truncate(path, 50), "no ledger"),
-    "overwritten header": (lambda path: overwrite(path, 0, b"\xff" * 100), "no ledger"),
-    "overwritten pages": (lambda path: overwrite(path, 1024, b"\xa5" * (path.stat().st_size - 1024)), "damaged"),
-    "another SQLite file": (lambda path: change(path, "PRAGMA application_id = 7"), "no ledger"),
-    "another version": (lambda path: change(path, "PRAGMA user_version = 2"), "version 2; this program reads 1"),
-    "missing table": (lambda path: change(path, "DROP TABLE draws"), "no such table"),
-    "impossible counts": (lambda path: change(path, "UPDATE streams SET counts = replace(counts, '1', '7')"), "counts"),
-    "unreadable counts": (lambda path: change(path, "UPDATE streams SET counts = '[1'"), "unreadable"),
-    "counts of other codes": (lambda path: change(path, """UPDATE streams SET counts = '{"9": 1}'"""), "counts"),
-    "a directory": (lambda path: (path.unlink(), path.mkdir()), "cannot be"),
-    "below a file": (lambda path: (path.parent.rename(path.parent.with_name("x")), path.parent.touch()), "cannot be"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -48,7 +48,10 @@ void parse(const std::vector<std::string>& arguments, const std::vector<Option>&
             continue;
         }
         std::optional<std::string> value;
-        if (const size_t sign = name.find('='); name.starts_with("--") && sign != std::string::npos) {
+        if (!name.starts_with("--") && name.size() > 2) {  // -n5
+            value = name.substr(2);
+            name.resize(2);
+        } else if (const size_t sign = name.find('='); name.starts_with("--") && sign != std::string::npos) {
             value = name.substr(sign + 1);
             name.resize(sign);
         }

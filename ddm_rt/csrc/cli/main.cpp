@@ -1,6 +1,7 @@
 // ddm-cli: the library from a shell. A user's mistake is one line on stderr and exit code 2.
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,15 +11,30 @@
 
 namespace {
 
+constexpr const char* kUsage = "Usage: ddm-cli sample|backends|version [ARGUMENTS]\n";
+
+// Whether there is more to do than to show the usage of a command without arguments.
+bool goes_on(const std::string& command, const std::vector<std::string>& arguments) {
+    bool help = false;
+    std::optional<std::string> more;
+    cli::parse(arguments, {{"--help", &help, ""}, {"-h", &help, ""}}, more);
+    if (more) throw cli::Refused("Got unexpected extra argument (" + *more + ")");
+    if (help) std::printf("Usage: ddm-cli %s\n", command.c_str());
+    return !help;
+}
+
 void run(const std::string& command, const std::vector<std::string>& arguments) {
     if (command == "sample") {
         cli::sample(arguments);
     } else if (command == "backends") {
+        if (!goes_on(command, arguments)) return;
         const char* backends = ddm_rt_backends();
         if (!backends) throw cli::Refused(ddm_rt_last_error());
         std::printf("%s\n", backends);
     } else if (command == "version") {
-        std::printf("%s\n", ddm_rt_version());
+        if (goes_on(command, arguments)) std::printf("%s\n", ddm_rt_version());
+    } else if (command == "--help" || command == "-h") {
+        std::printf("%s", kUsage);
     } else {
         throw cli::Refused("No such command '" + command + "'; commands: sample, backends, version");
     }
@@ -40,7 +56,7 @@ std::string unbroken(const std::string& text) {
 
 int main(int count, char** values) {
     if (count < 2) {
-        std::printf("Usage: ddm-cli sample|backends|version [ARGUMENTS]\n");
+        std::printf("%s", kUsage);
         return 2;
     }
     try {

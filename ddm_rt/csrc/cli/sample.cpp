@@ -9,6 +9,7 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <memory>
 
 #include "../text.h"
@@ -58,6 +59,7 @@ std::vector<Option> options_of(Given& g) {
         {"--index", &g.index, "With --from: this image alone."},
         {"--onnxruntime", &g.onnxruntime, "ONNX Runtime's shared library."},
         {"--help", &g.help, "Show this and exit."},
+        {"-h", &g.help, "The same."},
     };
 }
 
@@ -75,6 +77,12 @@ Owned<T> created(ddm_rt_status (*create)(T**), void (*destroy)(T*)) {
     return {handle, destroy};
 }
 
+// Whether int() would read it.
+bool is_whole(const std::string& text) {
+    const size_t sign = text.starts_with('+') || text.starts_with('-');
+    return text.size() > sign && text.find_first_not_of("0123456789", sign) == std::string::npos;
+}
+
 std::string content(const std::string& path, const char* expected) {
     errno = 0;
     std::ifstream file(path, std::ios::binary);
@@ -87,10 +95,15 @@ std::string content(const std::string& path, const char* expected) {
 
 // What can be said without a bundle, in the order of `ddm-rt sample`.
 void check_options(const Given& g) {
-    if (!g.bundle) throw Refused("bundle: name a bundle directory");
-    if (g.threads && *g.threads < 1) {
-        throw Refused(ddm::concat("Invalid value for '--threads': ", *g.threads, " is not in the range x>=1."));
+    constexpr int64_t kMostThreads = std::numeric_limits<int32_t>::max();
+    if (g.seed && !is_whole(*g.seed)) {
+        throw Refused("Invalid value for '--seed': " + ddm::repr(*g.seed) + " is not a valid integer.");
     }
+    if (g.threads && (*g.threads < 1 || *g.threads > kMostThreads)) {
+        const std::string range = *g.threads < 1 ? "x>=1" : ddm::concat("x<=", kMostThreads);
+        throw Refused(ddm::concat("Invalid value for '--threads': ", *g.threads, " is not in the range ", range, "."));
+    }
+    if (!g.bundle) throw Refused("bundle: name a bundle directory");
     if (g.index && !g.from) throw Refused("--index: names an image of a manifest; give that with --from");
     if (g.from && (g.scope || g.ledger)) throw Refused("--from: a replay draws nothing; leave out --scope and --ledger");
     for (const auto& [name, there] : {std::pair{"--prompt", !g.prompt.empty()},
@@ -106,22 +119,30 @@ void check_options(const Given& g) {
     }
     if (g.ledger && !g.scope) throw Refused("--ledger: keeps the counts of scopes; name one with --scope");
     if (g.fsync && !g.ledger) throw Refused("--fsync: is about the file of --ledger, which is not given");
-    if (!g.out) throw Refused("--out: name a directory for the images");
 }
 
 uint64_t seed_of(const Text& text) {
     if (!text) return 0;
     const std::string digits = text->starts_with('+') ? text->substr(1) : *text;
     const bool negative = digits.starts_with('-');
-    if (digits.size() == size_t{negative} || digits.find_first_not_of("0123456789", negative) != std::string::npos) {
-        throw Refused("Invalid value for '--seed': " + ddm::repr(*text) + " is not a valid integer.");
-    }
     errno = 0;
     const uint64_t value = std::strtoull(digits.c_str(), nullptr, 10);
     if (errno == ERANGE || (negative && value != 0)) {
         throw Refused("seed is " + digits + "; expected 0 to 2**64 - 1");
     }
     return value;
+}
+
+void fill_leave_alone(ddm_rt_request* request, const std::string& given) {
+    if (given.ends_with(".json")) {
+        const std::string words = content(given, "words in JSON");
+        const auto size = static_cast<int64_t>(words.size());
+        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size, given.c_str()));
+        return;
+    }
+    for (const std::string& word : ddm::split(given, ',')) {
+        check(ddm_rt_request_add_leave_alone(request, std::string(ddm::strip(word)).c_str()));
+    }
 }
 
 void fill(ddm_rt_request* request, const Given& g) {
@@ -145,15 +166,6 @@ void fill(ddm_rt_request* request, const Given& g) {
     if (g.width) check(ddm_rt_request_set_width(request, *g.width));
     check(ddm_rt_request_set_allow_stale(request, g.allow_stale));
     check(ddm_rt_request_set_shuffle(request, g.shuffle));
-    if (g.leave_alone && g.leave_alone->ends_with(".json")) {
-        const std::string words = content(*g.leave_alone, "words in JSON");
-        const auto size = static_cast<int64_t>(words.size());
-        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size, g.leave_alone->c_str()));
-    } else if (g.leave_alone) {
-        for (const std::string& word : ddm::split(*g.leave_alone, ',')) {
-            check(ddm_rt_request_add_leave_alone(request, std::string(ddm::strip(word)).c_str()));
-        }
-    }
 }
 
 void warn(void*, const char* message) { std::fprintf(stderr, "%s\n", message); }
@@ -193,6 +205,9 @@ void sample(const std::vector<std::string>& arguments) {
         return;
     }
     check_options(g);
+    const auto request = created(ddm_rt_request_create, ddm_rt_request_destroy);
+    if (g.leave_alone) fill_leave_alone(request.get(), *g.leave_alone);
+    if (!g.out) throw Refused("--out: name a directory for the images");
     Delivery delivery{fs::path(ddm::clean_path(*g.out)), false, nullptr};
     check_free(delivery.out);
 
@@ -206,8 +221,7 @@ void sample(const std::vector<std::string>& arguments) {
     check(ddm_rt_pipeline_open(g.bundle->c_str(), options.get(), &opened));
     const Owned<ddm_rt_pipeline> pipeline{opened, ddm_rt_pipeline_close};
 
-    const auto request = created(ddm_rt_request_create, ddm_rt_request_destroy);
-    fill(request.get(), g);
+    if (!g.from) fill(request.get(), g);  // a replay takes none of it
     if (isatty(STDERR_FILENO)) check(ddm_rt_request_set_on_step(request.get(), show_step, nullptr));
     check(ddm_rt_request_set_deliver(request.get(), Delivery::deliver, &delivery));
     ddm_rt_images* made = nullptr;

@@ -1,7 +1,7 @@
 """Makes ddm_rt/csrc/folded_tables.cpp: what becomes of characters where words are compared (`sample.leave_alone`), by
 Python's Unicode. What normal form C makes of them anyway is left out.
 
-    python tests/csrc/folded_tables.py > ddm_rt/csrc/folded_tables.cpp
+    python tests/folded_tables.py > ddm_rt/csrc/folded_tables.cpp
 """
 
 import textwrap
@@ -22,7 +22,8 @@ def text() -> str:
     }
     body = "\n".join(_table(name, about, numbers) for name, (about, numbers) in tables.items())
     return (
-        "// Characters as words are compared. Made by tests/csrc/folded_tables.py; don't edit.\n"
+        f"// Characters as words are compared, by Unicode {unicodedata.unidata_version}. Made by "
+        "tests/folded_tables.py; don't edit.\n"
         '#include "folded_tables.h"\n\nnamespace ddm::unicode {\n\n'
         f"{body}\n}}  // namespace ddm::unicode\n"
     )

@@ -1,0 +1,272 @@
+"""The embedding library's ledger and calibrations: files that Python uses too, refused in the same words."""
+
+import json
+import logging
+import os
+import random
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core_probe import CoreProbe, python
+from embedding_build import Built
+from ledger_damage import DAMAGE, change
+from ledger_processes import STREAM, quota, reference
+from paper_bundle import fill
+
+from ddm_rt.bundle import Bundle, add_directory, write_bundle
+from ddm_rt.config import SamplerName
+from ddm_rt.sample.calibrate import Calibration, Settings, Stored, resolve, store
+from ddm_rt.sample.groups import Attribute
+from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.manifest import ImageRecord, Manifest, Request
+
+LEASE = {
+    **STREAM._asdict(),
+    "tops": ["0.3", "0.7"],
+    "leaves": [[[0, 0.5], [2, 0.5]], [[1, 0.25], [3, 0.75]]],
+    "do": "lease",
+    "name": "a",
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with 8 draws done and 4 in the pool."""
+    path = tmp_path / "counts.ledger"
+    with Ledger(path) as ledger:
+        ledger.lease(STREAM, quota, 8).commit()
+        ledger.lease(STREAM, quota, 4).release()
+    return path
+
+
+def draw(core: CoreProbe, path: Path | None, n: int, timeout_s: float = 10) -> Any:
+    """What the core draws as the ledger "a", or its error."""
+    place = None if path is None else str(path)
+    if error := core("ledger", do="open", name="a", path=place, timeout_s=repr(timeout_s)):
+        return error
+    found = core("ledger", n=n, lease="one", **LEASE)
+    core("ledger", do="release", lease="one", name="a")
+    core("ledger", do="close", name="a")
+    return found
+
+
+def drawn(path: Path, n: int, timeout_s: float = 10) -> Any:
+    with Ledger(path, timeout_s=timeout_s) as ledger:
+        return [[*one] for one in ledger.lease(STREAM, quota, n).draws]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file(core: CoreProbe, path: Path, damage: str) -> None:
+    DAMAGE[damage][0](path)
+    there = draw(core, path, 5)
+    assert there == python(lambda: drawn(path, 5))
+    assert there["status"] == 3
+
+
+COUNTS = (
+    '{"0": 1.0}',
+    '{"0": NaN}',
+    '{"0": true}',
+    '{"0": "1"}',
+    '{" 0": 1}',
+    '{"1_0": 1}',
+    '{"01": 1, "1": 1}',
+    "{}",
+    "[]",
+)
+COUNTS += (
+    '{"0": -1, "1": 0, "2": 0, "3": 0}',
+    '{"0": 1e3}',
+    '{"0": 9223372036854775808}',
+    '{"x": 1}',
+    "null",
+    '{"0": 1',
+    "",
+)
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_counts_that_nobody_wrote(core: CoreProbe, path: Path, counts: str) -> None:
+    change(path, "DELETE FROM draws")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE streams SET counts = ?", (counts,))
+    assert draw(core, path, 1) == python(lambda: drawn(path, 1))
+
+
+def test_a_locked_file(core: CoreProbe, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        there = draw(core, path, 1, timeout_s=0.05)
+        assert there == python(lambda: drawn(path, 1, timeout_s=0.05))
+    assert there["error"].endswith("locked by another process for more than 0.05 s; nothing was changed")
+
+
+def test_a_file_of_another_bundle(core: CoreProbe, path: Path) -> None:
+    core("ledger", do="open", name="a", path=str(path))
+    there = core("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)
+    with Ledger(path) as ledger:
+        assert there == python(lambda: ledger.check_bundle("cd" * 32))
+    assert there["status"] == 3
+    core("ledger", do="close", name="a")
+    said = {"error": f"ledger {path}: closed", "status": 3}
+    assert core("ledger", n=1, lease="one", **LEASE) == said
+    assert python(lambda: ledger.lease(STREAM, quota, 1)) == said
+
+
+def test_what_one_side_gives_back_the_other_hands_out(core: CoreProbe, path: Path) -> None:
+    pooled = [[*one] for one in reference(12)[8:]]
+    assert draw(core, path, 6)[:4] == pooled
+    assert drawn(path, 6) == draw(core, path, 6) == [[*one] for one in reference(14)[8:]]
+    assert draw(core, None, 20) == [[*one] for one in reference(20)]
+
+
+def test_a_forked_child_does_not_keep_the_draws_of_its_parent(built: Built, path: Path) -> None:
+    with CoreProbe(built.tests / "ddm-core-probe") as parent:
+        parent("ledger", do="open", name="a", path=str(path))
+        assert len(parent("ledger", n=6, lease="one", **LEASE)) == 6
+        child = parent("fork")
+        with Ledger(path) as ledger:
+            assert ledger.counts(STREAM).leased.total() == 6
+            parent.process.kill()
+            parent.process.wait()
+            try:
+                assert ledger.counts(STREAM).leased.total() == 0
+                assert ledger.counts(STREAM).pooled.total() == 6
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+
+GENDER = Attribute(name="gender", groups=("female", "male"))
+RACE = Attribute(name="race", groups=("asian", "black", "white"))
+SHARES = (0.25, 0.1, 0.4, 0.05, 0.2)
+SETTINGS = Settings(
+    sampler=SamplerName.DDIM,
+    num_steps=4,
+    indicator_guidance_scale=1.5,
+    indicator_scale=1.0,
+    eta=0.0,
+    clip=(-1.0, 1.0),
+    height=16,
+    width=16,
+    precision="fp32",
+)
+TARGETS = (
+    *("gender:uniform", "female=.3,male=.7", "female=.6,male=.4", "race:uniform", "asian=.2,black=.5,white=.3"),
+    *("gender:uniform;race:uniform", "gender&race:uniform", "female=1", "female=.999,male=.001", "old=1"),
+    *("female&asian=.2,male&white=.3,female&black=.5", "male=.5,female=.5;asian=.5,white=.25,black=.25"),
+)
+
+
+def calibration(bundle: Bundle, rng: random.Random, largest: int, **changes: Any) -> Calibration:
+    """Audits of `bundle` that show each code as mostly one group."""
+    counts = [[rng.choice([0, 0, 0, 1, 2, rng.randrange(largest)]) for _ in range(6)] for _ in SHARES]
+    return Calibration(
+        bundle_id=bundle.bundle_id,
+        attributes=(GENDER, RACE),
+        counts=tuple(map(tuple, counts)),
+        unsure=(0,) * len(SHARES),
+        settings=SETTINGS.model_copy(update=changes),
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle", lambda folder: fill(folder, SHARES), {})
+
+
+def manifest(bundle: Bundle, num_steps: int = 4, scope: str | None = None) -> Manifest:
+    shared = {name: value for name, value in SETTINGS if name in Request.model_fields}
+    return Manifest(
+        bundle_id=bundle.bundle_id,
+        request=Request(**shared | {"n": 1, "seed": 0, "balance": "auto", "scope": scope}),
+        target=None,
+        sampler=SETTINGS.sampler,
+        num_steps=num_steps,
+        backend="onnxruntime",
+        precision=SETTINGS.precision,
+        threads=1,
+        versions={},
+        images=(ImageRecord(file="00000.png", seed=0, code=-1, top_code=-1),),
+    )
+
+
+def check_weights(
+    core: CoreProbe, bundle: Bundle, asked: Manifest, caplog: Any, *, allow_stale: bool = False
+) -> list[Any]:
+    """Both sides on every target; what they give."""
+    now = Settings.of(asked.request, asked.sampler, asked.num_steps, asked.precision)
+
+    def want(target: str) -> dict[str, Any]:
+        caplog.clear()
+        found = resolve(bundle, target, now, allow_stale=allow_stale)
+        return {
+            "target": found.target,
+            "calibration_id": found.calibration_id,
+            "code_weights": list(found.code_weights),
+            "warnings": [record.getMessage() for record in caplog.records],
+        }
+
+    content = json.dumps(asked.tree())
+    found: list[Any] = core(
+        "weights", path=str(bundle.path), manifest=content, targets=TARGETS, allow_stale=allow_stale
+    )
+    for target, there in zip(TARGETS, found, strict=True):
+        assert there == python(lambda target=target: want(target)), target  # type: ignore[misc]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weights_for_groups_are_pythons(core: CoreProbe, bundle: Bundle, caplog: Any, seed: int) -> None:
+    caplog.set_level(logging.WARNING)
+    rng = random.Random(seed)
+    stored, _ = store(bundle, calibration(bundle, rng, (4, 20, 80)[seed % 3]), "default")
+    check_weights(core, stored, manifest(stored), caplog)
+
+
+def test_the_calibration_that_fits_is_taken(core: CoreProbe, bundle: Bundle, caplog: Any) -> None:
+    caplog.set_level(logging.WARNING)
+    rng = random.Random(1)
+    known = Stored(target="gender:female=0.3,male=0.7", code_weights=(0.1, 0.2, 0.3, 0.4, 0.0))
+    for name, changes in {
+        "a": {},
+        "b.c": {"num_steps": 5},
+        "b-c": {"scope": "staff"},
+        "\u00e4": {"prompt": ""},
+    }.items():
+        record = calibration(bundle, rng, 50, **changes)
+        bundle, _ = store(bundle, record.model_copy(update={"targets": (known,)}), name)
+    for asked in (manifest(bundle), manifest(bundle, 5), manifest(bundle, 6), manifest(bundle, 4, "staff")):
+        found = check_weights(core, bundle, asked, caplog)
+        assert asked.num_steps == 6 or found[1]["code_weights"] == list(known.code_weights)
+        check_weights(core, bundle, asked, caplog, allow_stale=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"schema_version": 1', '"schema_version": 2'),
+        ('"female"', '"fe=male"'),
+        ('"female"', '"male"'),
+        ('"gender"', '"code"'),
+        ('"gender"', '"race"'),
+        ('"counts": [', '"counts": [[1, 2],'),
+        ('"unsure": [', '"unsure": [-1,'),
+        ('"targets": []', '"targets": [{"target": "x", "code_weights": [0.5, 0.5, 0, 0, 0.1]}]'),
+        ('"targets": []', '"targets": [{"target": "x", "code_weights": [1.5, -0.5, 0, 0, 0]}]'),
+        ('"num_steps": 4', '"num_steps": 0'),
+        ("{", "["),
+    ],
+)
+def test_a_calibration_that_cannot_be(core: CoreProbe, bundle: Bundle, caplog: Any, old: str, new: str) -> None:
+    content = calibration(bundle, random.Random(0), 9).model_dump_json(indent=1)
+    assert old in content
+    broken = content.replace(old, new, 1)
+    added = add_directory(
+        bundle, "calibrations/x", lambda folder: (folder / "calibration.json").write_text(broken) and None
+    )
+    found = check_weights(core, added, manifest(added), caplog)
+    assert all("calibration.json" in there["error"] for there in found)
