@@ -13,7 +13,8 @@ from typing import Any
 
 _START = time.perf_counter()
 OTHERS_SPIN_S = 0.03  # threads of the configuration before may spin on after its call
-SHORT_S = 0.2  # shorter calls are timed right after another one, as in a sampling loop
+SHORT_S = 0.2  # shorter calls are timed right after others, as in a sampling loop:
+BEFORE_S = 0.02  # for so long, since a virtual machine's idle cores take milliseconds to wake
 
 
 def answer(**fields: Any) -> None:
@@ -50,7 +51,8 @@ def main() -> None:
         if line.strip() != "go":
             break
         time.sleep(OTHERS_SPIN_S)
-        if took < SHORT_S:
+        start = time.perf_counter()
+        while took < SHORT_S and time.perf_counter() - start < BEFORE_S:
             call()
         start = time.perf_counter()
         call()
