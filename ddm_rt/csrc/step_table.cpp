@@ -230,7 +230,7 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     // Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
     const bool scaled = sampler == SamplerName::euler && spacing != Spacing::leading;
     StepTable table{sampler, scaled ? sigma[0] : 1.0, t,    from.a, from.b, zero, zero, zero, zero, zero,
-                    Floats(steps, low),               Floats(steps, high)};
+                    Floats(steps, 0.0 + low),         Floats(steps, 0.0 + high)};  // no -0.0, as in numpy
     switch (sampler) {
     case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
     case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;

@@ -243,6 +243,7 @@ def test_numbers_become_those_of_another_dtype_as_numpys(probe: Probe, dtype: st
         "{",
         "3",
         '["woman", 3]',
+        '["woman", -123456789012345678901234567890]',
         '{"staff": "nurse"}',
         '{"staff": [true, null, 1.5, {"a": []}]}',
         '{"staff": [" "]}',

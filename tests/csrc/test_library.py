@@ -99,11 +99,16 @@ def test_a_tiny_stable_diffusion_gives_pythons_images(sd: Any, request_: dict[st
     compare(here, there, num_steps=3, **request_)
 
 
-def test_sdxls_conditions_are_pythons(c_library: CLibrary, latent_bundles: Mapping[str, Bundle]) -> None:
-    bundle = latent_bundles["sdxl"]  # if no other test has asked for it, making it takes most of the time
-    python = Pipeline.load(bundle, backend="onnxruntime", threads=1)
+@pytest.fixture
+def sdxl(latent_bundles: Mapping[str, Bundle]) -> Bundle:
+    """Half a minute of exporting, if no other test has asked for it."""
+    return latent_bundles["sdxl"]
+
+
+def test_sdxls_conditions_are_pythons(c_library: CLibrary, sdxl: Bundle) -> None:
+    python = Pipeline.load(sdxl, backend="onnxruntime", threads=1)
     size = {"height": 128, "width": 64}  # one for both: batch sizes are probed for each, on either side
-    with c_library.pipeline(bundle.path) as c:
+    with c_library.pipeline(sdxl.path) as c:
         compare(python, c, n=2, prompt="a street at night", num_steps=2, **size)
         compare(python, c, n=1, prompt="a nurse", negative_prompt="rain", num_steps=1, **size)
 
@@ -178,12 +183,14 @@ def refusal(call: Any) -> str:
         {"height": 33},
         {"width": -8},
         {"target": "code:7=1"},
+        {"target": "\u00a0code:7=1"},
         {"target": "code:0=.5,code:0=.5"},
         {"target": "code:0=.5,code:1=.7"},
         {"target": "code:0=half,code:1=.5"},
         {"target": "female=.5,male=.5"},
         {"scope": ""},
         {"scope": "a\nb"},
+        {"scope": "\u0378"},
         {"scope": "x" * 201},
         {"prompt": "a nurse"},
         {"negative_prompt": "rain"},
