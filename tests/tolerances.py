@@ -2,6 +2,9 @@
 
 # Step tables against diffusers' schedulers: per step, and over a trajectory relative to max|x|.
 STEP_ABS = 1e-5
+# A step from the noisiest timestep divides by α = 1/37: of the terms whose difference is x0, four roundings in float32
+# on the two sides together, where they are more than STEP_ABS.
+STEP_ROUNDINGS = 2
 TRAJECTORY_REL = 5e-5
 
 # Exported graphs against torch, fp32, max absolute error.
