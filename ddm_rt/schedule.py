@@ -289,7 +289,8 @@ def _noise_levels(
     levels: Float64 = np.interp(t, np.arange(last + 1), every)
     if spacing == "karras":
         high, low = (levels[0], levels[-1]) if euler else (every[-1], every[0])
-        levels = _power(np.linspace(*_power(np.array([high, low]), 1 / 7), num_steps), 7)  # ρ = 7
+        first, final = _power(np.array([high, low]), 1 / 7)
+        levels = _power(np.linspace(first, final, num_steps), 7)  # ρ = 7
         t = np.interp(_log(levels), _log(every), np.arange(last + 1))
         if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
             t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)

@@ -119,6 +119,8 @@ Value tree_of(const Request& request) {
         {"balance", name_of(request.balance)},
     };
     if (request.leave_alone) out.emplace_back("leave_alone", list_of(*request.leave_alone));
+    Value clip;
+    if (request.clip) clip = json::List{request.clip->first, request.clip->second};
     const json::Object rest{
         {"scope", or_null(request.scope)},
         {"shuffle", request.shuffle},
@@ -128,7 +130,7 @@ Value tree_of(const Request& request) {
         {"indicator_guidance_scale", request.indicator_guidance_scale},
         {"indicator_scale", request.indicator_scale},
         {"eta", request.eta},
-        {"clip", request.clip ? Value(json::List{request.clip->first, request.clip->second}) : Value()},
+        {"clip", clip},
     };
     out.insert(out.end(), rest.begin(), rest.end());
     return Value(std::move(out));
