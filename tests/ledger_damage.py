@@ -32,5 +32,5 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unreadable counts": (lambda path: change(path, "UPDATE streams SET counts = '[1'"), "unreadable"),
     "counts of other codes": (lambda path: change(path, """UPDATE streams SET counts = '{"9": 1}'"""), "counts"),
     "a directory": (lambda path: (path.unlink(), path.mkdir()), "cannot be"),
-    "below a file": (lambda path: (path.parent.rename(path.parent.with_name("x")), path.parent.touch()), "cannot be"),
+    "below a file": (lambda path: (path.parent.rename(f"{path.parent}.moved"), path.parent.touch()), "cannot be"),
 }  # fmt: skip

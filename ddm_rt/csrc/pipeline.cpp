@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "noise.h"
 #include "text.h"
@@ -127,8 +128,12 @@ std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size) {
     const auto found = buckets_.find(shape);
     if (found != buckets_.end()) return found->second;
     const BundleConfig& config = bundle_.config;
-    std::optional<int64_t> most = backend_->max_batch();
-    if (config.family != Family::pixel && !most) most = std::max<int64_t>(kVaePixels / (size.height * size.width), 1);
+    int64_t most = std::numeric_limits<int64_t>::max();
+    if (const std::optional<int64_t> own = backend_->max_batch()) {
+        most = *own;
+    } else if (config.family != Family::pixel) {
+        most = std::max<int64_t>(kVaePixels / (size.height * size.width), 1);
+    }
     std::vector<size_t> buckets{1};
     if (most != 1) {  // with one there is nothing to compare, and a large model's calls take long
         const StepTable table = step_table(bundle_.schedule, config.sampling.sampler, config.sampling.num_steps);

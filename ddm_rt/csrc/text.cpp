@@ -57,7 +57,7 @@ std::optional<std::string> in_ascii(std::string_view text) {
         if (bytes == 0) return std::nullopt;
         // A digit that is newer than Python's Unicode is none for it.
         const auto digit = printable(code) ? decimal_value(code) : std::nullopt;
-        if (is_white(code)) out += ' ';
+        if (code >= 0x80 && is_white(code)) out += ' ';
         else if (digit) out += static_cast<char>('0' + *digit);
         else if (code < 0x80) out += static_cast<char>(code);
         else return std::nullopt;

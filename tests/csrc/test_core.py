@@ -12,7 +12,7 @@ import pytest
 from core_probe import CoreProbe, python
 from embedding_build import ROOT
 from folded_tables import text as folded_tables
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from text_tables import text as text_tables
 
@@ -148,8 +148,8 @@ def test_quotas_are_pythons(core: CoreProbe, data: st.DataObject) -> None:
     assert found == python(lambda: restored(Quota(weights), None, n))
     if "counts" not in found:
         return
-    # Where draws lead to; and near it, where they may not.
-    counts = [max(-1, count + data.draw(st.sampled_from([0, 0, 0, 1, -1, 2**61]))) for count in found["counts"]]
+    # Where draws lead to; and near it, where they may not. C counts up to 2**62.
+    counts = [max(-1, count + data.draw(st.sampled_from([0, 0, 0, 1, -1, 2**60]))) for count in found["counts"]]
     for given_counts in (found["counts"], counts, counts[1:]):
         want = python(lambda counts=given_counts: restored(Quota(weights), counts, 20))  # type: ignore[misc]
         assert core("quota", weights=texts(weights), n=20, counts=given_counts) == want
@@ -288,6 +288,7 @@ TEXT = st.text(max_size=20) | st.text("'\"\\\n\t\r\x00\x1c\x85\u00a0\u0378\u200b
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(FLOATS, max_size=40), st.lists(TEXT, max_size=40))
+@example(["\x1c1", "\x1c\u0661", "1\x1f\u0661", "\x85\u0661", "\u0661\u2028", "\x0b\u0661"], [])
 def test_text_is_written_and_read_as_python_does(core: CoreProbe, floats: list[str], texts: list[str]) -> None:
     found = core("text", floats=floats, texts=texts)
     assert found["floats"] == [parse_float(text) for text in floats]
