@@ -62,7 +62,7 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 }  // namespace
 
 // What a ledger and its leases share.
-class LedgerState : private ForkWatcher {
+class LedgerState final : private ForkWatcher {
 public:
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
         : path_(path ? std::optional(clean_path(*path)) : std::nullopt), fsync_(fsync), timeout_s_(timeout_s) {
