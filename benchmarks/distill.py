@@ -5,9 +5,9 @@
     python benchmarks/distill.py --table        # the table of what is there
 
 The teacher is the run `codes` of `balance.py` with its preset and seed, trained again here since weights aren't
-committed. The settings of the student of four steps are the defaults of `ddm-rt distill`; they were chosen on the
-development set (7v8 4:1) alone, before any image of the table's sets was made (results/distill.md has what was tried).
-One run each.
+committed. The settings of the student of four steps are the defaults of `ddm-rt distill`. All but one were chosen on
+the development set (7v8 4:1), before any image of the table's sets was made; `distill.one_step_start` came after a
+student without it had failed on 0v1 (results/distill.md has it all). One run each.
 
 Rows: the teacher as it samples by default (25 steps, two branches); the teacher in 4; students made for 4, 2 and 1; and
 "teacher first": the first of the four steps is the teacher's, with guidance, the others are the student's. That needs

@@ -141,6 +141,8 @@ def peak_mib(program: list[str], n: int, work: Path) -> float:
             lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
             found = float(lines[0].split()[1]) / 1024 if lines else found  # the last one: a process ends without any
             time.sleep(0.002)
+    if process.returncode != 0:
+        raise DdmError(f"{program[0]}: exit code {process.returncode}")
     return found
 
 

@@ -32,6 +32,15 @@ def reference(n: int) -> list[Draw]:
     return [Draw(position, code) for position, (code, _) in enumerate(quota().assign(n))]
 
 
+def used(folder: Path) -> Path:
+    """A ledger in `folder` with 8 draws done and 4 in the pool."""
+    path = folder / "counts.ledger"
+    with Ledger(path) as ledger:
+        ledger.lease(STREAM, quota, 8).commit()
+        ledger.lease(STREAM, quota, 4).release()
+    return path
+
+
 def write(path: Path, log: int, seed: int, requests: int) -> None:
     """Requests of 1 to 20 images; one in five is given back, and one in ten left to the garbage collector."""
     rng = random.Random(seed)

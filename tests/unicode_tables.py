@@ -21,14 +21,14 @@ _lowercase = normalizers.Lowercase().normalize_str
 def text() -> str:
     """The whole file."""
     tables = {
-        "letters": ("\\p{L}: gap to the next range, its length", _flat(_ranges(_matching(r"\p{L}")))),
-        "numbers": ("\\p{N}: the same", _flat(_ranges(_matching(r"\p{N}")))),
-        "lowercase": ("capitals: gap, length, stride within it, distance to the small letter", _flat(_capitals())),
-        "combining": ("canonical combining classes: gap, length, class", _flat(_classes())),
-        "decompositions": ("gap to the character, its two parts (0: there is one)", _flat(_decompositions())),
+        "letters": ("\\p{L}: gap to the next range, its length", flat(_ranges(_matching(r"\p{L}")))),
+        "numbers": ("\\p{N}: the same", flat(_ranges(_matching(r"\p{N}")))),
+        "lowercase": ("capitals: gap, length, stride within it, distance to the small letter", flat(_capitals())),
+        "combining": ("canonical combining classes: gap, length, class", flat(_classes())),
+        "decompositions": ("gap to the character, its two parts (0: there is one)", flat(_decompositions())),
         "not_composed": ("of those, with two parts and yet never composed: gaps", list(_gaps(_excluded()))),
     }
-    body = "\n".join(_table(name, about, numbers) for name, (about, numbers) in tables.items())
+    body = "\n".join(table(name, about, numbers) for name, (about, numbers) in tables.items())
     return (
         "// Characters as the tokenizers library has them. Made by tests/unicode_tables.py; don't edit.\n"
         '#include "unicode_tables.h"\n\nnamespace ddm::unicode {\n\n'
@@ -36,7 +36,7 @@ def text() -> str:
     )
 
 
-def _table(name: str, about: str, numbers: Sequence[int]) -> str:
+def table(name: str, about: str, numbers: Sequence[int]) -> str:
     lines = textwrap.fill(",".join(map(str, numbers)).replace(",", ", "), 136, break_long_words=False)
     lines = textwrap.indent(lines.replace(", ", ","), "    ")
     return (
@@ -60,18 +60,23 @@ def _ranges(points: Iterable[int], end: int = 0) -> Iterator[tuple[int, int]]:
 def _capitals() -> Iterator[tuple[int, int, int, int]]:
     """All but U+0130, which becomes two characters."""
     small = ((c, _lowercase(c)) for c in CHARACTERS)
-    found = [(ord(c), ord(to) - ord(c)) for c, to in small if len(to) == 1 and to != c]
+    return runs([(ord(c), ord(to) - ord(c)) for c, to in small if len(to) == 1 and to != c])
+
+
+def runs(pairs: list[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
+    """Of (character, distance), ascending: those of one distance, side by side or each second one, as
+    (gap since the last run's end, length, stride within it, distance)."""
     end = 0
-    while found:
-        (first, distance), stride = found[0], 1
-        if len(found) > 1 and found[1] == (first + 2, distance):
+    while pairs:
+        (first, distance), stride = pairs[0], 1
+        if len(pairs) > 1 and pairs[1] == (first + 2, distance):
             stride = 2
         count = 1
-        while count < len(found) and found[count] == (first + count * stride, distance):
+        while count < len(pairs) and pairs[count] == (first + count * stride, distance):
             count += 1
         last = first + (count - 1) * stride
         yield first - end, last - first + 1, stride, distance
-        end, found = last + 1, found[count:]
+        end, pairs = last + 1, pairs[count:]
 
 
 def _classes() -> Iterator[tuple[int, int, int]]:
@@ -119,7 +124,7 @@ def _gaps(points: Iterable[int]) -> Iterator[int]:
         end = point + 1
 
 
-def _flat(rows: Iterable[tuple[int, ...]]) -> list[int]:
+def flat(rows: Iterable[tuple[int, ...]]) -> list[int]:
     return [number for row in rows for number in row]
 
 

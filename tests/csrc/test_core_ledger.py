@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calibration_settings import SETTINGS
 from core_probe import CoreProbe, python
 from embedding_build import Built
 from ledger_damage import DAMAGE, change
-from ledger_processes import STREAM, quota, reference
+from ledger_processes import STREAM, quota, reference, used
 from paper_bundle import fill
 
 from ddm_rt.bundle import Bundle, add_directory, write_bundle
-from ddm_rt.config import SamplerName
 from ddm_rt.sample.calibrate import Calibration, Settings, Stored, resolve, store
 from ddm_rt.sample.groups import Attribute
 from ddm_rt.sample.ledger import Ledger
@@ -35,12 +35,7 @@ LEASE = {
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ledger with 8 draws done and 4 in the pool."""
-    path = tmp_path / "counts.ledger"
-    with Ledger(path) as ledger:
-        ledger.lease(STREAM, quota, 8).commit()
-        ledger.lease(STREAM, quota, 4).release()
-    return path
+    return used(tmp_path)
 
 
 def draw(core: CoreProbe, path: Path | None, n: int, timeout_s: float = 10) -> Any:
@@ -143,17 +138,6 @@ def test_a_forked_child_does_not_keep_the_draws_of_its_parent(built: Built, path
 GENDER = Attribute(name="gender", groups=("female", "male"))
 RACE = Attribute(name="race", groups=("asian", "black", "white"))
 SHARES = (0.25, 0.1, 0.4, 0.05, 0.2)
-SETTINGS = Settings(
-    sampler=SamplerName.DDIM,
-    num_steps=4,
-    indicator_guidance_scale=1.5,
-    indicator_scale=1.0,
-    eta=0.0,
-    clip=(-1.0, 1.0),
-    height=16,
-    width=16,
-    precision="fp32",
-)
 TARGETS = (
     *("gender:uniform", "female=.3,male=.7", "female=.6,male=.4", "race:uniform", "asian=.2,black=.5,white=.3"),
     *("gender:uniform;race:uniform", "gender&race:uniform", "female=1", "female=.999,male=.001", "old=1"),

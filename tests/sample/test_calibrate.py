@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibration_settings import SETTINGS
 from tolerances import SHARE_ABS, SOLVED_SHARE_ABS
 
 from ddm_rt.bundle import Bundle, Codes, add_directory, copy_bundle
@@ -28,17 +29,6 @@ from ddm_rt.sample.pipeline import Pipeline
 
 GENDER = Attribute(name="gender", groups=("female", "male"))
 RACE = Attribute(name="race", groups=("asian", "white"))
-SETTINGS = Settings(
-    sampler=SamplerName.DDIM,
-    num_steps=4,
-    indicator_guidance_scale=1.5,
-    indicator_scale=1.0,
-    eta=0.0,
-    clip=(-1.0, 1.0),
-    height=16,
-    width=16,
-    precision="fp32",
-)
 # Per code, audited images of female&asian, female&white, male&asian, male&white.
 COUNTS = ((6, 2, 0, 0), (1, 6, 1, 0), (0, 0, 7, 1), (0, 1, 1, 6))
 CELLS = (("female", "asian"), ("female", "white"), ("male", "asian"), ("male", "white"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import ledger_processes
 import pytest
 from ledger_damage import DAMAGE
-from ledger_processes import STREAM, quota, reference
+from ledger_processes import STREAM, quota, reference, used
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.ledger import Ledger
@@ -18,12 +18,7 @@ from ddm_rt.sample.ledger import Ledger
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ledger with 8 draws done and 4 in the pool."""
-    path = tmp_path / "counts.ledger"
-    with Ledger(path) as ledger:
-        ledger.lease(STREAM, quota, 8).commit()
-        ledger.lease(STREAM, quota, 4).release()
-    return path
+    return used(tmp_path)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
