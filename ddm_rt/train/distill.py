@@ -115,7 +115,8 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     )
     folded = {
         # Where the first phase ends decides what an image shows. Learned from noise, the end of many steps lies between
-        # two kinds of images; that of a single guided step doesn't. It is half of a path with two phases. (Seen on 0v1.)
+        # two kinds of images; that of a single guided step doesn't.
+        # It is half of a path with two phases. (Seen on 0v1.)
         "distill.one_step_start": bool(paths) and phases >= 4,
         "train.indicator_weight": 0.0,
         "sampling.sampler": SamplerName.DDIM,
