@@ -289,12 +289,31 @@ def _noise_levels(
     levels: Float64 = np.interp(t, np.arange(last + 1), every)
     if spacing == "karras":
         high, low = (levels[0], levels[-1]) if euler else (every[-1], every[0])
-        first, final = _power(np.array([high, low]), 1 / 7)
-        levels = _power(np.linspace(first, final, num_steps), 7)  # ρ = 7
-        t = np.interp(_log(levels), _log(every), np.arange(last + 1))
-        if not euler:  # diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
-            t = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
+        levels = _karras(high, low, num_steps)
+        exact = np.interp(_log(levels), _log(every), np.arange(last + 1))
+        t = exact if euler else _whole_timesteps(schedule, num_steps)
     return t, np.append(levels, _end(schedule.config, sampler, t, spacing, float(every[0])))
+
+
+def _karras(high: float, low: float, num_steps: int) -> Float64:
+    """σ/α [S] from `high` to `low`: Karras et al. 2022 (arXiv 2206.00364), eq. 5, ρ = 7."""
+    first, final = _power(np.array([high, low]), 1 / 7)
+    return _power(np.linspace(first, final, num_steps), 7)
+
+
+def _whole_timesteps(schedule: Schedule, num_steps: int) -> Float64:
+    """Timesteps [S] of DPM-Solver++ at Karras's levels, which diffusers stores whole: rounded, or cut for the cosine.
+
+    diffusers looks them up among levels and logarithms that it holds in float32. So does this: with the cosine
+    schedule that rounding decides whether the first one, at the noisiest level of all, is the last timestep or the one
+    before it.
+    """
+    bar = schedule.alphas_cumprod.astype(np.float32)
+    every = np.sqrt((1 - bar) / bar).astype(np.float64)
+    logs = _log(every).astype(np.float32)
+    t = np.interp(_log(_karras(every[-1], every[0], num_steps)), logs, np.arange(len(every)))
+    whole: Float64 = np.floor(t) if schedule.config.beta_schedule == "squaredcos_cap_v2" else np.rint(t)
+    return whole
 
 
 # By the C library's functions, one by one: numpy's own differ from them in the last place on some processors, and the

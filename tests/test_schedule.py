@@ -253,6 +253,22 @@ def test_each_step_equals_diffusers(
 
 
 @pytest.mark.parametrize("betas", BETAS)
+def test_every_timestep_equals_diffusers(betas: str) -> None:
+    """The first included: with the cosine schedule, a rounding decides whether DPM-Solver++ starts at 999 or 998."""
+    for timesteps in (100, 500, 1000):
+        schedule = Schedule.from_config(ScheduleConfig(beta_schedule=betas, num_train_timesteps=timesteps))
+        for sampler in SAMPLERS:
+            for spacing in SPACINGS[sampler]:
+                for num_steps in (1, 2, 3, 4, 8, 12, 25, 50, 83):
+                    oracle = oracle_of(sampler, schedule, None, spacing)
+                    oracle.set_timesteps(num_steps)
+                    found = step_table(schedule, sampler, num_steps, spacing=spacing).t
+                    atol = TIMESTEP_ABS if sampler is SamplerName.EULER else 0
+                    case = f"{sampler}, {spacing}, {num_steps} of {timesteps}"
+                    np.testing.assert_allclose(found, oracle.timesteps.numpy(), rtol=0, atol=atol, err_msg=case)
+
+
+@pytest.mark.parametrize("betas", BETAS)
 @pytest.mark.parametrize("n", [10, 1000])
 def test_levels_equal_diffusers(betas: str, n: int) -> None:
     config = ScheduleConfig(num_train_timesteps=n, beta_schedule=betas)
