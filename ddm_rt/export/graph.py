@@ -84,16 +84,17 @@ def expected(module: nn.Module, cases: Sequence[Mapping[str, Tensor]]) -> list[t
 def difference(graph: Path, cases: Sequence[Mapping[str, Tensor]], wanted: Sequence[Sequence[Tensor]]) -> float:
     """The largest absolute difference between `graph` on ONNX Runtime and the outputs that are wanted of the cases.
 
-    Infinite where an output's shape differs or a value is not finite.
+    Infinite where an output's shape differs, or where a value is not finite on either side.
     """
     session = open_session(graph)
     worst = 0.0
     for case, outputs in zip(cases, wanted, strict=True):
         found = session.run(None, {name: tensor.numpy() for name, tensor in case.items()})
         for want, got in zip(outputs, found, strict=True):
-            if want.shape != got.shape or not np.isfinite(got).all():
+            reference = want.numpy()
+            if reference.shape != got.shape or not (np.isfinite(reference).all() and np.isfinite(got).all()):
                 return float("inf")
-            worst = max(worst, float(np.abs(want.numpy() - got).max()))
+            worst = max(worst, float(np.abs(reference - got).max()))
     return worst
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -160,6 +161,10 @@ def _checked_difference(
         runnable.unlink()
     else:
         error = graph.difference(path, cases, wanted)
+    if math.isinf(error):
+        raise DdmError(
+            f"{path.name}: an output isn't finite, in torch or in the graph, or has another shape; nothing was written"
+        )
     largest = max(float(output.abs().max()) for outputs in wanted for output in outputs)
     limit = max(MAX_ABS_ERROR, MAX_REL_ERROR * largest)
     if not error <= limit:

@@ -184,13 +184,17 @@ def _copy_rest(bundle: Bundle, directory: Path, converted: Sequence[str]) -> Non
 def _difference(source: Path, converted: Path) -> float:
     """The largest absolute difference of outputs on ONNX Runtime for one call with seeded inputs.
 
-    Raises BundleError where either graph doesn't run, or gives values that aren't finite.
+    Raises DdmError where either graph doesn't run, or gives values that aren't finite.
     """
     wanted, found = _outputs(source), _outputs(converted)
     worst = 0.0
     for name, got in found.items():
         if not np.isfinite(got).all():
             raise DdmError(f"{converted.name}: output {name} is not finite in this precision; nothing was written")
+        if not np.isfinite(wanted[name]).all():
+            raise DdmError(
+                f"{source}: output {name} is not finite in the bundle that is converted; nothing was written"
+            )
         worst = max(worst, float(np.abs(wanted[name] - got).max()))
     return worst
 
