@@ -120,7 +120,8 @@ class Ledger:
         timeout_s: float = 10.0,
         owner: str | None = None,
     ) -> None:
-        self.path, self._name = None if path is None else Path(path), owner
+        self._given, self._name = path, owner
+        self.path = None if path is None else Path(path).absolute()  # a process may change its directory
         self._fsync, self._timeout_s = fsync, timeout_s
         self._mutex = threading.Lock()
         self._returned: deque[tuple[str, int]] = deque()  # leases to give back
@@ -137,7 +138,7 @@ class Ledger:
                 pass
 
     def __str__(self) -> str:
-        return f"ledger {'in memory' if self.path is None else self.path}"
+        return f"ledger {'in memory' if self._given is None else self._given}"
 
     def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int, *, number: int | None = None) -> Lease:
         """`n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
@@ -270,7 +271,7 @@ class Ledger:
             if os.getpid() != self._pid:
                 raise LedgerError(f"{self}: opened before this process was forked; open it in each process")
             if self._connection is None:
-                self._connection = open_ledger(self.path, self._fsync, self._timeout_s)
+                self._connection = open_ledger(self.path, str(self), self._fsync, self._timeout_s)
             connection = self._connection
             try:
                 try:

@@ -44,10 +44,11 @@ CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 
-def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Connection:
+def open_ledger(path: Path | None, name: str, fsync: bool, timeout_s: float) -> sqlite3.Connection:
     """A connection to the ledger at `path`, which is made where there is none, or to one in memory.
 
-    Raises LedgerError for a file that can't be used, which is left as it is.
+    `path` is absolute; `name` is the ledger's in messages. Raises LedgerError for a file that can't be used, which is
+    left as it is.
     """
     if path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -57,19 +58,19 @@ def open_ledger(path: Path | None, fsync: bool, timeout_s: float) -> sqlite3.Con
         if not path.exists():
             _create(path)
         # "rw" never creates: a file that is moved away meanwhile is no reason to begin at zero.
-        uri = f"{path.absolute().as_uri()}?mode=rw"
+        uri = f"{path.as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
         try:
-            _check(connection, path)
+            _check(connection, path, name)
             connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         except BaseException:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise explain(error, f"ledger {path}", timeout_s) from error
+        raise explain(error, name, timeout_s) from error
     except OSError as error:
-        raise LedgerError(f"ledger {path}: cannot be made or opened ({error.strerror})") from error
+        raise LedgerError(f"{name}: cannot be made or opened ({error.strerror})") from error
     return connection
 
 
@@ -80,7 +81,7 @@ def _create(path: Path) -> None:
     """
     import fcntl
 
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if path.exists():
@@ -99,19 +100,19 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Path, name: str) -> None:
     """Raises LedgerError for an SQLite file that is damaged, no ledger or of another version."""
     if path.stat().st_size == 0:
-        raise LedgerError(f"ledger {path}: empty; expected a ledger, or no file, for a new one")
+        raise LedgerError(f"{name}: empty; expected a ledger, or no file, for a new one")
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != _APPLICATION_ID:
-        raise LedgerError(f"ledger {path}: an SQLite file, but no ledger; name another file")
+        raise LedgerError(f"{name}: an SQLite file, but no ledger; name another file")
     if version != _VERSION:
-        raise LedgerError(f"ledger {path}: of version {version}; this program reads {_VERSION}")
+        raise LedgerError(f"{name}: of version {version}; this program reads {_VERSION}")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise LedgerError(f"ledger {path}: damaged ({' '.join(verdict.split())}); restore a copy, or name another file")
+        raise LedgerError(f"{name}: damaged ({' '.join(verdict.split())}); restore a copy, or name another file")
 
 
 def explain(error: sqlite3.Error, ledger: str, timeout_s: float) -> LedgerError:
