@@ -32,8 +32,8 @@ import numpy as np
 from PIL import Image
 
 from ddm_rt import data
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.config import DataConfig, RunConfig
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.presets import resolve
 
 PRESET = "digits-bench"

@@ -21,7 +21,7 @@ from calibration_parts import pool
 from calibration_parts.study import ESTIMATORS, Codes, audits, uncalibrated
 from calibration_parts.table import markdown
 
-from ddm_rt.bundle import write_atomic, write_json
+from ddm_rt.files import write_atomic, write_json
 
 BUNDLE, JUDGE, GROUPS = "digits", "digits", ("3", "8")
 TARGETS = (0.5, 0.3, 0.7)  # share of the first group

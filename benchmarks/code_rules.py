@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddm_rt.bundle import write_json
 from ddm_rt.config import CodesConfig, FeatureConfig
 from ddm_rt.data import to_model
+from ddm_rt.files import write_json
 from ddm_rt.train.codes import discover
 from ddm_rt.train.features import contrastive_features
 

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt import data
-from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled, three_channels
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.loop import sample
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import StepTable

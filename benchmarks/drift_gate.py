@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.evaluate.intervals import wilson
 from ddm_rt.evaluate.paired import ALPHA, CONFIDENCE, MARGIN, Decision, Table, decide
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS, SIZES, DISCORDANCE, DRIFTS = (2, 4), (300, 1000, 3000), (0.02, 0.05, 0.10), (0.0, 0.02, 0.03, 0.05)

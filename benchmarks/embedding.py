@@ -29,9 +29,10 @@ from typing import Any
 import onnxruntime
 from measured_steps import commit
 
-from ddm_rt.bundle import asset, write_atomic, write_json
+from ddm_rt.bundle import asset
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]

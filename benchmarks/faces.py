@@ -24,7 +24,7 @@ from faces_parts import floor, judging, probe_draws, sets
 from faces_parts.cells import Cell, slug
 from faces_parts.methods import methods
 
-from ddm_rt.bundle import write_atomic, write_json
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "faces"
 HEADER = """Cartoon faces at 32x32, 1,250 training images a set, 1,200 steps, one training seed, DDIM 25, n = 1,000.

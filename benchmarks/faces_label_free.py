@@ -16,7 +16,7 @@ from faces_parts import code_files, judging, label_free, sets
 from faces_parts.cells import slug
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import write_json
+from ddm_rt.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "faces" / "label_free.json"
 SETS = sets.SETS | {

@@ -35,7 +35,7 @@ from registry import BENCHMARKS
 from run import check_tests
 from subjects import Subject, of_bundle
 
-from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import DataConfig, Precision
 from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.gates import MAX_FD, MAX_FRECHET_RATIO
@@ -45,6 +45,7 @@ from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.paired import paired
 from ddm_rt.evaluate.run import labelled
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "fair_throughput.json"
 N, SEED, MIN_PER_GROUP, BATCHES, ROUNDS = 1000, 0, 400, (1, 16, 32, 64), 7

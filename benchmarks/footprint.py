@@ -18,10 +18,10 @@ from typing import Any
 from measured_steps import commit
 from packaging.requirements import Requirement
 
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.engine.machine import machine
 from ddm_rt.evaluate.latency import first_image
 from ddm_rt.evaluate.sides import parse_side
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "footprint.json"
 BARS = {"import_s": 0.15, "serving_mb": 350.0, "first_image_s": 2.0}

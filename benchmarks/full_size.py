@@ -19,8 +19,8 @@ from typing import Any
 import measured_steps
 from measured_steps import Bar
 
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic, write_json
 
 PARTS = ("text_encoder", "vae_decoder", "unet")
 STEPS = ("export", "convert", "build")

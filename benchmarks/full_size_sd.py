@@ -25,8 +25,9 @@ import numpy as np
 from measured_steps import Bar
 from PIL import Image
 
-from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "full_size_sd.json"
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")

@@ -27,9 +27,9 @@ from full_size_models import INDICATOR_TOKENS, TOKENS, Denoiser, context_dim, ma
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.engine.machine import processor
 from ddm_rt.export import graph, tensors
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.kernels.indicator_attention import indicator_attention
 from ddm_rt.model.attention import IndicatorAttnProcessor
 

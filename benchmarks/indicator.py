@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from ddm_rt import data
-from ddm_rt.bundle import Bundle, Codes, write_atomic, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
 from ddm_rt.evaluate.probes import calibration_error, linear_probe
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
 from ddm_rt.presets import resolve
+from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.features import contrastive_features

@@ -18,8 +18,8 @@ from bench_parts import rows
 from bench_parts.rows import Row
 from registry import COMPILED, EAGER, EAGER_BF16, OPENVINO, OPENVINO_FREE, OURS_BF16, OURS_ORT
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 

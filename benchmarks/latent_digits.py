@@ -22,7 +22,7 @@ from typing import Any
 from latent_digits_parts import cells as parts
 from latent_digits_parts import table as tables
 
-from ddm_rt.bundle import write_atomic, write_json
+from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "latent_digits.json"
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddm_rt.bundle import write_atomic, write_json
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.ledger import Ledger, Stream
 from ddm_rt.sample.quota import TreeQuota
 

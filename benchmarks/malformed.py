@@ -21,7 +21,7 @@ from typing import Any
 
 from serving_parts.servers import served
 
-from ddm_rt.bundle import write_json
+from ddm_rt.files import write_json
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.settings import ServeSettings

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import Bundle, write_atomic, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
 from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate import fairness
 from ddm_rt.evaluate.intervals import stratified, wilson
 from ddm_rt.evaluate.judge import Judge
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 COMPARED = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8)

@@ -32,8 +32,8 @@ from serving_parts.cold import cold
 from serving_parts.overload import overload
 from serving_parts.soak import soak
 
-from ddm_rt.bundle import write_atomic, write_json
 from ddm_rt.engine.machine import processor
+from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 PARTS = ("cold", "cost", "throughput", "peer", "overload", "soak")

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from peers.eager import ddim, pixel_model
 
-from ddm_rt.bundle import Bundle, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
+from ddm_rt.files import write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 

@@ -6,78 +6,67 @@ when they are used, not when the bundle is opened: a broken plan keeps no other 
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from ddm_rt.config import BundleConfig, Frozen, parse_json
+from ddm_rt.config import Frozen, parse_json
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import atomic_directory, lock, name_place, settle, sha256, write_atomic
+from ddm_rt.runtime import (
+    FORMAT_1,
+    RUNTIME,
+    TRAINING,
+    CodeTable,
+    RuntimeConfig,
+    Training,
+    read_format_1,
+    read_runtime,
+    read_training,
+    runtime_json,
+    training_of_format_1,
+)
 from ddm_rt.schedule import Schedule
 
 INDEX = "bundle.json"
+FORMAT = 2  # of bundles that are written
 GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
 TEXT_GRAPH = "text_encoder.onnx"  # of bundles that take prompts
-_ID_FILES = ("config.json", "schedule.json", "codes.json")
+_READ_FIRST = {1: FORMAT_1, 2: (RUNTIME,)}  # by format: what says how to sample
 DERIVED = ("plans/", "calibrations/", "reports/", "tables/")  # made from a bundle, and added to it
+WEIGHTS = "weights.safetensors"  # where the bundle was exported with them
+SETTINGS = (RUNTIME, TRAINING, *FORMAT_1)  # what `Bundle.write_settings` writes anew
 SHIPPED = ("digits",)  # bundles inside the package, by name
+
+_Hash = Field(pattern="^[0-9a-f]{64}$")
 
 
 class FileEntry(Frozen):
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    model_config = ConfigDict(extra="allow")  # a newer program's fields stay where this one adds a file
+
+    sha256: str = _Hash
     bytes: int = Field(ge=0)
 
 
 class Index(Frozen):
     """bundle.json."""
 
-    schema_version: int
-    bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
+    model_config = ConfigDict(extra="allow")
+
+    schema_version: int  # the bundle's format
+    bundle_id: str = _Hash
+    former_ids: tuple[Annotated[str, _Hash], ...] = ()  # of the bundles of earlier formats that it was made from
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
-
-
-class Leaf(Frozen):
-    """One code: its top code, how many training images it holds, and its share of the top code's images."""
-
-    code: int = Field(ge=0)
-    top_code: int = Field(ge=0)
-    size: int = Field(ge=0)
-    share_in_top: float = Field(ge=0, le=1)
-
-
-class Codes(Frozen):
-    """codes.json: what discovery found. Codes are modes of the data and never claimed to be groups."""
-
-    schema_version: int = 1
-    origin: str  # "discovered", "probe" (labels defined them), "file:NAME" or "none"
-    leaves: tuple[Leaf, ...] = ()
-    tree: tuple[tuple[int, int, float], ...] = ()  # merges as scipy's linkage: children, height
-    exemplars: tuple[tuple[int, ...], ...] = ()  # per code, indices of typical training images
-    stability_ari: tuple[float, ...] = ()  # adjusted Rand index of the top codes under each bootstrap
-    rule: dict[str, Any] = Field(default_factory=dict)  # settings that found them
-
-    @property
-    def num_codes(self) -> int:
-        return len(self.leaves)
-
-    @property
-    def num_top_codes(self) -> int:
-        return len({leaf.top_code for leaf in self.leaves})
-
-    @property
-    def top_of(self) -> tuple[int, ...]:
-        """The top code of each code."""
-        return tuple(leaf.top_code for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
@@ -86,8 +75,7 @@ class Bundle:
 
     path: Path
     index: Index
-    config: BundleConfig
-    codes: Codes
+    config: RuntimeConfig
     schedule: Schedule = field(repr=False)
 
     @classmethod
@@ -98,9 +86,11 @@ class Bundle:
         """
         path = _locate(source)
         index = parse_json(Index, _read(path / INDEX), path / INDEX)
-        if index.schema_version != 1:
-            raise BundleError(f"{path / INDEX}: schema_version is {index.schema_version}; this version reads 1")
-        for name in (*_ID_FILES, *GRAPHS):
+        if index.schema_version not in _READ_FIRST:
+            known = " and ".join(map(str, _READ_FIRST))
+            raise BundleError(f"{path / INDEX}: schema_version is {index.schema_version}; this version reads {known}")
+        first = _READ_FIRST[index.schema_version]
+        for name in (*first, *GRAPHS):
             if name not in index.files:
                 raise BundleError(f"{path / INDEX}: field files: {name} is not listed; a bundle must have it")
         for name, entry in index.files.items():
@@ -109,23 +99,50 @@ class Bundle:
                 _check_file(path / name, entry)
         if index.bundle_id != bundle_id(index.files):
             raise BundleError(f"{path / INDEX}: field bundle_id does not match the files it lists")
-        config = parse_json(BundleConfig, _read(path / "config.json"), path / "config.json")
+        paths = [path / name for name in first]
+        contents = [_read(place) for place in paths]
+        read = read_format_1(contents, paths) if first is FORMAT_1 else read_runtime(contents[0], paths[0])
+        config, schedule = read
         for name in () if config.prompt_free else (TEXT_GRAPH, *(spec.tokenizer for spec in config.text)):
             if name not in index.files:
                 raise BundleError(
                     f"{path / INDEX}: field files: {name} is not listed; a bundle with prompts must have it"
                 )
-        return cls(
-            path=path,
-            index=index,
-            config=config,
-            codes=parse_json(Codes, _read(path / "codes.json"), path / "codes.json"),
-            schedule=Schedule.from_json(_read(path / "schedule.json"), path / "schedule.json"),
-        )
+        return cls(path, index, config, schedule)
 
     @property
     def bundle_id(self) -> str:
         return self.index.bundle_id
+
+    def is_of(self, bundle_id: str) -> bool:
+        """Whether that is this bundle's id, or one that it had in an earlier format: images are the same."""
+        return bundle_id in (self.index.bundle_id, *self.index.former_ids)
+
+    @cached_property
+    def codes(self) -> CodeTable:
+        """The codes that images are drawn with."""
+        return CodeTable(leaves=self.config.codes)
+
+    @cached_property
+    def training(self) -> Training:
+        """What was trained. Raises DdmError naming the file and the field that is missing or wrong."""
+        name = FORMAT_1[0] if self.index.schema_version == 1 else TRAINING
+        return read_training(self._training_json(), self.path / name)
+
+    def _training_json(self) -> str:
+        if self.index.schema_version == 1:
+            return training_of_format_1(_read(self.path / FORMAT_1[0]), _read(self.path / FORMAT_1[2]))
+        return _read(self.path / TRAINING).decode()
+
+    def write_settings(self, directory: Path, **changes: Any) -> None:
+        """runtime.json, with these fields changed, and training.json into a directory that becomes a bundle."""
+        write_atomic(directory / RUNTIME, runtime_json(self.config.model_copy(update=changes), self.schedule))
+        write_atomic(directory / TRAINING, self._training_json())
+
+    @property
+    def runtime_path(self) -> Path:
+        """The file that says what the graphs take and give, for messages."""
+        return self.path / _READ_FIRST[self.index.schema_version][0]
 
     @cached_property
     def graphs(self) -> dict[str, Path]:
@@ -147,7 +164,7 @@ class Bundle:
     @property
     def weights(self) -> Path | None:
         """weights.safetensors, where the bundle was exported with `--with-weights`."""
-        return self.path / "weights.safetensors" if "weights.safetensors" in self.index.files else None
+        return self.path / WEIGHTS if WEIGHTS in self.index.files else None
 
 
 def bundle_id(files: dict[str, FileEntry]) -> str:
@@ -155,7 +172,7 @@ def bundle_id(files: dict[str, FileEntry]) -> str:
     digest = hashlib.sha256()
     for name in sorted(files):
         graph = name.split(".onnx")[0] + ".onnx"
-        if name in _ID_FILES or name.startswith("tokenizer/") or graph in (*GRAPHS, TEXT_GRAPH):
+        if name in (*FORMAT_1, RUNTIME) or name.startswith("tokenizer/") or graph in (*GRAPHS, TEXT_GRAPH):
             digest.update(f"{name}\0{files[name].sha256}\n".encode())
     return digest.hexdigest()
 
@@ -167,8 +184,8 @@ def write_bundle(out: Path, fill: Callable[[Path], None], provenance: dict[str, 
     """
     with atomic_directory(out) as temporary:
         fill(temporary)
-        files = _entries(temporary)
-        index = Index(schema_version=1, bundle_id=bundle_id(files), files=files, provenance=provenance)
+        files = entries(temporary)
+        index = Index(schema_version=FORMAT, bundle_id=bundle_id(files), files=files, provenance=provenance)
         (temporary / INDEX).write_text(index.model_dump_json(indent=1))
         Bundle.load(temporary)
     return Bundle.load(out)
@@ -198,19 +215,19 @@ def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -
         raise ValueError(f"{relative!r} is not below any of {', '.join(DERIVED)}")
     out = bundle.path / relative
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(bundle.path):
+    with locked(bundle.path):
         _sweep(out)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        in_use = _lock(temporary)
+        in_use = lock(temporary)
     try:
         fill(temporary)
-        _settle(temporary)
-        added = {f"{relative}/{name}": entry for name, entry in _entries(temporary).items()}
-        with _locked(bundle.path):
+        settle(temporary)
+        added = {f"{relative}/{name}": entry for name, entry in entries(temporary).items()}
+        with locked(bundle.path):
             _replace_directory(bundle, relative, temporary, added)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        _name_place(error, out)
+        name_place(error, out)
         raise
     finally:
         os.close(in_use)
@@ -241,33 +258,20 @@ def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """One process at a time reads and rewrites the index; the lock goes with the process that holds it."""
-    handle = _lock(directory)
+    handle = lock(directory)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _lock(directory: Path, *, wait: bool = True) -> int:
-    """A handle that holds the directory's lock. Raises BlockingIOError where another holds it and `wait` is false."""
-    import fcntl
-
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
 def _sweep(out: Path) -> None:
     """Remove what processes that were killed have left beside `out`; those that live hold a lock on theirs."""
     for left in out.parent.glob(f".{out.name}.*"):
         try:
-            handle = _lock(left, wait=False)
+            handle = lock(left, wait=False)
         except BlockingIOError:
             continue
         shutil.rmtree(left)
@@ -278,67 +282,6 @@ def check_writable(bundle: Bundle, copy: str) -> None:
     """Raises DdmError where nothing may be added to the bundle; `copy` says what --out DIR does to a copy of it."""
     if bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
         raise DdmError(f"{bundle.path}: can't be written to; --out DIR {copy} a copy of the bundle")
-
-
-def check_free(out: Path) -> None:
-    """Raises DdmError where `out` can't become a new directory: it is occupied, or lies below a file."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DdmError(f"{out} exists and is not an empty directory; choose another --out")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    if not parent.is_dir():
-        raise DdmError(f"{out}: {parent} is a file; expected a directory")
-
-
-@contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
-    """A temporary sibling of `out`, renamed to it at the end and removed on any error."""
-    check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield temporary
-        _settle(temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _name_place(error, out)
-        raise
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name, fsync, rename: a reader sees the old file or the whole new one."""
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        _name_place(error, path)
-        raise
-
-
-def _name_place(error: BaseException, path: Path) -> None:
-    """The system doesn't say where a write failed: a full disk shows in a write to an open file, without a name."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-        error.filename = str(path)
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """`write_atomic` of indented JSON; NaN and infinities are refused."""
-    write_atomic(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def asset(name: str) -> Path:
@@ -380,18 +323,9 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); a bundle must have it") from error
 
 
-def _entries(directory: Path) -> dict[str, FileEntry]:
-    return {
-        file.relative_to(directory).as_posix(): FileEntry(sha256=sha256(file), bytes=file.stat().st_size)
-        for file in sorted(directory.rglob("*"))
-        if file.is_file()
-    }
-
-
-def _settle(temporary: Path) -> None:
-    """Before a temporary directory gets its name: readable by others, and on the disk."""
-    temporary.chmod(0o755)
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def entries(directory: Path, names: Iterable[str] | None = None) -> dict[str, FileEntry]:
+    """What the index says of these files in `directory`; None: of every file below it."""
+    if names is None:
+        names = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
+    paths = {name: directory / name for name in names}
+    return {name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for name, path in paths.items()}

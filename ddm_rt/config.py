@@ -337,55 +337,12 @@ class RunConfig(Frozen):
         return self
 
 
-class TensorSpec(Frozen):
-    """One entry of `cond`: its shape after the batch axis (a str is a free axis) and its dtype."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: Literal["float32", "float16", "int64"] = "float32"
-
-
-class TextSpec(Frozen):
-    """One tokenizer of a bundle and the text encoder's input that its ids go to."""
-
-    tokenizer: str  # path in the bundle, `tokenizers`' JSON
-    input: str  # of text_encoder.onnx: int64 [B, max_length]
-    max_length: Positive
-    pad_id: Annotated[int, Field(ge=0)]
-
-
-class BundleConfig(Frozen):
-    """config.json of a bundle: all that a backend, the sampler and a C program need to know."""
-
-    schema_version: Literal[1] = 1
-    family: Family = Family.PIXEL
-    name: str
-    precision: Precision = Precision.FP32
-    latent_shape: tuple[Positive, Positive, Positive]  # C, H, W at the training size
-    image_size: Positive
-    channels: Literal[1, 3]
-    size_multiple: Positive  # height and width must be multiples of it
-    context_shape: tuple[int | str, int]  # T, D of the conditioner's context
-    prompt_free: bool
-    text: tuple[TextSpec, ...] = ()  # empty where prompt-free
-    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides: SDXL's text_embeds and time_ids
-    empty_negative_is_zero: bool = False  # SDXL: without a negative prompt the null text is zeros
-    cond: tuple[TensorSpec, ...]
-    num_codes: Annotated[int, Field(ge=0)]
-    num_top_codes: Annotated[int, Field(ge=0)]
-    sampling: SamplingConfig
-    model: ModelConfig  # for the torch backend
-    run: RunConfig  # provenance: what was trained
-
-
 def parse(model: type[M], tree: Any, where: str | Path) -> M:
     """Validate `tree` as `model`; the first problem becomes one DdmError that names `where` and the field."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        raise DdmError(f"{where}: field {field}: {first['msg']}") from error
+        raise _first_problem(error, where) from error
 
 
 def parse_json(model: type[M], text: str | bytes, where: str | Path) -> M:
@@ -393,6 +350,18 @@ def parse_json(model: type[M], text: str | bytes, where: str | Path) -> M:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        raise DdmError(f"{where}: field {field}: {first['msg']}") from error
+        raise _first_problem(error, where) from error
+
+
+def parse_open(model: type[M], text: str | bytes, where: str | Path) -> M:
+    """As `parse_json`, of a file that newer programs write too: fields that `model` hasn't got are ignored."""
+    try:
+        return model.model_validate_json(text, extra="ignore")
+    except ValidationError as error:
+        raise _first_problem(error, where) from error
+
+
+def _first_problem(error: ValidationError, where: str | Path) -> DdmError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+    return DdmError(f"{where}: field {field}: {first['msg']}")

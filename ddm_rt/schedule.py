@@ -33,11 +33,6 @@ SPACINGS: dict[SamplerName, tuple[Spacing, ...]] = {
 LCM_GRID = 50
 
 
-# Fields of schedule.json that came later: left out at their defaults, so that the file of a schedule that doesn't
-# need them stays the same, byte by byte.
-_LATER = ("timestep_spacing", "steps_offset", "set_alpha_to_one")
-
-
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """Noise levels of every training timestep.
@@ -63,7 +58,7 @@ class Schedule:
 
     @classmethod
     def from_json(cls, content: str | bytes, path: str | Path) -> "Schedule":
-        """Parse what `to_json` wrote. Raises DdmError naming `path` and the field that is wrong."""
+        """schedule.json of a bundle of format 1. Raises DdmError naming `path` and the field that is wrong."""
         try:
             tree = json.loads(content)
         except ValueError as error:
@@ -71,31 +66,26 @@ class Schedule:
         if not isinstance(tree, dict) or tree.pop("schema_version", None) != 1:
             raise BundleError(f"{path}: field schema_version: expected 1")
         values = tree.pop("alphas_cumprod", None)
-        config = parse(ScheduleConfig, tree, path)
-        levels = _levels(values, f"{path}: field alphas_cumprod")
+        config = parse(ScheduleConfig, {name: tree[name] for name in ScheduleConfig.model_fields if name in tree}, path)
+        return cls.stored(config, values, path, "alphas_cumprod")
+
+    @classmethod
+    def stored(cls, config: ScheduleConfig, values: Any, path: str | Path, field: str) -> "Schedule":
+        """A schedule whose ᾱ stands in a file as `values`. Raises BundleError naming `path` and `field`."""
+        where = f"{path}: field {field}"
+        levels = _levels(values, where)
         if len(levels) != config.num_train_timesteps:
-            raise BundleError(
-                f"{path}: field alphas_cumprod: {len(levels)} values; "
-                f"num_train_timesteps is {config.num_train_timesteps}"
-            )
+            raise BundleError(f"{where}: {len(levels)} values; num_train_timesteps is {config.num_train_timesteps}")
         if problem := _problem(levels):
-            raise BundleError(f"{path}: field alphas_cumprod: {problem}")
+            raise BundleError(f"{where}: {problem}")
         try:
             expected = cls.from_config(config)
         except DdmError as error:
             raise BundleError(f"{path}: {error}") from error
         # Machines may differ in the last place of a cosine; anything beyond that is another schedule.
         if not np.allclose(levels, expected.alphas_cumprod, rtol=1e-5, atol=0):
-            raise BundleError(f"{path}: field alphas_cumprod: differs from what the beta fields give")
+            raise BundleError(f"{where}: differs from what the beta fields give")
         return cls(config, levels)
-
-    def to_json(self) -> str:
-        """JSON with the configuration and ᾱ, so that a reader needs no maths; `from_json` gives the same bits."""
-        tree = {"schema_version": 1} | self.config.model_dump(mode="json")
-        for name in _LATER:
-            if tree[name] == ScheduleConfig.model_fields[name].default:
-                del tree[name]
-        return json.dumps(tree | {"alphas_cumprod": self.alphas_cumprod.tolist()}) + "\n"
 
 
 @dataclass(frozen=True, eq=False)

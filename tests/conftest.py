@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import pytest
 from toolchain import has_embedding_toolchain
 
-from ddm_rt.bundle import Bundle, Codes, Leaf
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.presets import resolve
+from ddm_rt.runtime import Codes, Leaf
 
 Made = TypeVar("Made")
 

@@ -7,17 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import Bundle, Codes, Index, Leaf
-from ddm_rt.config import (
-    BundleConfig,
-    ModelConfig,
-    PredictionType,
-    RunConfig,
-    SamplingConfig,
-    ScheduleConfig,
-    TensorSpec,
-)
+from ddm_rt.bundle import Bundle, Index
+from ddm_rt.config import PredictionType, SamplingConfig, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.runtime import Leaf, RuntimeConfig, TensorSpec
 from ddm_rt.schedule import Schedule
 
 Array = NDArray[Any]
@@ -101,7 +94,7 @@ def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = 
     leaves = tuple(
         Leaf(code=k, top_code=k % num_top_codes, size=10, share_in_top=1 / per_top) for k in range(num_codes)
     )
-    config = BundleConfig(
+    config = RuntimeConfig(
         name="fake",
         latent_shape=LATENT_SHAPE,
         image_size=8,
@@ -110,16 +103,12 @@ def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = 
         context_shape=(3, 5),
         prompt_free=prompt_free,
         cond=(TensorSpec(name="token", shape=(2,)),),
-        num_codes=num_codes,
-        num_top_codes=num_top_codes if num_codes else 0,
         sampling=SamplingConfig(**({"num_steps": 4} | sampling)),
-        model=ModelConfig(patch=2),
-        run=RunConfig(),
+        codes=leaves,
     )
     return Bundle(
         path=Path("fake-bundle"),
-        index=Index(schema_version=1, bundle_id="ab" * 32, files={}, provenance={}),
+        index=Index(schema_version=2, bundle_id="ab" * 32, files={}, provenance={}),
         config=config,
-        codes=Codes(origin="discovered" if num_codes else "none", leaves=leaves),
         schedule=Schedule.from_config(ScheduleConfig(prediction_type=PredictionType.SAMPLE)),
     )

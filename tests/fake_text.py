@@ -8,7 +8,8 @@ from fake_engine import fake_bundle
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import SamplingConfig, TensorSpec, TextSpec
+from ddm_rt.config import SamplingConfig
+from ddm_rt.runtime import TensorSpec, TextSpec
 
 MAX_LENGTH = 40  # tokens with begin and end: 38 letters
 POOLED = 2

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ddm_rt.bundle import Codes, Leaf, write_json
 from ddm_rt.config import DataConfig, IndicatorMode, RunConfig, TrainConfig, parse_json
+from ddm_rt.files import write_json
 from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes, Leaf
 
 
 def write_run(checkpoint: Path, out: Path) -> Path:

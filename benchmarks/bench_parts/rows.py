@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.config import Frozen, parse_json
 from ddm_rt.engine.machine import Machine
+from ddm_rt.files import write_atomic
 
 
 class Row(Frozen):

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import Bundle, write_atomic
+from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.continuous import slant
 from ddm_rt.evaluate.judge import Judge
+from ddm_rt.files import write_atomic
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.rng import derive
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import Bundle, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
+from ddm_rt.files import write_json
 from ddm_rt.presets import resolve
 from faces_parts import calibration, code_files
 from faces_parts.judging import AttributeJudge

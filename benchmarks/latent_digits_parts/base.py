@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ddm_rt import data
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.config import DataConfig
+from ddm_rt.files import atomic_directory
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from checkpoints import tokenizer

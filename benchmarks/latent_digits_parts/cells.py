@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt import data
-from ddm_rt.bundle import Bundle, write_json
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, IndicatorMode
+from ddm_rt.files import write_json
 from ddm_rt.presets import PRESETS
 from latent_digits_parts import images
 from latent_digits_parts.base import SIDE, write_base

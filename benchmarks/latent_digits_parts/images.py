@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from ddm_rt import data
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.config import DataConfig
+from ddm_rt.files import atomic_directory
 
 PROMPT = "a handwritten digit"  # what is sampled with
 PROMPTS = (PROMPT, "a photo of a handwritten digit", "one digit, white on black", "handwriting: a single number")

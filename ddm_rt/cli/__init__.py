@@ -15,6 +15,7 @@ from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
     making,
     serving,
     training,
+    upgrading,
     using,
 )
 from ddm_rt.cli.app import app, errors

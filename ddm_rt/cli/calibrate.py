@@ -10,8 +10,9 @@ import numpy as np
 from rich.table import Table
 
 import ddm_rt
-from ddm_rt.bundle import Bundle, check_free, check_writable, copy_bundle, sha256
+from ddm_rt.bundle import Bundle, check_writable, copy_bundle
 from ddm_rt.errors import DdmError
+from ddm_rt.files import check_free, sha256
 from ddm_rt.sample import audit, posterior
 from ddm_rt.sample.assignment import shuffled
 from ddm_rt.sample.calibrate import (
@@ -275,7 +276,7 @@ def _read(bundle: Bundle, audits: Sequence[Path], attributes: Sequence[Attribute
     sets = [audit.read(path, attributes) for path in audits]
     seen: dict[tuple[int, int], Path] = {}
     for one in sets:
-        if one.manifest.bundle_id != bundle.bundle_id:
+        if not bundle.is_of(one.manifest.bundle_id):
             found = one.manifest.bundle_id[:12]
             raise DdmError(f"{one.path}: its images are of bundle {found}; this one is {bundle.bundle_id[:12]}")
         if one.attributes != sets[0].attributes:

@@ -74,7 +74,6 @@ def compare(
 
         ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
-    from ddm_rt.bundle import check_free
     from ddm_rt.evaluate import comparison_page
     from ddm_rt.evaluate.compare import check_groups
     from ddm_rt.evaluate.compare import compare as measure
@@ -82,6 +81,7 @@ def compare(
     from ddm_rt.evaluate.gates import record as keep
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.evaluate.sides import parse_side
+    from ddm_rt.files import check_free
 
     if out is not None:
         check_free(out)

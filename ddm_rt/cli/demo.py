@@ -107,7 +107,14 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
     if report.exists():
         shutil.rmtree(report)
     page = write(
-        Report(f"ddm_rt demo: {source}", results, code_cards(ours), ours.codes.stability_ari, provenance, LIMITATIONS),
+        Report(
+            f"ddm_rt demo: {source}",
+            results,
+            code_cards(ours),
+            ours.training.discovery.stability_ari,
+            provenance,
+            LIMITATIONS,
+        ),
         report,
     )
     return page, terminal_table(results)

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import parse_json
+from ddm_rt.runtime import Codes
 
 Callback = Callable[[int, int, dict[str, float]], None]  # done, total, figures
 

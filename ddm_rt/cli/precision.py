@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import INDEX, SHIPPED, Bundle, check_free
+from ddm_rt.bundle import INDEX, SHIPPED, Bundle
 from ddm_rt.config import Balance, Precision, RunConfig, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision import QUANTIZED, Calibration, convert
 from ddm_rt.export.tables import add_tables, make_tables
+from ddm_rt.files import check_free
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import Schedule
 

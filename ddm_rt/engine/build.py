@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddm_rt.bundle import Bundle, add_directory, sha256
-from ddm_rt.config import BundleConfig
+from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.engine import build_process, cuda, flavours, graph_header, plans
 from ddm_rt.engine.build_worker import Request
 from ddm_rt.engine.flavours import PLUGIN_DOMAIN, PLUGIN_GRAPH, Flavour
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.files import sha256
+from ddm_rt.runtime import RuntimeConfig
 
 Progress = Callable[[str], None]  # one line: what is being built, and which phase it is in
 
@@ -37,7 +38,7 @@ class Built:
     fresh: bool
 
 
-def options(config: BundleConfig, batch: plans.Range, size: plans.Range | None) -> plans.Options:
+def options(config: RuntimeConfig, batch: plans.Range, size: plans.Range | None) -> plans.Options:
     """Build options for images of `size` pixels a side (the training size by default).
 
     Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers
@@ -57,14 +58,14 @@ def options(config: BundleConfig, batch: plans.Range, size: plans.Range | None) 
     return plans.Options(batch=batch, height=latent, width=latent, tokens=text, precision=config.precision)
 
 
-def _tokens(config: BundleConfig) -> int:
+def _tokens(config: RuntimeConfig) -> int:
     """T of every context: prompts are padded to the tokenizers' length, a prompt-free model has one null token."""
     tokens, _ = config.context_shape
     if isinstance(tokens, int):
         return tokens
     lengths = {spec.max_length for spec in config.text} or {1}
     if len(lengths) > 1:
-        raise DdmError(f"config.json: field text: lengths {sorted(lengths)}; expected one, as their states are joined")
+        raise DdmError(f"bundle: field text: lengths {sorted(lengths)}; expected one, as their states are joined")
     return lengths.pop()
 
 

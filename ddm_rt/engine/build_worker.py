@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic
 
 _EVENTS_PER_S = 10
 _LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING")

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE, BundleConfig
+from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.runtime import RuntimeConfig
 
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
-Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in config.json
+Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in runtime.json
 
 _POOLED = ("text_embeds",)  # of what the conditioner takes besides the context, that which the text encoder gives
 
@@ -46,7 +47,7 @@ class Engine(Protocol):
         indicator_scale: NDArray[np.float32],  # [B]
         added: Mapping[str, NDArray[Any]],
     ) -> Cond:
-        """Once per prompt x code. `added` holds what config.json lists there, host arrays [B, ...]: for SDXL
+        """Once per prompt x code. `added` holds what the bundle lists there, host arrays [B, ...]: for SDXL
         `text_embeds` and `time_ids`.
 
         Raises DdmError for a code outside the bundle's, or shapes that the graph refuses.
@@ -83,13 +84,13 @@ class Engine(Protocol):
         """Arrays joined along the batch axis, on the device."""
 
 
-def conditioner_inputs(config: BundleConfig) -> list[str]:
+def conditioner_inputs(config: RuntimeConfig) -> list[str]:
     """Names of what the conditioner's graph takes: a bundle without codes has one of the context and `added` alone."""
     code = ("code", "indicator_scale") if config.num_codes else ()
     return ["context", *code, *(spec.name for spec in config.added)]
 
 
-def text_outputs(config: BundleConfig) -> list[str]:
+def text_outputs(config: RuntimeConfig) -> list[str]:
     """Names of what the text encoder's graph gives."""
     return ["context", *(spec.name for spec in config.added if spec.name in _POOLED)]
 
@@ -107,10 +108,10 @@ def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
 
 
 def check_names(path: Path, side: str, found: Sequence[str], expected: Sequence[str], field: str = "cond") -> None:
-    """Raises BundleError where the graph's inputs or outputs (`side`) aren't what config.json's `field` says."""
+    """Raises BundleError where the graph's inputs or outputs (`side`) aren't what the bundle's `field` says."""
     if sorted(found) != sorted(expected):
         raise BundleError(
-            f"{path}: {side} are {', '.join(found)}; config.json says {', '.join(expected)} (field {field})"
+            f"{path}: {side} are {', '.join(found)}; the bundle says {', '.join(expected)} (field {field})"
         )
 
 

@@ -93,7 +93,7 @@ def why_not(bundle: Bundle, backend: str) -> str | None:
     if gate is None:
         return f"no gate is recorded for it here; {how}"
     for what, recorded, here in (
-        ("bundle", gate.bundle_id, bundle.bundle_id),
+        ("bundle", bundle.bundle_id if bundle.is_of(gate.bundle_id) else gate.bundle_id, bundle.bundle_id),
         ("processor", gate.processor, processor()),
         ("version", gate.version, installed),
     ):

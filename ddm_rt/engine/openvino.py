@@ -45,7 +45,7 @@ class OpenVinoEngine(HostArrays):
     max_batch = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        """Raises BundleError for a graph that isn't one, or that doesn't take what config.json says."""
+        """Raises BundleError for a graph that isn't one, or that doesn't take what the bundle says."""
         self.precision = bundle.config.precision.value
         self.threads = threads or usable_cores()
         self.versions = {"openvino": ov.__version__, "numpy": np.__version__}
@@ -117,7 +117,7 @@ class _Graph:
         self._lock = threading.Lock()  # a request computes one call at a time
 
     def check(self, inputs: list[str], outputs: list[str] | None = None, field: str = "cond") -> None:
-        """Raises BundleError where names aren't those of config.json."""
+        """Raises BundleError where names aren't those of the bundle."""
         check_names(self.path, "inputs", self.inputs, inputs, field)
         if outputs is not None:
             check_names(self.path, "outputs", self.outputs, outputs)

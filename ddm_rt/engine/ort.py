@@ -48,7 +48,7 @@ class OrtEngine(HostArrays):
     max_batch = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        """Raises BundleError for a graph that isn't one, or that doesn't take what config.json says."""
+        """Raises BundleError for a graph that isn't one, or that doesn't take what the bundle says."""
         self.precision = bundle.config.precision.value
         self.threads = threads or usable_cores()
         self.versions = {"onnxruntime": ort.__version__, "numpy": np.__version__}

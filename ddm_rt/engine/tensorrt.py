@@ -40,7 +40,7 @@ class TensorRTEngine:
         """`threads` is the CPU backends' and changes nothing here.
 
         Raises BackendUnavailable without package, driver or fitting plan; DdmError for a plan that TensorRT doesn't
-        take and for one whose tensors aren't those that config.json names.
+        take and for one whose tensors aren't those that the bundle names.
         """
         flavour = flavours.flavour(self.backend)
         reason = self.unavailable(bundle)
@@ -251,7 +251,7 @@ def _plan_id(plan: plans.Plan, engines: Sequence[str]) -> str:
 
 
 def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
-    """Raises BundleError where tensors aren't those of config.json, or don't fit from one network to the next."""
+    """Raises BundleError where tensors aren't those of the bundle, or don't fit from one network to the next."""
     conditioner, denoiser, decoder = (networks[name] for name in plans.ENGINES)
     config = bundle.config
     cond = [spec.name for spec in config.cond]
@@ -267,7 +267,7 @@ def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
     for network, side, tensors, names, field in expected:
         if sorted(tensors) != sorted(names):
             raise BundleError(
-                f"{network.name}: {side} are {', '.join(tensors)}; config.json says {', '.join(names)} (field {field})"
+                f"{network.name}: {side} are {', '.join(tensors)}; the bundle says {', '.join(names)} (field {field})"
             )
     for network in (denoiser, decoder):
         if len(network.outputs) != 1:

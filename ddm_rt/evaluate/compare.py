@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ddm_rt.bundle import sha256
 from ddm_rt.config import Balance, DataConfig, Frozen, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.evaluation import JudgeIdentity
@@ -255,7 +254,7 @@ def _check_codes(pipelines: tuple[Pipeline | None, Pipeline | None]) -> None:
     a, b = pipelines
     if a is None or b is None or a.bundle.path == b.bundle.path:
         return
-    if sha256(a.bundle.path / "codes.json") != sha256(b.bundle.path / "codes.json"):
+    if a.bundle.codes != b.bundle.codes:
         raise DdmError(
             f"{a.bundle.path} and {b.bundle.path} have different codes, so their images are no pairs; "
             "`ddm-rt evaluate` compares what two trainings sample"
@@ -289,7 +288,7 @@ def _data(side: Side, pipelines: tuple[Pipeline | None, Pipeline | None]) -> Dat
     """How reference images must be read to be like those of the sides."""
     for pipeline in pipelines:
         if pipeline is not None:
-            return pipeline.bundle.config.run.data
+            return pipeline.bundle.training.run.data
     return parse(DataConfig, {"image_size": read_side(side).images.shape[1], "channels": 3}, side.source)
 
 

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.evaluate import page
 from ddm_rt.evaluate.compare import Comparison
 from ddm_rt.evaluate.page import Html, element, join, section, table
 from ddm_rt.evaluate.paired import Decision
 from ddm_rt.evaluate.plots import difference_chart
+from ddm_rt.files import atomic_directory
 
 _PAIRS = 24  # shown of each side
 _COLUMNS = 8

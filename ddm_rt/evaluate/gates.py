@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ddm_rt.bundle import SHIPPED, Bundle, add_directory, asset, write_json
+from ddm_rt.bundle import SHIPPED, Bundle, add_directory, asset
 from ddm_rt.config import Balance, Precision
 from ddm_rt.engine.gates import GATED, Gate, place
 from ddm_rt.engine.machine import processor
@@ -15,6 +15,7 @@ from ddm_rt.evaluate.compare import Comparison
 from ddm_rt.evaluate.fairness import fd_l2, shares
 from ddm_rt.evaluate.paired import NEITHER, Decision
 from ddm_rt.evaluate.sides import Side
+from ddm_rt.files import write_json
 
 _WORDS: dict[Decision, Literal["equivalent", "drift", "undecided"]] = {
     Decision.EQUIVALENT: "equivalent",

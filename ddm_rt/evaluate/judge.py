@@ -11,9 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddm_rt.bundle import asset, sha256
+from ddm_rt.bundle import asset
 from ddm_rt.engine.ort import UNREADABLE
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.files import sha256
 
 SHIPPED = {"digits": "judge_digits.onnx"}
 _CPU = "CPUExecutionProvider"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate import page
 from ddm_rt.evaluate.evaluation import Balance, Evaluation
@@ -18,6 +17,7 @@ from ddm_rt.evaluate.intervals import Interval
 from ddm_rt.evaluate.page import Html, element, join, section, table
 from ddm_rt.evaluate.plots import share_chart
 from ddm_rt.evaluate.quality import Quality
+from ddm_rt.files import atomic_directory
 
 GRID_IMAGES = 48
 GRID_COLUMNS = 8

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.table import Table
 
 from ddm_rt import data
-from ddm_rt.bundle import INDEX, Bundle, Codes, check_free
+from ddm_rt.bundle import INDEX, Bundle
 from ddm_rt.config import NULL_CODE, Balance, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
@@ -21,6 +21,8 @@ from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import GRID_IMAGES, CodeCard, MethodResult, Report, write
 from ddm_rt.evaluate.terminal import terminal_table
+from ddm_rt.files import check_free
+from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import prompting
 
@@ -163,19 +165,20 @@ def three_channels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def code_cards(bundle: Bundle) -> list[CodeCard]:
     """The discovered codes with typical training images, where those images are on this machine."""
-    if not bundle.codes.exemplars:
+    training = bundle.training
+    if not training.discovery.exemplars:
         return []
     try:
-        images = three_channels(data.load(bundle.config.run.data).images)
+        images = three_channels(data.load(training.run.data).images)
     except DdmError as error:
         _log.info("no exemplars in the report: %s", error)
         return []
     if len(images) != sum(leaf.size for leaf in bundle.codes.leaves):
-        _log.info("no exemplars in the report: %s has changed since training", bundle.config.run.data.source)
+        _log.info("no exemplars in the report: %s has changed since training", training.run.data.source)
         return []
     return [
         CodeCard(leaf.code, leaf.top_code, leaf.size, images[list(exemplars)])
-        for leaf, exemplars in zip(bundle.codes.leaves, bundle.codes.exemplars, strict=True)
+        for leaf, exemplars in zip(bundle.codes.leaves, training.discovery.exemplars, strict=True)
     ]
 
 
@@ -198,7 +201,7 @@ def measure(
     pipeline, sampled = None, None
     if _is_bundle(path):
         pipeline = Pipeline.load(path)
-        config = pipeline.bundle.config.run.data
+        config = pipeline.bundle.training.run.data
     else:
         sampled = read_sampled(path)
         config = parse(DataConfig, {"image_size": sampled.images.shape[1], "channels": 3}, path)
@@ -287,11 +290,12 @@ def evaluate_methods(
             text=text,
             on_step=on_step,
         )
-        codes = Bundle.load(path, verify=False).codes if (path / INDEX).is_file() else Codes(origin="none")
-        used = int(codes.rule["labels"]) if codes.origin == "probe" else 0
+        bundle = Bundle.load(path, verify=False) if _is_bundle(path) else None
+        found = Codes(origin="none") if bundle is None else bundle.training.discovery
+        used = int(found.rule["labels"]) if found.origin == "probe" else 0
         results.append(MethodResult(name, name, figures, grid, note=f"used {used} labels" if used else ""))
-        if codes.exemplars:
-            cards, stability, labels = code_cards(Bundle.load(path, verify=False)), codes.stability_ari, used
+        if bundle is not None and found.exemplars:
+            cards, stability, labels = code_cards(bundle), found.stability_ari, used
     provenance = {
         "n": n,
         "seed": seed,

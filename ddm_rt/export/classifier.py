@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.errors import DdmError
 from ddm_rt.export import graph, tensors
 from ddm_rt.export.onnx import MAX_ABS_ERROR
+from ddm_rt.files import write_atomic
 
 
 def export_classifier(

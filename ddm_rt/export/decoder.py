@@ -7,9 +7,9 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from ddm_rt.bundle import sha256
 from ddm_rt.config import ModelConfig
 from ddm_rt.errors import BundleError
+from ddm_rt.files import sha256
 from ddm_rt.model import stored
 from ddm_rt.model.checkpoint import fill
 from ddm_rt.model.component_config import read_arguments

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ddm_rt.bundle import INDEX, Codes, atomic_directory, check_free
+from ddm_rt.bundle import INDEX
 from ddm_rt.config import Family, Precision, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import diffusers_files
+from ddm_rt.files import atomic_directory, check_free
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.attention import IndicatorAttnProcessor
 from ddm_rt.model.checkpoint import read_checkpoint, save_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 
 INDICATOR = "indicator"  # the component's name, its folder's and its key's in model_index.json
 MODULE = "ddm_indicator"  # the file with the component's class

@@ -6,8 +6,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ddm_rt.config import NULL_CODE, BundleConfig, Family
+from ddm_rt.config import NULL_CODE, Family, RunConfig
 from ddm_rt.export.parts import Part
+from ddm_rt.runtime import RuntimeConfig
 
 Size = tuple[int, int]  # height and width of latents
 
@@ -15,18 +16,20 @@ Size = tuple[int, int]  # height and width of latents
 _FEW = ((2, 2), (3, 4))
 
 
-def example(part: Part, config: BundleConfig) -> dict[str, Tensor]:
+def example(part: Part, config: RuntimeConfig, run: RunConfig) -> dict[str, Tensor]:
     """What to trace with: 0 and 1 would be taken for constants, equal height and width for one axis."""
-    return _inputs(part, config, batch=2, tokens=3, size=_sizes(part, config)[1], seed=0)
+    return _inputs(part, config, run, batch=2, tokens=3, size=_sizes(part, config, run)[1], seed=0)
 
 
-def cases(part: Part, config: BundleConfig) -> Iterator[dict[str, Tensor]]:
+def cases(part: Part, config: RuntimeConfig, run: RunConfig) -> Iterator[dict[str, Tensor]]:
     """Random inputs at two batch sizes and two sizes; null code and scale 0 among them."""
-    for seed, (batch, size) in enumerate(product((1, 3), _sizes(part, config))):
-        yield _inputs(part, config, batch=batch, tokens=batch, size=size, seed=seed)
+    for seed, (batch, size) in enumerate(product((1, 3), _sizes(part, config, run))):
+        yield _inputs(part, config, run, batch=batch, tokens=batch, size=size, seed=seed)
 
 
-def _inputs(part: Part, config: BundleConfig, *, batch: int, tokens: int, size: Size, seed: int) -> dict[str, Tensor]:
+def _inputs(
+    part: Part, config: RuntimeConfig, run: RunConfig, *, batch: int, tokens: int, size: Size, seed: int
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int | str) -> Tensor:
@@ -37,14 +40,14 @@ def _inputs(part: Part, config: BundleConfig, *, batch: int, tokens: int, size: 
     # From the last code downwards, then the null code, with a scale of 0 before it.
     code = torch.arange(config.num_codes - 1, config.num_codes - 1 - batch, -1)
     scale = torch.linspace(1.5, 0.0, max(batch, 2))[:batch]
-    pixels = torch.tensor([side * config.model.patch for side in size], dtype=torch.float32)
+    pixels = torch.tensor([side * run.model.patch for side in size], dtype=torch.float32)
     made = {
         "context": lambda: normal(tokens, config.context_shape[1]),
         "code": lambda: torch.where(torch.arange(batch) == 1, NULL_CODE, code.clamp(min=0)),
         "indicator_scale": lambda: scale,
         "code_scale": lambda: scale,
         "x_t": lambda: normal(channels, *size),
-        "t": lambda: torch.rand(batch, generator=generator) * (config.run.schedule.num_train_timesteps - 1),
+        "t": lambda: torch.rand(batch, generator=generator) * (run.schedule.num_train_timesteps - 1),
         "x0": lambda: normal(channels, *size),
         **dict.fromkeys(
             ("time_ids", "sizes"), lambda: pixels.repeat(3).mul(torch.tensor([1, 1, 0, 0, 1, 1])).expand(batch, -1)
@@ -55,15 +58,15 @@ def _inputs(part: Part, config: BundleConfig, *, batch: int, tokens: int, size: 
 
     def make(name: str) -> Tensor:
         if name in encoders:
-            return _ids(config, encoders[name], batch, generator)
+            return _ids(config, run, encoders[name], batch, generator)
         return made[name]() if name in made else normal(*shapes[name])
 
     return {name: make(name) for name in part.inputs}
 
 
-def _ids(config: BundleConfig, number: int, batch: int, generator: torch.Generator) -> Tensor:
+def _ids(config: RuntimeConfig, run: RunConfig, number: int, batch: int, generator: torch.Generator) -> Tensor:
     """Prompts of different lengths, as CLIP's tokenizer gives them: begin, words, end, padding."""
-    spec, words = config.text[number], int(config.model.text_encoders[number]["vocab_size"])
+    spec, words = config.text[number], int(run.model.text_encoders[number]["vocab_size"])
     begin, end = words - 2, words - 1
     ids = torch.randint(0, begin, (batch, spec.max_length), generator=generator)
     length = torch.randint(1, spec.max_length, (batch, 1), generator=generator)
@@ -72,10 +75,10 @@ def _ids(config: BundleConfig, number: int, batch: int, generator: torch.Generat
     return torch.where(place == 0, begin, ids)
 
 
-def _sizes(part: Part, config: BundleConfig) -> tuple[Size, Size]:
+def _sizes(part: Part, config: RuntimeConfig, run: RunConfig) -> tuple[Size, Size]:
     """Latent sizes: the training size or, for families where it is big, a small one; and one that is not square."""
     _, height, width = config.latent_shape
-    step = config.size_multiple // config.model.patch
+    step = config.size_multiple // run.model.patch
     if config.family is not Family.PIXEL:
         step = 1 if part.inputs == ("x0",) else step  # a VAE's decoder takes any size
         (small, _), (high, wide) = _FEW

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ddm_rt.config import Family, RunConfig, TensorSpec, TextSpec
+from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.export.parts import Part, part
 from ddm_rt.export.text import Text
@@ -13,6 +13,7 @@ from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.tokenizer import prompt_length, read_tokenizer
 from ddm_rt.model.unet import POOLED, SIZES
+from ddm_rt.runtime import TensorSpec, TextSpec
 
 
 class TextEncoder(nn.Module):

@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ddm_rt
-from ddm_rt.bundle import Bundle, Codes, check_free, write_bundle
-from ddm_rt.config import BundleConfig, Family, Frozen, RunConfig, TensorSpec, parse_json
+from ddm_rt.bundle import Bundle, write_bundle
+from ddm_rt.config import Family, Frozen, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import dialect, examples, graph, tensors
 from ddm_rt.export.parts import Part, parts
 from ddm_rt.export.text import Text
+from ddm_rt.files import check_free
 from ddm_rt.model.assemble import WEIGHTS, assemble
 from ddm_rt.model.unet import ADDED_COND, DDM, INDICATOR, SCALE, TEXT
+from ddm_rt.runtime import RUNTIME, TRAINING, Codes, RuntimeConfig, TensorSpec, runtime_json, training_json
 from ddm_rt.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -63,15 +65,14 @@ def export_run(
     codes = read_file(Codes, run / "codes.json")
     model = assemble(run, config, codes, None)
     text = _text(run, config)
-    bundle_config = _bundle_config(config, codes, model, text)
-    graphs = _graphs(model, bundle_config, decoder)
+    runtime = _runtime(config, codes, model, text)
+    graphs = _graphs(model, runtime, config, decoder)
     parity: dict[str, float] = {}
 
     # `out` appears after this has returned.
     def fill(directory: Path) -> None:
-        (directory / "config.json").write_text(bundle_config.model_dump_json(indent=1) + "\n")
-        (directory / "schedule.json").write_text(Schedule.from_config(config.schedule).to_json())
-        (directory / "codes.json").write_text(codes.model_dump_json(indent=1) + "\n")
+        (directory / RUNTIME).write_text(runtime_json(runtime, Schedule.from_config(config.schedule)))
+        (directory / TRAINING).write_text(_training(config, codes))
         for name, content in text.files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(content)
@@ -80,7 +81,7 @@ def export_run(
         for done, (name, part) in enumerate(graphs.items()):
             if progress is not None:
                 progress(done, len(graphs), name)
-            parity.update(_export(name, part, directory, bundle_config, plugin=plugin and name == "denoiser"))
+            parity.update(_export(name, part, directory, runtime, config, plugin=plugin and name == "denoiser"))
 
     bundle = write_bundle(out, fill, _provenance(run, config, decoder) | {"parity_max_abs_error": parity})
     if progress is not None:
@@ -113,12 +114,15 @@ def _check_decoder(run: Path, config: RunConfig, with_weights: bool) -> None:
         )
 
 
-def _graphs(model: "Model", config: BundleConfig, decoder: Path | None) -> dict[str, Part]:
+def _graphs(model: "Model", runtime: RuntimeConfig, config: RunConfig, decoder: Path | None) -> dict[str, Part]:
     if isinstance(model, DDM):
         return parts(model)
     from ddm_rt.export.latent import text_part
 
-    graphs = {"text_encoder": text_part(model, config.text), **parts(model, tuple(spec.name for spec in config.added))}
+    graphs = {
+        "text_encoder": text_part(model, runtime.text),
+        **parts(model, tuple(spec.name for spec in runtime.added)),
+    }
     if decoder is not None:
         from ddm_rt.export.decoder import read_decoder
 
@@ -126,9 +130,11 @@ def _graphs(model: "Model", config: BundleConfig, decoder: Path | None) -> dict[
     return graphs
 
 
-def _export(name: str, part: Part, directory: Path, config: BundleConfig, *, plugin: bool) -> dict[str, float]:
+def _export(
+    name: str, part: Part, directory: Path, runtime: RuntimeConfig, run: RunConfig, *, plugin: bool
+) -> dict[str, float]:
     """Trace, check, compare with torch; returns each graph's largest absolute error by its name."""
-    example, cases = examples.example(part, config), list(examples.cases(part, config))
+    example, cases = examples.example(part, runtime, run), list(examples.cases(part, runtime, run))
     for module in part.own:
         module.float()  # one network at a time: a checkpoint in float16 would need twice its size at once
     path = directory / f"{name}.onnx"
@@ -175,7 +181,7 @@ def _checked_difference(
     return error
 
 
-def _bundle_config(config: RunConfig, codes: Codes, model: "Model", text: Text) -> BundleConfig:
+def _runtime(config: RunConfig, codes: Codes, model: "Model", text: Text) -> RuntimeConfig:
     shapes: dict[str, tuple[int | str, ...]] = {
         TEXT: ("tokens", model.context_dim),
         INDICATOR: (config.model.num_indicator_tokens, model.context_dim),
@@ -184,9 +190,7 @@ def _bundle_config(config: RunConfig, codes: Codes, model: "Model", text: Text) 
     }
     levels = len(model.unet.config.block_out_channels)
     pixel = config.model.family is Family.PIXEL
-    # Where the base lies on this machine is nobody's business elsewhere; its sha256 says which one it is.
-    base = config.base and config.base.model_copy(update={"path": Path(config.base.path.name)})
-    return BundleConfig(
+    return RuntimeConfig(
         family=config.model.family,
         name=config.preset,
         latent_shape=config.model.latent_shape(config.data),
@@ -199,12 +203,17 @@ def _bundle_config(config: RunConfig, codes: Codes, model: "Model", text: Text) 
         added=text.added,
         empty_negative_is_zero=text.empty_negative_is_zero,
         cond=tuple(TensorSpec(name=name, shape=shapes[name]) for name in model.cond_names),
-        num_codes=codes.num_codes,
-        num_top_codes=codes.num_top_codes,
+        takes_negative_prompt=config.distill is None,
         sampling=config.sampling,
-        model=config.model,
-        run=config.model_copy(update={"base": base}),
+        codes=codes.leaves,
     )
+
+
+def _training(config: RunConfig, codes: Codes) -> str:
+    # Where the base lies on this machine is nobody's business elsewhere; its sha256 says which one it is.
+    base = config.base and config.base.model_copy(update={"path": Path(config.base.path.name)})
+    run = config.model_copy(update={"base": base})
+    return training_json(*(part.model_dump(mode="json") for part in (config.model, run, codes)))
 
 
 def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from onnx import TensorProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 import ddm_rt
-from ddm_rt.bundle import DERIVED, INDEX, Bundle, check_free, write_bundle
+from ddm_rt.bundle import DERIVED, INDEX, SETTINGS, WEIGHTS, Bundle, write_bundle
 from ddm_rt.config import Family, Precision
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import half, opset, quantize, tensors
 from ddm_rt.export.dialect import PLUGIN_GRAPH
 from ddm_rt.export.quantize import Feeds
 from ddm_rt.export.runtime import open_session
+from ddm_rt.files import check_free
 
 Progress = Callable[[int, int, str], None]  # graphs done, graphs in all, name of the graph
 
@@ -94,8 +95,7 @@ def convert(
 
     def fill(directory: Path) -> None:
         _copy_rest(bundle, directory, names)
-        config = bundle.config.model_copy(update={"precision": precision})
-        (directory / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+        bundle.write_settings(directory, precision=precision)
         for group in groups:
             graphs: dict[Path, tensors.Graph] = {}
             for name in group:
@@ -140,7 +140,7 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
         raise DdmError(f"precision is {precision}; expected one of: {', '.join(RECIPES)}")
     if bundle.config.precision is not Precision.FP32:
         raise DdmError(
-            f"{bundle.path / 'config.json'}: field precision is {bundle.config.precision}; only an fp32 bundle is "
+            f"{bundle.runtime_path}: field precision is {bundle.config.precision}; only an fp32 bundle is "
             "converted: rounding twice is not the same as rounding once"
         )
     if precision in QUANTIZED and calibration is None:
@@ -164,7 +164,7 @@ def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, repor
 def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
     """The graphs to convert; those that share their tensors together."""
     files = [path.name for path in bundle.graphs.values()]
-    vae = bundle.config.model.vae
+    vae = bundle.training.model.vae
     # A decoder that was put in the VAE's place (provenance names it) is as it is for lack of such trouble.
     if bundle.config.family is Family.SDXL and vae["force_upcast"] and not bundle.index.provenance.get("decoder"):
         files.remove("decoder.onnx")
@@ -175,7 +175,7 @@ def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
 def _copy_rest(bundle: Bundle, directory: Path, converted: Sequence[str]) -> None:
     """What isn't among the graphs to convert, their weights, nor made from one."""
     for name in bundle.index.files:
-        theirs = name.removesuffix(".data") in converted or name in (INDEX, "config.json", "weights.safetensors")
+        theirs = name.removesuffix(".data") in converted or name in (INDEX, WEIGHTS, *SETTINGS)
         if not theirs and not name.startswith(DERIVED):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, directory / name)

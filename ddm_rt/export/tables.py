@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddm_rt.bundle import Bundle, add_directory, write_json
+from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import SamplerName, SamplingConfig
+from ddm_rt.files import write_json
 from ddm_rt.schedule import Schedule, StepTable, step_table
 
 FOLDER, FILE = "tables", "table.json"

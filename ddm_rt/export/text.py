@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ddm_rt.config import TensorSpec, TextSpec
+from ddm_rt.runtime import TensorSpec, TextSpec
 
 
 @dataclass(frozen=True)

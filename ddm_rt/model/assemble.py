@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import Family, ModelConfig, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
+from ddm_rt.runtime import Codes
 
 if TYPE_CHECKING:
     from ddm_rt.model.latent import LatentDDM

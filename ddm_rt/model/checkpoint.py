@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddm_rt.bundle import sha256, write_json
 from ddm_rt.config import BaseConfig, Family, ModelConfig, SamplingConfig, ScheduleConfig
 from ddm_rt.errors import BundleError
+from ddm_rt.files import sha256, write_json
 from ddm_rt.model import stored
 from ddm_rt.model.component_config import ENCODER_CLASSES, TEXT_ENCODERS, image_size, read_json, read_networks
 from ddm_rt.model.latent import LatentDDM

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from ddm_rt.bundle import Codes, atomic_directory, write_json
 from ddm_rt.config import BaseConfig, IndicatorMode, RunConfig, SamplerName, TrainConfig, parse
+from ddm_rt.files import atomic_directory, write_json
 from ddm_rt.model.adapter import AdapterReport, merge_adapter
 from ddm_rt.model.checkpoint import Checkpoint, load_base, read_checkpoint, save_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 
 PRESET = "imported"
 BASE = "base"  # folder of the checkpoint in the run

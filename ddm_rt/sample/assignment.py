@@ -9,8 +9,9 @@ import numpy as np
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import key_of
+from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.ledger import Stream
 from ddm_rt.sample.lending import Lender
 from ddm_rt.sample.quota import TreeQuota, parse_target
@@ -150,15 +151,8 @@ def by_codes(tree: Tree, target: str, code_weights: Sequence[float], calibration
     return Weights(target, tops, leaves, calibration_id)
 
 
-def code_tree(bundle: Bundle) -> Tree:
-    """For each top code, its codes with their shares of it. Raises BundleError where the numbering has gaps."""
-    codes, path = bundle.codes, bundle.path / "codes.json"
-    if [leaf.code for leaf in codes.leaves] != list(range(bundle.config.num_codes)):
-        raise BundleError(
-            f"{path}: field leaves: expected codes 0 to {bundle.config.num_codes - 1} in order, as config.json says"
-        )
-    if set(codes.top_of) != set(range(codes.num_top_codes)):
-        raise BundleError(f"{path}: field leaves: top codes must be numbered from 0 without gaps")
+def code_tree(codes: CodeTable) -> Tree:
+    """For each top code, its codes with their shares of it."""
     shares: list[dict[int, float]] = [{} for _ in range(codes.num_top_codes)]
     for leaf in codes.leaves:
         shares[leaf.top_code][leaf.code] = leaf.share_in_top

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.config import Frozen, parse_json
 from ddm_rt.errors import DdmError
+from ddm_rt.files import atomic_directory
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.groups import Attribute, check
 from ddm_rt.sample.manifest import Manifest, read_manifest

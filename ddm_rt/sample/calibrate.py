@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ddm_rt.bundle import Bundle, Codes, add_directory, write_atomic
+from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Frozen, Positive, SamplerName, parse_json
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import write_atomic
+from ddm_rt.runtime import CodeTable
 from ddm_rt.sample import posterior
 from ddm_rt.sample.groups import Attribute, Part, cells, check, parse_target, uniform
 from ddm_rt.sample.manifest import Request
@@ -130,7 +132,7 @@ class Weighted:
     effective_images: float  # training images that share the weight
 
 
-def base_weights(codes: Codes) -> Floats:
+def base_weights(codes: CodeTable) -> Floats:
     """Weights [K] of the codes under the uniform target. Raises DdmError for a bundle without codes."""
     if not codes.leaves:
         raise DdmError("the bundle has no codes; a calibration weights codes (`ddm-rt train --indicator codes`)")
@@ -218,7 +220,7 @@ def _check_reach(found: Calibration, part: Part, base: Floats) -> None:
             )
 
 
-def with_target(found: Calibration, target: str | None, codes: Codes) -> tuple[Calibration, Weighted]:
+def with_target(found: Calibration, target: str | None, codes: CodeTable) -> tuple[Calibration, Weighted]:
     """The calibration with the weights for `target` in it (None: even shares of each attribute's groups)."""
     base = base_weights(codes)
     parts = uniform(found.attributes) if target is None else parse_target(target, found.attributes)
@@ -233,7 +235,7 @@ def weighted(
     found: Calibration,
     target: str,
     weights: Floats,
-    codes: Codes,
+    codes: CodeTable,
     calibration_id: str | None = None,
     name: str | None = None,
 ) -> Weighted:
@@ -338,7 +340,7 @@ def resolve(
 
 
 def _stale(record: Calibration, bundle: Bundle, settings: Settings) -> list[str]:
-    of = [] if record.bundle_id == bundle.bundle_id else [f"it is of another bundle, {record.bundle_id[:12]}"]
+    of = [] if bundle.is_of(record.bundle_id) else [f"it is of another bundle, {record.bundle_id[:12]}"]
     return of + record.settings.differences(settings)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE, TensorSpec
+from ddm_rt.config import NULL_CODE
 from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.runtime import TensorSpec
 from ddm_rt.sample.buckets import concat, take
 from ddm_rt.sample.guidance import Condition
 from ddm_rt.sample.text import Tokenizers

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.bundle import atomic_directory
 from ddm_rt.errors import DdmError
+from ddm_rt.files import atomic_directory
 
 _SHEET_IMAGES = 256
 _SHEET_PIXELS = 2**25

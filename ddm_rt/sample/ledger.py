@@ -24,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError, LedgerError
+from ddm_rt.sample import ledger_bundle, ledger_fork
 from ddm_rt.sample.ledger_file import Owner, explain, open_ledger, take_back_from_dead
 from ddm_rt.sample.quota import TreeQuota
 
@@ -132,7 +134,7 @@ class Ledger:
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        _ledgers.add(self)
+        ledger_fork.watch(self)
         if self._exists():  # a file that can't be used is refused now, and made when something is drawn
             with self._transaction():
                 pass
@@ -148,7 +150,8 @@ class Ledger:
         """
         with self._transaction() as connection:
             self._give_back(connection)
-            self._check_bundle(connection, stream.bundle_id)
+            if self.path is not None:
+                ledger_bundle.check(connection, self._given, stream.bundle_id)
             owner = self._register(connection)
             if number is None:
                 self._leases += 1
@@ -220,11 +223,29 @@ class Ledger:
             rows = connection.execute(_STREAMS, (most,)).fetchall()
         return [Stream(bundle_id, scope, target, name or None) for bundle_id, scope, target, name in rows]
 
-    def check_bundle(self, bundle_id: str) -> None:
-        """Raises LedgerError where the file belongs to another bundle."""
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raises LedgerError where the file belongs to another bundle, or to this one before it was upgraded."""
         if self._exists():
             with self._transaction() as connection:
-                self._check_bundle(connection, bundle_id)
+                ledger_bundle.check_former(connection, self._given, bundle)
+                ledger_bundle.check(connection, self._given, bundle.bundle_id)
+
+    def check_upgrade(self, bundle: Bundle) -> None:
+        """Raises LedgerError where there is no such file, or one that belongs neither to this bundle nor to a former id
+        of it."""
+        if not self._exists():
+            raise LedgerError(f"{self}: no such file")
+        with self._transaction() as connection:
+            ledger_bundle.check_upgrade(connection, self._given, bundle)
+
+    def move_to(self, bundle: Bundle) -> int:
+        """What was counted for the bundle before it was upgraded counts for it now. How many streams that were.
+
+        Requests under way keep their draws. Raises what `check_upgrade` raises, and changes nothing then.
+        """
+        self.check_upgrade(bundle)
+        with self._transaction() as connection:
+            return ledger_bundle.move(connection, self._given, bundle)
 
     def close(self) -> None:
         """Give back the draws of requests under way, and close the file. The ledger is of no use afterwards."""
@@ -314,15 +335,6 @@ class Ledger:
         """The draws of a lease that is open."""
         return tuple(Draw(*row) for row in connection.execute(_HELD, key))
 
-    def _check_bundle(self, connection: sqlite3.Connection, bundle_id: str) -> None:
-        other = connection.execute(
-            "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", (bundle_id,)
-        ).fetchone()
-        if other is not None and self.path is not None:
-            raise LedgerError(
-                f"{self}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: name another file"
-            )
-
     def _find(self, connection: sqlite3.Connection, stream: Stream) -> tuple[int, str]:
         """The stream's number and counts; a new stream has no counts yet."""
         found: tuple[int, str] | None = connection.execute(_FIND, _columns(stream)).fetchone()
@@ -363,31 +375,3 @@ class Ledger:
 
 def _columns(stream: Stream) -> tuple[str, str, str, str]:
     return stream.bundle_id, stream.scope, stream.target, stream.calibration_id or ""
-
-
-# A child process that is forked has a copy of the connection, which it must not use, and of the owner's lock, which
-# it must not keep when the parent dies. No transaction may be under way while it is copied.
-_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
-_held: list[Ledger] = []
-
-
-def _before_fork() -> None:
-    for ledger in list(_ledgers):
-        ledger._mutex.acquire()
-        _held.append(ledger)
-
-
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop()._mutex.release()
-
-
-def _after_fork_in_child() -> None:
-    for ledger in _held:
-        if ledger._owner is not None:
-            ledger._owner.forget()
-    _after_fork_in_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -54,7 +54,7 @@ class Pipeline:
     def __init__(self, bundle: Bundle, engine: Engine, ledger: Lender | None = None) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger: Lender = Ledger() if ledger is None else ledger
-        self._tree = code_tree(bundle)
+        self._tree = code_tree(bundle.codes)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
         self._buckets: dict[Shape, tuple[int, ...]] = {}
@@ -76,7 +76,7 @@ class Pipeline:
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-        ledger.check_bundle(opened.bundle_id)
+        ledger.check_bundle(opened)
         return cls(opened, backends.load(opened, backend, threads), ledger)
 
     @property
@@ -288,7 +288,7 @@ class Pipeline:
 
         Raises DdmError for a manifest of another bundle, and a code or size that it hasn't got.
         """
-        if manifest.bundle_id != self.bundle.bundle_id:
+        if not self.bundle.is_of(manifest.bundle_id):
             raise DdmError(
                 f"manifest: bundle_id is {manifest.bundle_id[:12]}…; this bundle is {self.bundle.bundle_id[:12]}…"
             )

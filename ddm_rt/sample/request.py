@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance, BundleConfig
+from ddm_rt.config import Balance
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.runtime import RuntimeConfig
 from ddm_rt.sample.leave_alone import Words, names_one, words_for
 from ddm_rt.sample.manifest import Request
 from ddm_rt.sample.text import check_text
@@ -51,7 +52,7 @@ def prompting(
         check_text("prompt", text)
     if negative_prompt is not None:
         check_text("negative_prompt", negative_prompt)
-    if negative_prompt and config.run.distill is not None:
+    if negative_prompt and not config.takes_negative_prompt:
         raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
     words = words_for(leave_alone, scope)
     if leave_alone is not None and (balance is Balance.ON or codes is not None):
@@ -68,7 +69,7 @@ def prompting(
 
 
 def _check_no_prompt(
-    config: BundleConfig,
+    config: RuntimeConfig,
     prompts: Sequence[str],
     negative_prompt: str | None,
     guidance_scale: float | None,
@@ -85,7 +86,7 @@ def _check_no_prompt(
         raise DdmError(f"leave_alone is given; bundle {config.name!r} is prompt-free and takes no prompts")
 
 
-def indicator_guidance(config: BundleConfig, value: float | None, text_scale: float | None) -> float:
+def indicator_guidance(config: RuntimeConfig, value: float | None, text_scale: float | None) -> float:
     """The scale on the code; where neither request nor bundle has one, the text's: joint guidance."""
     default = config.sampling.indicator_guidance_scale
     default = text_scale if default is None else default
@@ -111,14 +112,14 @@ def texts_of(bundle: Bundle, request: Request, recorded: Sequence[str | None]) -
     return found
 
 
-def null_text(config: BundleConfig, negative_prompt: str | None) -> str | None:
+def null_text(config: RuntimeConfig, negative_prompt: str | None) -> str | None:
     """What stands in for no prompt: the negative one, the empty one, or None where zeros do."""
     if negative_prompt is not None:
         return negative_prompt
     return None if config.prompt_free or config.empty_negative_is_zero else ""
 
 
-def side(config: BundleConfig, field: str, pixels: int | None) -> int:
+def side(config: RuntimeConfig, field: str, pixels: int | None) -> int:
     """Height or width in pixels."""
     if pixels is None:
         return config.image_size

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import Field
 
-from ddm_rt.bundle import sha256, write_json
 from ddm_rt.config import Frozen, Positive, parse_json
 from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256, write_json
 from ddm_rt.sample.generation import Generation, encoded
 from ddm_rt.sample.manifest import Manifest, Recipe, image_records
 from ddm_rt.sample.pipeline import Pipeline

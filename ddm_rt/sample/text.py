@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import TextSpec
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.runtime import TextSpec
 
 _QUOTED = 200  # characters of what a warning quotes
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _open(path: Path, spec: TextSpec) -> Any:
         raise BundleError(f"{path}: not a tokenizer ({error})") from error
     pad = tokenizer.id_to_token(spec.pad_id)
     if pad is None:
-        raise BundleError(f"{path}: has no token of the id {spec.pad_id} (config.json, field text.pad_id)")
+        raise BundleError(f"{path}: has no token of the id {spec.pad_id} (field text.pad_id)")
     tokenizer.enable_truncation(spec.max_length)
     tokenizer.enable_padding(length=spec.max_length, pad_id=spec.pad_id, pad_token=pad)
     return tokenizer

@@ -168,7 +168,7 @@ def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") 
         size=sizes[0],
         sizes=list(sizes),
         num_codes=config.num_codes,
-        num_top_codes=config.num_top_codes,
+        num_top_codes=bundle.codes.num_top_codes,
         num_steps=config.sampling.num_steps,
         max_steps=settings.max_steps,
         max_images=settings.max_images,

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from ddm_rt import data
-from ddm_rt.bundle import write_atomic
 from ddm_rt.config import RunConfig
 from ddm_rt.data import Listing
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic
 from ddm_rt.model.checkpoint import Checkpoint, load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.train import lora, text

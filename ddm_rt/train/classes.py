@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddm_rt.bundle import Codes, write_atomic, write_json
 from ddm_rt.config import IndicatorMode, RunConfig, parse_json
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic, write_json
+from ddm_rt.runtime import Codes
 from ddm_rt.train.codes import discover
 from ddm_rt.train.features import Progress, contrastive_features, feature_sets
 from ddm_rt.train.given import SUM_TOLERANCE, GivenCodes, read_codes

@@ -14,9 +14,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import kneighbors_graph
 
-from ddm_rt.bundle import Codes, Leaf
 from ddm_rt.config import CodesConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import Codes, Leaf
 
 EXEMPLARS = 8
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ddm_rt.bundle import Codes, write_atomic
 from ddm_rt.config import DistillConfig, Family, LoraConfig, RunConfig, SamplerName, parse_json
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import write_atomic
 from ddm_rt.model.assemble import WEIGHTS, assemble
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import override
+from ddm_rt.runtime import Codes
 from ddm_rt.train.consistency import GRID, Distiller
 from ddm_rt.train.features import Progress
 from ddm_rt.train.material import Material, prepare

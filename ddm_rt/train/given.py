@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import Frozen, parse_json
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import Codes
 from ddm_rt.train.codes import describe
 
 SUM_TOLERANCE = 1e-6

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
 from ddm_rt.errors import BundleError
+from ddm_rt.files import write_atomic
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.device import CPU, HALF

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.errors import BundleError
+from ddm_rt.files import write_atomic
 from ddm_rt.train.features import Progress
 
 CACHE = "cache"  # folder in the run, until it is finished

@@ -19,9 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ddm_rt.bundle import Codes, sha256
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256
+from ddm_rt.runtime import Codes
 from ddm_rt.train.codes import describe
 
 MIN_PER_CLASS = 2  # one to fit on and one to test on

@@ -18,9 +18,9 @@ from safetensors.torch import save
 
 import ddm_rt
 from ddm_rt import data
-from ddm_rt.bundle import sha256, write_atomic, write_json
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256, write_atomic, write_json
 from ddm_rt.train import device
 from ddm_rt.train.features import Progress
 from ddm_rt.train.loop import Trainer

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ddm_rt.bundle import write_atomic
 from ddm_rt.config import NULL_CODE
+from ddm_rt.files import write_atomic
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.device import CPU, HALF

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import ddm_rt as package
-from ddm_rt.bundle import Bundle, Codes
+from ddm_rt.bundle import Bundle
 from ddm_rt.cli import arguments
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import Codes
 
 # By import: the name `doctor` in ddm_rt.cli is the command of that name.
 DOCTOR = import_module("ddm_rt.cli.doctor")

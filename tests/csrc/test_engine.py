@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unicode_tables import text as unicode_tables
 
-from ddm_rt.config import TextSpec
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.runtime import TextSpec
 from ddm_rt.sample.buckets import CANDIDATES, split
 from ddm_rt.sample.guidance import Condition, branches
 from ddm_rt.sample.leave_alone import parse_words, words_for

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Precision, TextSpec
+from ddm_rt.config import Precision
 from ddm_rt.engine import build, build_process, flavours, plans
 from ddm_rt.engine.build_worker import Request
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.runtime import TextSpec
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("openvino")
 
-from ddm_rt.bundle import Bundle, add_directory, write_json
+from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.engine import backends, gates
 from ddm_rt.engine.gates import Gate
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import BackendUnavailable
+from ddm_rt.files import write_json
 
 
 def gate(bundle: Bundle, **changes: Any) -> Gate:

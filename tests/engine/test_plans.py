@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.bundle import Bundle, add_directory, sha256, write_json
+from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Precision
 from ddm_rt.engine import flavours, plans
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import sha256, write_json
 
 RTX = flavours.TABLE["tensorrt-rtx"]
 ONE = plans.Range(min=1, opt=1, max=1)

@@ -18,9 +18,9 @@ if importlib.util.find_spec("cuda") is None:
 from fake_tensorrt import Machine, reference, with_fake_plan
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import BundleConfig
 from ddm_rt.engine.tensorrt import TensorRTRtxEngine
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.runtime import RuntimeConfig
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.text import Tokenizers
 
@@ -103,7 +103,7 @@ def test_a_prompt_free_bundle_has_no_text_encoder(machine: Machine, tiny_bundle:
     engine.close()
 
 
-def _renamed(config: BundleConfig, field: str, name: str) -> BundleConfig:
+def _renamed(config: RuntimeConfig, field: str, name: str) -> RuntimeConfig:
     specs = getattr(config, field)
     key = "input" if field == "text" else "name"
     return config.model_copy(update={field: (specs[0].model_copy(update={key: name}), *specs[1:])})
@@ -124,7 +124,7 @@ def _renamed(config: BundleConfig, field: str, name: str) -> BundleConfig:
     ],
 )
 def test_tensors_that_config_json_doesnt_name_are_refused(
-    machine: Machine, planned: Callable[[str], Bundle], change: Callable[[BundleConfig], BundleConfig], said: str
+    machine: Machine, planned: Callable[[str], Bundle], change: Callable[[RuntimeConfig], RuntimeConfig], said: str
 ) -> None:
     bundle = planned("sdxl")
     with pytest.raises(BundleError, match=said):

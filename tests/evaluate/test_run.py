@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from pictures import write_folder
 
-from ddm_rt.bundle import Codes, Leaf
 from ddm_rt.config import DataConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate import run
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.presets import resolve
+from ddm_rt.runtime import Codes, Leaf
 from ddm_rt.sample.generation import Generation
 
 GROUPS = ("dark", "light")

@@ -20,7 +20,7 @@ from tolerances import EXPORT_FP32_ABS, PRECISION_REL
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ddm_rt.bundle import Bundle, Codes
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import graph, tensors
@@ -32,6 +32,7 @@ from ddm_rt.export.runtime import open_session
 from ddm_rt.model.assemble import WEIGHTS, assemble
 from ddm_rt.model.importing import import_run
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 
 FAMILIES = ("sd15", "sd21", "sdxl")
 BEGIN, END = 49406, 49407

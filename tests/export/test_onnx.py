@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from tolerances import EXPORT_FP32_ABS
 from torch import Tensor, nn
 
-from ddm_rt.bundle import GRAPHS, Bundle, Codes
+from ddm_rt.bundle import GRAPHS, Bundle
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import tensors
 from ddm_rt.export.classifier import export_classifier
 from ddm_rt.export.onnx import export_run
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import resolve
+from ddm_rt.runtime import Codes
 
 
 def load_model(run: Path) -> DDM:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from tolerances import ADAPTER_ABS, EXPORT_FP32_ABS
 from torch import Tensor
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.model.assemble import WEIGHTS, assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import DDM
+from ddm_rt.runtime import Codes
 
 Tensors = dict[str, Tensor]
 STEPS = 20

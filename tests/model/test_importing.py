@@ -10,13 +10,13 @@ import pytest
 import torch
 from tolerances import ADAPTER_ABS
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import IndicatorMode, RunConfig, SamplerName, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.checkpoint import component_module, read_checkpoint
 from ddm_rt.model.importing import import_run
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 

@@ -10,9 +10,10 @@ import pytest
 from calibration_settings import SETTINGS
 from tolerances import SHARE_ABS, SOLVED_SHARE_ABS
 
-from ddm_rt.bundle import Bundle, Codes, add_directory, copy_bundle
+from ddm_rt.bundle import Bundle, add_directory, copy_bundle
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.runtime import Codes
 from ddm_rt.sample import posterior
 from ddm_rt.sample.calibrate import (
     Settings,

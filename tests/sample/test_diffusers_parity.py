@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tolerances import PIPELINE_LATENTS_ABS, TEXT_EMBEDDINGS_ABS
 
-from ddm_rt.bundle import Bundle, Codes
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig, SamplerName, parse_json
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Engine
 from ddm_rt.engine.torch import TorchEngine
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.importing import import_run
+from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.rng import Stream, normal
 from ddm_rt.sample.text import Tokenizers
@@ -149,8 +150,8 @@ def test_an_imported_checkpoint_gives_its_own_images(
     import_run(checkpoints[family], tmp_path / "run")
     run = parse_json(RunConfig, (tmp_path / "run" / "config.json").read_bytes(), tmp_path)
     codes = Codes(origin="none")
-    config = bundle.config.model_copy(update={"num_codes": 0, "num_top_codes": 0, "sampling": run.sampling})
-    plain = dataclasses.replace(bundle, config=config, codes=codes)
+    config = bundle.config.model_copy(update={"codes": (), "sampling": run.sampling})
+    plain = dataclasses.replace(bundle, config=config)
     engine = TorchEngine.of_module(plain, assemble(tmp_path / "run", run, codes), 1)
     pipeline = Pipeline(plain, Watched(engine))
     pipeline._buckets[bundle.config.latent_shape] = (1,)  # one image: nothing to probe

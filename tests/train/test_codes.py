@@ -184,7 +184,7 @@ def test_any_codes_file_is_read_or_refused(tree: dict[str, Any], tmp_path_factor
 
 
 def test_the_codes_field_takes_a_file(tmp_path: Path, tiny: Callable[..., RunConfig], folder: Path) -> None:
-    from ddm_rt.bundle import Codes
+    from ddm_rt.runtime import Codes
     from ddm_rt.train.run import train
 
     path = tmp_path / "labels.json"

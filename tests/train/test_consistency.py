@@ -31,9 +31,9 @@ def student(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def distiller(tiny_run: Path) -> Callable[..., Distiller]:
     """distiller({...}) on random latents, with a teacher's model and dotted fields of the student's configuration."""
-    from ddm_rt.bundle import Codes
     from ddm_rt.model.assemble import assemble
     from ddm_rt.model.unet import DDM
+    from ddm_rt.runtime import Codes
 
     def make(fields: dict[str, object] | None = None) -> Distiller:
         config = student_config(tiny_run, fields)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tolerances import CHECKPOINTING_REL, HALF_LOSS_REL
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
 from ddm_rt.export.onnx import export_run
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.train import portions
 from ddm_rt.train.device import CPU

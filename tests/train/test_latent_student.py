@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.export.onnx import export_run
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.train.distill import distill, student_config
 from ddm_rt.train.run import train

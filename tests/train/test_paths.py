@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
 from ddm_rt.errors import BundleError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.unet import DDM
+from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.distill import distill, student_config
 from ddm_rt.train.loop import TrainingSet

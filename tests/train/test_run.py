@@ -17,9 +17,9 @@ from pictures import write_folder
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ddm_rt.bundle import Codes
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import Codes
 from ddm_rt.train import classes as classes_module
 from ddm_rt.train import run as run_module
 from ddm_rt.train.loop import Trainer

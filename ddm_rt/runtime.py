@@ -1,0 +1,208 @@
+"""runtime.json: all that a program without Python needs to sample from a bundle, beside the graphs and the tokenizers.
+
+Python's engine and the C library read the same file. It outlives the program that wrote it: readers ignore fields that
+they don't know, at every level, and refuse a bundle whose `requires` names a feature that they don't know. How a model
+was trained stands in training.json, which a reader of this file never opens.
+
+Bundles of format 1 say the same in config.json, schedule.json and codes.json (`read_format_1`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ddm_rt.config import (
+    Family,
+    Frozen,
+    ModelConfig,
+    Positive,
+    Precision,
+    RunConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    parse_open,
+)
+from ddm_rt.errors import BundleError
+from ddm_rt.schedule import Schedule
+
+RUNTIME, TRAINING = "runtime.json", "training.json"
+FORMAT_1 = ("config.json", "schedule.json", "codes.json")
+KNOWN_FEATURES: frozenset[str] = frozenset()  # what `requires` may name; nothing yet
+
+
+class TensorSpec(Frozen):
+    """One entry of `cond`: its shape after the batch axis (a str is a free axis) and its dtype."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: Literal["float32", "float16", "int64"] = "float32"
+
+
+class TextSpec(Frozen):
+    """One tokenizer of a bundle and the text encoder's input that its ids go to."""
+
+    tokenizer: str  # path in the bundle, `tokenizers`' JSON
+    input: str  # of text_encoder.onnx: int64 [B, max_length]
+    max_length: Positive
+    pad_id: Annotated[int, Field(ge=0)]
+
+
+class Leaf(Frozen):
+    """One code: its top code, how many training images it holds, and its share of the top code's images."""
+
+    code: int = Field(ge=0)
+    top_code: int = Field(ge=0)
+    size: int = Field(ge=0)
+    share_in_top: float = Field(ge=0, le=1)
+
+
+class CodeTable(Frozen):
+    """The codes that a bundle samples with. Codes are modes of the data and never claimed to be groups."""
+
+    leaves: tuple[Leaf, ...] = ()
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.leaves)
+
+    @property
+    def num_top_codes(self) -> int:
+        return len({leaf.top_code for leaf in self.leaves})
+
+    @property
+    def top_of(self) -> tuple[int, ...]:
+        """The top code of each code."""
+        return tuple(leaf.top_code for leaf in self.leaves)
+
+
+class Codes(CodeTable):
+    """codes.json of a run: what discovery found."""
+
+    schema_version: int = 1
+    origin: str  # "discovered", "probe" (labels defined them), "file:NAME" or "none"
+    tree: tuple[tuple[int, int, float], ...] = ()  # merges as scipy's linkage: children, height
+    exemplars: tuple[tuple[int, ...], ...] = ()  # per code, indices of typical training images
+    stability_ari: tuple[float, ...] = ()  # adjusted Rand index of the top codes under each bootstrap
+    rule: dict[str, Any] = Field(default_factory=dict)  # settings that found them
+
+
+class StoredSchedule(ScheduleConfig):
+    """A schedule in a file: its configuration, and ᾱ of every training timestep, which `Schedule.stored` checks."""
+
+    alphas_cumprod: Any = None
+
+
+class RuntimeConfig(Frozen):
+    """What a backend and the sampler need to know of a bundle, in either format, but for the schedule."""
+
+    name: str
+    family: Family = Family.PIXEL
+    precision: Precision = Precision.FP32
+    latent_shape: tuple[Positive, Positive, Positive]  # C, H, W at the training size
+    image_size: Positive
+    channels: Literal[1, 3]
+    size_multiple: Positive  # height and width must be multiples of it
+    context_shape: tuple[int | str, int]  # T, D of the conditioner's context
+    prompt_free: bool
+    takes_negative_prompt: bool = True  # False: a student, which has no branch for one
+    text: tuple[TextSpec, ...] = ()  # empty where prompt-free
+    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides: SDXL's text_embeds and time_ids
+    empty_negative_is_zero: bool = False  # SDXL: without a negative prompt the null text is zeros
+    cond: tuple[TensorSpec, ...]
+    sampling: SamplingConfig
+    codes: tuple[Leaf, ...] = ()
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.codes)
+
+
+class Runtime(RuntimeConfig):
+    """runtime.json of a bundle of format 2."""
+
+    schema_version: Literal[1] = 1
+    requires: tuple[str, ...] = ()  # features without which images would not be what the bundle's maker meant
+    schedule: StoredSchedule
+
+
+class Training(Frozen):
+    """training.json: what was trained, and how. Nobody needs it to sample; the torch backend builds `model`."""
+
+    schema_version: Literal[1] = 1
+    model: ModelConfig
+    run: RunConfig
+    discovery: Codes  # without `leaves`, which stand in runtime.json
+
+
+def read_runtime(content: str | bytes, path: Path) -> tuple[RuntimeConfig, Schedule]:
+    """What runtime.json says. Raises DdmError naming `path` and the field that is wrong or unknown but required."""
+    runtime = parse_open(Runtime, content, path)
+    for feature in runtime.requires:
+        if feature not in KNOWN_FEATURES:
+            raise BundleError(
+                f"{path}: field requires: the bundle needs {feature!r}, which this version doesn't know; "
+                "a newer ddm_rt reads it"
+            )
+    stored = {name: getattr(runtime.schedule, name) for name in ScheduleConfig.model_fields}
+    schedule = Schedule.stored(
+        ScheduleConfig(**stored), runtime.schedule.alphas_cumprod, path, "schedule.alphas_cumprod"
+    )
+    _check_codes(runtime.codes, len(runtime.codes), f"{path}: field codes")
+    return RuntimeConfig(**{name: getattr(runtime, name) for name in RuntimeConfig.model_fields}), schedule
+
+
+def runtime_json(config: RuntimeConfig, schedule: Schedule) -> str:
+    """The content of runtime.json: `read_runtime` gives the same. ᾱ stands on one line."""
+    tree: dict[str, Any] = {"schema_version": 1, "requires": [], **config.model_dump(mode="json")}
+    tree["schedule"] = {**schedule.config.model_dump(mode="json"), "alphas_cumprod": None}
+    levels = json.dumps(schedule.alphas_cumprod.tolist(), allow_nan=False)
+    text = json.dumps(tree, indent=1, allow_nan=False)
+    return text.replace('"alphas_cumprod": null', f'"alphas_cumprod": {levels}') + "\n"
+
+
+def training_json(model: Any, run: Any, discovery: Any) -> str:
+    """The content of training.json, from plain data as runs and bundles of format 1 have it."""
+    discovery = {name: value for name, value in discovery.items() if name != "leaves"}
+    return json.dumps({"schema_version": 1, "model": model, "run": run, "discovery": discovery}, indent=1) + "\n"
+
+
+class _Config1(RuntimeConfig):
+    """config.json of a bundle of format 1."""
+
+    schema_version: Literal[1] = 1
+    listed_codes: Annotated[int, Field(ge=0, alias="num_codes")]
+    model: dict[str, Any]  # provenance, as `run`
+    run: dict[str, Any]
+
+
+def read_format_1(contents: Sequence[bytes], paths: Sequence[Path]) -> tuple[RuntimeConfig, Schedule]:
+    """What config.json, schedule.json and codes.json say. Raises DdmError naming the file and the field."""
+    config = parse_open(_Config1, contents[0], paths[0])
+    codes = parse_open(Codes, contents[2], paths[2])
+    schedule = Schedule.from_json(contents[1], paths[1])
+    _check_codes(codes.leaves, config.listed_codes, f"{paths[2]}: field leaves", ", as config.json says")
+    fields = {name: getattr(config, name) for name in RuntimeConfig.model_fields}
+    fields |= {"takes_negative_prompt": config.run.get("distill") is None, "codes": codes.leaves}
+    return RuntimeConfig(**fields), schedule
+
+
+def _check_codes(leaves: Sequence[Leaf], num_codes: int, where: str, source: str = "") -> None:
+    if [leaf.code for leaf in leaves] != list(range(num_codes)):
+        raise BundleError(f"{where}: expected codes 0 to {num_codes - 1} in order{source}")
+    tops = {leaf.top_code for leaf in leaves}
+    if tops != set(range(len(tops))):
+        raise BundleError(f"{where}: top codes must be numbered from 0 without gaps")
+
+
+def training_of_format_1(config: bytes, codes: bytes) -> str:
+    """The content of training.json, from files of format 1 that `read_format_1` has read."""
+    tree = json.loads(config)
+    return training_json(tree["model"], tree["run"], json.loads(codes))
+
+
+def read_training(content: str | bytes, where: Path) -> Training:
+    """Raises DdmError naming `where` and the field that is wrong; fields of newer versions are ignored."""
+    return parse_open(Training, content, where)

@@ -1,0 +1,56 @@
+"""Bundles of format 1 become bundles of format 2: the same graphs, and so the same images, under a new id.
+
+The new bundle records the id that it was made from, so that manifests, calibrations and recorded gates of that id stay
+valid as they are: nothing in them is rewritten. A ledger is moved by `sample.ledger.Ledger.move_to`.
+"""
+
+import shutil
+from pathlib import Path
+
+from ddm_rt.bundle import FORMAT, INDEX, SETTINGS, Bundle, Index, bundle_id, check_writable, entries, locked
+from ddm_rt.files import atomic_directory, write_atomic
+from ddm_rt.runtime import FORMAT_1
+
+
+def upgrade(bundle: Bundle, out: Path | None = None) -> Bundle:
+    """`bundle` in the present format: as the new directory `out`, or where it is, where `out` is None.
+
+    A bundle that has the present format is returned as it is. In place, its index is what counts: a process that is
+    killed before the new one stands leaves the old bundle, one that is killed later the new bundle and perhaps some
+    files that it doesn't list; doing it again removes them. Raises DdmError where `out` is not empty or, without one,
+    the bundle can't be written to.
+    """
+    if out is not None:
+        return _copy(bundle, out)
+    if bundle.index.schema_version != FORMAT:
+        check_writable(bundle, "upgrades")
+        with locked(bundle.path):
+            current = Bundle.load(bundle.path)  # others may have added to it, or have done this
+            if current.index.schema_version != FORMAT:
+                current.write_settings(bundle.path)
+                write_atomic(bundle.path / INDEX, _index(current, bundle.path).model_dump_json(indent=1))
+    upgraded = Bundle.load(bundle.path)
+    for name in set(FORMAT_1) - set(upgraded.index.files):
+        (bundle.path / name).unlink(missing_ok=True)
+    return upgraded
+
+
+def _copy(bundle: Bundle, out: Path) -> Bundle:
+    with atomic_directory(out) as temporary:
+        for name in bundle.index.files.keys() - set(SETTINGS):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, temporary / name)
+        bundle.write_settings(temporary)
+        (temporary / INDEX).write_text(_index(bundle, temporary).model_dump_json(indent=1))
+        Bundle.load(temporary)
+    return Bundle.load(out)
+
+
+def _index(bundle: Bundle, directory: Path) -> Index:
+    """The index of the new files in `directory` and of those of `bundle` that stay."""
+    old = bundle.index
+    kept = {name: entry for name, entry in old.files.items() if name not in SETTINGS}
+    files = dict(sorted((kept | entries(directory, SETTINGS[:2])).items()))
+    former = old.former_ids if old.schema_version == FORMAT else (*old.former_ids, old.bundle_id)
+    changes = {"schema_version": FORMAT, "bundle_id": bundle_id(files), "former_ids": former, "files": files}
+    return old.model_copy(update=changes)
