@@ -129,10 +129,10 @@ class Bundle:
         name = FORMAT_1[0] if self.index.schema_version == 1 else TRAINING
         return read_training(self._training_json(), self.path / name)
 
-    def _training_json(self) -> str:
+    def _training_json(self) -> str | bytes:
         if self.index.schema_version == 1:
             return training_of_format_1(_read(self.path / FORMAT_1[0]), _read(self.path / FORMAT_1[2]))
-        return _read(self.path / TRAINING).decode()
+        return _read(self.path / TRAINING)
 
     def write_settings(self, directory: Path, **changes: Any) -> None:
         """runtime.json, with these fields changed, and training.json into a directory that becomes a bundle."""

@@ -22,17 +22,25 @@ def upgrade(bundle: Bundle, out: Path | None = None) -> Bundle:
     """
     if out is not None:
         return _copy(bundle, out)
-    if bundle.index.schema_version != FORMAT:
-        check_writable(bundle, "upgrades")
-        with locked(bundle.path):
-            current = Bundle.load(bundle.path)  # others may have added to it, or have done this
-            if current.index.schema_version != FORMAT:
-                current.write_settings(bundle.path)
-                write_atomic(bundle.path / INDEX, _index(current, bundle.path).model_dump_json(indent=1))
-    upgraded = Bundle.load(bundle.path)
-    for name in set(FORMAT_1) - set(upgraded.index.files):
-        (bundle.path / name).unlink(missing_ok=True)
-    return upgraded
+    if bundle.index.schema_version == FORMAT and not _left_over(bundle):
+        return bundle
+    check_writable(bundle, "upgrades")
+    with locked(bundle.path):
+        current = Bundle.load(bundle.path)  # others may have added to it, or have done this
+        if current.index.schema_version != FORMAT:
+            current.write_settings(bundle.path)
+            write_atomic(bundle.path / INDEX, _index(current, bundle.path).model_dump_json(indent=1))
+            current = Bundle.load(bundle.path)
+        for path in _left_over(current):
+            path.unlink(missing_ok=True)
+    return current
+
+
+def _left_over(bundle: Bundle) -> list[Path]:
+    """Files of the earlier format, and what a process that was killed has left of its own."""
+    unlisted = [bundle.path / name for name in FORMAT_1 if name not in bundle.index.files]
+    unfinished = [path for name in (INDEX, *SETTINGS[:2]) for path in bundle.path.glob(f".{name}.*")]
+    return [path for path in (*unlisted, *unfinished) if path.exists()]
 
 
 def _copy(bundle: Bundle, out: Path) -> Bundle:

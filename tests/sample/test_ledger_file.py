@@ -1,6 +1,8 @@
 """Ledger files that can't be used: one clear error, and nothing in them changes."""
 
+import dataclasses
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -9,11 +11,18 @@ from pathlib import Path
 
 import ledger_processes
 import pytest
+from fake_engine import fake_bundle
 from ledger_damage import DAMAGE
 from ledger_processes import STREAM, quota, reference, used
 
-from ddm_rt.errors import DdmError
+from ddm_rt.bundle import Bundle
+from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger import Ledger
+
+
+def former(bundle_id: str, *former_ids: str) -> Bundle:
+    index = fake_bundle().index.model_copy(update={"bundle_id": bundle_id, "former_ids": former_ids})
+    return dataclasses.replace(fake_bundle(), index=index)
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def test_a_file_is_refused_when_it_is_opened(path: Path) -> None:
 
 def test_a_file_is_made_when_something_is_drawn(tmp_path: Path) -> None:
     with Ledger(tmp_path / "counts.ledger") as ledger:
-        ledger.check_bundle("cd" * 32)
+        ledger.check_bundle(former("cd" * 32))
         assert not ledger.counts(STREAM).issued
         assert not list(tmp_path.iterdir())
         ledger.lease(STREAM, quota, 1)
@@ -54,10 +63,10 @@ def test_a_file_belongs_to_one_bundle(path: Path) -> None:
     other = STREAM._replace(bundle_id="cd" * 32)
     with Ledger(path) as ledger:
         with pytest.raises(DdmError, match=r"belongs to bundle abababababab….*cdcdcdcdcdcd…"):
-            ledger.check_bundle(other.bundle_id)
+            ledger.check_bundle(former(other.bundle_id))
         with pytest.raises(DdmError, match="belongs to bundle"):
             ledger.lease(other, quota, 1)
-        ledger.check_bundle(STREAM.bundle_id)
+        ledger.check_bundle(former(STREAM.bundle_id))
     assert path.read_bytes() == before
     with Ledger() as ledger:
         for stream in (STREAM, other):
@@ -163,3 +172,44 @@ def test_a_full_disk(path: Path, own_file_system: None) -> None:
     assert "disk/l: " in said
     assert "full" in said
     assert counted == "8 0 8"
+
+
+def test_a_ledger_from_before_an_upgrade_is_refused_with_the_command_that_moves_it(path: Path) -> None:
+    before = path.read_bytes()
+    new = former("cd" * 32, STREAM.bundle_id)
+    command = f"move it with `ddm-rt upgrade fake-bundle --ledger {path}`"
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match=re.escape(command)):
+        ledger.check_bundle(new)
+    assert path.read_bytes() == before
+
+
+def test_a_moved_ledger_goes_on_where_it_stood(path: Path) -> None:
+    new = former("cd" * 32, "ef" * 32, STREAM.bundle_id)
+    with Ledger(path) as ledger:
+        under_way = ledger.lease(STREAM, quota, 2)
+        counts = ledger.counts(STREAM)
+        with Ledger(path) as other:
+            assert other.move_to(new) == 1
+            assert other.move_to(new) == 0
+        under_way.commit()  # a request under way ends as it would have
+        with pytest.raises(LedgerError, match="belongs to bundle cdcdcdcdcdcd"):
+            ledger.lease(STREAM, quota, 1)
+    moved = STREAM._replace(bundle_id=new.bundle_id)
+    with Ledger(path) as ledger:
+        ledger.check_bundle(new)
+        assert ledger.counts(moved).issued == counts.issued
+        assert not ledger.counts(STREAM).issued
+        issued = counts.issued.total()
+        pooled = ledger.counts(moved).pooled.total()
+        draws = ledger.lease(moved, quota, pooled + 2).draws
+        assert list(draws[pooled:]) == reference(issued + 2)[issued:]
+
+
+def test_a_ledger_of_another_bundle_is_not_moved(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="from which fake-bundle was not made"):
+        ledger.move_to(former("cd" * 32, "ef" * 32))
+    assert path.read_bytes() == before
+    with Ledger(tmp_path / "none.ledger") as ledger, pytest.raises(LedgerError, match=r"none\.ledger: no such file"):
+        ledger.move_to(former("cd" * 32))
+    assert not (tmp_path / "none.ledger").exists()
