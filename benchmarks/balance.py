@@ -132,7 +132,7 @@ def measure_cell(name: str, method: str, work: Path) -> None:
         found = {
             "top_sizes": np.bincount(top).tolist(),
             "group_share_in_top": {g: [float((labels[top == k] == g).mean()) for k in np.unique(top)] for g in groups},
-            "stability_ari": list(bundle.codes.stability_ari),
+            "stability_ari": list(bundle.training.discovery.stability_ari),
         }
     write_json(
         result_path(name, method),

@@ -66,7 +66,7 @@ def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
                 pipelines[needed] = pipeline_of(name, needed, work)
         images, codes = generate(pipelines, who, steps, judge, name.split()[0].split("v"))
         rows[label] = measure(pipelines["teacher"].bundle, images, codes, judge, name)
-        rows[label]["settings"] = pipelines["teacher" if who == "both" else who].bundle.config.run.model_dump(
+        rows[label]["settings"] = pipelines["teacher" if who == "both" else who].bundle.training.run.model_dump(
             mode="json", include={"train", "distill", "sampling"}
         )
         rows[label]["commit"] = balance._commit()
@@ -154,7 +154,7 @@ def piece(table: StepTable, rows: slice) -> StepTable:
 def measure(
     bundle: Bundle, images: NDArray[np.uint8], codes: NDArray[np.int64], judge: Judge, name: str
 ) -> dict[str, Any]:
-    config, groups = bundle.config.run.data, name.split()[0].split("v")
+    config, groups = bundle.training.run.data, name.split()[0].split("v")
     found = evaluate(
         images,
         codes,

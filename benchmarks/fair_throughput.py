@@ -168,7 +168,7 @@ def gates(rows: list[Entry], tree: dict[str, Any], groups: list[str], n: int, th
         images, codes = images_of(entry, n, threads)
         labels = judge.predict(images).labels
         figures: dict[str, Any] = {"key": key, "what": entry.what, "precision": entry.configuration.precision}
-        figures |= judged(images, codes, judge, groups, bundle.config.run.data)
+        figures |= judged(images, codes, judge, groups, bundle.training.run.data)
         if entry.name == REFERENCE:
             assert codes is not None
             reference = labels, codes

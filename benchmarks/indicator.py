@@ -65,7 +65,7 @@ def confidences(
 
 
 def indicator(run: Path, bundle: Bundle, n: int) -> list[dict[str, Any]]:
-    config = bundle.config.run
+    config = bundle.training.run
     training = data.load(config.data)
     assigned = np.array(_assignment(run), np.int64)
     generation = Pipeline.load(bundle, "onnxruntime", 1).generate(n=n, seed=0)
@@ -93,7 +93,7 @@ def _assignment(run: Path) -> list[int]:
 
 
 def probes(run: Path, bundle: Bundle) -> list[dict[str, Any]]:
-    config = bundle.config.run
+    config = bundle.training.run
     training = data.load(config.data)
     assigned = np.array(_assignment(run))
     top = np.array(bundle.codes.top_of)[assigned]
@@ -160,7 +160,7 @@ def main() -> None:
         "command": "python benchmarks/indicator.py --work DIR",
         "commit": commit.stdout.strip() or "unknown",
         "bundle_id": bundle.bundle_id,
-        "source": bundle.config.run.data.source,
+        "source": bundle.training.run.data.source,
         "indicator": indicator(run, bundle, arguments.n),
         "probes": probes(run, bundle),
     }

@@ -43,14 +43,14 @@ def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge:
             "group_share_in_top": {
                 g: [float((labels[top == k] == g).mean()) for k in np.unique(top)] for g in cell.groups
             },
-            "stability_ari": list(bundle.codes.stability_ari),
+            "stability_ari": list(bundle.training.discovery.stability_ari),
         }
     return {
         "evaluation": figures.model_dump(mode="json"),
         "codes_against_labels": found,
         "bundle_id": bundle.bundle_id,
         "cpu_s": {step: round(seconds) for step, seconds in cell.spent().items()},
-        "config": bundle.config.run.model_dump(mode="json", exclude={"data": {"source"}, "base": {"path"}}),
+        "config": bundle.training.run.model_dump(mode="json", exclude={"data": {"source"}, "base": {"path"}}),
     }
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ddm_rt.bundle import GRAPHS, INDEX, Bundle
 
 Run = Callable[..., object]
-FILES = ("config.json", "schedule.json", "codes.json", *GRAPHS)
+FILES = ("runtime.json", "training.json", *GRAPHS)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

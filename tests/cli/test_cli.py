@@ -45,8 +45,10 @@ def test_export_makes_a_checked_bundle(exported, bundle: Bundle, trained) -> Non
     assert said.code == 0, said.err
     assert f"bundle: {path}\n" in said.out
     assert bundle.bundle_id in said.out
-    assert bundle.config.run.preset == "tiny"
-    assert bundle.codes == Codes.model_validate_json((trained[0] / "codes.json").read_bytes())
+    assert bundle.training.run.preset == "tiny"
+    codes = Codes.model_validate_json((trained[0] / "codes.json").read_bytes())
+    assert bundle.codes.leaves == codes.leaves
+    assert bundle.training.discovery == codes.model_copy(update={"leaves": ()})
     assert bundle.weights is None, "a serving bundle holds its weights once, in the graphs"
 
 

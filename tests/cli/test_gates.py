@@ -24,9 +24,9 @@ def own(tmp_path: Path) -> Path:
     def fill(folder: Path) -> None:
         shutil.copytree(asset("digits"), folder, dirs_exist_ok=True)
         (folder / "bundle.json").unlink()
-        tree = json.loads((folder / "config.json").read_bytes())
+        tree = json.loads((folder / "runtime.json").read_bytes())
         tree["sampling"]["num_steps"] = 2
-        write_json(folder / "config.json", tree)
+        write_json(folder / "runtime.json", tree)
 
     return write_bundle(tmp_path / "own", fill, {}).path
 

@@ -131,9 +131,9 @@ def test_the_shipped_bundle_samples_at_once_without_the_training_packages(tmp_pa
 def test_the_shipped_bundle_is_small_and_says_where_it_comes_from() -> None:
     bundle = Bundle.load("digits")
     assert sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()) <= 6_000_000
-    assert bundle.config.run.preset == bundle.index.provenance["preset"] == "digits"
+    assert bundle.training.run.preset == bundle.index.provenance["preset"] == "digits"
     assert bundle.index.provenance["training"]["versions"]["torch"]
-    assert bundle.codes.origin == "discovered"
+    assert bundle.training.discovery.origin == "discovered"
 
 
 @pytest.mark.parametrize(

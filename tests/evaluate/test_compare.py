@@ -168,8 +168,8 @@ def test_bundles_with_other_codes_are_no_pairs(judge: Judge, tmp_path: Path) -> 
     def fill(folder: Path) -> None:
         for name in bundle.index.files:
             shutil.copy(bundle.path / name, folder / name)
-        codes = bundle.codes.model_copy(update={"origin": "file:others.json"})
-        (folder / "codes.json").write_text(codes.model_dump_json())
+        first, *others = bundle.config.codes
+        bundle.write_settings(folder, codes=(first.model_copy(update={"size": first.size + 1}), *others))
 
     other = write_bundle(tmp_path / "other", fill, bundle.index.provenance)
     sides = parse_side(DIGITS), parse_side(str(other.path))

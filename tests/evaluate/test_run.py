@@ -137,7 +137,8 @@ def with_exemplars(source: Path, images: int) -> Any:
         Leaf(code=1, top_code=1, size=2, share_in_top=1.0),
     )
     codes = Codes(origin="discovered", leaves=leaves, exemplars=((0, 2), (3,)))
-    return SimpleNamespace(codes=codes, config=SimpleNamespace(run=resolve("tiny", {"data.source": str(source)})))
+    training = SimpleNamespace(discovery=codes, run=resolve("tiny", {"data.source": str(source)}))
+    return SimpleNamespace(codes=codes, training=training)
 
 
 def test_codes_are_shown_with_their_exemplars_where_the_training_images_are_here(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_sampled(
         raise AssertionError("minutes of sampling, for nothing")
 
     write_folder(tmp_path / "real", 8)
-    bundle = SimpleNamespace(config=SimpleNamespace(run=resolve("tiny")))
+    bundle = SimpleNamespace(training=SimpleNamespace(run=resolve("tiny")))
     monkeypatch.setattr(run.Pipeline, "load", lambda path: SimpleNamespace(bundle=bundle))
     monkeypatch.setattr(run, "generate_until", sampling)
     with pytest.raises(DdmError, match=said):

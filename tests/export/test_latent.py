@@ -148,7 +148,7 @@ def test_config_and_tokenizers(
         assert tokenizer["truncation"] is tokenizer["padding"] is None  # the sampler's
     base = read_config(latent_runs[family]).base
     assert base is not None
-    assert config.run.base == base.model_copy(update={"path": Path(base.path.name)})
+    assert bundle.training.run.base == base.model_copy(update={"path": Path(base.path.name)})
     assert bundle.index.provenance["parity_max_abs_error"].keys() == bundle.graphs.keys()
 
 

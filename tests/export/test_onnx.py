@@ -192,7 +192,7 @@ def test_same_run_gives_same_bundle_id_in_another_process(tiny_run: Path, tiny_b
     again = Bundle.load(tmp_path / "other-name")
     assert again.bundle_id == tiny_bundle.bundle_id  # the weights of the other one don't count
     assert again.weights is None
-    for name in ("config.json", "schedule.json", "codes.json", *GRAPHS):
+    for name in ("runtime.json", "training.json", *GRAPHS):
         assert again.index.files[name] == tiny_bundle.index.files[name]
 
 

@@ -119,4 +119,4 @@ def test_the_variant_says_nothing_of_its_origin(plugin_bundle: Bundle) -> None:
     for word in (b"pkg.torch", b"stack_trace", b".py", b"site-packages"):
         assert word not in content
     assert set(GRAPHS) < plugin_bundle.index.files.keys()
-    assert json.loads((plugin_bundle.path / "config.json").read_text())["precision"] == "fp32"
+    assert json.loads((plugin_bundle.path / "runtime.json").read_text())["precision"] == "fp32"

@@ -140,7 +140,7 @@ def test_a_bundle_of_its_own(plugin_bundle: Bundle, calls: Calls, tmp_path: Path
     )
     assert made.config == plugin_bundle.config.model_copy(update={"precision": Precision.INT8})
     assert made.bundle_id != plugin_bundle.bundle_id
-    for name in ("codes.json", "schedule.json", "decoder.onnx"):  # the decoder multiplies nothing
+    for name in ("training.json", "decoder.onnx"):  # the decoder multiplies nothing
         assert made.index.files[name] == plugin_bundle.index.files[name]
     said = made.index.provenance["precision"]
     assert said["source_bundle_id"] == plugin_bundle.bundle_id
