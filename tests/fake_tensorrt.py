@@ -25,7 +25,7 @@ RTX = flavours.TABLE[Backend.TENSORRT_RTX]
 MAX_BATCH = 8  # of a fake plan
 
 PLAN = b"fake plan\0"
-WORKSPACE_BYTES = 4096
+WORKSPACE_BYTES = 4096  # for each tensor, so that no two networks need the same
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
@@ -97,7 +97,6 @@ class _Config:
 
 class _Engine:
     num_optimization_profiles = 1
-    device_memory_size_v2 = WORKSPACE_BYTES
 
     def __init__(self, runtime: _Runtime, graph: str, profile: dict[str, Any]) -> None:
         self.runtime, self.profile = runtime, profile
@@ -105,6 +104,7 @@ class _Engine:
         self.tensors = {node.name: (node, TensorIOMode.INPUT) for node in self.session.get_inputs()}
         self.tensors |= {node.name: (node, TensorIOMode.OUTPUT) for node in self.session.get_outputs()}
         self.num_io_tensors = len(self.tensors)
+        self.device_memory_size_v2 = WORKSPACE_BYTES * self.num_io_tensors
 
     def get_tensor_name(self, number: int) -> str:
         return list(self.tensors)[number]
@@ -138,7 +138,7 @@ class _Context:
         self.enqueued: list[bool] = []  # for each: whether it was captured
 
     def set_device_memory(self, pointer: int, count: int) -> None:
-        assert count >= WORKSPACE_BYTES
+        assert count >= self.engine.device_memory_size_v2
         self.workspace = pointer, count
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:

@@ -19,6 +19,7 @@ The exit code is 0 where every mutant is killed, 1 where one survives, and 2 whe
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -188,10 +189,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -208,6 +208,12 @@ def test_write_atomic_keeps_the_old_file_on_a_full_disk(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_may_be_read_by_everyone(tmp_path: Path) -> None:
+    """A temporary file is its owner's alone; a bundle may be made by one user and served by another."""
+    write_atomic(tmp_path / "file", "text")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
 @given(st.binary(max_size=200))
 def test_write_atomic_round_trip(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "round-trip"

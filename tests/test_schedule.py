@@ -18,7 +18,7 @@ from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.kernels.philox import STEP_STREAM, normal
-from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, step_table
+from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, _linspace, step_table
 
 Float32 = NDArray[np.float32]
 
@@ -367,6 +367,20 @@ def test_bad_json_names_the_field(change: dict[str, Any], field: str) -> None:
 def test_no_json_crashes_the_parser(content: str | bytes) -> None:
     with pytest.raises(BundleError, match=r"schedule\.json"):
         Schedule.from_json(content, "schedule.json")
+
+
+def test_one_level_that_is_off_by_little_is_refused() -> None:
+    tree = json.loads(schedule_of().to_json())
+    tree["alphas_cumprod"][700] *= 1.0001
+    with pytest.raises(BundleError, match="differs from what the beta fields give"):
+        Schedule.from_json(json.dumps(tree), "schedule.json")
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0001, 0.02), (0.00085**0.5, 0.012**0.5), (0.1, 0.7), (0.3, 0.9)])
+@pytest.mark.parametrize("n", [2, 3, 10, 99, 100, 1000, 1001])
+def test_betas_lie_where_torch_puts_them(start: float, end: float, n: int) -> None:
+    """To the bit, or a checkpoint's levels are not those that it was trained with."""
+    assert _linspace(start, end, n).tobytes() == torch.linspace(start, end, n).numpy().tobytes()
 
 
 def test_truncated_json_is_refused() -> None:

@@ -55,6 +55,24 @@ def test_scales_are_fp16_and_nothing_is_cut(kind: int, weight: np.ndarray, magni
     assert "w" not in tensors
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_each_output_of_a_linear_layer_has_a_scale_of_its_own(transposed: int) -> None:
+    """A Gemm's weight is [in, out], or [out, in] with transB."""
+    weight = np.array([[1, 10], [2, -30], [-4, 20]], np.float32)  # [in, out]
+    model = linear(weight)
+    model.graph.input[0].name = "x_t"
+    model.graph.node[0].input[0] = "x_t"
+    model.graph.node[1].CopyFrom(helper.make_node("Gemm", ["a", "w"], ["b"], transB=transposed))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight.T.copy() if transposed else weight, "w"))
+    (layer,) = quantize.layers(model, Path("g.onnx"))
+    quantize.insert(model, Path("g.onnx"), {layer.key: 1.0}, TensorProto.INT8)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    # The least that fp16 holds and that takes the output's largest weight.
+    scales = tensors["w_scale"].ravel().astype(np.float16)
+    assert (scales.astype(np.float64) * 127 >= [4, 30]).all()
+    assert (np.nextafter(scales, np.float16(0)).astype(np.float64) * 127 < [4, 30]).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_that_fits_the_type_exactly_is_not_changed(kind: int) -> None:
     weight = np.array([[1, -2], [0.5, 4]], np.float32) * np.float32(quantize.LARGEST[kind] / 4)

@@ -30,6 +30,11 @@ def test_shuffling_is_a_permutation_by_the_seed(seed: int, n: int) -> None:
     assert order == shuffled(seed, n)
 
 
+def test_an_order_is_the_same_in_every_version() -> None:
+    """Manifests and `csrc` rely on it. Another Philox stream would give another order."""
+    assert shuffled(3, 8) == [5, 1, 2, 7, 0, 4, 6, 3]
+
+
 def test_shuffles_are_even() -> None:
     """Each image comes to each of 4 places in a quarter of 2,000 seeds, within 5 standard deviations."""
     places = Counter((i, place) for seed in range(2000) for place, i in enumerate(shuffled(seed, 4)))
@@ -41,11 +46,11 @@ def test_a_shuffled_request_has_the_same_codes_in_another_order() -> None:
     weights = by_top_codes(TREE, "code:0=.3,code:1=.7")
     with Ledger() as ledger:
         for scope in (None, "today"):
-            with request(n=20, scope=scope).draw(weights, "ab" * 32, 3, ledger) as assigned:
+            with request(n=8, scope=scope).draw(weights, "ab" * 32, 3, ledger) as assigned:
                 plain = assigned
-            with request(n=20, shuffle=True).draw(weights, "ab" * 32, 3, ledger) as assigned:
+            with request(n=8, shuffle=True).draw(weights, "ab" * 32, 3, ledger) as assigned:
                 assert assigned.codes != plain.codes
-                assert assigned.codes == tuple(plain.codes[i] for i in shuffled(3, 20))
+                assert assigned.codes == tuple(plain.codes[i] for i in (5, 1, 2, 7, 0, 4, 6, 3))
 
 
 @given(prompts=st.integers(2, 5), n=st.integers(1, 80), share=st.sampled_from([0.5, 0.3, 0.1]))

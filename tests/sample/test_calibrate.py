@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_weights_give_the_target_by_the_posterior_means(calibrated: Bundle, targ
         assert shares == pytest.approx(part.shares, abs=SOLVED_SHARE_ABS)
     assert found.calibration_id == calibration_id
     assert 1 < found.effective_codes <= 4
+
+
+def test_half_widths_are_those_of_a_weighted_sum(calibrated: Bundle) -> None:
+    """Codes are audited apart, so that variances add up: Σπ²v."""
+    found = resolve(calibrated, "female=.3,male=.7", SETTINGS)
+    record, _ = load_all(calibrated)["default"]
+    variances = posterior.variance(record.table([GENDER]))
+    for group, (_, width) in enumerate(found.shares["gender"].values()):
+        terms = (weight * weight * v for weight, v in zip(found.code_weights, variances[:, group], strict=True))
+        assert width == pytest.approx(posterior.Z90 * math.sqrt(sum(terms)), abs=SHARE_ABS)
 
 
 def test_combinations(calibrated: Bundle) -> None:

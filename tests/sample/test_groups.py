@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import SHARE_ABS
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.groups import Attribute, cells, parse_attributes, parse_target
@@ -27,6 +28,12 @@ def test_targets(text: str, said: str) -> None:
     parts = parse_target(text, (GENDER, RACE))
     assert ";".join(map(str, parts)) == said
     assert parse_target(said, (GENDER, RACE)) == parts
+
+
+def test_shares_that_are_written_short_are_scaled_to_one() -> None:
+    (part,) = parse_target("female=.333333,male=.6666665", (GENDER,))
+    assert sum(part.shares) == pytest.approx(1, abs=SHARE_ABS)
+    assert part.shares == pytest.approx([0.333333 / 0.9999995, 0.6666665 / 0.9999995], abs=SHARE_ABS)
 
 
 def test_every_combination() -> None:

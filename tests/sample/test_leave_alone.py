@@ -1,11 +1,12 @@
 """Words that leave a prompt alone: what counts as one, where they come from, and what is no list of words."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
@@ -39,9 +40,17 @@ def test_a_whole_word_in_any_case(prompt: str, words: list[str], named: bool) ->
     assert names_one(prompt, words) is named
 
 
-@given(st.text(), st.lists(st.text()))
-def test_any_text_will_do(prompt: str, words: list[str]) -> None:
-    names_one(prompt, [word for word in words if word.strip()])
+@settings(deadline=None)
+@given(st.text(), st.lists(st.text().filter(str.strip)))
+def test_any_text_will_do_and_one_word_is_enough(prompt: str, words: list[str]) -> None:
+    assert names_one(prompt, words) is any(names_one(prompt, [word]) for word in words)
+    assert names_one(f"{prompt} {' '.join(words)}", words) is bool(words)
+
+
+@settings(deadline=None)
+@given(st.text("abA -.'/\n"), st.text("ab", min_size=1, max_size=3))
+def test_a_word_counts_where_it_is_one_of_the_texts_own(prompt: str, word: str) -> None:
+    assert names_one(prompt, [word]) is (word in re.findall("[ab]+", prompt.lower()))
 
 
 @given(

@@ -1,6 +1,7 @@
 """The ledger: streams, leases and the pool; threads. Neither lost nor doubled draws, in memory and in a file."""
 
 import gc
+import sqlite3
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_processes import STREAM, quota, reference
 
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger import Draw, Lease, Ledger
 
 
@@ -55,6 +56,20 @@ def test_what_is_given_back_is_handed_out_first(place: Path | None) -> None:
         assert list(again.draws) == expected[:3] + expected[5:6]
         assert ledger.counts(STREAM).leased == Counter(draw.code for draw in again.draws)
         assert list(ledger.lease(STREAM, quota, 6).draws) == expected[6:12]
+
+
+def test_a_lease_that_cannot_be_written_uses_no_positions(tmp_path: Path) -> None:
+    path = tmp_path / "counts.ledger"
+    with Ledger(path) as ledger:
+        ledger.lease(STREAM, quota, 2).commit()
+        with sqlite3.connect(path) as other:
+            other.execute("CREATE TRIGGER full BEFORE INSERT ON draws BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        with pytest.raises(LedgerError, match="no room"):
+            ledger.lease(STREAM, quota, 3)
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TRIGGER full")
+        other.close()
+        assert list(ledger.lease(STREAM, quota, 3).draws) == reference(5)[2:]
 
 
 @pytest.mark.parametrize("how", ["error", "block ends", "garbage"])

@@ -98,6 +98,7 @@ def test_split_fills_up_where_little_is_wasted() -> None:
     assert [len(index) for index in split(60, CANDIDATES)] == [64]
     assert [len(index) for index in split(40, CANDIDATES)] == [32, 8]
     assert [len(index) for index in split(5, (64,))] == [64]
+    assert [len(index) for index in split(3, (1, 2, 4))] == [4]  # a quarter, exactly
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,15 @@ def test_probe_limits_the_size_of_calls() -> None:
     cond = condition(engine, (-1,))
     assert probe(engine, cond, 1, (4, 128, 128), table_of().timesteps)[-1] == 4
     assert probe(engine, cond, 1, (4, 512, 512), table_of().timesteps) == (1,)
+
+
+@pytest.mark.parametrize(("max_batch", "most"), [(4, None), (None, 4), (4, 8), (8, 4)])
+def test_probe_keeps_to_the_engines_limit_and_the_callers(max_batch: int | None, most: int | None) -> None:
+    engine = FakeEngine()
+    engine.max_batch = max_batch
+    sizes = probe(engine, condition(engine, (-1,)), 1, LATENT_SHAPE, table_of().timesteps, most)
+    assert sizes == (1, 2, 4)
+    assert max(engine.denoised) == 4
 
 
 def test_take_and_concat_keep_every_name() -> None:

@@ -60,6 +60,23 @@ def test_a_target_outside_is_not_reached_but_has_nearest_weights() -> None:
         assert found.weights == pytest.approx([0, 0, 1], abs=SHARE_ABS)
 
 
+def test_slack_stays_short_of_the_target() -> None:
+    """With two groups the weights are ∝ exp(2·p·u), and u solves share(u) + slack·u = target."""
+    p, target, slack = np.array([0.8, 0.5, 0.3]), 0.6, 1e-3
+
+    def share(u: float) -> float:
+        mass = np.exp(2 * p * u)
+        return float(mass @ p / mass.sum())
+
+    low, high = 0.0, 10.0
+    for _ in range(60):
+        u = (low + high) / 2
+        low, high = (u, high) if share(u) + slack * u < target else (low, u)
+    found = tilt(np.stack([p, 1 - p], 1), np.array([target, 1 - target]), np.full(3, 1 / 3), slack)
+    assert found.shares == pytest.approx([share(u), 1 - share(u)], abs=SOLVED_SHARE_ABS)
+    assert share(u) < target - 5e-4
+
+
 def test_effective_numbers() -> None:
     assert effective_number(np.array([0.25, 0.25, 0.25, 0.25])) == pytest.approx(4)
     assert effective_number(np.array([1.0, 0.0])) == 1

@@ -46,12 +46,26 @@ def assert_bound(quota: Quota, drawn: list[int]) -> None:
     assert np.abs(lag).max() <= quota.bound * DENOMINATOR
 
 
+def tijdeman(whole: list[int], n: int) -> list[int]:
+    """The first n draws in fractions, from the paper's conditions: of the indices that may be drawn already, the one
+    that must be drawn soonest; of several, the first.
+    """
+    shares = {k: Fraction(weight, DENOMINATOR) for k, weight in enumerate(whole) if weight}
+    least = Fraction(1, 2 * len(shares) - 2) if len(shares) > 1 else Fraction(0)
+    counts, drawn = dict.fromkeys(shares, 0), []
+    for j in range(1, n + 1):
+        ready = [k for k, share in shares.items() if j * share - counts[k] >= least]
+        drawn.append(min(ready, key=lambda k: (counts[k] + 1 - least) / shares[k]))
+        counts[drawn[-1]] += 1
+    return drawn
+
+
 def check_stream(weights: list[float], requests: list[int]) -> None:
-    """The bound on every prefix; and requests of any sizes get what one request would."""
+    """The bound on every prefix; and requests of any sizes get what the paper's conditions say."""
     quota = Quota(weights)
     drawn = [code for size in requests for code in quota.assign(size)]
     assert_bound(quota, drawn)
-    assert drawn == Quota(weights).assign(len(drawn))
+    assert drawn == tijdeman(quota.weights, len(drawn))
 
 
 streams = {"weights": shares(12), "requests": st.lists(st.sampled_from([1, 1, 1, 2, 3, 16]), min_size=1, max_size=12)}
@@ -92,6 +106,11 @@ def test_bound_over_all_small_fractions(k: int) -> None:
         first = [Fraction(1, denominator)] * (k - 1)
         weights = [*first, 1 - sum(first)]
         assert_bound_on_every_prefix(Quota([float(w) for w in weights]), 2 * denominator)
+
+
+def test_an_index_that_is_just_due_is_drawn_and_the_first_of_equals() -> None:
+    assert Quota([1 / 8, 2 / 8, 5 / 8]).assign(8) == [2, 2, 1, 2, 0, 2, 1, 2]
+    assert Quota([0.5, 0.5]).assign(4) == [0, 1, 0, 1]
 
 
 def test_uniform_shares_come_in_full_rounds() -> None:
