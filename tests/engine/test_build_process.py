@@ -3,7 +3,6 @@
 A build is no run: nothing here executes a plan.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from ddm_rt.engine import build, build_process, flavours
-from ddm_rt.engine.build_worker import Request
+from ddm_rt.engine.build_worker import Request, _open_timing_cache
 from ddm_rt.errors import DdmError
 
 pytest.importorskip("tensorrt_rtx")
@@ -190,11 +189,42 @@ def test_a_timing_cache_is_written_and_read_again(tmp_path: Path) -> None:
     cache = tmp_path / "timing.cache"
     request = request_of(graph_of(tmp_path, node("Relu")), timing_cache=cache)
     run(request)
-    assert cache.stat().st_size > 0
+    kept = cache.read_bytes()
+    assert kept
     run(request)
+    assert cache.read_bytes() == kept
+    request.plan.unlink()
     cache.write_bytes(b"no cache")
-    with contextlib.suppress(DdmError):  # a version may ignore what it doesn't know, or refuse it
+    # A version may ignore what it doesn't know, and write a whole one; or refuse it, and write nothing.
+    refusal = ""
+    try:
         run(request)
+    except DdmError as error:
+        refusal = str(error)
+    assert refusal == "" or f"timing cache {cache} is of another device or version" in refusal
+    assert cache.read_bytes() == (b"no cache" if refusal else kept)
+    assert request.plan.exists() is not bool(refusal)
+
+
+def test_a_timing_cache_that_the_builder_refuses_is_named(tmp_path: Path) -> None:
+    class Config:
+        given: bytes
+
+        def create_timing_cache(self, content: bytes) -> str:
+            self.given = content
+            return "a cache"
+
+        def set_timing_cache(self, cache: str, ignore_mismatch: bool) -> bool:
+            assert (cache, ignore_mismatch) == ("a cache", False)
+            return self.given == b""
+
+    config, cache = Config(), tmp_path / "timing.cache"
+    assert _open_timing_cache(config, None) is None
+    assert _open_timing_cache(config, cache) == "a cache"
+    cache.write_bytes(b"of another card")
+    with pytest.raises(DdmError, match=r"timing\.cache is of another device or version; name another file"):
+        _open_timing_cache(config, cache)
+    assert config.given == b"of another card"
 
 
 def test_the_progress_line_goes_on_while_the_builder_is_silent(fake_builder: Callable[[str], Request]) -> None:
