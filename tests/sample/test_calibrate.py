@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibration_settings import SETTINGS
+from fake_engine import fake_bundle
 from tolerances import SHARE_ABS, SOLVED_SHARE_ABS
 
 from ddm_rt.bundle import Bundle, add_directory, copy_bundle
@@ -79,10 +80,9 @@ def test_weights_give_the_target_by_the_posterior_means(calibrated: Bundle, targ
     assert 1 < found.effective_codes <= 4
 
 
-def test_half_widths_are_those_of_a_weighted_sum(calibrated: Bundle) -> None:
+def test_half_widths_are_those_of_a_weighted_sum() -> None:
     """Codes are audited apart, so that variances add up: Σπ²v."""
-    found = resolve(calibrated, "female=.3,male=.7", SETTINGS)
-    record, _ = load_all(calibrated)["default"]
+    record, found = with_target(made(fake_bundle()), "female=.3,male=.7", fake_bundle().codes)
     variances = posterior.variance(record.table([GENDER]))
     for group, (_, width) in enumerate(found.shares["gender"].values()):
         terms = (weight * weight * v for weight, v in zip(found.code_weights, variances[:, group], strict=True))
