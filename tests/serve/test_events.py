@@ -67,6 +67,15 @@ def test_silence_is_told_and_ends_with_the_deadline() -> None:
     assert isinstance(events[-1].error, DeadlineExceeded)
 
 
+def test_past_its_deadline_a_request_has_the_grace_to_end() -> None:
+    async def main() -> None:
+        events = follow(a_ticket(-1.0), idle_s=0.001, grace_s=3600.0)
+        assert await anext(events) is None
+        await events.aclose()
+
+    asyncio.run(main())
+
+
 def test_who_stops_listening_cancels() -> None:
     cancelled: list[Ticket] = []
 

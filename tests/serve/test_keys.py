@@ -1,11 +1,10 @@
 """API keys: only the right one opens, and no message shows one."""
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
@@ -61,9 +60,44 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         Keys.load(tmp_path / "bytes")
 
 
-@given(st.text(max_size=200))
+def test_a_key_of_16_characters_is_long_enough(tmp_path: Path) -> None:
+    keys = Keys.load(write(tmp_path / "keys", f"alice {'k' * 16}\n"))
+    assert keys.find("k" * 16) == Caller("alice")
+    with pytest.raises(DdmError, match="line 1: expected NAME KEY"):
+        Keys.load(write(tmp_path / "keys", f"alice {'k' * 15}\n"))
+
+
+# Lines that are mostly right, so that some files are, and any text.
+names, plain, priorities = (
+    st.sampled_from("abcd"),
+    st.sampled_from([ALICE, BOB, "k" * 16, "k" * 15]),
+    st.integers(-9, 9),
+)
+lines = st.one_of(
+    st.builds("{} {}".format, names, plain),
+    st.builds("  {}\t{} {}".format, names, plain, priorities),
+    st.sampled_from(["", "# a comment"]),
+    st.text(max_size=40),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(lines, max_size=4).map("\n".join))
 def test_any_text_is_keys_or_one_clear_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    path = tmp_path_factory.mktemp("any") / "keys"
+    path = tmp_path_factory.getbasetemp() / "any_keys"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with suppress(DdmError):  # and nothing else
-        Keys.load(path)
+    refused = ""
+    try:
+        keys = Keys.load(path)
+    except DdmError as error:  # and nothing else
+        refused = str(error)
+    if refused:
+        assert refused.startswith(f"{path}: ")
+        assert "expected" in refused
+        assert ALICE not in refused
+        assert BOB not in refused
+        return
+    entries = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert entries
+    for name, key, *priority in entries:
+        assert keys.find(key) == Caller(name, int(priority[0]) if priority else 0)

@@ -25,7 +25,7 @@ from ddm_rt.serve.refusals import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduler import Scheduler
 from ddm_rt.serve.settings import ServeSettings
 from ddm_rt.serve.stats import Stats
-from ddm_rt.serve.tickets import Failed, ImageReady, State
+from ddm_rt.serve.tickets import Failed, Finished, ImageReady, Progress, State
 
 Script = Callable[[int, AsyncIterator[Message]], AsyncIterator[Message]]
 
@@ -136,6 +136,27 @@ def test_only_what_is_missing_is_sent_again_and_no_image_is_told_twice() -> None
     assert indices == [0, 1, 2, 3, 4]
     expected = fake_pipeline().generate(n=5, seed=3, num_steps=4, codes=done.codes)
     assert np.array_equal(done.images, expected.images)
+
+
+def test_progress_after_a_lost_replica_goes_on_from_there_to_the_total() -> None:
+    async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        image = np.zeros((8, 8, 3), np.uint8)
+        yield Accepted()
+        if number == 1:
+            yield Progress(8, 12)  # the first image's steps, and those of the second up to there are lost
+            yield ImageReady(0, image)
+            raise ActorDiedError
+        for index in (0, 1):
+            yield Progress(4 * (index + 1), 8)
+            yield ImageReady(index, image)
+        yield Finished({})
+
+    with front_of(script) as (front, _):
+        told: list[Any] = []
+        ticket = front.submit({"n": 3, "num_steps": 4})
+        ticket.subscribe(told.append)
+        ticket.result(20)
+    assert [event for event in told if isinstance(event, Progress)][-1] == Progress(12, 12)
 
 
 @pytest.mark.parametrize("how", ["dies", "stops", "breaks off", "cancels"])

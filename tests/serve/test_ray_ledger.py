@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ledger_processes import STREAM, quota, reference
+from ray.exceptions import GetTimeoutError
 
 from ddm_rt.errors import LedgerError
 from ddm_rt.sample.ledger import Ledger
-from ddm_rt.serve.ray_ledger import LedgerKeeper
+from ddm_rt.serve.ray_ledger import LedgerKeeper, SharedLedger, start_keeper
 
 NAME = "0123456789abcdef"
 
@@ -61,6 +64,53 @@ def test_a_file_that_cannot_be_used(path: Path) -> None:
     keeper = LedgerKeeper(path, False, NAME)  # it starts, so that Ray starts it again
     with pytest.raises(LedgerError, match=r"counts\.ledger"):
         keeper.streams()
+
+
+class Actor:
+    """An actor's handle over a keeper in this process: a call's answer is what the fake `ray.get` is given."""
+
+    def __init__(self, keeper: LedgerKeeper) -> None:
+        self._keeper = keeper
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._keeper, method))
+
+
+def test_a_lease_whose_answer_is_lost_is_given_back(keeper: LedgerKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(answer: object, timeout: float) -> None:
+        raise GetTimeoutError
+
+    ledger = SharedLedger(Actor(keeper), timeout_s=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("ray.get", lose)
+        with pytest.raises(LedgerError, match="not answered within 1 s"):
+            ledger.lease(STREAM, quota, 3)
+    assert keeper.counts(STREAM).issued.total() == keeper.counts(STREAM).pooled.total() == 3
+
+
+def test_the_actor_finds_the_file_though_it_runs_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers don't run where who starts them does."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+
+    def remote(kind: type[LedgerKeeper]) -> Any:
+        def make(*arguments: Any) -> LedgerKeeper:
+            monkeypatch.chdir(there)
+            return kind(*arguments)
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=make))
+
+    monkeypatch.setattr("ray.remote", remote)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "ab" * 28))
+    monkeypatch.chdir(here)
+    keeper: Any = start_keeper(Path("counts.ledger"), False, "a name")
+    keeper.lease(7, STREAM, quota(), 1)
+    keeper.close()
+    assert (here / "counts.ledger").is_file()
+    assert not list(there.iterdir())
 
 
 def test_streams(keeper: LedgerKeeper, path: Path) -> None:

@@ -120,6 +120,15 @@ def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: Gated
     assert counts(scheduler).done.total() == 8
 
 
+def test_images_are_counted_and_not_requests() -> None:
+    with scheduler_of(FakeEngine()) as scheduler:
+        for n in (3, 2):
+            scheduler.submit({"n": n}).result(WAIT_S)
+        assert scheduler.drain(WAIT_S)
+        stats = scheduler.stats()
+    assert (stats.images, stats.finished) == (5, 2)
+
+
 def test_a_waiting_request_may_be_cancelled(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2) as scheduler:
         first = scheduler.submit({"n": 2})

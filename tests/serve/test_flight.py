@@ -1,0 +1,34 @@
+"""Images in their slots: shapes take turns, tick by tick."""
+
+from contextlib import ExitStack
+
+import pytest
+from fake_engine import FakeEngine, fake_bundle
+
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.flight import Flight
+from ddm_rt.serve.line import Work
+from ddm_rt.serve.tickets import Ticket
+
+STEPS = 3
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return Pipeline(fake_bundle(), FakeEngine())
+
+
+def work_of(pipeline: Pipeline, number: int, size: int, n: int = 2) -> Work:
+    with ExitStack() as draws:
+        prepared = draws.enter_context(pipeline.prepare(n=n, num_steps=STEPS, height=size, width=size))
+        states = pipeline.first_states(prepared, range(n))
+    return Work(number, n, STEPS, prepared.shape, "", 0, Ticket(n, n * STEPS, 60.0), prepared, states)
+
+
+def test_ticks_of_two_sizes_alternate(pipeline: Pipeline) -> None:
+    flight = Flight(pipeline, clock=lambda: 0.0)
+    small, large = (work_of(pipeline, i, size) for i, size in enumerate((8, 12)))
+    assert flight.take_in([(small, 0), (large, 0), (small, 1)]) == []
+    shapes = [flight.tick().shape for _ in range(2 * STEPS)]
+    assert shapes == [small.shape, large.shape] * STEPS
+    assert len(flight) == 0
