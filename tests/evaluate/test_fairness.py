@@ -289,6 +289,20 @@ def test_fd_interval_coverage(p, size):
     assert np.mean(covered) >= 0.92
 
 
+@pytest.mark.parametrize(
+    ("table", "at", "bound"),
+    [([[400, 400]], 0, 0.0), ([[9, 0]], 1, np.sqrt(1 / 2)), ([[9, 0, 0]], 1, np.sqrt(2 / 3))],
+    ids=["on target", "one of two groups alone", "one of three groups alone"],
+)
+def test_fd_interval_stays_within_what_can_be(table, at, bound):
+    table = np.array(table)
+    target = np.full(table.shape[1], 1 / table.shape[1])
+    draws = intervals.bootstrap_shares(table, seed=0, resamples=400)
+    found = intervals.fd_interval(table[0] / table.sum(), draws, target)
+    assert found[at] == close(bound)
+    assert found[1] - found[0] > 0.01
+
+
 @given(st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(0, 9))
 def test_bootstrap_draws_are_shares_and_repeat(rows, seed):
     table = np.array(rows)

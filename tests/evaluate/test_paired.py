@@ -146,6 +146,13 @@ def test_the_number_of_images_that_would_decide_does(discordance: float, drift: 
     assert 1 - rates(n, 2, discordance, drift, 300)[Decision.UNDECIDED] > 0.74
 
 
+def test_the_number_of_images_by_hand() -> None:
+    """Two groups with 5 changes each way: either bound may miss, so that each has half of the 20 % of misses."""
+    rate = 2 * (5 + 1) / (100 + 2)  # of changes, with one more each way
+    z = stats.norm.ppf(0.95) + stats.norm.ppf(0.90)
+    assert images_needed(np.array([[45, 5], [5, 45]]), 0.05) == np.ceil(z**2 * rate / 0.05**2) == 404
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

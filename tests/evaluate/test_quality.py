@@ -140,6 +140,12 @@ def test_copying_tells_copies_from_fresh_draws() -> None:
     assert independent.interval[0] < 0.5 < independent.interval[1]
 
 
+def test_an_image_as_far_from_both_sets_is_no_copy() -> None:
+    pictures = _pictures(np.random.default_rng(0), 5)
+    found = quality.copying(pictures, pictures, pictures)
+    assert (found.share, found.interval[0]) == (0, 0)
+
+
 def test_copying_refuses_another_size() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(DdmError, match="held_out"):

@@ -92,6 +92,12 @@ def test_stability_has_one_figure_per_bootstrap(bootstraps: int) -> None:
     assert all(score > 0.9 for score in codes.stability_ari), "well-separated modes are found again"
 
 
+def test_each_bootstrap_is_another_sample() -> None:
+    features, _ = blobs(60, 40, 0.7)  # modes that hardly are any: each sample finds others
+    codes, _ = discover(features, CONFIG, seed=0)
+    assert len(set(codes.stability_ari)) == CONFIG.bootstraps
+
+
 @pytest.mark.parametrize("images", [2, 5, 6])
 def test_more_codes_than_images_are_refused(images: int) -> None:
     features, _ = blobs(images - 1, 1, 0.2)

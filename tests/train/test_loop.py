@@ -1,17 +1,18 @@
 """The loop: a step is a function of seed, step and state, so a checkpoint loses nothing; batches are balanced."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tolerances import DEVICE_LOSS_REL
+from tolerances import DEVICE_LOSS_REL, LOSS_REL
 from torch import Tensor
 
 from ddm_rt.config import NULL_CODE, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
-from ddm_rt.train.loop import KEPT_CHECKPOINTS, Trainer, TrainingSet, step_seed
+from ddm_rt.train.loop import KEPT_CHECKPOINTS, Trainer, TrainingSet, _Pool, step_seed
 
 STEPS = 12
 MODES = {
@@ -169,6 +170,39 @@ def test_an_odd_batch_is_off_by_one_at_most_and_without_balance_images_are_unifo
     plain = Trainer(tiny({"train.balance_minibatches": False, "train.batch_size": 3000}), data)
     share = torch.bincount(plain._draw(torch.Generator().manual_seed(0)), minlength=30) / 3000
     assert ((share - 1 / 30).abs() < 5 * (1 / 30 / 3000) ** 0.5).all()
+
+
+def test_the_draw_of_an_image_bears_stretches_that_add_up_to_a_little_less_than_one() -> None:
+    ends = torch.cumsum(torch.full((10,), 0.1, dtype=torch.float64), 0)
+    last = 1 - 2.0**-53  # the largest that is drawn
+    assert ends[-1] <= last
+    pool = _Pool(torch.arange(20, 30), ends)
+    assert [int(pool.at(v)) for v in (0.0, 0.05, 0.15, 0.95, last)] == [20, 20, 21, 29, 29]
+
+
+def test_the_rate_rises_to_its_height_in_as_many_steps_as_the_warm_up_has_and_falls_to_zero(
+    tiny: Callable[..., RunConfig],
+) -> None:
+    config = tiny({"train.steps": 8, "train.warmup_steps": 4, "train.learning_rate": 0.01})
+    trainer = Trainer(config, training_set("codes", config))
+    rates = []
+    for _ in range(8):
+        trainer.advance()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    cosine = [0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert rates == pytest.approx([0.25 * cosine[0], 0.5 * cosine[1], 0.75 * cosine[2], *cosine[3:]], rel=LOSS_REL)
+
+
+def test_gradients_are_no_longer_than_allowed_together(tiny: Callable[..., RunConfig]) -> None:
+    def length(most: float) -> float:
+        config = tiny({"train.grad_clip": most})
+        trainer = Trainer(config, training_set("codes", config))
+        trainer.advance()
+        found = [parameter.grad.flatten() for parameter in trainer.parameters if parameter.grad is not None]
+        return float(torch.cat(found).norm())
+
+    free = length(1e9)
+    assert length(free / 10) == pytest.approx(free / 10, rel=LOSS_REL)
 
 
 def test_gradients_reach_the_conditioner_and_the_head_teaches_the_denoiser(tiny: Callable[..., RunConfig]) -> None:

@@ -51,6 +51,13 @@ def test_a_dropped_sample_gives_the_head_no_gradient() -> None:
     assert (logits.grad[[0, 2, 4]] != 0).any(dim=1).all()
 
 
+@pytest.mark.parametrize("known", [None, 0.0])
+def test_where_no_sample_has_a_code_the_head_adds_nothing(known: float | None) -> None:
+    prediction, target, logits = tensors(2)
+    loss = ddm_loss(prediction, target, logits, torch.full((5,), -1), 0.05, known)
+    assert loss.item() == pytest.approx(by_hand(prediction, target, logits, [-1] * 5, 0.05), rel=LOSS_REL)
+
+
 def test_without_a_head_it_is_the_mean_square_alone() -> None:
     prediction, target, logits = tensors(1)
     expected = torch.nn.functional.mse_loss(prediction, target)

@@ -69,6 +69,13 @@ def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller)
         torch.testing.assert_close(found[path, phase + 1], x, rtol=1e-4, atol=1e-4)
 
 
+def test_paths_of_two_files_begin_with_different_noise(distiller: PathDistiller) -> None:
+    with torch.no_grad():
+        first, again, later = (distiller._walk(rows)["states"][:, 0] for rows in (range(6), range(6), range(64, PATHS)))
+    assert torch.equal(first, again)
+    assert not torch.isin(later, first).any()
+
+
 def test_paths_have_equal_shares_of_the_top_codes_and_some_lose_their_code(distiller: PathDistiller) -> None:
     code = distiller._paths["code"].take(torch.arange(PATHS))
     lost = code == NULL_CODE
