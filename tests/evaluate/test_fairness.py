@@ -317,6 +317,14 @@ def test_bootstrap_draws_are_shares_and_repeat(rows, seed):
     assert np.array_equal(draws, intervals.bootstrap_shares(table, seed=seed, resamples=5))
 
 
+@pytest.mark.parametrize("table", [[[45, 5]], [[30, 10], [2, 8]], [[12, 5, 3]]])
+def test_bootstrap_draws_centre_on_the_shares(table):
+    table = np.array(table)
+    shares, n = table.sum(axis=0) / table.sum(), table.sum()
+    draws = intervals.bootstrap_shares(table, seed=0, resamples=20_000)
+    assert np.abs(draws.mean(axis=0) - shares).max() < 5 * np.sqrt(0.25 / n / 20_000)
+
+
 @pytest.mark.parametrize(("n", "mean", "p95"), [(100, 0.040, 0.100), (500, 0.018, 0.044), (1000, 0.013, 0.031)])
 def test_noise_floor_of_two_groups(n, mean, p95):
     floor = intervals.noise_floor(n, EVEN2)

@@ -42,6 +42,16 @@ def test_two_categories_are_mcnemars(lost: int, gained: int) -> None:
     assert found.statistic == pytest.approx((lost - gained) ** 2 / (lost + gained))
 
 
+def test_with_more_categories_p_counts_ties_and_the_table_itself() -> None:
+    few = np.diag([9, 9, 9])
+    few[0, 1] = few[1, 2] = 1  # whichever way the two went, the statistic is 2
+    assert marginal_test(few).statistic == pytest.approx(2)
+    assert marginal_test(few).p == 1
+    many = np.diag([9, 9, 9])
+    many[0, 1] = many[1, 2] = 200  # no draw goes as far
+    assert marginal_test(many).p == 1 / 10_000
+
+
 def test_categories_that_nothing_entered_or_left_count_for_nothing() -> None:
     wide = np.diag([50, 40, 7])
     wide[0, 1], wide[1, 0] = 8, 2

@@ -18,6 +18,12 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(np.eye(2), np.array([0, 1])).ece == 0
 
 
+def test_the_surest_predictions_are_in_the_last_bin() -> None:
+    found = calibration_error(np.eye(2), np.array([0, 0]))
+    assert [(b.n, b.confidence, b.accuracy) for b in found.bins] == [(2, 1.0, 0.5)]
+    assert found.ece == 0.5
+
+
 @pytest.mark.parametrize("sharpening", [1.0, 3.0])
 def test_a_classifier_that_says_what_it_knows_is_at_the_floor(sharpening: float) -> None:
     rng = np.random.default_rng(0)
@@ -41,6 +47,11 @@ def test_linear_probe_reads_what_is_there_and_no_more() -> None:
     assert blind.balanced_accuracy < 0.6
     codes = np.eye(3)[[0] * 140 + [1] * 10 + [2] * 50]
     assert linear_probe(codes, labels).accuracy == 1
+
+
+def test_one_image_of_each_label_in_each_fold_is_enough() -> None:
+    found = linear_probe(np.eye(2)[[0] * 5 + [1] * 5], ["a"] * 5 + ["b"] * 5, folds=5)
+    assert (found.n, found.accuracy) == (10, 1)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def test_frechet_of_singular_covariances():
     assert quality.frechet(x, y) == pytest.approx(quality.frechet(y, x), rel=FRECHET_REL)
 
 
+def test_frechet_of_equal_sets_is_never_below_zero():
+    for seed in range(20):
+        x = normal(30, 12, seed)
+        assert quality.frechet(x, x) >= 0
+
+
 def test_frechet_of_a_shift_is_its_square():
     x = normal(100, 5, 0)
     assert quality.frechet(x, x + 2) == pytest.approx(20, rel=FRECHET_REL)
@@ -108,6 +114,8 @@ def test_per_group_never_changes_n():
     assert (found[0].quality.n, found[0].quality.n_reference) == (25, 15)
     assert found[1].quality is None
     assert found[1].reason == "5 of 25 images of b missing; generate more"
+    [_, nearly] = quality.per_group(features, labels, features, labels, ["a", "b"], n=21)
+    assert (nearly.quality, nearly.missing) == (None, 1)
 
 
 def test_nearest():
@@ -126,6 +134,11 @@ def test_nearest():
         quality.nearest(images, train, held_out[:0])
 
 
+def test_as_near_as_a_held_out_image_is_not_nearer():
+    train, held_out = np.zeros((2, 4, 6, 3), np.uint8), np.full((3, 4, 6, 3), 51, np.uint8)
+    assert quality.nearest(held_out, train, held_out).nearer_share == 0
+
+
 def _pictures(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
 
@@ -138,6 +151,16 @@ def test_copying_tells_copies_from_fresh_draws() -> None:
     assert copied.of_each == 200
     independent = quality.copying(fresh, train, held_out)
     assert independent.interval[0] < 0.5 < independent.interval[1]
+
+
+def test_copying_takes_as_many_training_as_held_out_images() -> None:
+    def grey(*levels: int) -> np.ndarray:
+        return np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+
+    image, far, near = grey(100), grey(0, 0), grey(0, 0, 100)
+    assert quality.copying(image, near, grey(90, 90)).share == 0  # the third training image isn't compared
+    assert quality.copying(image, grey(90, 90), near).share == 1
+    assert quality.copying(image, far, grey(90, 90)).of_each == 2
 
 
 def test_an_image_as_far_from_both_sets_is_no_copy() -> None:

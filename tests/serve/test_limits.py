@@ -1,4 +1,4 @@
-"""How much a client may send: the most that is allowed is allowed, and no byte more."""
+"""How much a client may send: the most that is allowed, and no byte more; and responses in parts."""
 
 import asyncio
 from typing import Any
@@ -11,6 +11,7 @@ from ddm_rt.serve.http_settings import HttpSettings
 from ddm_rt.serve.limits import Limits
 
 MOST = 10  # bytes of a body
+PART = 2**16  # bytes of a response at once
 
 
 def received(*parts: bytes) -> bytes:
@@ -53,3 +54,31 @@ def test_a_body_of_one_byte_more_is_refused(parts: tuple[bytes, ...]) -> None:
     with pytest.raises(HTTPException, match=f"longer than {MOST} bytes") as caught:
         received(*parts)
     assert caught.value.status_code == 413
+
+
+def sent(*parts: bytes) -> list[tuple[bytes, bool]]:
+    """What a client gets of a response in those `parts`: each message's bytes, and whether it says that more come."""
+    messages: list[Message] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number, part in enumerate(parts, start=1):
+            await send({"type": "http.response.body", "body": part, "more_body": number < len(parts)})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    asyncio.run(Limits(application, HttpSettings())({"type": "http"}, receive, send))
+    assert messages[0]["type"] == "http.response.start"
+    return [(message["body"], message["more_body"]) for message in messages[1:]]
+
+
+def test_a_response_is_sent_in_parts_and_the_last_one_says_so() -> None:
+    long = bytes(range(256)) * 512  # two parts
+    assert sent(long) == [(long[:PART], True), (long[PART:], False)]
+    assert sent(long + b"x") == [(long[:PART], True), (long[PART:], True), (b"x", False)]
+    assert sent(long, b"end") == [(long[:PART], True), (long[PART:], True), (b"end", False)]
+    assert sent(b"short") == [(b"short", False)]

@@ -70,6 +70,20 @@ def test_a_newcomer_takes_turns_from_now_on() -> None:
     assert "ooo" not in names
 
 
+def test_a_newcomer_has_no_share_of_the_turns_that_one_in_a_hurry_took_from_another() -> None:
+    line, pressed, patient, new = Line(), work(0, 100, deadline=1.0), work(1, 100), work(2, 100)
+    line.add(pressed)
+    line.add(patient)
+    for _ in range(50):
+        assert line.pick(hurry=True) is not None
+    assert pressed.next == 50
+    line.pick()
+    line.add(new)
+    for _ in range(40):
+        line.pick()
+    assert (pressed.next, patient.next, new.next) == (50, 41, 0)
+
+
 def test_requests_have_turns_in_proportion_to_their_images() -> None:
     line, large, small = Line(), work(0, 16), work(1, 4)
     line.add(large)

@@ -45,6 +45,14 @@ def test_the_oldest_goes_where_there_are_too_many_bytes() -> None:
     assert pictures.find(pictures.keep(bytes(11), "png")) is None
 
 
+def test_just_as_many_bytes_as_may_be_kept_are() -> None:
+    pictures = Pictures(60, 8)
+    names = [pictures.keep(bytes(4), "png") for _ in range(2)]
+    assert None not in [pictures.find(name) for name in names]
+    pictures.keep(bytes(1), "png")
+    assert [pictures.find(name) is not None for name in names] == [False, True]
+
+
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 def test_files_of_every_format(kind: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)

@@ -60,6 +60,28 @@ def test_who_comes_late_is_told_what_was() -> None:
         ticket.result(0)
 
 
+def test_the_same_progress_is_told_once() -> None:
+    ticket = Ticket(2, 8, deadline=1.0)
+    told: list[Event] = []
+    ticket.subscribe(told.append)
+    for steps in (0, 3, 3, 4):
+        ticket.advance(steps)
+    assert told == [Progress(3, 8), Progress(4, 8)]
+
+
+def test_after_its_end_a_request_stays_as_it_is_and_keeps_nobody_who_listens() -> None:
+    ticket = Ticket(2, 8, deadline=1.0)
+    ticket.claim()
+    ticket.end(Failed(OSError("gone")), State.FAILED)
+    ticket.start()  # its images were about to get their slots
+    ticket.advance(4)
+    assert ticket.state is State.FAILED
+    late: list[Event] = []
+    ticket.subscribe(late.append)
+    assert [type(event) for event in late] == [Failed]
+    assert not ticket.wants_progress
+
+
 def test_a_callback_may_subscribe_and_cancel() -> None:
     cancelled: list[Ticket] = []
     ticket = Ticket(2, 8, 1.0, cancelled.append)
