@@ -65,7 +65,8 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 class LedgerState final : private ForkWatcher {
 public:
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
-        : path_(path ? std::optional(clean_path(*path)) : std::nullopt), fsync_(fsync), timeout_s_(timeout_s) {
+        : name_("ledger " + (path ? clean_path(*path) : "in memory")), fsync_(fsync), timeout_s_(timeout_s) {
+        if (path) translated([&] { path_ = absolute_path(*path); });
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
         watch_forks(*this);
@@ -156,9 +157,7 @@ private:
         mutex_.unlock();
     }
 
-    std::string name() const { return "ledger " + path_.value_or("in memory"); }
-
-    [[noreturn]] void refuse(const std::string& what) const { throw Error(Status::ledger, name() + what); }
+    [[noreturn]] void refuse(const std::string& what) const { throw Error(Status::ledger, name_ + what); }
 
     static const std::string& calibration(const Stream& stream) {
         static const std::string none;
@@ -188,7 +187,7 @@ private:
         try {
             return what();
         } catch (const SqliteError& error) {
-            throw explained(error, name(), timeout_s_);
+            throw explained(error, name_, timeout_s_);
         } catch (const std::system_error& error) {
             refuse(concat(": cannot be made or opened (", error.code().message(), ")"));
         }
@@ -202,7 +201,7 @@ private:
         if (::getpid() != pid_) refuse(": opened before this process was forked; open it in each process");
         noted_ = 0;
         translated([&] {
-            if (!connection_) connection_ = open_ledger(path_, fsync_, timeout_s_);
+            if (!connection_) connection_ = open_ledger(path_, name_, fsync_, timeout_s_);
             try {
                 connection_->run("BEGIN IMMEDIATE");
                 what(*connection_);
@@ -299,7 +298,8 @@ private:
         refuse(concat(": damaged: the counts of scope ", repr(stream.scope), " are unreadable"));
     }
 
-    const std::optional<std::string> path_;
+    const std::string name_;  // with the path as it was given
+    std::optional<std::string> path_;
     const bool fsync_;
     const double timeout_s_;
     const pid_t pid_ = ::getpid();

@@ -69,22 +69,9 @@ void lock(int handle, const std::string& path) {
     }
 }
 
-std::string folder_of(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    return slash == path.npos ? "." : path.substr(0, slash + 1);
-}
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/') + 1); }
 
-std::string name_of(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    return slash == path.npos ? path : path.substr(slash + 1);
-}
-
-std::string absolute(const std::string& path) {
-    if (path.starts_with('/')) return path;
-    std::array<char, 4096> here;
-    if (!::getcwd(here.data(), here.size())) fail(path);
-    return join_path(here.data(), path);
-}
+std::string name_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 // An empty ledger under another name, then renamed: a process that is killed leaves none half-made.
 void create(const std::string& path) {
@@ -94,7 +81,7 @@ void create(const std::string& path) {
     const std::string made = join_path(folder_of(path), "." + name_of(path) + ".new");
     for (const char* suffix : {"", "-journal", "-wal", "-shm"}) ::unlink((made + suffix).c_str());
     {
-        Connection connection(absolute(made), true, 5);
+        Connection connection(made, true, 5);
         connection.run(std::string("PRAGMA synchronous = OFF;") + SCHEMA);
         connection.run("PRAGMA journal_mode = WAL");
     }
@@ -117,8 +104,7 @@ std::string single_spaced(const std::string& text) {
     return join(" ", words);
 }
 
-void check(Connection& connection, const std::string& path) {
-    const std::string ledger = "ledger " + path;
+void check(Connection& connection, const std::string& path, const std::string& ledger) {
     struct stat found;
     if (::stat(path.c_str(), &found)) fail(path);
     if (found.st_size == 0) refuse(ledger + ": empty; expected a ledger, or no file, for a new one");
@@ -186,7 +172,15 @@ std::string random_name() {
 
 }  // namespace
 
-std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, bool fsync, double timeout_s) {
+std::string absolute_path(const std::string& path) {
+    if (path.starts_with('/')) return clean_path(path);
+    std::array<char, 4096> here;
+    if (!::getcwd(here.data(), here.size())) fail(path);
+    return join_path(here.data(), path);
+}
+
+std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, const std::string& ledger, bool fsync,
+                                        double timeout_s) {
     if (!path) {
         auto connection = std::make_unique<Connection>(":memory:", true, timeout_s);
         connection->run(SCHEMA);
@@ -195,15 +189,15 @@ std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, 
     try {
         if (!file_exists(*path)) create(*path);
         // Nothing is created here: a file that is moved away meanwhile is no reason to begin at zero.
-        auto connection = std::make_unique<Connection>(absolute(*path), false, timeout_s);
-        check(*connection, *path);
+        auto connection = std::make_unique<Connection>(*path, false, timeout_s);
+        check(*connection, *path, ledger);
         connection->run(fsync ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
         connection->run("PRAGMA wal_autocheckpoint = 4096");
         return connection;
     } catch (const SqliteError& error) {
-        throw explained(error, "ledger " + *path, timeout_s);
+        throw explained(error, ledger, timeout_s);
     } catch (const std::system_error& error) {
-        refuse(concat("ledger ", *path, ": cannot be made or opened (", error.code().message(), ")"));
+        refuse(concat(ledger, ": cannot be made or opened (", error.code().message(), ")"));
     }
 }
 

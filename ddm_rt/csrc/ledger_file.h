@@ -12,16 +12,21 @@
 
 namespace ddm {
 
-// A connection to the ledger at `path`, which is made where there is none, or to one in memory. Throws Error with
-// Status::ledger for a file that can't be used, which is left as it is.
-std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, bool fsync, double timeout_s);
+// The path as it is meant in the folder that the process is in now: it may go to another. Links aren't followed.
+std::string absolute_path(const std::string& path);
+
+// A connection to the ledger at the absolute `path`, which is made where there is none, or to one in memory. Throws
+// Error with Status::ledger for a file that can't be used, which is left as it is; `ledger` is what the message names.
+std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, const std::string& ledger, bool fsync,
+                                        double timeout_s);
 
 // What SQLite's error means to the user.
 Error explained(const SqliteError& error, const std::string& ledger, double timeout_s);
 
 bool file_exists(const std::string& path);
 
-// A process's name in a ledger, and the lock that shows it alive: the system ends it with the process.
+// A process's name in a ledger, and the lock that shows it alive: the system ends it with the process. Paths of ledgers
+// are absolute here and below.
 class Owner {
 public:
     // Enters a new name, in the transaction in which the lock is made: nobody sees one without the other.

@@ -254,6 +254,11 @@ Value ledger(const Value& asked) {
     return Value();
 }
 
+Value chdir_to(const Value& asked) {
+    if (::chdir(asked["path"].text().c_str()) != 0) throw Error("no such directory");
+    return Value();
+}
+
 // A copy of this process that goes on until it is killed; its number, once it runs.
 Value copied(const Value&) {
     std::cout.flush();
@@ -321,6 +326,7 @@ Value answer(const Value& asked) {
         {"weights", weights},
         {"posterior", posterior},
         {"ledger", ledger},
+        {"chdir", chdir_to},
         {"fork", copied},
         {"json", json_text},
         {"text", words},

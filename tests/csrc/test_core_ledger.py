@@ -135,6 +135,48 @@ def test_a_forked_child_does_not_keep_the_draws_of_its_parent(built: Built, path
                 os.kill(child, signal.SIGKILL)
 
 
+def test_a_process_that_goes_to_another_folder(built: Built, tmp_path: Path) -> None:
+    """It stays alive, with its draws, and its file stays where it was: every daemon goes to another folder."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    path = here / "counts.ledger"
+    with CoreProbe(built.tests / "ddm-core-probe") as probe:
+        probe("chdir", path=str(here))
+        probe("ledger", do="open", name="a", path=path.name)
+        probe("ledger", do="open", name="late", path=f"./{path.name}")  # that uses the file from elsewhere on
+        first = probe("ledger", n=6, lease="one", **LEASE)
+        probe("chdir", path=str(there))
+        probe("ledger", do="open", name="b", path=str(path))
+        second = probe("ledger", n=6, lease="two", **LEASE | {"name": "b"})
+        third = probe("ledger", n=6, lease="three", **LEASE | {"name": "late"})
+        assert first + second + third == [[*one] for one in reference(18)]
+        assert probe("ledger", do="commit", lease="one", name="a") is None
+        said = probe("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)["error"]
+        assert said.startswith("ledger counts.ledger: belongs to")
+        with Ledger(path) as ledger:
+            assert ledger.counts(STREAM).done.total() == 6
+            assert ledger.counts(STREAM).leased.total() == 12
+        for name in ("a", "b", "late"):
+            probe("ledger", do="close", name=name)
+    assert not [*there.iterdir()]
+    assert not [*here.glob("*-owner-*")]
+
+
+def test_a_new_file_is_made_in_the_folder_where_it_was_named(built: Built, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    with CoreProbe(built.tests / "ddm-core-probe") as probe:
+        probe("chdir", path=str(here))
+        probe("ledger", do="open", name="a", path="counts.ledger")
+        probe("chdir", path=str(there))
+        assert len(probe("ledger", n=6, lease="one", **LEASE)) == 6
+        probe("ledger", do="close", name="a")
+    assert (here / "counts.ledger").is_file()
+    assert not [*there.iterdir()]
+
+
 GENDER = Attribute(name="gender", groups=("female", "male"))
 RACE = Attribute(name="race", groups=("asian", "black", "white"))
 SHARES = (0.25, 0.1, 0.4, 0.05, 0.2)
