@@ -75,6 +75,34 @@ double end_of(const ScheduleConfig& config, SamplerName sampler, const Floats& t
     return lands_on_first || !config.set_alpha_to_one ? lowest : 0;
 }
 
+Floats logs(const Floats& values) {
+    return each(values.size(), [&](size_t i) { return std::log(values[i]); });
+}
+
+// σ/α [S] from `high` to `low`: Karras et al. 2022 (arXiv 2206.00364), eq. 5, ρ = 7.
+Floats karras(double high, double low, size_t steps) {
+    const Floats roots = numpy::linspace(numpy::power(high, 1.0 / 7), numpy::power(low, 1.0 / 7), steps);
+    return each(steps, [&](size_t i) { return numpy::power(roots[i], 7); });
+}
+
+// Timesteps [S] of DPM-Solver++ at Karras's levels, which diffusers stores whole: rounded, or cut for the cosine. It
+// looks them up among levels and logarithms that it holds in float32, and with the cosine that rounding decides which
+// is the first.
+Floats whole_timesteps(const Schedule& schedule, size_t steps) {
+    const size_t n = schedule.alphas_cumprod.size();
+    const Floats every = each(n, [&](size_t i) {
+        const auto bar = static_cast<float>(schedule.alphas_cumprod[i]);
+        return static_cast<double>(std::sqrt((1.0F - bar) / bar));
+    });
+    Floats known = logs(every);
+    for (double& log : known) log = static_cast<double>(static_cast<float>(log));
+    const Floats counted = each(n, [](size_t i) { return static_cast<double>(i); });
+    Floats t = numpy::interp(logs(karras(every.back(), every.front(), steps)), known, counted);
+    const bool cut = schedule.config.beta_schedule == BetaSchedule::squaredcos_cap_v2;
+    for (double& each_t : t) each_t = cut ? std::floor(each_t) : std::nearbyint(each_t);
+    return t;
+}
+
 // Timesteps [S] and noise-to-signal ratios σ/α [S + 1].
 std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sampler, int64_t num_steps, Spacing spacing) {
     const ScheduleConfig& config = schedule.config;
@@ -110,14 +138,8 @@ std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sam
     Floats levels = numpy::interp(t, counted, every);
     if (spacing == Spacing::karras) {
         const double high = euler ? levels.front() : every.back(), low = euler ? levels.back() : every.front();
-        const Floats roots = numpy::linspace(numpy::power(high, 1.0 / 7), numpy::power(low, 1.0 / 7), steps);  // ρ = 7
-        levels = each(steps, [&](size_t i) { return numpy::power(roots[i], 7); });
-        const auto log = [](const Floats& values) { return each(values.size(), [&](size_t i) { return std::log(values[i]); }); };
-        t = numpy::interp(log(levels), log(every), counted);
-        if (!euler) {  // diffusers' scheduler stores whole timesteps: rounded, or cut with the cosine schedule
-            const bool cut = config.beta_schedule == BetaSchedule::squaredcos_cap_v2;
-            for (double& each_t : t) each_t = cut ? std::floor(each_t) : std::nearbyint(each_t);
-        }
+        levels = karras(high, low, steps);
+        t = euler ? numpy::interp(logs(levels), logs(every), counted) : whole_timesteps(schedule, steps);
     }
     levels.push_back(end_of(config, sampler, t, spacing, every[0]));
     return {t, levels};
