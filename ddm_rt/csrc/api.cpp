@@ -30,10 +30,12 @@ json::Value or_null(const std::optional<std::string> &text) { return text ? json
 std::string describe(const Pipeline &pipeline) {
     const BundleConfig &config = pipeline.bundle().config;
     const MadeBy &made_by = pipeline.made_by();
+    const std::vector<std::string> &former_ids = pipeline.bundle().former_ids;
     json::Object versions;
     for (const auto &[name, version] : made_by.versions) versions.emplace_back(name, version);
     return json::write(json::Object{
         {"bundle_id", pipeline.bundle().bundle_id},
+        {"former_ids", json::List(former_ids.begin(), former_ids.end())},
         {"name", config.name},
         {"family", name_of(config.family)},
         {"num_codes", config.num_codes},

@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "runtime.h"
 #include "shape.h"
 #include "text.h"
 
@@ -16,7 +17,8 @@ namespace {
 constexpr const char* INDEX = "bundle.json";
 constexpr const char* TEXT_GRAPH = "text_encoder.onnx";
 constexpr std::array GRAPHS = {"conditioner.onnx", "denoiser.onnx", "decoder.onnx"};
-constexpr std::array ID_FILES = {"config.json", "schedule.json", "codes.json"};
+constexpr const char* RUNTIME = "runtime.json";
+constexpr std::array FORMAT_1 = {"config.json", "schedule.json", "codes.json"};
 // Made from a bundle and added to it: checked when they are used.
 constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"};
 
@@ -24,10 +26,11 @@ constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"
 
 const shape::Check& index_file() {
     using namespace shape;
-    static const Check entry = object({{"sha256", hash()}, {"bytes", integer({.ge = 0})}});
-    static const Check check = object({
+    static const Check entry = open_object({{"sha256", hash()}, {"bytes", integer({.ge = 0})}});
+    static const Check check = open_object({
         {"schema_version", integer()},
         {"bundle_id", hash()},
+        {"former_ids", list(hash()), "[]"},
         {"files", mapping(entry)},
         {"provenance", mapping(anything())},
     });
@@ -95,10 +98,12 @@ bool is_derived(const std::string& name) {
 Bundle Bundle::load(const std::string& source) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
     const json::Value index = shape::parse(index_file(), read(index_path), index_path);
-    if (const int64_t version = index["schema_version"].integer(); version != 1) {
-        refuse(concat(index_path, ": schema_version is ", version, "; this version reads 1"));
+    const int64_t format = index["schema_version"].integer();
+    if (format != 1 && format != 2) {
+        refuse(concat(index_path, ": schema_version is ", format, "; this version reads 1 and 2"));
     }
-    Bundle bundle{path, index["bundle_id"].text(), {}, {}, {}, {}};
+    Bundle bundle{path, index["bundle_id"].text(), {}, format, {}, {}, {}, {}};
+    for (const json::Value& id : index["former_ids"].list()) bundle.former_ids.push_back(id.text());
     for (const auto& [name, entry] : index["files"].object()) {
         bundle.files.emplace_back(name, FileEntry{entry["sha256"].text(), entry["bytes"].natural()});
     }
@@ -106,7 +111,8 @@ Bundle Bundle::load(const std::string& source) {
         if (bundle.find(name)) return;
         refuse(concat(index_path, ": field files: ", name, " is not listed; a bundle ", kind, "must have it"));
     };
-    for (const char* name : ID_FILES) must_list(name, "");
+    if (format == 2) must_list(RUNTIME, "");
+    else for (const char* name : FORMAT_1) must_list(name, "");
     for (const char* name : GRAPHS) must_list(name, "");
     for (const auto& [name, entry] : bundle.files) {
         check_name(name, index_path);
@@ -115,18 +121,25 @@ Bundle Bundle::load(const std::string& source) {
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse(concat(index_path, ": field bundle_id does not match the files it lists"));
     }
-    const auto content = [&](const char* name) { return std::pair(read(bundle.file(name)), bundle.file(name)); };
-    const auto [config, config_path] = content("config.json");
-    bundle.config = BundleConfig::from_json(config, config_path);
+    const auto parsed = [&](auto parse, const char* name) { return parse(read(bundle.file(name)), bundle.file(name)); };
+    Runtime said = format == 2 ? parsed(Runtime::from_json, RUNTIME)
+                               : Runtime{parsed(BundleConfig::from_json, "config.json"),
+                                         parsed(Codes::from_json, "codes.json"),
+                                         parsed(Schedule::from_json, "schedule.json")};
+    bundle.config = std::move(said.config);
+    bundle.codes = std::move(said.codes);
+    bundle.schedule = std::move(said.schedule);
     if (!bundle.config.prompt_free) {
         must_list(TEXT_GRAPH, "with prompts ");
         for (const TextSpec& spec : bundle.config.text) must_list(spec.tokenizer, "with prompts ");
     }
-    const auto [codes, codes_path] = content("codes.json");
-    bundle.codes = Codes::from_json(codes, codes_path);
-    const auto [schedule, schedule_path] = content("schedule.json");
-    bundle.schedule = Schedule::from_json(schedule, schedule_path);
     return bundle;
+}
+
+std::string Bundle::description() const { return file(format == 2 ? RUNTIME : FORMAT_1[0]); }
+
+bool Bundle::is_of(std::string_view id) const {
+    return id == bundle_id || std::find(former_ids.begin(), former_ids.end(), id) != former_ids.end();
 }
 
 const FileEntry* Bundle::find(std::string_view name) const {
@@ -155,7 +168,7 @@ std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& file
         const auto listed = [&](const auto& names, const std::string& wanted) {
             return std::find(names.begin(), names.end(), wanted) != names.end();
         };
-        if (listed(ID_FILES, name) || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
+        if (listed(FORMAT_1, name) || name == RUNTIME || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
             content += name + '\0' + entry.sha256 + '\n';
         }
     }

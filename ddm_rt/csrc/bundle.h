@@ -1,4 +1,5 @@
-// The bundle: a directory whose index (bundle.json) holds the sha256 of every file in it.
+// The bundle: a directory whose index (bundle.json) holds the sha256 of every file in it. Of format 2 it describes itself
+// in runtime.json; of format 1 in config.json, schedule.json and codes.json.
 #ifndef DDM_RT_BUNDLE_H
 #define DDM_RT_BUNDLE_H
 
@@ -21,6 +22,8 @@ struct FileEntry {
 struct Bundle {
     std::string path;
     std::string bundle_id;
+    std::vector<std::string> former_ids;  // of the bundles of earlier formats that it was made from, oldest first
+    int64_t format;                       // 1 or 2
     std::vector<std::pair<std::string, FileEntry>> files;  // in the index's order
     BundleConfig config;
     Codes codes;
@@ -29,6 +32,9 @@ struct Bundle {
     // Open the bundle in the directory `source` and check every file that decides an image's content.
     // Throws Error (Status::bundle for most) naming the first file that is missing, altered, truncated or malformed.
     static Bundle load(const std::string& source);
+
+    bool is_of(std::string_view id) const;  // whether the id is or was this bundle's
+    std::string description() const;        // path of runtime.json or config.json
 
     const FileEntry* find(std::string_view name) const;  // null where the index doesn't list it
     std::string file(std::string_view name) const;       // its path

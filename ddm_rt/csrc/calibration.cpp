@@ -200,7 +200,7 @@ std::string plain_text(const Value& value, bool quoted = false) {
 // prompts; one without, for its prompt in any scope.
 std::vector<std::string> differences(const Calibration& record, const Bundle& bundle, const Manifest& manifest) {
     std::vector<std::string> found;
-    if (record.bundle_id != bundle.bundle_id) {
+    if (!bundle.is_of(record.bundle_id)) {
         found.push_back("it is of another bundle, " + record.bundle_id.substr(0, 12));
     }
     const Value tree = manifest.tree();

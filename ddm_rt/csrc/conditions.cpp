@@ -63,7 +63,7 @@ int64_t row_numbers(const BundleConfig& config) {
 
 Conditions::Conditions(const Bundle& bundle, Backend& backend)
     : config_(bundle.config),
-      path_(bundle.file("config.json")),
+      path_(bundle.description()),
       backend_(backend),
       longest_(tokens_of(config_)),
       rows_(room_for(row_numbers(config_))),

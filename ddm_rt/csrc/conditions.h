@@ -48,7 +48,7 @@ private:
     Cond encode(const std::optional<std::string>& text, const Warn& warn);
 
     const BundleConfig config_;
-    const std::string path_;  // of config.json
+    const std::string path_;  // of the file that says what they are
     Backend& backend_;
     std::vector<ClipTokenizer> tokenizers_;  // one for each text encoder
     int64_t longest_;                        // tokens of a prompt

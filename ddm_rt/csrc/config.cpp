@@ -12,68 +12,22 @@ namespace {
 
 using json::Value;
 
-shape::Check axis() { return shape::either("int", shape::integer(), "str", shape::text()); }
-
-shape::Check tensor_spec() {
-    return shape::object({
-        {"name", shape::text()},
-        {"shape", shape::list(axis())},
-        {"dtype", shape::one_of({"float32", "float16", "int64"}), "\"float32\""},
-    });
-}
-
-shape::Check text_spec() {
-    return shape::object({
-        {"tokenizer", shape::text()},
-        {"input", shape::text()},
-        {"max_length", shape::positive()},
-        {"pad_id", shape::integer({.ge = 0})},
-    });
-}
-
-const shape::Check& bundle_config() {
+const shape::Check& config_file() {
     using namespace shape;
-    static const Check check = object({
-        {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
-        {"family", family(), "\"pixel\""},
-        {"name", shape::text()},
-        {"precision", precision(), "\"fp32\""},
-        {"latent_shape", fixed({positive(), positive(), positive()})},
-        {"image_size", positive()},
-        {"channels", one_of(std::vector<int64_t>{1, 3})},
-        {"size_multiple", positive()},
-        {"context_shape", fixed({axis(), integer()})},
-        {"prompt_free", boolean()},
-        {"text", list(text_spec()), "[]"},
-        {"added", list(tensor_spec()), "[]"},
-        {"empty_negative_is_zero", boolean(), "false"},
-        {"cond", list(tensor_spec())},
-        {"num_codes", integer({.ge = 0})},
-        {"num_top_codes", integer({.ge = 0})},
-        {"sampling", sampling_config()},
-        {"model", model_config()},
-        {"run", run_config()},
-    });
+    static const Check check = [] {
+        std::vector<Field> fields{{"schema_version", version_1(), "1"}};
+        for (Field& field : bundle_fields()) fields.push_back(std::move(field));
+        fields.push_back({"num_codes", integer({.ge = 0})});
+        fields.push_back({"num_top_codes", integer({.ge = 0})});
+        fields.push_back({"sampling", sampling()});
+        fields.push_back({"run", anything(), "null"});  // what was trained, of which one word decides about images
+        return open_object(std::move(fields));
+    }();
     return check;
 }
 
 const shape::Check& codes_file() {
-    using namespace shape;
-    static const Check leaf = object({
-        {"code", integer({.ge = 0})},
-        {"top_code", integer({.ge = 0})},
-        {"size", integer({.ge = 0})},
-        {"share_in_top", fraction()},
-    });
-    static const Check check = object({
-        {"schema_version", integer(), "1"},
-        {"origin", shape::text()},
-        {"leaves", list(leaf), "[]"},
-        {"tree", list(fixed({integer(), integer(), number()})), "[]"},
-        {"exemplars", list(list(integer())), "[]"},
-        {"stability_ari", list(number()), "[]"},
-        {"rule", mapping(anything()), "{}"},
-    });
+    static const shape::Check check = shape::open_object({{"leaves", shape::list(shape::leaf()), "[]"}});
     return check;
 }
 
@@ -120,7 +74,16 @@ Balance balance_named(std::string_view name) {
 }
 
 BundleConfig BundleConfig::from_json(std::string_view content, const std::string& path) {
-    const Value tree = shape::parse(bundle_config(), content, path);
+    const Value tree = shape::parse(config_file(), content, path);
+    BundleConfig out = of(tree);
+    out.num_codes = tree["num_codes"].integer();
+    out.num_top_codes = tree["num_top_codes"].integer();
+    const Value* distill = tree["run"].as<json::Object>() ? tree["run"].find("distill") : nullptr;
+    out.takes_negative_prompt = !distill || distill->is_null();
+    return out;
+}
+
+BundleConfig BundleConfig::of(const Value& tree) {
     const std::string& family = tree["family"].text();
     const Value &latent = tree["latent_shape"], &context = tree["context_shape"];
     BundleConfig out{
@@ -138,10 +101,10 @@ BundleConfig BundleConfig::from_json(std::string_view content, const std::string
         .added = tensors(tree["added"]),
         .empty_negative_is_zero = tree["empty_negative_is_zero"].boolean(),
         .cond = tensors(tree["cond"]),
-        .num_codes = tree["num_codes"].integer(),
-        .num_top_codes = tree["num_top_codes"].integer(),
+        .num_codes = 0,
+        .num_top_codes = 0,
         .sampling = sampling_of(tree["sampling"]),
-        .student = !tree["run"]["distill"].is_null(),
+        .takes_negative_prompt = true,
     };
     for (const Value& spec : tree["text"].list()) {
         out.text.push_back({spec["tokenizer"].text(), spec["input"].text(), spec["max_length"].integer(),
@@ -157,9 +120,12 @@ size_t Codes::num_top_codes() const {
 }
 
 Codes Codes::from_json(std::string_view content, const std::string& path) {
+    return of(shape::parse(codes_file(), content, path)["leaves"]);
+}
+
+Codes Codes::of(const Value& leaves) {
     Codes out;
-    const Value tree = shape::parse(codes_file(), content, path);
-    for (const Value& leaf : tree["leaves"].list()) {
+    for (const Value& leaf : leaves.list()) {
         out.leaves.push_back({leaf["code"].integer(), leaf["top_code"].integer(), leaf["size"].integer(),
                               leaf["share_in_top"].number()});
     }

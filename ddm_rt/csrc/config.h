@@ -1,4 +1,4 @@
-// What a program needs of a bundle's config.json and codes.json; all of their fields are checked as in Python.
+// What a program needs to know of a bundle, from config.json and codes.json, or from runtime.json (runtime.h).
 #ifndef DDM_RT_CONFIG_H
 #define DDM_RT_CONFIG_H
 
@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "json.h"
 #include "schedule.h"
 
 namespace ddm {
@@ -67,9 +68,12 @@ struct BundleConfig {
     int64_t num_codes;
     int64_t num_top_codes;
     Sampling sampling;
-    bool student;  // made by distillation: no branch for a negative prompt
+    bool takes_negative_prompt;  // students have no branch for one
 
+    // What config.json says.
     static BundleConfig from_json(std::string_view content, const std::string& path);
+    // The fields that config.json and runtime.json have in common, checked.
+    static BundleConfig of(const json::Value& tree);
 };
 
 struct Leaf {
@@ -85,7 +89,9 @@ struct Codes {
     size_t num_codes() const { return leaves.size(); }
     size_t num_top_codes() const;
 
+    // What codes.json says.
     static Codes from_json(std::string_view content, const std::string& path);
+    static Codes of(const json::Value& leaves);  // checked
 };
 
 }  // namespace ddm

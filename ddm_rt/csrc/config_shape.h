@@ -1,4 +1,4 @@
-// The tables of every field that a bundle's configuration may have, as ddm_rt/config.py declares them.
+// The tables of the fields that a bundle's files and others have in common, as ddm_rt/config.py declares them.
 #ifndef DDM_RT_CONFIG_SHAPE_H
 #define DDM_RT_CONFIG_SHAPE_H
 
@@ -10,13 +10,12 @@ Check positive();  // a whole number from 1
 Check scale();     // a number from 0
 Check fraction();  // a number from 0 to 1
 Check sampler();
-Check precision();
 Check clip();
-Check family();
-Check sampling_config();
-Check schedule_config();
-Check model_config();
-Check run_config();
+Check leaf();                          // of codes.json
+Check sampling();
+Check version_1();                     // a file's schema_version
+std::vector<Field> schedule_fields();  // of schedule.json, but for alphas_cumprod
+std::vector<Field> bundle_fields();    // that config.json and runtime.json both begin with
 
 }  // namespace ddm::shape
 

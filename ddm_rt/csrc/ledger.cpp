@@ -65,7 +65,7 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 class LedgerState final : private ForkWatcher {
 public:
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
-        : name_("ledger " + (path ? clean_path(*path) : "in memory")), fsync_(fsync), timeout_s_(timeout_s) {
+        : given_(path ? clean_path(*path) : "in memory"), name_("ledger " + given_), fsync_(fsync), timeout_s_(timeout_s) {
         if (path) translated([&] { path_ = absolute_path(*path); });
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
@@ -126,9 +126,10 @@ public:
         suppressed([&] { transaction([this](Connection& connection) { give_back(connection); }); });
     }
 
-    void check_bundle(const std::string& bundle_id) {
+    void check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids,
+                      const std::string& bundle_path) {
         if (!exists()) return;
-        transaction([&](Connection& connection) { check_bundle(connection, bundle_id); });
+        transaction([&](Connection& connection) { check_bundle(connection, bundle_id, former_ids, bundle_path); });
     }
 
     void close() {
@@ -247,12 +248,17 @@ private:
         return owner_->name;
     }
 
-    void check_bundle(Connection& connection, const std::string& bundle_id) {
+    void check_bundle(Connection& connection, const std::string& bundle_id,
+                      const std::vector<std::string>& former_ids = {}, const std::string& bundle_path = "") {
         if (!path_) return;
         Statement other(connection, "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", bundle_id);
         if (!other.step()) return;
-        refuse(concat(": belongs to bundle ", other.text(0).substr(0, 12), "…; this one is ", bundle_id.substr(0, 12),
-                      "…: name another file"));
+        const std::string found = other.text(0), belongs = ": belongs to bundle " + found.substr(0, 12);
+        if (std::find(former_ids.begin(), former_ids.end(), found) != former_ids.end()) {
+            refuse(concat(belongs, "…, from which this one was made; move it with `ddm-rt upgrade ", bundle_path,
+                          " --ledger ", given_, "`"));
+        }
+        refuse(concat(belongs, "…; this one is ", bundle_id.substr(0, 12), "…: name another file"));
     }
 
     // The stream's number and counts; a new stream has no counts yet.
@@ -298,7 +304,7 @@ private:
         refuse(concat(": damaged: the counts of scope ", repr(stream.scope), " are unreadable"));
     }
 
-    const std::string name_;  // with the path as it was given
+    const std::string given_, name_;  // with the path as it was given
     std::optional<std::string> path_;
     const bool fsync_;
     const double timeout_s_;
@@ -352,7 +358,10 @@ Lease Ledger::lease(const Stream& stream, const std::function<TreeQuota()>& make
     return {state_, key.owner, key.number, std::move(draws)};
 }
 
-void Ledger::check_bundle(const std::string& bundle_id) { state_->check_bundle(bundle_id); }
+void Ledger::check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids,
+                          const std::string& bundle_path) {
+    state_->check_bundle(bundle_id, former_ids, bundle_path);
+}
 
 void Ledger::close() { state_->close(); }
 

@@ -62,7 +62,10 @@ public:
     // `n` draws: of the pool first, then the next positions. `make_quota` makes the stream's quota, undrawn.
     Lease lease(const Stream& stream, const std::function<TreeQuota()>& make_quota, int64_t n);
 
-    void check_bundle(const std::string& bundle_id);
+    // Throws Error where the file belongs to another bundle than this one, at `bundle_path`. To a former one, too: its
+    // streams must be moved first, or a program that still has that one would count beside this.
+    void check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids = {},
+                      const std::string& bundle_path = "");
 
     // Gives back the draws of requests under way. The ledger is of no use afterwards.
     void close();

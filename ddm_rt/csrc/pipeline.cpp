@@ -39,7 +39,8 @@ Pipeline::Pipeline(const std::string& directory, const PipelineOptions& options)
     : ledger_(options.ledger, options.fsync),
       bundle_(Bundle::load(directory)),
       warn_(options.warn ? options.warn : [](const std::string&) {}),
-      backend_((ledger_.check_bundle(bundle_.bundle_id), load_backend(bundle_, options.backend))),
+      backend_((ledger_.check_bundle(bundle_.bundle_id, bundle_.former_ids, bundle_.path),
+                load_backend(bundle_, options.backend))),
       tree_(code_tree(bundle_)),
       conditions_(bundle_, *backend_) {}
 

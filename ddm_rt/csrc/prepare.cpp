@@ -54,7 +54,7 @@ Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance)
     if (out.prompts.empty()) out.prompts = {""};
     for (const std::string& text : out.prompts) check_text("prompt", text);
     if (wanted.negative_prompt) check_text("negative_prompt", *wanted.negative_prompt);
-    if (wanted.negative_prompt && !wanted.negative_prompt->empty() && config.student) {
+    if (wanted.negative_prompt && !wanted.negative_prompt->empty() && !config.takes_negative_prompt) {
         throw Error(concat("negative_prompt is given; bundle ", repr(config.name),
                            " is a student: it has no branch for one"));
     }
@@ -233,10 +233,11 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     }
     tell_differences(manifest.made_by, made_by, warn);
     manifest.made_by = made_by;
-    if (manifest.bundle_id != bundle.bundle_id) {
+    if (!bundle.is_of(manifest.bundle_id)) {
         throw Error(concat("manifest: bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",
                            bundle.bundle_id.substr(0, 12), "…"));
     }
+    manifest.bundle_id = bundle.bundle_id;
     std::vector<int64_t> codes;
     for (const ImageRecord& image : manifest.images) codes.push_back(image.code);
     check_codes(bundle, codes, "manifest: field images");

@@ -139,10 +139,16 @@ Schedule Schedule::from_json(std::string_view content, const std::string& path) 
         if (name == "alphas_cumprod") values.push_back(std::move(value));
         else if (name != "schema_version") fields.emplace_back(name, std::move(value));
     }
-    static const shape::Check check = shape::schedule_config();
-    const ScheduleConfig config = config_of(shape::parse_tree(check, Value(std::move(fields)), path));
-    const std::string where = path + ": field alphas_cumprod";
-    std::vector<double> levels = levels_of(values.empty() ? nullptr : &values[0], where);
+    static const shape::Check check = shape::open_object(shape::schedule_fields());
+    return of(shape::parse_tree(check, Value(std::move(fields)), path), values.empty() ? nullptr : &values[0], path,
+              "alphas_cumprod");
+}
+
+Schedule Schedule::of(const Value& tree, const Value* alphas_cumprod, const std::string& path,
+                      const std::string& field) {
+    const ScheduleConfig config = config_of(tree);
+    const std::string where = concat(path, ": field ", field);
+    std::vector<double> levels = levels_of(alphas_cumprod, where);
     if (static_cast<int64_t>(levels.size()) != config.num_train_timesteps) {
         refuse(concat(where, ": ", levels.size(), " values; num_train_timesteps is ", config.num_train_timesteps));
     }

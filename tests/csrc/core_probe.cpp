@@ -250,7 +250,11 @@ Value ledger(const Value& asked) {
     if (what == "commit") leases.at(asked["lease"].text()).commit();
     if (what == "release") leases.erase(asked["lease"].text());
     if (what == "close") ledgers.at(name)->close();
-    if (what == "check_bundle") ledgers.at(name)->check_bundle(asked["bundle_id"].text());
+    if (what == "check_bundle") {
+        const Value* former = asked.find("former_ids");
+        ledgers.at(name)->check_bundle(asked["bundle_id"].text(), former ? texts(*former) : std::vector<std::string>(),
+                                       maybe_text(asked, "bundle_path").value_or(""));
+    }
     return Value();
 }
 

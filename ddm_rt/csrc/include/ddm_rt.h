@@ -91,7 +91,7 @@ DDM_RT_API ddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_r
                                               ddm_rt_pipeline **pipeline);
 DDM_RT_API void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline);
 
-/* JSON: {"bundle_id", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple", "prompt_free",
+/* JSON: {"bundle_id", "former_ids", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple", "prompt_free",
  * "backend", "precision", "threads", "versions"}. It lives as long as the pipeline. */
 DDM_RT_API const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline);
 
