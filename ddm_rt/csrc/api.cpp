@@ -28,7 +28,8 @@ void keep(const char *message) {
 json::Value or_null(const std::optional<std::string> &text) { return text ? json::Value(*text) : json::Value(); }
 
 std::string describe(const Pipeline &pipeline) {
-    const BundleConfig &config = pipeline.bundle().config;
+    const RuntimeConfig &config = pipeline.bundle().config;
+    const Codes &codes = pipeline.bundle().codes;
     const MadeBy &made_by = pipeline.made_by();
     const std::vector<std::string> &former_ids = pipeline.bundle().former_ids;
     json::Object versions;
@@ -38,8 +39,8 @@ std::string describe(const Pipeline &pipeline) {
         {"former_ids", json::List(former_ids.begin(), former_ids.end())},
         {"name", config.name},
         {"family", name_of(config.family)},
-        {"num_codes", config.num_codes},
-        {"num_top_codes", config.num_top_codes},
+        {"num_codes", uint64_t{codes.num_codes()}},
+        {"num_top_codes", uint64_t{codes.num_top_codes()}},
         {"image_size", config.image_size},
         {"size_multiple", config.size_multiple},
         {"prompt_free", json::Value(config.prompt_free)},

@@ -133,20 +133,8 @@ Weights by_codes(const Tree& tree, const std::string& target, const std::vector<
 }
 
 Tree code_tree(const Bundle& bundle) {
-    const bool apart = bundle.format == 1;  // codes.json and config.json
-    const std::string field = apart ? bundle.file("codes.json") + ": field leaves: " : bundle.description() + ": field codes: ";
-    const std::vector<Leaf>& leaves = bundle.codes.leaves;
-    bool in_order = static_cast<int64_t>(leaves.size()) == bundle.config.num_codes;
-    for (size_t i = 0; i < leaves.size(); ++i) in_order = in_order && leaves[i].code == static_cast<int64_t>(i);
-    if (!in_order) {
-        throw Error(Status::bundle, concat(field, "expected codes 0 to ", bundle.config.num_codes - 1, " in order",
-                                           apart ? ", as config.json says" : ""));
-    }
     Tree tree(bundle.codes.num_top_codes());
-    for (const Leaf& leaf : leaves) {
-        if (leaf.top_code >= static_cast<int64_t>(tree.size())) {
-            throw Error(Status::bundle, field + "top codes must be numbered from 0 without gaps");
-        }
+    for (const Leaf& leaf : bundle.codes.leaves) {
         tree[static_cast<size_t>(leaf.top_code)].emplace_back(leaf.code, leaf.share_in_top);
     }
     return tree;

@@ -59,7 +59,7 @@ Weights by_top_codes(const Tree& tree, const std::string& target);
 Weights by_codes(const Tree& tree, const std::string& target, const std::vector<double>& code_weights,
                  const std::string& calibration_id);
 
-// For each top code, its codes with their shares of it. Throws Error where the numbering has gaps.
+// For each top code, its codes with their shares of it.
 Tree code_tree(const Bundle& bundle);
 
 }  // namespace ddm

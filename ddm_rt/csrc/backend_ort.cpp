@@ -142,6 +142,7 @@ public:
     OrtBackend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads)
         : library_(std::move(library)),
           config_(bundle.config),
+          num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
           path_(bundle.path),
           text_path_(bundle.file("text_encoder.onnx")),
           made_by_{"onnxruntime", config_.precision, threads,
@@ -151,7 +152,7 @@ public:
           decoder_("decoder", bundle.file("decoder.onnx"), *library_, threads) {
         const std::vector<std::string> cond = names_of(config_.cond);
         std::vector<std::string> given{"context"}, taken{"x_t", "t"};
-        if (config_.num_codes) given.insert(given.end(), {"code", "indicator_scale"});
+        if (num_codes_) given.insert(given.end(), {"code", "indicator_scale"});
         for (const TensorSpec& spec : config_.added) given.push_back(spec.name);
         taken.insert(taken.end(), cond.begin(), cond.end());
         conditioner_.check("inputs", given, "added");
@@ -172,8 +173,8 @@ public:
         const Array& codes = given.at("code");
         for (size_t i = 0; i < codes.size(); i++) {
             const int64_t code = codes.integers()[i];
-            if (NULL_CODE <= code && code < config_.num_codes) continue;
-            throw Error(concat("code is ", code, "; this bundle has ", config_.num_codes,
+            if (NULL_CODE <= code && code < num_codes_) continue;
+            throw Error(concat("code is ", code, "; this bundle has ", num_codes_,
                                " codes (0 or more) and the null code -1"));
         }
         // A bundle without codes has a graph of the context alone.
@@ -221,7 +222,8 @@ private:
     }
 
     std::shared_ptr<OrtLibrary> library_;  // first: it outlives the sessions
-    BundleConfig config_;
+    RuntimeConfig config_;
+    const int64_t num_codes_;
     std::string path_, text_path_;
     MadeBy made_by_;
     Graph conditioner_, denoiser_, decoder_;

@@ -121,11 +121,13 @@ Bundle Bundle::load(const std::string& source) {
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse(concat(index_path, ": field bundle_id does not match the files it lists"));
     }
-    const auto parsed = [&](auto parse, const char* name) { return parse(read(bundle.file(name)), bundle.file(name)); };
-    Runtime said = format == 2 ? parsed(Runtime::from_json, RUNTIME)
-                               : Runtime{parsed(BundleConfig::from_json, "config.json"),
-                                         parsed(Codes::from_json, "codes.json"),
-                                         parsed(Schedule::from_json, "schedule.json")};
+    const auto each = [](auto function) {
+        return std::array{function(FORMAT_1[0]), function(FORMAT_1[1]), function(FORMAT_1[2])};
+    };
+    const auto path_of = [&](const char* name) { return bundle.file(name); };
+    const auto content = [&](const char* name) { return read(bundle.file(name)); };
+    Runtime said = format == 2 ? Runtime::of_format_2(content(RUNTIME), path_of(RUNTIME))
+                               : Runtime::of_format_1(each(content), each(path_of));
     bundle.config = std::move(said.config);
     bundle.codes = std::move(said.codes);
     bundle.schedule = std::move(said.schedule);
@@ -136,7 +138,7 @@ Bundle Bundle::load(const std::string& source) {
     return bundle;
 }
 
-std::string Bundle::description() const { return file(format == 2 ? RUNTIME : FORMAT_1[0]); }
+std::string Bundle::runtime_path() const { return file(format == 2 ? RUNTIME : FORMAT_1[0]); }
 
 bool Bundle::is_of(std::string_view id) const {
     return id == bundle_id || std::find(former_ids.begin(), former_ids.end(), id) != former_ids.end();

@@ -9,8 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "config.h"
-#include "schedule.h"
+#include "runtime.h"
 
 namespace ddm {
 
@@ -25,7 +24,7 @@ struct Bundle {
     std::vector<std::string> former_ids;  // of the bundles of earlier formats that it was made from, oldest first
     int64_t format;                       // 1 or 2
     std::vector<std::pair<std::string, FileEntry>> files;  // in the index's order
-    BundleConfig config;
+    RuntimeConfig config;
     Codes codes;
     Schedule schedule;
 
@@ -34,7 +33,7 @@ struct Bundle {
     static Bundle load(const std::string& source);
 
     bool is_of(std::string_view id) const;  // whether the id is or was this bundle's
-    std::string description() const;        // path of runtime.json or config.json
+    std::string runtime_path() const;       // of runtime.json, or config.json: what the graphs take and give
 
     const FileEntry* find(std::string_view name) const;  // null where the index doesn't list it
     std::string file(std::string_view name) const;       // its path

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "byte_pairs.h"
-#include "config.h"
+#include "runtime.h"
 #include "json.h"
 #include "unicode.h"
 

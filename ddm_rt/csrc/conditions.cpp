@@ -36,13 +36,13 @@ int64_t numbers(const TensorSpec& spec, int64_t tokens) {
     return found;
 }
 
-int64_t longest_of(const BundleConfig& config) {
+int64_t longest_of(const RuntimeConfig& config) {
     int64_t longest = 1;
     for (const TextSpec& spec : config.text) longest = std::max(longest, spec.max_length);
     return longest;
 }
 
-int64_t tokens_of(const BundleConfig& config) {
+int64_t tokens_of(const RuntimeConfig& config) {
     const int64_t* fixed = std::get_if<int64_t>(&config.context_tokens);
     return fixed ? *fixed : longest_of(config);
 }
@@ -51,7 +51,7 @@ size_t room_for(int64_t numbers_each) {
     return static_cast<size_t>(std::max(kKept / std::max<int64_t>(numbers_each, 1), kLeastRows));
 }
 
-int64_t row_numbers(const BundleConfig& config) {
+int64_t row_numbers(const RuntimeConfig& config) {
     int64_t sum = 0;
     for (const TensorSpec& spec : config.cond) {
         if (__builtin_add_overflow(sum, numbers(spec, longest_of(config)), &sum)) return kMost;
@@ -63,7 +63,8 @@ int64_t row_numbers(const BundleConfig& config) {
 
 Conditions::Conditions(const Bundle& bundle, Backend& backend)
     : config_(bundle.config),
-      path_(bundle.description()),
+      num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
+      path_(bundle.runtime_path()),
       backend_(backend),
       longest_(tokens_of(config_)),
       rows_(room_for(row_numbers(config_))),
@@ -92,7 +93,7 @@ Cond Conditions::gather(const std::vector<Condition>& wanted, double indicator_s
 
 Cond Conditions::probe_rows(double indicator_scale, Size size) {
     std::vector<int64_t> codes{NULL_CODE};
-    for (int64_t code = 0; code < std::min<int64_t>(config_.num_codes, kProbeRows - 1); code++) codes.push_back(code);
+    for (int64_t code = 0; code < std::min<int64_t>(num_codes_, kProbeRows - 1); code++) codes.push_back(code);
     std::vector<Condition> wanted;
     if (config_.prompt_free) {
         for (const int64_t code : codes) wanted.push_back({std::nullopt, code});

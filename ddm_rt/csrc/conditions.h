@@ -47,7 +47,8 @@ private:
     Cond make(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
     Cond encode(const std::optional<std::string>& text, const Warn& warn);
 
-    const BundleConfig config_;
+    const RuntimeConfig config_;
+    const int64_t num_codes_;
     const std::string path_;  // of the file that says what they are
     Backend& backend_;
     std::vector<ClipTokenizer> tokenizers_;  // one for each text encoder

@@ -1,28 +1,6 @@
 #include "config_shape.h"
 
 namespace ddm::shape {
-namespace {
-
-Check axis() { return either("int", integer(), "str", text()); }
-
-Check tensor_spec() {
-    return open_object({
-        {"name", text()},
-        {"shape", list(axis())},
-        {"dtype", one_of({"float32", "float16", "int64"}), "\"float32\""},
-    });
-}
-
-Check text_spec() {
-    return open_object({
-        {"tokenizer", text()},
-        {"input", text()},
-        {"max_length", positive()},
-        {"pad_id", integer({.ge = 0})},
-    });
-}
-
-}  // namespace
 
 Check positive() { return integer({.ge = 1}); }
 Check scale() { return number({.ge = 0}); }
@@ -42,17 +20,6 @@ Check sampling() {
     });
 }
 
-Check version_1() { return one_of(std::vector<int64_t>{1}); }
-
-Check leaf() {
-    return open_object({
-        {"code", integer({.ge = 0})},
-        {"top_code", integer({.ge = 0})},
-        {"size", integer({.ge = 0})},
-        {"share_in_top", fraction()},
-    });
-}
-
 std::vector<Field> schedule_fields() {
     const Check beta = number({.gt = 0, .lt = 1});
     return {
@@ -64,24 +31,6 @@ std::vector<Field> schedule_fields() {
         {"timestep_spacing", nullable(one_of({"leading", "linspace", "trailing", "karras"})), "null"},
         {"steps_offset", integer({.ge = 0, .le = 1}), "0"},
         {"set_alpha_to_one", boolean(), "true"},
-    };
-}
-
-std::vector<Field> bundle_fields() {
-    return {
-        {"family", one_of({"pixel", "sd", "sdxl"}), "\"pixel\""},
-        {"name", text()},
-        {"precision", one_of({"fp32", "fp16", "bf16", "int8", "fp8"}), "\"fp32\""},
-        {"latent_shape", fixed({positive(), positive(), positive()})},
-        {"image_size", positive()},
-        {"channels", one_of(std::vector<int64_t>{1, 3})},
-        {"size_multiple", positive()},
-        {"context_shape", fixed({axis(), integer()})},
-        {"prompt_free", boolean()},
-        {"text", list(text_spec()), "[]"},
-        {"added", list(tensor_spec()), "[]"},
-        {"empty_negative_is_zero", boolean(), "false"},
-        {"cond", list(tensor_spec())},
     };
 }
 

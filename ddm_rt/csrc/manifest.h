@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "config.h"
+#include "runtime.h"
 #include "json.h"
 
 namespace ddm {

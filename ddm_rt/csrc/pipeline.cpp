@@ -128,7 +128,7 @@ std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size) {
     const std::lock_guard lock(buckets_mutex_);
     const auto found = buckets_.find(shape);
     if (found != buckets_.end()) return found->second;
-    const BundleConfig& config = bundle_.config;
+    const RuntimeConfig& config = bundle_.config;
     int64_t most = std::numeric_limits<int64_t>::max();
     if (const std::optional<int64_t> own = backend_->max_batch()) {
         most = *own;

@@ -28,7 +28,7 @@ void check_text(const char* field, const std::string& text) {
     throw Error(concat(field, " is ", repr(text), "; expected Unicode text (surrogates not allowed)"));
 }
 
-void check_no_prompt(const BundleConfig& config, const Wanted& wanted) {
+void check_no_prompt(const RuntimeConfig& config, const Wanted& wanted) {
     const std::string bundle = concat("bundle ", repr(config.name), " is prompt-free");
     for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {
         if (!prompt.empty()) throw Error(concat("prompt is given; ", bundle, " and takes none"));
@@ -44,7 +44,7 @@ void check_no_prompt(const BundleConfig& config, const Wanted& wanted) {
 }
 
 Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance) {
-    const BundleConfig& config = bundle.config;
+    const RuntimeConfig& config = bundle.config;
     if (config.prompt_free) {
         check_no_prompt(config, wanted);
         return {};
@@ -82,7 +82,7 @@ double scale(const char* field, std::optional<double> value, double preset) {
 }
 
 // The scale on the code; where neither request nor bundle has one, the text's: joint guidance.
-double indicator_guidance(const BundleConfig& config, std::optional<double> value, std::optional<double> text_scale) {
+double indicator_guidance(const RuntimeConfig& config, std::optional<double> value, std::optional<double> text_scale) {
     const auto preset = config.sampling.indicator_guidance_scale ? config.sampling.indicator_guidance_scale : text_scale;
     if (!preset) {
         throw Error(Status::bundle, concat("bundle ", repr(config.name),
@@ -92,13 +92,13 @@ double indicator_guidance(const BundleConfig& config, std::optional<double> valu
 }
 
 // Height or width in pixels.
-int64_t side(const BundleConfig& config, const std::string& field, std::optional<int64_t> pixels) {
+int64_t side(const RuntimeConfig& config, const std::string& field, std::optional<int64_t> pixels) {
     if (!pixels) return config.image_size;
     if (*pixels >= config.size_multiple && *pixels % config.size_multiple == 0) return *pixels;
     throw Error(concat(field, " is ", *pixels, "; expected a multiple of ", config.size_multiple));
 }
 
-std::array<int64_t, 3> latent_shape(const BundleConfig& config, int64_t height, int64_t width) {
+std::array<int64_t, 3> latent_shape(const RuntimeConfig& config, int64_t height, int64_t width) {
     __extension__ typedef __int128 Wide;
     const auto [channels, rows, columns] = config.latent_shape;
     if (Wide{height} * width > MOST_PIXELS) {
@@ -137,7 +137,7 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
 }
 
 Prepared prepared(const Bundle& bundle, Manifest manifest, StepTable table, std::optional<Lease> lease) {
-    const BundleConfig& config = bundle.config;
+    const RuntimeConfig& config = bundle.config;
     std::optional<std::string> null_text = manifest.request.negative_prompt;
     if (!null_text && !config.prompt_free && !config.empty_negative_is_zero) null_text = "";
     std::vector<Job> jobs = jobs_of(bundle, manifest);
@@ -178,7 +178,7 @@ void tell_differences(const MadeBy& was, const MadeBy& now, const Warn& warn) {
 
 Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger,
                  const Warn& warn) {
-    const BundleConfig& config = bundle.config;
+    const RuntimeConfig& config = bundle.config;
     if (wanted.n < 1) throw Error(concat("n is ", wanted.n, "; expected at least 1"));
     if (wanted.n > MOST_IMAGES) throw Error(concat("image index is ", wanted.n - 1, "; expected 0 to 2**32 - 1"));
     const Balance balance = balance_named(wanted.balance);

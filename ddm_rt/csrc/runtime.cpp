@@ -1,5 +1,7 @@
 #include "runtime.h"
 
+#include <set>
+
 #include "config_shape.h"
 #include "error.h"
 #include "text.h"
@@ -9,36 +11,190 @@ namespace {
 
 using json::Value;
 
+shape::Check axis() { return shape::either("int", shape::integer(), "str", shape::text()); }
+
+shape::Check tensor_spec() {
+    return shape::open_object({
+        {"name", shape::text()},
+        {"shape", shape::list(axis())},
+        {"dtype", shape::one_of({"float32", "float16", "int64"}), "\"float32\""},
+    });
+}
+
+shape::Check text_spec() {
+    return shape::open_object({
+        {"tokenizer", shape::text()},
+        {"input", shape::text()},
+        {"max_length", shape::positive()},
+        {"pad_id", shape::integer({.ge = 0})},
+    });
+}
+
+shape::Check leaf() {
+    return shape::open_object({
+        {"code", shape::integer({.ge = 0})},
+        {"top_code", shape::integer({.ge = 0})},
+        {"size", shape::integer({.ge = 0})},
+        {"share_in_top", shape::fraction()},
+    });
+}
+
+// An object that begins as config.json and runtime.json both do.
+shape::Check described(std::vector<shape::Field> rest) {
+    using namespace shape;
+    std::vector<Field> fields{
+        {"name", shape::text()},
+        {"family", one_of({"pixel", "sd", "sdxl"}), "\"pixel\""},
+        {"precision", one_of({"fp32", "fp16", "bf16", "int8", "fp8"}), "\"fp32\""},
+        {"latent_shape", fixed({positive(), positive(), positive()})},
+        {"image_size", positive()},
+        {"channels", one_of(std::vector<int64_t>{1, 3})},
+        {"size_multiple", positive()},
+        {"context_shape", fixed({axis(), integer()})},
+        {"prompt_free", boolean()},
+        {"takes_negative_prompt", boolean(), "true"},
+        {"text", list(text_spec()), "[]"},
+        {"added", list(tensor_spec()), "[]"},
+        {"empty_negative_is_zero", boolean(), "false"},
+        {"cond", list(tensor_spec())},
+        {"sampling", sampling()},
+        {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
+    };
+    for (Field& field : rest) fields.push_back(std::move(field));
+    return open_object(std::move(fields));
+}
+
 const shape::Check& runtime_file() {
     using namespace shape;
     static const Check check = [] {
         std::vector<Field> schedule = schedule_fields();
         schedule.push_back({"alphas_cumprod", anything(), "null"});
-        std::vector<Field> fields{{"schema_version", version_1(), "1"}, {"requires", list(shape::text()), "[]"}};
-        for (Field& field : bundle_fields()) fields.push_back(std::move(field));
-        fields.push_back({"takes_negative_prompt", boolean(), "true"});
-        fields.push_back({"sampling", sampling()});
-        fields.push_back({"schedule", open_object(std::move(schedule))});
-        fields.push_back({"codes", list(leaf()), "[]"});
-        return open_object(std::move(fields));
+        return described({
+            {"requires", list(shape::text()), "[]"},
+            {"schedule", open_object(std::move(schedule))},
+            {"codes", list(leaf()), "[]"},
+        });
     }();
     return check;
 }
 
+const shape::Check& config_file() {
+    using namespace shape;
+    static const Check check = described({
+        {"num_codes", integer({.ge = 0})},
+        {"num_top_codes", integer({.ge = 0})},
+        {"model", mapping(anything())},
+        {"run", mapping(anything())},
+    });
+    return check;
+}
+
+const shape::Check& codes_file() {
+    using namespace shape;
+    static const Check check = open_object({
+        {"leaves", list(leaf()), "[]"},
+        {"schema_version", integer(), "1"},
+        {"origin", shape::text()},
+        {"tree", list(fixed({integer(), integer(), number()})), "[]"},
+        {"exemplars", list(list(integer())), "[]"},
+        {"stability_ari", list(number()), "[]"},
+        {"rule", mapping(anything()), "{}"},
+    });
+    return check;
+}
+
+Axis axis_of(const Value& value) {
+    if (const auto* name = value.as<std::string>()) return *name;
+    return value.integer();
+}
+
+std::vector<TensorSpec> tensors(const Value& list) {
+    std::vector<TensorSpec> out;
+    for (const Value& each : list.list()) {
+        TensorSpec spec{each["name"].text(), {}, each["dtype"].text()};
+        for (const Value& size : each["shape"].list()) spec.shape.push_back(axis_of(size));
+        out.push_back(std::move(spec));
+    }
+    return out;
+}
+
+RuntimeConfig config_of(const Value& tree) {
+    const std::string& family = tree["family"].text();
+    const Value &latent = tree["latent_shape"], &context = tree["context_shape"];
+    RuntimeConfig out{
+        .family = family == "pixel" ? Family::pixel : family == "sd" ? Family::sd : Family::sdxl,
+        .name = tree["name"].text(),
+        .precision = tree["precision"].text(),
+        .latent_shape = {latent.list()[0].integer(), latent.list()[1].integer(), latent.list()[2].integer()},
+        .image_size = tree["image_size"].integer(),
+        .channels = tree["channels"].integer(),
+        .size_multiple = tree["size_multiple"].integer(),
+        .context_tokens = axis_of(context.list()[0]),
+        .context_dim = context.list()[1].integer(),
+        .prompt_free = tree["prompt_free"].boolean(),
+        .takes_negative_prompt = tree["takes_negative_prompt"].boolean(),
+        .text = {},
+        .added = tensors(tree["added"]),
+        .empty_negative_is_zero = tree["empty_negative_is_zero"].boolean(),
+        .cond = tensors(tree["cond"]),
+        .sampling = Sampling::of(tree["sampling"]),
+    };
+    for (const Value& spec : tree["text"].list()) {
+        out.text.push_back({spec["tokenizer"].text(), spec["input"].text(), spec["max_length"].integer(),
+                            spec["pad_id"].integer()});
+    }
+    return out;
+}
+
+Codes codes_of(const Value& leaves) {
+    Codes out;
+    for (const Value& leaf : leaves.list()) {
+        out.leaves.push_back({leaf["code"].integer(), leaf["top_code"].integer(), leaf["size"].integer(),
+                              leaf["share_in_top"].number()});
+    }
+    return out;
+}
+
+void check_codes(const Codes& codes, int64_t num_codes, const std::string& where, const char* source = "") {
+    bool in_order = static_cast<int64_t>(codes.num_codes()) == num_codes, gaps = false;
+    for (size_t i = 0; i < codes.num_codes(); ++i) {
+        in_order = in_order && codes.leaves[i].code == static_cast<int64_t>(i);
+        gaps = gaps || codes.leaves[i].top_code >= static_cast<int64_t>(codes.num_top_codes());
+    }
+    if (!in_order) {
+        throw Error(Status::bundle, concat(where, ": expected codes 0 to ", num_codes - 1, " in order", source));
+    }
+    if (gaps) throw Error(Status::bundle, where + ": top codes must be numbered from 0 without gaps");
+}
+
 }  // namespace
 
-Runtime Runtime::from_json(std::string_view content, const std::string& path) {
+size_t Codes::num_top_codes() const {
+    std::set<int64_t> tops;
+    for (const Leaf& leaf : leaves) tops.insert(leaf.top_code);
+    return tops.size();
+}
+
+Runtime Runtime::of_format_2(std::string_view content, const std::string& path) {
     const Value tree = shape::parse(runtime_file(), content, path);
     for (const Value& name : tree["requires"].list()) {  // this version knows none
         throw Error(Status::bundle, concat(path, ": field requires: the bundle needs ", repr(name.text()),
                                            ", which this version doesn't know; a newer ddm_rt reads it"));
     }
     const Value& schedule = tree["schedule"];
-    Runtime out{BundleConfig::of(tree), Codes::of(tree["codes"]),
-                Schedule::of(schedule, &schedule["alphas_cumprod"], path, "schedule.alphas_cumprod")};
-    out.config.num_codes = static_cast<int64_t>(out.codes.num_codes());
-    out.config.num_top_codes = static_cast<int64_t>(out.codes.num_top_codes());
-    out.config.takes_negative_prompt = tree["takes_negative_prompt"].boolean();
+    Runtime out{config_of(tree), codes_of(tree["codes"]),
+                Schedule::stored(schedule, &schedule["alphas_cumprod"], path, "schedule.alphas_cumprod")};
+    check_codes(out.codes, static_cast<int64_t>(out.codes.num_codes()), path + ": field codes");
+    return out;
+}
+
+Runtime Runtime::of_format_1(const std::array<std::string, 3>& contents, const std::array<std::string, 3>& paths) {
+    const Value config = shape::parse(config_file(), contents[0], paths[0]);
+    const Value codes = shape::parse(codes_file(), contents[2], paths[2]);
+    Runtime out{config_of(config), codes_of(codes["leaves"]), Schedule::from_json(contents[1], paths[1])};
+    check_codes(out.codes, config["num_codes"].integer(), paths[2] + ": field leaves", ", as config.json says");
+    const Value* distill = config["run"].find("distill");
+    out.config.takes_negative_prompt = !distill || distill->is_null();
     return out;
 }
 

@@ -1,23 +1,81 @@
-// runtime.json: all that a program without Python needs of a bundle of format 2.
+// What a program needs to know of a bundle, beside its graphs and tokenizers: runtime.json says it, or of format 1
+// config.json, schedule.json and codes.json. How the model was trained stands elsewhere, and is never read.
 #ifndef DDM_RT_RUNTIME_H
 #define DDM_RT_RUNTIME_H
 
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <variant>
+#include <vector>
 
 #include "config.h"
+#include "json.h"
 #include "schedule.h"
 
 namespace ddm {
 
+using Axis = std::variant<int64_t, std::string>;  // text: a free axis
+
+struct TensorSpec {
+    std::string name;
+    std::vector<Axis> shape;  // after the batch axis
+    std::string dtype;        // "float32", "float16" or "int64"
+};
+
+struct TextSpec {
+    std::string tokenizer;  // path in the bundle
+    std::string input;      // of text_encoder.onnx: int64 [B, max_length]
+    int64_t max_length;
+    int64_t pad_id;
+};
+
+struct RuntimeConfig {
+    Family family;
+    std::string name;
+    std::string precision;                // "fp32", ...
+    std::array<int64_t, 3> latent_shape;  // C, H, W at the training size
+    int64_t image_size;
+    int64_t channels;
+    int64_t size_multiple;
+    Axis context_tokens;  // T of the conditioner's context [B, T, D]
+    int64_t context_dim;  // D
+    bool prompt_free;
+    bool takes_negative_prompt;  // students have no branch for one
+    std::vector<TextSpec> text;
+    std::vector<TensorSpec> added;
+    bool empty_negative_is_zero;
+    std::vector<TensorSpec> cond;
+    Sampling sampling;
+};
+
+struct Leaf {
+    int64_t code;
+    int64_t top_code;
+    int64_t size;
+    double share_in_top;
+};
+
+struct Codes {
+    std::vector<Leaf> leaves;  // of the codes 0, 1, ...; their top codes have no gaps
+
+    size_t num_codes() const { return leaves.size(); }
+    size_t num_top_codes() const;
+};
+
 struct Runtime {
-    BundleConfig config;
+    RuntimeConfig config;
     Codes codes;
     Schedule schedule;
 
-    // Throws Error naming `path` and the field that is wrong, or that needs a newer version. Fields that this version
-    // doesn't know are left alone, but for what "requires" names.
-    static Runtime from_json(std::string_view content, const std::string& path);
+    // What runtime.json says. Throws Error naming `path` and the field that is wrong, or that needs a newer version.
+    // Fields that this version doesn't know are left alone, as "requires" names what it must know.
+    static Runtime of_format_2(std::string_view content, const std::string& path);
+
+    // Of config.json, schedule.json and codes.json: contents and paths.
+    static Runtime of_format_1(const std::array<std::string, 3>& contents, const std::array<std::string, 3>& paths);
 };
 
 }  // namespace ddm

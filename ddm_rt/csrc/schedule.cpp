@@ -140,15 +140,14 @@ Schedule Schedule::from_json(std::string_view content, const std::string& path) 
         else if (name != "schema_version") fields.emplace_back(name, std::move(value));
     }
     static const shape::Check check = shape::open_object(shape::schedule_fields());
-    return of(shape::parse_tree(check, Value(std::move(fields)), path), values.empty() ? nullptr : &values[0], path,
-              "alphas_cumprod");
+    return stored(shape::parse_tree(check, Value(std::move(fields)), path), values.empty() ? nullptr : &values[0], path,
+                  "alphas_cumprod");
 }
 
-Schedule Schedule::of(const Value& tree, const Value* alphas_cumprod, const std::string& path,
-                      const std::string& field) {
-    const ScheduleConfig config = config_of(tree);
+Schedule Schedule::stored(const Value& fields, const Value* values, const std::string& path, const std::string& field) {
+    const ScheduleConfig config = config_of(fields);
     const std::string where = concat(path, ": field ", field);
-    std::vector<double> levels = levels_of(alphas_cumprod, where);
+    std::vector<double> levels = levels_of(values, where);
     if (static_cast<int64_t>(levels.size()) != config.num_train_timesteps) {
         refuse(concat(where, ": ", levels.size(), " values; num_train_timesteps is ", config.num_train_timesteps));
     }

@@ -44,9 +44,9 @@ struct Schedule {
 
     // What schedule.json says. Throws Error naming `path` and the field that is wrong.
     static Schedule from_json(std::string_view content, const std::string& path);
-    // Of a tree whose fields are checked, but for alphas_cumprod, which stands at `levels` in the file.
-    static Schedule of(const json::Value& tree, const json::Value* alphas_cumprod, const std::string& path,
-                       const std::string& levels);
+    // Of a file with these fields, checked, whose ᾱ stands at `field`, if anywhere.
+    static Schedule stored(const json::Value& fields, const json::Value* values, const std::string& path,
+                           const std::string& field);
 };
 
 // One row per step:  x0 = clip(a·x + b·out);  x' = c·x + d·x0 + e·x0_prev + g·out + f·z.

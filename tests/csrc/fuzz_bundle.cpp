@@ -27,38 +27,51 @@ const std::string& folder() {
     return made;
 }
 
+// Of format 1 there are three files: the other two are these.
+constexpr std::string_view CONFIG =
+    R"({"name": "x", "latent_shape": [1, 8, 8], "image_size": 8, "channels": 1, "size_multiple": 1, "context_shape": [1, 1],
+    "prompt_free": true, "cond": [], "sampling": {}, "num_codes": 1, "num_top_codes": 1, "model": {}, "run": {}})";
+constexpr std::string_view SCHEDULE =
+    R"({"schema_version": 1, "num_train_timesteps": 2, "alphas_cumprod": [0.9999, 0.979902]})";
+constexpr std::string_view CODES =
+    R"({"origin": "discovered", "leaves": [{"code": 0, "top_code": 0, "size": 3, "share_in_top": 1}]})";
+
+void of_format_1(std::string_view config, std::string_view schedule, std::string_view codes) {
+    ddm::Runtime::of_format_1({std::string(config), std::string(schedule), std::string(codes)},
+                              {"config.json", "schedule.json", "codes.json"});
+}
+
+void sampled(const ddm::Schedule& schedule) { ddm::step_table(schedule, ddm::SamplerName::ddim, 2); }
+
 // A target by this calibration, of a bundle of four codes.
 void calibrated(std::string_view content) {
     const std::string name = "calibrations/fuzzed/calibration.json";
     std::filesystem::create_directories(folder() + "/calibrations/fuzzed");
     std::ofstream(folder() + "/" + name, std::ios::binary) << content;
     const ddm::FileEntry entry{ddm::sha256_of(content), content.size()};
-    ddm::Bundle bundle{folder(), std::string(64, '0'), {{name, entry}}, {}, {}, {}};
+    ddm::Bundle bundle{folder(), std::string(64, '0'), {}, 2, {{name, entry}}, {}, {}, {}};
     for (int64_t code = 0; code < 4; code++) bundle.codes.leaves.push_back({code, code / 2, 8, 0.5});
     ddm::resolve(bundle, "female=.3,male=.7", ddm::Manifest(), true, {});
 }
 
 void read(unsigned part, std::string_view content) {
     const ddm::TextSpec spec{"tokenizer.json", "input_ids", 8, 0};
-    switch (part % 7) {
+    switch (part % 8) {
         case 0:
             std::ofstream(folder() + "/bundle.json", std::ios::binary) << content;
             ddm::Bundle::load(folder());
             break;
-        case 1: ddm::BundleConfig::from_json(content, "config.json"); break;
-        case 2: ddm::Codes::from_json(content, "codes.json"); break;
-        case 3: {
-            const ddm::Schedule schedule = ddm::Schedule::from_json(content, "schedule.json");
-            ddm::step_table(schedule, ddm::SamplerName::ddim, 2);
-            break;
-        }
+        case 1: of_format_1(content, SCHEDULE, CODES); break;
+        case 2: of_format_1(CONFIG, SCHEDULE, content); break;
+        case 3: sampled(ddm::Schedule::from_json(content, "schedule.json")); break;
         case 4: {
             std::string loss;
             ddm::ClipTokenizer(content, "tokenizer.json", spec).ids("a nurse", loss);
             break;
         }
         case 5: ddm::words_for(ddm::words_by_scope(content, "words.json"), "scope"); break;
-        default: calibrated(content);
+        case 6: calibrated(content); break;
+        default: sampled(ddm::Runtime::of_format_2(content, "runtime.json").schedule);
     }
 }
 

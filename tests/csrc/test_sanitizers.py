@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bundle_formats import write_format
 from checkpoints import tokenizer as clip
 from embedding_build import NEEDS, build, run
 from toolchain import has_embedding_toolchain
@@ -140,8 +141,11 @@ def fuzz(fuzzers: Path, name: str, seeds: Path, folder: Path) -> None:
 def test_no_bytes_break_a_bundle(fuzzers: Path, tmp_path: Path) -> None:
     seeds = tmp_path / "seeds"
     seeds.mkdir()
+    first, second = (write_format(number, DIGITS, tmp_path / f"format {number}") for number in (1, 2))
     for part, name in enumerate(("bundle.json", "config.json", "codes.json", "schedule.json")):
-        (seeds / name).write_bytes(bytes([part]) + (DIGITS / name).read_bytes())
+        (seeds / name).write_bytes(bytes([part]) + (first / name).read_bytes())
+    (seeds / "bundle.json of format 2").write_bytes(b"\x00" + (second / "bundle.json").read_bytes())
+    (seeds / "runtime.json").write_bytes(b"\x07" + (second / "runtime.json").read_bytes())
     (seeds / "words").write_bytes(b'\x05{"*": ["woman"], "scope": ["man"]}')
     (seeds / "tokenizer").write_bytes(b"\x04" + small_tokenizer(tmp_path / "vocabulary"))
     (seeds / "calibration").write_bytes(b"\x06" + json.dumps(CALIBRATION).encode())
