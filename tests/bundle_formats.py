@@ -38,7 +38,7 @@ def runtime_of(bundle: Path) -> Json:
 
 
 def write_format(number: int, bundle: Path, out: Path, *, former: bool = True) -> Path:
-    """A bundle of that format, of the same images as `bundle`; of format 2 with the id of `bundle` as its former one."""
+    """A bundle of that format with the images of `bundle`; of format 2 with the id of `bundle` as its former one."""
     runtime = runtime_of(bundle)
     left_out = (*_IN_ID, "training.json", "bundle.json")
     shutil.copytree(bundle, out, ignore=lambda _, names: [name for name in names if name in left_out])

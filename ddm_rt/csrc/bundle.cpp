@@ -170,7 +170,8 @@ std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& file
         const auto listed = [&](const auto& names, const std::string& wanted) {
             return std::find(names.begin(), names.end(), wanted) != names.end();
         };
-        if (listed(FORMAT_1, name) || name == RUNTIME || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
+        const bool said = listed(FORMAT_1, name) || name == RUNTIME;
+        if (said || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
             content += name + '\0' + entry.sha256 + '\n';
         }
     }

@@ -184,7 +184,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         index("former_ids", ["ab"]),
         "bundle.json: field former_ids.0: String should match pattern '^[0-9a-f]{64}$'",
     ),
-    "a beta": (runtime("schedule", "beta_start", value=2), f"{RUNTIME}schedule.beta_start: Input should be less than 1"),
+    "a beta": (
+        runtime("schedule", "beta_start", value=2),
+        f"{RUNTIME}schedule.beta_start: Input should be less than 1",
+    ),
     "no levels": (
         runtime("schedule", "alphas_cumprod", value=[]),
         f"{RUNTIME}schedule.alphas_cumprod: expected a list of numbers",

@@ -46,7 +46,8 @@ def check_tables(core: CoreProbe, config: ScheduleConfig, cases: Sequence[dict[s
         return digest(step_table(schedule, SamplerName(sampler), num_steps, eta=eta, clip=clip))
 
     asked = [case | {"eta": repr(case.get("eta", 0.0))} for case in cases]
-    found = core("tables", schedule=schedule.to_json(), tables=asked)
+    stored = {"schema_version": 1, **config.model_dump(), "alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    found = core("tables", schedule=json.dumps(stored), tables=asked)
     for case, there in zip(cases, found, strict=True):
         assert there == python(lambda case=case: want(**case)), (config, case)  # type: ignore[misc]
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from bundle_formats import change, reindex, write_format
 from c_library import CError, CLibrary, CPipeline
 from embedding_build import ROOT
 from tolerances import IMAGE_GREY_LEVELS
 
-from ddm_rt.bundle import Bundle, asset, write_bundle
+from ddm_rt.bundle import Bundle, asset
 from ddm_rt.engine import ort
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.sample.pipeline import Pipeline
@@ -48,6 +49,12 @@ def python() -> Pipeline:
 def digits(c_library: CLibrary) -> Iterator[CPipeline]:
     with c_library.pipeline(DIGITS) as pipeline:
         yield pipeline
+
+
+@pytest.fixture
+def digits_2(tmp_path: Path) -> Path:
+    """The digits in a bundle of format 2 that a test may change."""
+    return write_format(2, DIGITS, tmp_path / "digits")
 
 
 @pytest.fixture(scope="module")
@@ -249,55 +256,45 @@ def test_a_manifest_that_cannot_be(python: Pipeline, digits: CPipeline, change: 
     [
         ("decoder.onnx", None),
         ("denoiser.onnx", b"truncated"),
-        ("config.json", b"{}"),
+        ("runtime.json", b"{}"),
         ("bundle.json", b"[]"),
         ("bundle.json", None),
-        ("codes.json", b"\xff"),
     ],
     ids=str,
 )
-def test_a_damaged_bundle(c_library: CLibrary, tmp_path: Path, name: str, content: bytes | None) -> None:
-    broken = tmp_path / "bundle"
-    broken.mkdir()
-    for path in DIGITS.iterdir():
-        if path.name != name:
-            (broken / path.name).symlink_to(path)
-        elif content is not None:
-            (broken / name).write_bytes(content)
+def test_a_damaged_bundle(c_library: CLibrary, digits_2: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        (digits_2 / name).unlink()
+    else:
+        (digits_2 / name).write_bytes(content)
     with pytest.raises(DdmError) as here:
-        Pipeline.load(broken, backend="onnxruntime")
-    with pytest.raises(CError) as there, c_library.pipeline(broken):
+        Pipeline.load(digits_2, backend="onnxruntime")
+    with pytest.raises(CError) as there, c_library.pipeline(digits_2):
         pass
     assert str(there.value) == str(here.value)
     assert there.value.status == ("bundle" if isinstance(here.value, BundleError) else "input")
 
 
-def digits_with(path: Path, name: str, content: bytes) -> Path:
-    """The digits bundle with another file of that name; hashes are right."""
-
-    def fill(folder: Path) -> None:
-        for file in (DIGITS / each for each in Bundle.load(DIGITS).index.files):
-            (folder / file.name).write_bytes(content if file.name == name else file.read_bytes())
-
-    return write_bundle(path, fill, {}).path
-
-
-def of_digits(name: str, **changes: Any) -> bytes:
-    """A JSON file of the digits bundle with other fields."""
-    return json.dumps(json.loads((DIGITS / name).read_bytes()) | changes).encode()
-
-
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("decoder.onnx", b"no graph"),
-        ("codes.json", of_digits("codes.json", leaves=[])),
-        ("config.json", of_digits("config.json", num_codes=15)),
-    ],
-    ids=("no graph", "no codes", "fewer codes"),
+    ("name", "fields", "value"),
+    [("codes.json", ("leaves",), []), ("config.json", ("num_codes",), 15), (None, ("codes",), [])],
+    ids=("no codes", "fewer codes", "no codes for graphs that take them"),
 )
-def test_a_bundle_of_parts_that_do_not_fit(c_library: CLibrary, tmp_path: Path, name: str, content: bytes) -> None:
-    broken = digits_with(tmp_path / "broken", name, content)
+def test_a_bundle_of_parts_that_do_not_fit(
+    c_library: CLibrary, digits_2: Path, name: str | None, fields: tuple[str, ...], value: Any
+) -> None:
+    broken = write_format(1, digits_2, digits_2.with_name("broken")) if name else digits_2
+    change(broken, name or "runtime.json", *fields, value=value)
+    refused_alike(c_library, broken)
+
+
+def test_a_file_that_is_no_graph(c_library: CLibrary, digits_2: Path) -> None:
+    (digits_2 / "decoder.onnx").write_bytes(b"no graph")
+    reindex(digits_2)
+    refused_alike(c_library, digits_2)
+
+
+def refused_alike(c_library: CLibrary, broken: Path) -> None:
     with pytest.raises(BundleError) as here:
         Pipeline.load(broken, backend="onnxruntime")
     with pytest.raises(CError) as there, c_library.pipeline(broken):
@@ -306,10 +303,11 @@ def test_a_bundle_of_parts_that_do_not_fit(c_library: CLibrary, tmp_path: Path, 
     assert there.value.status == "bundle"
 
 
-def test_images_of_too_many_pixels(c_library: CLibrary, tmp_path: Path) -> None:
+def test_images_of_too_many_pixels(c_library: CLibrary, digits_2: Path) -> None:
     """Of few latents: their number alone says nothing."""
-    config = of_digits("config.json", image_size=2**32, latent_shape=[16, 1, 1])
-    with c_library.pipeline(digits_with(tmp_path / "large", "config.json", config)) as pipeline:
+    change(digits_2, "runtime.json", "image_size", value=2**32)
+    change(digits_2, "runtime.json", "latent_shape", value=[16, 1, 1])
+    with c_library.pipeline(digits_2) as pipeline:
         said = refusal(lambda: pipeline.generate(n=1, num_steps=1))
     assert said == "height is 4294967296, width is 4294967296; more than 1073741824 pixels"
 
@@ -346,11 +344,12 @@ def decoder(node: onnx.NodeProto, **constants: list[int]) -> bytes:
     ],
     ids=("one row", "random", "latents"),
 )
-def test_a_decoder_that_gives_no_images(c_library: CLibrary, tmp_path: Path, content: bytes, said: str) -> None:
-    broken = digits_with(tmp_path / "broken", "decoder.onnx", content)
-    with c_library.pipeline(broken) as pipeline, pytest.raises(CError) as caught:
+def test_a_decoder_that_gives_no_images(c_library: CLibrary, digits_2: Path, content: bytes, said: str) -> None:
+    (digits_2 / "decoder.onnx").write_bytes(content)
+    reindex(digits_2)
+    with c_library.pipeline(digits_2) as pipeline, pytest.raises(CError) as caught:
         pipeline.generate(n=2, num_steps=1)
-    assert str(caught.value) == f"{broken}{said}"
+    assert str(caught.value) == f"{digits_2}{said}"
     assert caught.value.status == "bundle"
 
 
