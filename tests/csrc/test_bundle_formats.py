@@ -293,5 +293,5 @@ def test_a_ledger_of_a_former_id_must_be_moved(core: CoreProbe, c_library: CLibr
     )
     assert there.value.status == "ledger"
     write(digits / "bundle.json", read(digits / "bundle.json") | {"former_ids": ["0" * 64]})
-    with pytest.raises(CError, match="; this one is .*: name another file"), c_library.pipeline(digits, ledger=path):
+    with pytest.raises(CError, match="; this one is "), c_library.pipeline(digits, ledger=path):
         pass

@@ -38,7 +38,7 @@ def replace(bundle: Path, name: str, content: bytes) -> None:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
+def paper(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "written", fill, {}).path
 
 
@@ -57,8 +57,8 @@ BROKEN = (
 
 
 @pytest.mark.parametrize(("number", "name"), FILES)
-def test_malformed_but_correctly_hashed_files(core: CoreProbe, written: Path, number: int, name: str) -> None:
-    bundle = write_format(number, written, written.with_name("bundle"))
+def test_malformed_but_correctly_hashed_files(core: CoreProbe, paper: Path, number: int, name: str) -> None:
+    bundle = write_format(number, paper, paper.with_name("bundle"))
     for content in BROKEN:
         replace(bundle, name, content)
         there = core("bundle", path=str(bundle))
@@ -99,8 +99,8 @@ def altered(tree: Any, rng: random.Random) -> Any:
 
 
 @pytest.mark.parametrize(("number", "name"), FILES)
-def test_files_with_a_strange_value_somewhere(core: CoreProbe, written: Path, number: int, name: str) -> None:
-    bundle = write_format(number, written, written.with_name("bundle"))
+def test_files_with_a_strange_value_somewhere(core: CoreProbe, paper: Path, number: int, name: str) -> None:
+    bundle = write_format(number, paper, paper.with_name("bundle"))
     rng = random.Random(name)
     tree = json.loads((bundle / name).read_bytes())
     for _ in range(120):
