@@ -29,7 +29,7 @@ from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
 from ddm_rt.presets import resolve
-from ddm_rt.runtime import Codes
+from ddm_rt.runtime import Codes, CodeTable
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.features import contrastive_features
@@ -41,7 +41,7 @@ DRAWS = 2  # noised versions of each image
 
 
 def confidences(
-    run: Path, config: RunConfig, codes: Codes, images: NDArray[np.float32], given: NDArray[np.int64]
+    run: Path, config: RunConfig, codes: CodeTable, images: NDArray[np.float32], given: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """C's probabilities [N,K] for images [N,C,H,W] in [-1,1] at random timesteps, the UNet told the codes `given`."""
     latent_shape = config.model.latent_shape(config.data)
