@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 from toolchain import has_embedding_toolchain
 
 from ddm_rt.bundle import Bundle
@@ -19,6 +20,10 @@ from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
 
 Made = TypeVar("Made")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 try:
     import torch

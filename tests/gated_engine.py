@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from fake_engine import Array, FakeEngine, Quirk
 from numpy.typing import NDArray
-
-_PATIENCE_S = 10.0
+from patience import PATIENCE_S
 
 
 class GatedEngine(FakeEngine):
@@ -26,13 +25,13 @@ class GatedEngine(FakeEngine):
     def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
         if self.stop_at is not None and len(self.sizes) == self.stop_at:
             self.reached.set()
-            assert self.go.wait(_PATIENCE_S)
+            assert self.go.wait(PATIENCE_S)
         self.sizes.append(len(x_t))
         self.now += self.step_s
         return super().denoiser(x_t, t, cond)
 
     def decoder(self, x0: Array) -> NDArray[np.float32]:
-        assert self.decoding.wait(_PATIENCE_S)
+        assert self.decoding.wait(PATIENCE_S)
         return super().decoder(x0)
 
 

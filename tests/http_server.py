@@ -12,6 +12,8 @@ from typing import Any
 import httpx2
 from fake_engine import FakeEngine, fake_bundle
 from fastapi.testclient import TestClient
+from gated_engine import GatedEngine
+from patience import PATIENCE_S, settled
 
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.app import create_app
@@ -40,6 +42,15 @@ def fake_pipeline(engine: FakeEngine | None = None, **bundle: Any) -> Pipeline:
     return Pipeline(fake_bundle(**bundle), FakeEngine() if engine is None else engine)
 
 
+def stopped_pipeline(engine: GatedEngine, call: int = 0) -> Pipeline:
+    """Its engine stops before that call of the denoiser, after the probes."""
+    pipeline = fake_pipeline(engine)
+    assert pipeline.buckets
+    engine.sizes.clear()
+    engine.stop_at = call
+    return pipeline
+
+
 @contextmanager
 def client_of(
     pipeline: Pipeline, settings: ServeSettings | None = None, http: HttpSettings | None = None, **options: Any
@@ -64,14 +75,16 @@ class Running:
         self.server.handle_exit(signal.SIGTERM, None)
 
     def client(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=20, trust_env=False)
+        return httpx2.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False)
 
     def wait_for(self, **wanted: int) -> None:
         """Until the scheduler's counts are these."""
-        deadline = time.monotonic() + 10
-        while any(getattr(self.scheduler.stats(), name) != value for name, value in wanted.items()):
-            assert time.monotonic() < deadline, (wanted, self.scheduler.stats())
-            time.sleep(0.005)
+
+        def come() -> bool:
+            stats = self.scheduler.stats()
+            return all(getattr(stats, name) == value for name, value in wanted.items())
+
+        assert settled(come), (wanted, self.scheduler.stats())
 
 
 @contextmanager
@@ -106,9 +119,9 @@ def answering(
         thread = threading.Thread(target=server.run, args=([place],))
         thread.start()
         try:
-            assert answers.wait(20)
+            assert answers.wait(PATIENCE_S)
             yield Running(f"http://127.0.0.1:{port}", port, scheduler, server, thread)
         finally:
             server.handle_exit(signal.SIGTERM, None)
-            thread.join(20)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()

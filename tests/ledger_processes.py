@@ -15,6 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from patience import settled
+
 from ddm_rt.sample.ledger import Draw, Ledger, Stream
 from ddm_rt.sample.quota import TreeQuota
 
@@ -93,11 +95,17 @@ def race(path: Path, log: int, requests: int) -> None:
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
 
 
+def wait_for_more(log: int) -> None:
+    written = os.fstat(log).st_size
+    assert settled(lambda: os.fstat(log).st_size > written)
+
+
 def kill_writers(path: Path, log: int, kills: int) -> None:
     rng = random.Random(kills)
     writers = [start(path, log, seed) for seed in range(WRITERS)]
     try:
         for number in range(kills):
+            wait_for_more(log)  # the writers are busy
             time.sleep(rng.uniform(0.0, 0.03))
             kill(writers.pop(0))
             writers.append(start(path, log, WRITERS + number))

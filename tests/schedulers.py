@@ -1,11 +1,10 @@
 """Schedulers over a fake engine, and waiting for what their threads do."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from fake_engine import FakeEngine, fake_bundle
 from gated_engine import GatedEngine
+from patience import PATIENCE_S
 
 from ddm_rt.sample.ledger import Counts, Stream
 from ddm_rt.sample.pipeline import Pipeline
@@ -13,7 +12,7 @@ from ddm_rt.serve.scheduler import Scheduler
 from ddm_rt.serve.settings import ServeSettings
 
 STREAM = Stream("ab" * 32, "today", "uniform")  # of a request with the scope "today"
-WAIT_S = 10.0
+WAIT_S = PATIENCE_S
 
 
 def scheduler_of(engine: FakeEngine, **settings: Any) -> Scheduler:
@@ -30,14 +29,6 @@ def stopped_at(engine: GatedEngine, call: int, **settings: Any) -> Scheduler:
     engine.stop_at = call
     engine.sizes.clear()
     return scheduler
-
-
-def settled(condition: Callable[[], bool]) -> bool:
-    """Whether `condition` comes true soon."""
-    end = time.monotonic() + WAIT_S
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.001)
-    return condition()
 
 
 def counts(scheduler: Scheduler) -> Counts:

@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import footprint
+import pytest
 
 # CPU time, not wall time: other processes on the machine don't count.
 _IMPORT = "import time; start = time.process_time(); import ddm_rt; print(time.process_time() - start)"
 
 
+@pytest.mark.idle(reason="neighbours on the same processor cost a process processor time too")
 def test_the_import_is_cheap() -> None:
     command = [sys.executable, "-P", "-c", _IMPORT]
     seconds = min(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from patience import PATIENCE_S
+
 GENERATIONS = "/v1/images/generations"
 Command = Callable[..., Any]
 
@@ -32,7 +34,7 @@ def process(*arguments: object, log: IO[str] | None = None) -> Iterator[tuple[su
 def ask(url: str, body: dict[str, object], **headers: str) -> dict[str, Any]:
     request = urllib.request.Request(url + GENERATIONS, json.dumps(body).encode(), headers)
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
         found: dict[str, Any] = json.load(response)
     return found
 
@@ -47,7 +49,7 @@ def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:
             reply = ask(url, body, Authorization="Bearer alice-0123456789abcdef")
             assert [image["top_code"] for image in reply["data"]] == [0, 1]
             server.send_signal(signal.SIGTERM)
-            assert server.wait(30) == 0
+            assert server.wait(PATIENCE_S) == 0
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     [line] = [line for line in lines if line["message"] == "request"]
     assert (line["key"], line["status"], line["n"]) == ("alice", 200, 2)
@@ -61,13 +63,13 @@ def test_sigterm_lets_a_request_finish() -> None:
     with process("--threads", 1) as (server, url):
         body = json.dumps({"n": 4, "steps": 60, "stream": True}).encode()
         request = urllib.request.Request(url + GENERATIONS, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             assert response.readline() == b"event: image_generation.started\n"
             server.send_signal(signal.SIGTERM)
             events = [line for line in response if line.startswith(b"event: ")]
         assert events[-1] == b"event: image_generation.finished\n"
         assert events.count(b"event: image_generation.completed\n") == 4
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE_S) == 0
 
 
 def test_what_is_refused(ddm_rt: Command, tmp_path: Path) -> None:

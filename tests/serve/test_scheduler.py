@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_bundle
 from gated_engine import FailingEngine, GatedEngine
-from schedulers import WAIT_S, counts, scheduler_of, settled, stopped_at
+from patience import settled
+from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop import Cancelled
