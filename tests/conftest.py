@@ -154,37 +154,50 @@ def write_run() -> Callable[..., Path]:
     return _write_run
 
 
+def made_once(place: Path, make: Callable[[Path], object]) -> Path:
+    """`place`, which the first of the parallel workers that asks for it makes. The others wait for it."""
+    from filelock import FileLock  # torch brings it
+
+    place.parent.mkdir(exist_ok=True)
+    with FileLock(place.with_name(f"{place.name}.lock")):
+        if not place.exists():
+            make(place)
+    return place
+
+
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(shared_folder: Path) -> Path:
     """A run of the `tiny` preset with 4 codes in 2 top codes and random weights. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    return _write_run(tmp_path_factory.mktemp("runs") / "tiny", resolve("tiny"), num_codes=4)
+    return made_once(shared_folder / "runs" / "tiny", lambda place: _write_run(place, resolve("tiny"), num_codes=4))
 
 
 @pytest.fixture(scope="session")
-def tiny_run_without_codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run_without_codes(shared_folder: Path) -> Path:
     """As `tiny_run`, trained with `--indicator none`. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
     config = resolve("tiny", {"train.indicator": "none"})
-    return _write_run(tmp_path_factory.mktemp("runs") / "plain", config, num_codes=0)
+    return made_once(shared_folder / "runs" / "plain", lambda place: _write_run(place, config, num_codes=0))
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def tiny_bundle(tiny_run: Path, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run`, with weights. Read-only."""
     from ddm_rt.export.onnx import export_run
 
-    return export_run(tiny_run, tmp_path_factory.mktemp("bundles") / "tiny", with_weights=True)
+    place = shared_folder / "bundles" / "tiny"
+    return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place, with_weights=True)))
 
 
 @pytest.fixture(scope="session")
-def plain_bundle(tiny_run_without_codes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def plain_bundle(tiny_run_without_codes: Path, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run_without_codes`, without weights. Read-only."""
     from ddm_rt.export.onnx import export_run
 
-    return export_run(tiny_run_without_codes, tmp_path_factory.mktemp("bundles") / "plain")
+    place = shared_folder / "bundles" / "plain"
+    return Bundle.load(made_once(place, lambda place: export_run(tiny_run_without_codes, place)))
 
 
 class PerFamily(Mapping[str, Made]):
@@ -199,18 +212,11 @@ class PerFamily(Mapping[str, Made]):
     ) -> None:
         self._folder, self._families, self._make = folder, families, make
         self._open = functools.cache(open_made)
-        folder.mkdir(exist_ok=True)
 
     def __getitem__(self, family: str) -> Made:
         if family not in self._families:
             raise KeyError(family)
-        from filelock import FileLock  # torch brings it
-
-        place = self._folder / family
-        with FileLock(self._folder / f"{family}.lock"):
-            if not place.exists():
-                self._make(family, place)
-        return self._open(place)
+        return self._open(made_once(self._folder / family, lambda place: self._make(family, place)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._families)
