@@ -164,9 +164,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 25, 50])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta"), CASES)
+# Every case with every number of steps and every kind of prediction, and every such number with every such kind.
+TRAJECTORIES = [
+    (*case, KINDS[(i + j) % len(KINDS)], num_steps)
+    for i, case in enumerate(CASES)
+    for j, num_steps in enumerate((1, 2, 4, 8, 25, 50))
+]
+
+
+@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta", "kind", "num_steps"), TRAJECTORIES)
 def test_trajectory_equals_diffusers(
     sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
 ) -> None:
@@ -242,9 +248,15 @@ STEP_CASES = [
 ]
 
 
-@pytest.mark.parametrize("num_steps", [4, 25, 50])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("betas", "sampler", "clip"), STEP_CASES)
+# As `TRAJECTORIES`: every two of the three together.
+STEPS = [
+    (*case, KINDS[(i + j) % len(KINDS)], num_steps)
+    for i, case in enumerate(STEP_CASES)
+    for j, num_steps in enumerate((4, 25, 50))
+]
+
+
+@pytest.mark.parametrize(("betas", "sampler", "clip", "kind", "num_steps"), STEPS)
 def test_each_step_equals_diffusers(
     betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
 ) -> None:

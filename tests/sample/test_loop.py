@@ -54,13 +54,21 @@ def one_by_one(table: StepTable, branches: int, scales: Float32) -> Float32:
     return np.concatenate(images)
 
 
-@pytest.mark.parametrize("buckets", [None, (1,), (4,), (1, 2, 4, 8), (64,)])
-@pytest.mark.parametrize("branches", [1, 2, 3])
-@pytest.mark.parametrize(
-    "table",
-    [table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerName)],
-    ids=lambda table: f"{table.sampler.value}-{'noise' if table.f.any() else 'no noise'}",
-)
+TABLES = (table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerName))
+# Every two of the three together.
+LOOPS = [
+    pytest.param(
+        table,
+        branches := 1 + (i + j) % 3,
+        buckets,
+        id=f"{table.sampler.value}-{'noise' if table.f.any() else 'no noise'}-{branches}-{buckets}",
+    )
+    for i, table in enumerate(TABLES)
+    for j, buckets in enumerate((None, (1,), (4,), (1, 2, 4, 8), (64,)))
+]
+
+
+@pytest.mark.parametrize(("table", "branches", "buckets"), LOOPS)
 def test_equals_images_made_one_by_one(table: StepTable, branches: int, buckets: tuple[int, ...] | None) -> None:
     engine = FakeEngine()
     scales = np.linspace(0, 4, 5 * (branches - 1), dtype=np.float32).reshape(5, -1)
