@@ -286,7 +286,8 @@ class Pipeline:
     def recorded(self, manifest: Manifest) -> Prepared:
         """What `prepare` gave for this manifest, or for one with some of its images. The ledger isn't asked.
 
-        Raises DdmError for a manifest of another bundle, and a code or size that it hasn't got.
+        A manifest of a former id of the bundle becomes one of its present id. Raises DdmError for a manifest of another
+        bundle, and a code or size that it hasn't got.
         """
         if not self.bundle.is_of(manifest.bundle_id):
             raise DdmError(
@@ -299,6 +300,7 @@ class Pipeline:
         table = step_table(
             self.bundle.schedule, manifest.sampler, manifest.num_steps, eta=settings.eta, clip=settings.clip
         )
+        manifest = manifest.model_copy(update={"bundle_id": self.bundle.bundle_id})
         return prepared(self.bundle, manifest, table)
 
     def first_states(self, request: Prepared, images: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:

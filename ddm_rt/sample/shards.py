@@ -71,8 +71,13 @@ class ShardPlan:
         return self.codes[images.start : images.stop]
 
 
-def plan_shards(pipeline: Pipeline, size: int, shard_format: ShardFormat, **request: Any) -> ShardPlan:
-    """`request` holds arguments of `Pipeline.prepare`. Raises DdmError for one that doesn't fit, and for a scope."""
+def plan_shards(
+    pipeline: Pipeline, size: int, shard_format: ShardFormat, begun: ShardManifest | None = None, **request: Any
+) -> ShardPlan:
+    """`request` holds arguments of `Pipeline.prepare`. Raises DdmError for one that doesn't fit, and for a scope.
+
+    A directory that was `begun` before the bundle was upgraded goes on under the bundle's former id.
+    """
     if size < 1:
         raise DdmError(f"shard size is {size}; expected at least 1")
     if request.get("scope") is not None:
@@ -82,6 +87,8 @@ def plan_shards(pipeline: Pipeline, size: int, shard_format: ShardFormat, **requ
         made = prepared.manifest
     # Not `model_dump`: that would turn every image into a dict first.
     recipe = {name: getattr(made, name) for name in Recipe.model_fields if name != "schema_version"}
+    if begun is not None and pipeline.bundle.is_of(begun.bundle_id):
+        recipe["bundle_id"] = begun.bundle_id
     manifest = ShardManifest(**recipe, shard_format=shard_format, shard_size=size)
     return ShardPlan(manifest, tuple(image.code for image in made.images))
 

@@ -90,7 +90,7 @@ def generate_shards(
     cores = usable_cores()
     fitting = workers or _fitting(bundle, cores // (threads or 1))
     pipeline = Pipeline.load(bundle, backend, threads or max(cores // fitting, 1))
-    plan = plan_shards(pipeline, shard_size, shard_format, **request)
+    plan = plan_shards(pipeline, shard_size, shard_format, begun, **request)
     on_gpu = "cuda" in pipeline.engine.versions
     del pipeline  # a worker may need its memory
     _warn_of_long_prompts(bundle, plan.manifest)

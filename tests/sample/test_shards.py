@@ -1,5 +1,6 @@
 """Shards of one request: the images of that request, whoever makes them, in what order, and how often."""
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -147,6 +148,20 @@ def test_other_settings_are_refused(pipeline: Pipeline, tmp_path: Path, change: 
         make(pipeline, tmp_path, **asked | change)
     assert said in str(refused.value)
     assert contents(tmp_path) == before
+
+
+def test_a_directory_goes_on_after_the_bundle_was_upgraded(pipeline: Pipeline, tmp_path: Path) -> None:
+    begun = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, n=10).manifest
+    index = pipeline.bundle.index.model_copy(update={"bundle_id": "cd" * 32, "former_ids": (begun.bundle_id,)})
+    upgraded = Pipeline(dataclasses.replace(pipeline.bundle, index=index), pipeline.engine)
+    plan = plan_shards(upgraded, 5, ShardFormat.WEBDATASET, begun, n=10)
+    assert plan.manifest == begun
+    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, n=10).manifest.bundle_id == "cd" * 32
+    foreign = begun.model_copy(update={"bundle_id": "ef" * 32})
+    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, foreign, n=10).manifest.bundle_id == "cd" * 32
+    for number in range(2):
+        [*_, shard] = write_shard(upgraded, tmp_path, plan.manifest, number, plan.codes_of(number))
+        assert isinstance(shard, Shard)
 
 
 def test_versions_count(pipeline: Pipeline, tmp_path: Path) -> None:
