@@ -129,7 +129,16 @@ public:
     void check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids,
                       const std::string& bundle_path) {
         if (!exists()) return;
-        transaction([&](Connection& connection) { check_bundle(connection, bundle_id, former_ids, bundle_path); });
+        transaction([&](Connection& connection) {
+            Statement found(connection, "SELECT DISTINCT bundle_id FROM streams ORDER BY bundle_id");
+            while (found.step()) {
+                const std::string former = found.text(0);
+                if (std::find(former_ids.begin(), former_ids.end(), former) == former_ids.end()) continue;
+                refuse(concat(": belongs to bundle ", former.substr(0, 12), "…, from which this one was made; ",
+                              "move it with `ddm-rt upgrade ", bundle_path, " --ledger ", given_, "`"));
+            }
+            check_bundle(connection, bundle_id);
+        });
     }
 
     void close() {
@@ -248,17 +257,12 @@ private:
         return owner_->name;
     }
 
-    void check_bundle(Connection& connection, const std::string& bundle_id,
-                      const std::vector<std::string>& former_ids = {}, const std::string& bundle_path = "") {
+    void check_bundle(Connection& connection, const std::string& bundle_id) {
         if (!path_) return;
         Statement other(connection, "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", bundle_id);
         if (!other.step()) return;
-        const std::string found = other.text(0), belongs = ": belongs to bundle " + found.substr(0, 12);
-        if (std::find(former_ids.begin(), former_ids.end(), found) != former_ids.end()) {
-            refuse(concat(belongs, "…, from which this one was made; move it with `ddm-rt upgrade ", bundle_path,
-                          " --ledger ", given_, "`"));
-        }
-        refuse(concat(belongs, "…; this one is ", bundle_id.substr(0, 12), "…: name another file"));
+        refuse(concat(": belongs to bundle ", other.text(0).substr(0, 12), "…; this one is ", bundle_id.substr(0, 12),
+                      "…: name another file"));
     }
 
     // The stream's number and counts; a new stream has no counts yet.
