@@ -13,7 +13,7 @@ namespace ddm {
 enum class DType { float32, float16, int64 };
 
 size_t size_of(DType dtype);
-DType dtype_named(const std::string& name);  // as config.json has it
+DType dtype_named(const std::string& name);  // as runtime.json has it
 
 struct Array {
     DType dtype = DType::float32;

@@ -26,7 +26,7 @@ public:
     // Token ids int64 [B, max_length] by TextSpec.input -> `context` [B, T, D]; SDXL: and `text_embeds` [B, P].
     virtual Cond text_encoder(const std::map<std::string, Array>& input_ids) = 0;
 
-    // `context` [B, T, D], `code` int64 [B], `indicator_scale` [B] and what config.json lists as `added` -> cond.
+    // `context` [B, T, D], `code` int64 [B], `indicator_scale` [B] and what the bundle lists as `added` -> cond.
     // Throws Error for shapes that the graph refuses.
     virtual Cond conditioner(const std::map<std::string, Array>& given) = 0;
 

@@ -50,10 +50,10 @@ public:
         }
     }
 
-    // Throws Error where inputs or outputs (`side`) aren't what config.json's `field` says.
+    // Throws Error where inputs or outputs (`side`) aren't what the bundle's `field` says.
     void check(const std::string& side, std::vector<std::string> expected, const std::string& field) const {
         std::vector<std::string> found = side == "inputs" ? inputs_ : outputs_;
-        const std::string words = concat(path_, ": ", side, " are ", join(", ", found), "; config.json says ",
+        const std::string words = concat(path_, ": ", side, " are ", join(", ", found), "; the bundle says ",
                                          join(", ", expected), " (field ", field, ")");
         std::sort(found.begin(), found.end());
         std::sort(expected.begin(), expected.end());

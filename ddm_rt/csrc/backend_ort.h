@@ -10,7 +10,7 @@ namespace ddm {
 
 class OrtLibrary;
 
-// Throws Error (Status::bundle) for a graph that isn't one, or that doesn't take what config.json says.
+// Throws Error (Status::bundle) for a graph that isn't one, or that doesn't take what the bundle says.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads);
 
 }  // namespace ddm

@@ -114,7 +114,7 @@ ClipTokenizer::ClipTokenizer(std::string_view content, const std::string& path, 
     if (!pairs_.knows(spec.pad_id) && std::none_of(added_.begin(), added_.end(), is_pad) &&
         std::none_of(added_normalized_.begin(), added_normalized_.end(), is_pad)) {
         throw Error(Status::bundle, concat(path, ": has no token of the id ", spec.pad_id,
-                                           " (config.json, field text.pad_id)"));
+                                           " (field text.pad_id)"));
     }
 }
 

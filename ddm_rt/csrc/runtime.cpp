@@ -58,6 +58,7 @@ shape::Check described(std::vector<shape::Field> rest) {
         {"empty_negative_is_zero", boolean(), "false"},
         {"cond", list(tensor_spec())},
         {"sampling", sampling()},
+        {"codes", list(leaf()), "[]"},
         {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
     };
     for (Field& field : rest) fields.push_back(std::move(field));
@@ -72,7 +73,6 @@ const shape::Check& runtime_file() {
         return described({
             {"requires", list(shape::text()), "[]"},
             {"schedule", open_object(std::move(schedule))},
-            {"codes", list(leaf()), "[]"},
         });
     }();
     return check;
@@ -82,7 +82,6 @@ const shape::Check& config_file() {
     using namespace shape;
     static const Check check = described({
         {"num_codes", integer({.ge = 0})},
-        {"num_top_codes", integer({.ge = 0})},
         {"model", mapping(anything())},
         {"run", mapping(anything())},
     });

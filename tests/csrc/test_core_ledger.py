@@ -104,7 +104,7 @@ def test_a_file_of_another_bundle(core: CoreProbe, path: Path) -> None:
     core("ledger", do="open", name="a", path=str(path))
     there = core("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)
     with Ledger(path) as ledger:
-        assert there == python(lambda: ledger.check_bundle("cd" * 32))
+        assert there == python(lambda: ledger.lease(STREAM._replace(bundle_id="cd" * 32), quota, 1))
     assert there["status"] == 3
     core("ledger", do="close", name="a")
     said = {"error": f"ledger {path}: closed", "status": 3}
