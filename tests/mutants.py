@@ -44,6 +44,8 @@ KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 # What a build, a run or an example leaves at the top; hidden files are left out too.
 _NOT_COPIED = ("build", "dist", "runs", "out", "demo-out", "test-artefacts")
 _PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider")
+# Plugins that no test here relies on; importing them takes longer than most tests.
+_PYTEST += ("-p", "no:schemathesis", "-p", "no:xdist", "-p", "no:anyio")
 _UNIMPORTABLE = 'raise ImportError("a mutant that must be noticed")\n'
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -78,8 +80,8 @@ class Result:
     seconds: float
 
 
-def read_list(path: Path, root: Path) -> list[Mutant]:
-    """The mutants of a list, each with its tests. Raises Unfit naming every one that doesn't fit the tree."""
+def read_list(path: Path, root: Path, rooms: Sequence[str] = ()) -> list[Mutant]:
+    """The mutants of a list, or of some rooms, each with its tests. Raises Unfit naming all that don't fit the tree."""
     mutants, problems = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
@@ -89,6 +91,8 @@ def read_list(path: Path, root: Path) -> list[Mutant]:
             mutant = Mutant(**fields | {"tests": tuple(fields.get("tests", ()))})
         except (ValueError, TypeError) as error:
             problems.append(f"{path}:{number}: not a mutant ({error})")
+            continue
+        if rooms and mutant.room not in rooms:
             continue
         if problem := _problem(mutant, root):
             problems.append(f"{path}:{number}: {mutant}: {problem}")
@@ -267,7 +271,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--out", type=Path, help="write the results here, in JSON Lines")
     given = parser.parse_args(arguments)
     try:
-        mutants = [mutant for mutant in read_list(given.list, root) if mutant.room in (given.room or [mutant.room])]
+        mutants = read_list(given.list, root, given.room or ())
         if not mutants or given.jobs < 1:
             raise Unfit("no mutants are left" if given.jobs >= 1 else f"--jobs is {given.jobs}; expected at least 1")
         results = run_all(root, mutants, given.jobs, given.limit, lambda text: print(text, flush=True))

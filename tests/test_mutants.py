@@ -88,6 +88,16 @@ def test_a_mutant_that_does_not_fit_is_named(
     assert said in capsys.readouterr().err
 
 
+def test_of_some_rooms_only_theirs_must_fit(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = KILLED | {"file": "ddm_rt/sample/quota.py"}
+    assert run(toy, KILLED, elsewhere, options=("--room", "toy")) == 0
+    assert "| toy | 1 | 0 | 0 |" in capsys.readouterr().out
+    assert run(toy, KILLED, elsewhere, options=("--room", "sample")) == 2
+    assert "list.jsonl:2: ddm_rt/sample/quota.py" in capsys.readouterr().err
+    assert run(toy, KILLED, options=("--room", "sample")) == 2
+    assert "error: no mutants are left" in capsys.readouterr().err
+
+
 def test_the_tests_of_a_module_are_its_mirror_and_those_that_name_it(tmp_path: Path) -> None:
     for name, text in {
         "sample/test_quota.py": "",
