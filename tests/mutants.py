@@ -45,7 +45,7 @@ KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 _NOT_COPIED = ("build", "dist", "runs", "out", "demo-out", "test-artefacts")
 _PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider")
 # Plugins that no test here relies on; importing them takes longer than most tests.
-_PYTEST += ("-p", "no:schemathesis", "-p", "no:xdist", "-p", "no:anyio")
+_WITHOUT = ("-p", "no:schemathesis", "-p", "no:xdist", "-p", "no:anyio")
 _UNIMPORTABLE = 'raise ImportError("a mutant that must be noticed")\n'
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -137,6 +137,7 @@ class Copy:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root = folder
+        self._running: subprocess.Popen[bytes] | None = None
 
         def left_out(place: str, names: list[str]) -> list[str]:
             top = Path(place) == root
@@ -158,9 +159,9 @@ class Copy:
 
     def run(self, tests: Iterable[str], limit_s: float) -> tuple[int | None, str]:
         """pytest's exit code, None after the limit, and what it said."""
-        command = [str(self._python), *_PYTEST, *tests]
+        command = [str(self._python), *_PYTEST, *_WITHOUT, *tests]
         with tempfile.TemporaryFile("w+", errors="replace") as said:
-            process = subprocess.Popen(
+            self._running = process = subprocess.Popen(
                 command, cwd=self.root, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
             )
             try:
@@ -168,10 +169,16 @@ class Copy:
             except subprocess.TimeoutExpired:
                 code = None
             finally:
-                # What the tests started goes too.
-                _end_group(process)
+                self.stop()
             said.seek(0)
             return code, said.read()
+
+    def stop(self) -> None:
+        """End the tests, and what they started."""
+        if self._running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._running.pid, signal.SIGKILL)
+            self._running.wait()
 
     def run_changed(self, file: str, change: Callable[[str], str], tests: Iterable[str], limit_s: float) -> Any:
         """As `run`, while the file's text is changed."""
@@ -190,12 +197,6 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
     # Python takes what it compiled before for up to date where size and second of change are the same.
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def check_tests(copy: Copy, mutants: Sequence[Mutant], say: Callable[[str], None]) -> None:
@@ -217,21 +218,20 @@ def run_all(
 ) -> list[Result]:
     """In the order of the list. Raises Unfit as `check_tests` does."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
-        first = Copy(root, Path(folder).resolve() / "0")
-        check_tests(first, mutants, say)
-        copies.put(first)
-        for number in range(1, jobs):
-            copies.put(Copy(root, Path(folder).resolve() / str(number)))
+        copies = [Copy(root, Path(folder).resolve() / str(number)) for number in range(jobs)]
+        check_tests(copies[0], mutants, say)
+        free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for copy in copies:
+            free.put(copy)
 
         def judge(mutant: Mutant) -> Result:
-            copy, start = copies.get(), time.monotonic()
+            copy, start = free.get(), time.monotonic()
             try:
                 code, said = copy.run_changed(
                     mutant.file, lambda text: text.replace(mutant.old, mutant.new), mutant.tests, limit_s
                 )
             finally:
-                copies.put(copy)
+                free.put(copy)
             failed = _FAILED.search(said)
             outcome = TIMEOUT if code is None else SURVIVED if code == 0 else KILLED
             by = failed[1] if failed and outcome == KILLED else ""
@@ -247,6 +247,8 @@ def run_all(
                     say(f"{place} {result.outcome} ({result.seconds} s) {result.mutant} {result.by}".rstrip())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for copy in copies:
+                    copy.stop()
                 raise
     return [found[number] for number in range(len(mutants))]
 
@@ -288,4 +290,5 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no tests go on without it, and no copies stay
     sys.exit(main())
