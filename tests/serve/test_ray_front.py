@@ -12,6 +12,7 @@ from fake_engine import FakeEngine, fake_bundle
 from http_server import SlowEngine, fake_pipeline
 from patience import PATIENCE_S
 from ray.exceptions import ActorDiedError
+from schedulers import settled
 
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger import Stream
@@ -256,6 +257,41 @@ def test_what_the_front_itself_refuses() -> None:
         with pytest.raises(Draining):
             front.submit({})
         assert not front.ready
+
+
+def test_as_many_images_as_all_replicas_have_room_for_may_be_under_way_and_as_many_requests_as_a_key_has() -> None:
+    async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        yield Accepted()
+        await asyncio.sleep(3600)  # until it is cancelled
+
+    with front_of(script, ServeSettings(slots=1, queue=2, per_key=2)) as (front, _):
+        tickets = [front.submit({"n": 2}, key="alice"), front.submit({"n": 2}, key="alice"), front.submit({"n": 2})]
+        with pytest.raises(QueueFull, match="6 images are under way; at most 6 may be"):
+            front.submit({})
+        for ticket in tickets:
+            ticket.cancel()
+        assert settled(lambda: front.stats().requests == 0)
+        for _ in range(2):
+            front.submit({"n": 2}, key="alice")
+        with pytest.raises(TooMany, match="2 requests of this key"):
+            front.submit({"n": 2}, key="alice")
+
+
+def test_what_is_lost_after_its_deadline_is_not_sent_again() -> None:
+    lose = threading.Event()
+
+    async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        yield Accepted()
+        await asyncio.to_thread(lose.wait, 20)
+        raise ActorDiedError
+
+    with front_of(script) as (front, handle):
+        ticket = front.submit({"num_steps": 4})
+        ticket.deadline = time.monotonic() - 1
+        lose.set()
+        with pytest.raises(DeadlineExceeded):
+            ticket.result(20)
+        assert len(handle.sent) == 1
 
 
 def test_who_cancels_gets_the_slots_and_the_codes_back() -> None:

@@ -1,0 +1,43 @@
+"""Where the ledger's streams stand: each top code's part of what was handed out, whatever has become of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledger_processes import STREAM, quota
+
+from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.serve.balance import balances
+
+TOP_OF = (0, 1, 0, 1)  # of `quota`, whose top codes have 0.3 and 0.7
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """10 draws are done, 6 are leased and 4 in the pool."""
+    with Ledger(tmp_path / "counts.ledger") as ledger:
+        done, leased, given_back = (ledger.lease(STREAM, quota, n) for n in (10, 6, 4))
+        done.commit()
+        given_back.release()
+        yield ledger
+        leased.release()
+
+
+def test_a_stream_s_counts_by_top_code(ledger: Ledger) -> None:
+    [found] = balances(ledger, TOP_OF)
+    assert (found.scope, found.target, found.measured) == (STREAM.scope, STREAM.target, None)
+    counts = found.assigned
+    assert (counts.issued, counts.done, counts.in_progress, counts.pooled) == (20, 10, 6, 4)
+    assert [top.top_code for top in found.top_codes] == [0, 1]
+    assert [top.issued for top in found.top_codes] == [6, 14]
+    assert [top.share for top in found.top_codes] == [0.3, 0.7]
+    assert [top.done for top in found.top_codes] == [3, 7]
+    assert [top.in_progress for top in found.top_codes] == [2, 4]
+
+
+def test_streams_of_one_scope(ledger: Ledger) -> None:
+    other = Stream(STREAM.bundle_id, "other", STREAM.target)
+    ledger.lease(other, quota, 1).commit()
+    assert len(balances(ledger, TOP_OF)) == 2
+    assert [found.scope for found in balances(ledger, TOP_OF, "other")] == ["other"]
+    assert balances(ledger, TOP_OF, "none") == []
