@@ -1,6 +1,7 @@
 """What a side's specification means, and what is refused; images that were made elsewhere."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_engine import FakeEngine, fake_bundle
@@ -90,17 +91,27 @@ def test_no_bundle_is_converted_behind_ones_back() -> None:
     assert open_side(parse_side("digits@precision=fp32", 1)) is not None
 
 
-def test_timing_takes_turns() -> None:
-    order: list[str] = []
+def test_a_side_s_own_settings_come_before_those_of_both() -> None:
+    side = Side(text="fake@steps=3", source="fake", settings={"num_steps": 3})
+    made = make_side(side, Pipeline(fake_bundle(), FakeEngine()), 1, 0, text={"num_steps": 5, "sampler": "ddpm"})
+    assert (made.facts.num_steps, made.facts.sampler) == (3, "ddpm")
+
+
+def test_timing_takes_turns_and_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[tuple[str, object]] = []
+    now = 0.0
 
     class Timed:
-        def __init__(self, name: str) -> None:
-            self.name = name
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name, self.seconds = name, seconds
 
         def generate(self, **settings: object) -> None:
-            order.append(self.name)
+            nonlocal now
+            now += self.seconds
+            order.append((self.name, settings["num_steps"]))
 
-    sides = [(Side(text=name, source=name), Timed(name)) for name in "ab"]
-    taken = seconds_per_image(sides, 4, rounds=2)
-    assert order == ["a", "b"] * 3
-    assert [len(seconds) for seconds in taken] == [2, 2]
+    monkeypatch.setattr("ddm_rt.evaluate.sides.time", SimpleNamespace(perf_counter=lambda: now))
+    slow, fast = Side(text="a", source="a", settings={"num_steps": 9}), Side(text="b", source="b")
+    taken = seconds_per_image([(slow, Timed("a", 2.0)), (fast, Timed("b", 1.0))], 4, rounds=2, text={"num_steps": 5})
+    assert order == [("a", 9), ("b", 5)] * 3
+    assert taken == [[0.5, 0.5], [0.25, 0.25]]

@@ -88,6 +88,25 @@ def test_a_lease_whose_answer_is_lost_is_given_back(keeper: LedgerKeeper, monkey
     assert keeper.counts(STREAM).issued.total() == keeper.counts(STREAM).pooled.total() == 3
 
 
+def test_a_lease_gives_back_what_was_not_committed_and_asks_for_nothing_else(
+    keeper: LedgerKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
+    monkeypatch.setattr(
+        keeper, "release", lambda number: released.append(number) or LedgerKeeper.release(keeper, number)
+    )
+    ledger = SharedLedger(Actor(keeper), timeout_s=1.0)
+    with ledger.lease(STREAM, quota, 3) as lease:
+        lease.commit()
+    assert not released
+    with ledger.lease(STREAM, quota, 2):
+        pass
+    assert len(released) == 1
+    counts = ledger.counts(STREAM)
+    assert (counts.done.total(), counts.pooled.total(), counts.leased.total()) == (3, 2, 0)
+
+
 def test_the_actor_finds_the_file_though_it_runs_in_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

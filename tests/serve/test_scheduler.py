@@ -124,10 +124,25 @@ def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: Gated
 def test_images_are_counted_and_not_requests() -> None:
     with scheduler_of(FakeEngine()) as scheduler:
         for n in (3, 2):
-            scheduler.submit({"n": n}).result(WAIT_S)
+            scheduler.submit({"n": n, "num_steps": 4}).result(WAIT_S)
         assert scheduler.drain(WAIT_S)
         stats = scheduler.stats()
-    assert (stats.images, stats.finished) == (5, 2)
+    assert (stats.images, stats.finished, stats.steps) == (5, 2, 20)
+    assert stats.ticks == 8
+
+
+def test_an_image_of_a_cancelled_request_that_waits_to_be_decoded_is_no_more(engine: GatedEngine) -> None:
+    with scheduler_of(engine, slots=2) as scheduler:
+        engine.decoding.clear()
+        first = scheduler.submit({"num_steps": 1})
+        assert settled(lambda: scheduler.stats().decoding == 1)
+        second = scheduler.submit({"num_steps": 1})
+        assert settled(lambda: scheduler.stats().decoding == 2)
+        assert second.cancel()
+        engine.decoding.set()
+        assert first.result(WAIT_S)
+        assert scheduler.drain(WAIT_S)
+        assert scheduler.stats().decoding == 0
 
 
 def test_a_waiting_request_may_be_cancelled(engine: GatedEngine) -> None:

@@ -177,7 +177,7 @@ def test_the_draw_of_an_image_bears_stretches_that_add_up_to_a_little_less_than_
     last = 1 - 2.0**-53  # the largest that is drawn
     assert ends[-1] <= last
     pool = _Pool(torch.arange(20, 30), ends)
-    assert [int(pool.at(v)) for v in (0.0, 0.05, 0.15, 0.95, last)] == [20, 20, 21, 29, 29]
+    assert [int(pool.at(v)) for v in (0.0, 0.05, 0.1, 0.15, 0.95, last)] == [20, 20, 21, 21, 29, 29]
 
 
 def test_the_rate_rises_to_its_height_in_as_many_steps_as_the_warm_up_has_and_falls_to_zero(
@@ -191,6 +191,18 @@ def test_the_rate_rises_to_its_height_in_as_many_steps_as_the_warm_up_has_and_fa
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     cosine = [0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates == pytest.approx([0.25 * cosine[0], 0.5 * cosine[1], 0.75 * cosine[2], *cosine[3:]], rel=LOSS_REL)
+
+
+def test_a_step_in_two_parts_is_the_step(tiny: Callable[..., RunConfig]) -> None:
+    def stepped(images: int, parts: int) -> tuple[float, Tensor]:
+        config = tiny({"train.batch_size": images, "train.accumulate": parts, "train.grad_clip": 1e9})
+        trainer = Trainer(config, training_set("codes", config))
+        loss = trainer.advance()
+        return loss, torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+
+    (whole_loss, whole), (loss, gradients) = stepped(8, 1), stepped(4, 2)
+    assert loss == pytest.approx(whole_loss, rel=LOSS_REL)
+    assert float((gradients - whole).norm() / whole.norm()) < LOSS_REL
 
 
 def test_gradients_are_no_longer_than_allowed_together(tiny: Callable[..., RunConfig]) -> None:

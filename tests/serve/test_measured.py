@@ -1,0 +1,44 @@
+"""What a judge saw of what was delivered: scope by scope, within bounds."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.intervals import stratified
+from ddm_rt.serve.measured import Measured
+from ddm_rt.serve.stats import OTHER_SCOPES
+
+MOST_SCOPES = 1000
+JUDGE: Any = SimpleNamespace(name="fake", classes=("a", "b", "c"))
+
+
+def test_shares_are_of_all_images_of_a_scope_and_each_request_s_own() -> None:
+    measured = Measured(JUDGE, ("a", "b"))
+    measured.add("today", [0, 0, 1], ["a", "a", "b"])
+    own = measured.add("today", [0, 1, 1], ["a", "c", "b"])
+    assert [(share.group, share.images, share.share) for share in own.groups] == [("a", 1, 1 / 3), ("b", 1, 1 / 3)]
+    found = measured.shares("today")
+    assert found is not None
+    assert [(share.group, share.images, share.share) for share in found.groups] == [("a", 3, 1 / 2), ("b", 2, 1 / 3)]
+    for share, of_codes in zip(found.groups, ([3, 0], [0, 2]), strict=True):
+        assert (share.low, share.high) == stratified(np.array(of_codes), np.array([3, 3]))
+    assert measured.shares("yesterday") is None
+
+
+def test_scopes_after_the_first_thousand_are_counted_together() -> None:
+    measured = Measured(JUDGE, ("a",))
+    for number in range(MOST_SCOPES + 2):
+        measured.add(f"scope {number}", [0], ["a"])
+    measured.add("scope 0", [0], ["a"])
+    counted = {scope: measured.shares(scope) for scope in ("scope 0", f"scope {MOST_SCOPES - 1}", OTHER_SCOPES)}
+    assert [shares.images for shares in counted.values() if shares is not None] == [2, 1, 2]
+    assert measured.shares(f"scope {MOST_SCOPES}") is None
+
+
+def test_groups_are_the_judge_s() -> None:
+    assert Measured(JUDGE).about.groups == ["a", "b", "c"]
+    with pytest.raises(DdmError, match="group 'd' is unknown; judge fake has: a, b, c"):
+        Measured(JUDGE, ("a", "d"))
