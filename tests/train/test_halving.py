@@ -67,6 +67,7 @@ def test_minibatches_follow_the_shares(tiny: Make) -> None:
 BAD = {
     "too few": ([0.5, 0.5], "field share_in_top has 2 entries for 3 codes"),
     "off the sum": ([0.5, 0.4, 1.0], "field share_in_top sums to 0.9 in top code 0; expected 1"),
+    "above the sum": ([0.5, 0.5000011, 1.0], "field share_in_top sums to 1.0000011 in top code 0; expected 1"),
     "negative": ([1.5, -0.5, 1.0], "share_in_top.*less than or equal to 1"),
     "not a number": (["a", 0.5, 1.0], "share_in_top"),
 }

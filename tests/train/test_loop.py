@@ -249,6 +249,23 @@ def test_vanilla_and_paper_mode_train_diffusers_unet_and_nothing_else(tiny: Call
         assert (trainer.head is None) == (mode == "none")
 
 
+def test_a_head_that_has_no_weight_in_the_loss_is_none(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny({"train.indicator_weight": 0.0})
+    assert Trainer(config, training_set("codes", config)).head is None
+
+
+def test_whoever_looks_at_the_average_leaves_the_model_as_it_was(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny()
+    trainer = Trainer(config, training_set("codes", config))
+    advance(trainer, 2)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with trainer.averaged() as model:
+        assert not model.training
+        assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert trainer.model.training
+    assert_same_bits(dict(trainer.model.state_dict()), before)
+
+
 def test_the_average_starts_at_the_weights_and_follows_them(tiny: Callable[..., RunConfig]) -> None:
     config = tiny({"train.ema_decay": 0.9})
     trainer = Trainer(config, training_set("codes", config))
