@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
+from made_once import made_once
 from toolchain import has_embedding_toolchain
 
 from ddm_rt.bundle import Bundle
@@ -152,17 +153,6 @@ def own_file_system() -> None:
 def write_run() -> Callable[..., Path]:
     """write_run(directory, config, num_codes=..., num_top_codes=2) makes a run directory."""
     return _write_run
-
-
-def made_once(place: Path, make: Callable[[Path], object]) -> Path:
-    """`place`, which the first of the parallel workers that asks for it makes. The others wait for it."""
-    from filelock import FileLock  # torch brings it
-
-    place.parent.mkdir(exist_ok=True)
-    with FileLock(place.with_name(f"{place.name}.lock")):
-        if not place.exists():
-            make(place)
-    return place
 
 
 @pytest.fixture(scope="session")

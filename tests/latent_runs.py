@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -10,6 +11,9 @@ from ddm_rt.files import write_json
 from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes, Leaf
+
+# Families whose export is looked at. What SD 2.1 has of its own, SDXL has too, or it is looked at without an export.
+FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="another export")), "sdxl")
 
 
 def write_run(checkpoint: Path, out: Path) -> Path:

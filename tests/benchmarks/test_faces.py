@@ -68,6 +68,7 @@ def test_halving_of_a_rule_is_even_over_two_blobs() -> None:
     assert label_free.rake([blob == 1], 100)[blob == 1].sum() == pytest.approx(0.5)
 
 
+@pytest.mark.slow(reason="a whole run: training, export, samples, figures")
 def test_a_cell_goes_from_data_to_the_table(drawn: sets.Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = FeatureConfig(steps=2, batch_size=16, width=2, thickness=False)
     monkeypatch.setattr(code_files, "FEATURES", dict.fromkeys(code_files.FEATURES, tiny))

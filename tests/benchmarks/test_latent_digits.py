@@ -78,6 +78,7 @@ def test_the_budget_is_that_of_the_pixel_models() -> None:
     assert cells.SETTINGS.guidance_scale == pixels.sampling.indicator_guidance_scale
 
 
+@pytest.mark.slow(reason="a whole run: training, export, samples, figures")
 def test_a_cell_goes_from_folder_to_figures(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = cells.budget() | {"train.steps": 2, "features.steps": 2, "codes.bootstraps": 0, "sampling.num_steps": 2}
     monkeypatch.setattr(cells, "budget", lambda: small)

@@ -50,6 +50,7 @@ def timed(subject: Subject, configurations: tuple[Configuration, ...], call: Cal
     return side_by_side([(each, subject) for each in configurations], 1, call, rounds)
 
 
+@pytest.mark.slow(reason="each configuration is a process that imports everything first")
 def test_every_configuration_gives_what_the_baseline_gives(subject: Subject, tmp_path: Path) -> None:
     case = Case("tiny, batch 3", "digits", Call("step", 3), ((EAGER, ORT, OURS_ORT),), 3)
     made = run.measure("step", case, subject, 1, 3, "python benchmarks/run.py step")
@@ -73,6 +74,7 @@ def test_every_configuration_gives_what_the_baseline_gives(subject: Subject, tmp
     assert "`python benchmarks/run.py step`" in page
 
 
+@pytest.mark.slow(reason="as above")
 def test_whole_images_are_in_range(subject: Subject) -> None:
     ours = Configuration("ours", "ours", "fp32", {"backend": "onnxruntime", "num_steps": 2})
     theirs = Configuration("theirs", "eager", "fp32", {"num_steps": 2})

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from pictures import write_folder
 
 from ddm_rt.bundle import Bundle
@@ -47,29 +49,41 @@ def command(*arguments: object) -> Result:
     return Result(0, out.getvalue(), err.getvalue())
 
 
+def command_once(place: Path, *line: object, into: str = "out") -> tuple[Path, Result]:
+    """`ddm-rt LINE --out place/into`, by the first of the parallel workers that asks for it: where that is, and what
+    was said.
+    """
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        result = command(*line, "--out", folder / into)
+        (folder / "result.json").write_text(json.dumps(asdict(result)))
+
+    made_once(place, make)
+    return place / into, Result(**json.loads((place / "result.json").read_text()))
+
+
 @pytest.fixture(scope="session")
 def ddm_rt() -> Command:
     return command
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(shared_folder: Path) -> Path:
     """40 labelled drawings of 16x16, 3:1. Read-only."""
-    return write_folder(tmp_path_factory.mktemp("data") / "images")
+    return made_once(shared_folder / "cli-images", write_folder)
 
 
 @pytest.fixture(scope="session")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def trained(folder: Path, shared_folder: Path) -> tuple[Path, Result]:
     """What `ddm-rt train` left and said. Read-only."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    return out, command("train", "--preset", "tiny", "--data", folder, "--out", out)
+    return command_once(shared_folder / "cli-trained", "train", "--preset", "tiny", "--data", folder)
 
 
 @pytest.fixture(scope="session")
-def exported(trained: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def exported(trained: tuple[Path, Result], shared_folder: Path) -> tuple[Path, Result]:
     """What `ddm-rt export` left and said. Read-only."""
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    return out, command("export", trained[0], "--out", out)
+    return command_once(shared_folder / "cli-exported", "export", trained[0])
 
 
 @pytest.fixture(scope="session")
@@ -79,16 +93,14 @@ def bundle(exported: tuple[Path, Result]) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def sampled(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def sampled(bundle: Bundle, shared_folder: Path) -> tuple[Path, Result]:
     """What `ddm-rt sample -n 12 --seed 5` left and said. Read-only."""
-    out = tmp_path_factory.mktemp("samples") / "images"
-    return out, command("sample", bundle.path, "-n", 12, "--seed", 5, "--out", out)
+    return command_once(shared_folder / "cli-sampled", "sample", bundle.path, "-n", 12, "--seed", 5)
 
 
 @pytest.fixture(scope="session")
-def judge(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def judge(folder: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """What `ddm-rt train-judge` left and said. Read-only."""
-    directory = tmp_path_factory.mktemp("judge")
-    held_out = write_folder(directory / "held_out", 40, seed=1)
+    held_out = write_folder(tmp_path_factory.mktemp("judge") / "held_out", 40, seed=1)
     line = ("train-judge", "--data", folder, "--held-out", held_out, "--image-size", 16, "--steps", 40)
-    return directory / "judge.onnx", command(*line, "--out", directory / "judge.onnx")
+    return command_once(shared_folder / "cli-judge", *line, into="judge.onnx")

@@ -36,7 +36,22 @@ def write_decoder(folder: Path, **arguments: Any) -> Path:
 
 
 @torch.inference_mode()
-def test_it_decodes_as_in_diffusers(
+def test_it_decodes_as_in_diffusers(latent_runs: Mapping[str, Path], tmp_path: Path) -> None:
+    folder, run = write_decoder(tmp_path / "taesd", scaling_factor=0.7), latent_runs["sd15"]
+    decode = read_decoder(folder, parse_json(RunConfig, (run / "config.json").read_bytes(), run).model)
+    x0 = 2 * torch.randn((3, 4, 5, 7), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(decode(x0), decoded(folder, x0), rtol=0, atol=EXPORT_FP32_ABS)
+
+
+def decoded(folder: Path, x0: torch.Tensor) -> torch.Tensor:
+    """What diffusers decodes, as its pipelines call it."""
+    tiny = AutoencoderTiny.from_pretrained(folder)
+    return tiny.decode(x0 / tiny.config.scaling_factor, return_dict=False)[0]
+
+
+@pytest.mark.slow(reason="another export")
+@torch.inference_mode()
+def test_its_graph_decodes_as_in_diffusers(
     latent_runs: Mapping[str, Path],
     latent_bundles: Mapping[str, Bundle],
     tmp_path: Path,
@@ -46,10 +61,8 @@ def test_it_decodes_as_in_diffusers(
     known_graphs(latent_bundles["sdxl"], fresh=("decoder",))
     bundle = export_run(latent_runs["sdxl"], tmp_path / "bundle", decoder=folder)
     x0 = 2 * torch.randn((3, 4, 5, 7), generator=torch.Generator().manual_seed(0))
-    tiny = AutoencoderTiny.from_pretrained(folder)
-    want = tiny.decode(x0 / tiny.config.scaling_factor, return_dict=False)[0]
     (image,) = open_session(bundle.graphs["decoder"]).run(None, {"x0": x0.numpy()})
-    np.testing.assert_allclose(image, want.numpy(), rtol=0, atol=EXPORT_FP32_ABS)
+    np.testing.assert_allclose(image, decoded(folder, x0), rtol=0, atol=EXPORT_FP32_ABS)
     provenance = bundle.index.provenance["decoder"]
     assert (provenance["class"], provenance["name"]) == ("AutoencoderTiny", "taesd")
     # The VAE's own would have stayed float32.

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from latent_runs import add_indicator, write_run
+from latent_runs import FAMILIES, add_indicator, write_run
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tolerances import EXPORT_FP32_ABS, PRECISION_REL
@@ -34,7 +34,6 @@ from ddm_rt.model.importing import import_run
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 
-FAMILIES = ("sd15", "sd21", "sdxl")
 BEGIN, END = 49406, 49407
 
 
@@ -92,6 +91,7 @@ def test_every_graph_computes_what_torch_does(
     close(call(bundle.graphs["decoder"], {"x0": small}), {"image": model.decode(small)})
 
 
+@pytest.mark.slow(reason="another export")
 @torch.inference_mode()
 def test_a_plain_run_has_the_checkpoints_own_unet(
     checkpoints: Mapping[str, Path],

@@ -99,6 +99,7 @@ def test_null_code_ignores_the_indicator_bit_for_bit(tiny_bundle: Bundle) -> Non
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow(reason="another export")
 def test_three_resolution_levels(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     """Sizes that halve twice, so that the upsampling sizes are formulas and not factors."""
     config = resolve("tiny")
@@ -178,6 +179,7 @@ def test_the_scale_goes_on_the_keys_and_never_on_a_shared_query(tiny_bundle: Bun
         assert made_by[query.input[0]].op_type == "Reshape"
 
 
+@pytest.mark.slow(reason="another export, in a process that imports everything first")
 def test_same_run_gives_same_bundle_id_in_another_process(tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from ddm_rt.export.onnx import export_run;"

@@ -103,6 +103,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), name
 
 
+@pytest.mark.slow(reason="another export")
 def test_the_exported_bundle_samples(reference: tuple[Path, list[float]], tmp_path: Path) -> None:
     bundle = export_run(reference[0], tmp_path / "bundle")
     made = Pipeline.load(bundle, backend="onnxruntime", threads=1).generate("a bar", n=4, seed=1, num_steps=2)

@@ -61,6 +61,7 @@ def test_the_run_holds_the_teachers_factors_and_its_own_side_by_side(
     theirs, ours = load_file(teacher / "weights.safetensors"), load_file(student[0] / "weights.safetensors")
     config = config_of(student[0])
     assert (config.lora.rank, config.lora.alpha / config.lora.rank) == (8 + 4, 32.0 / 8)
+    assert config.sampling.num_steps == 4
     for name, tensor in theirs.items():
         if name.startswith("lora."):
             kept = ours[name][:8] if name.endswith(".A") else ours[name][:, :8]
@@ -86,6 +87,7 @@ def test_without_its_factors_the_student_is_the_teacher_and_with_them_what_was_t
     assert not torch.allclose(outputs[2], outputs[0], rtol=1e-2)
 
 
+@pytest.mark.slow(reason="another export")
 def test_it_exports_and_samples_in_four_steps_and_one_branch(
     student: tuple[Path, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
