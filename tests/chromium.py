@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 Visit = Callable[..., "Page"]
 
-needs_chromium = pytest.mark.skipif(
-    shutil.which("chromium") is None or importlib.util.find_spec("playwright") is None,
-    reason="needs the program chromium and the package playwright",
+needs_playwright = pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None, reason="needs ddm-rt[integration]"
 )
 
 # No traffic of Chromium's own, and no screen or sandbox, which containers lack.

@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from made_once import made_once
-from toolchain import has_embedding_toolchain
+from toolchain import EMBEDDING, LOADER, missing, summary
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
@@ -50,8 +49,8 @@ def has_package(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
 
-def has_programs(*names: str) -> Callable[[], bool]:
-    return lambda: all(shutil.which(name) for name in names)
+def has_debian(*packages: str) -> Callable[[], bool]:
+    return lambda: not missing(*packages)
 
 
 @functools.cache
@@ -76,15 +75,18 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "TensorRT-RTX builds": has_package("tensorrt_rtx"),
     "TensorRT's plugin contract (lean runtime)": lambda: (
         all(has_package(name)() for name in ("tensorrt_bindings", "tensorrt_lean_libs", "triton"))
-        and any(map(shutil.which, ("gcc", "cc")))
+        and has_debian("gcc")()
     ),
     "OpenVINO": has_package("openvino"),
-    "the C loader's host tests": has_programs("cmake", "cc"),
-    "the embedding library": has_embedding_toolchain,
-    "the embedding library under valgrind": has_programs("valgrind"),
-    "the embedding library's fuzz targets": has_programs("clang++"),
+    "the C loader's host tests": has_debian(*LOADER),
+    "the embedding library": has_debian(*EMBEDDING),
+    "the embedding library under valgrind": has_debian("valgrind"),
+    "the embedding library's fuzz targets": has_debian("clang"),
     "writing onto a full disk": has_own_file_system,
-    "the page in a browser": lambda: has_programs("chromium")() and has_package("playwright")(),
+    "OpenAI's client": has_package("openai"),
+    "requests made from the OpenAPI schema": has_package("schemathesis"),
+    "webdataset's reader": has_package("webdataset"),
+    "the page in a browser": lambda: has_debian("chromium")() and has_package("playwright")(),
 }
 
 NO_CUDA = "needs a CUDA device"
@@ -99,21 +101,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_CUDA))
 
 
-_NOT_EXERCISED = pytest.StashKey[list[str]]()
+_LAST_WORDS = pytest.StashKey[list[str]]()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    missing = [name for name, check in EXERCISED.items() if not check()]
+    unseen = [name for name, check in EXERCISED.items() if not check()]
     # Read from the reports, which come from the workers too where tests run in parallel.
     skipped = terminalreporter.stats.get("skipped", [])
-    missing += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
-    config.stash[_NOT_EXERCISED] = missing
+    unseen += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
+    wanting = summary(str(report.longrepr[2]) for report in skipped if isinstance(report.longrepr, tuple))
+    said = f"not exercised on this machine: {', '.join(unseen)}" if unseen else None
+    config.stash[_LAST_WORDS] = [line for line in (wanting, said) if line is not None]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """After pytest's own last line, so that a run ends with what it didn't show."""
-    if missing := config.stash.get(_NOT_EXERCISED, []):
-        print(f"not exercised on this machine: {', '.join(missing)}")
+    for line in config.stash.get(_LAST_WORDS, []):
+        print(line)
 
 
 def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes: int = 2) -> Path:

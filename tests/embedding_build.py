@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
+import toolchain
 
 ROOT = Path(__file__).parents[1]
-NEEDS = "needs CMake, a C++20 compiler, and the headers of ONNX Runtime, SQLite, libpng and GoogleTest"
+NEEDS = toolchain.reason(*toolchain.EMBEDDING)  # why a test is skipped that needs the library
 
 
 def onnxruntime_library() -> Path:

@@ -1,17 +1,71 @@
-"""What this machine can build."""
+"""Debian's packages that tests need, and which of them this machine lacks.
+
+python3 tests/toolchain.py    # names those, for apt; it needs nothing that isn't Python's own
+"""
 
 import functools
 import shutil
 import subprocess
+from collections.abc import Iterable
+from typing import Any
 
-_HEADERS = ("onnxruntime/onnxruntime_cxx_api.h", "sqlite3.h", "png.h", "gtest/gtest.h")
+# A package, and the program or header by which one sees that it is there.
+PACKAGES = {
+    "gcc": "cc",
+    "libc6-dev": "stdio.h",
+    "make": "make",
+    "cmake": "cmake",
+    "g++": "c++",
+    "pkg-config": "pkg-config",
+    "libonnxruntime-dev": "onnxruntime/onnxruntime_cxx_api.h",
+    "libsqlite3-dev": "sqlite3.h",
+    "libpng-dev": "png.h",
+    "libgtest-dev": "gtest/gtest.h",
+    "valgrind": "valgrind",
+    "clang": "clang++",
+    "chromium": "chromium",
+}
+LOADER = ("cmake", "gcc", "libc6-dev", "make")
+EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")
+
+_WANTING = "needs Debian's"
 
 
 @functools.cache
-def has_embedding_toolchain() -> bool:
-    """Whether the embedding library and its tests can be built."""
-    if not all(map(shutil.which, ("cmake", "c++", "pkg-config"))):
+def _is_here(package: str) -> bool:
+    sign = PACKAGES[package]
+    if not sign.endswith(".h"):
+        return shutil.which(sign) is not None
+    if (compiler := shutil.which("c++") or shutil.which("cc")) is None:
         return False
-    source = "\n".join(f"#if !__has_include(<{header}>)\n#error {header}\n#endif" for header in _HEADERS)
-    command = ["c++", "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
-    return subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode == 0
+    command = [compiler, "-E", "-x", "c++" if compiler.endswith("++") else "c", "-"]
+    return subprocess.run(command, input=f"#include <{sign}>\n", text=True, capture_output=True).returncode == 0
+
+
+def missing(*packages: str) -> list[str]:
+    return [package for package in packages if not _is_here(package)]
+
+
+def reason(*packages: str) -> str:
+    """Why a test is skipped that needs these; `summary` reads it again."""
+    return f"{_WANTING} {' '.join(missing(*packages) or packages)}"
+
+
+def needs(*packages: str) -> Any:
+    """A mark that skips a test where one of the packages is missing."""
+    import pytest
+
+    return pytest.mark.skipif(bool(missing(*packages)), reason=reason(*packages))
+
+
+def summary(reasons: Iterable[str]) -> str | None:
+    """One line on the tests that were skipped for such a reason, with the command that brings what they need."""
+    wanting = [found.partition(_WANTING)[2].split() for found in reasons if _WANTING in found]
+    if not wanting:
+        return None
+    packages = " ".join(sorted({package for found in wanting for package in found}))
+    return f"for want of Debian packages: {len(wanting)} tests skipped; apt install {packages}"
+
+
+if __name__ == "__main__":
+    print(*missing(*PACKAGES))

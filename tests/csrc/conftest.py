@@ -8,13 +8,13 @@ import pytest
 from c_library import CLibrary
 from core_probe import CoreProbe
 from embedding_build import NEEDS, ROOT, Built, build, run
-from toolchain import has_embedding_toolchain
+from toolchain import EMBEDDING, missing
 
 
 @pytest.fixture(scope="session")
 def built(shared_folder: Path) -> Built:
     """The library, its tests and command line, built and installed. Read-only."""
-    if not has_embedding_toolchain():
+    if missing(*EMBEDDING):
         pytest.skip(NEEDS)
     from filelock import FileLock  # torch brings it
 

@@ -13,6 +13,7 @@ import pytest
 from embedding_build import ROOT, Built, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
+from toolchain import reason
 
 from ddm_rt.bundle import asset
 from ddm_rt.sample.pipeline import Pipeline
@@ -101,7 +102,7 @@ def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> Non
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
 
 
-@pytest.mark.skipif(find_library("onnxruntime") is None, reason="needs ONNX Runtime where the system finds it")
+@pytest.mark.skipif(find_library("onnxruntime") is None, reason=reason("libonnxruntime-dev"))
 def test_a_build_that_names_no_onnxruntime_finds_the_systems(built: Built, tmp_path: Path) -> None:
     """The library's own parts and the example in one program; but for the part that opens it, which is built anew."""
     source = ROOT / "ddm_rt" / "csrc"

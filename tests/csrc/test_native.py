@@ -12,14 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from toolchain import LOADER, needs
 
 ROOT = Path(__file__).parents[2]
 
-needs_cmake = pytest.mark.skipif(
-    shutil.which("cmake") is None or shutil.which("cc") is None, reason="needs cmake and a C compiler"
-)
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
-pytestmark = needs_cmake
+pytestmark = needs(*LOADER)
 
 
 def run(*command: str | Path, folder: Path) -> str:

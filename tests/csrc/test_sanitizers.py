@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from bundle_formats import write_format
 from checkpoints import tokenizer as clip
-from embedding_build import NEEDS, build, run
-from toolchain import has_embedding_toolchain
+from embedding_build import build, run
+from toolchain import EMBEDDING, missing, needs, reason
 
 from ddm_rt.bundle import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 pytestmark = [
     pytest.mark.slow,  # a minute each: mostly compiling
-    pytest.mark.skipif(not has_embedding_toolchain(), reason=NEEDS),
+    needs(*EMBEDDING),
 ]
 
 FUZZED_S = 20
@@ -75,7 +75,7 @@ def test_no_data_race(tmp_path: Path) -> None:
     assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options)
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+@needs("valgrind")
 def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     made = build(tmp_path / "b", "ddm-cli", CMAKE_CXX_FLAGS="-O1 -g")
     watch: list[str | Path] = ["valgrind", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]
@@ -86,8 +86,8 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fuzzers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("clang++") is None:
-        pytest.skip("needs Clang")
+    if missing("clang"):
+        pytest.skip(reason("clang"))
     return build(
         tmp_path_factory.mktemp("fuzz") / "b",
         "fuzz_bundle",

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toolchain
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -84,15 +84,15 @@ def bindings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("tensorrt_bindings", "tensorrt_lean_libs", "triton"):
         if folder_of(package) is None:
             pytest.skip(f"needs the package {package}")
-    if (compiler := shutil.which("gcc") or shutil.which("cc")) is None:
-        pytest.skip("needs a C compiler")
+    if toolchain.missing("gcc"):
+        pytest.skip(toolchain.reason("gcc"))
     assert libraries is not None
     folder = tmp_path_factory.mktemp("lean")
     runtime = next(libraries.glob("libnvinfer_lean.so.*"))
     major = runtime.name.rsplit(".", 1)[1]
     for name in LIBRARIES:
         soname = f"lib{name}.so.{major}"
-        command = [compiler, "-shared", "-fPIC", LEAN / "stub.c", "-o", folder / soname, f"-Wl,-soname,{soname}"]
+        command = ["cc", "-shared", "-fPIC", LEAN / "stub.c", "-o", folder / soname, f"-Wl,-soname,{soname}"]
         if name == "nvinfer":
             command += ["-Wl,--no-as-needed", runtime, f"-Wl,-rpath,{libraries}"]
         subprocess.run(command, check=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, fake_bundle
 from fake_text import text_bundle
-from shard_reading import check_same, read_shards
+from shard_reading import check_same, read_shards, read_tars, read_webdataset
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample import shards as module
@@ -57,6 +57,14 @@ def test_shards_are_the_images_of_the_request(
     manifest = make(pipeline, tmp_path, size, shard_format, n=n, seed=2**63 + 5)
     assert [shard.count for shard in manifest.shards] == [size] * (n // size) + [n % size] * (n % size > 0)
     check_same(read_shards(tmp_path), pipeline.generate(n=n, seed=2**63 + 5))
+
+
+@pytest.mark.slow(reason="needs ddm-rt[integration]")
+def test_webdataset_reads_the_same(pipeline: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset", reason="needs ddm-rt[integration]")
+    make(pipeline, tmp_path, 7, n=30)
+    shards = sorted(tmp_path.glob("shard-*.tar"))
+    assert [*read_webdataset(shards)] == [*read_tars(shards)]
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 
 import pytest
-import schemathesis
 from http_server import client_of, fake_pipeline
 from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from ddm_rt.serve.settings import ServeSettings
+
+schemathesis = pytest.importorskip("schemathesis", reason="needs ddm-rt[integration]")
+from schemathesis import GenerationMode  # noqa: E402
+from schemathesis.checks import not_a_server_error  # noqa: E402
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance  # noqa: E402
+
+pytestmark = pytest.mark.slow(reason="needs ddm-rt[integration]")
 
 CHECKS = (not_a_server_error, content_type_conformance, response_schema_conformance)
 PATHS = (

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import brightness_judge
 import pytest
-from chromium import CONTRASTS, PIXELS, Visit, chromium, needs_chromium, visits
+from chromium import CONTRASTS, PIXELS, Visit, chromium, needs_playwright, visits
 from fake_engine import FakeEngine
 from fake_text import text_bundle
 from gated_engine import GatedEngine
 from http_server import Running, fake_pipeline, running, stopped_pipeline
 from patience import PATIENCE_S
+from toolchain import needs
 
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.sample.pipeline import Pipeline
@@ -25,7 +26,7 @@ from ddm_rt.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = needs_chromium
+pytestmark = [needs("chromium"), needs_playwright, pytest.mark.slow(reason="needs ddm-rt[integration]")]
 
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
 KEY = "alice-0123456789abcdef"
