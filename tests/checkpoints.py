@@ -19,30 +19,31 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 FAMILIES = ("sd15", "sd21", "sdxl")
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+_MERGES = 49152 - 256 - 2
 
 
-def write_vocabulary(folder: Path) -> tuple[Path, Path]:
-    """CLIP's own vocab.json and merges.txt, from the copy that open_clip_torch carries."""
+def write_vocabulary(folder: Path, merges: int = _MERGES) -> tuple[Path, Path]:
+    """CLIP's own vocab.json and merges.txt, or the first `merges` of them, from the copy that open_clip_torch has."""
     spec = find_spec("open_clip")
     assert spec is not None
     assert spec.origin is not None
     text = gzip.decompress(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
-    merges = text.split("\n")[1 : 49152 - 256 - 2 + 1]
+    pairs = text.split("\n")[1 : merges + 1]
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(c) for c in visible] + [chr(256 + i) for i in range(256 - len(visible))]
-    words = letters + [f"{letter}</w>" for letter in letters] + ["".join(merge.split()) for merge in merges]
+    words = letters + [f"{letter}</w>" for letter in letters] + ["".join(pair.split()) for pair in pairs]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {word: i for i, word in enumerate([*words, BEGIN, END])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
     return folder / "vocab.json", folder / "merges.txt"
 
 
-def tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:
-    vocabulary, merges = write_vocabulary(folder)
+def tokenizer(folder: Path, pad: str = END, merges: int = _MERGES) -> CLIPTokenizer:
+    vocabulary, pairs = write_vocabulary(folder, merges)
     return CLIPTokenizer(
         vocab=str(vocabulary),
-        merges=str(merges),
+        merges=str(pairs),
         bos_token=BEGIN,
         eos_token=END,
         unk_token=END,

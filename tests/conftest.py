@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from goldens import made_on
 from hypothesis import HealthCheck, settings
 from made_once import made_once
 from toolchain import EMBEDDING, LOADER, missing, summary
@@ -109,6 +110,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     # Read from the reports, which come from the workers too where tests run in parallel.
     skipped = terminalreporter.stats.get("skipped", [])
     unseen += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
+    unseen += made_on.unlike_here(Path(__file__).parent / "goldens" / "files" / "images")
     wanting = summary(str(report.longrepr[2]) for report in skipped if isinstance(report.longrepr, tuple))
     said = f"not exercised on this machine: {', '.join(unseen)}" if unseen else None
     config.stash[_LAST_WORDS] = [line for line in (wanting, said) if line is not None]
