@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goldens import made_on
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,6 +16,7 @@ from ddm_rt.sample.audit import Audit, read
 from ddm_rt.sample.calibrate import Calibration, Settings, calibration, store, with_target
 from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.pipeline import Pipeline
 
 FILES = Path(__file__).parent / "files"
 ARCHIVES = FILES / "bundles"
@@ -56,6 +58,13 @@ def old_digits(out: Path) -> Path:
 def open_bundle(name: str, out: Path) -> Bundle:
     """One of the old bundles, at `out`; digits with its calibration."""
     return calibrated(Bundle.load(old_digits(out)))[0] if name == "digits" else Bundle.load(unpack(name, out))
+
+
+def open_pipeline(bundle: Bundle, backend: str, ledger: Ledger | None = None) -> Pipeline:
+    """On one thread, in small batches: bytes don't depend on them, and OpenVINO compiles graphs for each size."""
+    pipeline = Pipeline.load(bundle, backend, made_on.THREADS, ledger)
+    pipeline.engine.max_batch = 2
+    return pipeline
 
 
 def open_ledger(name: str, out: Path) -> Ledger:

@@ -28,13 +28,13 @@ def here(backend: str) -> dict[str, Any]:
 
 
 def unlike_here(images: Path) -> list[str]:
-    """By backend, why the goldens in the folder `images` can't be compared to the byte; for the last line of a run."""
-    found = {}
+    """What the end of a run says where goldens in the folder `images` can't be compared to the byte; else nothing."""
+    found: dict[str, None] = {}
     for path in sorted(images.glob("*/made_on.json")):
         backend = path.parent.name.rpartition("-")[2]
-        if installed(backend) and (other := differences(json.loads(path.read_bytes()), backend)):
-            found[backend] = f"golden images to the byte on {backend} (made on {'; '.join(other)})"
-    return list(found.values())
+        if installed(backend):
+            found |= dict.fromkeys(differences(json.loads(path.read_bytes()), backend))
+    return [f"golden images to the byte (made on {'; '.join(found)})"] if found else []
 
 
 def installed(package: str) -> bool:

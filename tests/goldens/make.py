@@ -18,7 +18,6 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.sample.assignment import code_tree
 from ddm_rt.sample.audit import AuditSet
 from ddm_rt.sample.groups import Attribute
-from ddm_rt.sample.pipeline import Pipeline
 
 _AUDITED = 96
 
@@ -41,7 +40,7 @@ def make_calibration(folder: Path) -> None:
     """An audit with made-up labels, which follow the top codes and the codes' numbers, not always."""
     bundle = Bundle.load(files.old_digits(folder / "digits"))
     codes = [i % bundle.codes.num_codes for i in range(_AUDITED)]
-    pipeline = Pipeline.load(bundle, "onnxruntime", made_on.THREADS)
+    pipeline = files.open_pipeline(bundle, "onnxruntime")
     with pipeline.prepare(n=_AUDITED, seed=7, codes=codes, num_steps=3) as request:
         files.write_json(files.AUDIT.with_name("manifest.json"), request.manifest.tree())
     digit, slant = Attribute(name="digit", groups=("3", "8")), Attribute(name="slant", groups=("left", "right"))
@@ -75,7 +74,7 @@ def make_images(folder: Path) -> None:
             place.mkdir(parents=True)
             files.write_json(place / "made_on.json", made_on.here(backend))
             with files.open_ledger(name, ledger) as counts:
-                pipeline = Pipeline.load(bundle, backend, made_on.THREADS, counts)
+                pipeline = files.open_pipeline(bundle, backend, counts)
                 for case, request in cases.REQUESTS[name].items():
                     generation = pipeline.generate(**request)
                     generation.save(folder / "saved")  # as `sample` does

@@ -17,7 +17,6 @@ from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import backends
-from ddm_rt.sample.pipeline import Pipeline
 
 PLACES = [(name, backend) for name, listed in cases.BACKENDS.items() for backend in listed]
 
@@ -51,7 +50,7 @@ def test_old_bundles_give_the_images_and_manifests_that_they_gave(
     made = files.read_json(place / "made_on.json")
     exact = not made_on.differences(made, backend)
     with files.open_ledger(name, tmp_path / "ledger") as ledger:
-        pipeline = Pipeline.load(bundle, backend, made_on.THREADS, ledger)
+        pipeline = files.open_pipeline(bundle, backend, ledger)
         for case, request in cases.REQUESTS[name].items():
             where, text = place / f"{case}.json", (place / f"{case}.json").read_text()
             golden = json.loads(text)
@@ -68,17 +67,26 @@ def test_old_bundles_give_the_images_and_manifests_that_they_gave(
             _compare(pipeline.replay(where, index=last).images, images[last:], exact, f"{where}: replayed, its last")
 
 
-@pytest.mark.parametrize("backend", cases.BACKENDS["digits"])
-def test_the_shipped_bundle_replays_manifests_of_the_old_one(backend: str) -> None:
-    shipped = Bundle.load("digits")
-    if (reason := backends.unavailable(backend, shipped)) is not None:
-        pytest.skip(reason)
-    place = files.IMAGES / f"digits-{backend}"
-    exact = not made_on.differences(files.read_json(place / "made_on.json"), backend)
-    pipeline = Pipeline.load(shipped, backend, made_on.THREADS)
+def test_the_shipped_bundle_replays_manifests_of_the_old_one() -> None:
+    place = files.IMAGES / "digits-onnxruntime"
+    exact = not made_on.differences(files.read_json(place / "made_on.json"), "onnxruntime")
+    pipeline = files.open_pipeline(Bundle.load("digits"), "onnxruntime")
     for case in cases.REQUESTS["digits"]:
         replayed = pipeline.replay(place / f"{case}.json").images
         _compare(replayed, files.read_strip(place / f"{case}.png", len(replayed)), exact, f"{place / case}: replayed")
+
+
+def test_the_end_of_a_run_says_what_is_otherwise_here(tmp_path: Path) -> None:
+    now = made_on.here("onnxruntime")
+    files.write_json(tmp_path / "digits-onnxruntime" / "made_on.json", now)
+    assert made_on.unlike_here(tmp_path) == []
+    other = now | {"processor": "Z80", "versions": now["versions"] | {"onnxruntime": "0.1"}}
+    files.write_json(tmp_path / "tiny-onnxruntime" / "made_on.json", other)
+    assert made_on.unlike_here(tmp_path) == [
+        f"golden images to the byte (made on Z80, here {now['processor']}; "
+        f"onnxruntime 0.1, here {now['versions']['onnxruntime']})"
+    ]
+    assert made_on.differences(now | {"instructions": "none"}, "onnxruntime") == [f"another {now['processor']}"]
 
 
 def _compare(images: NDArray[np.uint8], golden: NDArray[np.uint8], exact: bool, where: str) -> None:

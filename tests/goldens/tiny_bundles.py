@@ -34,6 +34,7 @@ from ddm_rt.presets import resolve
 _MERGES = 100  # of CLIP's vocabulary: words of two or three letters
 _WORDS = 512 + _MERGES + 2
 _WIDTH = 16  # of text
+_WEIGHTS = "weights.safetensors"
 _GRID = 32  # weights are whole multiples of 1/32, so that they compress
 
 
@@ -66,8 +67,8 @@ def _coarse(tensor: Tensor) -> Tensor:
 
 
 def _tiny(run: Path) -> Path:
-    """A pixel run: 16 by 16, grey, noisy DDIM by default, predicts epsilon."""
-    config = resolve("tiny", {"sampling.eta": 0.5, "sampling.num_steps": 4})
+    """A pixel run: 16 by 16, grey, noisy DDIM by default. It predicts v: of an untrained network that clips less x0."""
+    config = resolve("tiny", {"schedule.prediction_type": "v_prediction", "sampling.eta": 0.5})
     shares = (0.5, 0.3, 0.2, 0.6, 0.4)
     leaves = tuple(Leaf(code=i, top_code=int(i > 2), size=10 + i, share_in_top=share) for i, share in enumerate(shares))
     codes = Codes(origin="discovered", leaves=leaves)
@@ -78,9 +79,6 @@ def _tiny(run: Path) -> Path:
     write_json(run / "codes.json", codes.model_dump(mode="json"))
     save_file({name: _coarse(_moved(name, tensor)) for name, tensor in model.state_dict().items()}, run / _WEIGHTS)
     return run
-
-
-_WEIGHTS = "weights.safetensors"
 
 
 def _moved(name: str, tensor: Tensor) -> Tensor:
