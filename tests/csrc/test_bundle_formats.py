@@ -18,6 +18,7 @@ from ddm_rt.bundle import Bundle, asset, write_bundle
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.upgrade import upgrade
 
 DIGITS = asset("digits")
 
@@ -237,9 +238,10 @@ def test_codes_that_make_no_tree(c_library: CLibrary, tmp_path: Path, change_: t
 
 
 def test_a_manifest_of_a_former_id_replays(c_library: CLibrary, tmp_path: Path) -> None:
-    with c_library.pipeline(DIGITS) as pipeline:
+    old = write_format(1, DIGITS, tmp_path / "old")
+    with c_library.pipeline(old) as pipeline:
         made = pipeline.generate(n=3, seed=2, num_steps=2)
-    digits = write_format(2, DIGITS, tmp_path / "digits")
+    digits = upgrade(Bundle.load(old), tmp_path / "digits").path
     with c_library.pipeline(digits) as pipeline:
         again = pipeline.replay(made.text)
     here = Pipeline.load(digits, backend="onnxruntime", threads=1).replay(made.manifest)
@@ -253,7 +255,7 @@ def test_a_calibration_of_a_former_id_holds(core: CoreProbe, c_library: CLibrary
     digits = write_format(2, DIGITS, tmp_path / "digits")
     record = {
         "schema_version": 1,
-        "bundle_id": read(DIGITS / "bundle.json")["bundle_id"],
+        "bundle_id": read(digits / "bundle.json")["former_ids"][0],
         "attributes": [{"name": "digit", "groups": ["three", "eight"]}],
         "counts": [[9, 1], [1, 9]] * 8,
         "unsure": [0] * 16,
@@ -279,7 +281,7 @@ def test_a_calibration_of_a_former_id_holds(core: CoreProbe, c_library: CLibrary
 
 def test_a_ledger_of_a_former_id_must_be_moved(core: CoreProbe, c_library: CLibrary, tmp_path: Path) -> None:
     digits, path = write_format(2, DIGITS, tmp_path / "digits"), tmp_path / "counts.ledger"
-    former = read(DIGITS / "bundle.json")["bundle_id"]
+    (former,) = read(digits / "bundle.json")["former_ids"]
     with Ledger(path) as ledger:
         ledger.lease(STREAM._replace(bundle_id=former), quota, 3).commit()
     with pytest.raises(DdmError) as here:
@@ -292,6 +294,10 @@ def test_a_ledger_of_a_former_id_must_be_moved(core: CoreProbe, c_library: CLibr
         f"move it with `ddm-rt upgrade {digits} --ledger {path}`"
     )
     assert there.value.status == "ledger"
-    write(digits / "bundle.json", read(digits / "bundle.json") | {"former_ids": ["0" * 64]})
-    with pytest.raises(CError, match="; this one is "), c_library.pipeline(digits, ledger=path):
+    with Ledger(path) as ledger:
+        ledger.move_to(Bundle.load(digits))
+    with c_library.pipeline(digits, ledger=path) as pipeline:
+        assert pipeline.generate(n=1, num_steps=1, scope="new").codes
+    other = write_format(1, DIGITS, tmp_path / "other")
+    with pytest.raises(CError, match="; this one is "), c_library.pipeline(other, ledger=path):
         pass
