@@ -85,14 +85,16 @@ DDM_RT_API ddm_rt_status ddm_rt_options_set_onnxruntime(ddm_rt_options *options,
 /* `warn` may be called on every thread that uses the pipeline, and must not throw. */
 DDM_RT_API ddm_rt_status ddm_rt_options_set_warn(ddm_rt_options *options, ddm_rt_warn warn, void *user);
 
-/* Open the bundle in `directory`, after checking the hash of every file that decides an image's content. `options` may
- * be null, and may be destroyed afterwards. */
+/* Open the bundle in `directory`, of format 1 or 2, after checking the hash of every file that decides an image's content.
+ * One that a later version wrote opens too, unless it says that it needs what this version doesn't know. `options` may be
+ * null, and may be destroyed afterwards. */
 DDM_RT_API ddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_rt_options *options,
                                               ddm_rt_pipeline **pipeline);
 DDM_RT_API void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline);
 
 /* JSON: {"bundle_id", "former_ids", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple", "prompt_free",
- * "backend", "precision", "threads", "versions"}. It lives as long as the pipeline. */
+ * "backend", "precision", "threads", "versions"}. It lives as long as the pipeline. Manifests and calibrations of the former
+ * ids hold for this bundle; ledgers are moved to it by `ddm-rt upgrade`. */
 DDM_RT_API const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline);
 
 /* ---- A request: the arguments of Python's Pipeline.generate; what isn't set takes the bundle's default ---- */
