@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 # What a build, a run or an example leaves at the top; hidden files are left out too.
 _NOT_COPIED = ("build", "dist", "runs", "out", "demo-out", "test-artefacts")
-_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider")
+_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=short", "-m", "not slow", "-p", "no:cacheprovider")
 # Plugins that no test here relies on; importing them takes longer than most tests.
 _WITHOUT = ("-p", "no:schemathesis", "-p", "no:xdist", "-p", "no:anyio")
 _UNIMPORTABLE = 'raise ImportError("a mutant that must be noticed")\n'
