@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_bundle
 from http_server import SlowEngine, fake_pipeline
-from patience import PATIENCE_S
+from patience import PATIENCE_S, settled
 from ray.exceptions import ActorDiedError
-from schedulers import settled
 
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger import Stream
