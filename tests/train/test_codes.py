@@ -15,7 +15,7 @@ from tolerances import SHARE_ABS
 from ddm_rt.config import CodesConfig, DataConfig, RunConfig
 from ddm_rt.data import ImageSet, load
 from ddm_rt.errors import DdmError
-from ddm_rt.train.codes import EXEMPLARS, describe, discover
+from ddm_rt.train.codes import EXEMPLARS, describe, discover, spectral_embedding
 from ddm_rt.train.given import read_codes
 
 CONFIG = CodesConfig(micro_codes=6, top_codes=2, bootstraps=3)
@@ -96,6 +96,18 @@ def test_each_bootstrap_is_another_sample() -> None:
     features, _ = blobs(60, 40, 0.7)  # modes that hardly are any: each sample finds others
     codes, _ = discover(features, CONFIG, seed=0)
     assert len(set(codes.stability_ari)) == CONFIG.bootstraps
+
+
+def test_exemplars_are_the_images_nearest_to_their_code_s_middle() -> None:
+    features, _ = blobs(80, 40, 0.3)
+    config = CONFIG.model_copy(update={"bootstraps": 0})
+    codes, assignment = discover(features, config, seed=0)
+    embedding = spectral_embedding(features, config, seed=0)
+    for code, exemplars in enumerate(codes.exemplars):
+        members = np.flatnonzero(assignment == code)
+        distance = np.linalg.norm(embedding[members] - embedding[members].mean(axis=0), axis=1)
+        shown = np.isin(members, exemplars)
+        assert distance[shown].max() <= distance[~shown].min(initial=np.inf)
 
 
 @pytest.mark.parametrize("images", [2, 5, 6])

@@ -31,6 +31,21 @@ def test_without_a_least_share_it_is_the_highest_split() -> None:
     assert found[5] != found[0]
 
 
+def test_a_branch_of_just_the_least_share_is_one() -> None:
+    sizes, centroids = np.array([50, 50, 25]), np.array([[0.0], [1.0], [9.0]])
+    found = branches(CodesConfig(micro_codes=3, top_codes=2, min_share=0.2), sizes, centroids)
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_outlier_joins_the_mode_whose_images_are_nearest() -> None:
+    """The left mode's images lie at 0.2 and its micro-codes at 1, on either side of what makes it the nearer one."""
+    sizes = np.array([900, 100, 500, 500, 10])
+    centroids = np.array([[0.0, 0.0], [2.0, 0.0], [8.0, 0.0], [8.2, 0.0], [4.3, 20.0]])
+    found = branches(CodesConfig(micro_codes=5, top_codes=2), sizes, centroids)
+    assert found[0] == found[1] != found[2]
+    assert found[4] == found[3] == found[2]
+
+
 def test_too_few_branches_of_that_size_are_refused() -> None:
     with pytest.raises(DdmError, match=r"top_codes is 2.*min_share"):
         branches(CodesConfig(micro_codes=6, top_codes=2, min_share=0.45))

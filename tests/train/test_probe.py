@@ -18,7 +18,7 @@ from ddm_rt.data import ImageSet
 from ddm_rt.errors import DdmError
 from ddm_rt.presets import resolve
 from ddm_rt.train.patches import patch_features
-from ddm_rt.train.probe import Labels, probe, read_labels
+from ddm_rt.train.probe import FOLDS, Labels, _folds, probe, read_labels
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]
@@ -102,6 +102,24 @@ def test_the_feature_set_that_knows_the_labels_is_chosen() -> None:
     again = probe({"blind": blind, "knowing": knowing}, labels, seed=0)
     assert again[0] == codes
     assert (again[1] == assignment).all()
+
+
+def test_labels_are_spread_over_the_folds_and_anew_in_each_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[np.ndarray] = []
+
+    def folds(*arguments: Any) -> np.ndarray:
+        made.append(_folds(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("ddm_rt.train.probe._folds", folds)
+    y = np.repeat(np.arange(FOLDS), 2)  # as many classes as folds, of two labels each
+    labels = Labels(np.arange(len(y)), y, tuple("abcde"), "00" * 32)
+    probe({"blind": np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)}, labels, seed=0)
+    for fold in made:
+        assert np.bincount(fold).tolist() == [2] * FOLDS
+        assert all(len(set(fold[y == k].tolist())) == 2 for k in range(FOLDS))
+    first, second = made[:2]
+    assert (first != second).any()
 
 
 def test_a_labelled_image_keeps_its_label() -> None:
