@@ -164,15 +164,14 @@ CASES = [
 ]
 
 
-# Every case with every number of steps and every kind of prediction, and every such number with every such kind.
-TRAJECTORIES = [
-    (*case, KINDS[(i + j) % len(KINDS)], num_steps)
-    for i, case in enumerate(CASES)
-    for j, num_steps in enumerate((1, 2, 4, 8, 25, 50))
-]
+def in_pairs(cases: list[Any], steps: tuple[int, ...]) -> list[Any]:
+    """Every case with each number of steps and with each kind of prediction, and each such number with each kind."""
+    return [(*case, KINDS[(i + j) % len(KINDS)], n) for i, case in enumerate(cases) for j, n in enumerate(steps)]
 
 
-@pytest.mark.parametrize(("sampler", "spacing", "clip", "eta", "kind", "num_steps"), TRAJECTORIES)
+@pytest.mark.parametrize(
+    ("sampler", "spacing", "clip", "eta", "kind", "num_steps"), in_pairs(CASES, (1, 2, 4, 8, 25, 50))
+)
 def test_trajectory_equals_diffusers(
     sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
 ) -> None:
@@ -248,15 +247,7 @@ STEP_CASES = [
 ]
 
 
-# As `TRAJECTORIES`: every two of the three together.
-STEPS = [
-    (*case, KINDS[(i + j) % len(KINDS)], num_steps)
-    for i, case in enumerate(STEP_CASES)
-    for j, num_steps in enumerate((4, 25, 50))
-]
-
-
-@pytest.mark.parametrize(("betas", "sampler", "clip", "kind", "num_steps"), STEPS)
+@pytest.mark.parametrize(("betas", "sampler", "clip", "kind", "num_steps"), in_pairs(STEP_CASES, (4, 25, 50)))
 def test_each_step_equals_diffusers(
     betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
 ) -> None:
