@@ -12,6 +12,7 @@ from format1 import schedule_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pairs import in_pairs
 from tolerances import SCHEDULE_REL, STEP_ABS, TABLE_ABS, TIMESTEP_ABS, TRAJECTORY_REL
 
 from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
@@ -164,17 +165,11 @@ CASES = [
 ]
 
 
-def in_pairs(cases: list[Any], steps: tuple[int, ...]) -> list[Any]:
-    """Every case with each number of steps and with each kind of prediction, and each such number with each kind."""
-    return [(*case, KINDS[(i + j) % len(KINDS)], n) for i, case in enumerate(cases) for j, n in enumerate(steps)]
-
-
-@pytest.mark.parametrize(
-    ("sampler", "spacing", "clip", "eta", "kind", "num_steps"), in_pairs(CASES, (1, 2, 4, 8, 25, 50))
-)
+@pytest.mark.parametrize(("case", "kind", "num_steps"), in_pairs(CASES, KINDS, (1, 2, 4, 8, 25, 50)))
 def test_trajectory_equals_diffusers(
-    sampler: SamplerName, spacing: Spacing | None, clip: float | None, eta: float, kind: PredictionType, num_steps: int
+    case: tuple[SamplerName, Spacing | None, float | None, float], kind: PredictionType, num_steps: int
 ) -> None:
+    sampler, spacing, clip, eta = case
     check_trajectory(schedule_of(kind), sampler, num_steps, spacing=spacing, clip=clip, eta=eta)
 
 
@@ -247,10 +242,11 @@ STEP_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("betas", "sampler", "clip", "kind", "num_steps"), in_pairs(STEP_CASES, (4, 25, 50)))
+@pytest.mark.parametrize(("case", "kind", "num_steps"), in_pairs(STEP_CASES, KINDS, (4, 25, 50)))
 def test_each_step_equals_diffusers(
-    betas: str, sampler: SamplerName, clip: float | None, kind: PredictionType, num_steps: int
+    case: tuple[str, SamplerName, float | None], kind: PredictionType, num_steps: int
 ) -> None:
+    betas, sampler, clip = case
     check_steps(schedule_of(kind, betas), sampler, num_steps, clip)
 
 

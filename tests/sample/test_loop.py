@@ -8,6 +8,7 @@ from fake_engine import LATENT_SHAPE, FakeEngine, Quirk
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pairs import in_pairs
 
 from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
@@ -54,21 +55,14 @@ def one_by_one(table: StepTable, branches: int, scales: Float32) -> Float32:
     return np.concatenate(images)
 
 
-TABLES = (table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerName))
-# Every two of the three together.
-LOOPS = [
-    pytest.param(
-        table,
-        branches := 1 + (i + j) % 3,
-        buckets,
-        id=f"{table.sampler.value}-{'noise' if table.f.any() else 'no noise'}-{branches}-{buckets}",
-    )
-    for i, table in enumerate(TABLES)
-    for j, buckets in enumerate((None, (1,), (4,), (1, 2, 4, 8), (64,)))
-]
+TABLES = [table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerName)]
 
 
-@pytest.mark.parametrize(("table", "branches", "buckets"), LOOPS)
+@pytest.mark.parametrize(
+    ("table", "branches", "buckets"),
+    in_pairs(TABLES, (1, 2, 3), (None, (1,), (4,), (1, 2, 4, 8), (64,))),
+    ids=lambda value: f"{value.sampler.value}, {value.f.any()}" if isinstance(value, StepTable) else str(value),
+)
 def test_equals_images_made_one_by_one(table: StepTable, branches: int, buckets: tuple[int, ...] | None) -> None:
     engine = FakeEngine()
     scales = np.linspace(0, 4, 5 * (branches - 1), dtype=np.float32).reshape(5, -1)
