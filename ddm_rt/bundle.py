@@ -1,8 +1,9 @@
 """The bundle: a directory whose index (`bundle.json`) holds the sha256 of every file in it.
 
-The bundle id covers what decides an image's content (config, schedule, codes, graphs, tokenizer); plans,
-calibrations and reports are indexed but have ids of their own, so adding one orphans no manifest. They are checked
-when they are used, not when the bundle is opened: a broken plan keeps no other backend from running.
+The bundle id covers what decides an image's content: runtime.json, graphs and tokenizers (in format 1 config.json,
+schedule.json and codes.json in place of the first). Plans, calibrations and reports are indexed but have ids of their
+own, so adding one orphans no manifest. They are checked when they are used, not when the bundle is opened: a broken
+plan keeps no other backend from running.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from ddm_rt.config import Frozen, parse_json
+from ddm_rt.config import Frozen, ModelConfig, parse, parse_json, parse_open
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import atomic_directory, lock, name_place, settle, sha256, write_atomic
 from ddm_rt.runtime import (
@@ -29,6 +30,7 @@ from ddm_rt.runtime import (
     CodeTable,
     RuntimeConfig,
     Training,
+    changed_runtime_json,
     read_format_1,
     read_runtime,
     read_training,
@@ -57,6 +59,23 @@ class FileEntry(Frozen):
     bytes: int = Field(ge=0)
 
 
+class Former(Frozen):
+    """The bundle of an earlier format that a bundle was made from: its id, and the hashes of what the id covered beside
+    graphs and tokenizers, which both have.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    bundle_id: str = _Hash
+    files: dict[str, Annotated[str, _Hash]]
+
+
+class _Head(Frozen):
+    """What is read of bundle.json before anything else: later formats may change everything else."""
+
+    schema_version: int
+
+
 class Index(Frozen):
     """bundle.json."""
 
@@ -64,9 +83,13 @@ class Index(Frozen):
 
     schema_version: int  # the bundle's format
     bundle_id: str = _Hash
-    former_ids: tuple[Annotated[str, _Hash], ...] = ()  # of the bundles of earlier formats that it was made from
+    former: tuple[Former, ...] = ()  # oldest first
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
+
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        return tuple(former.bundle_id for former in self.former)
 
 
 @dataclass(frozen=True)
@@ -85,10 +108,7 @@ class Bundle:
         Raises BundleError naming the first file that is missing, altered, truncated or malformed.
         """
         path = _locate(source)
-        index = parse_json(Index, _read(path / INDEX), path / INDEX)
-        if index.schema_version not in _READ_FIRST:
-            known = " and ".join(map(str, _READ_FIRST))
-            raise BundleError(f"{path / INDEX}: schema_version is {index.schema_version}; this version reads {known}")
+        index = _read_index(path)
         first = _READ_FIRST[index.schema_version]
         for name in (*first, *GRAPHS):
             if name not in index.files:
@@ -99,6 +119,9 @@ class Bundle:
                 _check_file(path / name, entry)
         if index.bundle_id != bundle_id(index.files):
             raise BundleError(f"{path / INDEX}: field bundle_id does not match the files it lists")
+        for i, former in enumerate(index.former):
+            if former.bundle_id != _former_id(index, former):
+                raise BundleError(f"{path / INDEX}: field former.{i}.bundle_id does not match the files it lists")
         paths = [path / name for name in first]
         contents = [_read(place) for place in paths]
         read = read_format_1(contents, paths) if first is FORMAT_1 else read_runtime(contents[0], paths[0])
@@ -126,17 +149,37 @@ class Bundle:
     @cached_property
     def training(self) -> Training:
         """What was trained. Raises DdmError naming the file and the field that is missing or wrong."""
-        name = FORMAT_1[0] if self.index.schema_version == 1 else TRAINING
-        return read_training(self._training_json(), self.path / name)
+        return read_training(self._training_json(), self._training_path)
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The networks, for those who build them in torch. Unlike what else training.json says, it is read whole: a
+        field that this version doesn't know would make another network. Raises DdmError as `training`.
+        """
+        return parse(ModelConfig, self.training.model, f"{self._training_path}: model")
+
+    @property
+    def _training_path(self) -> Path:
+        return self.path / (FORMAT_1[0] if self.index.schema_version == 1 else TRAINING)
 
     def _training_json(self) -> str | bytes:
         if self.index.schema_version == 1:
+            now = _read_index(self.path)
+            if now.schema_version != 1 and self.bundle_id in now.former_ids:  # upgraded since it was opened
+                return _read(self.path / TRAINING)
             return training_of_format_1(_read(self.path / FORMAT_1[0]), _read(self.path / FORMAT_1[2]))
+        if TRAINING not in self.index.files:
+            raise BundleError(f"{self.path / INDEX}: field files: {TRAINING} is not listed; this needs it")
         return _read(self.path / TRAINING)
 
     def write_settings(self, directory: Path, **changes: Any) -> None:
         """runtime.json, with these fields changed, and training.json into a directory that becomes a bundle."""
-        write_atomic(directory / RUNTIME, runtime_json(self.config.model_copy(update=changes), self.schedule))
+        config = self.config.model_copy(update=changes)
+        if self.index.schema_version == 1:
+            content = runtime_json(config, self.schedule)
+        else:
+            content = changed_runtime_json(_read(self.path / RUNTIME), config, changes)
+        write_atomic(directory / RUNTIME, content)
         write_atomic(directory / TRAINING, self._training_json())
 
     @property
@@ -235,8 +278,8 @@ def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -
 
 
 def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str, FileEntry]) -> None:
-    index = parse_json(Index, _read(bundle.path / INDEX), bundle.path / INDEX)  # others may have added to it
-    if index.bundle_id != bundle.bundle_id:
+    index = _read_index(bundle.path)  # others may have added to it, or have upgraded the bundle
+    if bundle.bundle_id not in (index.bundle_id, *index.former_ids):
         raise BundleError(f"{bundle.path}: its own files were changed while {relative} was made; run the command again")
     kept = {name: entry for name, entry in index.files.items() if not name.startswith(f"{relative}/")}
     out, old = bundle.path / relative, None
@@ -287,6 +330,21 @@ def check_writable(bundle: Bundle, copy: str) -> None:
 def asset(name: str) -> Path:
     """Path of a file or directory that ships in the package."""
     return Path(str(resources.files("ddm_rt") / "assets" / name))
+
+
+def _former_id(index: Index, former: Former) -> str:
+    """What the id of the bundle must have been that had these files beside the graphs and tokenizers of this one."""
+    shared = {name: entry for name, entry in index.files.items() if name not in (*FORMAT_1, RUNTIME)}
+    return bundle_id(shared | {name: FileEntry(sha256=sha256, bytes=0) for name, sha256 in former.files.items()})
+
+
+def _read_index(path: Path) -> Index:
+    content = _read(path / INDEX)
+    version = parse_open(_Head, content, path / INDEX).schema_version
+    if version not in _READ_FIRST:
+        known = " and ".join(map(str, _READ_FIRST))
+        raise BundleError(f"{path / INDEX}: schema_version is {version}; this version reads {known}")
+    return parse_json(Index, content, path / INDEX)
 
 
 def _locate(source: str | Path) -> Path:

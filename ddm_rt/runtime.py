@@ -8,7 +8,7 @@ Bundles of format 1 say the same in config.json, schedule.json and codes.json (`
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,6 @@ from pydantic import Field
 from ddm_rt.config import (
     Family,
     Frozen,
-    ModelConfig,
     Positive,
     Precision,
     RunConfig,
@@ -120,11 +119,16 @@ class RuntimeConfig(Frozen):
         return len(self.codes)
 
 
-class Runtime(RuntimeConfig):
-    """runtime.json of a bundle of format 2."""
+class _Head(Frozen):
+    """What is read of runtime.json before anything else: later versions may change everything else."""
 
     schema_version: Literal[1] = 1
     requires: tuple[str, ...] = ()  # features without which images would not be what the bundle's maker meant
+
+
+class Runtime(RuntimeConfig):
+    """runtime.json of a bundle of format 2, but for its head."""
+
     schedule: StoredSchedule
 
 
@@ -132,20 +136,20 @@ class Training(Frozen):
     """training.json: what was trained, and how. Nobody needs it to sample; the torch backend builds `model`."""
 
     schema_version: Literal[1] = 1
-    model: ModelConfig
+    model: dict[str, Any]  # `config.ModelConfig`, which is no provenance to those who build it: they read all of it
     run: RunConfig
     discovery: Codes  # without `leaves`, which stand in runtime.json
 
 
 def read_runtime(content: str | bytes, path: Path) -> tuple[RuntimeConfig, Schedule]:
     """What runtime.json says. Raises DdmError naming `path` and the field that is wrong or unknown but required."""
-    runtime = parse_open(Runtime, content, path)
-    for feature in runtime.requires:
+    for feature in parse_open(_Head, content, path).requires:
         if feature not in KNOWN_FEATURES:
             raise BundleError(
                 f"{path}: field requires: the bundle needs {feature!r}, which this version doesn't know; "
                 "a newer ddm_rt reads it"
             )
+    runtime = parse_open(Runtime, content, path)
     stored = {name: getattr(runtime.schedule, name) for name in ScheduleConfig.model_fields}
     schedule = Schedule.stored(
         ScheduleConfig(**stored), runtime.schedule.alphas_cumprod, path, "schedule.alphas_cumprod"
@@ -155,11 +159,22 @@ def read_runtime(content: str | bytes, path: Path) -> tuple[RuntimeConfig, Sched
 
 
 def runtime_json(config: RuntimeConfig, schedule: Schedule) -> str:
-    """The content of runtime.json: `read_runtime` gives the same. ᾱ stands on one line."""
+    """The content of runtime.json: `read_runtime` gives the same."""
     tree: dict[str, Any] = {"schema_version": 1, "requires": [], **config.model_dump(mode="json")}
-    tree["schedule"] = {**schedule.config.model_dump(mode="json"), "alphas_cumprod": None}
-    levels = json.dumps(schedule.alphas_cumprod.tolist(), allow_nan=False)
-    text = json.dumps(tree, indent=1, allow_nan=False)
+    tree["schedule"] = {**schedule.config.model_dump(mode="json"), "alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    return _text(tree)
+
+
+def changed_runtime_json(content: bytes, config: RuntimeConfig, names: Iterable[str]) -> str:
+    """The content of runtime.json with these fields as `config` has them; what this version doesn't know stays."""
+    tree, fields = json.loads(content), config.model_dump(mode="json")
+    return _text(tree | {name: fields[name] for name in names})
+
+
+def _text(tree: dict[str, Any]) -> str:
+    """Indented, but for ᾱ, which stands on one line."""
+    levels = json.dumps(tree["schedule"]["alphas_cumprod"], allow_nan=False)
+    text = json.dumps({**tree, "schedule": {**tree["schedule"], "alphas_cumprod": None}}, indent=1, allow_nan=False)
     return text.replace('"alphas_cumprod": null', f'"alphas_cumprod": {levels}') + "\n"
 
 

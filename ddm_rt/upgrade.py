@@ -4,11 +4,12 @@ The new bundle records the id that it was made from, so that manifests, calibrat
 valid as they are: nothing in them is rewritten. A ledger is moved by `sample.ledger.Ledger.move_to`.
 """
 
+import os
 import shutil
 from pathlib import Path
 
-from ddm_rt.bundle import FORMAT, INDEX, SETTINGS, Bundle, Index, bundle_id, check_writable, entries, locked
-from ddm_rt.files import atomic_directory, write_atomic
+from ddm_rt.bundle import FORMAT, INDEX, SETTINGS, Bundle, Former, Index, bundle_id, check_writable, entries, locked
+from ddm_rt.files import atomic_directory, sha256, write_atomic
 from ddm_rt.runtime import FORMAT_1
 
 
@@ -22,7 +23,7 @@ def upgrade(bundle: Bundle, out: Path | None = None) -> Bundle:
     """
     if out is not None:
         return _copy(bundle, out)
-    if bundle.index.schema_version == FORMAT and not _left_over(bundle):
+    if bundle.index.schema_version == FORMAT and not (_left_over(bundle) and os.access(bundle.path, os.W_OK)):
         return bundle
     check_writable(bundle, "upgrades")
     with locked(bundle.path):
@@ -37,8 +38,13 @@ def upgrade(bundle: Bundle, out: Path | None = None) -> Bundle:
 
 
 def _left_over(bundle: Bundle) -> list[Path]:
-    """Files of the earlier format, and what a process that was killed has left of its own."""
-    unlisted = [bundle.path / name for name in FORMAT_1 if name not in bundle.index.files]
+    """Files of the format that the bundle had, and what a process that was killed has left of its own."""
+    before = {(name, digest) for former in bundle.index.former for name, digest in former.files.items()}
+    unlisted = [
+        bundle.path / name
+        for name, digest in before
+        if name not in bundle.index.files and (bundle.path / name).is_file() and sha256(bundle.path / name) == digest
+    ]
     unfinished = [path for name in (INDEX, *SETTINGS[:2]) for path in bundle.path.glob(f".{name}.*")]
     return [path for path in (*unlisted, *unfinished) if path.exists()]
 
@@ -59,6 +65,9 @@ def _index(bundle: Bundle, directory: Path) -> Index:
     old = bundle.index
     kept = {name: entry for name, entry in old.files.items() if name not in SETTINGS}
     files = dict(sorted((kept | entries(directory, SETTINGS[:2])).items()))
-    former = old.former_ids if old.schema_version == FORMAT else (*old.former_ids, old.bundle_id)
-    changes = {"schema_version": FORMAT, "bundle_id": bundle_id(files), "former_ids": former, "files": files}
+    former = old.former
+    if old.schema_version != FORMAT:
+        hashes = {name: old.files[name].sha256 for name in FORMAT_1}
+        former += (Former(bundle_id=old.bundle_id, files=hashes),)
+    changes = {"schema_version": FORMAT, "bundle_id": bundle_id(files), "former": former, "files": files}
     return old.model_copy(update=changes)

@@ -12,7 +12,7 @@ from format1 import write_format_1
 from paper_bundle import fill
 
 from ddm_rt.bundle import INDEX, Bundle, add_directory, bundle_id, entries, write_bundle
-from ddm_rt.config import RunConfig
+from ddm_rt.config import ModelConfig, Precision, RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.runtime import RUNTIME, TRAINING, read_runtime, runtime_json
@@ -69,8 +69,10 @@ def test_unknown_fields_are_ignored_at_every_level(bundle: Bundle, place: str) -
     assert opened.bundle_id != bundle.bundle_id  # the file is part of what the id stands for
 
 
-def test_a_feature_that_is_required_and_unknown_is_refused(bundle: Bundle) -> None:
-    rewrite(bundle.path, RUNTIME, lambda tree: tree.update(requires=["sampling.threshold"]))
+@pytest.mark.parametrize("more", [{}, {"precision": "nf4"}, {"sampling": {"sampler": "flow"}}, {"codes": None}])
+def test_a_feature_that_is_required_and_unknown_is_refused(bundle: Bundle, more: Tree) -> None:
+    """Before anything else is read: such a feature may bring values that this version can't read either."""
+    rewrite(bundle.path, RUNTIME, lambda tree: tree.update(requires=["sampling.threshold"], **more))
     words = r"runtime\.json: field requires: the bundle needs 'sampling.threshold', which this version doesn't know"
     with pytest.raises(BundleError, match=words):
         Bundle.load(bundle.path)
@@ -97,6 +99,22 @@ def test_a_wrong_field_is_named(bundle: Bundle, change: Callable[[Tree], object]
         Bundle.load(bundle.path)
 
 
+def test_another_format_is_refused_before_the_index_is_read(bundle: Bundle) -> None:
+    write_atomic(bundle.path / INDEX, '{"schema_version": 3, "files": [], "bundle_id": {"blake3": "..."}}')
+    with pytest.raises(BundleError, match="schema_version is 3; this version reads 1 and 2"):
+        Bundle.load(bundle.path)
+
+
+def test_settings_that_are_written_anew_keep_what_this_version_does_not_know(bundle: Bundle, tmp_path: Path) -> None:
+    rewrite(bundle.path, RUNTIME, lambda tree: tree.update(invented={"alphas": 3}))
+    opened = Bundle.load(bundle.path)
+    (tmp_path / "half").mkdir()
+    opened.write_settings(tmp_path / "half", precision=Precision.FP16)
+    tree = json.loads((bundle.path / RUNTIME).read_bytes())
+    assert json.loads((tmp_path / "half" / RUNTIME).read_bytes()) == tree | {"precision": "fp16"}
+    assert (tmp_path / "half" / TRAINING).read_bytes() == (bundle.path / TRAINING).read_bytes()
+
+
 def test_training_is_read_when_it_is_asked_for(bundle: Bundle) -> None:
     """A bundle samples whatever its training says; a newer version's options are ignored."""
     rewrite(bundle.path, TRAINING, lambda tree: tree.update(run={"train": {"invented": 3, "seed": 5}}, invented=1))
@@ -109,15 +127,25 @@ def test_training_is_read_when_it_is_asked_for(bundle: Bundle) -> None:
         _ = opened.training
 
 
+def test_the_model_is_read_whole(bundle: Bundle) -> None:
+    """Of a network that this version doesn't know it would build another one."""
+    rewrite(bundle.path, TRAINING, lambda tree: tree.update(model={"patch": 2}, run={}))
+    assert Bundle.load(bundle.path).model == ModelConfig(patch=2)
+    rewrite(bundle.path, TRAINING, lambda tree: tree.update(model={"patch": 2, "swiglu": True}))
+    opened = Bundle.load(bundle.path)
+    assert opened.training.model == {"patch": 2, "swiglu": True}
+    with pytest.raises(DdmError, match=r"training\.json: model: field swiglu"):
+        _ = opened.model
+
+
 def test_a_bundle_without_its_training_samples(bundle: Bundle) -> None:
     """The index need not list the file."""
     index = json.loads((bundle.path / INDEX).read_bytes())
     del index["files"][TRAINING]
     write_atomic(bundle.path / INDEX, json.dumps(index))
-    (bundle.path / TRAINING).unlink()
     opened = Bundle.load(bundle.path)
     assert opened.bundle_id == bundle.bundle_id
-    with pytest.raises(BundleError, match=r"training\.json: cannot be read"):
+    with pytest.raises(BundleError, match=r"bundle\.json: field files: training\.json is not listed"):
         _ = opened.training
 
 
@@ -140,6 +168,7 @@ def test_format_1_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
     np.testing.assert_array_equal(old.schedule.alphas_cumprod, bundle.schedule.alphas_cumprod)
     assert old.runtime_path.name == "config.json"
     assert old.training.run == RunConfig()
+    assert old.model == ModelConfig()
     assert old.training.discovery.leaves == ()
 
 

@@ -13,7 +13,7 @@ from paper_bundle import fill
 
 from ddm_rt.bundle import INDEX, Bundle, add_directory, write_bundle
 from ddm_rt.config import RunConfig
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.upgrade import upgrade
 
@@ -43,6 +43,8 @@ def test_it_says_the_same_under_a_new_id(old: Bundle, exported: Bundle, beside: 
     new = upgrade(old, tmp_path / "new" if beside else None)
     assert new.bundle_id == exported.bundle_id  # what an export of the same run has
     assert new.index.former_ids == (old.bundle_id,)
+    [former] = new.index.former
+    assert former.files == {name: old.index.files[name].sha256 for name in FORMAT_1}
     assert (new.config, new.index.provenance) == (old.config, old.index.provenance)
     assert new.training == training
     assert new.is_of(old.bundle_id)
@@ -60,6 +62,42 @@ def test_a_bundle_of_the_present_format_stays_as_it_is(exported: Bundle) -> None
     before = listing(exported.path)
     assert upgrade(exported).index == exported.index
     assert listing(exported.path) == before
+
+
+def test_a_former_id_is_held_to_the_graphs(old: Bundle) -> None:
+    """Nobody can say that a bundle was made from another one with other graphs."""
+    path = upgrade(old).path
+    index = json.loads((path / INDEX).read_bytes())
+    write_atomic(path / INDEX, json.dumps(index | {"former": [{**index["former"][0], "bundle_id": "0" * 64}]}))
+    with pytest.raises(BundleError, match=r"field former\.0\.bundle_id does not match the files it lists"):
+        Bundle.load(path)
+
+
+def test_a_copy_of_a_bundle_of_the_present_format_keeps_its_ids(old: Bundle, tmp_path: Path) -> None:
+    new = upgrade(old)
+    copy = upgrade(new, tmp_path / "copy")
+    assert copy.index == new.index
+
+
+def test_files_that_are_not_its_own_stay(old: Bundle) -> None:
+    """Repositories of models keep a config.json of their own beside."""
+    new = upgrade(old)
+    write_atomic(new.path / "config.json", "{}")
+    assert upgrade(new).index == new.index
+    assert (new.path / "config.json").read_text() == "{}"
+
+
+def test_what_others_do_meanwhile_goes_on(old: Bundle) -> None:
+    """Another process that has the bundle open can add to it, and still knows what was trained."""
+
+    def fill_slowly(directory: Path) -> None:
+        upgrade(Bundle.load(old.path))
+        write_atomic(directory / "a.txt", "made for hours")
+
+    added = add_directory(old, "calibrations/x", fill_slowly)
+    assert added.index.schema_version == 2
+    added.check_directory("calibrations/x")
+    assert old.training == added.training
 
 
 def test_it_can_be_done_twice(old: Bundle) -> None:

@@ -91,7 +91,7 @@ def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
         return bundle, False
     if (out / INDEX).is_file():
         existing = Bundle.load(out)
-        if existing.bundle_id != bundle.bundle_id:
+        if not existing.is_of(bundle.bundle_id):
             raise DdmError(f"--out {out}: holds another bundle, {existing.bundle_id[:12]}; choose another")
         return existing, False
     return copy_bundle(bundle, out), True

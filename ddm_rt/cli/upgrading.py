@@ -5,10 +5,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from ddm_rt.bundle import FORMAT, Bundle
+from ddm_rt.bundle import FORMAT, INDEX, Bundle
 from ddm_rt.cli.app import app, say
 from ddm_rt.errors import DdmError
-from ddm_rt.files import check_free
 
 
 @app.command()
@@ -27,8 +26,8 @@ def upgrade(
     """Bring a bundle of an earlier format to the present one, with its calibrations and recorded gates.
 
     Its graphs stay as they are and images stay the same. Its id changes; the new bundle records the old id, so that old
-    manifests replay. A ledger counts for one id, so each must be moved, once. It is safe to run the command again: what
-    is done is left alone.
+    manifests replay. A ledger counts for one id, so each must be moved, once; first stop what draws from it with the
+    old bundle. It is safe to run the command again: what is done is left alone.
 
     Examples:
 
@@ -42,15 +41,18 @@ def upgrade(
     from ddm_rt.upgrade import upgrade as upgraded_bundle
 
     opened = Bundle.load(bundle)
-    current = opened.index.schema_version == FORMAT
-    if out is not None:
-        if current:
-            raise DdmError(f"--out {out}: {opened.path} has format {FORMAT} already; there is nothing to write")
-        check_free(out)
+    target = opened
+    if out is not None and (out / INDEX).is_file():  # this command, again
+        target = Bundle.load(out)
+        if not target.is_of(opened.bundle_id) or target.index.schema_version != FORMAT:
+            raise DdmError(f"--out {out}: holds another bundle, {target.bundle_id[:12]}; choose another")
+    elif out is not None and opened.index.schema_version == FORMAT:
+        raise DdmError(f"--out {out}: {opened.path} has format {FORMAT} already; there is nothing to write")
     for path in ledger or ():
         with Ledger(path) as counts:
-            counts.check_upgrade(opened)
-    made = upgraded_bundle(opened, out)
+            counts.check_upgrade(target)
+    current = target.index.schema_version == FORMAT
+    made = upgraded_bundle(target, None if current else out)
     say(f"bundle: {made.path}{' (it had this format already)' if current else ''}\nid: {made.bundle_id}")
     if made.index.former_ids:
         say(f"made from: {', '.join(made.index.former_ids)}")

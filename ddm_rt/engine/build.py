@@ -186,7 +186,9 @@ def _up_to_date(bundle: Bundle, relative: str, parts: plans.Parts) -> plans.Plan
         plans.check_files(bundle, plan)
     except DdmError:
         return None  # broken or altered: there is nothing to keep
-    return plan if plan.key.parts == parts else None
+    # A plan that was built before the bundle was upgraded is of the same graphs.
+    known = plan.key.parts.bundle_id if bundle.is_of(plan.key.parts.bundle_id) else parts.bundle_id
+    return plan if plan.key.parts == parts.model_copy(update={"bundle_id": known}) else None
 
 
 def _check_disk(bundle: Bundle, parts: plans.Parts) -> None:

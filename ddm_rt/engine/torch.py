@@ -47,9 +47,7 @@ class TorchEngine:
         reason = self.unavailable(bundle)
         if reason is not None or bundle.weights is None:
             raise BackendUnavailable(self.backend, str(reason), ())
-        model = (
-            build(bundle.training.model, bundle.config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
-        )
+        model = build(bundle.model, bundle.config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
         load_weights(model, bundle.weights)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._open(bundle, model.to(device), device, threads)

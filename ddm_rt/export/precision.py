@@ -164,9 +164,9 @@ def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, repor
 def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
     """The graphs to convert; those that share their tensors together."""
     files = [path.name for path in bundle.graphs.values()]
-    vae = bundle.training.model.vae
     # A decoder that was put in the VAE's place (provenance names it) is as it is for lack of such trouble.
-    if bundle.config.family is Family.SDXL and vae["force_upcast"] and not bundle.index.provenance.get("decoder"):
+    own_vae = bundle.config.family is Family.SDXL and not bundle.index.provenance.get("decoder")
+    if own_vae and bundle.model.vae["force_upcast"]:
         files.remove("decoder.onnx")
     plugin = {"denoiser.onnx": (PLUGIN_GRAPH,)} if PLUGIN_GRAPH in bundle.index.files else {}
     return [(name, *plugin.get(name, ())) for name in files]

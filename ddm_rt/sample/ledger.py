@@ -123,7 +123,8 @@ class Ledger:
         owner: str | None = None,
     ) -> None:
         self._given, self._name = path, owner
-        self.path = None if path is None else Path(path).absolute()  # a process may change its directory
+        # A process may change its directory, and a link to a ledger is that ledger: owners' locks lie beside the file.
+        self.path = None if path is None else Path(path).resolve()
         self._fsync, self._timeout_s = fsync, timeout_s
         self._mutex = threading.Lock()
         self._returned: deque[tuple[str, int]] = deque()  # leases to give back

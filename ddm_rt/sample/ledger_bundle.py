@@ -12,7 +12,8 @@ def check(connection: sqlite3.Connection, ledger: str | Path | None, bundle_id: 
     other = connection.execute("SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", (bundle_id,)).fetchone()
     if other is not None:
         raise LedgerError(
-            f"ledger {ledger}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: name another file"
+            f"ledger {ledger}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: "
+            "name another file, or open the bundle that it belongs to"
         )
 
 

@@ -58,7 +58,7 @@ class Replica:
     ) -> None:
         """Raises DdmError where this machine has another bundle, or an engine unlike the other replicas'."""
         opened = Bundle.load(bundle)
-        if opened.bundle_id != bundle_id:
+        if not opened.is_of(bundle_id):
             raise BundleError(f"{bundle}: bundle_id is {opened.bundle_id[:12]}…; expected {bundle_id[:12]}… here too")
         self.pipeline = Pipeline.load(opened, backend=backend, threads=threads)
         self._check(ray.get(keeper.agree.remote(self.pipeline.made_by)))

@@ -63,6 +63,23 @@ def test_images_ledger_and_manifests_go_on(ddm_rt, old: Bundle, tmp_path: Path) 
     assert "bundle_id is" in ddm_rt("sample", old.path, *newer, "--out", tmp_path / "y").refusal()
 
 
+def test_the_same_command_again_goes_on_where_it_was_killed(ddm_rt, old: Bundle, tmp_path: Path) -> None:
+    """The bundle stands and one ledger is moved; another one isn't."""
+    ledgers = tmp_path / "a.ledger", tmp_path / "b.ledger"
+    for path in ledgers:
+        with Ledger(path) as counts:
+            stream = Stream(old.bundle_id, "campaign", "uniform")
+            counts.lease(stream, lambda: TreeQuota([1.0], [{0: 1.0}]), 2).commit()
+    line = ("upgrade", old.path, "--out", tmp_path / "new", "--ledger", ledgers[0])
+    assert ddm_rt(*line).code == 0
+    said = ddm_rt(*line, "--ledger", ledgers[1])
+    assert said.code == 0, said.err
+    assert f"ledger: {ledgers[0]}: nothing to move" in said.out
+    assert f"ledger: {ledgers[1]}: 1 stream moved" in said.out
+    other = write_format_1(Bundle.load("digits"), tmp_path / "other", name="other")
+    assert "holds another bundle" in ddm_rt("upgrade", other.path, "--out", tmp_path / "new").refusal()
+
+
 def test_a_calibration_goes_on(ddm_rt, old: Bundle, tmp_path: Path) -> None:
     line = ("--judge", "digits", "--groups", "3,8", "-n", 16, *SAMPLE)
     said = ddm_rt("calibrate", old.path, "--out", tmp_path / "calibrated", *line)
@@ -96,7 +113,7 @@ def test_what_cannot_be_upgraded_is_refused_and_nothing_is_left(ddm_rt, old: Bun
     none = tmp_path / "none.ledger"
     assert f"ledger {none}: no such file" in ddm_rt("upgrade", old.path, "--ledger", none).refusal()
     assert "has format 2 already" in ddm_rt("upgrade", "digits", "--out", tmp_path / "copy").refusal()
-    assert "exists and is not an empty directory" in ddm_rt("upgrade", old.path, "--out", old.path).refusal()
+    assert "holds another bundle" in ddm_rt("upgrade", old.path, "--out", old.path).refusal()
     assert "no such directory" in ddm_rt("upgrade", tmp_path / "nowhere").refusal()
     assert sorted(tmp_path.rglob("*")) == before
     assert Bundle.load(old.path).index.schema_version == 1

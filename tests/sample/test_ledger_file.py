@@ -15,13 +15,14 @@ from fake_engine import fake_bundle
 from ledger_damage import DAMAGE
 from ledger_processes import STREAM, quota, reference, used
 
-from ddm_rt.bundle import Bundle
+from ddm_rt.bundle import Bundle, Former
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.ledger import Ledger
 
 
 def former(bundle_id: str, *former_ids: str) -> Bundle:
-    index = fake_bundle().index.model_copy(update={"bundle_id": bundle_id, "former_ids": former_ids})
+    known = tuple(Former(bundle_id=each, files={}) for each in former_ids)
+    index = fake_bundle().index.model_copy(update={"bundle_id": bundle_id, "former": known})
     return dataclasses.replace(fake_bundle(), index=index)
 
 

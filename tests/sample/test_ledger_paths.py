@@ -45,6 +45,16 @@ def test_a_file_that_is_made_later_lies_where_the_ledger_was_opened(
     assert not any(elsewhere.iterdir())
 
 
+def test_a_link_to_a_ledger_is_that_ledger(tmp_path: Path, elsewhere: Path) -> None:
+    (elsewhere / "link").symlink_to(tmp_path / "counts.ledger")
+    with Ledger(tmp_path / "counts.ledger") as here, Ledger(elsewhere / "link") as other:
+        first, second = here.lease(STREAM, quota, 3), other.lease(STREAM, quota, 3)
+        assert [*first.draws, *second.draws] == reference(6)
+        first.commit()
+        second.commit()
+    assert [path.name for path in elsewhere.iterdir()] == ["link"]
+
+
 def test_messages_name_the_path_as_it_was_given(
     tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from fake_engine import FakeEngine, fake_bundle
 from fake_text import text_bundle
 from shard_reading import check_same, read_shards, read_tars, read_webdataset
 
+from ddm_rt.bundle import Former
 from ddm_rt.errors import DdmError
 from ddm_rt.sample import shards as module
 from ddm_rt.sample.pipeline import Pipeline
@@ -160,7 +161,8 @@ def test_other_settings_are_refused(pipeline: Pipeline, tmp_path: Path, change: 
 
 def test_a_directory_goes_on_after_the_bundle_was_upgraded(pipeline: Pipeline, tmp_path: Path) -> None:
     begun = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, n=10).manifest
-    index = pipeline.bundle.index.model_copy(update={"bundle_id": "cd" * 32, "former_ids": (begun.bundle_id,)})
+    former = (Former(bundle_id=begun.bundle_id, files={}),)
+    index = pipeline.bundle.index.model_copy(update={"bundle_id": "cd" * 32, "former": former})
     upgraded = Pipeline(dataclasses.replace(pipeline.bundle, index=index), pipeline.engine)
     plan = plan_shards(upgraded, 5, ShardFormat.WEBDATASET, begun, n=10)
     assert plan.manifest == begun
