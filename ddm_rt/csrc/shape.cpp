@@ -324,11 +324,12 @@ Check open_object(std::vector<Field> fields) {
     return [known = std::move(known)](const Value& value, Trail& trail) {
         object_of(value, trail);
         json::Object out;
-        for (const auto& [field, preset] : known) {
+        for (const Known& each : known) {
+            const Field& field = each.field;
             out.emplace_back(field.name, below(trail, field.name, [&] {
                                  const Value* found = value.find(field.name);
-                                 if (!found && !preset) refuse(trail, "Field required");
-                                 return field.check(found ? *found : *preset, trail);
+                                 if (!found && !each.preset) refuse(trail, "Field required");
+                                 return field.check(found ? *found : *each.preset, trail);
                              }));
         }
         return Value(std::move(out));
