@@ -122,7 +122,7 @@ class Ledger:
         timeout_s: float = 10.0,
         owner: str | None = None,
     ) -> None:
-        self._given, self._name = path, owner
+        self._given, self._name = None if path is None else Path(path), owner
         # A process may change its directory, and a link to a ledger is that ledger: owners' locks lie beside the file.
         self.path = None if path is None else Path(path).resolve()
         self._fsync, self._timeout_s = fsync, timeout_s
