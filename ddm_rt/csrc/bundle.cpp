@@ -24,13 +24,20 @@ constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(Status::bundle, message); }
 
+// What is read of bundle.json before anything else: later formats may change everything else.
+const shape::Check& index_head() {
+    static const shape::Check check = shape::open_object({{"schema_version", shape::integer()}});
+    return check;
+}
+
 const shape::Check& index_file() {
     using namespace shape;
     static const Check entry = open_object({{"sha256", hash()}, {"bytes", integer({.ge = 0})}});
+    static const Check former = open_object({{"bundle_id", hash()}, {"files", mapping(hash())}});
     static const Check check = open_object({
         {"schema_version", integer()},
         {"bundle_id", hash()},
-        {"former_ids", list(hash()), "[]"},
+        {"former", list(former), "[]"},
         {"files", mapping(entry)},
         {"provenance", mapping(anything())},
     });
@@ -66,6 +73,15 @@ std::string locate(const std::string& source) {
     return path;
 }
 
+json::Value read_index(const std::string& path) {
+    const json::Value tree = shape::parse(shape::anything(), read(path), path);
+    const int64_t format = shape::parse_tree(index_head(), tree, path)["schema_version"].integer();
+    if (format != 1 && format != 2) {
+        refuse(concat(path, ": schema_version is ", format, "; this version reads 1 and 2"));
+    }
+    return shape::parse_tree(index_file(), tree, path);
+}
+
 void check_name(const std::string& name, const std::string& index) {
     const std::vector<std::string> parts = split(name, '/');
     const bool inside = !name.starts_with('/') && std::find(parts.begin(), parts.end(), "..") == parts.end() &&
@@ -93,17 +109,25 @@ bool is_derived(const std::string& name) {
     return std::any_of(DERIVED.begin(), DERIVED.end(), [&](const char* folder) { return name.starts_with(folder); });
 }
 
+// Whether the file is one of those that say, in either format, how to sample.
+bool is_said(const std::string& name) {
+    return name == RUNTIME || std::find(FORMAT_1.begin(), FORMAT_1.end(), name) != FORMAT_1.end();
+}
+
+// What the id of the bundle must have been that had the files of `hashes` beside the graphs and tokenizers of this one.
+std::string former_id(std::vector<std::pair<std::string, FileEntry>> files, const json::Value& hashes) {
+    std::erase_if(files, [&](const auto& each) { return is_said(each.first) || hashes.find(each.first); });
+    for (const auto& [name, sha256] : hashes.object()) files.emplace_back(name, FileEntry{sha256.text(), 0});
+    return bundle_id(files);
+}
+
 }  // namespace
 
 Bundle Bundle::load(const std::string& source) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
-    const json::Value index = shape::parse(index_file(), read(index_path), index_path);
+    const json::Value index = read_index(index_path);
     const int64_t format = index["schema_version"].integer();
-    if (format != 1 && format != 2) {
-        refuse(concat(index_path, ": schema_version is ", format, "; this version reads 1 and 2"));
-    }
     Bundle bundle{path, index["bundle_id"].text(), {}, format, {}, {}, {}, {}};
-    for (const json::Value& id : index["former_ids"].list()) bundle.former_ids.push_back(id.text());
     for (const auto& [name, entry] : index["files"].object()) {
         bundle.files.emplace_back(name, FileEntry{entry["sha256"].text(), entry["bytes"].natural()});
     }
@@ -120,6 +144,12 @@ Bundle Bundle::load(const std::string& source) {
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse(concat(index_path, ": field bundle_id does not match the files it lists"));
+    }
+    for (const json::Value& former : index["former"].list()) {
+        bundle.former_ids.push_back(former["bundle_id"].text());
+        if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) continue;
+        refuse(concat(index_path, ": field former.", bundle.former_ids.size() - 1,
+                      ".bundle_id does not match the files it lists"));
     }
     const auto each = [](auto function) {
         return std::array{function(FORMAT_1[0]), function(FORMAT_1[1]), function(FORMAT_1[2])};
@@ -170,8 +200,7 @@ std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& file
         const auto listed = [&](const auto& names, const std::string& wanted) {
             return std::find(names.begin(), names.end(), wanted) != names.end();
         };
-        const bool said = listed(FORMAT_1, name) || name == RUNTIME;
-        if (said || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
+        if (is_said(name) || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
             content += name + '\0' + entry.sha256 + '\n';
         }
     }

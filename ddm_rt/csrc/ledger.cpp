@@ -66,7 +66,7 @@ class LedgerState final : private ForkWatcher {
 public:
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
         : given_(path ? clean_path(*path) : "in memory"), name_("ledger " + given_), fsync_(fsync), timeout_s_(timeout_s) {
-        if (path) translated([&] { path_ = absolute_path(*path); });
+        if (path) translated([&] { path_ = resolved_path(*path); });
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
         watch_forks(*this);
@@ -262,7 +262,7 @@ private:
         Statement other(connection, "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1", bundle_id);
         if (!other.step()) return;
         refuse(concat(": belongs to bundle ", other.text(0).substr(0, 12), "…; this one is ", bundle_id.substr(0, 12),
-                      "…: name another file"));
+                      "…: name another file, or open the bundle that it belongs to"));
     }
 
     // The stream's number and counts; a new stream has no counts yet.

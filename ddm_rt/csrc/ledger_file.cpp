@@ -2,14 +2,17 @@
 
 #include <array>
 #include <cerrno>
+#include <deque>
 #include <dirent.h>
 #include <fcntl.h>
+#include <filesystem>
 #include <set>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include "text.h"
@@ -20,6 +23,7 @@ namespace {
 constexpr int64_t APPLICATION_ID = 0x44444D31;  // "DDM1": an SQLite file with another one is no ledger
 static_assert(APPLICATION_ID == 1145326897, "as in the schema");
 constexpr int64_t VERSION = 1;
+constexpr int MOST_LINKS = 40;  // on the way to a file, as Linux has it
 // As in Python to the letter: either side makes the file that the other goes on with.
 constexpr const char* SCHEMA = R"sql(
 PRAGMA page_size = 1024;
@@ -172,11 +176,31 @@ std::string random_name() {
 
 }  // namespace
 
-std::string absolute_path(const std::string& path) {
-    if (path.starts_with('/')) return clean_path(path);
-    std::array<char, 4096> here;
-    if (!::getcwd(here.data(), here.size())) fail(path);
-    return join_path(here.data(), path);
+// realpath() would refuse a file that isn't there yet, and weakly_canonical() doesn't follow a link to one.
+std::string resolved_path(const std::string& path) {
+    std::filesystem::path out = "/";
+    std::deque<std::string> rest;
+    const auto go_on_with = [&](const std::string& more) {
+        const std::vector<std::string> parts = split(more, '/');
+        rest.insert(rest.begin(), parts.begin(), parts.end());
+    };
+    go_on_with(std::filesystem::absolute(clean_path(path)).string());
+    for (int links = 0; !rest.empty();) {
+        const std::string part = std::exchange(rest.front(), {});
+        rest.pop_front();
+        if (part == "..") out = out.parent_path();
+        if (part.empty() || part == "." || part == "..") continue;
+        std::error_code no_link;
+        const std::filesystem::path target = std::filesystem::read_symlink(out / part, no_link);
+        if (target.empty()) {
+            out /= part;
+            continue;
+        }
+        if (++links > MOST_LINKS) throw std::system_error(ELOOP, std::generic_category(), path);
+        if (target.is_absolute()) out = "/";
+        go_on_with(target.string());
+    }
+    return out.string();
 }
 
 std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, const std::string& ledger, bool fsync,

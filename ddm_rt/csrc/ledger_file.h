@@ -12,10 +12,11 @@
 
 namespace ddm {
 
-// The path as it is meant in the folder that the process is in now: it may go to another. Links aren't followed.
-std::string absolute_path(const std::string& path);
+// The absolute path of the file that `path` means in the folder that the process is in now: it may go to another. A link to
+// a ledger is that ledger, so links are followed, one to a file that isn't there yet too. Throws std::system_error.
+std::string resolved_path(const std::string& path);
 
-// A connection to the ledger at the absolute `path`, which is made where there is none, or to one in memory. Throws
+// A connection to the ledger at the resolved `path`, which is made where there is none, or to one in memory. Throws
 // Error with Status::ledger for a file that can't be used, which is left as it is; `ledger` is what the message names.
 std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, const std::string& ledger, bool fsync,
                                         double timeout_s);
@@ -26,7 +27,7 @@ Error explained(const SqliteError& error, const std::string& ledger, double time
 bool file_exists(const std::string& path);
 
 // A process's name in a ledger, and the lock that shows it alive: the system ends it with the process. Paths of ledgers
-// are absolute here and below.
+// are resolved here and below: an owner's lock lies beside the file itself.
 class Owner {
 public:
     // Enters a new name, in the transaction in which the lock is made: nobody sees one without the other.

@@ -59,10 +59,17 @@ shape::Check described(std::vector<shape::Field> rest) {
         {"cond", list(tensor_spec())},
         {"sampling", sampling()},
         {"codes", list(leaf()), "[]"},
-        {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
     };
     for (Field& field : rest) fields.push_back(std::move(field));
     return open_object(std::move(fields));
+}
+
+shape::Field version() { return {"schema_version", shape::one_of(std::vector<int64_t>{1}), "1"}; }
+
+// What is read of runtime.json before anything else: later versions may change everything else.
+const shape::Check& runtime_head() {
+    static const shape::Check check = shape::open_object({version(), {"requires", shape::list(shape::text()), "[]"}});
+    return check;
 }
 
 const shape::Check& runtime_file() {
@@ -70,10 +77,7 @@ const shape::Check& runtime_file() {
     static const Check check = [] {
         std::vector<Field> schedule = schedule_fields();
         schedule.push_back({"alphas_cumprod", anything(), "null"});
-        return described({
-            {"requires", list(shape::text()), "[]"},
-            {"schedule", open_object(std::move(schedule))},
-        });
+        return described({{"schedule", open_object(std::move(schedule))}});
     }();
     return check;
 }
@@ -81,6 +85,7 @@ const shape::Check& runtime_file() {
 const shape::Check& config_file() {
     using namespace shape;
     static const Check check = described({
+        version(),
         {"num_codes", integer({.ge = 0})},
         {"model", mapping(anything())},
         {"run", mapping(anything())},
@@ -175,11 +180,13 @@ size_t Codes::num_top_codes() const {
 }
 
 Runtime Runtime::of_format_2(std::string_view content, const std::string& path) {
-    const Value tree = shape::parse(runtime_file(), content, path);
-    for (const Value& name : tree["requires"].list()) {  // this version knows none
+    const Value whole = shape::parse(shape::anything(), content, path);
+    const Value head = shape::parse_tree(runtime_head(), whole, path);
+    for (const Value& name : head["requires"].list()) {  // this version knows none
         throw Error(Status::bundle, concat(path, ": field requires: the bundle needs ", repr(name.text()),
                                            ", which this version doesn't know; a newer ddm_rt reads it"));
     }
+    const Value tree = shape::parse_tree(runtime_file(), whole, path);
     const Value& schedule = tree["schedule"];
     Runtime out{config_of(tree), codes_of(tree["codes"]),
                 Schedule::stored(schedule, &schedule["alphas_cumprod"], path, "schedule.alphas_cumprod")};

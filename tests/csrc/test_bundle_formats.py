@@ -14,7 +14,7 @@ from embedding_build import Built
 from ledger_processes import STREAM, quota
 from paper_bundle import fill
 
-from ddm_rt.bundle import Bundle, asset, write_bundle
+from ddm_rt.bundle import Bundle, FileEntry, asset, bundle_id, write_bundle
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
@@ -70,7 +70,7 @@ def test_both_formats_give_the_same_images(c_library: CLibrary, digits: Path) ->
         assert made.manifest["images"] == again.manifest["images"]
         assert again.manifest["bundle_id"] == read(digits / "bundle.json")["bundle_id"]
         said = pipeline.describe()
-        assert said["former_ids"] == read(digits / "bundle.json").get("former_ids", [])
+        assert said["former_ids"] == list(Bundle.load(digits).index.former_ids)
         here = python.generate(n=3, seed=5, num_steps=3, target="code:1=1")
         assert here.manifest["images"] == again.manifest["images"]
 
@@ -132,8 +132,30 @@ def test_unknown_fields_are_left_alone(core: CoreProbe, bundle: Path, number: in
     reindex(bundle)
     index = read(bundle / "bundle.json") | LATER
     index["files"][name] |= LATER
+    for former in index.get("former", []):
+        former |= LATER
     write(bundle / "bundle.json", index)
     assert check(core, bundle) == {"bundle_id": index["bundle_id"], "num_codes": 1}
+
+
+def test_a_former_id_is_of_these_graphs_and_its_own_files(core: CoreProbe, bundle: Path) -> None:
+    """Whatever those are called: they take the place of this bundle's."""
+    index = read(bundle / "bundle.json")
+    names = ("denoiser.onnx", "codes.json", "runtime.json", "plans/no part of the id")
+    names += (
+        "tokenizer/\U0001f600",
+        "tokenizer/\uffff",
+        "tokenizer/a.json",
+    )  # the id takes them in order of characters
+    hashes = {name: f"{i}" * 64 for i, name in enumerate(names)}
+    graphs = {name: FileEntry(**entry) for name, entry in index["files"].items() if name.endswith(".onnx")}
+    own = {name: FileEntry(sha256=sha256, bytes=0) for name, sha256 in hashes.items()}
+    former = {"bundle_id": bundle_id(graphs | own), "files": hashes}
+    write(bundle / "bundle.json", index | {"former": [former]})
+    assert check(core, bundle)["bundle_id"] == index["bundle_id"]
+    hashes["codes.json"] = "f" * 64
+    write(bundle / "bundle.json", index | {"former": [former]})
+    assert check(core, bundle)["error"].endswith("field former.0.bundle_id does not match the files it lists")
 
 
 def another_byte(bundle: Path) -> None:
@@ -154,6 +176,23 @@ def runtime(*fields: str | int, value: Any) -> Callable[[Path], None]:
     return lambda bundle: change(bundle, "runtime.json", *fields, value=value)
 
 
+def runtime_is(tree: Any) -> Callable[[Path], None]:
+    def written(bundle: Path) -> None:
+        write(bundle / "runtime.json", tree)
+        reindex(bundle)
+
+    return written
+
+
+def index_is(tree: Any) -> Callable[[Path], None]:
+    return lambda bundle: write(bundle / "bundle.json", tree)
+
+
+def with_a_former_of_other_graphs(bundle: Path) -> None:
+    (former,) = read(bundle / "bundle.json")["former"]
+    index("former", [former, former | {"bundle_id": "0" * 64}])(bundle)
+
+
 def index(field: str, value: Any) -> Callable[[Path], None]:
     return lambda bundle: change(bundle, "bundle.json", field, value=value)
 
@@ -170,6 +209,28 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         index("schema_version", 3),
         "bundle.json: schema_version is 3; this version reads 1 and 2",
     ),
+    "a later index unlike this": (
+        index_is({"files": [], "bundle_id": 7, "schema_version": 3}),
+        "bundle.json: schema_version is 3; this version reads 1 and 2",
+    ),
+    "an index without a format": (
+        index_is({"files": []}),
+        "bundle.json: field schema_version: Field required",
+    ),
+    "no index": (index_is([]), "bundle.json: field (whole file): Input should be an object"),
+    "a later runtime unlike this": (
+        runtime_is({"name": 1, "requires": 7, "schema_version": 2}),
+        f"{RUNTIME}schema_version: Input should be 1",
+    ),
+    "a later feature that changes the rest": (
+        runtime_is({"requires": ["maps"], "latent_shape": "as the map"}),
+        f"{RUNTIME}requires: the bundle needs 'maps', which this version doesn't know; a newer ddm_rt reads it",
+    ),
+    "no list of features": (
+        runtime_is({"requires": "maps"}),
+        f"{RUNTIME}requires: Input should be a valid array",
+    ),
+    "nothing but a head": (runtime_is({}), f"{RUNTIME}name: Field required"),
     "no format": (index("schema_version", 0), "bundle.json: schema_version is 0; this version reads 1 and 2"),
     "format 1": (
         index("schema_version", 1),
@@ -182,8 +243,20 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another byte": (another_byte, "runtime.json: altered: its sha256 differs from the one in bundle.json"),
     "a former id that is none": (
-        index("former_ids", ["ab"]),
-        "bundle.json: field former_ids.0: String should match pattern '^[0-9a-f]{64}$'",
+        index("former", [{"bundle_id": "ab", "files": {}}]),
+        "bundle.json: field former.0.bundle_id: String should match pattern '^[0-9a-f]{64}$'",
+    ),
+    "a former file's hash that is none": (
+        index("former", [{"bundle_id": "0" * 64, "files": {"config.json": "ab"}}]),
+        "bundle.json: field former.0.files.config.json: String should match pattern '^[0-9a-f]{64}$'",
+    ),
+    "a former id without files": (
+        index("former", [{"bundle_id": "0" * 64}]),
+        "bundle.json: field former.0.files: Field required",
+    ),
+    "a former id of other graphs": (
+        with_a_former_of_other_graphs,
+        "bundle.json: field former.1.bundle_id does not match the files it lists",
     ),
     "a beta": (
         runtime("schedule", "beta_start", value=2),
@@ -255,7 +328,7 @@ def test_a_calibration_of_a_former_id_holds(core: CoreProbe, c_library: CLibrary
     digits = write_format(2, DIGITS, tmp_path / "digits")
     record = {
         "schema_version": 1,
-        "bundle_id": read(digits / "bundle.json")["former_ids"][0],
+        "bundle_id": read(digits / "bundle.json")["former"][0]["bundle_id"],
         "attributes": [{"name": "digit", "groups": ["three", "eight"]}],
         "counts": [[9, 1], [1, 9]] * 8,
         "unsure": [0] * 16,
@@ -274,14 +347,14 @@ def test_a_calibration_of_a_former_id_holds(core: CoreProbe, c_library: CLibrary
     assert here.generate(n=4, num_steps=4, target="three=.5,eight=.5").codes == made.codes
     entry = read(digits / "bundle.json")["files"]["calibrations/default/calibration.json"]
     assert made.manifest["calibration_id"] == entry["sha256"]
-    write(digits / "bundle.json", read(digits / "bundle.json") | {"former_ids": ["0" * 64]})
+    write(digits / "bundle.json", read(digits / "bundle.json") | {"former": []})
     found = core("weights", path=str(digits), manifest=json.dumps(manifest), targets=["three=.5,eight=.5"])
     assert f"it is of another bundle, {record['bundle_id'][:12]}" in found[0]["error"]
 
 
 def test_a_ledger_of_a_former_id_must_be_moved(core: CoreProbe, c_library: CLibrary, tmp_path: Path) -> None:
     digits, path = write_format(2, DIGITS, tmp_path / "digits"), tmp_path / "counts.ledger"
-    (former,) = read(digits / "bundle.json")["former_ids"]
+    (former,) = Bundle.load(digits).index.former_ids
     with Ledger(path) as ledger:
         ledger.lease(STREAM._replace(bundle_id=former), quota, 3).commit()
     with pytest.raises(DdmError) as here:

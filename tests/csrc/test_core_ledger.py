@@ -177,6 +177,49 @@ def test_a_new_file_is_made_in_the_folder_where_it_was_named(built: Built, tmp_p
     assert not [*there.iterdir()]
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["used before", "new"])
+@pytest.mark.parametrize("given", ["link", "chain", "folder/link", "folder/../real/counts.ledger", "missing/../chain"])
+def test_a_link_to_a_ledger_is_that_ledger(built: Built, tmp_path: Path, given: str, there: bool) -> None:
+    """Python's too: nothing is handed out twice, and owners' locks lie beside the file itself."""
+    real, links = tmp_path / "real", tmp_path / "links"
+    real.mkdir()
+    (links / "deep").mkdir(parents=True)
+    path = real / "counts.ledger"
+    (links / "link").symlink_to("../real/counts.ledger")
+    (links / "chain").symlink_to(links / "link")
+    (links / "folder").symlink_to(links / "deep")
+    (links / "deep" / "link").symlink_to("../link")
+    (links / "real").symlink_to(real)
+    if there:
+        Ledger(path).lease(STREAM, quota, 1).commit()
+    with CoreProbe(built.tests / "ddm-core-probe") as probe, Ledger(links / given) as linked, Ledger(path) as ledger:
+        assert linked.path == path
+        probe("chdir", path=str(links))
+        probe("ledger", do="open", name="a", path=given)
+        probe("ledger", do="open", name="b", path=str(path))
+        drawn = probe("ledger", n=2, lease="one", **LEASE)
+        drawn += probe("ledger", n=2, lease="two", **LEASE | {"name": "b"})
+        leases = [linked.lease(STREAM, quota, 2), ledger.lease(STREAM, quota, 2)]
+        drawn += [[*one] for lease in leases for one in lease.draws]
+        drawn += probe("ledger", n=2, lease="three", **LEASE)
+        assert drawn == [[*one] for one in reference(10 + there)[there:]]
+        assert len([*real.glob("counts.ledger-owner-*")]) == 4
+        assert probe("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)["error"].startswith(
+            f"ledger {given}: "
+        )
+        for name in ("a", "b"):
+            probe("ledger", do="close", name=name)
+    assert sorted(one.name for one in links.iterdir()) == ["chain", "deep", "folder", "link", "real"]
+    assert [one.name for one in (links / "deep").iterdir()] == ["link"]
+
+
+def test_links_that_lead_nowhere_are_refused(core: CoreProbe, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    said = f"ledger {tmp_path}/a: cannot be made or opened (Too many levels of symbolic links)"
+    assert draw(core, tmp_path / "a", 1) == {"error": said, "status": 3}
+
+
 GENDER = Attribute(name="gender", groups=("female", "male"))
 RACE = Attribute(name="race", groups=("asian", "black", "white"))
 SHARES = (0.25, 0.1, 0.4, 0.05, 0.2)

@@ -74,8 +74,8 @@ DDM_RT_API ddm_rt_status ddm_rt_options_set_backend(ddm_rt_options *options, con
 /* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. */
 DDM_RT_API ddm_rt_status ddm_rt_options_set_threads(ddm_rt_options *options, int32_t threads);
 
-/* File that keeps the counts of scopes: Python and other processes may use it at the same time. By default counts are in
- * memory and end with the pipeline. `fsync` other than 0: it also survives a power loss. */
+/* File that keeps the counts of scopes: Python and other processes may use it at the same time. A link to a file is
+ * that file. By default counts are in memory and end with the pipeline. `fsync` other than 0: it also survives a power loss. */
 DDM_RT_API ddm_rt_status ddm_rt_options_set_ledger(ddm_rt_options *options, const char *path, int32_t fsync);
 
 /* ONNX Runtime's shared library, 1.21 or later: a path, or a name that the system finds. By default what the environment
