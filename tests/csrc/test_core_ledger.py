@@ -204,9 +204,8 @@ def test_a_link_to_a_ledger_is_that_ledger(built: Built, tmp_path: Path, given: 
         drawn += probe("ledger", n=2, lease="three", **LEASE)
         assert drawn == [[*one] for one in reference(10 + there)[there:]]
         assert len([*real.glob("counts.ledger-owner-*")]) == 4
-        assert probe("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)["error"].startswith(
-            f"ledger {given}: "
-        )
+        said = probe("ledger", do="check_bundle", name="a", bundle_id="cd" * 32)["error"]
+        assert said.startswith(f"ledger {given}: ")
         for name in ("a", "b"):
             probe("ledger", do="close", name=name)
     assert sorted(one.name for one in links.iterdir()) == ["chain", "deep", "folder", "link", "real"]
