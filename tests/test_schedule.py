@@ -1,6 +1,5 @@
 """Schedule and step tables against diffusers' own schedulers."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from format1 import schedule_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ from pairs import in_pairs
 from tolerances import SCHEDULE_REL, STEP_ABS, TABLE_ABS, TIMESTEP_ABS, TRAJECTORY_REL
 
 from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.kernels.philox import STEP_STREAM, normal
 from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, _linspace, step_table
@@ -318,74 +316,11 @@ def test_step_of_a_perfect_denoiser_stays_on_the_path(
     np.testing.assert_allclose(kept**2 + table.f**2, sigma[1:] ** 2, rtol=0, atol=TABLE_ABS)
 
 
-@pytest.mark.parametrize("betas", BETAS)
-def test_json_round_trip_is_exact(betas: str) -> None:
-    schedule = schedule_of(PredictionType.V_PREDICTION, betas)
-    again = Schedule.from_json(schedule_json(schedule).encode(), "schedule.json")
-    assert again.config == schedule.config
-    assert again.alphas_cumprod.tobytes() == schedule.alphas_cumprod.tobytes()
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_json_keeps_what_a_checkpoint_says(name: str) -> None:
-    schedule = checkpoint_schedule(name)
-    assert Schedule.from_json(schedule_json(schedule), "schedule.json").config == schedule.config
-    assert CHECKPOINTS[name].items() <= json.loads(schedule_json(schedule)).items()
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"schema_version": 2}, "schema_version"),
-        ({"beta_start": -1.0}, "beta_start"),
-        ({"beta_end": 0.5}, "alphas_cumprod"),
-        ({"prediction_type": "score"}, "prediction_type"),
-        ({"num_train_timesteps": 999}, "num_train_timesteps"),
-        ({"timestep_spacing": "cosine"}, "timestep_spacing"),
-        ({"steps_offset": 2}, "steps_offset"),
-        ({"set_alpha_to_one": "no, thanks"}, "set_alpha_to_one"),
-        ({"alphas_cumprod": None}, "alphas_cumprod"),
-        ({"alphas_cumprod": []}, "alphas_cumprod"),
-        ({"alphas_cumprod": ["0.5"] * 1000}, "alphas_cumprod"),
-        ({"alphas_cumprod": [0.5] * 1000}, "alphas_cumprod"),
-        ({"alphas_cumprod": [float("nan")] * 1000}, "alphas_cumprod"),
-        ({"alphas_cumprod": [10**400] * 1000}, "alphas_cumprod"),
-        ({"alphas_cumprod": list(np.linspace(1.5, 0.1, 1000))}, "alphas_cumprod"),
-        ({"alphas_cumprod": list(np.linspace(0.9, 0.1, 1000))}, "alphas_cumprod"),
-    ],
-)
-def test_bad_json_names_the_field(change: dict[str, Any], field: str) -> None:
-    tree = json.loads(schedule_json(schedule_of())) | change
-    with pytest.raises(DdmError, match=field) as caught:
-        Schedule.from_json(json.dumps(tree), "some/schedule.json")
-    assert "some/schedule.json" in str(caught.value)
-
-
-@settings(max_examples=50, deadline=None)
-@given(content=st.one_of(st.binary(max_size=50), st.text(max_size=50), st.just("[1]"), st.just("null")))
-def test_no_json_crashes_the_parser(content: str | bytes) -> None:
-    with pytest.raises(BundleError, match=r"schedule\.json"):
-        Schedule.from_json(content, "schedule.json")
-
-
-def test_one_level_that_is_off_by_little_is_refused() -> None:
-    tree = json.loads(schedule_of().to_json())
-    tree["alphas_cumprod"][700] *= 1.0001
-    with pytest.raises(BundleError, match="differs from what the beta fields give"):
-        Schedule.from_json(json.dumps(tree), "schedule.json")
-
-
 @pytest.mark.parametrize(("start", "end"), [(0.0001, 0.02), (0.00085**0.5, 0.012**0.5), (0.1, 0.7), (0.3, 0.9)])
 @pytest.mark.parametrize("n", [2, 3, 10, 99, 100, 1000, 1001])
 def test_betas_lie_where_torch_puts_them(start: float, end: float, n: int) -> None:
     """To the bit, or a checkpoint's levels are not those that it was trained with."""
     assert _linspace(start, end, n).tobytes() == torch.linspace(start, end, n).numpy().tobytes()
-
-
-def test_truncated_json_is_refused() -> None:
-    text = schedule_json(schedule_of())
-    with pytest.raises(BundleError, match="not JSON"):
-        Schedule.from_json(text[: len(text) // 2], "schedule.json")
 
 
 def test_vanishing_levels_are_refused() -> None:

@@ -11,7 +11,6 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import key_of
-from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.ledger import Stream
 from ddm_rt.sample.lending import Lender
 from ddm_rt.sample.quota import TreeQuota, parse_target
@@ -151,10 +150,10 @@ def by_codes(tree: Tree, target: str, code_weights: Sequence[float], calibration
     return Weights(target, tops, leaves, calibration_id)
 
 
-def code_tree(codes: CodeTable) -> Tree:
+def code_tree(bundle: Bundle) -> Tree:
     """For each top code, its codes with their shares of it."""
-    shares: list[dict[int, float]] = [{} for _ in range(codes.num_top_codes)]
-    for leaf in codes.leaves:
+    shares: list[dict[int, float]] = [{} for _ in range(bundle.codes.num_top_codes)]
+    for leaf in bundle.codes.leaves:
         shares[leaf.top_code][leaf.code] = leaf.share_in_top
     return shares
 

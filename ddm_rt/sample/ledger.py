@@ -27,7 +27,7 @@ from typing import NamedTuple, Self
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample import ledger_bundle, ledger_fork
-from ddm_rt.sample.ledger_file import Owner, explain, open_ledger, take_back_from_dead
+from ddm_rt.sample.ledger_file import Owner, explain, open_ledger, resolved, take_back_from_dead
 from ddm_rt.sample.quota import TreeQuota
 
 _CACHED_STREAMS = 256
@@ -124,7 +124,7 @@ class Ledger:
     ) -> None:
         self._given, self._name = None if path is None else Path(path), owner
         # A process may change its directory, and a link to a ledger is that ledger: owners' locks lie beside the file.
-        self.path = None if path is None else Path(path).resolve()
+        self.path = None if self._given is None else resolved(self._given)
         self._fsync, self._timeout_s = fsync, timeout_s
         self._mutex = threading.Lock()
         self._returned: deque[tuple[str, int]] = deque()  # leases to give back

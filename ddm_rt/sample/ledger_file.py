@@ -4,6 +4,7 @@ A process that draws holds a lock on a file of its own beside the ledger. The sy
 however that ends, so nothing here depends on clocks, process ids or heartbeats.
 """
 
+import errno
 import os
 import secrets
 import sqlite3
@@ -42,6 +43,15 @@ CREATE TABLE draws (  -- handed out and not done: leased by an owner, or in the 
 CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
 CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+
+
+def resolved(path: Path) -> Path:
+    """Where the ledger lies, without links. Raises LedgerError where they, or the process's directory, lead nowhere."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python before 3.13 raises a RuntimeError for links in a circle
+        reason = error.strerror if isinstance(error, OSError) else os.strerror(errno.ELOOP)
+        raise LedgerError(f"ledger {path}: cannot be made or opened ({reason})") from error
 
 
 def open_ledger(path: Path | None, name: str, fsync: bool, timeout_s: float) -> sqlite3.Connection:

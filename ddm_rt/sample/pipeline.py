@@ -54,7 +54,7 @@ class Pipeline:
     def __init__(self, bundle: Bundle, engine: Engine, ledger: Lender | None = None) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger: Lender = Ledger() if ledger is None else ledger
-        self._tree = code_tree(bundle.codes)
+        self._tree = code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
         self._buckets: dict[Shape, tuple[int, ...]] = {}

@@ -138,7 +138,7 @@ def test_contexts_are_as_long_as_the_tokenizers_say(tiny_bundle: Bundle) -> None
         return build.options(tiny_bundle.config.model_copy(update={"text": text}), build.DEFAULT_BATCH, None)
 
     assert options(77, 77).tokens == plans.Range(min=77, opt=77, max=77)
-    with pytest.raises(DdmError, match=r"config\.json: field text: lengths \[77, 128\]; expected one"):
+    with pytest.raises(DdmError, match=r"bundle: field text: lengths \[77, 128\]; expected one"):
         options(77, 128)
 
 

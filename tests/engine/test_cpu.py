@@ -200,5 +200,5 @@ def test_a_foreign_graph_is_named(tiny_bundle: Bundle, open_engine: Open, tmp_pa
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
-    with pytest.raises(BundleError, match=r"denoiser\.onnx: inputs are sample; config\.json says x_t, t, text"):
+    with pytest.raises(BundleError, match=r"denoiser\.onnx: inputs are sample; the bundle says x_t, t, text"):
         open_engine(unverified(tiny_bundle, tmp_path / "b", "denoiser.onnx", model.SerializeToString()), 1)

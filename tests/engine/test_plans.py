@@ -95,7 +95,7 @@ def test_a_plan_measured_on_another_gpu_is_refused_by_name(tiny_bundle: Bundle, 
 def test_a_stale_plan_is_refused_by_name(bundle: Bundle) -> None:
     entry = bundle.index.files["denoiser.onnx"].model_copy(update={"sha256": "0" * 64})
     index = bundle.index.model_copy(update={"files": bundle.index.files | {"denoiser.onnx": entry}})
-    changed = Bundle(bundle.path, index, bundle.config, bundle.codes, bundle.schedule)
+    changed = Bundle(bundle.path, index, bundle.config, bundle.schedule)
     with pytest.raises(
         DdmError, match=rf"plan {NAME} is refused: .* graphs that have changed \(denoiser.onnx differ\)"
     ):
@@ -134,13 +134,13 @@ def test_a_broken_plan_hides_no_other(bundle: Bundle) -> None:
 
 
 def test_a_plan_that_the_index_does_not_list_is_no_plan(bundle: Bundle, tiny_bundle: Bundle) -> None:
-    unlisted = Bundle(bundle.path, tiny_bundle.index, bundle.config, bundle.codes, bundle.schedule)
+    unlisted = Bundle(bundle.path, tiny_bundle.index, bundle.config, bundle.schedule)
     assert plans.names(unlisted) == ()
 
 
 def test_the_plugin_variant_is_needed_for_half_precision(tiny_bundle: Bundle) -> None:
     half = tiny_bundle.config.model_copy(update={"precision": Precision.FP16})
-    bundle = Bundle(tiny_bundle.path, tiny_bundle.index, half, tiny_bundle.codes, tiny_bundle.schedule)
+    bundle = Bundle(tiny_bundle.path, tiny_bundle.index, half, tiny_bundle.schedule)
     with pytest.raises(BundleError, match=r"denoiser\.plugin\.onnx is missing; tensorrt needs it"):
         plans.graph_files(bundle, flavours.TABLE["tensorrt"])
 

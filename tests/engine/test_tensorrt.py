@@ -220,10 +220,10 @@ def test_a_tensor_of_an_unknown_type_is_refused(machine: Machine, planned: Bundl
         TensorRTRtxEngine(planned)
 
 
-def test_tensors_that_config_json_doesnt_name_are_refused(machine: Machine, planned: Bundle) -> None:
+def test_tensors_that_the_bundle_doesnt_name_are_refused(machine: Machine, planned: Bundle) -> None:
     cond = tuple(spec.model_copy(update={"name": f"{spec.name}_2"}) for spec in planned.config.cond)
     other = dataclasses.replace(planned, config=planned.config.model_copy(update={"cond": cond}))
-    with pytest.raises(BundleError, match=r"conditioner\.plan: outputs are .*; config\.json says .*_2"):
+    with pytest.raises(BundleError, match=r"conditioner\.plan: outputs are .*; the bundle says .*_2"):
         TensorRTRtxEngine(other)
 
 

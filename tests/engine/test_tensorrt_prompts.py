@@ -119,11 +119,11 @@ def _renamed(config: RuntimeConfig, field: str, name: str) -> RuntimeConfig:
         ),
         (
             lambda config: config.model_copy(update={"added": config.added[1:]}),
-            r"conditioner\.plan: inputs are .*text_embeds.*; config\.json says context, .*_scale, time_ids \(",
+            r"conditioner\.plan: inputs are .*text_embeds.*; the bundle says context, .*_scale, time_ids \(",
         ),
     ],
 )
-def test_tensors_that_config_json_doesnt_name_are_refused(
+def test_tensors_that_the_bundle_doesnt_name_are_refused(
     machine: Machine, planned: Callable[[str], Bundle], change: Callable[[RuntimeConfig], RuntimeConfig], said: str
 ) -> None:
     bundle = planned("sdxl")

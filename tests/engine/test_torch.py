@@ -42,7 +42,7 @@ def step(engine: TorchEngine) -> tuple[torch.Tensor, torch.Tensor]:
 def test_is_the_model_bit_for_bit(tiny_bundle: Bundle) -> None:
     assert tiny_bundle.weights is not None
     config = tiny_bundle.config
-    model = DDM(config.model, config.latent_shape, tiny_bundle.codes.top_of).eval()
+    model = DDM(tiny_bundle.model, config.latent_shape, tiny_bundle.codes.top_of).eval()
     model.load_state_dict(load_file(tiny_bundle.weights))
     generator = torch.Generator().manual_seed(0)
     context = torch.randn((4, 2, 16), generator=generator)

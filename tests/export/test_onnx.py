@@ -128,7 +128,7 @@ def test_config_of_the_bundle(tiny_bundle: Bundle) -> None:
     assert config.size_multiple == 4
     assert config.context_shape == ("tokens", 16)
     assert config.prompt_free
-    assert (config.num_codes, config.num_top_codes) == (4, 2)
+    assert (tiny_bundle.codes.num_codes, tiny_bundle.codes.num_top_codes) == (4, 2)
     assert {spec.name: spec.shape for spec in config.cond} == {
         "text_tokens": ("tokens", 16),
         "indicator_tokens": (4, 16),

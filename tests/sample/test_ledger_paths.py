@@ -55,6 +55,13 @@ def test_a_link_to_a_ledger_is_that_ledger(tmp_path: Path, elsewhere: Path) -> N
     assert [path.name for path in elsewhere.iterdir()] == ["link"]
 
 
+def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(LedgerError, match=r"/a: cannot be made or opened \(Too many levels of symbolic links\)"):
+        Ledger(tmp_path / "a").lease(STREAM, quota, 1)
+
+
 def test_messages_name_the_path_as_it_was_given(
     tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from fake_engine import LATENT_SHAPE, FakeEngine, Quirk, fake_bundle
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.buckets import CANDIDATES
 from ddm_rt.sample.generation import contact_sheet
 from ddm_rt.sample.pipeline import Cancelled, Pipeline
@@ -344,18 +344,6 @@ def test_bundles_that_cannot_serve_the_request() -> None:
         pipeline_of(num_codes=0).generate(balance="on")
     with pytest.raises(DdmError, match="null code"):
         pipeline_of(num_codes=0).generate(codes=[0])
-
-
-def test_codes_with_gaps_are_refused() -> None:
-    bundle = fake_bundle()
-    leaves = bundle.codes.leaves
-    object.__setattr__(bundle, "codes", bundle.codes.model_copy(update={"leaves": leaves[1:]}))
-    with pytest.raises(BundleError, match="codes"):
-        Pipeline(bundle, FakeEngine())
-    moved = (*leaves[:3], leaves[3].model_copy(update={"top_code": 7}))
-    object.__setattr__(bundle, "codes", bundle.codes.model_copy(update={"leaves": moved}))
-    with pytest.raises(BundleError, match="top codes"):
-        Pipeline(bundle, FakeEngine())
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:

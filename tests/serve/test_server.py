@@ -30,9 +30,9 @@ def server() -> Iterator[Running]:
 
 def test_who_finds_the_queue_full_is_told_when_to_come_again(engine: GatedEngine) -> None:
     with running(stopped_pipeline(engine), ServeSettings(slots=1, queue=1)) as server:
-        for _ in range(2):
+        for taken in ({"occupied": 1}, {"requests": 2}):  # the first is in the slot before the second waits
             threading.Thread(target=server.client().post, args=(GENERATIONS,), kwargs={"json": {}}).start()
-        server.wait_for(requests=2)
+            server.wait_for(**taken)
         response = server.client().post(GENERATIONS, json={})
         assert response.status_code == 429
         assert int(response.headers["retry-after"]) >= 1
