@@ -1,6 +1,8 @@
 """Students on their teacher's paths: states are the guided teacher's walk, targets its phases' ends, resuming exact."""
 
+import copy
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +28,15 @@ PATHS = 70  # in two files
 FEW = {"distill.paths": PATHS, "train.steps": 12, "train.batch_size": 8, "train.checkpoint_every": 5}
 
 
-@pytest.fixture(params=[True, False], ids=["one step first", "many steps"])
-def distiller(tiny_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> PathDistiller:
-    """On random latents, with its paths."""
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `distiller` has its paths, in a folder by its `one_step_start`. Read-only."""
+    return tmp_path_factory.mktemp("paths")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["one step first", "many steps"])
+def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> PathDistiller:
+    """On random latents, with its paths, which take seconds to walk. Read-only."""
     config = student_config(tiny_run, FEW | {"distill.one_step_start": request.param})
     codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
     model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
@@ -36,7 +44,7 @@ def distiller(tiny_run: Path, tmp_path: Path, request: pytest.FixtureRequest) ->
     latents = torch.zeros(20, *config.model.latent_shape(config.data))
     data = TrainingSet(latents, torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
     made = PathDistiller(config, data, PixelStudent(model))
-    made.walk(tmp_path / "cache")
+    made.walk(cache / str(request.param))
     return made
 
 
@@ -132,11 +140,12 @@ def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, tmp_path: Path) -> None:
-    path = sorted((tmp_path / "cache").iterdir())[1]
+def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, cache: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cache / str(distiller.distill.one_step_start), tmp_path / "cache")
+    path = sorted(folder.iterdir())[1]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=rf"{path.name}: damaged .*; delete it and what it holds is made again"):
-        distiller.walk(tmp_path / "cache")
+        copy.copy(distiller).walk(folder)
 
 
 def test_the_loss_falls(tiny_run: Path, tmp_path: Path) -> None:
