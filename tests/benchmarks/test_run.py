@@ -1,7 +1,6 @@
 """The benchmarks' own parts: registered cases, rows in one schema, configurations side by side, two files compared."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -135,12 +134,15 @@ def test_a_loss_beyond_both_spreads_is_told(
     assert capsys.readouterr().out.splitlines()[2].endswith(f"| {word} |")
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def said(*arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2, done.stderr
-        return done.stderr
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        assert run.main() == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        return err
 
     assert "benchmark 'fastest' is unknown; there are: step" in said("fastest")
     assert "expected NAME..., --work and --out, or --list" in said("step")
