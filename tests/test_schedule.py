@@ -339,6 +339,7 @@ def test_vanishing_levels_are_refused() -> None:
         (SamplerName.DDIM, {"eta": float("nan")}, "eta"),
         (SamplerName.EULER, {"eta": 0.5}, "eta"),
         (SamplerName.DDIM, {"clip": (1.0, -1.0)}, "clip"),
+        (SamplerName.DDIM, {"clip": (0.5, 0.5)}, "clip"),
         (SamplerName.DDIM, {"spacing": "karras"}, "spacing"),
     ],
 )

@@ -40,7 +40,9 @@ def test_what_was_written_is_read_to_the_bit(betas: str) -> None:
         ({"alphas_cumprod": [float("nan")] * 1000}, "alphas_cumprod"),
         ({"alphas_cumprod": [10**400] * 1000}, "alphas_cumprod"),
         ({"alphas_cumprod": list(np.linspace(1.5, 0.1, 1000))}, "alphas_cumprod"),
-        ({"alphas_cumprod": list(np.linspace(0.9, 0.1, 1000))}, "alphas_cumprod"),
+        ({"alphas_cumprod": list(np.linspace(0.9, 0.1, 1000))}, "alphas_cumprod: differs"),
+        ({"alphas_cumprod": list(np.linspace(0.9, 0.0, 1000))}, "alphas_cumprod must decrease strictly within"),
+        ({"alphas_cumprod": list(np.linspace(1.0, 0.1, 1000))}, "alphas_cumprod must decrease strictly within"),
     ],
 )
 def test_bad_json_names_the_field(change: dict[str, Any], field: str) -> None:
@@ -68,3 +70,10 @@ def test_truncated_json_is_refused() -> None:
     text = schedule_json(Schedule.from_config(ScheduleConfig()))
     with pytest.raises(BundleError, match="not JSON"):
         Schedule.from_json(text[: len(text) // 2], "schedule.json")
+
+
+def test_a_file_that_does_not_say_its_version_is_refused() -> None:
+    tree = json.loads(schedule_json(Schedule.from_config(ScheduleConfig())))
+    del tree["schema_version"]
+    with pytest.raises(BundleError, match="field schema_version: expected 1"):
+        Schedule.from_json(json.dumps(tree), "schedule.json")

@@ -252,3 +252,12 @@ def test_a_calibration_that_contradicts_itself_is_refused(bundle: Bundle, change
     with pytest.raises(DdmError) as caught:
         load_all(stored)
     assert message in str(caught.value)
+
+
+def test_a_calibration_of_a_scope_holds_for_whatever_is_asked_in_it() -> None:
+    """And one without a scope for its prompts, in any scope."""
+    texts = {"prompt": "a nurse", "negative_prompt": "blurry"}
+    other = SETTINGS.model_copy(update={**texts, "scope": "campaign"})
+    assert SETTINGS.model_copy(update={"scope": "campaign"}).differences(other) == []
+    assert SETTINGS.differences(other) == [f"{name} is {text} (calibrated at not set)" for name, text in texts.items()]
+    assert SETTINGS.model_copy(update=texts).differences(other) == []

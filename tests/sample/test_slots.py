@@ -120,3 +120,12 @@ def test_images_that_part_end_the_same(wanted: list[Image], ticks: list[int]) ->
     assert found.keys() == set(range(len(wanted)))
     for i, content in found.items():
         assert content == alone(wanted[i]).tobytes()
+
+
+def test_an_image_that_joins_after_a_split_has_a_number_of_its_own() -> None:
+    slots = slots_of(FakeEngine(), None)
+    there = [admit(slots, (seed, 0, [0], 1.5)) for seed in range(4)]
+    other = slots.split()
+    assert slots.numbers + other.numbers == tuple(there)
+    assert admit(other, (9, 0, [0], 1.5)) not in there
+    assert admit(slots, (9, 0, [0], 1.5)) not in there
