@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_graphs import trace_knowing
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.engine.ort import OrtEngine
+from ddm_rt.export import graph
 
 Run = Callable[..., Any]
 FEW = ("--steps", 10, "--paths", 8)
@@ -54,9 +56,13 @@ def test_the_same_command_changes_nothing(ddm_rt: Run, student: tuple[Path, Any]
 
 
 def test_its_bundle_samples_in_one_branch_and_has_a_table_for_c(
-    ddm_rt: Run, student: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ddm_rt: Run, student: tuple[Path, Any], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = ddm_rt("export", student[0], "--tables", "ddim:4", "--out", tmp_path / "bundle")
+    """The teacher's graphs do here: how often they run is the configuration's, and weights play no part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "trace", trace_knowing(bundle))
+        patch.setattr(graph, "difference", lambda *args: 0.0)
+        said = ddm_rt("export", student[0], "--tables", "ddim:4", "--out", tmp_path / "bundle")
     assert said.code == 0, said.err
     table = json.loads((tmp_path / "bundle" / "tables" / "ddim-4" / "table.json").read_bytes())
     assert (len(table["rows"]), table["init_scale"]) == (4, 1.0)

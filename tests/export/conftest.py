@@ -1,32 +1,16 @@
 """What the tests of export variants and precisions share."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from denoiser_calls import denoiser_call
+from known_graphs import trace_knowing
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.export import graph, quantize, tensors
-
-_FIRST_INPUTS = {"input_ids": "text_encoder", "context": "conditioner", "x_t": "denoiser", "x0": "decoder"}
-
-
-def _trace_knowing(bundle: Bundle, fresh: Container[str]) -> Callable[..., tensors.Graph]:
-    """`graph.trace`, but for the graphs of `bundle`, save those named in `fresh` and variants that it hasn't got."""
-    trace = graph.trace
-
-    def known(module: nn.Module, inputs: Mapping[str, Tensor], *args: object, **kwargs: object) -> tensors.Graph:
-        name = _FIRST_INPUTS[next(iter(inputs))]
-        if name in fresh or kwargs["variant"] != "decomposed":
-            return trace(module, inputs, *args, **kwargs)  # type: ignore[arg-type]
-        return tensors.Graph(onnx.load(bundle.graphs[name]))
-
-    return known
+from ddm_rt.export import graph, quantize
 
 
 @pytest.fixture
@@ -34,7 +18,7 @@ def known_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """known_graphs(bundle, fresh=()): exports take graphs of that bundle for traced, which takes seconds."""
 
     def know(bundle: Bundle, fresh: Container[str] = ()) -> None:
-        monkeypatch.setattr(graph, "trace", _trace_knowing(bundle, fresh))
+        monkeypatch.setattr(graph, "trace", trace_knowing(bundle, fresh))
 
     return know
 
@@ -45,7 +29,7 @@ def plugin_bundle(tiny_run: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.
     from ddm_rt.export.onnx import export_run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "trace", _trace_knowing(tiny_bundle, ()))
+        patch.setattr(graph, "trace", trace_knowing(tiny_bundle, ()))
         return export_run(tiny_run, tmp_path_factory.mktemp("bundles") / "plugin", plugin=True)
 
 
