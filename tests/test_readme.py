@@ -17,7 +17,17 @@ def test_the_readme_has_an_example() -> None:
     assert BLOCKS
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+def example(block: str) -> object:
+    """One that needs other people's client waits for the extra that brings it."""
+    marks = (
+        [pytest.mark.slow(reason="needs ddm-rt[integration]")]
+        if "import openai" in block or "from openai" in block
+        else []
+    )
+    return pytest.param(block, marks=marks)
+
+
+@pytest.mark.parametrize("block", map(example, BLOCKS))
 def test_readme_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from http_server import running
 

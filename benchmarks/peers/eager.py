@@ -125,8 +125,7 @@ def pixel_model(bundle: Bundle) -> DDM:
     """The bundle's torch module. Raises DdmError where it was exported without weights."""
     if bundle.weights is None:
         raise DdmError(f"{bundle.path}: exported without weights; use `ddm-rt export --with-weights`")
-    config = bundle.config
-    model = DDM(config.model, config.latent_shape, bundle.codes.top_of)
+    model = DDM(bundle.model, bundle.config.latent_shape, bundle.codes.top_of)
     model.load_state_dict(load_file(bundle.weights))
     return model
 
