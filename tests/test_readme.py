@@ -27,7 +27,7 @@ def example(block: str) -> object:
     return pytest.param(block, marks=marks)
 
 
-@pytest.mark.parametrize("block", map(example, BLOCKS))
+@pytest.mark.parametrize("block", [example(block) for block in BLOCKS])
 def test_readme_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from http_server import running
 
