@@ -58,6 +58,7 @@ def test_images_are_those_of_the_pipeline_and_come_with_their_manifest(client: T
 def test_sizes_and_formats(client: TestClient) -> None:
     for kind in ("png", "webp", "jpeg"):
         reply = client.post(GENERATIONS, json={"size": "12x8", "output_format": kind}).json()
+        assert reply["size"] == "12x8"
         content = base64.b64decode(reply["data"][0]["b64_json"])
         assert Image.open(io.BytesIO(content)).format == kind.upper()
         assert pixels(content).shape == (8, 12, 3)
