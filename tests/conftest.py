@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 from goldens import made_on
+from goldens.files import unpack
 from hypothesis import HealthCheck, settings
 from made_once import made_once
 from toolchain import EMBEDDING, LOADER, missing, summary
@@ -19,6 +20,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
+from ddm_rt.upgrade import upgrade
 
 Made = TypeVar("Made")
 
@@ -196,6 +198,11 @@ def plain_bundle(tiny_run_without_codes: Path, shared_folder: Path) -> Bundle:
     return Bundle.load(made_once(place, lambda place: export_run(tiny_run_without_codes, place)))
 
 
+def unpack_upgraded(name: str, out: Path) -> None:
+    """The committed bundle `name` in today's format."""
+    upgrade(Bundle.load(unpack(name, out)))
+
+
 class PerFamily(Mapping[str, Made]):
     """What is made for a family of checkpoints when it is first asked for. Parallel workers share `folder`."""
 
@@ -250,11 +257,19 @@ def latent_runs(checkpoints: Mapping[str, Path], shared_folder: Path) -> Mapping
 
 
 @pytest.fixture(scope="session")
-def latent_bundles(latent_runs: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Bundle]:
-    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes some twenty seconds to make."""
+def exported_bundles(latent_runs: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Bundle]:
+    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes half a minute to make."""
     from ddm_rt.export.onnx import export_run
 
     def make(family: str, out: Path) -> Bundle:
         return export_run(latent_runs[family], out, with_weights=True)
 
-    return PerFamily(shared_folder / "latent-bundles", tuple(latent_runs), make, Bundle.load)
+    return PerFamily(shared_folder / "exported-bundles", tuple(latent_runs), make, Bundle.load)
+
+
+@pytest.fixture(scope="session")
+def latent_bundles(shared_folder: Path) -> Mapping[str, Bundle]:
+    """By family ("sd15", "sdxl"): a bundle with 4 codes in 2 top codes and weights, for tests that use one and don't
+    look at how it is exported. Read-only. It was exported once and is committed.
+    """
+    return PerFamily(shared_folder / "latent-bundles", ("sd15", "sdxl"), unpack_upgraded, Bundle.load)

@@ -12,8 +12,10 @@ from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes, Leaf
 
-# Families whose export is looked at. What SD 2.1 has of its own, SDXL has too, or it is looked at without an export.
-FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="another export")), "sdxl")
+# Families whose export is looked at. What the others have of their own, SDXL has too, or it is looked at without an
+# export.
+_SLOW = pytest.mark.slow(reason="another export")
+FAMILIES = (pytest.param("sd15", marks=_SLOW), pytest.param("sd21", marks=_SLOW), "sdxl")
 
 
 def write_run(checkpoint: Path, out: Path) -> Path:

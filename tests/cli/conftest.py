@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+from known_graphs import trace_knowing
 from made_once import made_once
 from pictures import write_folder
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.cli import main
+from ddm_rt.export import graph
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def trained(folder: Path, shared_folder: Path) -> tuple[Path, Result]:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: tuple[Path, Result], shared_folder: Path) -> tuple[Path, Result]:
-    """What `ddm-rt export` left and said. Read-only."""
-    return command_once(shared_folder / "cli-exported", "export", trained[0])
+def exported(tiny_run: Path, tiny_bundle: Bundle, shared_folder: Path) -> tuple[Path, Result]:
+    """What `ddm-rt export` left and said. Read-only. What `tiny_bundle` traced isn't traced again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "trace", trace_knowing(tiny_bundle))
+        return command_once(shared_folder / "cli-exported", "export", tiny_run)
 
 
 @pytest.fixture(scope="session")

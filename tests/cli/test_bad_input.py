@@ -363,6 +363,7 @@ def test_sampling_onto_a_full_disk(bundle: Bundle, tmp_path: Path, own_file_syst
     assert left == []
 
 
+@pytest.mark.slow(reason="a training process of its own; `test_a_checkpoint_that_the_system_cuts_off...` is quick")
 def test_training_onto_a_full_disk(images: Path, tmp_path: Path, own_file_system: None) -> None:
     folder = tmp_path / "disk"
     line = train_line(images, folder / "run", "--indicator", "none", "--steps", 4)

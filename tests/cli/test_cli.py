@@ -40,16 +40,26 @@ def test_train_shows_what_it_found_and_claims_no_groups(trained) -> None:
     assert f"run: {run}\n" in said.out, "a path is never broken over lines"
 
 
-def test_export_makes_a_checked_bundle(exported, bundle: Bundle, trained) -> None:
+def test_export_makes_a_checked_bundle(exported, bundle: Bundle, tiny_run: Path) -> None:
     path, said = exported
     assert said.code == 0, said.err
     assert f"bundle: {path}\n" in said.out
     assert bundle.bundle_id in said.out
     assert bundle.training.run.preset == "tiny"
-    codes = Codes.model_validate_json((trained[0] / "codes.json").read_bytes())
+    codes = Codes.model_validate_json((tiny_run / "codes.json").read_bytes())
     assert bundle.codes.leaves == codes.leaves
     assert bundle.training.discovery == codes.model_copy(update={"leaves": ()})
     assert bundle.weights is None, "a serving bundle holds its weights once, in the graphs"
+
+
+@pytest.mark.slow(reason="traces the run's graphs")
+def test_a_trained_run_is_exported_and_sampled(ddm_rt, trained, tmp_path: Path) -> None:
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    assert ddm_rt("export", trained[0], "--out", bundle).code == 0
+    assert ddm_rt("sample", bundle, "-n", 4, "--out", out).code == 0
+    codes = Codes.model_validate_json((trained[0] / "codes.json").read_bytes())
+    assert Bundle.load(bundle).codes.leaves == codes.leaves
+    assert len(list(out.glob("0*.png"))) == 4
 
 
 def test_sample_writes_images_a_sheet_and_a_manifest(sampled, bundle: Bundle) -> None:

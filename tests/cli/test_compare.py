@@ -51,7 +51,10 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+INT8 = pytest.param("int8", marks=pytest.mark.slow(reason="measures ranges on images of its own; fp16 is quick"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", INT8])
 def test_a_side_in_another_precision_is_converted_first(
     ddm_rt, tmp_path: Path, temporary: Path, precision: str
 ) -> None:

@@ -12,6 +12,7 @@ from ddm_rt.bundle import Bundle, asset, write_bundle
 from ddm_rt.cli.doctor import checks
 from ddm_rt.engine import backends
 from ddm_rt.engine.gates import read
+from ddm_rt.engine.openvino import OpenVinoEngine
 from ddm_rt.files import write_json
 
 LINE = ("compare", "--threads", 1, "--record")
@@ -49,7 +50,8 @@ def test_what_says_nothing_about_serving_is_refused(ddm_rt, a: str, b: str, opti
     assert message in ddm_rt(*LINE, *options, a, b).refusal()
 
 
-def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path) -> None:
+def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVinoEngine, "max_batch", 8)  # graphs are compiled for each size
     before = Bundle.load(own)
     said = ddm_rt(*LINE, own, f"{own}@backend=openvino", "-n", 32, "--rounds", 1)
     assert said.code == 3, said.err

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from known_graphs import trace_knowing
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.cli.precision import STEPS, calibrate
 from ddm_rt.config import NULL_CODE, Precision
-from ddm_rt.export import graph, tensors
+from ddm_rt.export import graph
 from ddm_rt.export import precision as export_precision
 
 
@@ -70,16 +70,11 @@ def test_bf16_is_made_and_not_run(ddm_rt, bundle: Bundle, tmp_path: Path) -> Non
 
 
 def test_a_run_becomes_a_bundle_of_that_precision(
-    ddm_rt, trained: tuple[Path, object], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ddm_rt, tiny_run: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tracing, which takes seconds, is replaced by the graphs of the same run."""
-
-    def trace(module: object, inputs: dict[str, object], *args: object, **kwargs: object) -> tensors.Graph:
-        name = {"x_t": "denoiser", "x0": "decoder"}.get(next(iter(inputs)), "conditioner")
-        return tensors.Graph(onnx.load(bundle.graphs[name]))
-
-    monkeypatch.setattr(graph, "trace", trace)
-    assert ddm_rt("export", trained[0], "--precision", "fp16", "--out", tmp_path / "made").code == 0
+    monkeypatch.setattr(graph, "trace", trace_knowing(bundle))
+    assert ddm_rt("export", tiny_run, "--precision", "fp16", "--out", tmp_path / "made").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     made = Bundle.load(tmp_path / "made")
     assert made.config.precision is Precision.FP16

@@ -221,7 +221,7 @@ def test_a_request_that_cannot_be_is_refused_in_pythons_words(
         {"prompt": "a", "leave_alone": ["woman"], "balance": "on"},
         {"prompt": "a", "leave_alone": ["woman"], "codes": [1]},
         {"prompt": "a", "leave_alone": ["woman", " "]},
-        {"prompt": "a", "height": 20},
+        {"prompt": "a", "height": 21},
     ],
     ids=str,
 )

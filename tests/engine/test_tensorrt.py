@@ -327,23 +327,12 @@ def test_the_real_tensorrt_rtx_without_a_driver_says_why_it_takes_no_plan() -> N
     runtime.close()
 
 
-def _really_built(bundle: Bundle, folder: Path, architecture: str) -> Bundle:
-    copy = _copy(bundle, folder)
-    settings = build.options(bundle.config, plans.Range(min=1, opt=4, max=MAX_BATCH), None)
-    build.build(copy, RTX, build.Target(architecture, plans.NO_GPU), settings)
-    return Bundle.load(copy.path)
-
-
-def test_a_really_built_plan_is_one_that_the_runtime_finds(
-    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_really_built_plan_is_one_that_the_runtime_finds(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built for real, found on a fake driver; running it needs a device."""
-    pytest.importorskip(RTX.module)
     pytest.importorskip("triton")
-    bundle = _really_built(tiny_bundle, tmp_path, "sm_89")
     monkeypatch.setattr(cuda, "load", FakeDriver)
-    assert TensorRTRtxEngine.unavailable(bundle) is None
-    pack = read_pack(next(bundle.path.glob("plans/*/kernels")))
+    assert TensorRTRtxEngine.unavailable(built) is None
+    pack = read_pack(next(built.path.glob("plans/*/kernels")))
     declared = {tuple((a.name, a.kind, a.bytes) for a in kernel.arguments) for kernel in pack.kernels}
     assert declared == {tuple(guided_step_arguments())}  # what this file's fake kernels declare
     assert len(pack.kernels) == len(variants())
@@ -355,7 +344,10 @@ def test_a_real_plan_on_a_device_gives_onnx_runtimes_images(tiny_bundle: Bundle,
     architecture = cuda.device_info().architecture
     if architecture not in RTX.architectures:
         pytest.skip(f"TensorRT-RTX builds nothing for {architecture}")
-    bundle = _really_built(tiny_bundle, tmp_path, architecture)
+    bundle = _copy(tiny_bundle, tmp_path)
+    settings = build.options(bundle.config, plans.Range(min=1, opt=4, max=MAX_BATCH), None)
+    build.build(bundle, RTX, build.Target(architecture, plans.NO_GPU), settings)
+    bundle = Bundle.load(bundle.path)
     engine = TensorRTRtxEngine(bundle)
     for sampler in ("ddim", "ddpm"):
         request: dict[str, Any] = {"n": 11, "sampler": sampler, "num_steps": 5}

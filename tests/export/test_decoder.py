@@ -53,12 +53,12 @@ def decoded(folder: Path, x0: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def test_its_graph_decodes_as_in_diffusers(
     latent_runs: Mapping[str, Path],
-    latent_bundles: Mapping[str, Bundle],
+    exported_bundles: Mapping[str, Bundle],
     tmp_path: Path,
     known_graphs: Callable[..., None],
 ) -> None:
     folder = write_decoder(tmp_path / "taesd", scaling_factor=0.7)
-    known_graphs(latent_bundles["sdxl"], fresh=("decoder",))
+    known_graphs(exported_bundles["sdxl"], fresh=("decoder",))
     bundle = export_run(latent_runs["sdxl"], tmp_path / "bundle", decoder=folder)
     x0 = 2 * torch.randn((3, 4, 5, 7), generator=torch.Generator().manual_seed(0))
     (image,) = open_session(bundle.graphs["decoder"]).run(None, {"x0": x0.numpy()})

@@ -70,9 +70,9 @@ def prompts(batch: int, pad: int) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_every_graph_computes_what_torch_does(
-    family: str, latent_runs: Mapping[str, Path], latent_bundles: Mapping[str, Bundle]
+    family: str, latent_runs: Mapping[str, Path], exported_bundles: Mapping[str, Bundle]
 ) -> None:
-    model, bundle = model_of(latent_runs[family]), latent_bundles[family]
+    model, bundle = model_of(latent_runs[family]), exported_bundles[family]
     generator = torch.Generator().manual_seed(7)
     batch, height, width = 5, 6, 14
     ids = {spec.input: prompts(batch, spec.pad_id) for spec in bundle.config.text}
@@ -96,12 +96,12 @@ def test_every_graph_computes_what_torch_does(
 @torch.inference_mode()
 def test_a_plain_run_has_the_checkpoints_own_unet(
     checkpoints: Mapping[str, Path],
-    latent_bundles: Mapping[str, Bundle],
+    exported_bundles: Mapping[str, Bundle],
     tmp_path: Path,
     known_graphs: Callable[..., None],
 ) -> None:
     """Without codes the graphs take no code; with the null code those of a run with codes ignore the indicator."""
-    coded = latent_bundles["sd15"]
+    coded = exported_bundles["sd15"]
     known_graphs(coded, fresh=("conditioner", "denoiser"))
     bundle = export_run(write_run(checkpoints["sd15"], tmp_path / "run"), tmp_path / "bundle")
     assert bundle.config.num_codes == 0
@@ -124,9 +124,9 @@ def test_a_plain_run_has_the_checkpoints_own_unet(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_config_and_tokenizers(
-    family: str, latent_runs: Mapping[str, Path], latent_bundles: Mapping[str, Bundle]
+    family: str, latent_runs: Mapping[str, Path], exported_bundles: Mapping[str, Bundle]
 ) -> None:
-    bundle, xl = latent_bundles[family], family == "sdxl"
+    bundle, xl = exported_bundles[family], family == "sdxl"
     config, dim = bundle.config, 64 if xl else 32
     assert (config.family, config.prompt_free) == ("sdxl" if xl else "sd", False)
     assert (config.latent_shape, config.size_multiple, config.channels) == ((4, 8, 8), 16, 3)
@@ -153,8 +153,8 @@ def test_config_and_tokenizers(
     assert bundle.index.provenance["parity_max_abs_error"].keys() == bundle.graphs.keys()
 
 
-def test_graphs_say_what_is_free_and_nothing_of_their_origin(latent_bundles: Mapping[str, Bundle]) -> None:
-    bundle = latent_bundles["sdxl"]
+def test_graphs_say_what_is_free_and_nothing_of_their_origin(exported_bundles: Mapping[str, Bundle]) -> None:
+    bundle = exported_bundles["sdxl"]
     shapes: dict[str, list[Any]] = {}
     for path in bundle.graphs.values():
         model = onnx.load(path)
@@ -188,10 +188,10 @@ def test_graphs_say_what_is_free_and_nothing_of_their_origin(latent_bundles: Map
 
 
 def test_fp16_with_weights_beside_the_graphs(
-    latent_bundles: Mapping[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported_bundles: Mapping[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SDXL's VAE asks to stay float32; every other graph is half the size, and close to what it was."""
-    bundle = latent_bundles["sdxl"]
+    bundle = exported_bundles["sdxl"]
     monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 2**17)
     half = convert(bundle, tmp_path / "fp16", Precision.FP16)
     files = half.index.files
@@ -273,7 +273,7 @@ def test_a_checkpoint_in_fp16_is_exported_in_float32_network_by_network(
         return expected(module, cases)
 
     monkeypatch.setattr(graph, "expected", expected_watched)
-    monkeypatch.setattr(graph, "difference", lambda *args: 0.0)  # the graphs are those of the checkpoint in float32
+    monkeypatch.setattr(graph, "difference", lambda *args: 0.0)  # the graphs are those of another checkpoint
     known_graphs(latent_bundles["sd15"])
     bundle = export_run(run, tmp_path / "bundle", with_weights=False)
     half, full = torch.float16, torch.float32

@@ -43,8 +43,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def bundle(family: str, latent_bundles: Mapping[str, Bundle]) -> Bundle:
-    return latent_bundles[family]
+def bundle(family: str, exported_bundles: Mapping[str, Bundle]) -> Bundle:
+    return exported_bundles[family]
 
 
 def opened(checkpoint: Path) -> Any:
