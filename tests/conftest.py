@@ -150,6 +150,12 @@ def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes
     return directory
 
 
+def one_level() -> dict[str, Any]:
+    """The `tiny` preset's U-Net with one block down and one up."""
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    return resolve("tiny").model.unet | blocks | {"block_out_channels": [16], "mid_block_type": None}
+
+
 @pytest.fixture
 def own_file_system() -> None:
     """Skips where `has_own_file_system` is false; the last line of the run says so."""
@@ -173,10 +179,10 @@ def tiny_run(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run_without_codes(shared_folder: Path) -> Path:
-    """As `tiny_run`, trained with `--indicator none`. Read-only."""
+    """As `tiny_run`, trained with `--indicator none`, and with fewer layers, which take time to trace. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    config = resolve("tiny", {"train.indicator": "none"})
+    config = resolve("tiny", {"train.indicator": "none", "model.unet": one_level()})
     return made_once(shared_folder / "runs" / "plain", lambda place: _write_run(place, config, num_codes=0))
 
 

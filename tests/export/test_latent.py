@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import one_level
 from diffusers import UNet2DConditionModel
 from latent_runs import FAMILIES, add_indicator, write_run
 from numpy.typing import NDArray
@@ -223,6 +224,7 @@ def test_a_traced_graphs_weights_are_the_modules_own_memory() -> None:
     assert not any(tensor.raw_data for tensor in traced.model.graph.initializer if tensor.name in traced.weights)
 
 
+@pytest.mark.slow(reason="another export; that of full size shows the memory")
 def test_torch_lets_go_of_a_part_before_onnx_runtime_opens_its_graph(
     write_run: Callable[..., Path],
     tiny_bundle: Bundle,
@@ -233,9 +235,7 @@ def test_torch_lets_go_of_a_part_before_onnx_runtime_opens_its_graph(
     held: list[StorageWeakRef] = []
     alive: dict[str, int] = {}
     assembled = export_onnx.assemble
-    # One block down, one up: the denoiser is traced, which takes time by its layers.
-    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
-    small = resolve("tiny").model.unet | blocks | {"block_out_channels": [16], "mid_block_type": None}
+    small = one_level()  # the denoiser is traced, which takes time by its layers
 
     def assemble_watched(*args: Any) -> Any:
         model = assembled(*args)

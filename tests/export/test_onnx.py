@@ -19,17 +19,18 @@ from tolerances import EXPORT_FP32_ABS
 from torch import Tensor, nn
 
 from ddm_rt.bundle import GRAPHS, Bundle
+from ddm_rt.config import RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import tensors
 from ddm_rt.export.classifier import export_classifier
-from ddm_rt.export.onnx import export_run
+from ddm_rt.export.onnx import export_run, read_file
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes
 
 
 def load_model(run: Path) -> DDM:
-    config = resolve("tiny")
+    config = read_file(RunConfig, run / "config.json")
     codes = Codes.model_validate_json((run / "codes.json").read_bytes())
     model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of).eval()
     model.load_state_dict(load_file(run / "weights.safetensors"))
