@@ -21,7 +21,6 @@ from ddm_rt.export.latent import read_text
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.text import Tokenizers, check_text
 
-STRINGS = 10_000
 ODD = (
     *("", " ", "\n\t ", "🙂", "👩‍⚕️ at work", "👩🏽‍🚒👨‍👩‍👧‍👦", "naïve café", "nai\u0308ve cafe\u0301", "ﬁreﬁghter"),
     *("İSTANBUL", "ẞtraße", "医生的照片", "طبيب", "доктор", "นางพยาบาล", "a\0b", "\x07\x1b[31m", "\u200b\u200d\ufeff"),
@@ -66,14 +65,15 @@ def noise(rng: random.Random) -> str:
     return "".join(letter for letter in letters if not "\ud800" <= letter <= "\udfff")
 
 
-def test_ten_thousand_strings(
-    clip_tokenizers: Tokenizers, references: dict[str, CLIPTokenizer], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("strings", [2_000, pytest.param(10_000, marks=pytest.mark.slow(reason="fewer are quick"))])
+def test_thousands_of_strings(
+    strings: int, clip_tokenizers: Tokenizers, references: dict[str, CLIPTokenizer], caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = random.Random(0)
     lines = list(sentences())
-    texts = list(ODD) + [noise(rng) for _ in range(1500)]
-    texts += rng.sample(lines, STRINGS - len(texts))
-    assert len(texts) == STRINGS
+    texts = list(ODD) + [noise(rng) for _ in range(strings // 7)]
+    texts += rng.sample(lines, strings - len(texts))
+    assert len(texts) == strings
     caplog.set_level(logging.ERROR)  # hundreds are too long
     found = [clip_tokenizers.ids(text) for text in texts]
     for name, reference in references.items():
