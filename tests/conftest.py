@@ -1,14 +1,16 @@
 """What several rooms' tests need: a small run and its bundle; and an account of what wasn't exercised here."""
 
 import functools
+import gc
 import importlib.util
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import few_threads  # noqa: F401
 import pytest
 from goldens import made_on
 from goldens.files import unpack
@@ -93,6 +95,17 @@ EXERCISED: dict[str, Callable[[], bool]] = {
 }
 
 NO_CUDA = "needs a CUDA device"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What test modules import stays to the end: the garbage collector needn't look through it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
