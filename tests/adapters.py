@@ -125,9 +125,9 @@ def noise(pipe: Any) -> Tensor:
 
 
 @torch.inference_mode()
-def latents(pipe: Any) -> Tensor:
-    """Latents [1,4,H,W] after 20 steps of the checkpoint's scheduler from `noise`."""
-    found: Tensor = pipe(PROMPT, num_inference_steps=20, latents=noise(pipe), output_type="latent").images
+def latents(pipe: Any, num_steps: int = 20) -> Tensor:
+    """Latents [1,4,H,W] after `num_steps` of the checkpoint's scheduler from `noise`."""
+    found: Tensor = pipe(PROMPT, num_inference_steps=num_steps, latents=noise(pipe), output_type="latent").images
     return found
 
 

@@ -85,6 +85,7 @@ def _vae(scaling: float) -> AutoencoderKL:
         block_out_channels=(16, 16, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=0,  # in the encoder; the decoder has one more
         latent_channels=4,
         norm_num_groups=4,
         sample_size=64,
@@ -113,7 +114,7 @@ _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 def _sd15(vocabulary: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=_vae(0.18215),
-        text_encoder=CLIPTextModel(_clip(32, 3, "quick_gelu")),
+        text_encoder=CLIPTextModel(_clip(32, 2, "quick_gelu")),
         tokenizer=tokenizer(vocabulary),
         unet=_unet(),
         scheduler=DDIMScheduler(**_NOISE, set_alpha_to_one=False, clip_sample=False),
@@ -126,7 +127,7 @@ def _sd15(vocabulary: Path) -> StableDiffusionPipeline:
 def _sd21(vocabulary: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=_vae(0.18215),
-        text_encoder=CLIPTextModel(_clip(32, 3, "gelu")),
+        text_encoder=CLIPTextModel(_clip(32, 2, "gelu")),
         tokenizer=tokenizer(vocabulary, pad="!"),
         unet=_unet(attention_head_dim=(4, 8), use_linear_projection=True),
         scheduler=DDIMScheduler(**_NOISE, set_alpha_to_one=False, clip_sample=False, prediction_type="v_prediction"),
@@ -150,8 +151,8 @@ def _sdxl(vocabulary: Path) -> StableDiffusionXLPipeline:
     )
     return StableDiffusionXLPipeline(
         vae=_vae(0.13025),
-        text_encoder=CLIPTextModel(_clip(32, 3, "quick_gelu")),
-        text_encoder_2=CLIPTextModelWithProjection(_clip(32, 3, "gelu")),
+        text_encoder=CLIPTextModel(_clip(32, 2, "quick_gelu")),
+        text_encoder_2=CLIPTextModelWithProjection(_clip(32, 2, "gelu")),
         tokenizer=tokenizer(vocabulary),
         tokenizer_2=tokenizer(vocabulary, pad="!"),
         unet=unet,

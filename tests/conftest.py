@@ -133,6 +133,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """After pytest's own last line, so that a run ends with what it didn't show."""
+    gc.unfreeze()  # nanobind lists what isn't collected at the end
     for line in config.stash.get(_LAST_WORDS, []):
         print(line)
 

@@ -20,6 +20,9 @@ from ddm_rt.runtime import Codes
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
+FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="SDXL has all that SD 2.1 has")), "sdxl")
+STEPS = 6
+
 
 def opened(run: Path, dtype: torch.dtype = torch.float32) -> tuple[RunConfig, LatentDDM]:
     config = parse_json(RunConfig, (run / "config.json").read_bytes(), run)
@@ -30,7 +33,7 @@ def opened(run: Path, dtype: torch.dtype = torch.float32) -> tuple[RunConfig, La
     return config, model
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_plain_checkpoint(checkpoints: Mapping[str, Path], tmp_path: Path, family: str) -> None:
     stages: list[tuple[int, int, str]] = []
     report = import_run(checkpoints[family], tmp_path / "run", progress=lambda *stage: stages.append(stage))
@@ -63,16 +66,16 @@ def test_an_adapter_is_in_the_runs_own_base(checkpoints: Mapping[str, Path], tmp
     """So diffusers makes peft's latents from it, and neither the adapter nor the checkpoint is needed any more."""
     base = Path(shutil.copytree(checkpoints["sd15"], tmp_path / "checkpoint"))
     folder = adapters.write_peft(base, tmp_path / "adapter", encoders=("text_encoder",), safe=False)
-    want = adapters.latents(adapters.with_peft(base, folder))
+    want = adapters.latents(adapters.with_peft(base, folder), STEPS)
     report = import_run(base, tmp_path / "run", adapter=folder)
     shutil.rmtree(base)
     shutil.rmtree(folder)
     assert report.adapter is not None
     assert report.adapter.unmatched == ("unet: query", "unet: value")
     pipe = adapters.pipeline(tmp_path / "run" / "base")
-    torch.testing.assert_close(adapters.latents(pipe), want, rtol=0, atol=ADAPTER_ABS)
+    torch.testing.assert_close(adapters.latents(pipe, STEPS), want, rtol=0, atol=ADAPTER_ABS)
     adapters.put_networks(pipe, opened(tmp_path / "run")[1])
-    torch.testing.assert_close(adapters.latents(pipe), want, rtol=0, atol=ADAPTER_ABS)
+    torch.testing.assert_close(adapters.latents(pipe, STEPS), want, rtol=0, atol=ADAPTER_ABS)
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert provenance == {
         "base": "checkpoint",

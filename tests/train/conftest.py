@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import made_once
 from pictures import write_captions, write_folder
 
 from ddm_rt.config import RunConfig
@@ -20,11 +21,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captioned(shared_folder: Path) -> Path:
     """24 drawings of 64x64, with prompts. Read-only."""
-    folder = write_folder(tmp_path_factory.mktemp("data") / "captioned", 24, 64, labels=False)
-    write_captions(folder, ("a bar", "a white bar on black", "a drawing"))
-    return folder
+
+    def make(place: Path) -> None:
+        folder = write_folder(place, 24, 64, labels=False)
+        write_captions(folder, ("a bar", "a white bar on black", "a drawing"))
+
+    return made_once(shared_folder / "data" / "captioned", make)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +55,12 @@ def adapting(checkpoints: Mapping[str, Path], captioned: Path) -> Callable[..., 
         return resolve("checkpoint", fields(checkpoints[family]) | small | (overrides or {}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def adapted(adapting: Callable[..., RunConfig], shared_folder: Path) -> Path:
+    """The run of `adapting("sd15")`. Read-only."""
+    return made_once(shared_folder / "adapted" / "sd15", lambda place: train(adapting("sd15"), place))
 
 
 @pytest.fixture(scope="session")

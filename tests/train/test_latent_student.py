@@ -1,16 +1,19 @@
 """A student of a checkpoint's run: factors of its own beside the merged teacher, exported and sampled in one branch."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_once import made_once
 from safetensors.torch import load_file
 
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.export.onnx import export_run
+from ddm_rt.files import write_json
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
@@ -19,7 +22,7 @@ from ddm_rt.train.distill import distill, student_config
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]
-FEW = {"train.steps": 50, "train.batch_size": 4, "train.accumulate": 1, "train.learning_rate": 1e-2}
+FEW = {"train.steps": 30, "train.batch_size": 4, "train.accumulate": 1, "train.learning_rate": 1e-2}
 FEW |= {"train.warmup_steps": 2, "distill.lora.rank": 4, "distill.lora.alpha": 8.0}
 
 
@@ -34,24 +37,28 @@ def assembled(run: Path) -> LatentDDM:
     return model
 
 
-@pytest.fixture(scope="module")
-def teacher(adapting: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def teacher(adapted: Path) -> Path:
     """A LoRA run of a few steps on the tiny SD 1.5. Read-only."""
-    return train(adapting("sd15"), tmp_path_factory.mktemp("teacher") / "run")
+    return adapted
 
 
-@pytest.fixture(scope="module")
-def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    """Its student after 50 steps, and the losses. Read-only."""
-    losses: list[float] = []
-    out = tmp_path_factory.mktemp("student") / "run"
-    distill(teacher, out, FEW, progress={"train": lambda done, total, said: losses.append(said["loss"])})
-    return out, losses
+@pytest.fixture(scope="session")
+def student(teacher: Path, shared_folder: Path) -> tuple[Path, list[float]]:
+    """Its student after 30 steps, and the losses. Read-only."""
+
+    def make(place: Path) -> None:
+        losses: list[float] = []
+        distill(teacher, place / "run", FEW, progress={"train": lambda done, total, said: losses.append(said["loss"])})
+        write_json(place / "losses.json", losses)
+
+    place = made_once(shared_folder / "student" / "sd15", make)
+    return place / "run", json.loads((place / "losses.json").read_bytes())
 
 
 def test_the_loss_falls(student: tuple[Path, list[float]]) -> None:
     _, losses = student
-    assert len(losses) == 50
+    assert len(losses) == 30
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
 
 

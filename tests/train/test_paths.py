@@ -4,7 +4,6 @@ import copy
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,11 @@ from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.distill import distill, student_config
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.paths import PathDistiller
-from ddm_rt.train.run import Interrupted, train
+from ddm_rt.train.run import Interrupted
 from ddm_rt.train.student import PixelStudent
 
-Make = Callable[..., RunConfig]
 PATHS = 70  # in two files
-FEW = {"distill.paths": PATHS, "train.steps": 12, "train.batch_size": 8, "train.checkpoint_every": 5}
+FEW = {"distill.paths": PATHS, "train.steps": 9, "train.batch_size": PATHS, "train.checkpoint_every": 5}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +155,11 @@ def test_the_loss_falls(tiny_run: Path, tmp_path: Path) -> None:
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_a_checkpoints_student_may_learn_on_paths_too(adapting: Make, tmp_path: Path) -> None:
-    teacher = train(adapting("sd15", {"train.steps": 1}), tmp_path / "teacher")
+def test_a_checkpoints_student_may_learn_on_paths_too(adapted: Path, tmp_path: Path) -> None:
     losses: list[float] = []
-    fields = {"distill.paths": 6, "distill.lora.rank": 2, "train.steps": 3, "train.batch_size": 4}
+    fields = {"distill.paths": 6, "distill.lora.rank": 2, "train.steps": 3, "train.batch_size": 6}
     out = distill(
-        teacher,
+        adapted,
         tmp_path / "run",
         fields,
         progress={"train": lambda done, total, said: losses.append(said["loss"])},

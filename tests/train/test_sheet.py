@@ -10,17 +10,15 @@ from ddm_rt.train.run import train
 
 
 def test_a_checkpoints_sheets_show_prompts_and_codes_and_leave_the_weights_alone(
-    adapting: Callable[..., RunConfig], tmp_path: Path
+    adapting: Callable[..., RunConfig], adapted: Path, tmp_path: Path
 ) -> None:
-    config = adapting("sd15")
-    plain = train(config, tmp_path / "plain")
-    shown = train(config, tmp_path / "shown", grid_every=4)
+    shown = train(adapting("sd15"), tmp_path / "shown", grid_every=4)
     assert sorted(path.name for path in (shown / "samples").iterdir()) == ["step_00000004.png", "step_00000006.png"]
     with Image.open(shown / "samples" / "step_00000006.png") as sheet:
         columns, rows = 1 + 2, 3  # no code and two top codes; three prompts
         assert columns * 64 < sheet.width < (columns + 1) * 64
         assert rows * 64 < sheet.height < (rows + 2) * 64
-    assert (shown / "weights.safetensors").read_bytes() == (plain / "weights.safetensors").read_bytes()
+    assert (shown / "weights.safetensors").read_bytes() == (adapted / "weights.safetensors").read_bytes()
 
 
 def test_a_pixel_models_sheet_is_one_row(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
