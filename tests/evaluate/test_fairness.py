@@ -196,7 +196,10 @@ def test_confusion_draws_are_the_posterior():
     assert draws.std(axis=0) == pytest.approx(spread, rel=0.05)
 
 
-@pytest.mark.parametrize("truth", [(0.5, 0.5), (0.2, 0.3, 0.5)])
+@pytest.mark.parametrize(
+    "truth",
+    [pytest.param((0.5, 0.5), marks=pytest.mark.slow(reason="three groups show it")), (0.2, 0.3, 0.5)],
+)
 def test_corrected_intervals_hold_the_judges_own_error(truth):
     """A judge known from 40 images a group: intervals hold the truth, and those without its error often don't."""
     truth, size = np.array(truth), len(truth)
