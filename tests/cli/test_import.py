@@ -30,7 +30,7 @@ def test_a_checkpoint_with_an_adapter(ddm_rt, base: Path, tmp_path: Path) -> Non
     assert said.out.splitlines() == [
         f"run: {tmp_path / 'run'}",
         "sampler: ddim, the nearest to the checkpoint's PNDMScheduler; --sampler picks another",
-        "merged layers: 22",
+        "merged layers: 20",
         "not in the checkpoint, left out: unet: query, unet: value",
     ]
     config = parse_json(RunConfig, (tmp_path / "run/config.json").read_bytes(), tmp_path / "run")
