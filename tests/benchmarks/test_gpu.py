@@ -170,6 +170,7 @@ def in_a_fresh_process(script: str, tmp_path: Path, *flags: str, **environment: 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # tests/kernels/test_fused_*.py show these numerics; this, the benchmark's own comparison
 def test_numerics_of_both_kernels_in_the_interpreter(tmp_path: Path) -> None:
     """fp32 and fp16; the interpreter multiplies bf16 matrices wrongly, so that waits for a device."""
     script = """

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import ledger
+import pytest
 
 
+@pytest.mark.slow  # the whole benchmark, in processes of its own; tests/sample/test_ledger*.py show the ledger
 def test_every_row_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "ledger.json"
     ledger.main(["--rounds", "1", "--seconds", "0.02", "--folder", str(tmp_path), "--out", str(out)])

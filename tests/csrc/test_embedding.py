@@ -8,6 +8,7 @@ import pytest
 from embedding_build import Built
 
 
+@pytest.mark.slow  # the whole benchmark; test_library.py and test_installed.py show what it times
 def test_every_row_is_measured(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "IMAGES", (1, 2))
     out = tmp_path / "embedding.json"

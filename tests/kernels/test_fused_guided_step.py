@@ -79,7 +79,14 @@ def test_words_are_exactly_the_references() -> None:
     np.testing.assert_array_equal(out.cpu().numpy(), np.stack(want, -1).astype(np.int64))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 19, 18), (16, 64, 64)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (3, 19, 18),  # more than one block
+        pytest.param((16, 64, 64), marks=pytest.mark.slow),  # more of the same
+    ],
+)
 def test_noise_is_the_references_in_its_order(shape: tuple[int, ...]) -> None:
     (out,), scales, rows, x, x0_prev, *_ = inputs((len(EXTREME_SEEDS), *shape), 1)
     rows[:] = (0, 0, 0, 0, 0, 0, 1, -np.inf, np.inf)  # x' = z

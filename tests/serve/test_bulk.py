@@ -1,4 +1,8 @@
-"""`ddm-rt sample --shards` with real workers of Ray's: killed, resumed, and what it then leaves."""
+"""`ddm-rt sample --shards` with real workers of Ray's: killed, resumed, and what it then leaves.
+
+Slow: each starts Ray, some twice. tests/sample/test_shards.py shows plans, shards and the directory without Ray, and
+tests/cli/test_shards.py the command.
+"""
 
 import json
 import os
@@ -18,6 +22,8 @@ from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import Shard, ShardDirectory, plan_shards, write_shard
+
+pytestmark = pytest.mark.slow
 
 N, SIZE, SEED = 96, 8, 11
 _PATIENCE_S = 600.0  # Ray starts in seconds where the machine has nothing else to do
@@ -121,7 +127,6 @@ def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
     assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
 
 
-@pytest.mark.slow  # each starts Ray, which takes seconds; with the next one over a minute
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, stop: signal.Signals) -> None:
     out, steps = tmp_path / "out", 200  # far from done when the signal comes
@@ -139,7 +144,6 @@ def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, 
     assert {shard["file"] for shard in json.loads((out / "manifest.json").read_bytes())["shards"]} <= names
 
 
-@pytest.mark.slow  # as above
 def test_the_only_worker_may_die(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(out, "--workers", 1) as process:

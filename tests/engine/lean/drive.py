@@ -18,8 +18,7 @@ from tensorrt.plugin import _tensor
 
 from ddm_rt.engine import plugins
 from ddm_rt.errors import DdmError
-from ddm_rt.kernels.compiled import compile_indicator_attention
-from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, tactics
+from ddm_rt.kernels.indicator_attention.table import tactics
 
 HEADS = 3
 SIZES = ({"B": 2, "N": 37, "T": 5, "M": 4}, {"B": 8, "N": 4096, "T": 77, "M": 16})
@@ -227,9 +226,6 @@ def main(architecture: str, report_file: str) -> None:
         "cases": {f"{dtype}-{head_dim}": case(dtype, head_dim) for dtype, head_dim in CASES},
         "table": {f"{dtype}-{head_dim}": len(tactics(head_dim, dtype, architecture)) for dtype, head_dim in CASES},
         "refused": found | refusals(),
-        "architectures": {
-            name: plugins.without_scratch(compile_indicator_attention(40, "fp16", name).ptx) for name in ARCHITECTURES
-        },
         "older": {tactic: made.ptx for tactic, made in plugins.offered(40, "fp16", older).items()},
     }
     Path(report_file).write_text(json.dumps(report), encoding="utf-8")
