@@ -22,8 +22,6 @@ constexpr std::array FORMAT_1 = {"config.json", "schedule.json", "codes.json"};
 // Made from a bundle and added to it: checked when they are used.
 constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"};
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(Status::bundle, message); }
-
 // What is read of bundle.json before anything else: later formats may change everything else.
 const shape::Check& index_head() {
     static const shape::Check check = shape::open_object({{"schema_version", shape::integer()}});
@@ -48,7 +46,7 @@ std::string read(const std::string& path) {
     try {
         return read_file(path);
     } catch (const std::system_error& error) {
-        refuse(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
 }
 
@@ -63,12 +61,12 @@ bool is_directory(const std::string& path) {
 }
 
 std::string locate(const std::string& source) {
-    if (source.find('\0') != source.npos) refuse(concat("bundle ", repr(source), ": no path: it holds a null"));
+    if (source.find('\0') != source.npos) refuse_bundle(concat("bundle ", repr(source), ": no path: it holds a null"));
     const std::string path = clean_path(source);
     // The bundles that ship inside the Python package have no names here.
-    if (!is_directory(path)) refuse(concat("bundle ", repr(source), ": no such directory"));
+    if (!is_directory(path)) refuse_bundle(concat("bundle ", repr(source), ": no such directory"));
     if (!is_file(join_path(path, INDEX))) {
-        refuse(concat(path, ": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
+        refuse_bundle(concat(path, ": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
     }
     return path;
 }
@@ -77,7 +75,7 @@ json::Value read_index(const std::string& path) {
     const json::Value tree = shape::parse(shape::anything(), read(path), path);
     const int64_t format = shape::parse_tree(index_head(), tree, path)["schema_version"].integer();
     if (format != 1 && format != 2) {
-        refuse(concat(path, ": schema_version is ", format, "; this version reads 1 and 2"));
+        refuse_bundle(concat(path, ": schema_version is ", format, "; this version reads 1 and 2"));
     }
     return shape::parse_tree(index_file(), tree, path);
 }
@@ -86,23 +84,23 @@ void check_name(const std::string& name, const std::string& index) {
     const std::vector<std::string> parts = split(name, '/');
     const bool inside = !name.starts_with('/') && std::find(parts.begin(), parts.end(), "..") == parts.end() &&
                         clean_path(name) != "." && name.find('\\') == name.npos && name.find('\0') == name.npos;
-    if (!inside) refuse(concat(index, ": field files: ", repr(name), " is not a path inside the bundle"));
+    if (!inside) refuse_bundle(concat(index, ": field files: ", repr(name), " is not a path inside the bundle"));
 }
 
 void check_file(const std::string& path, const FileEntry& entry) {
     struct stat found;
     if (::stat(path.c_str(), &found) || !S_ISREG(found.st_mode)) {
-        refuse(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
+        refuse_bundle(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
     }
     if (static_cast<uint64_t>(found.st_size) != entry.bytes) {
-        refuse(concat(path, ": truncated or extended: ", found.st_size, " bytes, ", INDEX, " says ", entry.bytes));
+        refuse_bundle(concat(path, ": truncated or extended: ", found.st_size, " bytes, ", INDEX, " says ", entry.bytes));
     }
     try {
         if (sha256_of_file(path) == entry.sha256) return;
     } catch (const std::system_error& error) {
-        refuse(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
-    refuse(concat(path, ": altered: its sha256 differs from the one in ", INDEX));
+    refuse_bundle(concat(path, ": altered: its sha256 differs from the one in ", INDEX));
 }
 
 bool is_derived(const std::string& name) {
@@ -133,7 +131,7 @@ Bundle Bundle::load(const std::string& source) {
     }
     const auto must_list = [&](const std::string& name, const char* kind) {
         if (bundle.find(name)) return;
-        refuse(concat(index_path, ": field files: ", name, " is not listed; a bundle ", kind, "must have it"));
+        refuse_bundle(concat(index_path, ": field files: ", name, " is not listed; a bundle ", kind, "must have it"));
     };
     if (format == 2) must_list(RUNTIME, "");
     else for (const char* name : FORMAT_1) must_list(name, "");
@@ -143,12 +141,12 @@ Bundle Bundle::load(const std::string& source) {
         if (!is_derived(name)) check_file(bundle.file(name), entry);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
-        refuse(concat(index_path, ": field bundle_id does not match the files it lists"));
+        refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));
     }
     for (const json::Value& former : index["former"].list()) {
         bundle.former_ids.push_back(former["bundle_id"].text());
         if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) continue;
-        refuse(concat(index_path, ": field former.", bundle.former_ids.size() - 1,
+        refuse_bundle(concat(index_path, ": field former.", bundle.former_ids.size() - 1,
                       ".bundle_id does not match the files it lists"));
     }
     const auto each = [](auto function) {
@@ -188,7 +186,7 @@ void Bundle::check_directory(const std::string& relative) const {
         check_file(file(name), entry);
         any = true;
     }
-    if (!any) refuse(concat(file(INDEX), ": field files: nothing below ", relative, " is listed"));
+    if (!any) refuse_bundle(concat(file(INDEX), ": field files: nothing below ", relative, " is listed"));
 }
 
 std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& files) {

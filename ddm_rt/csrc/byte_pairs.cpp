@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kWordEnd = "</w>";
 
-[[noreturn]] void refuse(const std::string& field, const std::string& expected) {
+[[noreturn]] void refuse_model(const std::string& field, const std::string& expected) {
     throw Error(concat("field model.", field, ": expected ", expected));
 }
 
@@ -37,9 +37,9 @@ bool is_off(const json::Value& model, std::string_view name) {
     return text && text->empty();
 }
 
-const json::Value& member(const json::Value& tree, std::string_view name, const char* expected) {
+const json::Value& model_member(const json::Value& tree, std::string_view name, const char* expected) {
     const json::Value* value = tree.find(name);
-    if (!value) refuse(std::string(name), expected);
+    if (!value) refuse_model(std::string(name), expected);
     return *value;
 }
 
@@ -48,35 +48,35 @@ const json::Value& member(const json::Value& tree, std::string_view name, const 
 BytePairs::BytePairs(const json::Value& model) {
     if (!model.as<json::Object>()) throw Error("field model: expected an object");
     for (const char* name : {"dropout", "continuing_subword_prefix", "fuse_unk", "byte_fallback", "ignore_merges"}) {
-        if (!is_off(model, name)) refuse(name, "none, as CLIP has it");
+        if (!is_off(model, name)) refuse_model(name, "none, as CLIP has it");
     }
     if (const json::Value* type = model.find("type")) {
         const std::string* name = type->as<std::string>();
-        if (!name || *name != "BPE") refuse("type", "BPE");
+        if (!name || *name != "BPE") refuse_model("type", "BPE");
     }
-    const std::string* suffix = member(model, "end_of_word_suffix", kWordEnd).as<std::string>();
-    if (!suffix || *suffix != kWordEnd) refuse("end_of_word_suffix", kWordEnd);
-    const json::Object* vocabulary = member(model, "vocab", "tokens with their ids").as<json::Object>();
-    if (!vocabulary) refuse("vocab", "tokens with their ids");
+    const std::string* suffix = model_member(model, "end_of_word_suffix", kWordEnd).as<std::string>();
+    if (!suffix || *suffix != kWordEnd) refuse_model("end_of_word_suffix", kWordEnd);
+    const json::Object* vocabulary = model_member(model, "vocab", "tokens with their ids").as<json::Object>();
+    if (!vocabulary) refuse_model("vocab", "tokens with their ids");
     for (const auto& [token, id] : *vocabulary) {
         const json::Integer* number = id.as<json::Integer>();
         if (!number || number->negative || number->wide || number->magnitude > std::numeric_limits<uint32_t>::max()) {
-            refuse("vocab", "ids from 0 to 2**32 - 1");
+            refuse_model("vocab", "ids from 0 to 2**32 - 1");
         }
         vocabulary_.emplace(token, static_cast<int64_t>(number->magnitude));
     }
-    const json::List* merges = member(model, "merges", "pairs of tokens").as<json::List>();
-    if (!merges) refuse("merges", "pairs of tokens");
+    const json::List* merges = model_member(model, "merges", "pairs of tokens").as<json::List>();
+    if (!merges) refuse_model("merges", "pairs of tokens");
     for (const json::Value& merge : *merges) {
         if (const json::List* both = merge.as<json::List>()) {
             if (both->size() != 2 || !(*both)[0].as<std::string>() || !(*both)[1].as<std::string>()) {
-                refuse("merges", "pairs of tokens");
+                refuse_model("merges", "pairs of tokens");
             }
             add_merge((*both)[0].text(), (*both)[1].text());
         } else {
             const std::string* text = merge.as<std::string>();
             const size_t blank = text ? text->find(' ') : std::string::npos;
-            if (blank == std::string::npos) refuse("merges", "pairs of tokens");
+            if (blank == std::string::npos) refuse_model("merges", "pairs of tokens");
             add_merge(text->substr(0, blank), text->substr(blank + 1));
         }
     }

@@ -102,8 +102,6 @@ Row numbers(const Value& list) {
     return out;
 }
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(Status::bundle, message); }
-
 // As many combinations of groups as there are, or more than `most`.
 size_t combinations(const std::vector<Attribute>& attributes, size_t most) {
     size_t count = 1;
@@ -120,12 +118,12 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     const size_t width = combinations(record.attributes, std::max<size_t>(longest, 1'000'000));
     const bool even = std::all_of(record.counts.begin(), record.counts.end(), [&](const Row& row) { return row.size() == width; });
     if (record.counts.size() != num_codes || !even) {
-        refuse(concat(where, ": field counts: expected ", num_codes, " codes with ", width, " counts each"));
+        refuse_bundle(concat(where, ": field counts: expected ", num_codes, " codes with ", width, " counts each"));
     }
     for (const auto& [target, weights] : record.targets) {
         const bool negative = std::any_of(weights.begin(), weights.end(), [](double weight) { return weight < 0; });
         if (weights.size() != num_codes || negative || std::abs(numpy::sum(weights) - 1) > 1e-6) {
-            refuse(concat(where, ": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
+            refuse_bundle(concat(where, ": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
         }
     }
 }
@@ -135,7 +133,7 @@ Calibration read(const std::string& path, const std::string& id) {
     try {
         content = read_file(path);
     } catch (const std::system_error& error) {
-        refuse(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
     const Value tree = shape::parse(calibration_file(), content, path);
     Calibration out{id, tree["bundle_id"].text(), {}, {}, tree["settings"].object(), {}};

@@ -24,6 +24,8 @@ public:
     const Status status;
 };
 
+[[noreturn]] inline void refuse_bundle(const std::string& message) { throw Error(Status::bundle, message); }
+
 // Told what doesn't stop a request, where Python would log a warning.
 using Warn = std::function<void(const std::string&)>;
 

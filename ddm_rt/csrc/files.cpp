@@ -11,14 +11,15 @@
 #include "../../kernels/csrc/sha256.h"
 
 namespace ddm {
-namespace {
 
-[[noreturn]] void fail(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+void fail_with_errno(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+
+namespace {
 
 class Descriptor {
 public:
     Descriptor(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC)), path_(path) {
-        if (number < 0) fail(path);
+        if (number < 0) fail_with_errno(path);
     }
     ~Descriptor() { ::close(number); }
     Descriptor(const Descriptor&) = delete;
@@ -29,7 +30,7 @@ public:
         while (true) {
             const ssize_t count = ::read(number, out, most);
             if (count >= 0) return static_cast<size_t>(count);
-            if (errno != EINTR) fail(path_);
+            if (errno != EINTR) fail_with_errno(path_);
         }
     }
 

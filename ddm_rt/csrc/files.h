@@ -7,6 +7,9 @@
 
 namespace ddm {
 
+// Throws std::system_error with what `errno` says.
+[[noreturn]] void fail_with_errno(const std::string& path);
+
 // All of a file. Throws std::system_error; its code().message() is what Python calls strerror.
 std::string read_file(const std::string& path);
 

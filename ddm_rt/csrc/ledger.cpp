@@ -22,11 +22,6 @@ constexpr const char* IN_MEMORY = "memory";  // the owner of every lease of a le
 constexpr const char* FIND =
     "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?";
 
-struct Key {
-    std::string owner;
-    int64_t number;
-};
-
 std::string counts_text(const TreeQuota& quota) {
     json::Object out;
     for (const auto& [code, count] : quota.counts()) out.emplace_back(std::to_string(code), count);
@@ -64,6 +59,12 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 // What a ledger and its leases share.
 class LedgerState final : private ForkWatcher {
 public:
+    // Of a lease.
+    struct Key {
+        std::string owner;
+        int64_t number;
+    };
+
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
         : given_(path ? clean_path(*path) : "in memory"), name_("ledger " + given_), fsync_(fsync), timeout_s_(timeout_s) {
         if (path) translated([&] { path_ = resolved_path(*path); });
@@ -357,7 +358,7 @@ Ledger::~Ledger() {
 }
 
 Lease Ledger::lease(const Stream& stream, const std::function<TreeQuota()>& make_quota, int64_t n) {
-    Key key;
+    LedgerState::Key key;
     auto draws = state_->lease(stream, make_quota, n, key);
     return {state_, key.owner, key.number, std::move(draws)};
 }

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "files.h"
 #include "text.h"
 
 namespace ddm {
@@ -50,15 +51,13 @@ CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
 CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 )sql";
 
-[[noreturn]] void fail(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(Status::ledger, message); }
+[[noreturn]] void refuse_file(const std::string& message) { throw Error(Status::ledger, message); }
 
 // A file's handle, and with it its lock, as long as this stands.
 class Handle {
 public:
     Handle(const std::string& path, int flags) : number(::open(path.c_str(), flags | O_CLOEXEC)) {
-        if (number < 0) fail(path);
+        if (number < 0) fail_with_errno(path);
     }
     ~Handle() { ::close(number); }
     Handle(const Handle&) = delete;
@@ -67,9 +66,9 @@ public:
     const int number;
 };
 
-void lock(int handle, const std::string& path) {
+void take_lock(int handle, const std::string& path) {
     while (::flock(handle, LOCK_EX)) {
-        if (errno != EINTR) fail(path);
+        if (errno != EINTR) fail_with_errno(path);
     }
 }
 
@@ -80,7 +79,7 @@ std::string name_of(const std::string& path) { return path.substr(path.rfind('/'
 // An empty ledger under another name, then renamed: a process that is killed leaves none half-made.
 void create(const std::string& path) {
     const Handle folder(folder_of(path), O_RDONLY);
-    lock(folder.number, path);
+    take_lock(folder.number, path);
     if (file_exists(path)) return;
     const std::string made = join_path(folder_of(path), "." + name_of(path) + ".new");
     for (const char* suffix : {"", "-journal", "-wal", "-shm"}) ::unlink((made + suffix).c_str());
@@ -90,7 +89,7 @@ void create(const std::string& path) {
         connection.run("PRAGMA journal_mode = WAL");
     }
     const Handle file(made, O_RDONLY);
-    if (::fsync(file.number) || ::rename(made.c_str(), path.c_str()) || ::fsync(folder.number)) fail(path);
+    if (::fsync(file.number) || ::rename(made.c_str(), path.c_str()) || ::fsync(folder.number)) fail_with_errno(path);
 }
 
 int64_t pragma(Connection& connection, const char* sql) {
@@ -110,16 +109,16 @@ std::string single_spaced(const std::string& text) {
 
 void check(Connection& connection, const std::string& path, const std::string& ledger) {
     struct stat found;
-    if (::stat(path.c_str(), &found)) fail(path);
-    if (found.st_size == 0) refuse(ledger + ": empty; expected a ledger, or no file, for a new one");
+    if (::stat(path.c_str(), &found)) fail_with_errno(path);
+    if (found.st_size == 0) refuse_file(ledger + ": empty; expected a ledger, or no file, for a new one");
     const int64_t application = pragma(connection, "PRAGMA application_id");
     const int64_t version = pragma(connection, "PRAGMA user_version");
-    if (application != APPLICATION_ID) refuse(ledger + ": an SQLite file, but no ledger; name another file");
-    if (version != VERSION) refuse(concat(ledger, ": of version ", version, "; this program reads ", VERSION));
+    if (application != APPLICATION_ID) refuse_file(ledger + ": an SQLite file, but no ledger; name another file");
+    if (version != VERSION) refuse_file(concat(ledger, ": of version ", version, "; this program reads ", VERSION));
     Statement quick(connection, "PRAGMA quick_check(1)");
     const std::string verdict = quick.step() ? quick.text(0) : "";
     if (verdict != "ok") {
-        refuse(concat(ledger, ": damaged (", single_spaced(verdict), "); restore a copy, or name another file"));
+        refuse_file(concat(ledger, ": damaged (", single_spaced(verdict), "); restore a copy, or name another file"));
     }
 }
 
@@ -129,7 +128,7 @@ bool is_locked(const std::string& path) {
     const int handle = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (handle < 0) {
         if (errno == ENOENT) return false;
-        fail(path);
+        fail_with_errno(path);
     }
     const bool locked = ::flock(handle, LOCK_EX | LOCK_NB) != 0;
     ::close(handle);
@@ -154,7 +153,7 @@ void remove_strays(Connection& connection, const std::string& ledger) {
     const std::set<std::string> names(list.begin(), list.end());
     const std::string prefix = lock_file(name_of(ledger), "");
     const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(folder_of(ledger).c_str()), ::closedir);
-    if (!folder) fail(ledger);
+    if (!folder) fail_with_errno(ledger);
     while (const dirent* entry = ::readdir(folder.get())) {
         const std::string found = entry->d_name;
         if (!found.starts_with(prefix) || names.contains(found.substr(prefix.size()))) continue;
@@ -165,7 +164,7 @@ void remove_strays(Connection& connection, const std::string& ledger) {
 
 std::string random_name() {
     std::array<unsigned char, 8> bytes;
-    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) fail("getrandom");
+    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) fail_with_errno("getrandom");
     std::string name;
     for (const unsigned char byte : bytes) {
         name += "0123456789abcdef"[byte >> 4];
@@ -221,7 +220,7 @@ std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, 
     } catch (const SqliteError& error) {
         throw explained(error, ledger, timeout_s);
     } catch (const std::system_error& error) {
-        refuse(concat(ledger, ": cannot be made or opened (", error.code().message(), ")"));
+        refuse_file(concat(ledger, ": cannot be made or opened (", error.code().message(), ")"));
     }
 }
 
@@ -246,16 +245,16 @@ bool file_exists(const std::string& path) {
     struct stat found;
     if (::stat(path.c_str(), &found) == 0) return true;
     if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return false;
-    fail(path);
+    fail_with_errno(path);
 }
 
 Owner::Owner(Connection& connection, const std::string& ledger)
     : name(random_name()),
       lock_(lock_file(ledger, name)),
       handle_(::open(lock_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644)) {
-    if (handle_ < 0) fail(lock_);
+    if (handle_ < 0) fail_with_errno(lock_);
     try {
-        lock(handle_, lock_);
+        take_lock(handle_, lock_);
         Statement(connection, "INSERT OR IGNORE INTO owners VALUES (?)", name).run();
         remove_strays(connection, ledger);
     } catch (...) {

@@ -28,7 +28,7 @@ std::vector<std::string> default_names() {
 #endif
 }
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(Status::backend, what); }
+[[noreturn]] void refuse_library(const std::string& what) { throw Error(Status::backend, what); }
 
 std::pair<void*, std::string> open_first(const std::vector<std::string>& names) {
     std::vector<std::string> reasons;
@@ -38,7 +38,7 @@ std::pair<void*, std::string> open_first(const std::vector<std::string>& names) 
         const char* reason = dlerror();
         reasons.emplace_back(reason ? reason : name);
     }
-    refuse(concat("ONNX Runtime can't be opened: ", join("; ", reasons),
+    refuse_library(concat("ONNX Runtime can't be opened: ", join("; ", reasons),
                   " (DDM_RT_ONNXRUNTIME or the options name another)"));
 }
 
@@ -50,7 +50,7 @@ std::shared_ptr<OrtLibrary> OrtLibrary::get(const std::optional<std::string>& pa
     static std::string opened;                 // dlopen'd once and kept
     const std::lock_guard lock(mutex);
     if (!opened.empty() && path && *path != opened) {
-        refuse(concat("ONNX Runtime was opened from ", opened, "; one process can't have that of ", *path, " too"));
+        refuse_library(concat("ONNX Runtime was opened from ", opened, "; one process can't have that of ", *path, " too"));
     }
     if (auto library = current.lock()) return library;
     const std::string only = path.value_or(opened);
@@ -70,7 +70,7 @@ OrtLibrary::OrtLibrary(const std::vector<std::string>& names) {
     if (!api) {
         const std::string found = base ? concat("is version ", base->GetVersionString()) : "isn't ONNX Runtime";
         dlclose(handle);
-        refuse(concat(path_, " ", found, "; expected ONNX Runtime 1.", ORT_API_VERSION, " or later"));
+        refuse_library(concat(path_, " ", found, "; expected ONNX Runtime 1.", ORT_API_VERSION, " or later"));
     }
     version_ = base->GetVersionString();
     // Set once: other threads read it without the mutex.
@@ -79,7 +79,7 @@ OrtLibrary::OrtLibrary(const std::vector<std::string>& names) {
     try {
         environment_.emplace(ORT_LOGGING_LEVEL_WARNING, "ddm_rt");
     } catch (const Ort::Exception& error) {
-        refuse(concat(path_, " can't be used: ", words_of(error)));
+        refuse_library(concat(path_, " can't be used: ", words_of(error)));
     }
 }
 

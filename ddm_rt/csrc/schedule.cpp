@@ -71,23 +71,21 @@ const char* problem(const std::vector<double>& levels) {
     return falls ? nullptr : "alphas_cumprod must decrease strictly within (0, 1)";
 }
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(Status::bundle, message); }
-
 std::vector<double> levels_of(const Value* values, const std::string& where) {
     const auto* list = values ? values->as<json::List>() : nullptr;
     const auto is_number = [](const Value& value) { return value.as<json::Integer>() || value.as<double>(); };
     if (!list || list->empty() || !std::all_of(list->begin(), list->end(), is_number)) {
-        refuse(where + ": expected a list of numbers");
+        refuse_bundle(where + ": expected a list of numbers");
     }
     std::vector<double> levels;
     for (const Value& value : *list) {
         levels.push_back(value.number());
-        if (value.as<json::Integer>() && std::isinf(levels.back())) refuse(where + ": a number is too large");
+        if (value.as<json::Integer>() && std::isinf(levels.back())) refuse_bundle(where + ": a number is too large");
     }
     return levels;
 }
 
-ScheduleConfig config_of(const Value& tree) {
+ScheduleConfig schedule_config(const Value& tree) {
     ScheduleConfig config;
     config.num_train_timesteps = tree["num_train_timesteps"].integer();
     config.beta_schedule = place<BetaSchedule>(BETA_SCHEDULES, tree["beta_schedule"].text());
@@ -125,13 +123,13 @@ Schedule Schedule::from_json(std::string_view content, const std::string& path) 
     try {
         tree = json::read(content, json::Dialect::python);
     } catch (const Error& error) {
-        refuse(concat(path, ": not JSON (", error.what(), ")"));
+        refuse_bundle(concat(path, ": not JSON (", error.what(), ")"));
     }
     const Value* version = tree.as<json::Object>() ? tree.find("schema_version") : nullptr;
     const auto* truth = version ? version->as<bool>() : nullptr;
     const bool number = version && (version->as<json::Integer>() || version->as<double>());
     if (!(truth && *truth) && !(number && version->number() == 1)) {
-        refuse(path + ": field schema_version: expected 1");
+        refuse_bundle(path + ": field schema_version: expected 1");
     }
     json::Object fields;
     std::vector<Value> values;
@@ -145,23 +143,23 @@ Schedule Schedule::from_json(std::string_view content, const std::string& path) 
 }
 
 Schedule Schedule::stored(const Value& fields, const Value* values, const std::string& path, const std::string& field) {
-    const ScheduleConfig config = config_of(fields);
+    const ScheduleConfig config = schedule_config(fields);
     const std::string where = concat(path, ": field ", field);
     std::vector<double> levels = levels_of(values, where);
     if (static_cast<int64_t>(levels.size()) != config.num_train_timesteps) {
-        refuse(concat(where, ": ", levels.size(), " values; num_train_timesteps is ", config.num_train_timesteps));
+        refuse_bundle(concat(where, ": ", levels.size(), " values; num_train_timesteps is ", config.num_train_timesteps));
     }
-    if (const char* found = problem(levels)) refuse(concat(where, ": ", found));
+    if (const char* found = problem(levels)) refuse_bundle(concat(where, ": ", found));
     std::vector<double> expected;
     try {
         expected = from_config(config).alphas_cumprod;
     } catch (const Error& error) {
-        refuse(concat(path, ": ", error.what()));
+        refuse_bundle(concat(path, ": ", error.what()));
     }
     // Machines may differ in the last place of a cosine; anything beyond that is another schedule.
     for (size_t i = 0; i < levels.size(); ++i) {
         if (!(std::abs(levels[i] - expected[i]) <= 1e-5 * std::abs(expected[i]))) {
-            refuse(where + ": differs from what the beta fields give");
+            refuse_bundle(where + ": differs from what the beta fields give");
         }
     }
     return {config, std::move(levels)};
