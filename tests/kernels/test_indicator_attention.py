@@ -132,7 +132,8 @@ def test_gradients_of_some_inputs_equal_those_of_the_oracle(wanted: tuple[str, .
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:3])
+# No part of a registration looks at sizes: two more are slow.
+@pytest.mark.parametrize("shape", [SHAPES[2], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[:2])])
 def test_registration(shape: tuple[int, ...]) -> None:
     """Schema, fake tensors, autograd registration and AOT dispatch, by torch's own checker."""
     given = inputs(shape)
