@@ -96,6 +96,7 @@ def test_inputs_are_the_same_everywhere_and_work_grows_with_them(subject: Subjec
     assert gflop(subject, 4, None) == pytest.approx(2 * gflop(subject, 2, None), rel=0.01)
 
 
+@pytest.mark.slow(reason="starts pytest")
 def test_nothing_is_timed_where_tests_fail(tmp_path: Path) -> None:
     failing = tmp_path / "test_fails.py"
     failing.write_text("def test_it() -> None:\n    assert False\n")

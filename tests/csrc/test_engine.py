@@ -133,6 +133,7 @@ def test_tokens_of_every_character(probe: Probe, tokenizer_file: Path) -> None:
     check_tokens(probe, tokenizer_file, texts, warnings=False)
 
 
+@pytest.mark.slow(reason="compares every character of Unicode")
 def test_the_tables_of_characters_are_up_to_date() -> None:
     assert unicode_tables() == (ROOT / "ddm_rt" / "csrc" / "unicode_tables.cpp").read_text()
 

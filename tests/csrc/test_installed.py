@@ -89,6 +89,7 @@ def test_the_example_finds_it_by_cmake(built: Built, tmp_path: Path) -> None:
     example_gives_pythons_images(tmp_path / "b" / "example", tmp_path / "images")
 
 
+@pytest.mark.slow(reason="a build of its own; by CMake it is quick")
 def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> None:
     """Where it was moved to, too."""
     moved = tmp_path / "moved"
@@ -102,6 +103,7 @@ def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> Non
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
 
 
+@pytest.mark.slow(reason="a build of its own")
 @pytest.mark.skipif(find_library("onnxruntime") is None, reason=reason("libonnxruntime-dev"))
 def test_a_build_that_names_no_onnxruntime_finds_the_systems(built: Built, tmp_path: Path) -> None:
     """The library's own parts and the example in one program; but for the part that opens it, which is built anew."""

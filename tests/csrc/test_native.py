@@ -59,6 +59,7 @@ def test_host_tests_pass_under_sanitizers_on_a_fake_driver(build: Path) -> None:
     assert "100% tests passed" in run("ctest", "--output-on-failure", folder=build)
 
 
+@pytest.mark.slow(reason="compiles kernels")
 @needs_triton
 def test_the_kernels_target_makes_a_pack_that_the_library_launches_on_a_fake_driver(build: Path) -> None:
     run("cmake", "--build", build, "--target", "kernels", folder=build)

@@ -215,6 +215,7 @@ def test_quality_changes_are_of_equal_n_and_cover_what_they_should() -> None:
     assert "5 images of y" in few.reason
 
 
+@pytest.mark.slow(reason="a simulation of hundreds of comparisons")
 def test_the_quality_interval_covers() -> None:
     """Pairs that share most of their noise: the interval of the change in Frechet distance holds its mean."""
     rng = np.random.default_rng(1)

@@ -133,6 +133,7 @@ def test_machine_code_agrees_with_the_manifest(compiled: tuple[Path, dict], pack
     check_machine_code(read_pack(compiled[0] / pack), architecture)
 
 
+@pytest.mark.slow(reason="compiles kernels twice")
 @needs_triton
 def test_a_pack_is_the_same_bytes_again_and_names_no_folder(compiled: tuple[Path, dict], tmp_path: Path) -> None:
     """Through the command, over two processes and with variables that sway Triton: equal input, equal pack."""

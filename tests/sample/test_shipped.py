@@ -24,6 +24,7 @@ def test_a_restart_and_another_batch_change_no_byte(alike: np.ndarray) -> None:
     np.testing.assert_array_equal(again.generate(n=3, seed=SEED).images, alike[:3])
 
 
+@pytest.mark.slow(reason="opens the bundle with other threads")
 def test_another_thread_count_is_within_a_grey_level(alike: np.ndarray) -> None:
     other = Pipeline.load("digits", threads=2).generate(n=N, seed=SEED).images
     assert np.abs(other.astype(int) - alike.astype(int)).max() <= IMAGE_GREY_LEVELS

@@ -114,6 +114,7 @@ def test_it_exports_and_samples_in_four_steps_and_one_branch(
         pipeline.generate("a bar", negative_prompt="a circle")
 
 
+@pytest.mark.slow(reason="trains a teacher of its own")
 def test_text_and_code_may_have_scales_of_their_own_and_the_teacher_none(adapting: Make, tmp_path: Path) -> None:
     run = train(adapting("sdxl", {"lora.rank": 0, "train.steps": 1}), tmp_path / "teacher")
     fields = FEW | {"train.steps": 2, "distill.guidance_scale": 5.0, "distill.indicator_guidance_scale": 2.0}

@@ -116,6 +116,7 @@ def test_sampling_with_the_targets_is_the_walk(distiller: PathDistiller) -> None
         torch.testing.assert_close(x, states[:, phase + 1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow(reason="trains three times; `test_consistency` has the same for a student without paths")
 def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_run: Path, tmp_path: Path) -> None:
     def stop_walking(done: int, total: int, said: dict[str, float]) -> None:
         raise KeyboardInterrupt
@@ -146,6 +147,7 @@ def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, cache: Path,
         copy.copy(distiller).walk(folder)
 
 
+@pytest.mark.slow(reason="seconds of training")
 def test_the_loss_falls(tiny_run: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     fields = FEW | {"train.steps": 60, "train.batch_size": 32, "train.learning_rate": 1e-2}
@@ -155,6 +157,7 @@ def test_the_loss_falls(tiny_run: Path, tmp_path: Path) -> None:
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
+@pytest.mark.slow(reason="the same walk with another model")
 def test_a_checkpoints_student_may_learn_on_paths_too(adapted: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     fields = {"distill.paths": 6, "distill.lora.rank": 2, "train.steps": 3, "train.batch_size": 6}

@@ -50,6 +50,7 @@ def _process(config: RunConfig, out: Path, port: int, rank: int, count: int, sai
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow(reason="starts two processes that train")
 def test_two_processes_train_the_weights_of_one(adapting: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = adapting("sd15", {"train.batch_size": 6, "train.steps": 5})
     one = load_file(train(config, tmp_path / "one") / "weights.safetensors")
