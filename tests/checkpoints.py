@@ -18,6 +18,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 FAMILIES = ("sd15", "sd21", "sdxl")
+FEW_LAYERS = "sdxl-few-layers"  # traced in half the time
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
 
@@ -53,10 +54,10 @@ def tokenizer(folder: Path, pad: str = END, merges: int = _MERGES) -> CLIPTokeni
 
 
 def write_checkpoint(family: str, folder: Path, *, safe: bool = True, seed: int = 0) -> Path:
-    """A tiny checkpoint of `family` (one of `FAMILIES`) at `folder`, as `save_pretrained` writes it."""
+    """A tiny checkpoint of `family` (one of `FAMILIES`, or `FEW_LAYERS`) at `folder`, as `save_pretrained` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl}[family](folder.with_name(f"{folder.name}.vocabulary"))
+        pipeline = _PIPELINES[family](folder.with_name(f"{folder.name}.vocabulary"))
         for module in (m for m in pipeline.components.values() if isinstance(m, torch.nn.Module)):
             for parameter in module.parameters():  # norm scales of 1 and biases of 0 would hide what got lost
                 parameter.data += 0.02 * torch.randn(parameter.shape)
@@ -137,12 +138,12 @@ def _sd21(vocabulary: Path) -> StableDiffusionPipeline:
     )
 
 
-def _sdxl(vocabulary: Path) -> StableDiffusionXLPipeline:
+def _sdxl(vocabulary: Path, transformer_layers: tuple[int, int] = (1, 2)) -> StableDiffusionXLPipeline:
     unet = _unet(
         cross_attention_dim=64,
         attention_head_dim=(4, 8),
         use_linear_projection=True,
-        transformer_layers_per_block=(1, 2),
+        transformer_layers_per_block=transformer_layers,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         addition_embed_type="text_time",
@@ -159,3 +160,11 @@ def _sdxl(vocabulary: Path) -> StableDiffusionXLPipeline:
         scheduler=EulerDiscreteScheduler(**_NOISE, timestep_spacing="leading"),
         force_zeros_for_empty_prompt=True,
     )
+
+
+_PIPELINES = {
+    "sd15": _sd15,
+    "sd21": _sd21,
+    "sdxl": _sdxl,
+    FEW_LAYERS: lambda vocabulary: _sdxl(vocabulary, (1, 1)),
+}

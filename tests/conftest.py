@@ -185,15 +185,18 @@ def write_run() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_run(shared_folder: Path) -> Path:
-    """A run of the `tiny` preset with 4 codes in 2 top codes and random weights. Read-only."""
+    """A run with 4 codes in 2 top codes and random weights: the `tiny` preset with fewer layers, which take time to
+    trace. Read-only.
+    """
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    return made_once(shared_folder / "runs" / "tiny", lambda place: _write_run(place, resolve("tiny"), num_codes=4))
+    config = resolve("tiny", {"model.unet": one_level()})
+    return made_once(shared_folder / "runs" / "tiny", lambda place: _write_run(place, config, num_codes=4))
 
 
 @pytest.fixture(scope="session")
 def tiny_run_without_codes(shared_folder: Path) -> Path:
-    """As `tiny_run`, trained with `--indicator none`, and with fewer layers, which take time to trace. Read-only."""
+    """As `tiny_run`, trained with `--indicator none`. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
     config = resolve("tiny", {"train.indicator": "none", "model.unet": one_level()})
@@ -257,12 +260,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(shared_folder: Path) -> Mapping[str, Path]:
-    """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl". Read-only."""
+    """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl", `FEW_LAYERS`. Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    from checkpoints import FAMILIES, write_checkpoint
+    from checkpoints import FAMILIES, FEW_LAYERS, write_checkpoint
 
-    return PerFamily(shared_folder / "checkpoints", FAMILIES, write_checkpoint, Path)
+    return PerFamily(shared_folder / "checkpoints", (*FAMILIES, FEW_LAYERS), write_checkpoint, Path)
 
 
 @pytest.fixture(scope="session")

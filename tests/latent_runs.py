@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import FAMILIES, FEW_LAYERS
 from safetensors.torch import save_file
 
 from ddm_rt.config import DataConfig, IndicatorMode, RunConfig, TrainConfig, parse_json
@@ -12,10 +13,9 @@ from ddm_rt.model.checkpoint import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes, Leaf
 
-# Families whose export is looked at. What the others have of their own, SDXL has too, or it is looked at without an
-# export.
+# Whose export is looked at: quickly that of SDXL, which has most, with few layers.
 _SLOW = pytest.mark.slow(reason="another export")
-FAMILIES = (pytest.param("sd15", marks=_SLOW), pytest.param("sd21", marks=_SLOW), "sdxl")
+EXPORTED = (FEW_LAYERS, *(pytest.param(family, marks=_SLOW) for family in FAMILIES))
 
 
 def write_run(checkpoint: Path, out: Path) -> Path:

@@ -11,6 +11,8 @@ from ddm_rt.engine import flavours
 
 pytest.importorskip("tensorrt_rtx")
 
+REAL = pytest.mark.slow(reason="a real build by the command; tests/engine has a quick one")
+
 
 @pytest.fixture(scope="module")
 def placed(bundle: Bundle, ddm_rt: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -26,6 +28,7 @@ def placed(bundle: Bundle, ddm_rt: Callable, tmp_path_factory: pytest.TempPathFa
     return out, said.out
 
 
+@REAL
 def test_it_builds_into_a_copy(placed: tuple[Path, str], bundle: Bundle) -> None:
     out, said = placed
     copy = Bundle.load(out)
@@ -37,11 +40,13 @@ def test_it_builds_into_a_copy(placed: tuple[Path, str], bundle: Bundle) -> None
     copy.check_directory("plans/tensorrt-rtx-sm_89")
 
 
+@REAL
 def test_other_backends_still_run_the_bundle(placed: tuple[Path, str], ddm_rt: Callable, tmp_path: Path) -> None:
     said = ddm_rt("sample", placed[0], "-n", 2, "--backend", "onnxruntime", "--out", tmp_path / "out")
     assert said.code == 0, said.err
 
 
+@REAL
 def test_doctor_says_whether_the_plan_fits(placed: tuple[Path, str], ddm_rt: Callable, bundle: Bundle) -> None:
     said = ddm_rt("doctor", placed[0])
     assert said.code == 0
@@ -68,7 +73,7 @@ def test_the_missing_flavour_tells_how_to_install_it(
         (("--sm", "89", "--batch", "8,4,2"), "--batch: min 8, opt 4, max 2; expected min <= opt <= max"),
         (("--sm", "89", "--batch", "1,2"), "--batch '1,2': expected MIN,OPT,MAX or one number"),
         (("--sm", "89", "--batch", "0"), "--batch '0': expected sizes of at least 1"),
-        (("--sm", "89", "--size", "17"), "--size: 17 pixels; this bundle's sides are multiples of 4"),
+        (("--sm", "89", "--size", "17"), "--size: 17 pixels; this bundle's sides are multiples of 2"),
         (("--sm", "89", "--memory-gib", "0"), "--memory-gib: 0; expected more than 0"),
         (("--sm", "89", "--timing-cache", "x"), "--timing-cache: tensorrt-rtx keeps none"),
         (("--sm", "89", "--backend", "onnxruntime"), "'onnxruntime' has no plans to build"),

@@ -321,7 +321,7 @@ def documents(draw: st.DrawFn) -> bytes:
     return content
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(documents(), min_size=20, max_size=40))
 def test_json_is_read_as_python_and_pydantic_do(core: CoreProbe, contents: list[bytes]) -> None:
     contents = [content for content in contents if json.detect_encoding(content).startswith("utf-8")]

@@ -135,8 +135,8 @@ def test_a_profile_whose_min_exceeds_its_max_is_refused(tiny_bundle: Bundle, low
 
 
 def test_a_size_that_the_model_cannot_have_is_refused(tiny_bundle: Bundle) -> None:
-    with pytest.raises(DdmError, match="--size: 18 pixels; this bundle's sides are multiples of 4"):
-        build.options(tiny_bundle.config, build.DEFAULT_BATCH, plans.Range(min=16, opt=18, max=20))
+    with pytest.raises(DdmError, match="--size: 17 pixels; this bundle's sides are multiples of 2"):
+        build.options(tiny_bundle.config, build.DEFAULT_BATCH, plans.Range(min=16, opt=17, max=20))
 
 
 def test_targets_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def at_most(level: float, runs: int) -> float:
 RUNS = 600  # benchmarks/drift_gate.py has more
 
 
-@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("groups", [2, pytest.param(4, marks=pytest.mark.slow(reason="two groups are quick"))])
 @pytest.mark.parametrize("discordance", [0.02, 0.05, 0.10])
 def test_false_alarms_and_misses_stay_within_five_percent(groups: int, discordance: float) -> None:
     """False alarms at n = 300, where fewer of them are hidden by equivalence, which is asked first."""

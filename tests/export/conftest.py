@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from denoiser_calls import denoiser_call
 from known_graphs import trace_knowing
+from made_once import made_once
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
@@ -24,13 +25,14 @@ def known_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def plugin_bundle(tiny_run: Path, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def plugin_bundle(tiny_run: Path, tiny_bundle: Bundle, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run` with the plugin variant. Read-only. What `tiny_bundle` traced isn't traced again."""
     from ddm_rt.export.onnx import export_run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "trace", trace_knowing(tiny_bundle, ()))
-        return export_run(tiny_run, tmp_path_factory.mktemp("bundles") / "plugin", plugin=True)
+        place = shared_folder / "bundles" / "plugin"
+        return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place, plugin=True)))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import FEW_LAYERS
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from tolerances import EXPORT_FP32_ABS
@@ -58,8 +59,8 @@ def test_its_graph_decodes_as_in_diffusers(
     known_graphs: Callable[..., None],
 ) -> None:
     folder = write_decoder(tmp_path / "taesd", scaling_factor=0.7)
-    known_graphs(exported_bundles["sdxl"], fresh=("decoder",))
-    bundle = export_run(latent_runs["sdxl"], tmp_path / "bundle", decoder=folder)
+    known_graphs(exported_bundles[FEW_LAYERS], fresh=("decoder",))
+    bundle = export_run(latent_runs[FEW_LAYERS], tmp_path / "bundle", decoder=folder)
     x0 = 2 * torch.randn((3, 4, 5, 7), generator=torch.Generator().manual_seed(0))
     (image,) = open_session(bundle.graphs["decoder"]).run(None, {"x0": x0.numpy()})
     np.testing.assert_allclose(image, decoded(folder, x0), rtol=0, atol=EXPORT_FP32_ABS)

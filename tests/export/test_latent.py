@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from checkpoints import FEW_LAYERS
 from conftest import one_level
 from diffusers import UNet2DConditionModel
-from latent_runs import FAMILIES, add_indicator, write_run
+from latent_runs import EXPORTED, add_indicator, write_run
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tolerances import EXPORT_FP32_ABS, PRECISION_REL
@@ -68,7 +69,7 @@ def prompts(batch: int, pad: int) -> Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EXPORTED)
 @torch.inference_mode()
 def test_every_graph_computes_what_torch_does(
     family: str, latent_runs: Mapping[str, Path], exported_bundles: Mapping[str, Bundle]
@@ -123,11 +124,11 @@ def test_a_plain_run_has_the_checkpoints_own_unet(
     np.testing.assert_array_equal(a["output"], b["output"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EXPORTED)
 def test_config_and_tokenizers(
     family: str, latent_runs: Mapping[str, Path], exported_bundles: Mapping[str, Bundle]
 ) -> None:
-    bundle, xl = exported_bundles[family], family == "sdxl"
+    bundle, xl = exported_bundles[family], family.startswith("sdxl")
     config, dim = bundle.config, 64 if xl else 32
     assert (config.family, config.prompt_free) == ("sdxl" if xl else "sd", False)
     assert (config.latent_shape, config.size_multiple, config.channels) == ((4, 8, 8), 16, 3)
@@ -140,7 +141,7 @@ def test_config_and_tokenizers(
     }
     assert {spec.name: spec.shape for spec in config.added} == ({"text_embeds": (32,), "time_ids": (6,)} if xl else {})
     assert config.empty_negative_is_zero is xl
-    first = {"sd15": END, "sd21": 0, "sdxl": END}[family]  # "!" is token 0
+    first = 0 if family == "sd21" else END  # "!" is token 0
     assert [(spec.input, spec.max_length, spec.pad_id) for spec in config.text] == [
         ("input_ids", 77, first),
         *([("input_ids_2", 77, 0)] if xl else []),
@@ -155,7 +156,7 @@ def test_config_and_tokenizers(
 
 
 def test_graphs_say_what_is_free_and_nothing_of_their_origin(exported_bundles: Mapping[str, Bundle]) -> None:
-    bundle = exported_bundles["sdxl"]
+    bundle = exported_bundles[FEW_LAYERS]
     shapes: dict[str, list[Any]] = {}
     for path in bundle.graphs.values():
         model = onnx.load(path)
@@ -192,7 +193,7 @@ def test_fp16_with_weights_beside_the_graphs(
     exported_bundles: Mapping[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SDXL's VAE asks to stay float32; every other graph is half the size, and close to what it was."""
-    bundle = exported_bundles["sdxl"]
+    bundle = exported_bundles[FEW_LAYERS]
     monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 2**17)
     half = convert(bundle, tmp_path / "fp16", Precision.FP16)
     files = half.index.files

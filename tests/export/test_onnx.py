@@ -126,7 +126,7 @@ def test_three_resolution_levels(tmp_path: Path, write_run: Callable[..., Path])
 def test_config_of_the_bundle(tiny_bundle: Bundle) -> None:
     config = tiny_bundle.config
     assert config.latent_shape == (4, 8, 8)
-    assert config.size_multiple == 4
+    assert config.size_multiple == 2
     assert config.context_shape == ("tokens", 16)
     assert config.prompt_free
     assert (tiny_bundle.codes.num_codes, tiny_bundle.codes.num_top_codes) == (4, 2)
@@ -174,7 +174,7 @@ def test_the_scale_goes_on_the_keys_and_never_on_a_shared_query(tiny_bundle: Bun
     lefts = [node.input[0] for node in nodes if node.op_type == "MatMul"]
     shared = {value for value in lefts if lefts.count(value) > 1}
     queries = [made_by[value] for value in shared & made_by.keys() if made_by[value].op_type == "Transpose"]
-    cross_attentions = 4  # down, mid and up blocks of the preset
+    cross_attentions = 3  # one on the way down, two on the way up
     assert len(queries) == cross_attentions
     for query in queries:
         assert made_by[query.input[0]].op_type == "Reshape"
@@ -295,8 +295,8 @@ def _other_tree(weights: dict[str, Tensor]) -> None:
     [
         (_drop, r"tensor unet\.conv_in\.bias is missing"),
         (_add, r"tensor unet\.extra is foreign"),
-        (_reshape, r"tensor unet\.conv_in\.bias is torch\.float32 \[9\]; expected torch\.float32 \[8\]"),
-        (_cast, r"tensor unet\.conv_in\.bias is torch\.float64 \[8\]"),
+        (_reshape, r"tensor unet\.conv_in\.bias is torch\.float32 \[9\]; expected torch\.float32 \[16\]"),
+        (_cast, r"tensor unet\.conv_in\.bias is torch\.float64 \[16\]"),
         (_nan, r"tensor unet\.conv_in\.bias has non-finite values"),
         (_infinity, r"tensor conditioner\.code\.weight has non-finite values"),
         (_other_tree, r"tensor conditioner\.top_of differs"),

@@ -16,7 +16,7 @@ from ddm_rt.export import dialect
 from ddm_rt.export.dialect import DOMAIN, PLUGIN, PLUGIN_GRAPH
 from ddm_rt.export.precision import convert_graph
 
-CROSS_ATTENTIONS = 4  # down, mid and up blocks of the preset
+CROSS_ATTENTIONS = 3  # one on the way down, two on the way up
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from ddm_rt.export.precision import QUANTIZED, RECIPES, Calibration, convert, co
 from ddm_rt.export.quantize import Ranges
 
 Calls = list[dict[str, NDArray[np.float32]]]
-LAYERS = 63  # of the preset, that are quantised
+LAYERS = 38  # of the run, that are quantised
 HALF = {Precision.BF16: TensorProto.BFLOAT16}
 
 

@@ -19,6 +19,7 @@ from ddm_rt.model.latent import LatentDDM
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
+XL = pytest.mark.slow(reason="the second encoder's adapter is quick in PEFT's layout")
 FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="SDXL has all that SD 2.1 has")), "sdxl")
 STEPS = 6
 
@@ -96,7 +97,9 @@ def test_settings_of_peft(checkpoints: Mapping[str, Path], tmp_path: Path, setti
     check_outputs(model, adapters.with_peft(base, folder), "sd15")
 
 
-@pytest.mark.parametrize(("family", "metadata"), [("sd15", True), ("sd15", False), ("sdxl", True)])
+@pytest.mark.parametrize(
+    ("family", "metadata"), [("sd15", True), ("sd15", False), pytest.param("sdxl", True, marks=XL)]
+)
 def test_a_single_file_of_diffusers(
     checkpoints: Mapping[str, Path], tmp_path: Path, family: str, metadata: bool
 ) -> None:
@@ -121,7 +124,7 @@ def test_a_single_file_as_diffusers_itself_loads_it(checkpoints: Mapping[str, Pa
     check_outputs(model, want, "sd15")
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=XL)])
 def test_kohyas_layout_with_its_alphas(checkpoints: Mapping[str, Path], tmp_path: Path, family: str) -> None:
     base = checkpoints[family]
     path = adapters.write_kohya(base, tmp_path / "lora.safetensors", alpha=2.0, sdxl=family == "sdxl")

@@ -35,7 +35,10 @@ def training_set(mode: str, config: RunConfig, images: int = 30) -> TrainingSet:
     return TrainingSet(latents, code, 4, (0, 0, 1, 1))
 
 
-@pytest.fixture(params=MODES)
+OTHERS = pytest.mark.slow(reason="codes are quick, which have most of the state")
+
+
+@pytest.fixture(params=["codes", *(pytest.param(mode, marks=OTHERS) for mode in MODES if mode != "codes")])
 def trainer(request: pytest.FixtureRequest, tiny: Callable[..., RunConfig]) -> Callable[[], Trainer]:
     """Makes equal trainers."""
     config = tiny(MODES[request.param])
