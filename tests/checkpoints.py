@@ -54,7 +54,7 @@ def tokenizer(folder: Path, pad: str = END, merges: int = _MERGES) -> CLIPTokeni
 
 
 def write_checkpoint(family: str, folder: Path, *, safe: bool = True, seed: int = 0) -> Path:
-    """A tiny checkpoint of `family` (one of `FAMILIES`, or `FEW_LAYERS`) at `folder`, as `save_pretrained` writes it."""
+    """A tiny checkpoint of `family` (of `FAMILIES`, or `FEW_LAYERS`) at `folder`, as `save_pretrained` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = _PIPELINES[family](folder.with_name(f"{folder.name}.vocabulary"))
