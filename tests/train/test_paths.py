@@ -32,11 +32,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("paths")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[True, pytest.param(False, marks=pytest.mark.slow(reason="other paths, the same tests"))],
-    ids=["one step first", "many steps"],
-)
+MANY_STEPS = pytest.param(False, marks=pytest.mark.slow(reason="other paths, the same tests"))
+
+
+@pytest.fixture(scope="module", params=[True, MANY_STEPS], ids=["one step first", "many steps"])
 def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> PathDistiller:
     """On random latents, with its paths, which take seconds to walk. Read-only."""
     config = student_config(tiny_run, FEW | {"distill.one_step_start": request.param})
