@@ -138,18 +138,25 @@ def _sd21(vocabulary: Path) -> StableDiffusionPipeline:
     )
 
 
-def _sdxl(vocabulary: Path, transformer_layers: tuple[int, int] = (1, 2)) -> StableDiffusionXLPipeline:
-    unet = _unet(
-        cross_attention_dim=64,
-        attention_head_dim=(4, 8),
-        use_linear_projection=True,
-        transformer_layers_per_block=transformer_layers,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 32,
-    )
+def _sdxl_few_layers(vocabulary: Path) -> StableDiffusionXLPipeline:
+    """With attention in the middle alone."""
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return _sdxl(vocabulary, transformer_layers_per_block=(1, 1), **plain)
+
+
+def _sdxl(vocabulary: Path, **more: Any) -> StableDiffusionXLPipeline:
+    own: dict[str, Any] = {
+        "cross_attention_dim": 64,
+        "attention_head_dim": (4, 8),
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    }
+    unet = _unet(**own | more)
     return StableDiffusionXLPipeline(
         vae=_vae(0.13025),
         text_encoder=CLIPTextModel(_clip(32, 2, "quick_gelu")),
@@ -166,5 +173,5 @@ _PIPELINES = {
     "sd15": _sd15,
     "sd21": _sd21,
     "sdxl": _sdxl,
-    FEW_LAYERS: lambda vocabulary: _sdxl(vocabulary, (1, 1)),
+    FEW_LAYERS: _sdxl_few_layers,
 }

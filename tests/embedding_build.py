@@ -47,7 +47,7 @@ def build(folder: Path, *targets: str, **options: str) -> Path:
     """Configure and build the library with CMake options, as quickly as the compiler can."""
     chosen = {
         "CMAKE_BUILD_TYPE": "None",
-        "CMAKE_CXX_FLAGS": "-O0",
+        "CMAKE_CXX_FLAGS": "-O1",
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
         # All sources of a target at once: most of the time goes into headers. What two files have of one name, if only
         # for themselves, must differ so far in its arguments that none is taken for the other.
