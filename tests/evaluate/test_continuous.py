@@ -25,6 +25,8 @@ def test_slant_of_strokes() -> None:
     found = slant(np.stack([stroke(angle) for angle in angles]))
     assert found == pytest.approx(angles, abs=1)  # pixels are coarse
     assert slant(stroke(20, background=60)[None])[0] == pytest.approx(slant(stroke(20)[None])[0], abs=0.1)
+    together = slant(np.stack([stroke(20, background=60), stroke(20)]))
+    assert together == pytest.approx(slant(stroke(20)[None]).repeat(2), abs=0.1), "each has a background of its own"
     assert np.isnan(slant(np.zeros((1, 8, 8, 3), np.uint8)))[0]
 
 

@@ -152,3 +152,12 @@ def test_provider_is_never_replaced(write_judge):
 def test_bad_images(write_judge, images):
     with pytest.raises(DdmError, match="images"):
         Judge.load(write_judge()).predict(images)
+
+
+def test_an_image_is_fitted_to_a_size_that_is_no_square(write_judge):
+    judge = Judge.load(write_judge(shape=("B", 1, 4, 8)))
+    brighter = np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32), (2, 1, 12, 16))  # to the right
+    fitted = judge._fit(brighter)
+    assert fitted.shape == (2, 1, 4, 8)
+    assert (np.diff(fitted, axis=3) > 0).all()
+    assert np.ptp(fitted, axis=2).max() == 0
