@@ -22,7 +22,7 @@ Quirk = Literal["none", "batch size", "position", "neighbours", "size 1"]
 class FakeEngine:
     """Deterministic, elementwise arithmetic; `quirk` is what else its denoiser's result depends on."""
 
-    backend, precision, threads, max_batch = "fake", "fp32", 1, None
+    backend, precision, threads, max_batch, max_pixels = "fake", "fp32", 1, None, None
 
     def __init__(self, quirk: Quirk = "none") -> None:
         self.quirk = quirk

@@ -1,5 +1,6 @@
 """The command-line program as an object: where it prints, and what its commands share."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -34,7 +35,22 @@ IndicatorGuidance = Annotated[
     typer.Option(help="Guidance on the code; other than --guidance-scale, each step takes half as long again."),
 ]
 Pixels = Annotated[Optional[int], typer.Option(help="Pixels.")]  # noqa: UP045
+DeviceName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one."),
+]
 BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")]
+
+
+@app.callback()
+def settings(
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Say why, too: what spoke against other backends."),
+    ] = False,
+) -> None:
+    if verbose:
+        logging.getLogger("ddm_rt").setLevel(logging.DEBUG)
 
 
 def say(text: str) -> None:

@@ -62,10 +62,10 @@ def checks(bundle: Bundle | None = None) -> list[Row]:
 
 def _auto(bundle: Bundle) -> Row:
     try:
-        name, reasons = choose(bundle)
+        choice = choose(bundle)
     except BackendUnavailable as error:
         return "backend auto", False, str(error)
-    return "backend auto", True, "; ".join([name, *(f"not {other}: {why}" for other, why in reasons.items())])
+    return "backend auto", True, str(choice)
 
 
 def _gpu() -> tuple[Row, cuda.DeviceInfo | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from ddm_rt.cli.app import BackendName, Threads, app, say
+from ddm_rt.cli.app import BackendName, DeviceName, Threads, app, say
 from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def serve(
     ] = None,
     public_url: Annotated[str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")] = None,
     backend: BackendName = "auto",
+    device: DeviceName = None,
     threads: Threads = None,
     replicas: Annotated[
         Optional[int],  # noqa: UP045
@@ -153,12 +154,14 @@ def serve(
         log_to(sys.stderr, log_level)
         scheduler: Service
         if scale is not None:
+            if device is not None:
+                raise DdmError("--device: not with --replicas; each has the device that Ray gives it")
             from ddm_rt.serve.ray_app import started
 
             scheduler = stack.enter_context(started(bundle, bounds, scale, backend=backend, ledger=ledger, fsync=fsync))
         else:
             counts = stack.enter_context(Ledger(ledger, fsync=fsync))
-            pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
+            pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts, device=device)
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
         bundled = scheduler.pipeline.bundle
         application = create_app(scheduler, http, keys=callers, measured=measured)

@@ -9,6 +9,7 @@ import typer
 from ddm_rt.cli import arguments, bulk, display
 from ddm_rt.cli.app import (
     BackendName,
+    DeviceName,
     Guidance,
     IndicatorGuidance,
     NegativePrompt,
@@ -73,6 +74,7 @@ def sample(
     height: Pixels = None,
     width: Pixels = None,
     backend: BackendName = "auto",
+    device: DeviceName = None,
     threads: Threads = None,
     from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
     index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
@@ -162,6 +164,8 @@ def sample(
         "width": width,
     }
     if shards is not None:
+        if device is not None:
+            raise DdmError("--device: not with --shards; each worker has the device that Ray gives it")
         options = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, options | {"backend": backend, "threads": threads}, request)
         return
@@ -169,7 +173,7 @@ def sample(
         raise DdmError("--out: name a directory for the images, or one for shards with --shards")
     check_free(out)
     with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
-        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts)
+        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts, device=device)
         on_step = display.step_callback(bars, "sampling")
         if from_ is not None:
             generation = pipeline.replay(from_, index=index, on_step=on_step)

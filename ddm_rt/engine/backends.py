@@ -1,87 +1,166 @@
 """Which backend runs a bundle: one literal table, resolved on use, never a silent fallback."""
 
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
-from ddm_rt.engine import gates
+from ddm_rt.engine import devices, gates
 from ddm_rt.engine.contract import Engine
+from ddm_rt.engine.devices import CPU, CUDA, Device
 from ddm_rt.errors import BackendUnavailable, DdmError
 
-# Name -> "module:Class", fastest first: the order in which `auto` tries them; some only where `engine.gates` lets it.
-TABLE: dict[str, str] = {
-    "tensorrt": "ddm_rt.engine.tensorrt:TensorRTEngine",
-    "tensorrt-rtx": "ddm_rt.engine.tensorrt:TensorRTRtxEngine",
-    "openvino": "ddm_rt.engine.openvino:OpenVinoEngine",
-    "onnxruntime": "ddm_rt.engine.ort:OrtEngine",
-    "torch": "ddm_rt.engine.torch:TorchEngine",
-}
+
+@dataclass(frozen=True)
+class Row:
+    """A backend on a kind of device."""
+
+    backend: str
+    device: str  # "cuda" or "cpu"
+    engine: str  # "module:Class"
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other rows in a message."""
+        several = sum(row.backend == self.backend for row in TABLE) > 1
+        return f"{self.backend} on {self.device}" if several else self.backend
+
+
+# Fastest first: the order in which `auto` tries them; some only where `engine.gates` lets it.
+TABLE: tuple[Row, ...] = (
+    Row("tensorrt", CUDA, "ddm_rt.engine.tensorrt:TensorRTEngine"),
+    Row("tensorrt-rtx", CUDA, "ddm_rt.engine.tensorrt:TensorRTRtxEngine"),
+    Row("torch", CUDA, "ddm_rt.engine.torch:TorchEngine"),
+    Row("openvino", CPU, "ddm_rt.engine.openvino:OpenVinoEngine"),
+    Row("onnxruntime", CPU, "ddm_rt.engine.ort:OrtEngine"),
+    Row("torch", CPU, "ddm_rt.engine.torch:TorchEngine"),
+)
+
+# What an installation lacks -> the extra that brings it.
+_EXTRAS = {"openvino": "openvino", "torch": "train,gpu", "diffusers": "train,gpu"}
 
 logger = logging.getLogger(__name__)
 
 
-def load(bundle: Bundle, backend: str = Backend.AUTO, threads: int | None = None) -> Engine:
-    """The bundle on a backend. `auto` takes what `choose` finds and logs which.
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` takes, and why none of the rows before it."""
 
-    `threads` None means every core that this process may use.
+    row: Row
+    reasons: dict[str, str]  # `Row.name` -> why not
 
-    Raises DdmError for an unknown name or fewer than one thread, BackendUnavailable when the named backend
+    def __str__(self) -> str:
+        return "; ".join([self.row.name, *(f"not {name}: {why}" for name, why in self.reasons.items())])
+
+
+def load(bundle: Bundle, backend: str = Backend.AUTO, threads: int | None = None, device: str | None = None) -> Engine:
+    """The bundle on a backend. `auto` takes what `choose` finds.
+
+    `threads` None means every core that this process may use. `device` is "cpu", "cuda" or "cuda:1"; None takes the
+    first CUDA device where the backend can use one.
+
+    A GPU that stays unused though nobody asked for that is one warning, with the reason.
+
+    Raises DdmError for an unknown name or device or fewer than one thread, BackendUnavailable when the named backend
     (with `auto`: every one) can't run the bundle here.
     """
     if threads is not None and threads < 1:
         raise DdmError(f"threads is {threads}; expected at least 1")
-    name = str(backend)
-    if name == Backend.AUTO:
-        name, reasons = choose(bundle)
-        logger.info("backend auto: %s%s", name, "".join(f"; not {other}: {why}" for other, why in reasons.items()))
-    elif name not in TABLE:
-        raise DdmError(f"backend {name!r} is unknown; backends: {', '.join((Backend.AUTO, *TABLE))}")
-    elif (reason := unavailable(name, bundle)) is not None:
-        others = [other for other in TABLE if other != name and unavailable(other, bundle) is None]
-        raise BackendUnavailable(name, reason, others)
-    engine: Engine = _engine_class(name)(bundle, threads)
+    wanted = None if device is None else Device.parse(device)
+    if backend == Backend.AUTO:
+        choice = choose(bundle, wanted)
+        logger.debug("backend auto: %s", choice)
+        if wanted is None:
+            _warn_of_an_unused_gpu(choice)
+        row = choice.row
+    else:
+        row = _named(str(backend), bundle, wanted)
+    engine: Engine = _engine_class(row)(bundle, threads, wanted or Device(row.device))
     return engine
 
 
+def names() -> tuple[str, ...]:
+    """The backends, fastest first."""
+    return tuple(dict.fromkeys(row.backend for row in TABLE))
+
+
 def availability(bundle: Bundle | None = None) -> dict[str, str | None]:
-    """Every backend with the reason why it can't run here (or can't run `bundle`), None where it can."""
-    return {name: unavailable(name, bundle) for name in TABLE}
+    """Every row of `TABLE` by its name, with the reason why it can't run here (or can't run `bundle`), None where it
+    can.
+    """
+    return {row.name: _why_not(row, bundle) for row in TABLE}
 
 
-def unavailable(name: str, bundle: Bundle | None = None) -> str | None:
-    """Why the backend can't run here, or None when it can."""
-    try:
-        engine_class = _engine_class(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "ddm_rt":
-            raise
-        hint = "; pip install 'ddm-rt[openvino]'" if error.name == "openvino" else ""
-        return f"the package {error.name} is not installed{hint}"
-    except (ImportError, OSError) as error:
-        # An installed package whose shared libraries don't load on this machine.
-        return f"import failed: {error}"
-    reason: str | None = engine_class.unavailable(bundle)
-    return reason
+def unavailable(backend: str, bundle: Bundle | None = None) -> str | None:
+    """Why the backend can't run here on any device, or None when it can."""
+    reasons = [_why_not(row, bundle) for row in TABLE if row.backend == backend]
+    return None if None in reasons else reasons[-1]
 
 
-def choose(bundle: Bundle) -> tuple[str, dict[str, str]]:
-    """What `auto` takes: the first of `TABLE` that can run the bundle here and isn't held back by a gate; and why not
-    those before it.
+def choose(bundle: Bundle, device: Device | None = None) -> Choice:
+    """What `auto` takes: the first row of `TABLE`, of those of `device`'s kind, that can run the bundle here and isn't
+    held back by a gate.
 
     Raises BackendUnavailable with every reason where there is none.
     """
     reasons: dict[str, str] = {}
-    for name in TABLE:
-        reason = gates.why_not(bundle, name) or unavailable(name, bundle)
+    for row in _rows(device):
+        reason = gates.why_not(bundle, row.backend) or _why_not(row, bundle, device)
         if reason is None:
-            return name, reasons
-        reasons[name] = reason
-    by_name = [name for name in gates.GATED if name in TABLE and unavailable(name, bundle) is None]
-    raise BackendUnavailable(Backend.AUTO, "; ".join(f"{n}: {why}" for n, why in reasons.items()), by_name)
+            return Choice(row, reasons)
+        reasons[row.name] = reason
+    passed_over = [row for row in _rows(device) if row.backend in gates.GATED]
+    by_name = [row.backend for row in passed_over if _why_not(row, bundle, device) is None]
+    raise BackendUnavailable(str(Backend.AUTO), "; ".join(f"{n}: {why}" for n, why in reasons.items()), by_name)
 
 
-def _engine_class(name: str) -> Any:
-    module, attribute = TABLE[name].split(":")
+def _rows(device: Device | None) -> list[Row]:
+    return [row for row in TABLE if device is None or row.device == device.kind]
+
+
+def _named(backend: str, bundle: Bundle, device: Device | None) -> Row:
+    if backend not in names():
+        raise DdmError(f"backend {backend!r} is unknown; backends: {', '.join((Backend.AUTO, *names()))}")
+    reasons: list[str] = []
+    for row in _rows(device):
+        if row.backend != backend:
+            continue
+        reason = _why_not(row, bundle, device)
+        if reason is None:
+            return row
+        reasons.append(reason)
+    others = [name for name in names() if name != backend and unavailable(name, bundle) is None]
+    raise BackendUnavailable(backend, reasons[-1] if reasons else f"it doesn't run on {device}", others)
+
+
+def _why_not(row: Row, bundle: Bundle | None, device: Device | None = None) -> str | None:
+    """Why the row can't run (`bundle`) here, or None."""
+    if row.device == CUDA and (unseen := devices.invisible()) is not None:
+        return unseen  # before packages that take seconds to import
+    try:
+        engine_class = _engine_class(row)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "ddm_rt":
+            raise
+        hint = f"; pip install 'ddm-rt[{_EXTRAS[error.name]}]'" if error.name in _EXTRAS else ""
+        return f"the package {error.name} is not installed{hint}"
+    except (ImportError, OSError) as error:
+        # An installed package whose shared libraries don't load on this machine.
+        return f"import failed: {error}"
+    reason: str | None = engine_class.unavailable(bundle, device or Device(row.device))
+    return reason
+
+
+def _warn_of_an_unused_gpu(choice: Choice) -> None:
+    if choice.row.device == CUDA or devices.invisible() is not None:
+        return
+    *_, nearest = (row for row in TABLE if row.device == CUDA)  # the one that asks for least
+    why = choice.reasons[nearest.name]
+    logger.warning("the GPU stays unused (%s): %s; --device cpu says that it may", devices.visible_name(), why)
+
+
+def _engine_class(row: Row) -> Any:
+    module, attribute = row.engine.split(":")
     return getattr(import_module(module), attribute)

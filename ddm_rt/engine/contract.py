@@ -19,6 +19,10 @@ from ddm_rt.runtime import RuntimeConfig
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
 Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in runtime.json
 
+# Pixels in one call of a VAE on a CPU: it holds hundreds of channels of them, and models of real images are no faster
+# in batches there.
+CPU_PIXELS = 2**16
+
 _POOLED = ("text_embeds",)  # of what the conditioner takes besides the context, that which the text encoder gives
 
 
@@ -33,6 +37,7 @@ class Engine(Protocol):
     threads: int
     versions: dict[str, str]  # of the packages that compute
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
+    max_pixels: int | None  # of images that one call of a VAE may make; None: `max_batch` has seen to it
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         """Token ids int64 [B, max_length] by `TextSpec.input` -> `context` [B,T,D]; SDXL: and `text_embeds` [B,P].

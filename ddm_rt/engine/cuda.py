@@ -13,6 +13,8 @@ from typing import Any, Protocol, cast
 
 from ddm_rt.errors import DdmError
 
+NO_DRIVER = "no CUDA driver: libcuda.so.1 was not found"
+
 _WARP = 32
 _STATIC_SHARED_BYTES = 48 * 1024  # more than this must be asked for
 
@@ -108,16 +110,21 @@ class DeviceInfo:
 
 def load() -> Driver:
     """`cuda.bindings.driver`, initialized. Raises DdmError saying what is missing."""
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+    if not has_bindings():
         raise DdmError("the package cuda-bindings is not installed; pip install cuda-bindings")
     driver = cast(Driver, import_module("cuda.bindings.driver"))
     try:
         result = driver.cuInit(0)
     except RuntimeError as error:
         # cuda-bindings opens the driver's library at the first call.
-        raise DdmError("no CUDA driver: libcuda.so.1 was not found") from error
+        raise DdmError(NO_DRIVER) from error
     _checked(driver, "cuInit", result)
     return driver
+
+
+def has_bindings() -> bool:
+    """Whether `cuda.bindings` is installed."""
+    return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
 
 
 def unavailable() -> str | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.contract import (
+    CPU_PIXELS,
     check_code,
     check_finite,
     check_names,
@@ -22,6 +23,7 @@ from ddm_rt.engine.contract import (
     text_outputs,
     usable_cores,
 )
+from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, HostArrays
 from ddm_rt.errors import BundleError, DdmError
 
@@ -43,8 +45,9 @@ class OpenVinoEngine(HostArrays):
 
     backend = "openvino"
     max_batch = None
+    max_pixels = CPU_PIXELS
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CPU_DEVICE) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what the bundle says."""
         self.precision = bundle.config.precision.value
         self.threads = threads or usable_cores()
@@ -59,7 +62,7 @@ class OpenVinoEngine(HostArrays):
         self._decoder.check(["x0"])
 
     @staticmethod
-    def unavailable(bundle: Bundle | None) -> str | None:
+    def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
         """Why this backend can't run `bundle`, or None."""
         capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         if bundle is not None and bundle.config.precision is Precision.BF16 and "BF16" not in capabilities:

@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.contract import (
+    CPU_PIXELS,
     check_code,
     check_finite,
     check_names,
@@ -21,6 +22,7 @@ from ddm_rt.engine.contract import (
     text_outputs,
     usable_cores,
 )
+from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, HostArrays
 from ddm_rt.errors import BundleError, DdmError
 
@@ -46,8 +48,9 @@ class OrtEngine(HostArrays):
 
     backend = "onnxruntime"
     max_batch = None
+    max_pixels = CPU_PIXELS
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CPU_DEVICE) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what the bundle says."""
         self.precision = bundle.config.precision.value
         self.threads = threads or usable_cores()
@@ -64,7 +67,7 @@ class OrtEngine(HostArrays):
         check_names(bundle.graphs["decoder"], "inputs", _names(self._decoder.get_inputs()), ["x0"])
 
     @staticmethod
-    def unavailable(bundle: Bundle | None) -> str | None:
+    def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
         """Why this backend can't run `bundle`, or None."""
         if _PROVIDERS[0] not in ort.get_available_providers():
             return f"this build of onnxruntime has no {_PROVIDERS[0]}"

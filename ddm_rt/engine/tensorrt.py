@@ -20,6 +20,7 @@ from ddm_rt.config import Backend
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.buffers import Arrays, Buffer
 from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
+from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.network import Network, Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.guided_step.reference import check_arguments
@@ -35,15 +36,16 @@ class TensorRTEngine:
 
     backend: ClassVar[str] = Backend.TENSORRT.value
     threads = 1  # of the host; nothing here computes on it
+    max_pixels = None
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
         """`threads` is the CPU backends' and changes nothing here.
 
         Raises BackendUnavailable without package, driver or fitting plan; DdmError for a plan that TensorRT doesn't
         take and for one whose tensors aren't those that the bundle names.
         """
         flavour = flavours.flavour(self.backend)
-        reason = self.unavailable(bundle)
+        reason = self.unavailable(bundle, device)
         if reason is not None:
             raise BackendUnavailable(self.backend, reason, ())
         self._bundle, self._lock = bundle, threading.RLock()
@@ -51,13 +53,13 @@ class TensorRTEngine:
         # The engine's arrays and the device's memory end with the engine, by `close` or when it is forgotten.
         self.close = weakref.finalize(self, resources.close)
         try:
-            self._open(resources, flavour)
+            self._open(resources, flavour, device)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, resources: ExitStack, flavour: flavours.Flavour) -> None:
-        self._device = device = cuda.Device()
+    def _open(self, resources: ExitStack, flavour: flavours.Flavour, where: Device) -> None:
+        self._device = device = cuda.Device(ordinal=where.ordinal)
         resources.callback(device.close)
         plan = _find(self._bundle, flavour, device.info)
         trt = flavours.load(flavour)
@@ -96,13 +98,13 @@ class TensorRTEngine:
         _check_tensors(self._bundle, self._networks)
 
     @classmethod
-    def unavailable(cls, bundle: Bundle | None) -> str | None:
+    def unavailable(cls, bundle: Bundle | None, device: Device = CUDA_DEVICE) -> str | None:
         """Why this backend can't run (`bundle`) here, or None. Cheap where there is no package or no driver."""
         flavour = flavours.flavour(cls.backend)
         if find_spec(flavour.module) is None:
             return flavours.unavailable(flavour)
         try:
-            info = cuda.device_info()
+            info = cuda.device_info(ordinal=device.ordinal)
             if (reason := flavours.unavailable(flavour)) is not None:
                 return reason
             if bundle is not None:

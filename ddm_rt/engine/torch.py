@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.contract import check_code, check_finite
+from ddm_rt.engine.contract import CPU_PIXELS, check_code, check_finite
+from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 from ddm_rt.model.assemble import build
@@ -28,29 +29,39 @@ if TYPE_CHECKING:  # transformers, which only its families need
     Model = DDM | LatentDDM
 
 
+# Of a GPU's memory for each pixel of a call of the VAE. In float32 an image holds four tensors of 256 channels at once,
+# and everything else has as much memory again. It follows from the device alone, not from what is free of it: batch
+# sizes decide bytes.
+_BYTES_PER_PIXEL = 2 * 4 * 256 * 4
+
+
 class TorchEngine:
-    """`engine.contract.Engine` in eager torch, float32. Arrays are torch tensors on the engine's device: the first CUDA
-    device where torch finds one, else the CPU. On a CUDA device the fused kernels compute, where triton is installed.
+    """`engine.contract.Engine` in eager torch, float32. Arrays are torch tensors on the engine's device.
+
+    On a CUDA device `guided_step` is the fused kernel, where triton is installed. Indicator attention isn't: its kernel
+    takes no float32.
 
     torch has one thread count per process: each call of an engine sets it to the engine's own.
     """
 
     backend = "torch"
     max_batch = None
+    max_pixels: int | None = CPU_PIXELS
     precision = "fp32"
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device | None = None) -> None:
         """Raises BackendUnavailable without weights, BundleError for weights that don't fit or aren't finite.
 
-        `threads` None takes torch's present count.
+        `threads` None takes torch's present count, `device` None the first CUDA device where torch finds one.
         """
-        reason = self.unavailable(bundle)
+        where = device or Device(CUDA if torch.cuda.is_available() else CPU)
+        reason = self.unavailable(bundle, where)
         if reason is not None or bundle.weights is None:
             raise BackendUnavailable(self.backend, str(reason), ())
         model = build(bundle.model, bundle.config.latent_shape, bundle.codes.top_of).eval().requires_grad_(False)
         load_weights(model, bundle.weights)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._open(bundle, model.to(device), device, threads)
+        chosen = torch.device(str(where))
+        self._open(bundle, model.to(chosen), chosen, threads)
 
     @classmethod
     def of_module(cls, bundle: Bundle, model: "Model", threads: int | None = None) -> "TorchEngine":
@@ -70,13 +81,19 @@ class TorchEngine:
             self.versions["transformers"] = version("transformers")
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
         if self.device.type == "cuda":  # bytes depend on them too
+            self.max_pixels = torch.cuda.get_device_properties(self.device).total_memory // _BYTES_PER_PIXEL
             self.versions |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name(self.device)}
             if dispatch.unavailable("guided_step", "triton") is None:
                 self.versions["triton"] = version("triton")
 
     @staticmethod
-    def unavailable(bundle: Bundle | None) -> str | None:
-        """Why this backend can't run `bundle`, or None."""
+    def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
+        """Why this backend can't run `bundle` on the device, or None."""
+        if device.kind == CUDA:
+            if torch.version.cuda is None:
+                return f"torch {torch.__version__} is built without CUDA; pip install torch from a source that has it"
+            if device.ordinal >= torch.cuda.device_count():
+                return f"no CUDA device {device.ordinal}: torch finds {torch.cuda.device_count()}"
         if bundle is not None and bundle.weights is None:
             return "the bundle has no weights.safetensors; `ddm-rt export --with-weights` adds it"
         return None
@@ -134,7 +151,8 @@ class TorchEngine:
         counters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         torch.set_num_threads(self.threads)
-        stepped: tuple[Tensor, Tensor] = self._guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
+        with self._on_device():  # Triton launches on the current device
+            stepped: tuple[Tensor, Tensor] = self._guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
         return stepped
 
     def array(self, host: NDArray[Any]) -> Tensor:
@@ -147,6 +165,12 @@ class TorchEngine:
 
     def concat(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays))
+
+    def _on_device(self) -> AbstractContextManager[None]:
+        if self.device.type != "cuda":
+            return nullcontext()
+        on_device: AbstractContextManager[None] = torch.cuda.device(self.device)
+        return on_device
 
     def _exact(self) -> AbstractContextManager[None]:
         """float32 means it, and runs repeat: by default cuDNN rounds convolutions to TF32 and may add in any order."""

@@ -15,7 +15,7 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.buckets import probe, split
+from ddm_rt.sample.buckets import CANDIDATES, probe, split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
@@ -36,9 +36,6 @@ OnStep = Callable[[int, int], None]
 Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
 
-# Pixels in one call of a VAE on a backend that sets no limit itself: it holds hundreds of channels of them, and
-# models of real images are no faster in batches on a CPU.
-_VAE_PIXELS = 2**16
 _log = logging.getLogger(__name__)
 
 
@@ -66,10 +63,12 @@ class Pipeline:
         backend: str = "auto",
         threads: int | None = None,
         ledger: str | Path | Ledger | None = None,
+        device: str | None = None,
     ) -> "Pipeline":
         """Open `bundle` (a directory, the name of a shipped one, or an opened Bundle) on `backend`.
 
-        `threads` is the backend's CPU thread count; None leaves it to the backend. `ledger` keeps the counts of scopes:
+        `threads` is the backend's CPU thread count; None leaves it to the backend. `device` is "cpu", "cuda" or
+        "cuda:1"; None takes a GPU where there is one that the backend can use. `ledger` keeps the counts of scopes:
         a file, which other processes may use at the same time, or an opened Ledger; None counts in memory. Raises
         DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a backend that can't run
         here.
@@ -77,7 +76,7 @@ class Pipeline:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         ledger.check_bundle(opened)
-        return cls(opened, backends.load(opened, backend, threads), ledger)
+        return cls(opened, backends.load(opened, backend, threads, device), ledger)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -365,9 +364,9 @@ class Pipeline:
         if shape not in self._buckets:
             config = self.bundle.config
             height, width = image_size(self.bundle, shape)
-            most = self.engine.max_batch
-            if config.family is not Family.PIXEL and most is None:
-                most = max(_VAE_PIXELS // (height * width), 1)
+            most, pixels = self.engine.max_batch, self.engine.max_pixels
+            if config.family is not Family.PIXEL and pixels is not None:
+                most = min(most or CANDIDATES[-1], max(pixels // (height * width), 1))
             if most == 1:  # nothing to compare, and a large model's calls take long
                 self._buckets[shape] = (1,)
             else:

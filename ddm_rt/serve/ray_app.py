@@ -40,7 +40,7 @@ _POLL_S = 0.2
 class DistantEngine:
     """What an engine elsewhere is, for a pipeline that only prepares requests; it computes nothing."""
 
-    max_batch = None
+    max_batch = max_pixels = None
 
     def __init__(self, made_by: Mapping[str, Any]) -> None:
         self.backend: str = made_by["backend"]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Backend
 from ddm_rt.engine import backends
 from ddm_rt.kernels import dispatch
 
@@ -22,8 +21,7 @@ def rows() -> dict[str, tuple[bool, str]]:
 
 def test_every_backend_and_kernel_flavour_has_its_row() -> None:
     found = rows()
-    assert {f"backend {name}" for name in backends.TABLE} <= found.keys()
-    assert {f"backend {name}" for name in Backend if name is not Backend.AUTO} <= found.keys()
+    assert {f"backend {name}" for name in backends.availability()} <= found.keys()
     flavours = {f"kernel {op}: {flavour}" for op in dispatch.TABLE for flavour in dispatch.IMPLEMENTATIONS}
     assert flavours <= found.keys()
     assert all(detail for _, detail in found.values())
@@ -94,7 +92,10 @@ def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "import_module", absent)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find_spec(name, *a))
     found = rows()
-    assert found["backend torch"] == (False, "the package torch is not installed")
+    assert found["backend torch on cpu"] == (
+        False,
+        "the package torch is not installed; pip install 'ddm-rt[train,gpu]'",
+    )
     assert found["backend onnxruntime"] == (True, "ready")
     assert found["kernel indicator_attention: reference"] == (False, "the package torch is not installed")
     assert found["kernel guided_step: reference"][0]

@@ -62,9 +62,9 @@ def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path, monkey
     assert gate is not None
     assert (gate.bundle_id, gate.backend, gate.n, gate.groups) == (before.bundle_id, "openvino", 32, ("3", "8"))
     assert 0 <= gate.fd <= 0.5
-    name, reasons = backends.choose(after)
-    assert name == "onnxruntime"
-    assert "it didn't pass its gates here: the drift gate said undecided" in reasons["openvino"]
+    choice = backends.choose(after)
+    assert choice.row.backend == "onnxruntime"
+    assert "it didn't pass its gates here: the drift gate said undecided" in choice.reasons["openvino"]
     rows = {name: detail for name, _, detail in checks(after)}
     assert rows["backend auto"].startswith("onnxruntime; not ")
     assert "the drift gate said undecided" in rows["backend auto"]

@@ -3,64 +3,190 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
-from ddm_rt.engine import backends, cuda
+from ddm_rt.engine import backends, cuda, devices
+from ddm_rt.engine.backends import Row
+from ddm_rt.engine.devices import Device
 from ddm_rt.errors import BackendUnavailable, DdmError
+
+SEEN = cuda.DeviceInfo("Fake GPU", "sm_90", "13.0", 2**36)
+UNSEEN = "no CUDA driver: libcuda.so.1 was not found"
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A table of the test's own in place of the shipped one."""
-    own: dict[str, str] = {}
-    monkeypatch.setattr(backends, "TABLE", own)
-    return own
+def table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """table(...) puts rows of the test's own in place of the shipped ones: name, kind of device, class."""
+
+    def replace(*rows: tuple[str, str, str]) -> None:
+        monkeypatch.setattr(backends, "TABLE", tuple(Row(*row) for row in rows))
+
+    monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
+    return replace
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """gpu(True) lets this process see a fake GPU, gpu(False) none."""
+
+    def show(seen: bool) -> None:
+        monkeypatch.setattr(devices, "invisible", lambda: None if seen else UNSEEN)
+        monkeypatch.setattr(devices, "visible_name", lambda: SEEN.name)
+
+    return show
 
 
 class Works:
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self.bundle, self.threads = bundle, threads
+    def __init__(self, bundle: Bundle, threads: int | None, device: Device) -> None:
+        self.bundle, self.threads, self.device = bundle, threads, device
 
     @staticmethod
-    def unavailable(bundle: Bundle | None) -> str | None:
-        return None
+    def unavailable(bundle: Bundle | None, device: Device) -> str | None:
+        return f"no CUDA device {device.ordinal}: torch finds 2" if device.ordinal > 1 else None
 
 
 class Refuses(Works):
     @staticmethod
-    def unavailable(bundle: Bundle | None) -> str | None:
+    def unavailable(bundle: Bundle | None, device: Device) -> str | None:
         return "no such device" if bundle is None else "no plan for this device"
+
+
+FAST = ("fast", "cuda", "fake_engines:Refuses")
+BOTH = (("both", "cuda", "fake_engines:Works"), ("plain", "cpu", "fake_engines:Works"))
 
 
 def test_the_backends_of_every_machine_are_available_here(tiny_bundle: Bundle) -> None:
     for found in (backends.availability(), backends.availability(tiny_bundle)):
-        assert (found["onnxruntime"], found["torch"]) == (None, None)
-        assert found.keys() == set(Backend) - {Backend.AUTO}
+        assert (found["onnxruntime"], found["torch on cpu"]) == (None, None)
+    assert set(backends.names()) == set(Backend) - {Backend.AUTO}
 
 
-def test_tensorrt_needs_a_driver_then_a_plan_that_fits(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_auto() -> None:
+    assert [(row.backend, row.device) for row in backends.TABLE] == [
+        ("tensorrt", "cuda"),
+        ("tensorrt-rtx", "cuda"),
+        ("torch", "cuda"),
+        ("openvino", "cpu"),
+        ("onnxruntime", "cpu"),
+        ("torch", "cpu"),
+    ]
+
+
+def test_without_a_gpu_auto_takes_what_runs_on_the_cpu_and_says_nothing(
+    tiny_bundle: Bundle, gpu: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu(False)
+    with caplog.at_level(logging.INFO, "ddm_rt"):
+        assert backends.load(tiny_bundle).backend == "onnxruntime"
+    assert caplog.messages == []
+    reasons = backends.choose(tiny_bundle).reasons
+    assert reasons["torch on cuda"] == reasons["tensorrt-rtx"] == UNSEEN
+
+
+def test_torch_on_a_patched_gpu_comes_before_every_backend_of_the_cpu(
+    tiny_bundle: Bundle, gpu: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    gpu(True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "device_info", lambda driver=None, ordinal=0: SEEN)
+    choice = backends.choose(tiny_bundle)
+    assert (choice.row.backend, choice.row.device) == ("torch", "cuda")
+    assert "tensorrt" in choice.reasons
+    assert backends.choose(tiny_bundle, Device("cpu")).row.backend == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (None, "is built without CUDA"),
+        ("13.0", "no CUDA device 0: torch finds 0"),
+    ],
+)
+def test_a_patched_gpu_that_stays_unused_is_one_warning_with_the_reason(
+    tiny_bundle: Bundle,
+    gpu: Callable[[bool], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str | None,
+    why: str,
+) -> None:
+    torch = pytest.importorskip("torch")
+    gpu(True)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert backends.load(tiny_bundle).backend == "onnxruntime"
+    (said,) = caplog.messages
+    assert said.startswith("the GPU stays unused (Fake GPU): ")
+    assert why in said
+    caplog.clear()
+    assert backends.load(tiny_bundle, device="cpu").backend == "onnxruntime"
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("absent_package.x:X", "the package absent_package is not installed"),
+        ("fake_engines:Refuses", "no plan for this"),
+    ],
+)
+def test_the_warning_is_about_the_row_that_asks_for_least(
+    tiny_bundle: Bundle, table: Any, gpu: Any, caplog: pytest.LogCaptureFixture, module: str, said: str
+) -> None:
+    gpu(True)
+    table(FAST, ("torch", "cuda", module), ("plain", "cpu", "fake_engines:Works"))
+    backends.load(tiny_bundle)
+    (message,) = caplog.messages
+    assert f"(Fake GPU): {said}" in message
+
+
+def test_a_device_is_handed_on_and_must_be_there(tiny_bundle: Bundle, table: Any, gpu: Any) -> None:
+    table(FAST, *BOTH)
+    gpu(True)
+    assert backends.load(tiny_bundle, device="cuda:1").device == Device("cuda", 1)  # type: ignore[attr-defined]
+    assert backends.load(tiny_bundle, "both").device == Device("cuda", 0)  # type: ignore[attr-defined]
+    with pytest.raises(BackendUnavailable, match="no CUDA device 7: torch finds 2"):
+        backends.load(tiny_bundle, "both", device="cuda:7")
+    with pytest.raises(BackendUnavailable, match="'plain' is not available: it doesn't run on cuda:0"):
+        backends.load(tiny_bundle, "plain", device="cuda")
+    gpu(False)
+    with pytest.raises(BackendUnavailable, match="no CUDA driver"):
+        backends.load(tiny_bundle, device="cuda")
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "", "CUDA"])
+def test_a_device_that_is_none_is_refused(tiny_bundle: Bundle, text: str) -> None:
+    with pytest.raises(DdmError, match="is unknown; expected cpu, cuda, or cuda:N"):
+        backends.load(tiny_bundle, device=text)
+
+
+def test_tensorrt_needs_a_driver_then_a_plan_that_fits(
+    tiny_bundle: Bundle, gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorrt_rtx")
-
-    def no_device() -> cuda.DeviceInfo:
-        raise DdmError("no CUDA driver: libcuda.so.1 was not found")
-
-    monkeypatch.setattr(cuda, "device_info", no_device)
-    assert backends.unavailable("tensorrt-rtx", tiny_bundle) == "no CUDA driver: libcuda.so.1 was not found"
-    monkeypatch.setattr(cuda, "device_info", lambda: cuda.DeviceInfo("RTX 4090", "sm_89", "13.0", 2**34))
+    gpu(False)
+    assert backends.unavailable("tensorrt-rtx", tiny_bundle) == UNSEEN
+    gpu(True)
+    monkeypatch.setattr(
+        cuda, "device_info", lambda driver=None, ordinal=0: cuda.DeviceInfo("RTX 4090", "sm_89", "13.0", 2**34)
+    )
     reason = backends.unavailable("tensorrt-rtx", tiny_bundle)
     assert reason is not None
     assert reason.startswith("no plan of tensorrt-rtx for sm_89; `ddm-rt build ")
-    assert backends.load(tiny_bundle).backend == "onnxruntime"
     with pytest.raises(BackendUnavailable, match="no plan of tensorrt-rtx for sm_89"):
         backends.load(tiny_bundle, "tensorrt-rtx")
 
 
 def test_torch_needs_weights_and_says_how_to_get_them(plain_bundle: Bundle) -> None:
-    reason = backends.availability(plain_bundle)["torch"]
+    reason = backends.unavailable("torch", plain_bundle)
     assert reason is not None
     assert "--with-weights" in reason
     with pytest.raises(BackendUnavailable, match=r"available here: (openvino, )?onnxruntime") as caught:
@@ -69,7 +195,7 @@ def test_torch_needs_weights_and_says_how_to_get_them(plain_bundle: Bundle) -> N
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:
-    choices = "auto, tensorrt, tensorrt-rtx, openvino, onnxruntime, torch"
+    choices = "auto, tensorrt, tensorrt-rtx, torch, openvino, onnxruntime"
     with pytest.raises(DdmError, match=f"'cuda' is unknown; backends: {choices}"):
         backends.load(tiny_bundle, "cuda")
 
@@ -80,20 +206,19 @@ def test_fewer_than_one_thread_is_refused(tiny_bundle: Bundle, threads: int) -> 
         backends.load(tiny_bundle, "onnxruntime", threads)
 
 
-def test_auto_takes_the_first_that_runs_and_logs_it(
-    tiny_bundle: Bundle,
-    table: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+def test_auto_takes_the_first_that_runs_and_says_why_where_that_is_asked_for(
+    tiny_bundle: Bundle, table: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
-    table |= {
-        "missing": "absent_package.x:X",
-        "refuses": "fake_engines:Refuses",
-        "works": "fake_engines:Works",
-    }
+    table(
+        ("missing", "cpu", "absent_package.x:X"),
+        ("refuses", "cpu", "fake_engines:Refuses"),
+        ("works", "cpu", "fake_engines:Works"),
+    )
     with caplog.at_level(logging.INFO, "ddm_rt.engine.backends"):
         engine = backends.load(tiny_bundle, threads=3)
+    assert caplog.messages == []
+    with caplog.at_level(logging.DEBUG, "ddm_rt.engine.backends"):
+        backends.load(tiny_bundle, threads=3)
     assert isinstance(engine, Works)
     assert (engine.bundle, engine.threads) == (tiny_bundle, 3)
     assert caplog.messages == [
@@ -102,38 +227,30 @@ def test_auto_takes_the_first_that_runs_and_logs_it(
     ]
 
 
-def test_auto_with_nothing_available_gives_every_reason(
-    tiny_bundle: Bundle, table: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
-    table |= {"missing": "absent_package.x:X", "refuses": "fake_engines:Refuses"}
+def test_auto_with_nothing_available_gives_every_reason(tiny_bundle: Bundle, table: Any) -> None:
+    table(("missing", "cpu", "absent_package.x:X"), ("refuses", "cpu", "fake_engines:Refuses"))
     with pytest.raises(BackendUnavailable, match="available here: none") as caught:
         backends.load(tiny_bundle)
     assert "absent_package is not installed" in caught.value.reason
     assert "no plan for this device" in caught.value.reason
 
 
-def test_explicit_choice_never_falls_back(
-    tiny_bundle: Bundle, table: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
-    table |= {"works": "fake_engines:Works", "refuses": "fake_engines:Refuses"}
+def test_explicit_choice_never_falls_back(tiny_bundle: Bundle, table: Any) -> None:
+    table(("works", "cpu", "fake_engines:Works"), ("refuses", "cpu", "fake_engines:Refuses"))
     with pytest.raises(BackendUnavailable, match=r"'refuses' is not available: no plan.*available here: works"):
         backends.load(tiny_bundle, "refuses")
 
 
-def test_a_missing_module_of_ours_is_a_bug_and_not_a_reason(table: dict[str, str]) -> None:
-    table["broken"] = "ddm_rt.engine.absent:Absent"
+def test_a_missing_module_of_ours_is_a_bug_and_not_a_reason(table: Any) -> None:
+    table(("broken", "cpu", "ddm_rt.engine.absent:Absent"))
     with pytest.raises(ModuleNotFoundError):
         backends.availability()
 
 
-def test_a_library_that_does_not_load_is_a_reason(
-    table: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_does_not_load_is_a_reason(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libcuda.so.1: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
-    table["broken"] = "broken_engine:Broken"
+    table(("broken", "cpu", "broken_engine:Broken"))
     assert backends.availability() == {"broken": "import failed: libcuda.so.1: cannot open"}
 
 

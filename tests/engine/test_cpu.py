@@ -31,7 +31,8 @@ Open = Callable[..., Engine]  # open_engine(bundle, threads=None)
 def open_engine(request: pytest.FixtureRequest) -> Open:
     """Opens a bundle on one of the backends, whatever its files hold."""
     pytest.importorskip(request.param)
-    module, name = backends.TABLE[request.param].split(":")
+    (row,) = (row for row in backends.TABLE if row.backend == request.param)
+    module, name = row.engine.split(":")
     return getattr(import_module(module), name)
 
 

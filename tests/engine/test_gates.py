@@ -52,16 +52,16 @@ def recorded(bundle: Bundle, **changes: Any) -> Bundle:
 
 
 def test_without_a_record_auto_passes_it_over_and_says_how_to_make_one(bundle: Bundle) -> None:
-    name, reasons = backends.choose(bundle)
-    assert name == "onnxruntime"
-    assert reasons["openvino"].startswith("no gate is recorded for it here; `ddm-rt compare FP32_BUNDLE ")
+    choice = backends.choose(bundle)
+    assert choice.row.backend == "onnxruntime"
+    assert choice.reasons["openvino"].startswith("no gate is recorded for it here; `ddm-rt compare FP32_BUNDLE ")
     assert backends.load(bundle, "openvino").backend == "openvino", "by name it is there for anybody"
 
 
 def test_a_gate_that_was_passed_here_lets_auto_take_it(bundle: Bundle) -> None:
     after = recorded(bundle)
     assert after.bundle_id == bundle.bundle_id
-    assert backends.choose(after)[0] == "openvino"
+    assert backends.choose(after).row.backend == "openvino"
     assert backends.load(after).backend == "openvino"
 
 
@@ -79,20 +79,20 @@ def test_a_gate_that_was_passed_here_lets_auto_take_it(bundle: Bundle) -> None:
     ],
 )
 def test_what_did_not_pass_here_is_not_taken(bundle: Bundle, changes: dict[str, Any], reason: str) -> None:
-    name, reasons = backends.choose(recorded(bundle, **changes))
-    assert name == "onnxruntime"
-    assert reason in reasons["openvino"]
+    choice = backends.choose(recorded(bundle, **changes))
+    assert choice.row.backend == "onnxruntime"
+    assert reason in choice.reasons["openvino"]
 
 
 def test_a_damaged_record_keeps_no_other_backend_from_running(bundle: Bundle) -> None:
     after = recorded(bundle)
     (after.path / gates.place("openvino") / "gate.json").write_text("{}")
-    name, reasons = backends.choose(Bundle.load(after.path))
-    assert name == "onnxruntime"
-    assert "gate.json" in reasons["openvino"]
+    choice = backends.choose(Bundle.load(after.path))
+    assert choice.row.backend == "onnxruntime"
+    assert "gate.json" in choice.reasons["openvino"]
 
 
 def test_a_bundle_that_nothing_else_runs_names_what_would(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "TABLE", {"openvino": backends.TABLE["openvino"]})
+    monkeypatch.setattr(backends, "TABLE", tuple(row for row in backends.TABLE if row.backend == "openvino"))
     with pytest.raises(BackendUnavailable, match=r"no gate is recorded .*; available here: openvino"):
         backends.load(bundle)

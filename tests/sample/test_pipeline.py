@@ -1,5 +1,6 @@
 """The pipeline: codes, seeds, manifests and errors on a fake engine; bytes on the real ones too."""
 
+import dataclasses
 import json
 import logging
 from collections import Counter
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import LATENT_SHAPE, FakeEngine, Quirk, fake_bundle
+from fake_text import text_bundle
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Family
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.buckets import CANDIDATES
 from ddm_rt.sample.generation import contact_sheet
@@ -81,6 +84,24 @@ def test_calls_have_probed_sizes(quirk: Quirk, expected: tuple[int, ...]) -> Non
     pipeline.engine.denoised.clear()
     pipeline.generate(n=37)
     assert set(pipeline.engine.denoised) <= set(expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"), [(None, (1, 2, 4, 8, 16, 32, 64)), (5 * 8 * 8, (1, 2, 4)), (8 * 8 - 1, (1,))]
+)
+def test_a_call_of_a_vae_makes_as_many_pixels_as_the_engine_says(
+    tmp_path: Path, pixels: int | None, expected: tuple[int, ...]
+) -> None:
+    """The fake engine counts rows: calls are as large as they may be, and never one by one where they needn't."""
+    bundle = text_bundle(tmp_path)
+    latent = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"family": Family.SD}))
+    engine = FakeEngine()
+    engine.max_pixels = pixels  # type: ignore[assignment]
+    pipeline = Pipeline(latent, engine)
+    assert pipeline.buckets == expected
+    engine.denoised.clear()
+    pipeline.generate(n=16, prompt="a nurse")
+    assert min(engine.denoised) == min(2 * 16, expected[-1])
 
 
 def test_images_are_what_the_formula_says() -> None:
