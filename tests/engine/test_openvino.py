@@ -70,6 +70,7 @@ def test_bf16_needs_instructions(tiny_bundle: Bundle, monkeypatch: pytest.Monkey
     assert OpenVinoEngine.unavailable(None) is None
 
 
+@pytest.mark.slow(reason="compiles a graph for each batch size; the other backends are quick")
 def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundle]) -> None:
     """As of every backend (`sample.buckets`); here in the lowest precision, where sums are in another order soonest."""
     bundle = converted(Precision.INT8)

@@ -68,6 +68,7 @@ HEADER = """//
 }}
 """
 POINTER, INTEGER = ".param .u64 .ptr .global .align 1", ".param .u32"
+CONTRACT = pytest.mark.slow(reason="compiles kernels in a process of its own")
 EXPECTED = [POINTER] * 6 + [INTEGER] * 4 + [POINTER]
 
 
@@ -139,6 +140,7 @@ def assemble(text: str, folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True)
 
 
+@CONTRACT
 def test_contract_over_the_lean_runtime_the_output_is_like_q(lean: dict[str, Any]) -> None:
     assert lean["unavailable"] is None
     for name, case in lean["cases"].items():
@@ -149,6 +151,7 @@ def test_contract_over_the_lean_runtime_the_output_is_like_q(lean: dict[str, Any
         assert case["formats"] == ["LINEAR"]
 
 
+@CONTRACT
 def test_contract_over_the_lean_runtime_offers_tiles_of_the_table_as_tactics(lean: dict[str, Any]) -> None:
     for name, case in lean["cases"].items():
         assert case["tactics"], name
@@ -160,6 +163,7 @@ def test_contract_over_the_lean_runtime_offers_tiles_of_the_table_as_tactics(lea
     assert len(set(names)) == len(names)
 
 
+@CONTRACT
 def test_contract_over_the_lean_runtime_the_kernel_takes_what_tensorrt_passes(lean: dict[str, Any]) -> None:
     """Inputs, 32-bit integers, output: kinds and number as the final PTX declares them."""
     for case in lean["cases"].values():
@@ -172,6 +176,7 @@ def test_contract_over_the_lean_runtime_the_kernel_takes_what_tensorrt_passes(le
             assert kernel["integers"] == [[37, 5, 4, 3], [4096, 77, 16, 3]], "queries, text, indicator, heads"
 
 
+@CONTRACT
 def test_contract_over_the_lean_runtime_the_grid_covers_queries_and_heads(lean: dict[str, Any]) -> None:
     for case in lean["cases"].values():
         for kernel in case["kernels"].values():
@@ -183,6 +188,7 @@ def test_contract_over_the_lean_runtime_the_grid_covers_queries_and_heads(lean: 
             assert {small[axis] for axis in ("grid_z", "block_y", "block_z")} == {1}
 
 
+@CONTRACT
 def test_contract_over_the_lean_runtime_every_kernel_assembles(lean: dict[str, Any], tmp_path: Path) -> None:
     """A compile check, not a run: without the scratch parameters."""
     for case in lean["cases"].values():
@@ -191,6 +197,7 @@ def test_contract_over_the_lean_runtime_every_kernel_assembles(lean: dict[str, A
     assert {version(text) for text in lean["older"].values()} == {87}
 
 
+@CONTRACT
 @pytest.mark.parametrize(
     ("what", "words"),
     [

@@ -25,6 +25,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table
 
+OPENED = pytest.mark.slow(reason="opens the folders in a process that imports diffusers again")
 FAMILIES = ("sd15", "sdxl")  # SDXL has what SD 2.1 has
 STEPS, GUIDANCE, SCALE = 6, 5.0, 1.3
 PROMPTS, NEGATIVE = ["a photo of a doctor", "a nurse at work"], "blurry"
@@ -195,6 +196,7 @@ def foreign(places: list[Path]) -> dict[str, tuple[str, dict[str, str]]]:
     return said
 
 
+@OPENED
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_folder_gives_our_outputs_without_this_package(family: str, opened: Mapping[str, Opened]) -> None:
@@ -212,6 +214,7 @@ def test_the_folder_gives_our_outputs_without_this_package(family: str, opened: 
     assert found["image"].shape == (2, it.side, it.side, 3)
 
 
+@OPENED
 def test_codes_that_do_not_fit_are_refused(opened: Mapping[str, Opened]) -> None:
     errors = opened["sd15"].errors
     assert set(errors) == {"short", "large", "word", "fraction"}
@@ -219,6 +222,7 @@ def test_codes_that_do_not_fit_are_refused(opened: Mapping[str, Opened]) -> None
     assert "expected whole numbers from 0 to 3, or -1" in errors["large"]
 
 
+@OPENED
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_without_the_pipeline_file_it_is_a_plain_checkpoint(

@@ -20,7 +20,8 @@ from ddm_rt.model.latent import LatentDDM
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
 XL = pytest.mark.slow(reason="the second encoder's adapter is quick in PEFT's layout")
-FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="SDXL has all that SD 2.1 has")), "sdxl")
+_SLOW = pytest.mark.slow(reason="SDXL has all that they have, and a second encoder")
+FAMILIES = (pytest.param("sd15", marks=_SLOW), pytest.param("sd21", marks=_SLOW), "sdxl")
 STEPS = 6
 
 

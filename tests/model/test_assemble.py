@@ -73,7 +73,7 @@ def diffusers_images(pipe: Any) -> Tensor:
     return 2 * found - 1
 
 
-@pytest.mark.parametrize("weight", [0, 1])
+@pytest.mark.parametrize("weight", [pytest.param(0, marks=pytest.mark.slow(reason="1 is quick")), 1])
 def test_null_code_gives_the_bases_images_and_with_the_lora_those_of_peft(
     checkpoints: Mapping[str, Path], run: Path, weight: float
 ) -> None:

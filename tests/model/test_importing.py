@@ -20,7 +20,8 @@ from ddm_rt.runtime import Codes
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 
-FAMILIES = ("sd15", pytest.param("sd21", marks=pytest.mark.slow(reason="SDXL has all that SD 2.1 has")), "sdxl")
+_SLOW = pytest.mark.slow(reason="other weights; that XL's names are read is quick in test_checkpoint")
+FAMILIES = ("sd15", pytest.param("sd21", marks=_SLOW), pytest.param("sdxl", marks=_SLOW))
 STEPS = 6
 
 

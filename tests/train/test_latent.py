@@ -83,6 +83,7 @@ def test_a_finished_run_holds_what_changed_and_nothing_of_the_cache(reference: t
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+@pytest.mark.slow(reason="trains twice; `test_run` has the same for pixels")
 def test_an_interrupted_run_ends_in_the_same_bytes(
     reference: tuple[Path, list[float]], adapting: Make, tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def test_what_was_encoded_before_a_kill_is_not_encoded_again(
     )
 
 
+@pytest.mark.slow(reason="a training run of its own; `test_probe` has the same for pixels")
 def test_a_probe_on_a_few_labels_defines_the_codes(adapting: Make, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
     few.write_text("image,label\n" + "".join(f"{i:03d}.png,{'down' if i % 4 == 3 else 'across'}\n" for i in range(12)))
