@@ -86,15 +86,20 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
     return parse(Result, outcome["result"], f"{request.graph}: result of the build")
 
 
+def cannot_compile(architecture: str) -> str | None:
+    """Why the kernels that are shipped for the architecture can't be compiled here, or None."""
+    if architecture in ARCHITECTURES and find_spec("triton") is None:
+        return "the package triton is not installed, which compiles guided_step for a plan; pip install 'ddm-rt[gpu]'"
+    return None
+
+
 def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> str | None:
-    """Compile guided_step for the architecture into a pack at `out`; None, or why there is no pack.
+    """Compile guided_step for the architecture into a pack at `out`; None, or why there is no pack. It needs triton.
 
     Raises DdmError where the compiler fails: that isn't a plan to be shipped without a word.
     """
     if architecture not in ARCHITECTURES:
         return f"no kernels are shipped for {architecture}"
-    if find_spec("triton") is None:
-        return "the package triton was not installed where the plan was built"
     progress(f"{architecture} kernels: {len(variants())} variants of guided_step")
     command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
     process = subprocess.Popen(

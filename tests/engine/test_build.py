@@ -84,6 +84,13 @@ def test_the_kernels_lie_beside_the_plan(built: Bundle) -> None:
     assert pack.cubin(pack.find("guided_step", "sm_89", branches=2, noise=True))
 
 
+def test_without_the_kernels_compiler_nothing_is_built(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match=r"the package triton is not installed.*pip install 'ddm-rt\[gpu\]'"):
+        build.build(tiny_bundle, RTX, SM_89, options_of(tiny_bundle))
+    assert build_process.cannot_compile("sm_75") is None, "an architecture that no kernels are shipped for"
+
+
 def fake_run(request: Request, *_: object) -> build_process.Result:
     request.plan.write_bytes(b"a fake plan")
     return build_process.Result(profile={}, figures={})

@@ -246,10 +246,8 @@ def test_the_progress_line_goes_on_while_the_builder_is_silent(
 # The kernels beside a plan.
 
 
-def test_where_there_are_no_kernels_the_key_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_are_no_kernels_the_key_says_why(tmp_path: Path) -> None:
     assert build_process.kernels(tmp_path / "k", "sm_75", print) == "no kernels are shipped for sm_75"
-    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
-    assert "triton was not installed" in (build_process.kernels(tmp_path / "k", "sm_89", print) or "")
     assert list(tmp_path.iterdir()) == []
 
 
