@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SIDE = (
     "BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. Keys: steps, sampler, guidance, text_guidance, "
-    "precision, backend, threads."
+    "precision, backend, device, threads."
 )
 
 

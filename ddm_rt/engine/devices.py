@@ -20,7 +20,7 @@ class Device:
     @classmethod
     def parse(cls, text: str) -> "Device":
         """ "cpu", "cuda" or "cuda:1". Raises DdmError for anything else."""
-        found = re.fullmatch(r"(cpu|cuda)(?::(\d{1,3}))?", text)
+        found = re.fullmatch(r"(cpu|cuda)(?::([0-9]{1,3}))?", text)
         if found is None or (found[1] == CPU and found[2] is not None):
             raise DdmError(f"device {text!r} is unknown; expected cpu, cuda, or cuda:N with the number of a device")
         return cls(found[1], int(found[2] or 0))

@@ -26,7 +26,8 @@ _FIRST_IMAGE = """
 import json, sys
 from ddm_rt import Pipeline
 given = json.loads(sys.argv[1])
-Pipeline.load(given["source"], backend=given["backend"], threads=given["threads"]).generate(n=1, **given["request"])
+loading = {name: given[name] for name in ("backend", "device", "threads")}
+Pipeline.load(given["source"], **loading).generate(n=1, **given["request"])
 """
 
 OnRound = Callable[[int, int], None]
@@ -136,6 +137,7 @@ def first_image(side: Side, text: Text = NO_TEXT) -> float:
     given: dict[str, Any] = {
         "source": side.source,
         "backend": side.backend,
+        "device": side.device,
         "threads": side.threads,
         "request": {**text, **side.settings},
     }

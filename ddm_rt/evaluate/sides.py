@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, Bundle
 from ddm_rt.config import Backend, Balance, Frozen, Precision, SamplerName
+from ddm_rt.engine.devices import Device
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.run import NO_TEXT, Text, read_sampled
 from ddm_rt.sample.manifest import Manifest, read_manifest
@@ -27,9 +28,10 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "text_guidance": ("guidance_scale", float, "a number"),
     "precision": ("precision", Precision, f"one of {', '.join(Precision)}"),
     "backend": ("backend", Backend, f"one of {', '.join(Backend)}"),
+    "device": ("device", lambda value: str(Device.parse(value)), "cpu, cuda, or cuda:N"),
     "threads": ("threads", int, "a whole number"),
 }
-_LOADING = ("precision", "backend", "threads")
+_LOADING = ("precision", "backend", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Side:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `Pipeline.generate`
     precision: Precision | None = None  # None: the bundle's own
     backend: str = "auto"
+    device: str | None = None
     threads: int | None = None
 
     @property
@@ -97,7 +100,7 @@ def parse_side(text: str, threads: int | None = None) -> Side:
             raise DdmError(f"{text!r}: {key} is given twice")
         try:
             found[name] = read(value)
-        except ValueError as error:
+        except (ValueError, DdmError) as error:
             raise DdmError(f"{text!r}: {key} is {value!r}; expected {expected}") from error
     if not source:
         raise DdmError(f"{text!r}: expected a bundle or a sampled directory before the @")
@@ -114,7 +117,7 @@ def open_side(side: Side) -> Pipeline | None:
     Raises BackendUnavailable with the choices.
     """
     if side.is_sampled:
-        if side.settings or side.backend != "auto" or side.precision is not None:
+        if side.settings or (side.backend, side.device, side.precision) != ("auto", None, None):
             raise DdmError(f"{side.text!r}: {side.source} holds images, made already; settings belong to a bundle")
         return None
     bundle = Bundle.load(side.source)
@@ -123,7 +126,7 @@ def open_side(side: Side) -> Pipeline | None:
             f"{side.text!r}: {bundle.path} is {bundle.config.precision}, not {side.precision}; "
             "fp32 bundles alone are converted, by `ddm-rt export`"
         )
-    return Pipeline.load(bundle, side.backend, side.threads)
+    return Pipeline.load(bundle, side.backend, side.threads, device=side.device)
 
 
 def read_side(side: Side) -> Images:

@@ -18,6 +18,8 @@ def test_a_specification_is_read() -> None:
     found = parse_side("a@b/c@steps=4, sampler=euler,guidance=0.5,backend=torch,threads=2")
     settings = {"num_steps": 4, "sampler": "euler", "indicator_guidance_scale": 0.5}
     assert (found.source, found.settings, found.backend, found.threads) == ("a@b/c", settings, "torch", 2)
+    assert parse_side("a@device=cuda:1").device == "cuda:1"
+    assert parse_side("a@device=cuda").device == "cuda:0"
     half = parse_side("sd@precision=fp16,text_guidance=5")
     assert (half.precision, half.settings) == (Precision.FP16, {"guidance_scale": 5.0})
     assert parse_side("sd@precision=fp32,backend=torch").precision is Precision.FP32
@@ -40,6 +42,7 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
         ("digits@steps=four", "steps is 'four'; expected a whole number"),
         ("digits@sampler=heun", "sampler is 'heun'; expected one of ddpm, ddim"),
         ("digits@backend=jax", "backend is 'jax'; expected one of auto, torch"),
+        ("digits@device=gpu", "device is 'gpu'; expected cpu, cuda, or cuda:N"),
         ("digits@precision=fp12", "precision is 'fp12'; expected one of fp32, fp16, bf16, int8, fp8"),
         ("digits@precision=int8,backend=torch", "precision is int8; backend torch computes in fp32"),
         ("digits@text_guidance=much", "text_guidance is 'much'; expected a number"),
