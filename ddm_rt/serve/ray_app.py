@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Backend
 from ddm_rt.engine.contract import Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.ledger import Ledger
@@ -76,7 +77,9 @@ def started(
         stack.callback(_end_keeper, keeper)
         where = opened.path.absolute() if Path(bundle).exists() else bundle
         deployment = serve.deployment(Replica, name=_DEPLOYMENT).options(**deployment_options(settings, scale))
-        application = deployment.bind(str(where), opened.bundle_id, backend, scale.threads, settings, keeper)
+        application = deployment.bind(
+            str(where), opened.bundle_id, backend, device_of(backend, scale), scale.threads, settings, keeper
+        )
         stack.callback(_delete, name)
         target = serve.RunTarget(application, name=name, route_prefix=None)
         [handle] = serve.run_many([target], wait_for_applications_running=False)
@@ -88,6 +91,13 @@ def started(
         front.start()
         stack.callback(front.close)
         yield front
+
+
+def device_of(backend: str, scale: RaySettings) -> str | None:
+    """Where a replica's backend computes. Ray shows the GPUs to a replica that reserves none of them, and `auto` would
+    have all replicas take the first one.
+    """
+    return "cpu" if backend == Backend.AUTO and scale.gpus == 0 else None
 
 
 def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Replica:
         bundle: str,
         bundle_id: str,
         backend: str,
+        device: str | None,
         threads: int,
         settings: ServeSettings,
         keeper: ActorHandle[Any],
@@ -60,7 +61,7 @@ class Replica:
         opened = Bundle.load(bundle)
         if not opened.is_of(bundle_id):
             raise BundleError(f"{bundle}: bundle_id is {opened.bundle_id[:12]}…; expected {bundle_id[:12]}… here too")
-        self.pipeline = Pipeline.load(opened, backend=backend, threads=threads)
+        self.pipeline = Pipeline.load(opened, backend=backend, threads=threads, device=device)
         self._check(ray.get(keeper.agree.remote(self.pipeline.made_by)))
         self._scheduler = Scheduler(self.pipeline, settings)
         self._scheduler.start()

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from ray import serve
 
-from ddm_rt.serve.ray_app import deployment_options
+from ddm_rt.serve.ray_app import deployment_options, device_of
 from ddm_rt.serve.ray_replica import Replica
 from ddm_rt.serve.ray_settings import RaySettings
 from ddm_rt.serve.settings import ServeSettings
@@ -50,3 +50,10 @@ def test_ray_serve_takes_them(most: int | None) -> None:
 def test_what_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(reversed(wrong))):
         RaySettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "device"), [("auto", 0, "cpu"), ("auto", 0.5, None), ("torch", 0, None), ("tensorrt", 1, None)]
+)
+def test_auto_leaves_gpus_alone_that_no_replica_reserves(backend: str, gpus: float, device: str | None) -> None:
+    assert device_of(backend, RaySettings(replicas=2, gpus=gpus)) == device
