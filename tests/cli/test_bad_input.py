@@ -190,7 +190,10 @@ def test_a_run_with_missing_or_damaged_parts(refused, run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--backend", "abacus"), "'abacus' is unknown; backends: auto, tensorrt, tensorrt-rtx, openvino, onnxruntime"),
+        (
+            ("--backend", "abacus"),
+            "'abacus' is unknown; backends: auto, tensorrt, tensorrt-rtx, torch, openvino, onnxruntime",
+        ),
         (("--backend", "torch"), "backend 'torch' is not available: the bundle has no weights.safetensors"),
         (("--sampler", "guess"), "sampler is 'guess'; expected one of: ddpm, ddim, euler, dpm++2m"),
         (("-n", 0), "n is 0; expected at least 1"),

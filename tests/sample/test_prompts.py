@@ -13,6 +13,7 @@ from fake_text import text_bundle
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
+from ddm_rt.engine.contract import CPU_PIXELS
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.rng import derive
@@ -163,8 +164,9 @@ def test_images_that_are_left_alone_count_in_no_scope(pipeline_of: Make) -> None
 
 
 def test_a_large_models_images_come_one_by_one(pipeline_of: Make) -> None:
-    """A VAE at full size: there is nothing to probe, and no call has two images."""
+    """A VAE at full size on a CPU: there is nothing to probe, and no call has two images."""
     pipeline = pipeline_of()
+    pipeline.engine.max_pixels = CPU_PIXELS
     large = {"family": Family.SD, "image_size": 256, "latent_shape": (4, 128, 128)}
     object.__setattr__(pipeline.bundle, "config", pipeline.bundle.config.model_copy(update=large))
     assert pipeline.buckets == (1,)
