@@ -49,8 +49,8 @@ def build(folder: Path, *targets: str, **options: str) -> Path:
         "CMAKE_BUILD_TYPE": "None",
         "CMAKE_CXX_FLAGS": "-O1",
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
-        # All sources of a target at once: most of the time goes into headers. What two files have of one name, if only
-        # for themselves, must differ so far in its arguments that none is taken for the other.
+        # All sources of a target are compiled at once, since most of the time goes into headers. Two files may each
+        # have a private function of one name only if their arguments differ: else one could be taken for the other.
         "CMAKE_UNITY_BUILD": "ON",
         "CMAKE_UNITY_BUILD_BATCH_SIZE": "0",
         "DDM_RT_BUILD_LIBRARY": "ON",

@@ -43,7 +43,7 @@ BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")
 
 
 @app.callback()
-def settings(
+def program(
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="Say why, too: what spoke against other backends."),

@@ -80,7 +80,9 @@ def serve(
     ] = 8.0,
     max_ongoing: Annotated[int, typer.Option(min=1, help="Requests of one replica; others wait for room.")] = 256,
     cpus: Annotated[float, typer.Option(help="That each replica reserves in Ray.")] = 1.0,
-    gpus: Annotated[float, typer.Option(help="That each replica reserves in Ray.")] = 0.0,
+    gpus: Annotated[
+        float, typer.Option(help="That each replica reserves in Ray. With 0, --backend auto stays on the CPU.")
+    ] = 0.0,
     ray_address: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Of a Ray cluster, or auto; otherwise one is started on this machine."),
@@ -121,6 +123,8 @@ def serve(
 
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
+    if device is not None and replicas is not None:
+        raise DdmError("--device: not with --replicas; each has the device that Ray gives it")
     settings = {"slots": slots, "queue": queue, "max_images": max_images, "max_steps": max_steps, "per_key": per_key}
     bounds = parse(ServeSettings, settings | {"deadline_s": deadline, "drain_s": drain}, "serve")
     http = parse(
@@ -154,8 +158,6 @@ def serve(
         log_to(sys.stderr, log_level)
         scheduler: Service
         if scale is not None:
-            if device is not None:
-                raise DdmError("--device: not with --replicas; each has the device that Ray gives it")
             from ddm_rt.serve.ray_app import started
 
             scheduler = stack.enter_context(started(bundle, bounds, scale, backend=backend, ledger=ledger, fsync=fsync))

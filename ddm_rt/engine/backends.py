@@ -19,7 +19,7 @@ class Row:
 
     backend: str
     device: str  # "cuda" or "cpu"
-    engine: str  # "module:Class"
+    engine: str  # "module:Class", with Class(bundle, threads, device) and Class.unavailable(bundle, device)
 
     @property
     def name(self) -> str:
@@ -156,9 +156,10 @@ def _why_not(row: Row, bundle: Bundle | None, device: Device | None = None) -> s
 def _warn_of_an_unused_gpu(choice: Choice) -> None:
     if choice.row.device == CUDA or devices.invisible() is not None:
         return
-    *_, nearest = (row for row in TABLE if row.device == CUDA)  # the one that asks for least
-    why = choice.reasons[nearest.name]
-    logger.warning("the GPU stays unused (%s): %s; --device cpu says that it may", devices.visible_name(), why)
+    # The last row that takes a GPU asks for least.
+    why = [reason for name, reason in choice.reasons.items() if name in {r.name for r in TABLE if r.device == CUDA}]
+    if why:
+        logger.warning("the GPU (%s) is not used: %s; --device cpu silences this", devices.visible_name(), why[-1])
 
 
 def _engine_class(row: Row) -> Any:

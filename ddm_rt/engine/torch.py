@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # transformers, which only its families need
     Model = DDM | LatentDDM
 
 
-# Of a GPU's memory for each pixel of a call of the VAE. In float32 an image holds four tensors of 256 channels at once,
-# and everything else has as much memory again. It follows from the device alone, not from what is free of it: batch
-# sizes decide bytes.
+# Memory of a GPU for each pixel that a call of the VAE makes: it sets how many pixels a call may make. An estimate: a VAE
+# holds about four float32 tensors of 256 channels at full size, and the rest of the model gets as much again. The limit
+# follows from the device's whole memory, not from what is free: batch sizes may decide bytes.
 _BYTES_PER_PIXEL = 2 * 4 * 256 * 4
 
 
@@ -91,7 +91,10 @@ class TorchEngine:
         """Why this backend can't run `bundle` on the device, or None."""
         if device.kind == CUDA:
             if torch.version.cuda is None:
-                return f"torch {torch.__version__} is built without CUDA; pip install torch from a source that has it"
+                return (
+                    f"torch {torch.__version__} is built without CUDA; "
+                    "`pip install --force-reinstall torch` brings the one of PyPI, which has it on Linux"
+                )
             if device.ordinal >= torch.cuda.device_count():
                 return f"no CUDA device {device.ordinal}: torch finds {torch.cuda.device_count()}"
         if bundle is not None and bundle.weights is None:

@@ -15,7 +15,7 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.buckets import CANDIDATES, probe, split
+from ddm_rt.sample.buckets import probe, split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
@@ -364,10 +364,9 @@ class Pipeline:
         if shape not in self._buckets:
             config = self.bundle.config
             height, width = image_size(self.bundle, shape)
-            most, pixels = self.engine.max_batch, self.engine.max_pixels
-            if config.family is not Family.PIXEL and pixels is not None:
-                most = min(most or CANDIDATES[-1], max(pixels // (height * width), 1))
-            if most == 1:  # nothing to compare, and a large model's calls take long
+            pixels = None if config.family is Family.PIXEL else self.engine.max_pixels
+            most = None if pixels is None else max(pixels // (height * width), 1)
+            if 1 in (most, self.engine.max_batch):  # nothing to compare, and a large model's calls take long
                 self._buckets[shape] = (1,)
             else:
                 cond, rows = self._conditions.probe_rows(config.sampling.indicator_scale, (height, width))

@@ -38,3 +38,8 @@ def test_a_device_that_is_not_there(ddm_rt, bundle: Bundle, tmp_path: Path, opti
 def test_shards_have_no_device_of_their_own(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:
     said = ddm_rt("sample", bundle.path, "--shards", tmp_path / "shards", "--device", "cuda").refusal()
     assert "--device: not with --shards; each worker has the device that Ray gives it" in said
+
+
+def test_replicas_have_no_device_of_their_own(ddm_rt) -> None:
+    said = ddm_rt("serve", "digits", "--replicas", 1, "--device", "cuda").refusal()
+    assert "--device: not with --replicas; each has the device that Ray gives it" in said

@@ -124,7 +124,8 @@ def test_a_patched_gpu_that_stays_unused_is_one_warning_with_the_reason(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert backends.load(tiny_bundle).backend == "onnxruntime"
     (said,) = caplog.messages
-    assert said.startswith("the GPU stays unused (Fake GPU): ")
+    assert said.startswith("the GPU (Fake GPU) is not used: ")
+    assert said.endswith("; --device cpu silences this")
     assert why in said
     caplog.clear()
     assert backends.load(tiny_bundle, device="cpu").backend == "onnxruntime"
@@ -145,7 +146,7 @@ def test_the_warning_is_about_the_row_that_asks_for_least(
     table(FAST, ("torch", "cuda", module), ("plain", "cpu", "fake_engines:Works"))
     backends.load(tiny_bundle)
     (message,) = caplog.messages
-    assert f"(Fake GPU): {said}" in message
+    assert f"(Fake GPU) is not used: {said}" in message
 
 
 def test_a_device_is_handed_on_and_must_be_there(tiny_bundle: Bundle, table: Any, gpu: Any) -> None:
@@ -166,6 +167,33 @@ def test_a_device_is_handed_on_and_must_be_there(tiny_bundle: Bundle, table: Any
 def test_a_device_that_is_none_is_refused(tiny_bundle: Bundle, text: str) -> None:
     with pytest.raises(DdmError, match="is unknown; expected cpu, cuda, or cuda:N"):
         backends.load(tiny_bundle, device=text)
+
+
+@pytest.mark.parametrize(("status", "count", "seen"), [(0, 1, True), (0, 0, False), (100, 0, False)])
+def test_without_cuda_bindings_a_fake_driver_library_says_whether_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, status: int, count: int, seen: bool
+) -> None:
+    class FakeLibrary:
+        def cuInit(self, flags: int) -> int:
+            return status
+
+        def cuDeviceGetCount(self, out: Any) -> int:
+            out._obj.value = count
+            return 0
+
+    monkeypatch.setattr(cuda, "has_bindings", lambda: False)
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: FakeLibrary())
+    assert devices.invisible() == (None if seen else "the CUDA driver shows no device")
+    assert devices.visible_name() == "NVIDIA"
+
+
+def test_without_cuda_bindings_and_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(cuda, "has_bindings", lambda: False)
+    monkeypatch.setattr(devices.ctypes, "CDLL", absent)
+    assert devices.invisible() == UNSEEN
 
 
 def test_tensorrt_needs_a_driver_then_a_plan_that_fits(
@@ -207,8 +235,9 @@ def test_fewer_than_one_thread_is_refused(tiny_bundle: Bundle, threads: int) -> 
 
 
 def test_auto_takes_the_first_that_runs_and_says_why_where_that_is_asked_for(
-    tiny_bundle: Bundle, table: Any, caplog: pytest.LogCaptureFixture
+    tiny_bundle: Bundle, table: Any, gpu: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    gpu(False)
     table(
         ("missing", "cpu", "absent_package.x:X"),
         ("refuses", "cpu", "fake_engines:Refuses"),

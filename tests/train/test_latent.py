@@ -182,14 +182,8 @@ def test_sdxl_trains_both_text_encoders_to_a_run_that_is_assembled(adapting: Mak
     assembled(run)
 
 
-@pytest.mark.slow(reason="trains three times")
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [
-        pytest.param("bf16", torch.bfloat16, marks=pytest.mark.slow(reason="fp16 has a scale besides")),
-        ("fp16", torch.float16),
-    ],
-)
+@pytest.mark.slow(reason="trains four times")
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_accumulation_and_checkpointing_learn_as_fp32(
     precision: str, dtype: torch.dtype, adapting: Make, tmp_path: Path
 ) -> None:
@@ -203,7 +197,7 @@ def test_half_precision_accumulation_and_checkpointing_learn_as_fp32(
     assert losses[1] == pytest.approx(losses[0], rel=HALF_LOSS_REL)
 
 
-@pytest.mark.slow(reason="trains twice")
+@pytest.mark.slow(reason="trains twice; `test_a_step_in_two_parts_is_the_step` is quick")
 def test_gradient_checkpointing_and_accumulation_change_nothing_but_rounding(adapting: Make, tmp_path: Path) -> None:
     more: dict[str, Any] = {"train.accumulate": 2, "train.batch_size": 2, "train.gradient_checkpointing": True}
     learners = [trainer(adapting("sd15", some), tmp_path / str(i)) for i, some in enumerate(({}, more))]
@@ -211,7 +205,7 @@ def test_gradient_checkpointing_and_accumulation_change_nothing_but_rounding(ada
     assert losses[1] == pytest.approx(losses[0], rel=CHECKPOINTING_REL)
 
 
-@pytest.mark.slow(reason="trains twice")
+@pytest.mark.slow(reason="trains twice; test_portions.py shows the files")
 def test_what_was_encoded_before_a_kill_is_not_encoded_again(
     adapting: Make, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
