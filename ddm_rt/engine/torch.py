@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # transformers, which only its families need
     Model = DDM | LatentDDM
 
 
-# Memory of a GPU for each pixel that a call of the VAE makes: it sets how many pixels a call may make. An estimate: a VAE
-# holds about four float32 tensors of 256 channels at full size, and the rest of the model gets as much again. The limit
-# follows from the device's whole memory, not from what is free: batch sizes may decide bytes.
+# Memory of a GPU for each pixel that a call of the VAE makes: it sets how many pixels a call may make. An estimate: a
+# VAE holds about four float32 tensors of 256 channels at full size, and the rest of the model gets as much again. The
+# limit follows from the device's whole memory, not from what is free: batch sizes may decide bytes.
 _BYTES_PER_PIXEL = 2 * 4 * 256 * 4
 
 
