@@ -62,7 +62,7 @@ def place(name: str, work: Path) -> Path:
 
     if not (work / "run" / "weights.safetensors").exists():
         train(resolve("digits-demo"), work / "run")
-    export_run(work / "run", path, with_weights=True)
+    export_run(work / "run", path)
     return path
 
 

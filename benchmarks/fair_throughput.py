@@ -117,7 +117,7 @@ def subject_of(name: str, run: Path, work: Path) -> Subject:
 
     bundle = work / name / "bundle"
     if not bundle.exists():
-        export_run(run, bundle, with_weights=True)
+        export_run(run, bundle)
     return of_bundle(name, bundle, work / name, () if name == "authors" else (Precision.BF16, Precision.INT8))
 
 

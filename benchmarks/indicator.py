@@ -149,7 +149,7 @@ def main() -> None:
     if not place.exists():
         from ddm_rt.export.onnx import export_run
 
-        export_run(run, place, with_weights=True)
+        export_run(run, place)
     bundle = Bundle.load(place)
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
     assert codes == bundle.codes, "run and bundle in DIR belong together"

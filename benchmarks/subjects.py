@@ -110,7 +110,7 @@ def _pixel(name: str, config: RunConfig, work: Path, precisions: tuple[Precision
         run = work / name / "run"
         if not (run / "weights.safetensors").exists():
             _write_run(run, config)
-        export_run(run, bundle, with_weights=True)
+        export_run(run, bundle)
     return of_bundle(name, bundle, work / name, precisions, calibration_images=8)  # of noise, whose ranges say nothing
 
 

@@ -1,10 +1,10 @@
 """Images per second: `Pipeline.generate` on ONNX Runtime against the same weights in a diffusers torch eager loop.
 
-    python benchmarks/throughput.py BUNDLE_WITH_WEIGHTS [--batch 16] [--threads 2]
+    python benchmarks/throughput.py BUNDLE [--batch 16] [--threads 2]
 
 The baseline is what a diffusers user writes: diffusers' DDIMScheduler object, the torch modules, both branches of
 guidance as one batch, `torch.inference_mode`. Same sampler, steps, batch, codes and threads; the two run in turn, and
-the median of the rounds is the figure. The bundle must be exported with `--with-weights`.
+the median of the rounds is the figure.
 """
 
 import argparse

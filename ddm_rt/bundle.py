@@ -45,7 +45,7 @@ GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
 TEXT_GRAPH = "text_encoder.onnx"  # of bundles that take prompts
 _READ_FIRST = {1: FORMAT_1, 2: (RUNTIME,)}  # by format: what says how to sample
 DERIVED = ("plans/", "calibrations/", "reports/", "tables/")  # made from a bundle, and added to it
-WEIGHTS = "weights.safetensors"  # where the bundle was exported with them
+WEIGHTS = "weights.safetensors"  # of older bundles, for torch, which reads the graphs' now
 SETTINGS = (RUNTIME, TRAINING, *FORMAT_1)  # what `Bundle.write_settings` writes anew
 SHIPPED = ("digits",)  # bundles inside the package, by name
 
@@ -203,11 +203,6 @@ class Bundle:
             raise BundleError(f"{self.path / INDEX}: field files: nothing below {relative} is listed")
         for name, entry in listed.items():
             _check_file(self.path / name, entry)
-
-    @property
-    def weights(self) -> Path | None:
-        """weights.safetensors, where the bundle was exported with `--with-weights`."""
-        return self.path / WEIGHTS if WEIGHTS in self.index.files else None
 
 
 def bundle_id(files: dict[str, FileEntry]) -> str:

@@ -18,7 +18,6 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 FAMILIES = ("sd15", "sd21", "sdxl")
-FEW_LAYERS = "sdxl-few-layers"  # traced in half the time
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
 
@@ -54,7 +53,7 @@ def tokenizer(folder: Path, pad: str = END, merges: int = _MERGES) -> CLIPTokeni
 
 
 def write_checkpoint(family: str, folder: Path, *, safe: bool = True, seed: int = 0) -> Path:
-    """A tiny checkpoint of `family` (of `FAMILIES`, or `FEW_LAYERS`) at `folder`, as `save_pretrained` writes it."""
+    """A tiny checkpoint of `family` (of `FAMILIES`) at `folder`, as `save_pretrained` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = _PIPELINES[family](folder.with_name(f"{folder.name}.vocabulary"))
@@ -138,25 +137,18 @@ def _sd21(vocabulary: Path) -> StableDiffusionPipeline:
     )
 
 
-def _sdxl_few_layers(vocabulary: Path) -> StableDiffusionXLPipeline:
-    """With attention in the middle alone."""
-    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    return _sdxl(vocabulary, transformer_layers_per_block=(1, 1), **plain)
-
-
-def _sdxl(vocabulary: Path, **more: Any) -> StableDiffusionXLPipeline:
-    own: dict[str, Any] = {
-        "cross_attention_dim": 64,
-        "attention_head_dim": (4, 8),
-        "use_linear_projection": True,
-        "transformer_layers_per_block": (1, 2),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + 32,
-    }
-    unet = _unet(**own | more)
+def _sdxl(vocabulary: Path) -> StableDiffusionXLPipeline:
+    unet = _unet(
+        cross_attention_dim=64,
+        attention_head_dim=(4, 8),
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+    )
     return StableDiffusionXLPipeline(
         vae=_vae(0.13025),
         text_encoder=CLIPTextModel(_clip(32, 2, "quick_gelu")),
@@ -173,5 +165,4 @@ _PIPELINES = {
     "sd15": _sd15,
     "sd21": _sd21,
     "sdxl": _sdxl,
-    FEW_LAYERS: _sdxl_few_layers,
 }

@@ -205,16 +205,16 @@ def tiny_run_without_codes(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, shared_folder: Path) -> Bundle:
-    """The bundle of `tiny_run`, with weights. Read-only."""
+    """The bundle of `tiny_run`. Read-only."""
     from ddm_rt.export.onnx import export_run
 
     place = shared_folder / "bundles" / "tiny"
-    return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place, with_weights=True)))
+    return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place)))
 
 
 @pytest.fixture(scope="session")
 def plain_bundle(tiny_run_without_codes: Path, shared_folder: Path) -> Bundle:
-    """The bundle of `tiny_run_without_codes`, without weights. Read-only."""
+    """The bundle of `tiny_run_without_codes`. Read-only."""
     from ddm_rt.export.onnx import export_run
 
     place = shared_folder / "bundles" / "plain"
@@ -260,12 +260,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(shared_folder: Path) -> Mapping[str, Path]:
-    """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl", `FEW_LAYERS`. Read-only."""
+    """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl". Read-only."""
     if not HAS_TORCH:
         pytest.skip("needs torch")
-    from checkpoints import FAMILIES, FEW_LAYERS, write_checkpoint
+    from checkpoints import FAMILIES, write_checkpoint
 
-    return PerFamily(shared_folder / "checkpoints", (*FAMILIES, FEW_LAYERS), write_checkpoint, Path)
+    return PerFamily(shared_folder / "checkpoints", FAMILIES, write_checkpoint, Path)
 
 
 @pytest.fixture(scope="session")
@@ -281,18 +281,18 @@ def latent_runs(checkpoints: Mapping[str, Path], shared_folder: Path) -> Mapping
 
 @pytest.fixture(scope="session")
 def exported_bundles(latent_runs: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Bundle]:
-    """By family: the bundle of `latent_runs`, with weights. Read-only. One takes half a minute to make."""
+    """By family: the bundle of `latent_runs`. Read-only. One takes half a minute to make."""
     from ddm_rt.export.onnx import export_run
 
     def make(family: str, out: Path) -> Bundle:
-        return export_run(latent_runs[family], out, with_weights=True)
+        return export_run(latent_runs[family], out)
 
     return PerFamily(shared_folder / "exported-bundles", tuple(latent_runs), make, Bundle.load)
 
 
 @pytest.fixture(scope="session")
 def latent_bundles(shared_folder: Path) -> Mapping[str, Bundle]:
-    """By family ("sd15", "sdxl"): a bundle with 4 codes in 2 top codes and weights, for tests that use one and don't
+    """By family ("sd15", "sdxl"): a bundle with 4 codes in 2 top codes, for tests that use one and don't
     look at how it is exported. Read-only. It was exported once and is committed.
     """
     return PerFamily(shared_folder / "latent-bundles", ("sd15", "sdxl"), unpack_upgraded, Bundle.load)

@@ -79,7 +79,7 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
     )
     done = lint(tmp_path / "forbidden.toml")
     assert done.returncode == 1
-    assert "ddm_rt.engine.torch -> torch" in done.stdout
+    assert "ddm_rt.engine.torch.engine -> torch" in done.stdout
     assert "ddm_rt.kernels.indicator_attention" in done.stdout
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from subjects import Subject
 from torch import Tensor, nn
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
+from ddm_rt.engine.torch.weights import load
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
 from ddm_rt.sample.assignment import by_top_codes, code_tree
@@ -122,11 +122,9 @@ def ddim(bundle: Bundle) -> DDIMScheduler:
 
 
 def pixel_model(bundle: Bundle) -> DDM:
-    """The bundle's torch module. Raises DdmError where it was exported without weights."""
-    if bundle.weights is None:
-        raise DdmError(f"{bundle.path}: exported without weights; use `ddm-rt export --with-weights`")
-    model = DDM(bundle.model, bundle.config.latent_shape, bundle.codes.top_of)
-    model.load_state_dict(load_file(bundle.weights))
+    """The bundle's torch module, with the weights of its graphs."""
+    model = load(bundle)
+    assert isinstance(model, DDM)
     return model
 
 

@@ -39,6 +39,14 @@ DeviceName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one."),
 ]
+PrecisionName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--precision",
+        help="What to compute in; by default the bundle's own, or what a recorded gate allows. Backend torch computes "
+        "an fp32 bundle in bf16 or fp16.",
+    ),
+]
 BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")]
 
 

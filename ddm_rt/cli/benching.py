@@ -13,7 +13,7 @@ from ddm_rt.errors import DdmError
 if TYPE_CHECKING:
     from ddm_rt.evaluate.latency import SideSpeed, Speed
 
-_SIDE = "BUNDLE[@KEY=VALUE,...]. Keys: steps, sampler, guidance, text_guidance, backend, device, threads."
+_SIDE = "BUNDLE[@KEY=VALUE,...]. Keys: steps, sampler, guidance, text_guidance, precision, backend, device, threads."
 
 
 @app.command()

@@ -52,11 +52,13 @@ def compare(
     0: kept (the 90 % interval of every group's difference lies within the margin); 1: drifted (p < .05); 3:
     undecided, with how many more images would decide.
 
-    With precision=fp16, int8, ... an fp32 bundle is converted first, into a bundle that ends with the comparison. A
-    sampled directory brings its prompts, as it does its seeds and codes, for the other side too.
+    With precision=fp16, int8, ... an fp32 bundle is converted first, into a bundle that ends with the comparison;
+    backend=torch computes in bf16 or fp16 by itself. A sampled directory brings its prompts, as it does its seeds and
+    codes, for the other side too.
 
-    With --record, B's bundle keeps what was found for its backend on this CPU: drift, FD_ddm (at most .06 passes), the
-    Frechet distance (1.15 times A's) and speed (more than A's). `auto` never takes openvino without such a record.
+    With --record, B's bundle keeps what was found for its backend on this CPU or GPU: drift, FD_ddm (at most .06
+    passes), the Frechet distance (1.15 times A's) and speed (more than A's). Without such a record `auto` never takes
+    openvino, nor half precision on a GPU.
 
     Examples:
 
@@ -71,6 +73,8 @@ def compare(
         ddm-rt compare out/ out-of-another-machine/
 
         ddm-rt compare digits bundles/digits-bf16@backend=openvino --record
+
+        ddm-rt compare bundles/ours bundles/ours@backend=torch,precision=bf16,device=cuda --record
 
         ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
@@ -125,7 +129,7 @@ def compare(
 def _converted(sides: Sequence["Side"], update: display.Callback) -> Iterator[list["Side"]]:
     """The sides, those of fp32 bundles in the precision that they ask for; what is converted ends with the block.
 
-    Others are left to whoever opens them.
+    Others, and those whose backend computes in it, are left to whoever opens them.
     """
     made: dict[tuple[str, Precision], str] = {}
     with tempfile.TemporaryDirectory(prefix="ddm-rt-") as folder:
@@ -144,7 +148,7 @@ def _converted(sides: Sequence["Side"], update: display.Callback) -> Iterator[li
 def _is_to_be_converted(side: "Side") -> bool:
     from ddm_rt.bundle import Bundle
 
-    if side.is_sampled or side.precision is Precision.FP32:
+    if side.is_sampled or side.rounds or side.precision is Precision.FP32:
         return False
     return Bundle.load(side.source, verify=False).config.precision is Precision.FP32
 

@@ -22,7 +22,6 @@ def export(
     precision: Annotated[
         Precision, typer.Option(help="What the graphs compute in, or the folder's weights are stored in.")
     ] = Precision.FP32,
-    with_weights: Annotated[bool, typer.Option(help="Add weights.safetensors, for the torch backend.")] = False,
     plugin: Annotated[bool, typer.Option(help="Add denoiser.plugin.onnx, for --backend tensorrt.")] = False,
     decoder: Annotated[
         Optional[Path],  # noqa: UP045
@@ -53,7 +52,6 @@ def export(
     if diffusers is not None:
         given = {
             "--out": out is not None,
-            "--with-weights": with_weights,
             "--plugin": plugin,
             "--decoder": decoder is not None,
             "--tables": tables is not None,
@@ -76,7 +74,6 @@ def export(
             source,
             out,
             precision,
-            with_weights=with_weights,
             plugin=plugin,
             decoder=decoder,
             calibration_images=calibration_images,

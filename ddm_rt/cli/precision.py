@@ -32,7 +32,6 @@ def export(
     out: Path,
     precision: Precision,
     *,
-    with_weights: bool = False,
     plugin: bool = False,
     decoder: Path | None = None,
     calibration_images: int = IMAGES,
@@ -45,13 +44,9 @@ def export(
     Raises DdmError for options that don't go together, and as `export_run`, `calibrate` and `convert`.
     """
     check_free(out)
-    if with_weights and precision is not Precision.FP32:
-        raise DdmError(f"--with-weights: the torch backend computes in fp32; not with --precision {precision}")
     if _is_bundle(source):
-        if with_weights or plugin or decoder is not None:
-            raise DdmError(
-                f"{source} is a bundle; --with-weights, --plugin and --decoder need the run that it was made from"
-            )
+        if plugin or decoder is not None:
+            raise DdmError(f"{source} is a bundle; --plugin and --decoder need the run that it was made from")
         if precision is Precision.FP32:
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
         bundle = Bundle.load(source)
@@ -66,9 +61,7 @@ def export(
     else:
         added = ()
     if precision is Precision.FP32:
-        bundle = export_run(
-            Path(source), out, with_weights=with_weights, plugin=plugin, decoder=decoder, progress=progress
-        )
+        bundle = export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)
         return add_tables(bundle, added)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from ddm_rt.cli.app import BackendName, DeviceName, Threads, app, say
+from ddm_rt.cli.app import BackendName, DeviceName, PrecisionName, Threads, app, say
 from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def serve(
     public_url: Annotated[str | None, typer.Option(help="What the URLs of images begin with, behind a proxy.")] = None,
     backend: BackendName = "auto",
     device: DeviceName = None,
+    precision: PrecisionName = None,
     threads: Threads = None,
     replicas: Annotated[
         Optional[int],  # noqa: UP045
@@ -123,8 +124,9 @@ def serve(
 
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    if device is not None and replicas is not None:
-        raise DdmError("--device: not with --replicas; each has the device that Ray gives it")
+    for option, value in (("--device", device), ("--precision", precision)):
+        if value is not None and replicas is not None:
+            raise DdmError(f"{option}: not with --replicas; each takes what Ray gives it and the bundle says")
     settings = {"slots": slots, "queue": queue, "max_images": max_images, "max_steps": max_steps, "per_key": per_key}
     bounds = parse(ServeSettings, settings | {"deadline_s": deadline, "drain_s": drain}, "serve")
     http = parse(
@@ -163,7 +165,9 @@ def serve(
             scheduler = stack.enter_context(started(bundle, bounds, scale, backend=backend, ledger=ledger, fsync=fsync))
         else:
             counts = stack.enter_context(Ledger(ledger, fsync=fsync))
-            pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts, device=device)
+            pipeline = Pipeline.load(
+                bundle, backend=backend, threads=threads, ledger=counts, device=device, precision=precision
+            )
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
         bundled = scheduler.pipeline.bundle
         application = create_app(scheduler, http, keys=callers, measured=measured)

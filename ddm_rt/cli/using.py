@@ -15,6 +15,7 @@ from ddm_rt.cli.app import (
     NegativePrompt,
     Out,
     Pixels,
+    PrecisionName,
     Prompt,
     Sampler,
     Threads,
@@ -75,6 +76,7 @@ def sample(
     width: Pixels = None,
     backend: BackendName = "auto",
     device: DeviceName = None,
+    precision: PrecisionName = None,
     threads: Threads = None,
     from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
     index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
@@ -164,8 +166,9 @@ def sample(
         "width": width,
     }
     if shards is not None:
-        if device is not None:
-            raise DdmError("--device: not with --shards; each worker has the device that Ray gives it")
+        for option, value in (("--device", device), ("--precision", precision)):
+            if value is not None:
+                raise DdmError(f"{option}: not with --shards; each worker takes what Ray gives it and the bundle says")
         options = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, options | {"backend": backend, "threads": threads}, request)
         return
@@ -173,7 +176,9 @@ def sample(
         raise DdmError("--out: name a directory for the images, or one for shards with --shards")
     check_free(out)
     with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
-        pipeline = Pipeline.load(bundle, backend=backend, threads=threads, ledger=counts, device=device)
+        pipeline = Pipeline.load(
+            bundle, backend=backend, threads=threads, ledger=counts, device=device, precision=precision
+        )
         on_step = display.step_callback(bars, "sampling")
         if from_ is not None:
             generation = pipeline.replay(from_, index=index, on_step=on_step)

@@ -1,6 +1,6 @@
-"""What `auto` must know before it takes a backend that computes otherwise: that balance and quality were held against
-fp32 on this kind of CPU, with this version, and that it was faster. Where that isn't recorded in the bundle's
-`reports/`, `auto` is as if the backend weren't there.
+"""What `auto` must know before it takes a backend, or a precision, that computes otherwise: that balance and quality
+were held against fp32 on this kind of processor, with this version, and that it was faster. Where that isn't recorded
+in the bundle's `reports/`, `auto` is as if the backend or the precision weren't there.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Frozen, parse_json
+from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.engine import cuda
+from ddm_rt.engine.devices import Device
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
 
@@ -22,7 +24,8 @@ _Distance = Annotated[float, Field(ge=0)]
 
 
 class Gate(Frozen):
-    """reports/gate-BACKEND/gate.json: the bundle on a backend against the fp32 bundle, both with their defaults.
+    """reports/gate-BACKEND/gate.json, or gate-BACKEND-PRECISION where an fp32 bundle is computed in that: the bundle on
+    a backend against the fp32 bundle, both with their defaults.
 
     Pairs are (fp32, this).
     """
@@ -31,7 +34,8 @@ class Gate(Frozen):
     bundle_id: _Hash
     backend: str
     version: str  # of the backend's package
-    processor: str
+    precision: Precision | None = None  # None: the bundle's own
+    processor: str  # or the GPU
     threads: int
     against: _Hash  # the fp32 bundle's id
     against_backend: str
@@ -62,14 +66,14 @@ class Gate(Frozen):
         return found
 
 
-def place(backend: str) -> str:
+def place(backend: str, precision: Precision | None = None) -> str:
     """The record's directory in a bundle."""
-    return f"reports/gate-{backend}"
+    return f"reports/gate-{backend}" if precision is None else f"reports/gate-{backend}-{precision}"
 
 
-def read(bundle: Bundle, backend: str) -> Gate | None:
+def read(bundle: Bundle, backend: str, precision: Precision | None = None) -> Gate | None:
     """The record for that backend, None where there is none. Raises DdmError for one that is damaged."""
-    directory = place(backend)
+    directory = place(backend, precision)
     if f"{directory}/gate.json" not in bundle.index.files:
         return None
     bundle.check_directory(directory)
@@ -77,28 +81,33 @@ def read(bundle: Bundle, backend: str) -> Gate | None:
     return parse_json(Gate, path.read_bytes(), path)
 
 
-def why_not(bundle: Bundle, backend: str) -> str | None:
-    """Why `auto` passes the backend over for this bundle here, None where it doesn't.
+def why_not(
+    bundle: Bundle, backend: str, precision: Precision | None = None, device: Device | None = None
+) -> str | None:
+    """Why `auto` passes the backend, or on a GPU a precision that the bundle hasn't got, over for this bundle here;
+    None where it doesn't.
 
     Imports nothing: what no gate lets through costs no time. That a package is missing is the backend's own to say.
     """
-    installed = _version(backend) if backend in GATED else None
+    installed = _version(backend) if backend in GATED or precision is not None else None
     if installed is None:
         return None
     try:
-        gate = read(bundle, backend)
+        gate = read(bundle, backend, precision)
+        here = processor() if device is None else cuda.device_info(ordinal=device.ordinal).name
     except DdmError as error:
         return str(error)
-    how = f"`ddm-rt compare FP32_BUNDLE {bundle.path}@backend={backend} --record` records it"
+    reference, settings = ("FP32_BUNDLE", "") if precision is None else (bundle.path, f",precision={precision}")
+    how = f"`ddm-rt compare {reference} {bundle.path}@backend={backend}{settings} --record` records it"
     if gate is None:
         return f"no gate is recorded for it here; {how}"
-    for what, recorded, here in (
+    for what, recorded, present in (
         ("bundle", bundle.bundle_id if bundle.is_of(gate.bundle_id) else gate.bundle_id, bundle.bundle_id),
-        ("processor", gate.processor, processor()),
+        ("processor", gate.processor, here),
         ("version", gate.version, installed),
     ):
-        if recorded != here:
-            return f"its gate is recorded for {what} {recorded}; this is {here}; {how}"
+        if recorded != present:
+            return f"its gate is recorded for {what} {recorded}; this is {present}; {how}"
     failures = gate.failures()
     return f"it didn't pass its gates here: {' and '.join(failures)}" if failures else None
 

@@ -26,9 +26,10 @@ _WORDS: dict[Decision, Literal["equivalent", "drift", "undecided"]] = {
 
 def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance: Balance, rounds: int) -> None:
     """Raises DdmError where comparing these would say nothing about the two bundles as they are served."""
-    if b.backend not in GATED:
+    if b.backend not in GATED and not b.rounds:
         raise DdmError(
-            f"--record: {b.text!r} names no backend that `auto` takes by its gates; expected BUNDLE@backend={GATED[0]}"
+            f"--record: {b.text!r} names nothing that `auto` takes by its gates; expected "
+            f"BUNDLE@backend={GATED[0]}, or on a GPU BUNDLE@backend=torch,precision=bf16"
         )
     for side in (a, b):
         if side.is_sampled:
@@ -37,12 +38,12 @@ def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance
             raise DdmError(
                 f"--record: {side.text!r} sets {', '.join(side.settings)}; the gate is about the bundle's own defaults"
             )
-    if a.backend in GATED or Bundle.load(a.source, verify=False).config.precision is not Precision.FP32:
+    if a.backend in GATED or a.rounds or Bundle.load(a.source, verify=False).config.precision is not Precision.FP32:
         raise DdmError(f"--record: A is {a.text!r}; expected an fp32 bundle, on none of: {', '.join(GATED)}")
     if reference is None or rounds < 1 or target != "uniform" or balance is Balance.OFF:
         raise DdmError("--record: needs a --reference, --rounds of at least 1, the target uniform and balance")
     bundle = Bundle.load(b.source, verify=False)
-    if b.precision not in (None, bundle.config.precision):
+    if b.precision not in (None, bundle.config.precision) and not b.rounds:
         raise DdmError(
             f"--record: {b.text!r} is converted for this comparison alone; `ddm-rt export` makes a bundle that stays"
         )
@@ -66,7 +67,8 @@ def gate_of(comparison: Comparison) -> Gate:
         bundle_id=b.bundle_id,
         backend=b.backend,
         version=version(b.backend),
-        processor=processor(),
+        precision=None if b.backend in GATED else Precision(b.precision),
+        processor=b.versions.get("device", processor()),
         threads=b.threads,
         against=comparison.a.bundle_id,
         against_backend=comparison.a.backend,
@@ -87,7 +89,6 @@ def record(source: str, comparison: Comparison) -> Gate:
     can't be written.
     """
     gate = gate_of(comparison)
-    add_directory(
-        Bundle.load(source), place(gate.backend), lambda folder: write_json(folder / "gate.json", gate.model_dump())
-    )
+    where = place(gate.backend, gate.precision)
+    add_directory(Bundle.load(source), where, lambda folder: write_json(folder / "gate.json", gate.model_dump()))
     return gate

@@ -26,7 +26,7 @@ _FIRST_IMAGE = """
 import json, sys
 from ddm_rt import Pipeline
 given = json.loads(sys.argv[1])
-loading = {name: given[name] for name in ("backend", "device", "threads")}
+loading = {name: given[name] for name in ("backend", "device", "threads", "precision")}
 Pipeline.load(given["source"], **loading).generate(n=1, **given["request"])
 """
 
@@ -139,6 +139,7 @@ def first_image(side: Side, text: Text = NO_TEXT) -> float:
         "backend": side.backend,
         "device": side.device,
         "threads": side.threads,
+        "precision": side.precision,
         "request": {**text, **side.settings},
     }
     command = [sys.executable, "-P", "-c", _FIRST_IMAGE, json.dumps(given, default=str)]

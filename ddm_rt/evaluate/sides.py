@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, Bundle
 from ddm_rt.config import Backend, Balance, Frozen, Precision, SamplerName
+from ddm_rt.engine import backends
 from ddm_rt.engine.devices import Device
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.run import NO_TEXT, Text, read_sampled
@@ -45,6 +46,11 @@ class Side:
     backend: str = "auto"
     device: str | None = None
     threads: int | None = None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether its backend computes an fp32 bundle in the precision, so that no bundle of it is made."""
+        return any(row.backend == self.backend and self.precision in row.rounds_to for row in backends.TABLE)
 
     @property
     def is_sampled(self) -> bool:
@@ -85,7 +91,7 @@ def parse_side(text: str, threads: int | None = None) -> Side:
     """SOURCE or SOURCE@KEY=VALUE,...; `threads` is the default of that key.
 
     A path that exists is taken as it is, so it may hold the sign. Raises DdmError naming the key or value that is wrong
-    and the choices, and where torch, which computes in fp32, is to be of another precision.
+    and the choices, and for a precision that the backend never computes in.
     """
     source, sign, rest = text.rpartition("@")
     if not sign or os.path.exists(text):  # noqa: PTH110  (a Path raises where a name is too long to exist)
@@ -104,8 +110,11 @@ def parse_side(text: str, threads: int | None = None) -> Side:
             raise DdmError(f"{text!r}: {key} is {value!r}; expected {expected}") from error
     if not source:
         raise DdmError(f"{text!r}: expected a bundle or a sampled directory before the @")
-    if found.get("backend") is Backend.TORCH and found.get("precision", Precision.FP32) is not Precision.FP32:
-        raise DdmError(f"{text!r}: precision is {found['precision']}; backend torch computes in fp32")
+    backend, precision = found.get("backend"), found.get("precision", Precision.FP32)
+    rounded = next((row.rounds_to for row in backends.TABLE if row.backend == backend and row.rounds_to), (precision,))
+    if precision not in (Precision.FP32, *rounded):
+        said = ", ".join((Precision.FP32, *rounded))
+        raise DdmError(f"{text!r}: precision is {precision}; backend {backend} computes in {said}")
     loading = {"threads": threads} | {name: found.pop(name) for name in _LOADING if name in found}
     return Side(text=text, source=source, settings=found, **loading)
 
@@ -113,20 +122,20 @@ def parse_side(text: str, threads: int | None = None) -> Side:
 def open_side(side: Side) -> Pipeline | None:
     """The side's pipeline; None for a sampled directory.
 
-    Raises DdmError, also where the bundle has another precision than the side says: this room converts none.
-    Raises BackendUnavailable with the choices.
+    Raises DdmError, also where the bundle has another precision than the side says and the backend doesn't round to it:
+    this room converts none. Raises BackendUnavailable with the choices.
     """
     if side.is_sampled:
         if side.settings or (side.backend, side.device, side.precision) != ("auto", None, None):
             raise DdmError(f"{side.text!r}: {side.source} holds images, made already; settings belong to a bundle")
         return None
     bundle = Bundle.load(side.source)
-    if side.precision not in (None, bundle.config.precision):
+    if side.precision not in (None, bundle.config.precision) and not side.rounds:
         raise DdmError(
             f"{side.text!r}: {bundle.path} is {bundle.config.precision}, not {side.precision}; "
             "fp32 bundles alone are converted, by `ddm-rt export`"
         )
-    return Pipeline.load(bundle, side.backend, side.threads, device=side.device)
+    return Pipeline.load(bundle, side.backend, side.threads, device=side.device, precision=side.precision)
 
 
 def read_side(side: Side) -> Images:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddm_rt.config import NULL_CODE, Family, RunConfig
-from ddm_rt.export.parts import Part
+from ddm_rt.model.parts import Part
 from ddm_rt.runtime import RuntimeConfig
 
 Size = tuple[int, int]  # height and width of latents

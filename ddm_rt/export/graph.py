@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from ddm_rt.export import dialect, tensors
 from ddm_rt.export.ops import TRANSLATIONS
 from ddm_rt.export.runtime import open_session
+from ddm_rt.model.parts import Axes
 
 OPSET = 18
-
-Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the free dimension
 
 
 def trace(

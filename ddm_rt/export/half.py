@@ -1,4 +1,4 @@
-"""A float32 graph computed in fp16 or bf16, with the tables of what stays float32. Inputs and outputs stay float32."""
+"""A float32 graph computed in fp16 or bf16, but for what `ddm_rt.half` names. Inputs and outputs stay float32."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,15 +9,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ddm_rt import graph_files
 from ddm_rt.errors import DdmError
-from ddm_rt.export import dialect, opset, tensors
+from ddm_rt.export import dialect, opset
+from ddm_rt.half import STATISTICS, TRIGONOMETRY
 
-# Sines of frequency x timestep: at t = 999 the spacing of fp16 is a half, of bf16 four, against a period of 2π. With
-# them stays everything that they are computed from.
-TRIGONOMETRY = frozenset({"Sin", "Cos"})
-# Means and variances over thousands of values, which ONNX defines in the type of the input. (LayerNormalization says
-# in `stash_type` that its own are float32; Softmax is left in half, where engines fuse it into attention.)
-STATISTICS = frozenset({"InstanceNormalization", "GroupNormalization", "ReduceMean", "ReduceSum", "ReduceL2"})
 # Inputs by position that are float32 whatever the others are.
 FLOAT_INPUTS = {("", "Resize"): {2}, (dialect.DOMAIN, dialect.PLUGIN): {5}}
 
@@ -26,11 +22,11 @@ _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 def to_half(model: onnx.ModelProto, path: Path, element_type: int) -> onnx.ModelProto:
-    """`model` (read from `path` by `tensors.read_model`) computed in `element_type`, FLOAT16 or BFLOAT16.
+    """`model` (read from `path` by `graph_files.read_model`) computed in `element_type`, FLOAT16 or BFLOAT16.
 
-    Float tensors become half, operators of the tables above stay float32 between casts. Tensors of the result lie in
-    the model itself. Raises DdmError naming the operator or tensor for a graph that isn't float32 throughout, holds
-    an operator whose type isn't known, or a weight that is beyond the type's range.
+    Float tensors become half, operators of the tables in `ddm_rt.half` stay float32 between casts. Tensors of the
+    result lie in the model itself. Raises DdmError naming the operator or tensor for a graph that isn't float32
+    throughout, holds an operator whose type isn't known, or a weight that is beyond the type's range.
     """
     types = element_types(model, path)
     return _Conversion(model, path, element_type, types).run()
@@ -159,7 +155,7 @@ class _Conversion:
         return made
 
     def _values(self, name: str, wanted: int) -> NDArray[Any]:
-        values = tensors.value(self.weights[name], self.path.parent)
+        values = graph_files.value(self.weights[name], self.path.parent)
         if wanted == _FLOAT:
             return values
         if np.isnan(values).any():
@@ -190,7 +186,7 @@ class _Conversion:
 
 def inlined(tensor: TensorProto, folder: Path) -> TensorProto:
     """`tensor` with its numbers in it."""
-    return numpy_helper.from_array(tensors.value(tensor, folder), tensor.name)
+    return numpy_helper.from_array(graph_files.value(tensor, folder), tensor.name)
 
 
 def _lowest(dtype: Any) -> float:

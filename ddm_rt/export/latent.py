@@ -1,37 +1,14 @@
-"""What bundles of Stable Diffusion have besides: the text encoder's graph, tokenizers, and their configuration."""
+"""What bundles of Stable Diffusion have besides: tokenizers, and their configuration."""
 
-from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor, nn
 
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError
-from ddm_rt.export.parts import Part, part
 from ddm_rt.export.text import Text
 from ddm_rt.model.checkpoint import read_checkpoint
-from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.tokenizer import prompt_length, read_tokenizer
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.runtime import TensorSpec, TextSpec
-
-
-class TextEncoder(nn.Module):
-    """input_ids int64 [B,T] per encoder -> context [B,T,D]; SDXL: and text_embeds [B,P]."""
-
-    def __init__(self, model: LatentDDM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *input_ids: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.encode_text(*input_ids).values())
-
-
-def text_part(model: LatentDDM, text: Sequence[TextSpec]) -> Part:
-    """The text encoder's graph. Its sequence length is fixed: the tokenizers'."""
-    outputs = ("context", *(name for name in model.added_names if name == POOLED))
-    inputs = tuple(spec.input for spec in text)
-    return part(TextEncoder(model), inputs, outputs, free={}, own=(model.text_encoders,))
 
 
 def read_text(run: Path, config: RunConfig) -> Text:

@@ -3,7 +3,6 @@
 import gc
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
-from safetensors.torch import save_file
 from torch import Tensor
 
 import ddm_rt
@@ -19,16 +17,16 @@ from ddm_rt.bundle import Bundle, write_bundle
 from ddm_rt.config import Family, Frozen, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import dialect, examples, graph, tensors
-from ddm_rt.export.parts import Part, parts
 from ddm_rt.export.text import Text
 from ddm_rt.files import check_free
-from ddm_rt.model.assemble import WEIGHTS, assemble
-from ddm_rt.model.unet import ADDED_COND, DDM, INDICATOR, SCALE, TEXT
+from ddm_rt.model.assemble import assemble
+from ddm_rt.model.parts import Part, parts
+from ddm_rt.model.unet import ADDED_COND, INDICATOR, SCALE, TEXT
 from ddm_rt.runtime import RUNTIME, TRAINING, Codes, RuntimeConfig, TensorSpec, runtime_json, training_json
 from ddm_rt.schedule import Schedule
 
 if TYPE_CHECKING:
-    from ddm_rt.export.parts import Model
+    from ddm_rt.model.parts import Model
 
 # fp32, of every graph against torch. The second is of the largest output, and counts where that is above 10: hidden
 # states of large text encoders reach hundreds.
@@ -43,17 +41,15 @@ def export_run(
     run: Path,
     out: Path,
     *,
-    with_weights: bool = False,
     plugin: bool = False,
     decoder: Path | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 
-    The same run gives the same bundle id, whatever `out` is called. `with_weights` adds weights.safetensors,
-    which the torch backend needs. `plugin` adds denoiser.plugin.onnx for TensorRT, where indicator attention is one
-    node per layer; both graphs then read their weights from denoiser.onnx.data. `decoder` is a folder with an
-    AutoencoderTiny that takes the place of the checkpoint's VAE.
+    The same run gives the same bundle id, whatever `out` is called. `plugin` adds denoiser.plugin.onnx for TensorRT,
+    where indicator attention is one node per layer; both graphs then read their weights from denoiser.onnx.data.
+    `decoder` is a folder with an AutoencoderTiny that takes the place of the checkpoint's VAE.
 
     Raises BundleError for a run or decoder with missing, foreign, malformed or non-finite parts, and DdmError where
     `out` is not empty, options don't go together, or a graph differs from torch by more than `MAX_ABS_ERROR`.
@@ -61,7 +57,7 @@ def export_run(
     check_free(out)
     config = read_file(RunConfig, run / "config.json")
     if decoder is not None:
-        _check_decoder(run, config, with_weights)
+        _check_decoder(run, config)
     codes = read_file(Codes, run / "codes.json")
     model = assemble(run, config, codes, None)
     text = _text(run, config)
@@ -76,8 +72,6 @@ def export_run(
         for name, content in text.files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(content)
-        if with_weights:
-            _write_weights(model, run, directory)
         for done, (name, part) in enumerate(graphs.items()):
             if progress is not None:
                 progress(done, len(graphs), name)
@@ -89,14 +83,6 @@ def export_run(
     return bundle
 
 
-def _write_weights(model: "Model", run: Path, directory: Path) -> None:
-    if isinstance(model, DDM):
-        shutil.copy(run / WEIGHTS, directory / WEIGHTS)
-    else:  # merged: the run holds no more than what was trained
-        weights = {name: tensor.contiguous() for name, tensor in model.float().state_dict().items()}
-        save_file(weights, directory / WEIGHTS)
-
-
 def _text(run: Path, config: RunConfig) -> Text:
     if config.model.family is Family.PIXEL:
         return Text()
@@ -105,24 +91,13 @@ def _text(run: Path, config: RunConfig) -> Text:
     return read_text(run, config)
 
 
-def _check_decoder(run: Path, config: RunConfig, with_weights: bool) -> None:
+def _check_decoder(run: Path, config: RunConfig) -> None:
     if config.model.family is Family.PIXEL:
         raise DdmError(f"{run}: trained on pixels, without a VAE; --decoder takes the place of one")
-    if with_weights:
-        raise DdmError(
-            "--decoder: not with --with-weights, which is for the torch backend and the checkpoint's own VAE"
-        )
 
 
 def _graphs(model: "Model", runtime: RuntimeConfig, config: RunConfig, decoder: Path | None) -> dict[str, Part]:
-    if isinstance(model, DDM):
-        return parts(model)
-    from ddm_rt.export.latent import text_part
-
-    graphs = {
-        "text_encoder": text_part(model, runtime.text),
-        **parts(model, tuple(spec.name for spec in runtime.added)),
-    }
+    graphs = parts(model, runtime)
     if decoder is not None:
         from ddm_rt.export.decoder import read_decoder
 

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 import ddm_rt
+from ddm_rt import graph_files
 from ddm_rt.bundle import DERIVED, INDEX, SETTINGS, WEIGHTS, Bundle, write_bundle
 from ddm_rt.config import Family, Precision
 from ddm_rt.errors import BundleError, DdmError
@@ -148,7 +149,7 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
 
 
 def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, report: dict[str, Any]) -> onnx.ModelProto:
-    model = tensors.read_model(path)
+    model = graph_files.read_model(path)
     half.element_types(model, path)  # names what can't be converted before anything is computed
     if any(node.op_type in _MULTIPLYING for node in model.graph.node):
         opset.raise_to(model, recipe.opset, path)

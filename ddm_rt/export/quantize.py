@@ -18,8 +18,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ddm_rt import graph_files
 from ddm_rt.errors import DdmError
-from ddm_rt.export import tensors
 
 Feeds = Mapping[str, NDArray[Any]]  # one call of the graph
 Ranges = dict[str, float]  # Layer.key -> largest magnitude of the layer's input
@@ -55,7 +55,7 @@ def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
         timestep_only = node.op_type == "Gemm" and node.input[0] not in from_image
         if edge or timestep_only:
             continue
-        values = tensors.value(weights[node.input[1]], path.parent)
+        values = graph_files.value(weights[node.input[1]], path.parent)
         key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
         found.append(Layer(number, node.input[0], node.input[1], axis, key))
     return found
@@ -81,7 +81,7 @@ def measure(path: Path, calls: Iterable[Feeds], threads: int = 1) -> Ranges:
     Deterministic at one thread count: a maximum has no order. Raises DdmError where a value isn't finite or no call is
     given.
     """
-    model = tensors.read_model(path)
+    model = graph_files.read_model(path)
     found = layers(model, path)
     watched = sorted({layer.input for layer in found})
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in watched)
@@ -128,7 +128,7 @@ def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int
         if number in at:
             layer = at[number]
             node.input[0] = writer.activation(layer.input, scale_of[layer.input], nodes)
-            weight = tensors.value(weights[layer.weight], path.parent)
+            weight = graph_files.value(weights[layer.weight], path.parent)
             node.input[1] = writer.weight(layer.weight, weight, layer.axis, nodes)
         nodes.append(node)
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto
 
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 
 # Bigger graphs keep their tensors in a file beside them: protocol buffers end at 2 GiB, and whoever reads, checks or
 # converts a graph holds several copies of what is in it.
@@ -33,52 +32,6 @@ class Graph:
 
     model: onnx.ModelProto
     weights: Mapping[str, Array] = field(default_factory=dict)  # name of an initializer -> its numbers
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, its external tensors left where they are.
-
-    Raises BundleError where it isn't an ONNX graph, and DdmError where an operator set is newer than the
-    installed onnx reads.
-    """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-    except DecodeError as error:
-        raise BundleError(f"{path}: not an ONNX graph ({error})") from error
-    newest = onnx.defs.onnx_opset_version()
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
-            raise DdmError(
-                f"{path}: operator set {opset.version} is too new: onnx {onnx.__version__} reads up to {newest}"
-            )
-    return model
-
-
-def value(tensor: TensorProto, folder: Path) -> Array:
-    """The numbers of `tensor`; `folder` is where its graph lies.
-
-    Raises BundleError where its data file is missing, lies elsewhere, or is too short.
-    """
-    if not external_data_helper.uses_external_data(tensor):
-        inside: Array = numpy_helper.to_array(tensor)
-        return inside
-    info = external_data_helper.ExternalDataInfo(tensor)
-    place = PurePosixPath(info.location)
-    path = folder / place
-    if place.is_absolute() or ".." in place.parts or path.is_symlink():
-        raise BundleError(f"{folder}: tensor {tensor.name} lies in {info.location!r}; expected a file beside the graph")
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; it holds tensor {tensor.name} of a graph beside it")
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    offset = info.offset or 0
-    needed = count * dtype.itemsize
-    if (info.length not in (None, needed)) or path.stat().st_size < offset + needed:
-        raise BundleError(f"{path}: too short for tensor {tensor.name}: {needed} bytes at {offset}")
-    flat: Array = np.fromfile(path, dtype, count, offset=offset)
-    return flat.reshape(tuple(tensor.dims))
 
 
 def left_out(tensor: TensorProto) -> None:

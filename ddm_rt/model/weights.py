@@ -17,7 +17,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     dtype, or not finite. An integer buffer (the code tree) must be equal to what codes.json made it.
     """
     if not path.is_file():
-        raise BundleError(f"{path}: missing; a finished run and a bundle exported with --with-weights have it")
+        raise BundleError(f"{path}: missing; a finished run has it")
     try:
         found = load_file(path)
     except (SafetensorError, OSError) as error:

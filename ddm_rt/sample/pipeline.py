@@ -64,11 +64,13 @@ class Pipeline:
         threads: int | None = None,
         ledger: str | Path | Ledger | None = None,
         device: str | None = None,
+        precision: str | None = None,
     ) -> "Pipeline":
         """Open `bundle` (a directory, the name of a shipped one, or an opened Bundle) on `backend`.
 
         `threads` is the backend's CPU thread count; None leaves it to the backend. `device` is "cpu", "cuda" or
-        "cuda:1"; None takes a GPU where there is one that the backend can use. `ledger` keeps the counts of scopes:
+        "cuda:1"; None takes a GPU where there is one that the backend can use. `precision` is what torch computes an
+        fp32 bundle in ("bf16", "fp16"); None is the bundle's own. `ledger` keeps the counts of scopes:
         a file, which other processes may use at the same time, or an opened Ledger; None counts in memory. Raises
         DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a backend that can't run
         here.
@@ -76,7 +78,7 @@ class Pipeline:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         ledger.check_bundle(opened)
-        return cls(opened, backends.load(opened, backend, threads, device), ledger)
+        return cls(opened, backends.load(opened, backend, threads, device, precision), ledger)
 
     @property
     def buckets(self) -> tuple[int, ...]:

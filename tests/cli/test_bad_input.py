@@ -194,7 +194,11 @@ def test_a_run_with_missing_or_damaged_parts(refused, run: Path, tmp_path: Path)
             ("--backend", "abacus"),
             "'abacus' is unknown; backends: auto, tensorrt, tensorrt-rtx, torch, openvino, onnxruntime",
         ),
-        (("--backend", "torch"), "backend 'torch' is not available: the bundle has no weights.safetensors"),
+        (
+            ("--backend", "torch", "--precision", "int8"),
+            "backend 'torch' is not available: it computes in the bundle's",
+        ),
+        (("--precision", "bf8"), "precision 'bf8' is unknown; expected one of: fp32, fp16, bf16, int8, fp8"),
         (("--sampler", "guess"), "sampler is 'guess'; expected one of: ddpm, ddim, euler, dpm++2m"),
         (("-n", 0), "n is 0; expected at least 1"),
         (("-n", -3), "n is -3; expected at least 1"),

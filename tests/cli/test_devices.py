@@ -16,7 +16,7 @@ def test_why_a_backend_was_taken_is_said_to_those_who_ask(
     assert not [message for message in caplog.messages if "backend" in message]
     assert ddm_rt("-v", *line, tmp_path / "verbose").code == 0
     (said,) = [message for message in caplog.messages if "backend" in message]
-    assert said.startswith("backend auto: onnxruntime; not tensorrt: ")
+    assert said.startswith("backend auto: onnxruntime in fp32; not tensorrt: ")
 
 
 @pytest.mark.skipif(has_cuda(), reason="is about machines without a GPU")
@@ -37,9 +37,9 @@ def test_a_device_that_is_not_there(ddm_rt, bundle: Bundle, tmp_path: Path, opti
 
 def test_shards_have_no_device_of_their_own(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:
     said = ddm_rt("sample", bundle.path, "--shards", tmp_path / "shards", "--device", "cuda").refusal()
-    assert "--device: not with --shards; each worker has the device that Ray gives it" in said
+    assert "--device: not with --shards; each worker takes what Ray gives it and the bundle says" in said
 
 
 def test_replicas_have_no_device_of_their_own(ddm_rt) -> None:
     said = ddm_rt("serve", "digits", "--replicas", 1, "--device", "cuda").refusal()
-    assert "--device: not with --replicas; each has the device that Ray gives it" in said
+    assert "--device: not with --replicas; each takes what Ray gives it and the bundle says" in said

@@ -85,7 +85,7 @@ def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec, import_module = importlib.util.find_spec, backends.import_module
 
     def absent(name: str, *args: Any) -> Any:
-        if name == "ddm_rt.engine.torch":
+        if name == "ddm_rt.engine.torch.engine":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         return import_module(name, *args)
 

@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("a", "b", "options", "message"),
     [
-        ("digits", "digits", (), "names no backend that `auto` takes by its gates; expected BUNDLE@backend=openvino"),
+        ("digits", "digits", (), "names nothing that `auto` takes by its gates; expected BUNDLE@backend=openvino"),
         ("digits", "digits@backend=openvino,steps=4", (), "sets num_steps; the gate is about the bundle"),
         ("digits@guidance=2", "digits@backend=openvino", (), "sets indicator_guidance_scale"),
         ("digits@backend=openvino", "digits@backend=openvino", (), "expected an fp32 bundle, on none of: openvino"),
@@ -66,5 +66,5 @@ def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path, monkey
     assert choice.row.backend == "onnxruntime"
     assert "it didn't pass its gates here: the drift gate said undecided" in choice.reasons["openvino"]
     rows = {name: detail for name, _, detail in checks(after)}
-    assert rows["backend auto"].startswith("onnxruntime; not ")
+    assert rows["backend auto"].startswith("onnxruntime in fp32; not ")
     assert "the drift gate said undecided" in rows["backend auto"]

@@ -107,7 +107,7 @@ def test_a_serving_module_imports_without_the_training_packages(name: str) -> No
 
 
 def test_the_block_is_real() -> None:
-    done = without_training_packages("import ddm_rt.engine.torch")
+    done = without_training_packages("import ddm_rt.engine.torch.engine")
     assert done.returncode == 1
     assert "No module named" in done.stderr
 

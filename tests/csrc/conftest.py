@@ -11,6 +11,13 @@ from embedding_build import NEEDS, ROOT, Built, build, run
 from toolchain import EMBEDDING, missing
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow(reason="building the library takes over a minute"))
+
+
 @pytest.fixture(scope="session")
 def built(shared_folder: Path) -> Built:
     """The library, its tests and command line, built and installed. Read-only."""

@@ -1,20 +1,24 @@
 """The backend table: choices, reasons, no silent fallback, and no heavy import before a choice is made."""
 
+import dataclasses
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ddm_rt.bundle import Bundle
-from ddm_rt.config import Backend
-from ddm_rt.engine import backends, cuda, devices
+from ddm_rt.bundle import Bundle, add_directory
+from ddm_rt.config import Backend, Precision
+from ddm_rt.engine import backends, cuda, devices, gates
 from ddm_rt.engine.backends import Row
 from ddm_rt.engine.devices import Device
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.files import write_json
 
 SEEN = cuda.DeviceInfo("Fake GPU", "sm_90", "13.0", 2**36)
 UNSEEN = "no CUDA driver: libcuda.so.1 was not found"
@@ -22,9 +26,9 @@ UNSEEN = "no CUDA driver: libcuda.so.1 was not found"
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """table(...) puts rows of the test's own in place of the shipped ones: name, kind of device, class."""
+    """table(...) puts rows of the test's own in place of the shipped ones: name, kind of device, class, precisions."""
 
-    def replace(*rows: tuple[str, str, str]) -> None:
+    def replace(*rows: tuple[Any, ...]) -> None:
         monkeypatch.setattr(backends, "TABLE", tuple(Row(*row) for row in rows))
 
     monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
@@ -49,6 +53,16 @@ class Works:
     @staticmethod
     def unavailable(bundle: Bundle | None, device: Device) -> str | None:
         return f"no CUDA device {device.ordinal}: torch finds 2" if device.ordinal > 1 else None
+
+
+class Rounds(Works):
+    def __init__(self, bundle: Bundle, threads: int | None, device: Device, precision: Precision) -> None:
+        super().__init__(bundle, threads, device)
+        self.precision = precision
+
+    @staticmethod
+    def unavailable(bundle: Bundle | None, device: Device, precision: Precision | None = None) -> str | None:
+        return None
 
 
 class Refuses(Works):
@@ -89,18 +103,95 @@ def test_without_a_gpu_auto_takes_what_runs_on_the_cpu_and_says_nothing(
     assert reasons["torch on cuda"] == reasons["tensorrt-rtx"] == UNSEEN
 
 
-def test_torch_on_a_patched_gpu_comes_before_every_backend_of_the_cpu(
-    tiny_bundle: Bundle, gpu: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_on_a_patched_gpu_comes_before_every_backend_of_the_cpu(tiny_bundle: Bundle, torch_gpu: None) -> None:
+    choice = backends.choose(tiny_bundle)
+    assert (choice.row.backend, choice.row.device) == ("torch", "cuda")
+    assert "tensorrt" in choice.reasons
+    assert backends.choose(tiny_bundle, Device("cpu")).row.backend == "onnxruntime"
+
+
+@pytest.fixture
+def torch_gpu(gpu: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake GPU that torch finds, too."""
     torch = pytest.importorskip("torch")
     gpu(True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(cuda, "device_info", lambda driver=None, ordinal=0: SEEN)
-    choice = backends.choose(tiny_bundle)
-    assert (choice.row.backend, choice.row.device) == ("torch", "cuda")
-    assert "tensorrt" in choice.reasons
-    assert backends.choose(tiny_bundle, Device("cpu")).row.backend == "onnxruntime"
+
+
+def passed(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
+    """A copy of the bundle with a record that bf16 on the fake GPU passed its gates, but for `changes`."""
+    copy = Bundle.load(shutil.copytree(bundle.path, folder))
+    gate: dict[str, Any] = {
+        "bundle_id": bundle.bundle_id,
+        "backend": "torch",
+        "version": version("torch"),
+        "precision": "bf16",
+        "processor": SEEN.name,
+        "threads": 1,
+        "against": bundle.bundle_id,
+        "against_backend": "torch",
+        "judge": "1" * 64,
+        "groups": ("3", "8"),
+        "n": 1000,
+        "seed": 0,
+        "decision": "equivalent",
+        "margin": 0.03,
+        "fd": 0.01,
+        "frechet": (10.0, 11.0),
+        "seconds_per_image": (0.02, 0.01),
+        **changes,
+    }
+    place = gates.place("torch", Precision.BF16)
+    return add_directory(copy, place, lambda folder: write_json(folder / "gate.json", gate))
+
+
+def test_a_patched_gpu_computes_in_half_precision_where_a_gate_says_that_it_may(
+    tiny_bundle: Bundle, torch_gpu: None, tmp_path: Path
+) -> None:
+    choice = backends.choose(passed(tiny_bundle, tmp_path / "own"))
+    assert (choice.row.name, choice.precision) == ("torch on cuda", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"decision": "drift"}, "it didn't pass its gates here: the drift gate said drift"),
+        ({"processor": "Another GPU"}, "its gate is recorded for processor Another GPU; this is Fake GPU"),
+        ({"version": "2.0"}, "its gate is recorded for version 2.0; this is "),
+    ],
+    ids=["drift", "another GPU", "another torch"],
+)
+def test_a_patched_gpu_computes_in_float32_where_the_gate_says_otherwise(
+    tiny_bundle: Bundle, torch_gpu: None, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    choice = backends.choose(passed(tiny_bundle, tmp_path / "own", **changes))
+    assert (choice.row.name, choice.precision) == ("torch on cuda", "fp32")
+    assert choice.reasons["torch in bf16"].startswith(why)
+
+
+def test_a_patched_gpu_without_a_gate_computes_in_float32_and_names_the_command_that_records_one(
+    tiny_bundle: Bundle,
+    gpu: Callable[[bool], None],
+    table: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu(True)
+    monkeypatch.setattr(cuda, "device_info", lambda driver=None, ordinal=0: SEEN)
+    table(("torch", "cuda", "fake_engines:Rounds", (Precision.BF16, Precision.FP16)))
+    assert backends.load(tiny_bundle).precision is Precision.FP32
+    (said,) = caplog.messages
+    assert said == (
+        "the GPU computes in float32: torch in bf16: no gate is recorded for it here; "
+        f"`ddm-rt compare {tiny_bundle.path} {tiny_bundle.path}@backend=torch,precision=bf16 --record` records it; "
+        "--precision fp32 silences this"
+    )
+    caplog.clear()
+    assert backends.load(tiny_bundle, precision="fp32").precision is Precision.FP32
+    assert backends.load(tiny_bundle, precision="bf16").precision is Precision.BF16
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
@@ -213,13 +304,25 @@ def test_tensorrt_needs_a_driver_then_a_plan_that_fits(
         backends.load(tiny_bundle, "tensorrt-rtx")
 
 
-def test_torch_needs_weights_and_says_how_to_get_them(plain_bundle: Bundle) -> None:
-    reason = backends.unavailable("torch", plain_bundle)
-    assert reason is not None
-    assert "--with-weights" in reason
-    with pytest.raises(BackendUnavailable, match=r"available here: (openvino, )?onnxruntime") as caught:
-        backends.load(plain_bundle, "torch")
-    assert caught.value.available[-1] == "onnxruntime"
+def of_int8(bundle: Bundle) -> Bundle:
+    """Says so, and is still float32: what refuses it looks no further."""
+    return dataclasses.replace(bundle, config=bundle.config.model_copy(update={"precision": Precision.INT8}))
+
+
+def test_torch_says_what_it_computes_in(tiny_bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailable, match=r"is int8; torch computes in fp32, bf16, fp16; .*: (openvino, )?onnx"):
+        backends.load(of_int8(tiny_bundle), "torch")
+
+
+def test_torch_alone_rounds_an_fp32_bundle(tiny_bundle: Bundle) -> None:
+    engine = backends.load(tiny_bundle, "auto", 1, "cpu", "bf16")
+    assert (engine.backend, engine.precision) == ("torch", "bf16")
+    with pytest.raises(BackendUnavailable, match=r"own precision, fp32; `ddm-rt export .* --precision bf16 --out DIR`"):
+        backends.load(tiny_bundle, "onnxruntime", precision="bf16")
+    with pytest.raises(BackendUnavailable, match="the bundle is int8; rounding it to bf16 would be rounding twice"):
+        backends.load(of_int8(tiny_bundle), "torch", precision="bf16")
+    with pytest.raises(DdmError, match="precision 'bf8' is unknown; expected one of: fp32, fp16, bf16, int8, fp8"):
+        backends.load(tiny_bundle, precision="bf8")
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:
@@ -251,7 +354,7 @@ def test_auto_takes_the_first_that_runs_and_says_why_where_that_is_asked_for(
     assert isinstance(engine, Works)
     assert (engine.bundle, engine.threads) == (tiny_bundle, 3)
     assert caplog.messages == [
-        "backend auto: works; not missing: the package absent_package is not installed; "
+        "backend auto: works in fp32; not missing: the package absent_package is not installed; "
         "not refuses: no plan for this device"
     ]
 

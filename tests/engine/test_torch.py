@@ -1,19 +1,16 @@
 """The torch backend: the model itself behind the contract."""
 
-import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from step_inputs import inputs
 from tolerances import DEVICE_FP32_ABS, GUIDED_STEP_FP32_REL
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.torch import TorchEngine
-from ddm_rt.errors import BackendUnavailable, BundleError
+from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.model.unet import DDM
 
@@ -39,11 +36,10 @@ def step(engine: TorchEngine) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.inference_mode()
-def test_is_the_model_bit_for_bit(tiny_bundle: Bundle) -> None:
-    assert tiny_bundle.weights is not None
+def test_is_the_model_bit_for_bit(tiny_bundle: Bundle, tiny_run: Path) -> None:
     config = tiny_bundle.config
     model = DDM(tiny_bundle.model, config.latent_shape, tiny_bundle.codes.top_of).eval()
-    model.load_state_dict(load_file(tiny_bundle.weights))
+    model.load_state_dict(load_file(tiny_run / "weights.safetensors"))
     generator = torch.Generator().manual_seed(0)
     context = torch.randn((4, 2, 16), generator=generator)
     code, scale = torch.tensor([-1, 0, 3, 1]), torch.tensor([1.0, 0.0, 1.5, 1.0])
@@ -82,20 +78,6 @@ def test_says_what_computes(tiny_bundle: Bundle) -> None:
     assert engine.versions == {"torch": torch.__version__, "diffusers": engine.versions["diffusers"]}
 
 
-def test_a_bundle_without_weights_is_refused(plain_bundle: Bundle) -> None:
-    with pytest.raises(BackendUnavailable, match="--with-weights"):
-        TorchEngine(plain_bundle)
-
-
-def test_non_finite_weights_are_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    path = shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
-    weights = load_file(path / "weights.safetensors")
-    weights["unet.conv_out.weight"][0, 0, 0, 0] = torch.inf
-    save_file(weights, path / "weights.safetensors")
-    with pytest.raises(BundleError, match=r"weights\.safetensors: tensor unet\.conv_out\.weight has non-finite"):
-        TorchEngine(dataclasses.replace(tiny_bundle, path=path))
-
-
 def test_seeds_of_64_bits_make_the_step_of_numpy(tiny_bundle: Bundle) -> None:
     outputs, *rest = inputs((3, 4, 8, 8), 2)
     assert rest[4].max() > np.uint64(2**63)
@@ -107,7 +89,7 @@ def test_everything_is_made_on_the_engines_device_for_which_torchs_meta_device_s
     """Tensors of two devices can't meet; a meta tensor has a place and a shape, and no numbers."""
     engine = TorchEngine(tiny_bundle, 1)
     engine.device = torch.device("meta")
-    engine._model.to(engine.device)
+    engine._parts["denoiser"].module.to(engine.device)
     made = [forward(engine), *step(engine)]
     made.append(engine.concat([engine.take(made[0], np.array([0, 1, 1]))]))
     assert {tensor.device.type for tensor in made} == {"meta"}

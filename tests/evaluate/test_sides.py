@@ -44,7 +44,7 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
         ("digits@backend=jax", "backend is 'jax'; expected one of auto, torch"),
         ("digits@device=gpu", "device is 'gpu'; expected cpu, cuda, or cuda:N"),
         ("digits@precision=fp12", "precision is 'fp12'; expected one of fp32, fp16, bf16, int8, fp8"),
-        ("digits@precision=int8,backend=torch", "precision is int8; backend torch computes in fp32"),
+        ("digits@precision=int8,backend=torch", "precision is int8; backend torch computes in fp32, bf16, fp16"),
         ("digits@text_guidance=much", "text_guidance is 'much'; expected a number"),
         ("digits@steps=4,steps=4", "steps is given twice"),
         ("@steps=4", "expected a bundle or a sampled directory before the @"),

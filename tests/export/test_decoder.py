@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FEW_LAYERS
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from tolerances import EXPORT_FP32_ABS
@@ -59,8 +58,8 @@ def test_its_graph_decodes_as_in_diffusers(
     known_graphs: Callable[..., None],
 ) -> None:
     folder = write_decoder(tmp_path / "taesd", scaling_factor=0.7)
-    known_graphs(exported_bundles[FEW_LAYERS], fresh=("decoder",))
-    bundle = export_run(latent_runs[FEW_LAYERS], tmp_path / "bundle", decoder=folder)
+    known_graphs(exported_bundles["sdxl"], fresh=("decoder",))
+    bundle = export_run(latent_runs["sdxl"], tmp_path / "bundle", decoder=folder)
     x0 = 2 * torch.randn((3, 4, 5, 7), generator=torch.Generator().manual_seed(0))
     (image,) = open_session(bundle.graphs["decoder"]).run(None, {"x0": x0.numpy()})
     np.testing.assert_allclose(image, decoded(folder, x0), rtol=0, atol=EXPORT_FP32_ABS)
@@ -114,10 +113,8 @@ def test_a_decoder_that_does_not_fit_is_named(
         read_decoder(folder, config.model)
 
 
-def test_options_that_do_not_go_together(latent_runs: Mapping[str, Path], tiny_run: Path, tmp_path: Path) -> None:
+def test_a_run_of_pixels_has_no_vae_to_replace(tiny_run: Path, tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "taesd")
     with pytest.raises(DdmError, match="trained on pixels, without a VAE"):
         export_run(tiny_run, tmp_path / "out", decoder=folder)
-    with pytest.raises(DdmError, match="--decoder: not with --with-weights"):
-        export_run(latent_runs["sd15"], tmp_path / "out", decoder=folder, with_weights=True)
     assert not (tmp_path / "out").exists()

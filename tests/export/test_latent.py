@@ -12,12 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import FEW_LAYERS
 from conftest import one_level
 from diffusers import UNet2DConditionModel
-from latent_runs import EXPORTED, add_indicator, write_run
+from latent_runs import EXPORT, EXPORTED, add_indicator, write_run
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from tolerances import EXPORT_FP32_ABS, PRECISION_REL
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -31,7 +29,7 @@ from ddm_rt.export.latent import read_text
 from ddm_rt.export.onnx import export_run
 from ddm_rt.export.precision import convert
 from ddm_rt.export.runtime import open_session
-from ddm_rt.model.assemble import WEIGHTS, assemble
+from ddm_rt.model.assemble import assemble
 from ddm_rt.model.importing import import_run
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.presets import resolve
@@ -128,7 +126,7 @@ def test_a_plain_run_has_the_checkpoints_own_unet(
 def test_config_and_tokenizers(
     family: str, latent_runs: Mapping[str, Path], exported_bundles: Mapping[str, Bundle]
 ) -> None:
-    bundle, xl = exported_bundles[family], family.startswith("sdxl")
+    bundle, xl = exported_bundles[family], family == "sdxl"
     config, dim = bundle.config, 64 if xl else 32
     assert (config.family, config.prompt_free) == ("sdxl" if xl else "sd", False)
     assert (config.latent_shape, config.size_multiple, config.channels) == ((4, 8, 8), 16, 3)
@@ -155,8 +153,9 @@ def test_config_and_tokenizers(
     assert bundle.index.provenance["parity_max_abs_error"].keys() == bundle.graphs.keys()
 
 
+@EXPORT
 def test_graphs_say_what_is_free_and_nothing_of_their_origin(exported_bundles: Mapping[str, Bundle]) -> None:
-    bundle = exported_bundles[FEW_LAYERS]
+    bundle = exported_bundles["sdxl"]
     shapes: dict[str, list[Any]] = {}
     for path in bundle.graphs.values():
         model = onnx.load(path)
@@ -189,11 +188,12 @@ def test_graphs_say_what_is_free_and_nothing_of_their_origin(exported_bundles: M
     }
 
 
+@EXPORT
 def test_fp16_with_weights_beside_the_graphs(
     exported_bundles: Mapping[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SDXL's VAE asks to stay float32; every other graph is half the size, and close to what it was."""
-    bundle = exported_bundles[FEW_LAYERS]
+    bundle = exported_bundles["sdxl"]
     monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 2**17)
     half = convert(bundle, tmp_path / "fp16", Precision.FP16)
     files = half.index.files
@@ -276,17 +276,13 @@ def test_a_checkpoint_in_fp16_is_exported_in_float32_network_by_network(
     monkeypatch.setattr(graph, "expected", expected_watched)
     monkeypatch.setattr(graph, "difference", lambda *args: 0.0)  # the graphs are those of another checkpoint
     known_graphs(latent_bundles["sd15"])
-    bundle = export_run(run, tmp_path / "bundle", with_weights=False)
+    bundle = export_run(run, tmp_path / "bundle")
     half, full = torch.float16, torch.float32
     assert dtypes == [[full, half, half], [full, half, half], [full, full, half], [full, full, full]]
 
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run)
     as_stored = assemble(run, read_config(run), codes, None)
     assert as_stored.unet.conv_in.weight.dtype == half
-    export_onnx._write_weights(as_stored, run, tmp_path)
-    written, wanted = load_file(tmp_path / WEIGHTS), model_of(run).state_dict()
-    assert written.keys() == wanted.keys()
-    assert all(torch.equal(written[name], wanted[name]) for name in wanted)
     assert bundle.config.num_codes == 4
 
 

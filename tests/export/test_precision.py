@@ -15,13 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tolerances import PRECISION_REL
 
-from ddm_rt.bundle import Bundle
+from ddm_rt import graph_files
+from ddm_rt.bundle import INDEX, WEIGHTS, Bundle, FileEntry
 from ddm_rt.config import Precision
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import dialect, quantize, tensors
+from ddm_rt.export import dialect, quantize
 from ddm_rt.export.dialect import PLUGIN_GRAPH
 from ddm_rt.export.precision import QUANTIZED, RECIPES, Calibration, convert, convert_graph
 from ddm_rt.export.quantize import Ranges
+from ddm_rt.files import sha256
 
 Calls = list[dict[str, NDArray[np.float32]]]
 LAYERS = 38  # of the run, that are quantised
@@ -158,9 +160,12 @@ def test_a_bundle_of_its_own(plugin_bundle: Bundle, calls: Calls, tmp_path: Path
 
 
 def test_weights_and_plans_stay_behind(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    assert tiny_bundle.weights is not None
-    made = convert(tiny_bundle, tmp_path / "bf16", Precision.BF16)
-    assert made.weights is None
+    old = Path(shutil.copytree(tiny_bundle.path, tmp_path / "exported for torch"))
+    (old / WEIGHTS).write_bytes(b"of the float32 graphs")
+    files = tiny_bundle.index.files | {WEIGHTS: FileEntry(sha256=sha256(old / WEIGHTS), bytes=21)}
+    (old / INDEX).write_text(tiny_bundle.index.model_copy(update={"files": files}).model_dump_json())
+    made = convert(Bundle.load(old), tmp_path / "bf16", Precision.BF16)
+    assert WEIGHTS not in made.index.files
     assert made.index.provenance["precision"]["report"] == {}  # nothing ran it
 
 
@@ -211,7 +216,7 @@ def test_external_data_missing_or_short(
 def test_external_data_outside_the_bundle_is_refused(plugin_bundle: Bundle, tmp_path: Path, location: str) -> None:
     bundle = copied(plugin_bundle, tmp_path / "bundle")
     path = bundle.graphs["denoiser"]
-    model = tensors.read_model(path)
+    model = graph_files.read_model(path)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":

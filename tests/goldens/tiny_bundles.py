@@ -47,7 +47,7 @@ def write(out: Path) -> None:
             "sdxl": _latent(_sdxl(Path(folder) / "words"), Path(folder) / "sdxl"),
         }
         for name, run in runs.items():
-            bundle = export_run(run, Path(folder) / f"{name}-bundle", with_weights=True)
+            bundle = export_run(run, Path(folder) / f"{name}-bundle")
             (out / f"{name}.tar.xz").write_bytes(_archive(bundle.path))
 
 

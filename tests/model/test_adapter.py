@@ -21,6 +21,7 @@ ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text
 
 XL = pytest.mark.slow(reason="the second encoder's adapter is quick in PEFT's layout")
 _SLOW = pytest.mark.slow(reason="SDXL has all that they have, and a second encoder")
+VARIANT = pytest.mark.slow(reason="two seconds each; the family's own adapter is quick")
 FAMILIES = (pytest.param("sd15", marks=_SLOW), pytest.param("sd21", marks=_SLOW), "sdxl")
 STEPS = 6
 
@@ -79,6 +80,7 @@ def test_a_peft_adapter_gives_what_peft_and_diffusers_give(
     assert (untouched - expected).abs().max() > 1000 * ADAPTER_ABS, "the adapter does something"
 
 
+@VARIANT
 @pytest.mark.parametrize(
     "settings",
     [
@@ -99,7 +101,8 @@ def test_settings_of_peft(checkpoints: Mapping[str, Path], tmp_path: Path, setti
 
 
 @pytest.mark.parametrize(
-    ("family", "metadata"), [("sd15", True), ("sd15", False), pytest.param("sdxl", True, marks=XL)]
+    ("family", "metadata"),
+    [("sd15", True), pytest.param("sd15", False, marks=VARIANT), pytest.param("sdxl", True, marks=XL)],
 )
 def test_a_single_file_of_diffusers(
     checkpoints: Mapping[str, Path], tmp_path: Path, family: str, metadata: bool
@@ -116,6 +119,7 @@ def test_a_single_file_of_diffusers(
     check_outputs(model, want, family)
 
 
+@VARIANT
 def test_a_single_file_as_diffusers_itself_loads_it(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
     base = checkpoints["sd15"]
     path, _ = adapters.write_single_file(base, tmp_path, rank_pattern={"attn1.to_q": 4})

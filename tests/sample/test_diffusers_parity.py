@@ -12,14 +12,14 @@ import torch
 from diffusers import DiffusionPipeline
 from latent_runs import EXPORTED
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from tolerances import PIPELINE_LATENTS_ABS, TEXT_EMBEDDINGS_ABS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig, SamplerName, parse_json
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Engine
-from ddm_rt.engine.torch import TorchEngine
+from ddm_rt.engine.torch.engine import TorchEngine
+from ddm_rt.engine.torch.weights import load
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.importing import import_run
 from ddm_rt.runtime import Codes
@@ -57,8 +57,7 @@ def opened(checkpoint: Path) -> Any:
 def reference(family: str, bundle: Bundle, checkpoints: Mapping[str, Path]) -> Any:
     """The checkpoint's pipeline with the bundle's low-rank factors in its UNet, and nothing of its codes."""
     pipeline = opened(checkpoints[family])
-    assert bundle.weights is not None
-    weights = load_file(bundle.weights)
+    weights = load(bundle).state_dict()
     merged = {name: weights[f"unet.{name}"] for name in pipeline.unet.state_dict()}
     assert any(not torch.equal(tensor, merged[name]) for name, tensor in pipeline.unet.state_dict().items())
     pipeline.unet.load_state_dict(merged)
@@ -113,7 +112,7 @@ def found(pipeline: Pipeline, **request: Any) -> Latents:
 def test_latents_are_those_of_diffusers(
     family: str, bundle: Bundle, reference: Any, pipelines: Callable[[str], Pipeline], backend: str
 ) -> None:
-    assert bundle.config.sampling.sampler is (SamplerName.EULER if family.startswith("sdxl") else SamplerName.DDIM)
+    assert bundle.config.sampling.sampler is (SamplerName.EULER if family == "sdxl" else SamplerName.DDIM)
     # The torch backend is the slower one here, and texts are the business of the rooms above both.
     for prompt, negative_prompt in TEXTS if backend == "onnxruntime" else TEXTS[:1]:
         want = expected(reference, bundle, prompt, negative_prompt)

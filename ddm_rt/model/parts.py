@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ddm_rt.export.graph import Axes
-from ddm_rt.model.unet import DDM, TEXT
+from ddm_rt.model.unet import DDM, POOLED, TEXT
+from ddm_rt.runtime import RuntimeConfig
 
 if TYPE_CHECKING:  # transformers, which only its families need
     from ddm_rt.model.latent import LatentDDM
 
     Model = DDM | LatentDDM
+
+Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the free dimension
 
 BATCH = {0: "batch"}
 _TOKENS = {0: "batch", 1: "tokens"}
@@ -40,20 +42,28 @@ class Part:
     own: tuple[nn.Module, ...] = ()
 
 
-def parts(model: "Model", added: tuple[str, ...] = ()) -> dict[str, Part]:
-    """Conditioner, denoiser and decoder of `model`, in the order in which they run.
+def parts(model: "Model", config: RuntimeConfig) -> dict[str, Part]:
+    """Text encoder (of bundles that take prompts), conditioner, denoiser and decoder of `model`, in the order in which
+    they run.
 
     What the conditioner gives is tokens, not each layer's keys and values: those save 2 % of a denoiser call, while a
     row of them is 32 (SD 1.5) to 82 (SDXL) times as big (benchmarks/hoisting.py).
-
-    `added` names what the conditioner takes besides context and code.
     """
+    added = tuple(spec.name for spec in config.added)
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
-    return {
+    found = {
         "conditioner": part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
         "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), own=(model.unet,)),
         "decoder": part(_Decoder(model), ("x0",), ("image",), own=() if isinstance(model, DDM) else (model.vae,)),
     }
+    if isinstance(model, DDM):
+        return found
+    outputs = ("context", *(name for name in added if name == POOLED))
+    # The sequence length is fixed: the tokenizers'.
+    encoder = part(
+        TextEncoder(model), tuple(spec.input for spec in config.text), outputs, free={}, own=(model.text_encoders,)
+    )
+    return {"text_encoder": encoder, **found}
 
 
 def part(
@@ -67,6 +77,17 @@ def part(
     """A `Part` whose inputs and outputs have the free axes that `free` gives them, or else the batch alone."""
     axes = {name: free.get(name, BATCH) for name in (*inputs, *outputs)}
     return Part(module, inputs, outputs, axes, own)
+
+
+class TextEncoder(nn.Module):
+    """input_ids int64 [B,T] per encoder -> context [B,T,D]; SDXL: and text_embeds [B,P]."""
+
+    def __init__(self, model: "LatentDDM") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *input_ids: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.encode_text(*input_ids).values())
 
 
 class _Conditioner(nn.Module):
