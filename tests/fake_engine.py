@@ -1,6 +1,6 @@
 """A fake engine over numpy with a toy denoiser, and a bundle to go with it that has no files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle, Index
 from ddm_rt.config import PredictionType, SamplingConfig, ScheduleConfig
-from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.engine.host import HostArrays
 from ddm_rt.runtime import Leaf, RuntimeConfig, TensorSpec
 from ddm_rt.schedule import Schedule
 
@@ -19,7 +19,7 @@ LATENT_SHAPE = (4, 4, 4)  # patches of 2 x 2 grey pixels: images of 8 x 8
 Quirk = Literal["none", "batch size", "position", "neighbours", "size 1"]
 
 
-class FakeEngine:
+class FakeEngine(HostArrays):
     """Deterministic, elementwise arithmetic; `quirk` is what else its denoiser's result depends on."""
 
     backend, precision, threads, max_batch, max_pixels = "fake", "fp32", 1, None, None
@@ -73,19 +73,6 @@ class FakeEngine:
         batch, _, height, width = x0.shape
         pixels = x0.reshape(batch, 1, 2, 2, height, width).transpose(0, 1, 4, 2, 5, 3)
         return np.ascontiguousarray(pixels.reshape(batch, 1, 2 * height, 2 * width))
-
-    def guided_step(self, *arguments: Any) -> tuple[Array, Array]:
-        stepped: tuple[Array, Array] = guided_step(*arguments)
-        return stepped
-
-    def array(self, host: Array) -> Array:
-        return host
-
-    def take(self, array: Array, index: NDArray[np.int64]) -> Array:
-        return array.take(index, axis=0)
-
-    def concat(self, arrays: Sequence[Array]) -> Array:
-        return np.concatenate(arrays)
 
 
 def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = True, **sampling: Any) -> Bundle:

@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 
 _MIB = 2**20
 _LEAST = 512  # bytes; the driver aligns addresses to 256
+_ALIGNMENT = 256  # bytes, of each array of a series
 _PINNED_BYTES = 4 * _MIB  # of one size class, over its blocks
 _MOST_BLOCKS = 256
 
@@ -126,6 +127,16 @@ class Arrays:
         made = self.empty(host.shape, host.dtype)
         self._staging.upload(made.pointer, host)
         return made
+
+    def series(self, host: NDArray[Any]) -> list[Buffer]:
+        """The entries of a host array [K, ...], in one transfer; each begins where kernels expect an array to begin."""
+        entry = np.ascontiguousarray(host).reshape(len(host), -1)
+        per_entry = -(-entry.shape[1] * host.itemsize // _ALIGNMENT) * _ALIGNMENT // host.itemsize
+        padded = np.zeros((len(host), per_entry), host.dtype)
+        padded[:, : entry.shape[1]] = entry
+        whole = self.from_host(padded)
+        starts = range(whole.pointer, whole.pointer + whole.nbytes, whole.row_bytes)
+        return [Buffer(host.shape[1:], host.dtype, start, whole.memory) for start in starts]
 
     def to_host(self, array: Buffer) -> NDArray[Any]:
         """The array's values; waits for everything queued before."""

@@ -17,6 +17,7 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
 
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
+Index = NDArray[np.int64]  # of rows, on the host
 Cond = Mapping[str, Array]  # named batch-first arrays; names and shapes stand in runtime.json
 
 # Pixels in one call of a VAE on a CPU: it holds hundreds of channels of them, and models of real images are no faster
@@ -67,6 +68,9 @@ class Engine(Protocol):
         Raises DdmError for non-finite values.
         """
 
+    def images(self, x0: Array) -> NDArray[np.uint8]:
+        """What `decoder` gives, rounded to grey levels: uint8 [B,H,W,channels] on the host. Raises as it."""
+
     def guided_step(
         self,
         outputs: Sequence[Array],  # 1 to 3 branches, each [B,C,H,W]
@@ -79,10 +83,30 @@ class Engine(Protocol):
     ) -> tuple[Array, Array]:
         """Guidance, step-table update and the step's noise; see `ddm_rt.kernels.guided_step`. Returns (x, x0)."""
 
+    def step(
+        self,
+        x: Array,  # [B,C,H,W]
+        x0_prev: Array,  # [B,C,H,W]
+        t: Array,  # [R]
+        cond: Cond,  # R rows
+        image_of: Index,  # [R], which image each row of the call is of
+        parts: Sequence[Index],  # 1 to 3 branches, each [B]: the rows that are the images' own
+        scales: Array,
+        rows: Array,
+        seeds: Array | None,
+        counters: Array | None,
+    ) -> tuple[Array, Array]:
+        """One denoiser call of R rows and the `guided_step` of all B images, whose arguments the others are. Returns
+        (x, x0).
+        """
+
     def array(self, host: NDArray[Any]) -> Array:
         """A host array as the backend's own, of the same dtype; uint64 may become the int64 of the same bits."""
 
-    def take(self, array: Array, index: NDArray[np.int64]) -> Array:
+    def series(self, host: NDArray[Any]) -> Sequence[Array]:
+        """The K entries of a host array [K, ...], of 4 or 8 bytes a number, as K arrays that came over at once."""
+
+    def take(self, array: Array, index: Index) -> Array:
         """Rows of `array` by index, on the device."""
 
     def concat(self, arrays: Sequence[Array]) -> Array:
@@ -108,7 +132,12 @@ def check_code(code: NDArray[np.int64], num_codes: int) -> None:
 
 def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
     """Raises DdmError naming the bundle when the decoder gave NaN or infinity."""
-    if not np.isfinite(image).all():
+    check_all_finite(bool(np.isfinite(image).all()), bundle)
+
+
+def check_all_finite(finite: bool, bundle: Bundle) -> None:
+    """Raises the same where `finite` is false."""
+    if not finite:
         raise DdmError(f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault")
 
 

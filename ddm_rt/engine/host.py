@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.engine.composed import Composed
 from ddm_rt.kernels.guided_step import guided_step
 
 Array = NDArray[Any]
 
 
-class HostArrays:
+class HostArrays(Composed):
     """The part of `engine.contract.Engine` that handles arrays, over numpy's."""
 
     def guided_step(
@@ -29,6 +30,9 @@ class HostArrays:
 
     def array(self, host: NDArray[Any]) -> Array:
         return np.ascontiguousarray(host)
+
+    def series(self, host: NDArray[Any]) -> Sequence[Array]:
+        return list(np.ascontiguousarray(host))
 
     def take(self, array: Array, index: NDArray[np.int64]) -> Array:
         return array.take(index, axis=0)

@@ -19,6 +19,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.buffers import Arrays, Buffer
+from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.network import Network, Runtime
@@ -28,7 +29,7 @@ from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import PackError, read_pack
 
 
-class TensorRTEngine:
+class TensorRTEngine(Composed):
     """`engine.contract.Engine` on TensorRT. The graphs' precision is the bundle's; guided_step is float32.
 
     One engine may be called from several threads, one call at a time; its stream and contexts are its own.
@@ -198,6 +199,11 @@ class TensorRTEngine:
         with self._lock:
             self._device.activate()
             return self._arrays.from_host(host)
+
+    def series(self, host: NDArray[Any]) -> list[Buffer]:
+        with self._lock:
+            self._device.activate()
+            return self._arrays.series(host)
 
     def take(self, array: Buffer, index: NDArray[np.int64]) -> Buffer:
         with self._lock:

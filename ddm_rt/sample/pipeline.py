@@ -353,9 +353,8 @@ class Pipeline:
     def decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of samples [B, *shape]; grey ones are repeated over the channels."""
         calls = split(batch, self._buckets_for(shape))
-        pixels = np.concatenate([self.engine.decoder(self.engine.take(x0, index)) for index in calls])[:batch]
-        grey_levels = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
-        return np.broadcast_to(grey_levels.transpose(0, 2, 3, 1), (batch, *pixels.shape[2:], 3))
+        pixels = np.concatenate([self.engine.images(self.engine.take(x0, index)) for index in calls])[:batch]
+        return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
     def slots(self, shape: Shape) -> Slots:
         """Room for images in flight whose latents have this shape, with this pipeline's conditions and batch sizes."""

@@ -5,13 +5,13 @@ same bits whoever its neighbours were, since rows never meet and calls have size
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.engine.contract import Array, Cond, Engine, Index
 from ddm_rt.sample.buckets import split
 from ddm_rt.schedule import StepTable
 
@@ -30,13 +30,28 @@ class _Image:
     done: int = 0  # steps
 
 
+class _Call(NamedTuple):
+    """One call of the denoiser, at each tick."""
+
+    image_of: Index  # [rows of the call]
+    cond: Cond
+    t: Sequence[Array]  # of each tick [rows of the call]
+
+
 @dataclass
 class _Layout:
-    """Which image and branch stands in which row of the denoiser's calls; it holds until an image comes or goes."""
+    """Which image and branch stands in which row of the denoiser's calls, and all that a tick needs besides the images'
+    states: it is with the engine before the first tick, so that none waits for it. It holds until an image comes or
+    goes.
+    """
 
-    image_of: NDArray[np.int64]  # [rows]
-    calls: list[tuple[NDArray[np.int64], Cond]]  # the rows of each call
-    parts: dict[int, tuple[NDArray[np.int64], ...]]  # number of branches -> the first row of each image's branch, or -1
+    calls: list[_Call]
+    parts: dict[int, tuple[Index, ...]]  # number of branches -> the first row of each image's branch, or -1
+    rows: Sequence[Array]  # of each tick [images, 9]
+    done: Sequence[Array]  # of each tick [images]
+    noisy: NDArray[np.bool_]  # [ticks, images]
+    scales: dict[bytes, Array] = field(default_factory=dict)  # of a group of images, by their places
+    tick: int = 0
 
 
 class Slots:
@@ -117,30 +132,31 @@ class Slots:
             return (), None
         if self._layout is None:
             self._layout = self._lay_out()
-        layout = self._layout
-        t = np.array([image.timesteps[image.done] for image in images])
-        outputs = engine.concat(
-            [
-                engine.denoiser(
-                    engine.take(self._state, layout.image_of[rows]), engine.array(t[layout.image_of[rows]]), cond
-                )
-                for rows, cond in layout.calls
-            ]
-        )
-        rows = np.stack([image.rows[image.done] for image in images])
-        noisy = rows[:, _F] != 0
+        layout, k = self._layout, self._layout.tick
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, image in enumerate(images):
-            groups.setdefault((len(image.conditions), bool(noisy[i])), []).append(i)
-        stepped = [
-            self._step(outputs, rows, np.array(members, np.int64), layout.parts[branches], with_noise)
-            for (branches, with_noise), members in groups.items()
-        ]
-        if len(stepped) == 1:
-            self._state, self._x0 = stepped[0]
+            groups.setdefault((len(image.conditions), bool(layout.noisy[k, i])), []).append(i)
+        if len(layout.calls) == len(groups) == 1:
+            (call,), ((branches, with_noise),) = layout.calls, groups
+            self._state, self._x0 = engine.step(
+                *(self._state, self._x0, call.t[k], call.cond, call.image_of, layout.parts[branches]),
+                *(self._scales(layout, np.arange(len(images))), layout.rows[k]),
+                *((self._keys, layout.done[k]) if with_noise else (None, None)),
+            )
         else:
+            outputs = engine.concat(
+                [
+                    engine.denoiser(engine.take(self._state, call.image_of), call.t[k], call.cond)
+                    for call in layout.calls
+                ]
+            )
+            stepped = [
+                self._step(layout, outputs, np.array(members, np.int64), layout.parts[branches], with_noise)
+                for (branches, with_noise), members in groups.items()
+            ]
             order = np.argsort(np.concatenate(list(groups.values()))).astype(np.int64)
             self._state, self._x0 = (engine.take(engine.concat(parts), order) for parts in zip(*stepped, strict=True))
+        layout.tick += 1
         for image in images:
             image.done += 1
         finished = [i for i, image in enumerate(images) if image.done == len(image.rows)]
@@ -152,29 +168,32 @@ class Slots:
         return numbers, samples
 
     def _step(
-        self,
-        outputs: Array,
-        rows: NDArray[np.float32],
-        members: NDArray[np.int64],
-        parts: tuple[NDArray[np.int64], ...],
-        with_noise: bool,
+        self, layout: _Layout, outputs: Array, members: Index, parts: tuple[Index, ...], with_noise: bool
     ) -> tuple[Array, Array]:
         """x and x0 of the images `members`, which have as many branches as each other."""
         engine = self._engine
-        state, x0, keys = self._state, self._x0, self._keys
+        given = self._state, self._x0, layout.rows[layout.tick]
+        noise = (self._keys, layout.done[layout.tick]) if with_noise else ()
         if len(members) < len(self._images):
-            state, x0, keys = (engine.take(array, members) for array in (state, x0, keys))
-        scales = np.array([self._images[i].scales for i in members], np.float32)
-        done = np.array([self._images[i].done for i in members], np.int64)
-        noise = (keys, engine.array(done)) if with_noise else (None, None)
+            given = tuple(engine.take(array, members) for array in given)
+            noise = tuple(engine.take(array, members) for array in noise)
+        state, x0, rows = given
         return engine.guided_step(
             [engine.take(outputs, part[members]) for part in parts],
-            engine.array(scales.reshape(len(members), len(parts) - 1)),
-            engine.array(rows[members]),
+            self._scales(layout, members),
+            rows,
             state,
             x0,
-            *noise,
+            *(noise or (None, None)),
         )
+
+    def _scales(self, layout: _Layout, members: Index) -> Array:
+        """Of these images, which have as many branches as each other: [images, branches - 1]."""
+        key = members.tobytes()
+        if key not in layout.scales:
+            scales = [self._images[i].scales for i in members]
+            layout.scales[key] = self._engine.array(np.array(scales, np.float32).reshape(len(members), -1))
+        return layout.scales[key]
 
     def _lay_out(self) -> _Layout:
         """All first branches, then all second ones, then all third ones."""
@@ -186,11 +205,21 @@ class Slots:
         row_of = np.full((len(places), len(counts)), -1)
         for k, members in enumerate(places):
             row_of[k, members] = starts[k] + np.arange(len(members))
+        images, engine = self._images, self._engine
+        ticks = range(min(len(image.rows) - image.done for image in images))
+        t = np.stack([[image.timesteps[image.done + k] for image in images] for k in ticks])
+        table = np.stack([[image.rows[image.done + k] for image in images] for k in ticks])
+        done = np.add.outer(np.arange(len(ticks)), np.array([image.done for image in images]))
         calls = [
-            (rows, self._gather([wanted[row] for row in rows]))
+            _Call(
+                image_of[rows],
+                self._gather([wanted[row] for row in rows]),
+                engine.series(t[:, image_of[rows]]),
+            )
             for rows in split(len(wanted), self._buckets or (len(wanted),))
         ]
-        return _Layout(image_of, calls, {int(count): tuple(row_of[:count]) for count in np.unique(counts)})
+        parts = {int(count): tuple(row_of[:count]) for count in np.unique(counts)}
+        return _Layout(calls, parts, engine.series(table), engine.series(done), table[..., _F] != 0)
 
     def _keep(self, places: list[int]) -> None:
         if len(places) == len(self._images):

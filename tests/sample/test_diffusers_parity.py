@@ -94,6 +94,10 @@ class Watched:
         self.latents.append(np.asarray(x0))
         return self._engine.decoder(x0)
 
+    def images(self, x0: Any) -> Any:
+        self.latents.append(np.asarray(x0))
+        return self._engine.images(x0)
+
 
 @pytest.fixture(scope="module")
 def pipelines(bundle: Bundle) -> Callable[[str], Pipeline]:

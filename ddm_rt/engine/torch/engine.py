@@ -1,5 +1,6 @@
 """`engine.contract.Engine` in eager torch."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine.contract import CPU_PIXELS, check_code, check_finite
+from ddm_rt.engine.composed import Composed
+from ddm_rt.engine.contract import CPU_PIXELS, check_all_finite, check_code, check_finite
 from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
 from ddm_rt.engine.torch import half, weights
 from ddm_rt.errors import BackendUnavailable, DdmError
@@ -30,9 +32,11 @@ DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precisi
 # VAE holds about four tensors of 256 channels at full size, and the rest of the model gets as much again. The limit
 # follows from the device's whole memory, not from what is free: batch sizes may decide bytes.
 _VALUES_PER_PIXEL = 2 * 4 * 256
+_ALIGNED = 4  # numbers of 4 bytes: addresses that are whole multiples of 16
+_KEPT_INDICES = 256
 
 
-class TorchEngine:
+class TorchEngine(Composed):
     """Arrays are torch tensors on the engine's device, float32 whatever the engine computes in.
 
     In float32 it shows what exported graphs should give. In half precision weights and activations are half, and what
@@ -87,6 +91,9 @@ class TorchEngine:
         self.versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
         if not bundle.config.prompt_free:
             self.versions["transformers"] = version("transformers")
+        self._indices: OrderedDict[bytes, Tensor] = (
+            OrderedDict()
+        )  # a layout of a batch takes the same rows at each step
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
         if self.device.type == "cuda":  # bytes depend on them too
             memory = torch.cuda.get_device_properties(self.device).total_memory
@@ -156,6 +163,15 @@ class TorchEngine:
         return image
 
     @torch.inference_mode()
+    def images(self, x0: Tensor) -> NDArray[np.uint8]:
+        made = self._call("decoder", {"x0": x0})["image"]
+        # Rounded where it was made, and one transfer; the last byte says whether all of it was finite.
+        levels = ((made.clamp(-1, 1) + 1) * 127.5).round().nan_to_num().to(torch.uint8).permute(0, 2, 3, 1)
+        packed = torch.cat([levels.reshape(-1), made.isfinite().all().to(torch.uint8)[None]]).cpu().numpy()
+        check_all_finite(bool(packed[-1]), self._bundle)
+        return packed[:-1].reshape(levels.shape)
+
+    @torch.inference_mode()
     def _call(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
         part = self._parts[name]
@@ -201,8 +217,23 @@ class TorchEngine:
             copy = copy.pin_memory()  # torch keeps it until the device has read it
         return copy.to(self.device, non_blocking=True)
 
+    def series(self, host: NDArray[Any]) -> list[Tensor]:
+        """Each begins where Triton expects an array to begin, so that one compiled kernel serves all."""
+        entries = np.ascontiguousarray(host).reshape(len(host), -1)
+        per_entry = -(-entries.shape[1] // _ALIGNED) * _ALIGNED
+        padded = np.zeros((len(host), per_entry), host.dtype)
+        padded[:, : entries.shape[1]] = entries
+        return [row[: entries.shape[1]].view(host.shape[1:]) for row in self.array(padded)]
+
     def take(self, array: Tensor, index: NDArray[np.int64]) -> Tensor:
-        return array.index_select(0, self.array(index))
+        if len(index) == len(array) and (index == np.arange(len(index))).all():
+            return array  # nothing is ever written into one
+        key = index.tobytes()
+        if key not in self._indices:
+            self._indices[key] = self.array(index)
+            if len(self._indices) > _KEPT_INDICES:
+                self._indices.popitem(last=False)
+        return array.index_select(0, self._indices[key])
 
     def concat(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays))
