@@ -38,6 +38,13 @@ def named(text: str) -> tuple[str, Path]:
     return (name, Path(path)) if sign else (Path(text).name, Path(text))
 
 
+def positive(option: str, text: str) -> int:
+    """A number of at least 1. Raises DdmError naming the option."""
+    if not (text.strip().isascii() and text.strip().isdigit() and int(text) >= 1):
+        raise DdmError(f"{option} {text!r}: expected a number of at least 1")
+    return int(text)
+
+
 def sizes(option: str, text: str) -> tuple[int, int, int]:
     """MIN,OPT,MAX, or one number for all three. Raises DdmError naming the option; their order isn't checked here."""
     parts = text.split(",")

@@ -1,13 +1,20 @@
-"""`ddm-rt build`: TensorRT plans for a bundle, in place or in a copy of it."""
+"""`ddm-rt build`: TensorRT plans for a bundle, in place or in a copy of it; and compiled networks for torch."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddm_rt.bundle import INDEX, Bundle, check_writable, copy_bundle
-from ddm_rt.cli.arguments import sizes
-from ddm_rt.engine import build, flavours, plans
+from ddm_rt.cli.arguments import positive, sizes
+from ddm_rt.config import Backend, Precision
+from ddm_rt.engine import backends, build, flavours, plans
+from ddm_rt.engine.devices import CPU, Device
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.runtime import RuntimeConfig
+
+if TYPE_CHECKING:
+    from ddm_rt.engine.torch.packages import Package
 
 
 def build_plans(
@@ -67,6 +74,66 @@ def build_plans(
             shutil.rmtree(bundle.path)
         raise
     return made
+
+
+_TORCHS_OWN = ("--precision", "--device")
+
+
+def check_options(backend: str, given: Sequence[str]) -> None:
+    """Raises DdmError naming the first option that the backend's build hasn't got."""
+    for option in given:
+        if (backend == Backend.TORCH) is not (option in _TORCHS_OWN):
+            raise DdmError(f"{option}: not with --backend {backend}")
+
+
+def build_package(
+    source: str,
+    *,
+    precision: Precision | None = None,
+    device: str | None = None,
+    batch: str | None = None,
+    size: str | None = None,
+    force: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> "Package":
+    """The compiled networks of the bundle `source`; those that are there already, unless `force`.
+
+    `batch` is batch sizes by comma, `size` pixels, HEIGHTxWIDTH or one number. Raises DdmError for bad input of any
+    kind, and BackendUnavailable where torch isn't there or can't compute so.
+    """
+    bundle = Bundle.load(source)
+    where = Device.parse(device or CPU)
+    chosen = precision or bundle.config.precision
+    if (reason := backends.unavailable(Backend.TORCH, device=where)) is not None:
+        raise BackendUnavailable(Backend.TORCH, reason, ())
+    from ddm_rt.engine.torch import building, packages
+
+    batches = building.BATCHES if batch is None else tuple(positive("--batch", part) for part in batch.split(","))
+    latents = None if size is None else _latents(bundle.config, size)
+    if force and packages.spoilt(bundle, chosen, where):
+        shutil.rmtree(packages.place(bundle, chosen, where))
+    if (reason := backends.unavailable(Backend.TORCH, bundle, where, chosen)) is not None:
+        raise BackendUnavailable(Backend.TORCH, reason, ())
+    if not force and (found := packages.find(bundle, chosen, where)) is not None:
+        return found
+    return building.build(bundle, chosen, where, batches=batches, size=latents, progress=progress)
+
+
+def describe_package(package: "Package") -> str:
+    """What was compiled, in a few lines."""
+    lines = [f"compiled: {package.path}"]
+    for code in package.record.codes:
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in code.inputs.items())
+        lines.append(f"  {code.file}: {code.dtype}, {shapes}; compiled in {code.seconds:.0f} s")
+    return "\n".join(lines)
+
+
+def _latents(config: RuntimeConfig, text: str) -> tuple[int, int]:
+    sides = [positive("--size", part) for part in text.split("x")]
+    if len(sides) > 2 or any(side % config.size_multiple for side in sides):
+        raise DdmError(f"--size {text!r}: expected HEIGHTxWIDTH or one number, multiples of {config.size_multiple}")
+    scale = config.image_size // config.latent_shape[1]
+    return sides[0] // scale, sides[-1] // scale
 
 
 def describe(built: build.Built) -> str:

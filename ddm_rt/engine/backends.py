@@ -112,9 +112,11 @@ def availability(bundle: Bundle | None = None) -> dict[str, str | None]:
     return {row.name: _why_not(row, bundle) for row in TABLE}
 
 
-def unavailable(backend: str, bundle: Bundle | None = None) -> str | None:
-    """Why the backend can't run here on any device, or None when it can."""
-    reasons = [_why_not(row, bundle) for row in TABLE if row.backend == backend]
+def unavailable(
+    backend: str, bundle: Bundle | None = None, device: Device | None = None, precision: Precision | None = None
+) -> str | None:
+    """Why the backend can't run here on the device (None: on any), or None when it can."""
+    reasons = [_why_not(row, bundle, device, precision) for row in _rows(device) if row.backend == backend]
     return None if None in reasons else reasons[-1]
 
 

@@ -12,6 +12,8 @@ from ddm_rt.engine.contract import Array, Index
 class Composed:
     """The part of `engine.contract.Engine` that needs no backend's own."""
 
+    sizes: tuple[int, ...] | None = None
+
     def step(
         self: Any,
         x: Array,

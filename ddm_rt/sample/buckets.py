@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.rng import Stream, normal
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
@@ -26,15 +27,16 @@ def probe(
 ) -> tuple[int, ...]:
     """The usable batch sizes, ascending, for latents of `shape` (C, H, W).
 
-    Denoiser and decoder run on fixed noise at every candidate size, twice: once in order, once at shifted positions
-    among other neighbours. A size whose rows differ between the two is dropped (size 1 can't). The largest one left
-    is usable, and so is each smaller one that gives the same bits as it. `cond` has `cond_rows` rows, which are
-    repeated; `timesteps` are those of a table. No size exceeds `most` and the engine's `max_batch`.
+    Denoiser and decoder run on fixed noise at every candidate size: once in order, once at shifted positions among
+    other neighbours, and once with the first row at every position. A size whose rows differ between these is dropped
+    (size 1 can't). The largest one left is usable, and so is each smaller one that gives the same bits as it. `cond`
+    has `cond_rows` rows, which are repeated; `timesteps` are those of a table. No size exceeds `most` and the engine's
+    `max_batch`.
+
+    Raises DdmError where no size is left of those that the engine takes.
     """
-    most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
-    fitting = (size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS)
-    largest = max(fitting, default=1)
-    x = engine.array(normal(np.arange(largest, dtype=np.uint64), 0, Stream.INITIAL, shape))
+    sizes = _candidates(engine, shape, most)
+    x = engine.array(normal(np.arange(sizes[-1], dtype=np.uint64), 0, Stream.INITIAL, shape))
 
     def run(index: NDArray[np.int64]) -> NDArray[np.float32]:
         t = engine.array(timesteps[index * 7 % len(timesteps)])  # neighbouring rows at unlike noise levels
@@ -42,14 +44,24 @@ def probe(
         return engine.decoder(out)
 
     steady: dict[int, NDArray[np.float32]] = {}  # size -> its rows in order
-    for size in (size for size in CANDIDATES if size <= largest):
+    for size in sizes:
         in_order = np.arange(size)
-        shifted = (in_order + 1) % max(size // 2, 1)
         rows = run(in_order)
-        if np.array_equal(_bits(run(shifted)), _bits(rows[shifted])):
+        others = ((in_order + 1) % max(size // 2, 1), np.zeros_like(in_order))
+        if all(np.array_equal(_bits(run(other)), _bits(rows[other])) for other in others):
             steady[size] = rows
+    if not steady:
+        raise DdmError(f"backend {engine.backend}: an image depends on its neighbours at each batch size of {sizes}")
     reference = steady[max(steady)]
     return tuple(size for size, rows in steady.items() if np.array_equal(_bits(rows), _bits(reference[:size])))
+
+
+def _candidates(engine: Engine, shape: tuple[int, int, int], most: int | None) -> tuple[int, ...]:
+    if engine.sizes is not None:
+        return engine.sizes
+    most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
+    fitting = [size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS]
+    return tuple(fitting) or (1,)
 
 
 def split(rows: int, buckets: Sequence[int]) -> list[NDArray[np.int64]]:

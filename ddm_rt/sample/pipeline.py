@@ -367,7 +367,10 @@ class Pipeline:
             height, width = image_size(self.bundle, shape)
             pixels = None if config.family is Family.PIXEL else self.engine.max_pixels
             most = None if pixels is None else max(pixels // (height * width), 1)
-            if 1 in (most, self.engine.max_batch):  # nothing to compare, and a large model's calls take long
+            if self.engine.sizes is None and 1 in (
+                most,
+                self.engine.max_batch,
+            ):  # nothing to compare, and a large model's calls take long
                 self._buckets[shape] = (1,)
             else:
                 cond, rows = self._conditions.probe_rows(config.sampling.indicator_scale, (height, width))

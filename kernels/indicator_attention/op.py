@@ -23,20 +23,35 @@ log = logging.getLogger(__name__)
 
 def _check(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
-        torch._check(tensor.dim() == 4, lambda n=name, t=tensor: f"{n} has shape {tuple(t.shape)}, expected 4 axes")  # type: ignore[no-untyped-call]
+        if tensor.dim() != 4:
+            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected 4 axes")
     batch, _, heads, dim = q.shape
-    for name, tensor, like in (("k", k, k), ("v", v, k), ("k_ind", k_ind, k_ind), ("v_ind", v_ind, k_ind)):
-        expected = (batch, like.shape[1], heads, dim)
-        torch._check(  # type: ignore[no-untyped-call]
-            tensor.shape == expected,
-            lambda n=name, t=tensor, e=expected: f"{n} has shape {tuple(t.shape)}, expected {e}",
-        )
-    torch._check(scale.shape == (batch,), lambda: f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")  # type: ignore[no-untyped-call]
+    expected = {"k": k.shape[1], "v": k.shape[1], "k_ind": k_ind.shape[1], "v_ind": k_ind.shape[1]}
+    for name, tensor in (("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
+        if tensor.shape != (batch, expected[name], heads, dim):
+            wanted = (batch, expected[name], heads, dim)
+            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
+    if scale.shape != (batch,):
+        raise RuntimeError(f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")
 
 
-@torch.library.custom_op("ddm_rt::indicator_attention", mutates_args=())
+# `torch.library.custom_op` is shorter, but its ops import torch's compiler when they are first called: a second.
+_NAME = "ddm_rt::indicator_attention"
+torch.library.define(
+    _NAME,
+    "(Tensor q, Tensor k, Tensor v, Tensor k_ind, Tensor v_ind, Tensor scale) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
 def indicator_attention(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
     """See the module. Raises RuntimeError on shapes that don't fit."""
+    out: Tensor = torch.ops.ddm_rt.indicator_attention.default(q, k, v, k_ind, v_ind, scale)
+    return out
+
+
+@torch.library.impl(_NAME, "CompositeExplicitAutograd")
+def _run(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
     _check(q, k, v, k_ind, v_ind, scale)
     if q.is_cuda:
         return _on_device(q, k, v, k_ind, v_ind, scale)
@@ -69,7 +84,7 @@ def _say(reason: str) -> None:
     log.info("indicator attention on a CUDA device takes the reference: %s", reason)
 
 
-@indicator_attention.register_fake
+@torch.library.register_fake(_NAME)  # type: ignore[untyped-decorator]
 def _(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
@@ -89,4 +104,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[T
     return tuple(next(found) if need else None for need in needed)
 
 
-indicator_attention.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd(_NAME, _backward, setup_context=_save)

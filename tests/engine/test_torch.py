@@ -89,7 +89,7 @@ def test_everything_is_made_on_the_engines_device_for_which_torchs_meta_device_s
     """Tensors of two devices can't meet; a meta tensor has a place and a shape, and no numbers."""
     engine = TorchEngine(tiny_bundle, 1)
     engine.device = torch.device("meta")
-    engine._parts["denoiser"].module.to(engine.device)
+    engine._networks.parts["denoiser"].module.to(engine.device)  # type: ignore[attr-defined]
     made = [forward(engine), *step(engine)]
     made.append(engine.concat([engine.take(made[0], np.array([0, 1, 1]))]))
     assert {tensor.device.type for tensor in made} == {"meta"}

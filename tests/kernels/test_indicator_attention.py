@@ -137,8 +137,10 @@ def test_gradients_of_some_inputs_equal_those_of_the_oracle(wanted: tuple[str, .
 def test_registration(shape: tuple[int, ...]) -> None:
     """Schema, fake tensors, autograd registration and AOT dispatch, by torch's own checker."""
     given = inputs(shape)
-    torch.library.opcheck(indicator_attention, tuple(given.values()))
-    torch.library.opcheck(indicator_attention, tuple(x.requires_grad_() for x in given.values()))
+    torch.library.opcheck(torch.ops.ddm_rt.indicator_attention.default, tuple(given.values()))
+    torch.library.opcheck(
+        torch.ops.ddm_rt.indicator_attention.default, tuple(x.requires_grad_() for x in given.values())
+    )
 
 
 @pytest.mark.parametrize(

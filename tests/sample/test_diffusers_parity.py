@@ -18,6 +18,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig, SamplerName, parse_json
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Engine
+from ddm_rt.engine.torch.eager import Eager
 from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.engine.torch.weights import load
 from ddm_rt.model.assemble import assemble
@@ -155,7 +156,7 @@ def test_an_imported_checkpoint_gives_its_own_images(
     codes = Codes(origin="none")
     config = bundle.config.model_copy(update={"codes": (), "sampling": run.sampling})
     plain = dataclasses.replace(bundle, config=config)
-    engine = TorchEngine.of_module(plain, assemble(tmp_path / "run", run, codes), 1)
+    engine = TorchEngine.of_networks(plain, Eager(plain, assemble(tmp_path / "run", run, codes)), 1)
     pipeline = Pipeline(plain, Watched(engine))
     pipeline._buckets[bundle.config.latent_shape] = (1,)  # one image: nothing to probe
     latents = found(pipeline, prompt=PROMPT, negative_prompt=NEGATIVE)

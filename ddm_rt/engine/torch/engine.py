@@ -1,12 +1,11 @@
-"""`engine.contract.Engine` in eager torch."""
+"""`engine.contract.Engine` in torch."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,18 +14,13 @@ from torch import Tensor
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import CPU_PIXELS, check_all_finite, check_code, check_finite
+from ddm_rt.engine.contract import CPU_PIXELS, Index, check_all_finite, check_code, check_finite
 from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
-from ddm_rt.engine.torch import half, weights
+from ddm_rt.engine.torch import packages
+from ddm_rt.engine.torch.graphs import Graphs, captured_on
+from ddm_rt.engine.torch.networks import DTYPES, Networks
 from ddm_rt.errors import BackendUnavailable, DdmError
-from ddm_rt.half import INPUTS
 from ddm_rt.kernels import dispatch
-from ddm_rt.model.parts import parts
-
-if TYPE_CHECKING:
-    from ddm_rt.model.parts import Model
-
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 # Memory of a GPU for each pixel that a call of the VAE makes: it sets how many pixels a call may make. An estimate: a
 # VAE holds about four tensors of 256 channels at full size, and the rest of the model gets as much again. The limit
@@ -67,37 +61,32 @@ class TorchEngine(Composed):
         reason = self.unavailable(bundle, where, precision)
         if reason is not None:
             raise BackendUnavailable(self.backend, reason, ())
-        model = weights.load(bundle)
-        chosen = torch.device(str(where))
-        self._open(bundle, half.converted(model, DTYPES[precision or bundle.config.precision], chosen), threads)
+        self._open(bundle, _networks(bundle, precision or bundle.config.precision, where), threads)
 
     @classmethod
-    def of_module(cls, bundle: Bundle, model: "Model", threads: int | None = None) -> "TorchEngine":
-        """A live module behind the contract, on its own device, in its own dtype and as it is: eval mode is the
-        caller's.
+    def of_networks(cls, bundle: Bundle, networks: Networks, threads: int | None = None) -> "TorchEngine":
+        """Networks that are open already, behind the contract, on their own device and as they are.
 
         Of `bundle` its configuration is used, and its path in messages; files of it needn't exist.
         """
         engine = cls.__new__(cls)
-        engine._open(bundle, model, threads)
+        engine._open(bundle, networks, threads)
         return engine
 
-    def _open(self, bundle: Bundle, model: "Model", threads: int | None) -> None:
-        weight = next(model.unet.parameters())
-        self._bundle, self.device, self._dtype = bundle, weight.device, weight.dtype
-        self.precision = next(name.value for name, dtype in DTYPES.items() if dtype is weight.dtype)
-        self._parts = parts(model, bundle.config)
+    def _open(self, bundle: Bundle, networks: Networks, threads: int | None) -> None:
+        self._bundle, self._networks, self.device = bundle, networks, networks.device
+        self.precision, self.sizes = networks.precision.value, networks.sizes
         self.threads = threads or torch.get_num_threads()
-        self.versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-        if not bundle.config.prompt_free:
-            self.versions["transformers"] = version("transformers")
+        self.versions = {"torch": torch.__version__, **networks.versions}
         self._indices: OrderedDict[bytes, Tensor] = (
             OrderedDict()
         )  # a layout of a batch takes the same rows at each step
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
+        self._graphs: Graphs | None = None
         if self.device.type == "cuda":  # bytes depend on them too
+            self._graphs = Graphs(captured_on(self.device))
             memory = torch.cuda.get_device_properties(self.device).total_memory
-            self.max_pixels = memory // (_VALUES_PER_PIXEL * self._dtype.itemsize)
+            self.max_pixels = memory // (_VALUES_PER_PIXEL * DTYPES[networks.precision].itemsize)
             self.versions |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name(self.device)}
             if dispatch.unavailable("guided_step", "triton") is None:
                 self.versions["triton"] = version("triton")
@@ -123,7 +112,8 @@ class TorchEngine(Composed):
         if bundle.index.provenance.get("decoder"):
             return "the bundle's decoder took the place of the checkpoint's VAE; torch builds only the latter"
         try:
-            bundle.model  # noqa: B018  (raises where training.json is missing or of another version)
+            if packages.find(bundle, precision or own, device) is None:
+                bundle.model  # noqa: B018  (raises where training.json is missing or of another version)
         except DdmError as error:
             return str(error)
         return None
@@ -148,11 +138,10 @@ class TorchEngine(Composed):
             "indicator_scale": indicator_scale,
             **added,
         }
-        names = self._parts["conditioner"].inputs  # a bundle without codes takes none
-        made = self._call("conditioner", {name: self.array(given[name]) for name in names})
-        return {
-            name: tensor.to(self._taken_as("denoiser", name)) for name, tensor in made.items()
-        }  # once, not per call
+        signature = self._networks.signatures["conditioner"]  # a bundle without codes takes none
+        made = self._call("conditioner", {name: self.array(given[name]) for name in signature.inputs})
+        denoiser = self._networks.signatures["denoiser"]
+        return {name: denoiser.taken(name, tensor) for name, tensor in made.items()}  # once, not at each call
 
     def denoiser(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return self._call("denoiser", {"x_t": x_t, "t": t, **cond})["output"]
@@ -173,25 +162,22 @@ class TorchEngine(Composed):
 
     @torch.inference_mode()
     def _call(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if name != "denoiser" or self._graphs is None:
+            return self._computed(name, given)
+        key = (name, *((each, value.shape) for each, value in given.items()))
+        room = {each: len(value) for each, value in given.items()}
+        (output,) = self._graphs(
+            key, lambda own: tuple(self._computed(name, own).values()), given, room, len(given["x_t"])
+        )
+        return {"output": output}
+
+    @torch.inference_mode()
+    def _computed(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
-        part = self._parts[name]
+        signature = self._networks.signatures[name]
         with self._exact():
-            made = part.module(*(self._taken(name, input, given[input]) for input in part.inputs))
-        outputs = made if isinstance(made, tuple) else (made,)
-        return {name: tensor.float() for name, tensor in zip(part.outputs, outputs, strict=True)}
-
-    def _taken_as(self, part: str, name: str) -> torch.dtype:
-        """The dtype in which a part takes its float input `name`: that of its own networks, or float32."""
-        networks = self._parts[part].own
-        return next(networks[0].parameters()).dtype if networks and name not in INPUTS else torch.float32
-
-    def _taken(self, part: str, name: str, value: Tensor) -> Tensor:
-        if not value.is_floating_point():
-            return value
-        dtype = self._taken_as(part, name)
-        if value.dim() == 4 and dtype is not torch.float32:
-            return value.to(dtype, memory_format=torch.channels_last)
-        return value.to(dtype)
+            made = self._networks(name, tuple(signature.taken(each, given[each]) for each in signature.inputs))
+        return {each: tensor.float() for each, tensor in zip(signature.outputs, made, strict=True)}
 
     @torch.inference_mode()
     def guided_step(
@@ -209,6 +195,47 @@ class TorchEngine(Composed):
             stepped: tuple[Tensor, Tensor] = self._guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
         return stepped
 
+    @torch.inference_mode()
+    def step(
+        self,
+        x: Tensor,
+        x0_prev: Tensor,
+        t: Tensor,
+        cond: Mapping[str, Tensor],
+        image_of: Index,
+        parts: Sequence[Index],
+        scales: Tensor,
+        rows: Tensor,
+        seeds: Tensor | None,
+        counters: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if self._graphs is None:
+            return super().step(x, x0_prev, t, cond, image_of, parts, scales, rows, seeds, counters)
+        calls, images = len(t), len(t) // len(parts)
+        of_images = {"x": x, "x0_prev": x0_prev, "scales": scales, "rows": rows}
+        of_images |= {f"part {k}": self._index(part) for k, part in enumerate(parts)}
+        if seeds is not None and counters is not None:
+            of_images |= {"seeds": seeds, "counters": counters}
+        of_calls = {
+            "t": t,
+            "image_of": self._index(image_of),
+            **{f"cond {name}": value for name, value in cond.items()},
+        }
+        names, branches = tuple(cond), range(len(parts))
+
+        def function(own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            rows_of_cond = {name: own[f"cond {name}"] for name in names}
+            x_t = own["x"].index_select(0, own["image_of"])
+            output = self._computed("denoiser", {"x_t": x_t, "t": own["t"], **rows_of_cond})["output"]
+            outputs = [output.index_select(0, own[f"part {k}"]) for k in branches]
+            noise = own.get("seeds"), own.get("counters")
+            return self.guided_step(outputs, own["scales"], own["rows"], own["x"], own["x0_prev"], *noise)
+
+        key = ("step", calls, *((name, value.shape[1:]) for name, value in (of_images | of_calls).items()))
+        room = dict.fromkeys(of_images, images) | dict.fromkeys(of_calls, calls)
+        x_next, x0 = self._graphs(key, function, of_images | of_calls, room, len(x))
+        return x_next, x0
+
     def array(self, host: NDArray[Any]) -> Tensor:
         # A copy: torch takes no read-only array, and the engine's state must not be the caller's. torch does next to
         # nothing with unsigned words; the noise needs their bits alone.
@@ -225,15 +252,18 @@ class TorchEngine(Composed):
         padded[:, : entries.shape[1]] = entries
         return [row[: entries.shape[1]].view(host.shape[1:]) for row in self.array(padded)]
 
-    def take(self, array: Tensor, index: NDArray[np.int64]) -> Tensor:
+    def take(self, array: Tensor, index: Index) -> Tensor:
         if len(index) == len(array) and (index == np.arange(len(index))).all():
             return array  # nothing is ever written into one
+        return array.index_select(0, self._index(index))
+
+    def _index(self, index: Index) -> Tensor:
         key = index.tobytes()
         if key not in self._indices:
             self._indices[key] = self.array(index)
             if len(self._indices) > _KEPT_INDICES:
                 self._indices.popitem(last=False)
-        return array.index_select(0, self._indices[key])
+        return self._indices[key]
 
     def concat(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays))
@@ -252,3 +282,13 @@ class TorchEngine(Composed):
             enabled=True, deterministic=True, allow_tf32=False
         )
         return exact
+
+
+def _networks(bundle: Bundle, precision: Precision, device: Device) -> Networks:
+    """Compiled ones where `ddm-rt build` has made them, else the model's own modules."""
+    where, package = torch.device(str(device)), packages.find(bundle, precision, device)
+    if package is not None:
+        return packages.Packaged(bundle, package, where)
+    from ddm_rt.engine.torch.eager import Eager  # and with it diffusers, which takes seconds
+
+    return Eager.load(bundle, precision, where)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from ddm_rt.model.parts import Model
@@ -20,5 +21,6 @@ def converted(model: "Model", dtype: torch.dtype, device: torch.device) -> "Mode
     for name, module in model.named_children():
         upcast = name == "vae" and dtype is torch.float16 and module.config.force_upcast  # type: ignore[union-attr]
         if name != "conditioner" and not upcast:
-            module.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
+            nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -8,20 +8,18 @@ weights. A name that was kept must agree, and so must every shape.
 import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import init_empty_weights
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
+from ddm_rt.engine.torch.stored import Origin, read
 from ddm_rt.errors import BundleError
 from ddm_rt.model.assemble import build
 from ddm_rt.model.parts import Part, parts
@@ -32,18 +30,7 @@ if TYPE_CHECKING:
     from ddm_rt.model.parts import Model
 
 _PREFIX = "module.model."  # of what kept its name: a part's module holds the model
-_TOKENS = 2  # of an example's context; any number would do
 _SIDE = 2  # of an example's latents, in the smallest sides that the UNet takes
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a weight lies: an initializer of a graph of the bundle."""
-
-    graph: str
-    initializer: str
-    transposed: bool
-    shape: tuple[int, ...]  # that the module has; the initializer's may have ones beside it
 
 
 def load(bundle: Bundle) -> "Model":
@@ -79,22 +66,7 @@ def find(bundle: Bundle, model: "Model") -> dict[str, Origin | None]:
     return found
 
 
-def read(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, Tensor]:
-    """The weights, copied out of the files. Raises BundleError for one that isn't finite."""
-    graphs = {graph: graph_files.read_model(bundle.graphs[graph]) for graph in {o.graph for o in origins.values()}}
-    tensors = {(graph, t.name): t for graph, model in graphs.items() for t in model.graph.initializer}
-    found: dict[str, Tensor] = {}
-    for name, origin in origins.items():
-        path = bundle.graphs[origin.graph]
-        values = graph_files.value(tensors[origin.graph, origin.initializer], path.parent)
-        weight = _tensor(values.T if origin.transposed else values).reshape(origin.shape)
-        if not torch.isfinite(weight).all():
-            raise BundleError(f"{path}: tensor {origin.initializer} ({name}) has non-finite values")
-        found[name] = weight
-    return found
-
-
-def example(part: Part, config: RuntimeConfig, batch: int = 1) -> dict[str, Tensor]:
+def example(part: Part, config: RuntimeConfig, batch: int = 1, tokens: int = 2) -> dict[str, Tensor]:
     """Inputs of the part's shapes and dtypes on the meta device, at the smallest size that the model takes."""
     channels, *_ = config.latent_shape
     side = _SIDE * max(config.size_multiple * config.latent_shape[1] // config.image_size, 1)
@@ -111,7 +83,7 @@ def example(part: Part, config: RuntimeConfig, batch: int = 1) -> dict[str, Tens
     whole = {"code", *(spec.input for spec in config.text)}
 
     def make(name: str) -> Tensor:
-        sides = [_TOKENS if isinstance(length, str) else length for length in shapes[name]]
+        sides = [tokens if isinstance(length, str) else length for length in shapes[name]]
         return torch.zeros((batch, *sides), dtype=torch.int64 if name in whole else torch.float32, device="meta")
 
     return {name: make(name) for name in part.inputs}
@@ -167,10 +139,3 @@ def _fits(dims: Sequence[int], transposed: bool, shape: torch.Size) -> bool:
     return [side for side in (reversed(dims) if transposed else dims) if side != 1] == [
         side for side in shape if side != 1
     ]
-
-
-def _tensor(values: NDArray[Any]) -> Tensor:
-    contiguous = np.array(values, order="C")  # torch takes no read-only array
-    if contiguous.dtype.name == "bfloat16":  # numpy knows it by its bits alone
-        return torch.from_numpy(contiguous.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(contiguous)

@@ -1,0 +1,267 @@
+"""Compiled networks: AOTInductor's packages, native code that `ddm-rt build --backend torch` made on this machine.
+
+They lie in a cache of the user's, never in a bundle: opening a stranger's bundle runs none of its code. Each record is
+signed with a secret of the cache, so that a package which somebody else put there is refused. Weights stay in the
+bundle's graphs; a record says which tensor of them is which constant of the code.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+# Registers the op that compiled code calls by its name.
+import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.engine.devices import CUDA, Device
+from ddm_rt.engine.machine import processor
+from ddm_rt.engine.torch.networks import DTYPES, Signature
+from ddm_rt.engine.torch.stored import Origin, read
+from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256, write_atomic
+
+CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
+RECORD, SIGNATURE, SECRET = "package.json", "package.json.hmac", "secret"
+EXTRAS = "constants.npz"  # constants that lie in no graph
+
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Shape = tuple[int, ...]
+
+
+class Made(Frozen):
+    """On what a package was compiled. It runs where all of it is the same."""
+
+    bundle_id: _Hash
+    precision: Precision
+    device: str  # "cpu" or "cuda"
+    processor: str  # of that device
+    torch: str
+    triton: str | None
+
+
+class Constant(Frozen):
+    """A constant of compiled code, as it lies in a graph of the bundle."""
+
+    graph: str
+    initializer: str
+    transposed: bool
+    shape: _Shape
+    dtype: Precision
+
+
+class Code(Frozen):
+    """One network, compiled for the shapes of its inputs."""
+
+    file: Annotated[str, Field(pattern=r"^[a-z_]+-[0-9]+\.pt2$")]
+    sha256: _Hash
+    network: str
+    inputs: dict[str, _Shape]
+    outputs: tuple[str, ...]
+    dtype: Precision
+    constants: dict[str, Constant]
+    extras: tuple[str, ...]  # names in constants.npz
+    seconds: float  # that compiling took
+
+    @property
+    def batch(self) -> int:
+        return next(iter(self.inputs.values()))[0]
+
+
+class Record(Frozen):
+    """package.json."""
+
+    schema_version: Literal[1] = 1
+    made: Made
+    extras: _Hash
+    codes: tuple[Code, ...]
+
+
+@dataclass(frozen=True)
+class Package:
+    """Compiled networks of a bundle in one precision for one kind of device."""
+
+    path: Path
+    record: Record
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes of the denoiser and the decoder, ascending."""
+        return tuple(sorted(code.batch for code in self.record.codes if code.network == "denoiser"))
+
+
+def root() -> Path:
+    """The cache's folder."""
+    chosen = os.environ.get(CACHE)
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddm_rt"
+
+
+def place(bundle: Bundle, precision: Precision, device: Device) -> Path:
+    """Where the package of a bundle lies."""
+    return root() / "torch" / f"{bundle.bundle_id[:16]}-{precision}-{device.kind}"
+
+
+def made_here(bundle: Bundle, precision: Precision, device: Device) -> Made:
+    """What a package that runs here was made on."""
+    on_gpu = device.kind == CUDA
+    return Made(
+        bundle_id=bundle.bundle_id,
+        precision=precision,
+        device=device.kind,
+        processor=torch.cuda.get_device_name(device.ordinal) if on_gpu else processor(),
+        torch=torch.__version__,
+        triton=_version("triton") if on_gpu else None,
+    )
+
+
+def find(bundle: Bundle, precision: Precision, device: Device) -> Package | None:
+    """The package for this bundle, None where none was built.
+
+    Raises DdmError naming a package that was made by somebody else, or for another device or version, or has changed.
+    """
+    path = place(bundle, precision, device)
+    if not path.is_dir():
+        return None
+    how = f"`{command(bundle, precision, device)} --force` builds it again"
+    content = _authentic(path, how)
+    record = parse_json(Record, content, path / RECORD)
+    here = made_here(bundle, precision, device)
+    for field in Made.model_fields:
+        recorded, present = getattr(record.made, field), getattr(here, field)
+        if recorded != present:
+            raise DdmError(f"{path}: compiled for {field} {recorded}; this is {present}; {how}")
+    for file, expected in ((EXTRAS, record.extras), *((code.file, code.sha256) for code in record.codes)):
+        if not (path / file).is_file() or sha256(path / file) != expected:
+            raise DdmError(f"{path / file}: missing or altered; {how}")
+    return Package(path, record)
+
+
+def spoilt(bundle: Bundle, precision: Precision, device: Device) -> bool:
+    """Whether there is a package that `find` refuses."""
+    try:
+        find(bundle, precision, device)
+    except DdmError:
+        return True
+    return False
+
+
+def sign(path: Path, record: Record) -> None:
+    """Write a package's record, and what says that it was made here."""
+    content = record.model_dump_json(indent=1).encode()
+    write_atomic(path / RECORD, content)
+    write_atomic(path / SIGNATURE, _signature(content, _secret(make=True) or b""))
+
+
+def command(bundle: Bundle, precision: Precision, device: Device) -> str:
+    """The command that builds the package."""
+    where = "" if device.kind != CUDA else f" --device {device}"
+    return f"ddm-rt build {bundle.path} --backend torch --precision {precision}{where}"
+
+
+class Packaged:
+    """`engine.torch.networks.Networks` of compiled code."""
+
+    def __init__(self, bundle: Bundle, package: Package, device: torch.device) -> None:
+        record = package.record
+        self.device, self.precision, self.sizes = device, record.made.precision, package.sizes
+        self.signatures = {
+            code.network: Signature(tuple(code.inputs), code.outputs, DTYPES[code.dtype]) for code in record.codes
+        }
+        digest = hashlib.sha256("".join(code.sha256 for code in record.codes).encode()).hexdigest()
+        self.versions = {"compiled": digest[:16]}
+        self._bundle, self._package = bundle, package
+        self._codes = {(code.network, *code.inputs.values()): code for code in record.codes}
+        self._constants: dict[tuple[str, Constant], Tensor] = {}
+        self._kept: list[dict[str, Tensor]] = []  # the code holds their addresses alone
+        self._open: dict[str, torch._C._aoti.AOTIModelPackageLoader] = {}  # by file
+
+    def __call__(self, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        code = self._codes.get((name, *(tuple(value.shape) for value in inputs)))
+        if code is None:
+            raise DdmError(self._missing(name, inputs))
+        if code.file not in self._open:
+            self._open[code.file] = self._loaded(code)
+        return tuple(self._open[code.file].boxed_run(list(inputs)))
+
+    def _loaded(self, code: Code) -> "torch._C._aoti.AOTIModelPackageLoader":
+        # Single-threaded: the engine makes one call at a time, and CUDA graphs take no other.
+        index = -1 if self.device.type == "cpu" else self.device.index or 0
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(self._package.path / code.file), "model", True, 1, index)
+        with np.load(self._package.path / EXTRAS) as extras:
+            constants = {name: torch.from_numpy(extras[name]).to(self.device) for name in code.extras}
+        constants |= self._weights(code)
+        loader.load_constants(constants, False, True, True, False)
+        self._kept.append(constants)
+        return loader
+
+    def _weights(self, code: Code) -> dict[str, Tensor]:
+        """The code's constants; codes of several batch sizes share their memory."""
+        new = {name: constant for name, constant in code.constants.items() if (name, constant) not in self._constants}
+        origins = {
+            name: Origin(each.graph, each.initializer, each.transposed, each.shape) for name, each in new.items()
+        }
+        for name, weight in read(self._bundle, origins).items():
+            dtype = DTYPES[new[name].dtype]
+            layout = torch.channels_last if weight.dim() == 4 and dtype is not torch.float32 else torch.preserve_format
+            self._constants[name, new[name]] = weight.to(self.device, dtype, memory_format=layout)
+        return {name: self._constants[name, constant] for name, constant in code.constants.items()}
+
+    def _missing(self, name: str, inputs: tuple[Tensor, ...]) -> str:
+        given = dict(zip(self.signatures[name].inputs, (list(value.shape) for value in inputs), strict=True))
+        built = sorted(
+            {str(list(next(iter(code.inputs.values())))) for code in self._codes.values() if code.network == name}
+        )
+        made = self._package.record.made
+        device = Device(made.device, self.device.index or 0)
+        return (
+            f"{self._package.path}: no {name} is compiled for {given}, those there begin with {', '.join(built)}; "
+            f"`{command(self._bundle, made.precision, device)} --batch ... --size ... --force` builds others"
+        )
+
+
+def _authentic(path: Path, how: str) -> bytes:
+    """The record's bytes. Raises DdmError where this user's cache didn't sign them."""
+    secret = _secret(make=False)
+    try:
+        content, signed = (path / RECORD).read_bytes(), (path / SIGNATURE).read_bytes()
+    except OSError as error:
+        raise DdmError(f"{path}: incomplete ({error.strerror}: {Path(error.filename).name}); {how}") from error
+    if secret is None or not hmac.compare_digest(_signature(content, secret), signed):
+        raise DdmError(f"{path}: was not built here, and compiled code of others is never run; {how}")
+    return content
+
+
+def _signature(content: bytes, secret: bytes) -> bytes:
+    return hmac.digest(secret, content, "sha256").hex().encode()
+
+
+def _secret(*, make: bool) -> bytes | None:
+    """The cache's own, which nobody but the user can read; None where there is none and none is to be made."""
+    path = root() / SECRET
+    if not path.is_file():
+        if not make:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
