@@ -37,11 +37,12 @@ def guided_step_reference(
     counters may be None where every f is 0. Sums run from left to right, each operation is rounded to float32, and rows
     never meet: an image's result doesn't depend on the batch.
 
-    Returns (x', x0), each [B, C, H, W]. Raises ValueError for shapes that don't fit, and for missing seeds or counters.
+    Returns (x', x0), each [B, C, H, W]. Raises ValueError for shapes that don't fit, and for missing seeds or counters;
+    on a device a row that needs them becomes NaN instead.
     """
     check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
     a, b, c, d, e, g, f, clip_min, clip_max = (rows[:, k].reshape(-1, 1, 1, 1) for k in range(9))
-    if seeds is None and bool((f != 0).any()):
+    if seeds is None and _on_host(x) and bool((f != 0).any()):  # on a device, looking would wait for it
         raise ValueError("seeds and counters are None; a row has f != 0 and needs noise")
 
     out = outputs[0]
@@ -51,7 +52,13 @@ def guided_step_reference(
     x_next = c * x + d * x0 + e * x0_prev + g * out
     if seeds is not None:
         x_next = x_next + f * _noise(seeds, counters, x)
+    elif not _on_host(x):
+        x_next = x_next.where(f == 0, float("nan"))
     return x_next, x0
+
+
+def _on_host(x: Array) -> bool:
+    return isinstance(x, np.ndarray) or x.device.type == "cpu"
 
 
 def check_arguments(

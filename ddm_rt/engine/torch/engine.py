@@ -239,7 +239,7 @@ class TorchEngine(Composed):
     def array(self, host: NDArray[Any]) -> Tensor:
         # A copy: torch takes no read-only array, and the engine's state must not be the caller's. torch does next to
         # nothing with unsigned words; the noise needs their bits alone.
-        copy = torch.tensor(host.view(np.int64) if host.dtype == np.uint64 else host)
+        copy = torch.from_numpy(np.array(host.view(np.int64) if host.dtype == np.uint64 else host))
         if self.device.type == "cuda":
             copy = copy.pin_memory()  # torch keeps it until the device has read it
         return copy.to(self.device, non_blocking=True)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ddm_rt.model.parts import Model
@@ -23,4 +23,11 @@ def converted(model: "Model", dtype: torch.dtype, device: torch.device) -> "Mode
         if name != "conditioner" and not upcast:
             nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
             nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name, module in model.unet.named_modules():
+        if name.endswith("proj_out") and isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(_channels_last)  # diffusers hands attention's output over the other way
     return model
+
+
+def _channels_last(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0].contiguous(memory_format=torch.channels_last),)
