@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import INDEX, SHIPPED, Bundle
 from ddm_rt.config import Balance, Precision, RunConfig, SamplerName
 from ddm_rt.engine import backends
+from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision import QUANTIZED, Calibration, convert
@@ -124,7 +125,7 @@ def _is_bundle(source: str) -> bool:
     return (Path(source) / INDEX).is_file() or (source in SHIPPED and not Path(source).exists())
 
 
-class _Recorder:
+class _Recorder(Composed):
     """An engine that keeps the inputs of its denoiser while `recording`."""
 
     def __init__(self, engine: Engine) -> None:

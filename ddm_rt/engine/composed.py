@@ -12,7 +12,7 @@ from ddm_rt.engine.contract import Array, Index
 class Composed:
     """The part of `engine.contract.Engine` that needs no backend's own."""
 
-    sizes: tuple[int, ...] | None = None
+    batch_sizes: tuple[int, ...] | None = None
 
     def step(
         self: Any,

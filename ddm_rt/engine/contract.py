@@ -38,7 +38,7 @@ class Engine(Protocol):
     threads: int
     versions: dict[str, str]  # of the packages that compute
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
-    sizes: tuple[int, ...] | None  # the only batch sizes that it takes, ascending; None: every one
+    batch_sizes: tuple[int, ...] | None  # the only batch sizes that it takes, ascending; None: every one
     max_pixels: int | None  # of images that one call of a VAE may make; None: `max_batch` has seen to it
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:

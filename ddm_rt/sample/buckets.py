@@ -57,8 +57,8 @@ def probe(
 
 
 def _candidates(engine: Engine, shape: tuple[int, int, int], most: int | None) -> tuple[int, ...]:
-    if engine.sizes is not None:
-        return engine.sizes
+    if engine.batch_sizes is not None:
+        return engine.batch_sizes
     most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
     fitting = [size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS]
     return tuple(fitting) or (1,)

@@ -367,7 +367,7 @@ class Pipeline:
             height, width = image_size(self.bundle, shape)
             pixels = None if config.family is Family.PIXEL else self.engine.max_pixels
             most = None if pixels is None else max(pixels // (height * width), 1)
-            if self.engine.sizes is None and 1 in (
+            if self.engine.batch_sizes is None and 1 in (
                 most,
                 self.engine.max_batch,
             ):  # nothing to compare, and a large model's calls take long

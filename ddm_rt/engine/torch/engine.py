@@ -75,7 +75,7 @@ class TorchEngine(Composed):
 
     def _open(self, bundle: Bundle, networks: Networks, threads: int | None) -> None:
         self._bundle, self._networks, self.device = bundle, networks, networks.device
-        self.precision, self.sizes = networks.precision.value, networks.sizes
+        self.precision, self.batch_sizes = networks.precision.value, networks.sizes
         self.threads = threads or torch.get_num_threads()
         self.versions = {"torch": torch.__version__, **networks.versions}
         self._indices: OrderedDict[bytes, Tensor] = (
