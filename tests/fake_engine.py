@@ -16,7 +16,7 @@ from ddm_rt.schedule import Schedule
 Array = NDArray[Any]
 
 LATENT_SHAPE = (4, 4, 4)  # patches of 2 x 2 grey pixels: images of 8 x 8
-Quirk = Literal["none", "batch size", "position", "neighbours", "size 1"]
+Quirk = Literal["none", "batch size", "position", "last position", "neighbours", "size 1"]
 
 
 class FakeEngine(HostArrays):
@@ -63,6 +63,9 @@ class FakeEngine(HostArrays):
             out = out + disturbance * np.float32(batch / 16)
         elif self.quirk == "position":
             out = out + disturbance * np.arange(batch, dtype=np.float32).reshape(-1, 1, 1, 1)
+        elif self.quirk == "last position" and batch > 1:
+            out = out.copy()
+            out[-1] += disturbance
         elif self.quirk == "neighbours":
             out = out + disturbance * x_t.mean()
         elif self.quirk == "size 1" and batch == 1:

@@ -47,6 +47,13 @@ PrecisionName = Annotated[
         "an fp32 bundle in bf16 or fp16.",
     ),
 ]
+ModeName = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        help="Where the batch size changes bits: throughput takes the largest sizes, latency the smallest.",
+    ),
+]
 BackendName = Annotated[str, typer.Option(help=f"One of: {', '.join(Backend)}.")]
 
 

@@ -5,11 +5,11 @@ import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
-from ddm_rt.cli.app import BackendName, DeviceName, PrecisionName, Threads, app, say
+from ddm_rt.cli.app import BackendName, DeviceName, ModeName, PrecisionName, Threads, app, say
 from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def serve(
     backend: BackendName = "auto",
     device: DeviceName = None,
     precision: PrecisionName = None,
+    mode: ModeName = "throughput",
     threads: Threads = None,
     replicas: Annotated[
         Optional[int],  # noqa: UP045
@@ -124,8 +125,8 @@ def serve(
 
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    for option, value in (("--device", device), ("--precision", precision)):
-        if value is not None and replicas is not None:
+    for option, value in (("--device", device), ("--precision", precision), ("--mode", mode)):
+        if value not in (None, "throughput") and replicas is not None:
             raise DdmError(f"{option}: not with --replicas; each takes what Ray gives it and the bundle says")
     settings = {"slots": slots, "queue": queue, "max_images": max_images, "max_steps": max_steps, "per_key": per_key}
     bounds = parse(ServeSettings, settings | {"deadline_s": deadline, "drain_s": drain}, "serve")
@@ -165,9 +166,9 @@ def serve(
             scheduler = stack.enter_context(started(bundle, bounds, scale, backend=backend, ledger=ledger, fsync=fsync))
         else:
             counts = stack.enter_context(Ledger(ledger, fsync=fsync))
-            pipeline = Pipeline.load(
-                bundle, backend=backend, threads=threads, ledger=counts, device=device, precision=precision
-            )
+            loading: dict[str, Any] = {"backend": backend, "threads": threads, "device": device}
+            loading |= {"precision": precision, "mode": mode}
+            pipeline = Pipeline.load(bundle, ledger=counts, **loading)
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
         bundled = scheduler.pipeline.bundle
         application = create_app(scheduler, http, keys=callers, measured=measured)

@@ -12,6 +12,7 @@ from ddm_rt.cli.app import (
     DeviceName,
     Guidance,
     IndicatorGuidance,
+    ModeName,
     NegativePrompt,
     Out,
     Pixels,
@@ -77,6 +78,7 @@ def sample(
     backend: BackendName = "auto",
     device: DeviceName = None,
     precision: PrecisionName = None,
+    mode: ModeName = "throughput",
     threads: Threads = None,
     from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
     index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
@@ -166,8 +168,8 @@ def sample(
         "width": width,
     }
     if shards is not None:
-        for option, value in (("--device", device), ("--precision", precision)):
-            if value is not None:
+        for option, value in (("--device", device), ("--precision", precision), ("--mode", mode)):
+            if value not in (None, "throughput"):
                 raise DdmError(f"{option}: not with --shards; each worker takes what Ray gives it and the bundle says")
         options = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, options | {"backend": backend, "threads": threads}, request)
@@ -176,9 +178,9 @@ def sample(
         raise DdmError("--out: name a directory for the images, or one for shards with --shards")
     check_free(out)
     with Ledger(ledger, fsync=fsync) as counts, display.progress(errors) as bars:
-        pipeline = Pipeline.load(
-            bundle, backend=backend, threads=threads, ledger=counts, device=device, precision=precision
-        )
+        loading: dict[str, Any] = {"backend": backend, "threads": threads, "device": device}
+        loading |= {"precision": precision, "mode": mode}
+        pipeline = Pipeline.load(bundle, ledger=counts, **loading)
         on_step = display.step_callback(bars, "sampling")
         if from_ is not None:
             generation = pipeline.replay(from_, index=index, on_step=on_step)

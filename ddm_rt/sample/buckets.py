@@ -24,14 +24,14 @@ def probe(
     shape: tuple[int, int, int],
     timesteps: NDArray[np.float32],
     most: int | None = None,
-) -> tuple[int, ...]:
-    """The usable batch sizes, ascending, for latents of `shape` (C, H, W).
+) -> tuple[tuple[int, ...], ...]:
+    """Groups of batch sizes that give the same bits, each ascending, for latents of `shape` (C, H, W); that of the
+    largest size first.
 
     Denoiser and decoder run on fixed noise at every candidate size: once in order, once at shifted positions among
     other neighbours, and once with the first row at every position. A size whose rows differ between these is dropped
-    (size 1 can't). The largest one left is usable, and so is each smaller one that gives the same bits as it. `cond`
-    has `cond_rows` rows, which are repeated; `timesteps` are those of a table. No size exceeds `most` and the engine's
-    `max_batch`.
+    (size 1 can't). `cond` has `cond_rows` rows, which are repeated; `timesteps` are those of a table. No size exceeds
+    `most` and the engine's `max_batch`.
 
     Raises DdmError where no size is left of those that the engine takes.
     """
@@ -52,8 +52,14 @@ def probe(
             steady[size] = rows
     if not steady:
         raise DdmError(f"backend {engine.backend}: an image depends on its neighbours at each batch size of {sizes}")
-    reference = steady[max(steady)]
-    return tuple(size for size, rows in steady.items() if np.array_equal(_bits(rows), _bits(reference[:size])))
+    groups: list[list[int]] = []  # each from its largest size downwards, which the others are held against
+    for size in reversed(steady):
+        same = [group for group in groups if np.array_equal(_bits(steady[group[0]][:size]), _bits(steady[size]))]
+        if same:
+            same[0].append(size)
+        else:
+            groups.append([size])
+    return tuple(tuple(reversed(group)) for group in groups)
 
 
 def _candidates(engine: Engine, shape: tuple[int, int, int], most: int | None) -> tuple[int, ...]:

@@ -61,12 +61,17 @@ class Recipe(Frozen):
     precision: str
     threads: int
     versions: dict[str, str]
+    bucket: Positive | None = None  # one of the batch sizes that were mixed, where others give other bits
 
     def tree(self) -> dict[str, Any]:
-        """As plain data, with the names on disk. Words to leave alone stand there only where there are some."""
+        """As plain data, with the names on disk. A bucket, and words to leave alone, stand there only where there are
+        some.
+        """
         tree = self.model_dump(mode="json", by_alias=True)
         if tree["request"]["leave_alone"] is None:
             del tree["request"]["leave_alone"]
+        if tree["bucket"] is None:
+            del tree["bucket"]
         return tree
 
 

@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance, Family, SamplerName
+from ddm_rt.config import Balance, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.buckets import probe, split
+from ddm_rt.sample.batch_sizes import BatchSizes, Mode
+from ddm_rt.sample.buckets import split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
-from ddm_rt.sample.jobs import Prepared, Shape, image_size, prepared
+from ddm_rt.sample.jobs import Prepared, Shape, image_size, latent_shape, prepared
 from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.lending import Lender
@@ -48,13 +49,15 @@ class Pipeline:
     follow, and whatever a prompt or a negative prompt asks for by name, stays as the model makes it.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, ledger: Lender | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, ledger: Lender | None = None, mode: Mode = Mode.THROUGHPUT
+    ) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger: Lender = Ledger() if ledger is None else ledger
         self._tree = code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
-        self._buckets: dict[Shape, tuple[int, ...]] = {}
+        self._sizes = BatchSizes(engine, bundle.config, bundle.schedule, mode)
 
     @classmethod
     def load(
@@ -65,20 +68,23 @@ class Pipeline:
         ledger: str | Path | Ledger | None = None,
         device: str | None = None,
         precision: str | None = None,
+        mode: str = Mode.THROUGHPUT,
     ) -> "Pipeline":
         """Open `bundle` (a directory, the name of a shipped one, or an opened Bundle) on `backend`.
 
         `threads` is the backend's CPU thread count; None leaves it to the backend. `device` is "cpu", "cuda" or
         "cuda:1"; None takes a GPU where there is one that the backend can use. `precision` is what torch computes an
-        fp32 bundle in ("bf16", "fp16"); None is the bundle's own. `ledger` keeps the counts of scopes:
-        a file, which other processes may use at the same time, or an opened Ledger; None counts in memory. Raises
-        DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a backend that can't run
-        here.
+        fp32 bundle in ("bf16", "fp16"); None is the bundle's own. `mode` matters where a backend's bits depend on the
+        batch size: "latency" takes the smallest sizes, which make one image sooner, "throughput" the largest. `ledger`
+        keeps the counts of scopes: a file, which other processes may use at the same time, or an opened Ledger; None
+        counts in memory. Raises DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a
+        backend that can't run here.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         ledger.check_bundle(opened)
-        return cls(opened, backends.load(opened, backend, threads, device, precision), ledger)
+        engine = backends.load(opened, backend, threads, device, precision)
+        return cls(opened, engine, ledger, choice(Mode, mode, "mode"))
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -247,6 +253,7 @@ class Pipeline:
                 sampler=sampler,
                 num_steps=table.num_steps,
                 **self.made_by,
+                bucket=self._sizes.bucket(latent_shape(self.bundle, (request.height, request.width))),
                 images=image_records(request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions),
             )
             yield prepared(self.bundle, manifest, table)
@@ -312,7 +319,8 @@ class Pipeline:
 
     def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
         needed = [job.branches for job in request.jobs]
-        batches = self._batches([len(each.conditions) for each in needed], request.shape)
+        buckets = self._buckets_for(request.shape, request.manifest.bucket)
+        batches = _batches([len(each.conditions) for each in needed], buckets[-1])
         height, width = request.size
         images = np.empty((len(needed), height, width, 3), np.uint8)
         total = len(batches) * request.table.num_steps
@@ -335,24 +343,20 @@ class Pipeline:
                 np.array([request.jobs[i].seed for i in members], np.uint64),
                 on_step=progress,
                 cancel=cancel,
-                buckets=self._buckets_for(request.shape),
+                buckets=buckets,
             )
-            images[members] = self.decode(x0, len(members), request.shape)
+            images[members] = self._decode(x0, len(members), buckets)
         manifest = request.manifest
+        if manifest.bucket is None:
+            manifest = manifest.model_copy(update={"bucket": self._sizes.bucket(request.shape)})
         return Generation(images, tuple(image.code for image in manifest.images), manifest.tree())
-
-    def _batches(self, counts: Sequence[int], shape: Shape) -> list[NDArray[np.int64]]:
-        """Image numbers of each batch: equal numbers of branches, and no more rows than the largest bucket."""
-        batches = []
-        for count in sorted(set(counts)):
-            members = np.flatnonzero(np.array(counts) == count)
-            most = max(self._buckets_for(shape)[-1] // count, 1)
-            batches += [members[start : start + most] for start in range(0, len(members), most)]
-        return batches
 
     def decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of samples [B, *shape]; grey ones are repeated over the channels."""
-        calls = split(batch, self._buckets_for(shape))
+        return self._decode(x0, batch, self._buckets_for(shape))
+
+    def _decode(self, x0: Array, batch: int, buckets: tuple[int, ...]) -> NDArray[np.uint8]:
+        calls = split(batch, buckets)
         pixels = np.concatenate([self.engine.images(self.engine.take(x0, index)) for index in calls])[:batch]
         return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
@@ -361,26 +365,22 @@ class Pipeline:
         scale, size = self.bundle.config.sampling.indicator_scale, image_size(self.bundle, shape)
         return Slots(self.engine, lambda wanted: self._conditions.gather(wanted, scale, size), self._buckets_for(shape))
 
-    def _buckets_for(self, shape: Shape) -> tuple[int, ...]:
-        if shape not in self._buckets:
-            config = self.bundle.config
-            height, width = image_size(self.bundle, shape)
-            pixels = None if config.family is Family.PIXEL else self.engine.max_pixels
-            most = None if pixels is None else max(pixels // (height * width), 1)
-            if self.engine.batch_sizes is None and 1 in (
-                most,
-                self.engine.max_batch,
-            ):  # nothing to compare, and a large model's calls take long
-                self._buckets[shape] = (1,)
-            else:
-                cond, rows = self._conditions.probe_rows(config.sampling.indicator_scale, (height, width))
-                table = step_table(self.bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
-                self._buckets[shape] = probe(self.engine, cond, rows, shape, table.timesteps, most)
-            _log.info("batch sizes for latents %s: %s", shape, self._buckets[shape])
-        return self._buckets[shape]
+    def _buckets_for(self, shape: Shape, bucket: int | None = None) -> tuple[int, ...]:
+        size, scale = image_size(self.bundle, shape), self.bundle.config.sampling.indicator_scale
+        return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 
     def _weigh(self, target: str, settings: Settings, allow_stale: bool) -> Weights:
         if names_top_codes(target):
             return by_top_codes(self._tree, target)
         found = resolve(self.bundle, target, settings, allow_stale=allow_stale)
         return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
+
+
+def _batches(counts: Sequence[int], rows: int) -> list[NDArray[np.int64]]:
+    """Image numbers of each batch: equal numbers of branches, and no more than so many rows."""
+    batches = []
+    for count in sorted(set(counts)):
+        members = np.flatnonzero(np.array(counts) == count)
+        most = max(rows // count, 1)
+        batches += [members[start : start + most] for start in range(0, len(members), most)]
+    return batches

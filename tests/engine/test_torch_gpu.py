@@ -150,7 +150,7 @@ def test_nothing_comes_over_between_the_first_step_and_the_last_for_which_torchs
     for part in engine._networks.parts.values():  # type: ignore[attr-defined]
         part.module.to(engine.device)
     pipeline = Pipeline(tiny_bundle, engine)
-    pipeline._buckets[tiny_bundle.config.latent_shape] = (1, 2, 4, 8)
+    pipeline._sizes.groups[tiny_bundle.config.latent_shape] = ((1, 2, 4, 8),)
     slots = pipeline.slots(tiny_bundle.config.latent_shape)
     join(slots, pipeline, 3, num_steps=6)
     join(slots, pipeline, 1, num_steps=6, sampler="ddpm")

@@ -158,7 +158,7 @@ def test_an_imported_checkpoint_gives_its_own_images(
     plain = dataclasses.replace(bundle, config=config)
     engine = TorchEngine.of_networks(plain, Eager(plain, assemble(tmp_path / "run", run, codes)), 1)
     pipeline = Pipeline(plain, Watched(engine))
-    pipeline._buckets[bundle.config.latent_shape] = (1,)  # one image: nothing to probe
+    pipeline._sizes.groups[bundle.config.latent_shape] = ((1,),)  # one image: nothing to probe
     latents = found(pipeline, prompt=PROMPT, negative_prompt=NEGATIVE)
     want = expected(opened(checkpoints[family]), bundle, PROMPT, NEGATIVE)
     np.testing.assert_allclose(latents, want, rtol=0, atol=PIPELINE_LATENTS_ABS)

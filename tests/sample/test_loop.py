@@ -106,14 +106,17 @@ def test_split_fills_up_where_little_is_wasted() -> None:
 @pytest.mark.parametrize(
     ("quirk", "expected"),
     [
-        ("none", (1, 2, 4, 8, 16, 32, 64)),
-        ("size 1", (2, 4, 8, 16, 32, 64)),
-        ("batch size", (64,)),
-        ("position", (1,)),
-        ("neighbours", (1,)),
+        ("none", (CANDIDATES,)),
+        ("size 1", ((2, 4, 8, 16, 32, 64), (1,))),
+        ("batch size", ((64,), (32,), (16,), (8,), (4,), (2,), (1,))),
+        ("position", ((1,),)),
+        ("last position", ((1,),)),
+        ("neighbours", ((1,),)),
     ],
 )
-def test_probe_keeps_the_sizes_that_give_equal_bits(quirk: Quirk, expected: tuple[int, ...]) -> None:
+def test_probe_tells_the_sizes_apart_that_give_unequal_bits(
+    quirk: Quirk, expected: tuple[tuple[int, ...], ...]
+) -> None:
     engine = FakeEngine(quirk)
     cond = condition(engine, (-1, 0, 1))
     assert probe(engine, cond, 3, LATENT_SHAPE, table_of().timesteps) == expected
@@ -122,8 +125,8 @@ def test_probe_keeps_the_sizes_that_give_equal_bits(quirk: Quirk, expected: tupl
 def test_probe_limits_the_size_of_calls() -> None:
     engine = FakeEngine()
     cond = condition(engine, (-1,))
-    assert probe(engine, cond, 1, (4, 128, 128), table_of().timesteps)[-1] == 4
-    assert probe(engine, cond, 1, (4, 512, 512), table_of().timesteps) == (1,)
+    assert probe(engine, cond, 1, (4, 128, 128), table_of().timesteps) == ((1, 2, 4),)
+    assert probe(engine, cond, 1, (4, 512, 512), table_of().timesteps) == ((1,),)
 
 
 @pytest.mark.parametrize(("max_batch", "most"), [(4, None), (None, 4), (4, 8), (8, 4)])
@@ -131,7 +134,7 @@ def test_probe_keeps_to_the_engines_limit_and_the_callers(max_batch: int | None,
     engine = FakeEngine()
     engine.max_batch = max_batch
     sizes = probe(engine, condition(engine, (-1,)), 1, LATENT_SHAPE, table_of().timesteps, most)
-    assert sizes == (1, 2, 4)
+    assert sizes == ((1, 2, 4),)
     assert max(engine.denoised) == 4
 
 
