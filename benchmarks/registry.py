@@ -21,6 +21,13 @@ OURS_OPENVINO = Configuration("ours, openvino", "ours", "fp32", {"backend": "ope
 OURS_BF16 = Configuration("ours, openvino bf16", "ours", "bf16", {"backend": "openvino", "precision": "bf16"})
 OURS_INT8 = Configuration("ours, openvino int8", "ours", "int8", {"backend": "openvino", "precision": "int8"})
 
+TUNED_BF16 = Configuration("diffusers + torch.compile bf16", "tuned", "bf16", {"precision": "bf16"})
+INDICATOR_BF16 = Configuration(
+    "diffusers + torch.compile bf16, our indicator", "tuned-indicator", "bf16", {"precision": "bf16"}
+)
+OURS_EAGER_BF16 = Configuration("ours, torch bf16", "ours", "bf16", {"backend": "torch", "precision": "bf16"})
+OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", "bf16", {"precision": "bf16"})
+
 _FLOAT = (EAGER, COMPILED, ORT, OURS_ORT, OPENVINO, OURS_OPENVINO)
 _LOW = (EAGER, EAGER_BF16, COMPILED_BF16, OPENVINO_BF16, OURS_BF16)
 
@@ -46,6 +53,7 @@ class Benchmark:
 _ENGINES = ("tests/engine/test_cpu.py", "tests/engine/test_openvino.py")
 _SMALL_SETS = ((*_FLOAT, OPENVINO_FREE), (*_LOW, OURS_INT8))
 _SD_SETS = ((EAGER, ORT, OURS_ORT), (EAGER, OPENVINO, OURS_OPENVINO), (EAGER, OPENVINO_BF16, OURS_BF16))
+_TORCH = (INDICATOR_BF16, OURS_EAGER_BF16, OURS_COMPILED_BF16)
 _SD_TORCH = ((EAGER, COMPILED), (EAGER, EAGER_BF16, COMPILED_BF16))
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -65,6 +73,15 @@ BENCHMARKS: dict[str, Benchmark] = {
         (
             Case("sd15, 32x32 latents, batch 2", "sd15", Call("step", 2, side=32), _SD_SETS + _SD_TORCH, 7),
             Case("sd15, 64x64 latents, batch 2", "sd15", Call("step", 2, side=64), _SD_SETS, 5),
+        ),
+    ),
+    "step-torch": Benchmark(
+        "one denoiser call in bf16 on the CPU: our compiled torch engine against diffusers + torch.compile",
+        ("tests/engine/test_torch.py", "tests/engine/test_torch_gpu.py"),
+        (
+            Case("small, batch 2", "small", Call("step", 2), (_TORCH,), 60),
+            Case("small, batch 16", "small", Call("step", 16), (_TORCH,), 30),
+            Case("sd15, 32x32 latents, batch 2", "sd15", Call("step", 2, side=32), ((*_TORCH, TUNED_BF16),), 15),
         ),
     ),
     "branches": Benchmark(

@@ -29,7 +29,7 @@ from ddm_rt.engine.machine import machine
 from ddm_rt.errors import DdmError
 
 ROOT = Path(__file__).parents[1]
-BARE = {"eager", "compiled"}  # peers that run a checkpoint as diffusers has it
+BARE = {"eager", "compiled", "tuned"}  # peers that run a checkpoint as diffusers has it
 
 
 def check_tests(tests: Sequence[str]) -> None:

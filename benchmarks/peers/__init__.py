@@ -38,9 +38,12 @@ class Configuration:
 PEERS: dict[str, tuple[str, str | None]] = {
     "eager": ("peers.eager:Eager", "train"),
     "compiled": ("peers.eager:Compiled", "train"),
+    "tuned": ("peers.eager:Tuned", "train"),
+    "tuned-indicator": ("peers.eager:TunedWithIndicator", "train"),
     "onnxruntime": ("peers.ort:PlainOrt", None),
     "openvino": ("peers.ov:PlainOpenVino", "openvino"),
     "ours": ("peers.ours:Ours", None),
+    "ours-compiled": ("peers.ours:OursCompiled", "train"),
 }
 
 

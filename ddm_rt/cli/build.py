@@ -105,7 +105,7 @@ def build_package(
     where = Device.parse(device or CPU)
     chosen = precision or bundle.config.precision
     if (reason := backends.unavailable(Backend.TORCH, device=where)) is not None:
-        raise BackendUnavailable(Backend.TORCH, reason, ())
+        raise BackendUnavailable(Backend.TORCH.value, reason, ())
     from ddm_rt.engine.torch import building, packages
 
     batches = building.BATCHES if batch is None else tuple(positive("--batch", part) for part in batch.split(","))
@@ -113,7 +113,7 @@ def build_package(
     if force and packages.spoilt(bundle, chosen, where):
         shutil.rmtree(packages.place(bundle, chosen, where))
     if (reason := backends.unavailable(Backend.TORCH, bundle, where, chosen)) is not None:
-        raise BackendUnavailable(Backend.TORCH, reason, ())
+        raise BackendUnavailable(Backend.TORCH.value, reason, ())
     if not force and (found := packages.find(bundle, chosen, where)) is not None:
         return found
     return building.build(bundle, chosen, where, batches=batches, size=latents, progress=progress)

@@ -10,6 +10,7 @@ from rich.text import Text
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.backends import availability, choose
+from ddm_rt.engine.devices import CPU, CUDA, Device
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 
@@ -57,6 +58,7 @@ def checks(bundle: Bundle | None = None) -> list[Row]:
         rows += [_plan(bundle, name, gpu, device) for name in plans.names(bundle)] or [
             ("plans", False, f"{bundle.path} has none; ddm-rt build makes them")
         ]
+        rows += _compiled(bundle)
     return rows
 
 
@@ -92,6 +94,31 @@ def _plan(bundle: Bundle, name: str, gpu: Row, device: cuda.DeviceInfo | None) -
         # What could be checked without a GPU comes first: it is what a person can mend here.
         reasons = [*(reasons or ["it fits the bundle and the installed version"]), gpu[2]]
     return f"plan {name}", not reasons, "; ".join(reasons) or "fits this machine"
+
+
+def _compiled(bundle: Bundle) -> list[Row]:
+    """Networks that were compiled for torch; none where torch isn't installed."""
+    if _version("torch") is None:
+        return []
+    from ddm_rt.engine.torch import packages
+    from ddm_rt.engine.torch.networks import DTYPES
+
+    rows: list[Row] = []
+    for device in (Device(CUDA), Device(CPU)):
+        for precision in DTYPES:
+            name = f"compiled for torch on {device.kind}: {precision}"
+            try:
+                found = (
+                    packages.find(bundle, precision, device)
+                    if packages.place(bundle, precision, device).is_dir()
+                    else None
+                )
+            except (DdmError, RuntimeError) as error:
+                rows.append((name, False, str(error)))
+                continue
+            if found is not None:
+                rows.append((name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"))
+    return rows
 
 
 def _version(package: str) -> str | None:

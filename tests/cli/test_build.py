@@ -1,5 +1,6 @@
 """`ddm-rt build` as a user meets it: real TensorRT-RTX builds without a GPU, and one line for each mistake."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +108,50 @@ def test_another_bundle_at_out_is_kept(ddm_rt: Callable, bundle: Bundle, tmp_pat
     refusal = ddm_rt("build", bundle.path, "--backend", "tensorrt-rtx", "--sm", "89", "--out", out).refusal()
     assert f"holds another bundle, {other.bundle_id[:12]}; choose another" in refusal
     assert (out / INDEX).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sm", "89"), "--sm: not with --backend torch"),
+        (("--out", "copy"), "--out: not with --backend torch"),
+        (("--batch", "1,x"), "--batch 'x': expected a number of at least 1"),
+        (("--batch", "0"), "--batch '0': expected a number of at least 1"),
+        (("--size", "12x"), "--size '': expected a number of at least 1"),
+        (("--size", "17"), "--size '17': expected HEIGHTxWIDTH or one number, multiples of "),
+        (("--precision", "int8"), "it computes in the bundle's own precision, fp32"),
+        (("--device", "tpu"), "device 'tpu' is unknown; expected cpu, cuda, or cuda:N"),
+        (("--device", "cuda:7"), "backend 'torch' is not available: "),
+    ],
+)
+def test_mistakes_of_a_build_for_torch(
+    ddm_rt: Callable, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple, message: str
+) -> None:
+    monkeypatch.setenv("DDM_RT_CACHE", str(tmp_path / "cache"))
+    assert message in ddm_rt("build", bundle.path, "--backend", "torch", *options).refusal()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_options_of_torchs_build_are_not_tensorrts(ddm_rt: Callable, bundle: Bundle) -> None:
+    for option, value in (("--precision", "bf16"), ("--device", "cuda:1")):
+        refusal = ddm_rt("build", bundle.path, "--backend", "tensorrt-rtx", option, value).refusal()
+        assert f"{option}: not with --backend tensorrt-rtx" in refusal
+
+
+@pytest.mark.slow(reason="compiles C++ for minutes")
+def test_a_bundle_is_compiled_for_torch_and_sampled(
+    ddm_rt: Callable, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDM_RT_CACHE", str(tmp_path / "cache"))
+    line = ("build", bundle.path, "--backend", "torch", "--precision", "bf16", "--batch", "2")
+    made = ddm_rt(*line)
+    assert made.code == 0, made.err
+    assert f"compiled: {tmp_path / 'cache' / 'torch'}" in made.out
+    assert "denoiser-2.pt2: bf16, x_t [2, 4, 8, 8]" in made.out
+    assert ddm_rt(*line).out == made.out, "what is there is not built again"
+    sampled = ddm_rt(
+        *("sample", bundle.path, "--backend", "torch", "--precision", "bf16", "-n", "2", "--out", tmp_path / "out")
+    )
+    assert sampled.code == 0, sampled.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["precision"], "compiled" in manifest["versions"]) == ("bf16", True)

@@ -118,6 +118,20 @@ def test_rows_by_index_are_numpys(index: list[int]) -> None:
     np.testing.assert_array_equal(arrays.to_host(arrays.concat([taken, array])), np.concatenate([host[rows], host]))
 
 
+def test_a_series_comes_over_at_once_and_each_begins_where_kernels_expect_it() -> None:
+    driver = FakeDriver()
+    device = cuda.Device(driver)
+    arrays = Arrays(device, cuda.Stream(device))
+    for host in (np.arange(3 * 2 * 9, dtype=np.float32).reshape(3, 2, 9), np.arange(5)[:, None] + np.arange(7)):
+        before = driver.calls["cuMemcpyHtoDAsync"]
+        made = arrays.series(host)
+        assert driver.calls["cuMemcpyHtoDAsync"] == before + 1
+        assert len(made) == len(host)
+        for array, want in zip(made, host, strict=True):
+            assert (array.shape, array.dtype, array.pointer % 256) == (want.shape, want.dtype, 0)
+            np.testing.assert_array_equal(arrays.to_host(array), want)
+
+
 def test_rows_that_arent_there_are_refused(arrays: Arrays) -> None:
     array = arrays.from_host(np.zeros((3, 2), np.float32))
     for index in ([3], [-1], [0, 7]):

@@ -10,7 +10,9 @@ from step_inputs import inputs
 from tolerances import DEVICE_FP32_ABS, GUIDED_STEP_FP32_REL
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.engine.composed import grey_levels
 from ddm_rt.engine.torch.engine import TorchEngine
+from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.model.unet import DDM
 
@@ -70,6 +72,29 @@ def test_arrays_are_copies(tiny_bundle: Bundle) -> None:
     array = TorchEngine(tiny_bundle, 1).array(host)
     host[0] = 1
     assert array[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 9), (4, 5), (2, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_a_series_are_the_entries_and_each_begins_where_triton_expects_it(
+    tiny_bundle: Bundle, shape: tuple[int, ...], dtype: type
+) -> None:
+    host = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+    made = TorchEngine(tiny_bundle, 1).series(host)
+    assert len(made) == len(host)
+    for array, want in zip(made, host, strict=True):
+        np.testing.assert_array_equal(array.numpy(), want)
+        assert array.is_contiguous()
+        assert (array.data_ptr() - made[0].data_ptr()) % 16 == 0
+
+
+def test_images_are_what_the_decoder_gives_as_grey_levels(tiny_bundle: Bundle) -> None:
+    engine = TorchEngine(tiny_bundle, 1)
+    x0 = engine.array(np.random.default_rng(0).standard_normal((3, 4, 8, 8), np.float32))
+    np.testing.assert_array_equal(engine.images(x0), grey_levels(engine.decoder(x0)))
+    x0[1, 2, 3, 4] = torch.nan
+    with pytest.raises(DdmError, match="produced non-finite values"):
+        engine.images(x0)
 
 
 def test_says_what_computes(tiny_bundle: Bundle) -> None:

@@ -14,8 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.devices import Device
+from ddm_rt.engine.torch import weights
+from ddm_rt.engine.torch.eager import Eager, signature
 from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.engine.torch.graphs import Graphs
+from ddm_rt.errors import DdmError
 from ddm_rt.half import STATISTICS, TRIGONOMETRY
 from ddm_rt.kernels.guided_step import reference
 from ddm_rt.kernels.philox_torch import normal_elementwise
@@ -261,3 +264,43 @@ def test_what_is_replayed_is_the_callers(tiny_bundle: Bundle) -> None:
     second = graphs("double", double, {"x": torch.zeros(3, 3)}, {"x": 4}, 3)[0]
     assert torch.equal(first, torch.full((2, 3), 2.0))
     assert torch.equal(second, torch.zeros(3, 3))
+
+
+def test_too_little_memory_is_one_error_that_says_what_fits(tiny_bundle: Bundle) -> None:
+    engine = TorchEngine(tiny_bundle, 1, CPU)
+    networks = engine._networks
+
+    class Small:
+        """A mocked GPU whose memory holds two rows."""
+
+        signatures = networks.signatures
+
+        def __call__(self, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            if name == "denoiser" and len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return networks(name, inputs)
+
+    engine._networks = Small()  # type: ignore[assignment]
+    said = (
+        r"cpu has too little memory for a denoiser call of 4 rows, \[4, 4, 8, 8\]; 2 fit; smaller images or `--mode lat"
+    )
+    with pytest.raises(DdmError, match=said):
+        Pipeline(tiny_bundle, engine).generate(n=1)
+
+
+@pytest.mark.slow(reason="traces four models")
+@pytest.mark.parametrize("family", ["digits", "sd15", "sd21", "sdxl"])
+def test_a_denoiser_is_one_graph_without_a_break(family: str, request: pytest.FixtureRequest) -> None:
+    if family == "digits":
+        bundle = Bundle.load("digits")
+    else:
+        bundle = request.getfixturevalue("exported_bundles")[family]
+    part = Eager.load(bundle, Precision.BF16, torch.device("cpu")).parts["denoiser"]
+    taken = signature(part).taken
+    given = [
+        taken(name, torch.zeros(value.shape, dtype=value.dtype))
+        for name, value in weights.example(part, bundle.config, 2).items()
+    ]
+    with torch.no_grad():
+        found = torch._dynamo.explain(part.module)(*given)
+    assert (found.graph_count, found.graph_break_count, found.break_reasons) == (1, 0, [])

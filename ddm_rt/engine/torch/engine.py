@@ -82,6 +82,7 @@ class TorchEngine(Composed):
             OrderedDict()
         )  # a layout of a batch takes the same rows at each step
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
+        self._fitted: dict[str, int] = {}  # the most rows of a network's call so far
         self._graphs: Graphs | None = None
         if self.device.type == "cuda":  # bytes depend on them too
             self._graphs = Graphs(captured_on(self.device))
@@ -175,8 +176,17 @@ class TorchEngine(Composed):
     def _computed(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
         signature = self._networks.signatures[name]
-        with self._exact():
-            made = self._networks(name, tuple(signature.taken(each, given[each]) for each in signature.inputs))
+        rows = len(given[signature.inputs[0]])
+        try:
+            with self._exact():
+                made = self._networks(name, tuple(signature.taken(each, given[each]) for each in signature.inputs))
+        except torch.OutOfMemoryError as error:
+            shape = list(given[signature.inputs[0]].shape)
+            raise DdmError(
+                f"{self.device} has too little memory for a {name} call of {rows} rows, {shape}; "
+                f"{self._fitted.get(name, 0)} fit; smaller images or `--mode latency` need less"
+            ) from error
+        self._fitted[name] = max(rows, self._fitted.get(name, 0))
         return {each: tensor.float() for each, tensor in zip(signature.outputs, made, strict=True)}
 
     @torch.inference_mode()
