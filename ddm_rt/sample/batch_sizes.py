@@ -4,14 +4,15 @@ import logging
 from collections.abc import Callable
 from enum import StrEnum
 
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.engine.contract import Cond, Engine
-from ddm_rt.runtime import RuntimeConfig
 from ddm_rt.sample.buckets import probe
 from ddm_rt.sample.jobs import Shape
-from ddm_rt.schedule import Schedule, step_table
+from ddm_rt.schedule import step_table
 
 Sizes = tuple[int, ...]
+LARGEST = 0  # as a bucket: the sizes that go with the largest, which a manifest without a bucket was made with
 ProbeRows = Callable[[], tuple[Cond, int]]
 
 _log = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ class BatchSizes:
     free memory, since an image's bytes may depend on it.
     """
 
-    def __init__(self, engine: Engine, config: RuntimeConfig, schedule: Schedule, mode: Mode) -> None:
-        self._engine, self._config, self._schedule, self._mode = engine, config, schedule, mode
+    def __init__(self, engine: Engine, bundle: Bundle, mode: Mode) -> None:
+        self._engine, self._bundle, self._mode = engine, bundle, mode
         self.groups: dict[Shape, tuple[Sizes, ...]] = {}  # sizes that give the same bits; the largest size's first
 
     def of(self, shape: Shape, size: tuple[int, int], rows: ProbeRows, bucket: int | None = None) -> Sizes:
@@ -44,28 +45,27 @@ class BatchSizes:
             self.groups[shape] = self._probed(shape, size, rows)
             _log.info("batch sizes for latents %s: %s", shape, self.groups[shape])
         groups = self.groups[shape]
-        if bucket is not None:
+        if bucket:
             for group in groups:
                 if bucket in group:
                     return group
             _log.warning("the manifest's bucket is %d; batch sizes here are %s: bytes may differ", bucket, groups)
-        return groups[0] if self._mode is Mode.THROUGHPUT else min(groups)
+        return groups[0] if self._mode is Mode.THROUGHPUT or bucket == LARGEST else min(groups)
 
     def bucket(self, shape: Shape) -> int | None:
-        """What a manifest has to say of the choice: the group's smallest size. None where there is no choice, or where
-        nothing was probed yet.
+        """What a manifest has to say of the choice: its smallest size. None where it goes with the largest size, and
+        where nothing was probed yet.
         """
-        groups = self.groups.get(shape, ())
-        if len(groups) < 2:
-            return None
-        return (groups[0] if self._mode is Mode.THROUGHPUT else min(groups))[0]
+        groups = self.groups.get(shape, ((),))
+        chosen = groups[0] if self._mode is Mode.THROUGHPUT else min(groups)
+        return None if chosen == groups[0] else chosen[0]
 
     def _probed(self, shape: Shape, size: tuple[int, int], rows: ProbeRows) -> tuple[Sizes, ...]:
-        config, engine = self._config, self._engine
+        config, engine = self._bundle.config, self._engine
         pixels = None if config.family is Family.PIXEL else engine.max_pixels
         most = None if pixels is None else max(pixels // (size[0] * size[1]), 1)
         if engine.batch_sizes is None and 1 in (most, engine.max_batch):
             return ((1,),)  # nothing to compare, and a large model's calls take long
         cond, count = rows()
-        table = step_table(self._schedule, config.sampling.sampler, config.sampling.num_steps)
+        table = step_table(self._bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
         return probe(engine, cond, count, shape, table.timesteps, most)

@@ -15,7 +15,7 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.batch_sizes import BatchSizes, Mode
+from ddm_rt.sample.batch_sizes import LARGEST, BatchSizes, Mode
 from ddm_rt.sample.buckets import split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
@@ -57,7 +57,7 @@ class Pipeline:
         self._tree = code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
-        self._sizes = BatchSizes(engine, bundle.config, bundle.schedule, mode)
+        self._sizes = BatchSizes(engine, bundle, mode)
 
     @classmethod
     def load(
@@ -278,7 +278,8 @@ class Pipeline:
         for name, value in self.made_by.items():
             if getattr(recorded, name) != value:
                 _log.warning("replay: %s was %s, is %s: bytes may differ", name, getattr(recorded, name), value)
-        return self._render(self.recorded(recorded.model_copy(update=self.made_by)), on_step, cancel)
+        again = self.recorded(recorded.model_copy(update=self.made_by))
+        return self._render(again, on_step, cancel, recorded.bucket or LARGEST)
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -317,9 +318,11 @@ class Pipeline:
         states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape)
         return states * np.float32(request.table.init_scale)
 
-    def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
+    def _render(
+        self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None, bucket: int | None = None
+    ) -> Generation:
         needed = [job.branches for job in request.jobs]
-        buckets = self._buckets_for(request.shape, request.manifest.bucket)
+        buckets = self._buckets_for(request.shape, bucket)
         batches = _batches([len(each.conditions) for each in needed], buckets[-1])
         height, width = request.size
         images = np.empty((len(needed), height, width, 3), np.uint8)
@@ -347,7 +350,7 @@ class Pipeline:
             )
             images[members] = self._decode(x0, len(members), buckets)
         manifest = request.manifest
-        if manifest.bucket is None:
+        if bucket is None:
             manifest = manifest.model_copy(update={"bucket": self._sizes.bucket(request.shape)})
         return Generation(images, tuple(image.code for image in manifest.images), manifest.tree())
 

@@ -104,6 +104,10 @@ def another_secret(path: Path, root: Path) -> None:
     (root / packages.SECRET).write_bytes(b"x" * 32)
 
 
+def open_secret(path: Path, root: Path) -> None:
+    (root / packages.SECRET).chmod(0o644)
+
+
 def no_secret(path: Path, root: Path) -> None:
     (root / packages.SECRET).unlink()
 
@@ -129,6 +133,7 @@ def no_signature(path: Path, root: Path) -> None:
     ("damage", "said"),
     [
         (another_secret, "was not built here, and compiled code of others is never run"),
+        (open_secret, r"secret: belongs to somebody else, or others may read it"),
         (no_secret, "was not built here, and compiled code of others is never run"),
         (altered_record, "was not built here, and compiled code of others is never run"),
         (altered_code, r"denoiser-2\.pt2: missing or altered"),

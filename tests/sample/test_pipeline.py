@@ -16,7 +16,6 @@ from PIL import Image
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.batch_sizes import Mode
 from ddm_rt.sample.buckets import CANDIDATES
 from ddm_rt.sample.generation import contact_sheet
 from ddm_rt.sample.pipeline import Cancelled, Pipeline
@@ -45,38 +44,6 @@ def test_bytes_do_not_depend_on_the_batch(quirk: Quirk, options: dict[str, Any])
         assert first.images.tobytes() == whole.images[:n].tobytes()
     neighbours = restarted.generate(n=70, seed=9, codes=[codes[0], *([1] * 69)])
     assert neighbours.images[0].tobytes() == whole.images[0].tobytes()
-
-
-@pytest.mark.parametrize(("mode", "size", "other"), [("throughput", 64, "latency"), ("latency", 1, "throughput")])
-def test_where_the_batch_size_changes_bits_the_mode_decides_and_the_manifest_says_which(
-    mode: str, size: int, other: str
-) -> None:
-    engine = FakeEngine("batch size")
-    pipeline = Pipeline(fake_bundle(), engine, mode=Mode(mode))
-    _ = pipeline.buckets
-    engine.denoised.clear()
-    made = pipeline.generate(n=3, seed=5)
-    assert set(engine.denoised) == {size}
-    assert made.manifest["bucket"] == size
-    elsewhere = Pipeline(fake_bundle(), FakeEngine("batch size"), mode=Mode(other))
-    assert elsewhere.generate(n=3, seed=5).images.tobytes() != made.images.tobytes()
-    assert elsewhere.replay(made.manifest).images.tobytes() == made.images.tobytes()
-
-
-def test_a_replay_where_the_bucket_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    made = Pipeline(fake_bundle(), FakeEngine("batch size")).generate(n=1)
-    with caplog.at_level(logging.WARNING, "ddm_rt"):
-        Pipeline(fake_bundle(), FakeEngine("position")).replay(made.manifest)
-    assert caplog.messages == ["the manifest's bucket is 64; batch sizes here are ((1,),): bytes may differ"]
-
-
-def test_where_it_changes_none_no_manifest_says_so() -> None:
-    assert "bucket" not in Pipeline(fake_bundle(), FakeEngine()).generate(n=1).manifest
-
-
-def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(DdmError, match="mode is 'fast'; expected one of: throughput, latency"):
-        Pipeline.load("digits", mode="fast")
 
 
 @pytest.mark.parametrize("quirk", QUIRKS[1:])

@@ -257,6 +257,11 @@ def _secret(*, make: bool) -> bytes | None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(secrets.token_bytes(32))
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise DdmError(
+            f"{path}: belongs to somebody else, or others may read it; whoever has it can sign code. Remove it"
+        )
     return path.read_bytes()
 
 
