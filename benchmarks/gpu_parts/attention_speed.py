@@ -6,13 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddm_rt.kernels.indicator_attention import table
 from gpu_parts.numerics import DTYPES, tensors
 from gpu_parts.record import Record
-from gpu_parts.shapes import BATCHES, HEADS, INDICATOR, SD15_LAYERS, TEXT, Attention, bytes_moved, flops, sd15
-from gpu_parts.timing import Call, captured, do_bench, interleaved, paired_ratio
+from gpu_parts.rig import Rig
+from gpu_parts.shapes import (
+    HEADS,
+    INDICATOR,
+    ROWS,
+    SD15_LAYERS,
+    TEXT,
+    TINY_LAYERS,
+    Attention,
+    bytes_moved,
+    flops,
+    sd15,
+)
+from gpu_parts.timing import Call, interleaved, paired_ratio
+
+# Calls of a warm series, captured as one graph: the first of them, and the launch, are a small part of it.
+WARM_CALLS = 20
+CACHES = ("cold", "warm")
 
 
 def unfused(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
@@ -29,43 +44,64 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+def flash(rig: Rig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with rig.only_flash():
         return sdpa(q, k, v)
 
 
-def section_attention(record: Record, device: str = "cuda") -> None:
-    """fused, unfused pair, flash attention alone and a device copy of the same bytes, each as a CUDA graph."""
-    from ddm_rt.kernels.indicator_attention.fused import indicator_attention_fused
+def layers_of(rig: Rig) -> dict[tuple[int, int], int]:
+    return TINY_LAYERS if rig.tiny else SD15_LAYERS
 
-    record.facts["unit"] = "ms; every call replayed as a CUDA graph, L2 cleared before each run"
-    bench = do_bench()
-    for name, dtype in DTYPES.items():
-        for batch in BATCHES:
-            for shape in sd15(batch):
-                if not record.room(f"{name} {tuple(shape)}", 2):
+
+def section_attention(record: Record, rig: Rig) -> None:
+    """fused, unfused pair, flash attention alone and a device copy of the same bytes, each as a CUDA graph."""
+    record.facts["unit"] = "ms per call, replayed as a CUDA graph"
+    record.facts["cold"] = "the L2 cache is cleared before each run"
+    record.facts["warm"] = f"{WARM_CALLS} calls in a row on the same tensors, divided by their number"
+    fused = rig.attention()
+    for rows in ROWS:
+        for name, dtype in sorted(DTYPES.items()):  # bf16 first
+            for shape in sd15(rows, layers_of(rig)):
+                identity = {"dtype": name, "batch": rows, "queries": shape.queries, "head_dim": shape.head_dim}
+                if record.has(**identity) or not record.room(f"{name} {tuple(shape)}", 0 if rig.dry else 3):
                     continue
-                inputs = tensors(shape, dtype, device)
+                inputs = tensors(shape, dtype, rig.device)
                 # A copy reads and writes: half of the bytes each way.
-                source = torch.empty(bytes_moved(shape) // 2, dtype=torch.uint8, device=device)
+                source = torch.empty(bytes_moved(shape) // 2, dtype=torch.uint8, device=rig.device)
                 target = torch.empty_like(source)
                 calls: dict[str, Call] = {
-                    "fused": partial(indicator_attention_fused, *inputs),
+                    "fused": partial(fused, *inputs),
                     "unfused": partial(unfused, *inputs),
-                    "flash": partial(flash, *inputs[:3]),
+                    "flash": partial(flash, rig, *inputs[:3]),
                     "copy": partial(target.copy_, source),
                 }
-                found = interleaved({key: captured(call) for key, call in calls.items()}, bench)
-                record.add(**_speed_row(name, shape, found))
+                once = {key: rig.captured(call) for key, call in calls.items()}
+                series = {key: rig.captured(call, WARM_CALLS) for key, call in calls.items()}
+                found = {
+                    "cold": interleaved(once, rig.bench()),
+                    "warm": interleaved(series, partial(_each_of, rig.warm_bench())),
+                }
+                record.add_all([_speed_row(identity, cache, layers_of(rig), shape, found[cache]) for cache in CACHES])
 
 
-def _speed_row(dtype: str, shape: Attention, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _each_of(bench: Any, call: Call) -> list[float]:
+    """A series' times, per call."""
+    return [time / WARM_CALLS for time in bench(call)]
+
+
+def _speed_row(
+    identity: dict[str, Any],
+    cache: str,
+    layers: dict[tuple[int, int], int],
+    shape: Attention,
+    found: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
     """One row: the times, and what they come to."""
     moved = bytes_moved(shape)
-    row: dict[str, Any] = {"dtype": dtype, "batch": shape.batch, "queries": shape.queries, "head_dim": shape.head_dim}
-    row["layers"] = SD15_LAYERS[shape.queries, shape.head_dim]
+    row: dict[str, Any] = identity | {"cache": cache, "layers": layers[shape.queries, shape.head_dim]}
+    row |= {"rounds": len(found["fused"]["rounds"]), "runs": found["fused"]["runs"]}
     for key, times in found.items():
-        row[f"{key}_ms"], row[f"{key}_q20"], row[f"{key}_q80"] = times["median"], times["q20"], times["q80"]
+        row[f"{key}_ms"], row[f"{key}_p95"] = times["p50"], times["p95"]
     return row | {
         "speedup": paired_ratio(found["unfused"], found["fused"])["median"],
         "over_flash": paired_ratio(found["fused"], found["flash"])["median"],
@@ -76,27 +112,24 @@ def _speed_row(dtype: str, shape: Attention, found: dict[str, dict[str, Any]]) -
     }
 
 
-def section_tactics(record: Record, device: str = "cuda") -> None:
-    """Every tile of the table for this card at batch 8: what `table.py` should ship here."""
-    from ddm_rt.kernels.indicator_attention.fused import architecture, indicator_attention_fused
-
-    found_architecture = architecture(0)
-    record.facts |= {"architecture": found_architecture, "unit": "ms"}
-    bench = do_bench()
-    queries = {d: n for n, d in reversed(SD15_LAYERS)}  # the larger N where a head dim has two
+def section_tactics(record: Record, rig: Rig) -> None:
+    """Every tile of the table for this card at 16 rows: what `table.py` should ship here."""
+    record.facts |= {"architecture": rig.architecture(), "unit": "ms"}
+    fused = rig.attention()
+    queries = {d: n for n, d in reversed(layers_of(rig))}  # the larger N where a head dim has two
     # Stable Diffusion's head dims first: they matter most if time runs out.
     for dim in sorted(table.HEAD_DIMS, key=lambda d: d not in queries):
-        for name, dtype in DTYPES.items():
-            tiles = table.tactics(dim, name, found_architecture)
-            # A kernel takes seconds to compile the first time.
-            if not record.room(f"tiles of {name} head dim {dim}", 3 * len(tiles)):
+        for name, dtype in sorted(DTYPES.items()):
+            tiles = table.tactics(dim, name, rig.architecture())
+            if record.has(head_dim=dim, dtype=name):
                 continue
-            inputs = tensors(Attention(8, queries.get(dim, 1024), HEADS, dim, TEXT, INDICATOR), dtype, device)
-            calls = {
-                "x".join(map(str, tile)): captured(partial(indicator_attention_fused, *inputs, tile=tile))
-                for tile in tiles
-            }
-            times = {key: value["median"] for key, value in interleaved(calls, bench, rounds=3).items()}
+            # A kernel takes seconds to compile the first time.
+            if not record.room(f"tiles of {name} head dim {dim}", 0 if rig.dry else 3 * len(tiles)):
+                continue
+            shape = Attention(16, queries.get(dim, 16 if rig.tiny else 1024), HEADS, dim, TEXT, INDICATOR)
+            inputs = tensors(shape, dtype, rig.device)
+            calls = {"x".join(map(str, tile)): rig.captured(partial(fused, *inputs, tile=tile)) for tile in tiles}
+            times = {key: value["median"] for key, value in interleaved(calls, rig.bench(), rounds=3).items()}
             shipped, best = next(iter(times)), min(times, key=times.__getitem__)
             record.add(
                 head_dim=dim,

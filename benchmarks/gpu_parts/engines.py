@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_parts.machine import has
 from gpu_parts.record import Record
+from gpu_parts.rig import Rig
 from gpu_parts.shapes import THROUGHPUT_BATCHES
 from gpu_parts.timing import quantiles
 
@@ -19,7 +20,7 @@ IMAGES = 16
 BUILD_S = 40.0  # of the section's budget, that a build may use
 
 
-def section_engines(record: Record) -> None:
+def section_engines(record: Record, rig: Rig) -> None:
     """Builds where they are possible, then images of the same seeds, and images per second."""
     if absent := [name for name in ("onnxruntime", "pydantic") if not has(name)]:
         record.leave_out(f"everything: not installed: {', '.join(absent)} (ONNX Runtime's images are the yardstick)")
@@ -27,6 +28,8 @@ def section_engines(record: Record) -> None:
     from ddm_rt.bundle import Bundle, asset
     from ddm_rt.sample.pipeline import Pipeline
 
+    if record.rows:  # of a process that was cut off: all of it is quick beside the builds, which come last
+        record.rows.clear()
     bundle = Bundle.load(asset("digits"))
     expected = Pipeline.load(bundle, backend="onnxruntime", threads=1).generate(n=IMAGES, seed=0).images
     onnxruntime_cuda(record, bundle)

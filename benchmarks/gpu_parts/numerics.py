@@ -12,7 +12,8 @@ from ddm_rt.kernels.guided_step import guided_step_reference
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.indicator_attention import indicator_attention_reference, table
 from gpu_parts.record import Record
-from gpu_parts.shapes import Attention, odd, sd15
+from gpu_parts.rig import Rig
+from gpu_parts.shapes import SD15_LAYERS, TINY_LAYERS, Attention, odd, sd15
 
 # Largest |error| / max(1, |value|) against float64 of the same inputs. Half-precision inputs, float32 sums.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2.4e-2}
@@ -45,17 +46,12 @@ def attention(
     """`op` (the fused kernel) at every shape and dtype, one row each."""
     for dtype in dtypes:
         for shape in shapes:
-            if not record.room(f"attention {dtype} {tuple(shape)}"):
+            identity = {"op": "indicator_attention", "dtype": _name(dtype), "shape": list(shape)}
+            if record.has(**identity) or not record.room(f"attention {dtype} {tuple(shape)}"):
                 continue
             inputs = tensors(shape, dtype, device)
             worst = error(op(*inputs), indicator_attention_reference(*(x.double() for x in inputs)))
-            record.add(
-                op="indicator_attention",
-                dtype=str(dtype).removeprefix("torch."),
-                shape=list(shape),
-                error=worst,
-                passed=worst <= TOLERANCES[dtype],
-            )
+            record.add(**identity, error=worst, passed=worst <= TOLERANCES[dtype])
 
 
 def guided_step(
@@ -64,64 +60,61 @@ def guided_step(
     """`op` (the fused kernel) for every number of branches, with and without noise, against numpy's float64."""
     for branches, noise in variants():
         for shape in shapes:
-            if not record.room(f"guided_step {branches} {noise} {shape}"):
+            identity = {"op": "guided_step", "dtype": "float32", "shape": list(shape)}
+            identity |= {"branches": branches, "noise": noise}
+            if record.has(**identity) or not record.room(f"guided_step {branches} {noise} {shape}"):
                 continue
             host = _step_inputs(branches, noise, shape)
             expected = guided_step_reference(*_each(host, _float64))
             found = op(*_each(host, partial(_on, device)))
             worst = max(error(f.cpu(), torch.from_numpy(e)) for f, e in zip(found, expected, strict=True))
-            record.add(
-                op="guided_step",
-                dtype="float32",
-                shape=list(shape),
-                branches=branches,
-                noise=noise,
-                error=worst,
-                passed=worst <= GUIDED_STEP_TOLERANCE,
-            )
+            record.add(**identity, error=worst, passed=worst <= GUIDED_STEP_TOLERANCE)
 
 
 def batch_invariance(
-    record: Record, device: str, op: Callable[..., Tensor], batches: Sequence[int] = (1, 2, 7)
+    record: Record,
+    device: str,
+    op: Callable[..., Tensor],
+    layers: dict[tuple[int, int], int] = SD15_LAYERS,
+    batches: Sequence[int] = (1, 2, 7),
 ) -> None:
     """The last image of a batch of 16 has the same bits in a smaller one."""
     for name, dtype in DTYPES.items():
-        for shape in sd15(16):
-            if not record.room(f"batch invariance {name} {tuple(shape)}"):
+        for shape in sd15(16, layers):
+            identity = {"op": "batch invariance", "dtype": name, "shape": list(shape)}
+            if record.has(**identity) or not record.room(f"batch invariance {name} {tuple(shape)}"):
                 continue
             inputs = tensors(shape, dtype, device)
             whole = op(*inputs)
             equal = all(bool(torch.equal(op(*(x[-b:] for x in inputs)), whole[-b:])) for b in batches)
-            record.add(op="batch invariance", dtype=name, shape=list(shape), passed=equal)
+            record.add(**identity, passed=equal)
 
 
-def races(record: Record, fused: Callable[..., Tensor], step: Callable[..., Any]) -> None:
-    """The same call 50 times beside matrix products on a second stream: every result has the same bits."""
-    busy = torch.cuda.Stream()
-    matrix = torch.randn(2048, 2048, device="cuda", dtype=torch.float16)
+def races(record: Record, rig: Rig, repeats: int = REPEATS) -> None:
+    """The same call many times beside matrix products on a second stream: every result has the same bits."""
+    layers = TINY_LAYERS if rig.tiny else SD15_LAYERS
+    with rig.other_work() as work:
 
-    busy.wait_stream(torch.cuda.current_stream())
+        def repeated(call: Callable[[], Any]) -> bool:
+            first = call()
+            for _ in range(repeats):
+                work()
+                if not _same_bits(call(), first):
+                    return False
+            return True
 
-    def repeated(call: Callable[[], Any]) -> bool:
-        first = call()
-        for _ in range(REPEATS):
-            with torch.cuda.stream(busy):
-                torch.mm(matrix, matrix)
-            if not _same_bits(call(), first):
-                return False
-        return True
-
-    for name, dtype in DTYPES.items():
-        for shape in [*sd15(8), *odd(table.HEAD_DIMS)[::5]]:
-            if record.room(f"races {name} {tuple(shape)}"):
-                passed = repeated(partial(fused, *tensors(shape, dtype, "cuda")))
-                record.add(op="indicator_attention", dtype=name, shape=list(shape), repeats=REPEATS, passed=passed)
-    for branches, noise in variants():
-        if record.room(f"races guided_step {branches} {noise}"):
-            arguments = _each(_step_inputs(branches, noise, STEP_SHAPES[0]), partial(_on, "cuda"))
-            passed = repeated(partial(step, *arguments))
-            record.add(op="guided_step", branches=branches, noise=noise, repeats=REPEATS, passed=passed)
-    torch.cuda.synchronize()
+        for name, dtype in DTYPES.items():
+            for shape in [*sd15(8, layers), *odd(table.HEAD_DIMS)[::5]]:
+                identity = {"op": "indicator_attention", "dtype": name, "shape": list(shape)}
+                if not record.has(**identity) and record.room(f"races {name} {tuple(shape)}"):
+                    passed = repeated(partial(rig.attention(), *tensors(shape, dtype, rig.device)))
+                    record.add(**identity, repeats=repeats, passed=passed)
+        for branches, noise in variants():
+            identity = {"op": "guided_step", "branches": branches, "noise": noise}
+            if not record.has(**identity) and record.room(f"races guided_step {branches} {noise}"):
+                arguments = _each(_step_inputs(branches, noise, STEP_SHAPES[0]), partial(_on, rig.device))
+                passed = repeated(partial(rig.guided_step(), *arguments))
+                record.add(**identity, repeats=repeats, passed=passed)
 
 
 def _step_inputs(branches: int, noise: bool, shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -161,22 +154,21 @@ def _each(arguments: tuple[Any, ...], change: Callable[[Any], Any]) -> tuple[Any
     return ([change(x) for x in outputs], *(None if x is None else change(x) for x in rest))
 
 
-def section_numerics(record: Record) -> None:
-    """The section on a CUDA device."""
-    from ddm_rt.kernels.guided_step.fused import guided_step_fused
-    from ddm_rt.kernels.indicator_attention.fused import indicator_attention_fused
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
+
+def section_numerics(record: Record, rig: Rig) -> None:
+    """Both kernels at every shape, and batch invariance."""
     record.facts["measure"] = "largest |error| / max(1, |value|) against float64 of the same inputs"
-    record.facts["tolerances"] = {str(k).removeprefix("torch."): v for k, v in TOLERANCES.items()}
-    guided_step(record, "cuda", guided_step_fused)
-    shapes = [*sd15(2), *odd(table.HEAD_DIMS)]
-    attention(record, list(DTYPES.values()), shapes, "cuda", indicator_attention_fused)
-    batch_invariance(record, "cuda", indicator_attention_fused)
+    record.facts["tolerances"] = {_name(dtype): limit for dtype, limit in TOLERANCES.items()}
+    layers = TINY_LAYERS if rig.tiny else SD15_LAYERS
+    guided_step(record, rig.device, rig.guided_step(), STEP_SHAPES[-1:] if rig.tiny else STEP_SHAPES)
+    # Each head dim and dtype is a kernel that takes seconds to compile. The model's own come first.
+    shapes = [*sd15(2, layers), *odd(table.HEAD_DIMS)]
+    attention(record, list(DTYPES.values()), shapes, rig.device, rig.attention())
+    batch_invariance(record, rig.device, rig.attention(), layers)
 
 
-def section_races(record: Record) -> None:
-    """The section on a CUDA device."""
-    from ddm_rt.kernels.guided_step.fused import guided_step_fused
-    from ddm_rt.kernels.indicator_attention.fused import indicator_attention_fused
-
-    races(record, indicator_attention_fused, guided_step_fused)
+def section_races(record: Record, rig: Rig) -> None:
+    races(record, rig, 2 if rig.dry else REPEATS)

@@ -15,16 +15,18 @@ class Attention(NamedTuple):
 
 
 HEADS, TEXT, INDICATOR = 8, 77, 4
-BATCHES = (1, 8, 16)
-THROUGHPUT_BATCHES = (1, 2, 4, 8, 16, 32)
+ROWS = (2, 16, 32)  # of a call: 1, 8 and 16 guided images
+THROUGHPUT_BATCHES = (1, 2, 4, 8, 16, 32)  # images of a request to TensorRT
 
 # (queries N, head dim D) -> how many of the UNet's 16 cross-attention layers have them.
 SD15_LAYERS: dict[tuple[int, int], int] = {(4096, 40): 5, (1024, 80): 5, (256, 160): 5, (64, 160): 1}
+# A dry run's: small, and 16 layers as well.
+TINY_LAYERS: dict[tuple[int, int], int] = {(64, 40): 8, (16, 80): 8}
 
 
-def sd15(batch: int) -> list[Attention]:
+def sd15(batch: int, layers: dict[tuple[int, int], int] = SD15_LAYERS) -> list[Attention]:
     """The layers' shapes at one batch size."""
-    return [Attention(batch, n, HEADS, d, TEXT, INDICATOR) for n, d in SD15_LAYERS]
+    return [Attention(batch, n, HEADS, d, TEXT, INDICATOR) for n, d in layers]
 
 
 def odd(head_dims: tuple[int, ...]) -> list[Attention]:

@@ -10,7 +10,7 @@ Bench = Callable[[Call], list[float]]  # a call -> milliseconds of its runs
 
 
 def quantiles(times: list[float]) -> dict[str, float]:
-    """Median with the 20 % and 80 % quantiles (linear between neighbours), in the unit of `times`."""
+    """Median (`p50` too), 20 %, 80 % and 95 % quantiles, linear between neighbours, in the unit of `times`."""
     ordered = sorted(times)
 
     def at(q: float) -> float:
@@ -19,17 +19,18 @@ def quantiles(times: list[float]) -> dict[str, float]:
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (point - low) * (ordered[high] - ordered[low])
 
-    return {"median": at(0.5), "q20": at(0.2), "q80": at(0.8)}
+    return {"median": at(0.5), "q20": at(0.2), "q80": at(0.8), "p50": at(0.5), "p95": at(0.95)}
 
 
 def interleaved(calls: Mapping[str, Call], bench: Bench, rounds: int = 5) -> dict[str, dict[str, Any]]:
-    """Per call: `median`, `q20`, `q80` over all runs in ms, and `rounds`, the median of each round."""
+    """Per call: `quantiles` over all runs in ms, their number `runs`, and `rounds`, the median of each."""
     runs: dict[str, list[list[float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             runs[name].append(bench(call))
     return {
-        name: quantiles([t for part in parts for t in part]) | {"rounds": [statistics.median(part) for part in parts]}
+        name: quantiles([t for part in parts for t in part])
+        | {"runs": sum(map(len, parts)), "rounds": [statistics.median(part) for part in parts]}
         for name, parts in runs.items()
     }
 
@@ -50,8 +51,28 @@ def do_bench(rep_ms: int = 15, warmup_ms: int = 5) -> Bench:
     return bench
 
 
-def captured(call: Call) -> Call:
-    """The call as a CUDA graph's replay: what the device does, without the time that Python takes to ask for it.
+def events_bench(samples: int = 15) -> Bench:
+    """Two CUDA events around each run, and nothing between the runs: the L2 cache keeps what it holds."""
+    import torch
+
+    def bench(call: Call) -> list[float]:
+        call()
+        times = []
+        for _ in range(samples):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            times.append(float(start.elapsed_time(end)))
+        return times
+
+    return bench
+
+
+def captured(call: Call, times: int = 1) -> Call:
+    """The call, `times` in a row, as a CUDA graph's replay: what the device does, without the time that Python takes to
+    ask for it.
 
     What the call holds stays alive with the replay: the graph knows addresses only.
     """
@@ -69,7 +90,7 @@ def captured(call: Call) -> Call:
     gc.disable()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = call()
+            result = [call() for _ in range(times)]
     finally:
         if collecting:
             gc.enable()
