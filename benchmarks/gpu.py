@@ -47,18 +47,15 @@ class Section:
 def _images(model: str, batch: int) -> dict[str, Section]:
     """What compiles for one model and batch, and the images themselves."""
     place, title = "gpu_parts.trajectories", f"{model}, batch {batch}"
-    compiling = f"{place}:section_compile"
-    return {
-        f"{model}_{batch}_compile": Section(
-            compiling, 440, f"{title}: torch.compile, without indicator", (model, batch, False)
-        ),
-        f"{model}_{batch}_compile_indicator": Section(
-            compiling, 440, f"{title}: torch.compile, with indicator", (model, batch, True)
-        ),
-        f"{model}_{batch}": Section(
-            f"{place}:section_images", 440, f"{title}: whole images, ours and diffusers'", (model, batch)
-        ),
-    }
+    found = {}
+    for indicator, ending, words in ((False, "", "without"), (True, "_indicator", "with")):
+        found[f"{model}_{batch}_compile{ending}"] = Section(
+            f"{place}:section_compile", 440, f"{title}: torch.compile, {words} indicator", (model, batch, indicator)
+        )
+        found[f"{model}_{batch}{ending}"] = Section(
+            f"{place}:section_images", 440, f"{title}: whole images, {words} indicator", (model, batch, indicator)
+        )
+    return found
 
 
 # In the order of what matters most if the run is cut short.

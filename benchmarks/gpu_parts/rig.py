@@ -36,7 +36,7 @@ class Rig:
     dry: bool = False
     device: str = "cuda"
     steps: tuple[int, ...] = (25, 4)
-    rounds: tuple[int, int] = (5, 15)  # of a comparison: the fewest, and the most where time is left
+    rounds: tuple[int, int] = (3, 15)  # of a comparison: the fewest, and the most where time is left
     turn_s: float = 0.4  # a variant's turn in a round lasts so long, or one trajectory
     peak_sizes: tuple[int, ...] = (4096, 8192, 12288, 16384)  # sides of the square products
     tiny: bool = False  # models
@@ -203,7 +203,7 @@ def fake() -> Rig:
         "times and memory are invented, and torch.compile is replaced by the identity"
     }
     return Fake(
-        dry=True, device="cpu", steps=(2, 1), rounds=(2, 2), turn_s=0.0, peak_sizes=(8, 16), tiny=True, notes=notes
+        dry=True, device="cpu", steps=(2, 1), rounds=(1, 1), turn_s=0.0, peak_sizes=(8, 16), tiny=True, notes=notes
     )
 
 

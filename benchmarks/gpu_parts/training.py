@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpu_parts import models
@@ -136,7 +136,7 @@ def diffusers_step(rig: Rig, kind: str, batch: int, mode: str | None) -> Step:
     unet.to(memory_format=torch.channels_last)
     if kind == "lora":
         unet.requires_grad_(False)
-        unet.to(torch.bfloat16)
+        nn.Module.to(unet, torch.bfloat16)  # diffusers' own warns of modules that there are none of
         targets = ["to_q", "to_v"]
         unet.add_adapter(PeftConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets))
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
@@ -156,10 +156,11 @@ def diffusers_step(rig: Rig, kind: str, batch: int, mode: str | None) -> Step:
         target = torch.randn_like(x0)
         t = torch.randint(1000, (batch,), device=rig.device)
         x_t = scheduler.add_noise(x0, target, t)
-        with torch.autocast(rig.device, torch.bfloat16), rig.fastest_convolutions():
-            predicted: Tensor = forward(x_t, t, context[index % PROMPTS], return_dict=False)[0]
-        loss = F.mse_loss(predicted.float(), target.float())
-        loss.backward()
+        with rig.fastest_convolutions():
+            with torch.autocast(rig.device, torch.bfloat16):
+                predicted: Tensor = forward(x_t, t, context[index % PROMPTS], return_dict=False)[0]
+            loss = F.mse_loss(predicted.float(), target.float())
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -16,10 +16,11 @@ from gpu_parts import models
 from gpu_parts.record import RAISED, Record, read
 from gpu_parts.rig import OWN, SDPA, Rig
 from gpu_parts.timing import interleaved, paired_ratio
-from gpu_parts.variants import INDICATED, PLAIN, VARIANTS, Images, Variant, Workshop
+from gpu_parts.variants import BASELINES, INDICATED, PLAIN, Images, Variant, Workshop
 
 COMPILE_S = 60.0  # seconds that must be left to begin the compilation of a variant
 LOAD_S = 45.0  # to load one that was compiled before
+TIMING_S = 150.0  # that stay for the turns
 
 
 def section_compile(record: Record, rig: Rig, name: str, batch: int, indicator: bool) -> None:
@@ -41,8 +42,9 @@ def section_compile(record: Record, rig: Rig, name: str, batch: int, indicator: 
             rig.free()
 
 
-def section_images(record: Record, rig: Rig, name: str, batch: int) -> None:
-    """Every variant at every number of steps, interleaved; images per second and the share of the measured peak."""
+def section_images(record: Record, rig: Rig, name: str, batch: int, indicator: bool) -> None:
+    """Every variant of one kind at every number of steps, interleaved; images/s and the share of the measured peak."""
+    variants = INDICATED + BASELINES if indicator else PLAIN
     architecture = models.ARCHITECTURES[name](tiny=rig.tiny)
     workshop = Workshop(architecture, batch, rig)
     kept = compiled_before(record, name, batch)
@@ -52,7 +54,7 @@ def section_images(record: Record, rig: Rig, name: str, batch: int) -> None:
         record.facts["peak_tflop_per_s"], record.facts["peak"] = matmul_peak(rig)
     sdpa = kept.get("sdpa") or chosen_sdpa(record, rig, workshop)
     record.facts["sdpa"] = f"diffusers' loop: {sdpa}, the faster in a short run; the engine: as it ships"
-    every = [(steps, variant.name) for steps in rig.steps for variant in VARIANTS]
+    every = [(steps, variant.name) for steps in rig.steps for variant in variants]
     # Those of one run are compared, so a variant that is missing takes the others with it into the next run.
     missing = dict.fromkeys(
         steps for steps, variant in every if not record.has(model=name, batch=batch, steps=steps, variant=variant)
@@ -61,9 +63,9 @@ def section_images(record: Record, rig: Rig, name: str, batch: int) -> None:
         return
     ready: dict[Variant, Images] = {}
     memory: dict[Variant, float] = {}
-    for variant in VARIANTS:
+    for variant in variants:
         seconds = LOAD_S if variant.name in kept.get("variants", ()) else COMPILE_S
-        if variant.mode is not None and not record.room(variant.name, 0 if rig.dry else 120 + seconds):
+        if variant.mode is not None and not record.room(variant.name, 0 if rig.dry else TIMING_S + seconds):
             continue
         with Attempt(record, model=name, batch=batch, variant=variant.name):
             ready[variant], memory[variant] = _first(workshop, variant, rig, sdpa)
@@ -83,8 +85,7 @@ def _first(workshop: Workshop, variant: Variant, rig: Rig, sdpa: str) -> tuple[I
     before = rig.allocated()
     made = workshop.images(variant)
     images = partial(_settings(variant, rig, sdpa), made)
-    for steps in dict.fromkeys((min(rig.steps), *rig.steps)):
-        images(steps)
+    images(min(rig.steps))  # several calls: enough for CUDA graphs to be captured
     return images, (weights + rig.peak_allocated() - before) / 2**30
 
 

@@ -52,7 +52,8 @@ INDICATED = (
     Variant("module", True, "default"),
     Variant("module", True, "max-autotune"),
 )
-VARIANTS = PLAIN + INDICATED
+# What a user has today: those with an indicator are compared with it, too.
+BASELINES = tuple(variant for variant in PLAIN if not variant.ours and variant.mode is not None)
 
 
 class Compiled:
@@ -206,7 +207,11 @@ class Workshop:
 
     def model(self, *, indicator: bool) -> Any:
         if indicator not in self._models:
-            self._models[indicator] = models.build(self.architecture, self.rig, indicator=indicator)
+            made = models.build(self.architecture, self.rig, indicator=indicator)
+            # One VAE for all. torch.compile gives the same code to both, and would capture its CUDA graph anew each
+            # time that the weights lie elsewhere.
+            made.vae = next((model.vae for model in self._models.values()), made.vae)
+            self._models[indicator] = made
         return self._models[indicator]
 
     def images(self, variant: Variant) -> Images:
