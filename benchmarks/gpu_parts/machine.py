@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,6 +64,8 @@ def missing() -> list[str]:
     """One line for each package that isn't installed, with what it costs."""
     lines = [f"{name}: not installed; nothing runs without it" for name in NEEDED if not has(name)]
     lines += [f"{name}: not installed; not measured: {what}" for name, what in OPTIONAL.items() if not has(name)]
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc")))):
+        lines.append("a C compiler: not found; Triton compiles its launchers with one, so no kernel runs without it")
     if has("onnxruntime"):
         import onnxruntime
 

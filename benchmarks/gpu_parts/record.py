@@ -36,7 +36,7 @@ class Record:
         self.folder = path.parent  # where the other sections' files are
         self.key, self._stamp = dict(key or {}), dict(stamp or {})
         self._start, self._before = clock(), 0.0
-        self._short = False  # whether anything was left out for want of time
+        self._short = False  # whether a later process has something to do
         earlier = read(path)
         if key is not None and earlier.get("key") == _named(self.key):
             self.rows = [row for row in earlier["rows"] if RAISED not in row]
@@ -51,8 +51,7 @@ class Record:
         """Whether `seconds` are left for `what`; where they aren't, it is recorded as left out."""
         if self.left() > seconds:
             return True
-        self._short = True
-        self.leave_out(f"{what}: no time left")
+        self.postpone(f"{what}: no time left")
         return False
 
     def has(self, **identity: Any) -> bool:
@@ -64,6 +63,11 @@ class Record:
         """Record something that isn't measured, with the reason."""
         self.left_out.append(what)
         self._write(complete=False)
+
+    def postpone(self, what: str) -> None:
+        """As `leave_out`, of something that a later process can measure: the section isn't complete without it."""
+        self._short = True
+        self.leave_out(what)
 
     def add(self, **row: Any) -> None:
         """One row of results; it is also printed."""

@@ -90,7 +90,10 @@ def captured(call: Call, times: int = 1) -> Call:
     gc.disable()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = [call() for _ in range(times)]
+            result = None
+            for _ in range(times):
+                result = None  # its memory is the next one's: a series stays at the same addresses
+                result = call()
     finally:
         if collecting:
             gc.enable()

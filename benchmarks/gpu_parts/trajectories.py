@@ -4,7 +4,6 @@ Times are the host's: from a seed to grey levels on the host. Text encoders and 
 because they run once per prompt.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -64,8 +63,7 @@ def section_images(record: Record, rig: Rig, name: str, batch: int, indicator: b
     ready: dict[Variant, Images] = {}
     memory: dict[Variant, float] = {}
     for variant in variants:
-        seconds = LOAD_S if variant.name in kept.get("variants", ()) else COMPILE_S
-        if variant.mode is not None and not record.room(variant.name, 0 if rig.dry else TIMING_S + seconds):
+        if variant.mode is not None and not has_time(record, rig, variant, kept.get("variants")):
             continue
         with Attempt(record, model=name, batch=batch, variant=variant.name):
             ready[variant], memory[variant] = _first(workshop, variant, rig, sdpa)
@@ -190,14 +188,25 @@ def _seconds(rig: Rig, call: Callable[[], Any]) -> list[float]:
     return [1e3 * (rig.seconds() - start)]
 
 
+def has_time(record: Record, rig: Rig, variant: Variant, compiled: list[str] | None) -> bool:
+    """Whether a variant can be loaded or compiled and leave time for the turns. What a section that compiles has not
+    come to waits for it: compiling here might take all of the time.
+    """
+    if compiled is not None and variant.name not in compiled:
+        record.postpone(f"{variant.name}: not compiled yet; the section that compiles it hasn't ended")
+        return False
+    return record.room(variant.name, 0 if rig.dry else TIMING_S + (LOAD_S if compiled else COMPILE_S))
+
+
 def compiled_before(record: Record, name: str, batch: int) -> dict[str, Any]:
-    """Which attention the sections that compile found the fastest, and what they compiled."""
-    found: dict[str, Any] = {"variants": []}
+    """Which attention the sections that compile found the fastest, and what they compiled, where they have run."""
+    found: dict[str, Any] = {}
     for part in ("", "_indicator"):
         tree = read(record.folder / f"{name}_{batch}_compile{part}.json")
-        if tree.get("key") == json.loads(json.dumps(record.key)):
-            found["variants"] += [row["variant"] for row in tree["rows"] if RAISED not in row]
-            found.setdefault("sdpa", tree["facts"].get("sdpa"))
+        if tree.get("key") == record.key:
+            found.setdefault("variants", []).extend(row["variant"] for row in tree["rows"] if RAISED not in row)
+            if "sdpa" in tree["facts"]:
+                found.setdefault("sdpa", tree["facts"]["sdpa"])
     return found
 
 

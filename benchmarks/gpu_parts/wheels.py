@@ -56,6 +56,7 @@ def install(folder: Path, site: Path) -> None:
         return
     # All of them are there, so nothing is looked up, and what the machine has is no concern of theirs.
     _pip("install", "--no-index", "--no-deps", "--quiet", "--upgrade", "--target", str(site), *wheels)
+    site.mkdir(parents=True, exist_ok=True)
     done.write_text(listing)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,19 @@ from xml.etree import ElementTree
 import gpu
 import pytest
 import torch
-from gpu_parts import attention_speed, machine, models, picture, rig, shapes, summary, timing, trajectories, variants
+from gpu_parts import (
+    attention_speed,
+    machine,
+    models,
+    picture,
+    rig,
+    shapes,
+    summary,
+    timing,
+    trajectories,
+    variants,
+    wheels,
+)
 from gpu_parts.record import Record
 
 SCRIPT = Path(gpu.__file__)
@@ -275,6 +288,52 @@ def test_the_page_and_the_picture_show_what_was_found() -> None:
     assert "2 (1.20x)" in texts
     assert len([element for element in drawn.iter() if element.tag.endswith("rect")]) == 1 + 4
     assert "nothing is a measurement" in summary.markdown(tree | {"notes": {"dry run": "nothing is a measurement"}})
+
+
+def test_the_wheels_are_the_versions_that_the_project_asks_for_and_bring_no_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((SCRIPT.parents[1] / "pyproject.toml").read_text())["project"]
+    asked = {*project["dependencies"], *project["optional-dependencies"]["train"]}
+    named = wheels.WITH_DEPENDENCIES | wheels.ALONE
+    assert {named[name] for name in named if name != "psutil"} <= asked
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(wheels, "_pip", lambda *arguments: calls.append(arguments))
+    (tmp_path / "a-1-py3-none-any.whl").touch()
+    assert wheels.fetch(tmp_path, "3.12") == ["a-1-py3-none-any.whl"]
+    (whole, alone) = calls
+    assert set(wheels.ALONE.values()) < set(alone)
+    assert "--no-deps" in alone
+    assert "--no-deps" not in whole
+    (tmp_path / "torch-2-py3-none-any.whl").touch()
+    with pytest.raises(RuntimeError, match="torch-2-py3-none-any.whl came along"):
+        wheels.fetch(tmp_path)
+
+
+def test_wheels_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(wheels, "_pip", lambda *arguments: calls.append(arguments))
+    with pytest.raises(RuntimeError, match="holds no wheels"):
+        wheels.install(tmp_path, tmp_path / "site")
+    (tmp_path / "a-1-py3-none-any.whl").touch()
+    for _ in range(2):
+        wheels.install(tmp_path, tmp_path / "site")
+    assert len(calls) == 1
+    assert {"--no-index", "--target", str(tmp_path / "a-1-py3-none-any.whl")} < set(calls[0])
+
+
+def test_a_variant_that_is_not_compiled_yet_waits_for_the_section_that_compiles(tmp_path: Path) -> None:
+    key = {"commit": "a"}
+    compiling = Record("sd15_1_compile", tmp_path / "sd15_1_compile.json", 9, key=key)
+    compiling.facts["sdpa"] = "flash"
+    compiling.add(variant=variants.PLAIN[2].name)
+    record = Record("sd15_1", tmp_path / "sd15_1.json", 440, key=key)
+    kept = trajectories.compiled_before(record, "sd15", 1)
+    assert kept == {"variants": [variants.PLAIN[2].name], "sdpa": "flash"}
+    assert trajectories.has_time(record, rig.real(), variants.PLAIN[2], kept["variants"])
+    assert not trajectories.has_time(record, rig.real(), variants.PLAIN[4], kept["variants"])
+    assert "not compiled yet" in record.left_out[0]
+    assert trajectories.compiled_before(record, "sd15", 8) == {}
 
 
 def test_ratios_are_to_the_compiled_baselines_of_the_same_run() -> None:
