@@ -16,6 +16,7 @@ is written.
 """
 
 import argparse
+import ctypes
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from gpu_parts.record import Record, read, write, write_json
 
 LIMIT_S = 480.0  # of one section's process
 START_S = 40.0  # of it beyond the budget: imports, the CUDA context, the last row
+_ON_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 IN_A_PROCESS = "numerics"  # the only section of a dry run that is: starting one takes seconds
 
 
@@ -237,6 +239,12 @@ def without_a_run(a: argparse.Namespace) -> int | None:
     return None
 
 
+def end_with_parent() -> None:
+    """A section whose run is killed would hold the device. (Linux; elsewhere it stays.)"""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_ON_PARENTS_DEATH, signal.SIGKILL)
+
+
 def main() -> int:
     parser = arguments()
     a = parser.parse_args()
@@ -254,6 +262,7 @@ def main() -> int:
         sys.path.insert(0, str((a.out / "site").resolve()))
     rig = rig_of(a.dry_run)
     if a.run_section:
+        end_with_parent()
         run_section(a.run_section, a.out, rig)
         return 0
     tree = run(a.out, a.sections, rig, a.again)

@@ -79,7 +79,7 @@ def sd15(*, tiny: bool = False) -> Architecture:
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         }
     vae = (_TINY_VAE if tiny else _FULL_VAE) | {"scaling_factor": 0.18215}
-    return Architecture("sd15", "sd", "ddim", unet, vae, 8 if tiny else 64)
+    return Architecture("sd15", "sd", "ddim", unet, vae, 4 if tiny else 64)
 
 
 def sdxl(*, tiny: bool = False) -> Architecture:
@@ -111,7 +111,7 @@ def sdxl(*, tiny: bool = False) -> Architecture:
             "projection_class_embeddings_input_dim": 6 * 8 + pooled,
         }
     vae = (_TINY_VAE if tiny else _FULL_VAE) | {"scaling_factor": 0.13025}
-    return Architecture("sdxl", "sdxl", "euler", unet, vae, 8 if tiny else 128, pooled)
+    return Architecture("sdxl", "sdxl", "euler", unet, vae, 4 if tiny else 128, pooled)
 
 
 ARCHITECTURES = {"sd15": sd15, "sdxl": sdxl}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_parts import timing
@@ -75,6 +76,9 @@ class Rig:
         """`torch.compile` for fixed shapes, as one graph."""
         torch._dynamo.config.cache_size_limit = COMPILED_SHAPES
         return torch.compile(module, mode=mode, fullgraph=True, dynamic=False)
+
+    def graphs(self, engine: Any) -> None:
+        """The engine captures CUDA graphs by itself."""
 
     def new_call(self) -> None:
         """Tells CUDA graphs of torch.compile that the outputs of the call before are no longer needed."""
@@ -159,6 +163,12 @@ class Fake(Rig):
     def compiled(self, module: Any, mode: str) -> Any:
         return module
 
+    def graphs(self, engine: Any) -> None:
+        """It captures none on a CPU, so it gets ones that compute again into the same places."""
+        from ddm_rt.engine.torch.graphs import Graphs
+
+        engine._graphs = Graphs(_recorded)
+
     def sdpa(self, order: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
@@ -192,6 +202,22 @@ class Fake(Rig):
         pass
 
 
+class _Recorded:
+    """What is called `replay` on a CUDA graph."""
+
+    def __init__(self, run: Callable[[], tuple[Tensor, ...]]) -> None:
+        self._run, self.outputs = run, run()
+
+    def replay(self) -> None:
+        for output, again in zip(self.outputs, self._run(), strict=True):
+            output.copy_(again)
+
+
+def _recorded(run: Callable[[], tuple[Tensor, ...]]) -> tuple[_Recorded, tuple[Tensor, ...]]:
+    graph = _Recorded(run)
+    return graph, graph.outputs
+
+
 def _a_millisecond(call: timing.Call) -> list[float]:
     call()
     return [1.0]
@@ -200,7 +226,7 @@ def _a_millisecond(call: timing.Call) -> list[float]:
 def fake() -> Rig:
     notes = {
         "dry run": "no GPU took part and no figure here is a measurement: models are tiny, kernels are the references, "
-        "times and memory are invented, and torch.compile is replaced by the identity"
+        "times and memory are invented, CUDA graphs are replaced by calls, and torch.compile by the identity"
     }
     return Fake(
         dry=True, device="cpu", steps=(2, 1), rounds=(1, 1), turn_s=0.0, peak_sizes=(8, 16), tiny=True, notes=notes

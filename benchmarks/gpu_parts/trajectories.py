@@ -82,12 +82,12 @@ def _first(workshop: Workshop, variant: Variant, rig: Rig, sdpa: str) -> tuple[I
     weights = workshop.weight_bytes(variant)
     before = rig.allocated()
     made = workshop.images(variant)
-    images = partial(_settings(variant, rig, sdpa), made)
+    images = partial(settings(variant, rig, sdpa), made)
     images(min(rig.steps))  # several calls: enough for CUDA graphs to be captured
     return images, (weights + rig.peak_allocated() - before) / 2**30
 
 
-def _settings(variant: Variant, rig: Rig, sdpa: str) -> Callable[[Images, int], Any]:
+def settings(variant: Variant, rig: Rig, sdpa: str) -> Callable[[Images, int], Any]:
     """The engine runs as it ships. diffusers' loop gets the faster attention and cuDNN's own search."""
 
     def run(images: Images, steps: int) -> Any:

@@ -89,6 +89,7 @@ class Product:
         bundle = models.bundle(architecture, indicator=indicator)
         eager = Eager(bundle, model)
         self.engine = TorchEngine.of_networks(bundle, Compiled(eager, rig) if compiled else eager)
+        rig.graphs(self.engine)
         given = models.contexts(architecture, 2 * batch)
         context = given.pop("context")
         # The first half of the rows is the null branch: another text, and the null code.
