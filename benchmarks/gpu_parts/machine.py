@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def no_device() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
+@cache
 def commit() -> str:
     """Of the working tree that this file lies in."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
@@ -102,6 +104,7 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+@cache
 def source() -> str:
     """A digest of the code that is measured: it names it where git isn't there, or the tree isn't committed."""
     root = Path(__file__).parents[2]
