@@ -130,7 +130,7 @@ def _step_inputs(branches: int, noise: bool, shape: tuple[int, ...]) -> tuple[An
     rows[:, 7:] = (-1.0, 1.0)
     outputs = [normal(*shape) for _ in range(branches)]
     seeds = generator.integers(0, 2**64, batch, dtype=np.uint64) if noise else None
-    counters = np.arange(batch, dtype=np.int64) if noise else None
+    counters: Any = np.arange(batch, dtype=np.int64) if noise else None
     return (outputs, normal(batch, branches - 1), rows, normal(*shape), normal(*shape), seeds, counters)
 
 

@@ -100,8 +100,8 @@ def _ours(sections: Sections, model: str, batch: int) -> list[dict[str, Any]]:
 
 
 def _bar(name: str, figure: str, value: float | None, met: bool | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("op", "mix", "backend", "model", "dtype", "shape", "batch", "steps", "variant", "cache")
-    names += ("queries", "head_dim", "branches", "noise", "error", "raised")
+    names = ["op", "mix", "backend", "model", "dtype", "shape", "batch", "steps", "variant", "cache"]
+    names += ["queries", "head_dim", "branches", "noise", "error", "raised"]
     return {
         "bar": name,
         "figure": figure,
@@ -131,8 +131,11 @@ def layer_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def image_rows(sections: Sections) -> list[dict[str, Any]]:
-    """Of the sections that make whole images."""
-    return [row for section in sections.values() for row in section.get("rows", []) if "over_compiled" in row]
+    """Of the sections that make whole images. Baselines take part in two of them; the first time counts."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in (row for section in sections.values() for row in section.get("rows", []) if "over_compiled" in row):
+        found.setdefault((row["model"], row["batch"], row["steps"], row["variant"]), row)
+    return list(found.values())
 
 
 def markdown(tree: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        return f"{self.who}{' with' if self.indicator else ' without'} indicator, {self.mode or 'eager'}"
+        how = "compiled" if self.ours and self.mode is not None else self.mode or "eager"
+        return f"{self.who} {'with' if self.indicator else 'without'} indicator, {how}"
 
     @property
     def ours(self) -> bool:
