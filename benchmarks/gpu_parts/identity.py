@@ -38,7 +38,7 @@ def section_identity(record: Record, rig: Rig) -> None:
     workshop = Workshop(models.sd15(tiny=rig.tiny), IMAGES, rig)
     for mode in (None, ENGINE_MODE):
         variant = Variant("engine", True, mode)
-        if all(record.has(variant=variant.name, mix=mix) for mix in [*MIXES, "other sizes"][1:]):
+        if all(record.has(variant=variant.name, mix=mix) for mix in [*MIXES][1:]):
             continue
         if not record.room(variant.name, 0 if rig.dry or mode is None else LOAD_S):
             continue

@@ -265,3 +265,6 @@ def test_a_dry_run_goes_through_every_section_and_claims_nothing(tmp_path: Path)
     assert "**DRY RUN: no GPU took part and no figure here is a measurement" in page
     assert "| met |" not in page
     ElementTree.parse(tmp_path / "results/gpu.svg")
+    again = start("--out", "results", "--dry-run", cwd=tmp_path)
+    assert again.stdout.count("complete for this commit, machine and versions; skipped") == len(gpu.SECTIONS)
+    assert json.loads((tmp_path / "results/gpu.json").read_text())["sections"] == tree["sections"]

@@ -202,3 +202,25 @@ def test_whatever_is_compiled_is_one_graph_that_serves_all_calls(name: str) -> N
             made(1)
             assert stats["unique_graphs"] == graphs
     assert graphs <= 2 * 4  # a UNet and a decoder each
+
+
+class Refusing(rig.Fake):
+    """One order of attention kernels doesn't take the shapes."""
+
+    def sdpa(self, order: str) -> AbstractContextManager[Any]:
+        if order == "cudnn":
+            raise RuntimeError("no execution plan")
+        return super().sdpa(order)
+
+
+class Workshop:
+    def images(self, variant: variants.Variant) -> variants.Images:
+        return lambda steps: None
+
+
+def test_attention_that_refuses_the_shapes_is_left_out_of_the_choice(tmp_path: Path) -> None:
+    record = Record("sd15_1", tmp_path / "sd15_1.json", 440)
+    chosen = trajectories.chosen_sdpa(record, Refusing(dry=True, device="cpu"), Workshop())
+    assert chosen in (rig.OWN, "flash")
+    assert record.facts["sdpa_ms"].keys() == {rig.OWN, "flash"}
+    assert record.left_out == ["attention by cudnn: no execution plan"]
