@@ -63,14 +63,29 @@ def value(tensor: TensorProto, folder: Path) -> Array:
     return flat.reshape(tuple(tensor.dims))
 
 
+# Operators that a layer's weights go into, and which of their inputs they are. A sum or a product may take a constant
+# instead. A norm over groups has its weights in those, after one over instances whose weights are ones and zeros.
+_TAKE_WEIGHTS = {
+    "Conv": (1, 2),
+    "Gather": (0,),
+    "Gemm": (1, 2),
+    "LayerNormalization": (1, 2),
+    "MatMul": (1,),
+    "Transpose": (0,),
+    "Add": (0, 1),
+    "Mul": (0, 1),
+}
+
+
 def in_order(model: onnx.ModelProto) -> Iterator[tuple[TensorProto, bool]]:
-    """The initializers that hold floats, in the order in which nodes use them, and whether a node multiplies with one
-    as it lies: a linear layer of torch has it transposed.
+    """Each use of an initializer that may be a layer's weight, in the order of nodes, and whether the node multiplies
+    with it as it lies: a linear layer of torch has it transposed. Layers with equal weights may share an initializer.
     """
-    left = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type in _FLOATS}
+    floats = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type in _FLOATS}
     for node in model.graph.node:
-        for name in node.input:
-            if name in left:
-                tensor = left.pop(name)
-                as_it_lies = node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
-                yield tensor, len(tensor.dims) == 2 and (as_it_lies or node.op_type == "MatMul")
+        for position in _TAKE_WEIGHTS.get(node.op_type, ()):
+            tensor = floats.get(node.input[position]) if position < len(node.input) else None
+            if tensor is not None:
+                transb = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+                as_it_lies = node.op_type == "MatMul" or (node.op_type == "Gemm" and not transb)
+                yield tensor, len(tensor.dims) == 2 and as_it_lies

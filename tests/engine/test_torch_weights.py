@@ -108,6 +108,34 @@ def cut(model: onnx.ModelProto) -> None:
     del model.graph.node[last:]
 
 
+def share(model: onnx.ModelProto, old: str, new: str) -> None:
+    """As the exporter leaves equal tensors: one for both."""
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == f"module.model.{old}":
+                node.input[place] = f"module.model.{new}"
+    model.graph.initializer.remove(tensor(model, old))
+
+
+def test_layers_with_equal_weights_share_a_tensor(
+    changed: Callable[[Callable[[onnx.ModelProto], None]], Bundle], tiny_bundle: Bundle
+) -> None:
+    block = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
+    pairs = {
+        f"{block}.norm2.weight": f"{block}.norm1.weight",
+        f"{block}.norm3.weight": f"{block}.norm1.weight",
+        f"{block}.norm3.bias": f"{block}.norm1.bias",
+        "unet.up_blocks.0.resnets.0.conv2.bias": "unet.up_blocks.0.resnets.0.conv1.bias",
+    }
+
+    def how(model: onnx.ModelProto) -> None:
+        for old, new in pairs.items():
+            share(model, old, new)
+
+    found, before = weights.load(changed(how)).state_dict(), weights.load(tiny_bundle).state_dict()
+    assert same(found, {name: before[pairs.get(name, name)] for name in before}) == set()
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

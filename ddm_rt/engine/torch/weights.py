@@ -115,17 +115,19 @@ def _uses(part: Part, inputs: Mapping[str, Tensor], names: Mapping[int, str]) ->
 def _matched(path: Path, graph: str, uses: list[str], weights: Mapping[str, Tensor]) -> dict[str, Origin | None]:
     """By name; None for what the module computes with and the graph doesn't, since nothing reads the result."""
     found: dict[str, Origin | None] = {}
-    waiting = deque(uses)
+    waiting, used = deque(uses), set[str]()
     for tensor, transposed in graph_files.in_order(graph_files.read_model(path)):
         kept = tensor.name.removeprefix(_PREFIX) if tensor.name.startswith(_PREFIX) else None
-        if kept in waiting:
+        again = tensor.name in used  # by a layer whose weights are equal to another one's
+        used.add(tensor.name)
+        if kept in waiting and not again:
             while waiting[0] != kept:
                 found[waiting.popleft()] = None
         name = waiting[0] if waiting else None
-        if name is not None and kept in (None, name) and _fits(tensor.dims, transposed, weights[name].shape):
+        if name is not None and (again or kept in (None, name)) and _fits(tensor.dims, transposed, weights[name].shape):
             found[name] = Origin(graph, tensor.name, transposed, tuple(weights[name].shape))
             waiting.popleft()
-        elif kept is not None:
+        elif kept is not None and not again:
             wanted = "nothing more" if name is None else f"{name} {list(weights[name].shape)}"
             raise BundleError(
                 f"{path}: has tensor {kept} {list(tensor.dims)}; the model of training.json uses {wanted}"
