@@ -25,7 +25,6 @@ TUNED_BF16 = Configuration("diffusers + torch.compile bf16", "tuned", "bf16", {"
 INDICATOR_BF16 = Configuration(
     "diffusers + torch.compile bf16, our indicator", "tuned-indicator", "bf16", {"precision": "bf16"}
 )
-OURS_EAGER_BF16 = Configuration("ours, torch bf16", "ours", "bf16", {"backend": "torch", "precision": "bf16"})
 OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", "bf16", {"precision": "bf16"})
 
 _FLOAT = (EAGER, COMPILED, ORT, OURS_ORT, OPENVINO, OURS_OPENVINO)
@@ -53,7 +52,7 @@ class Benchmark:
 _ENGINES = ("tests/engine/test_cpu.py", "tests/engine/test_openvino.py")
 _SMALL_SETS = ((*_FLOAT, OPENVINO_FREE), (*_LOW, OURS_INT8))
 _SD_SETS = ((EAGER, ORT, OURS_ORT), (EAGER, OPENVINO, OURS_OPENVINO), (EAGER, OPENVINO_BF16, OURS_BF16))
-_TORCH = (INDICATOR_BF16, OURS_EAGER_BF16, OURS_COMPILED_BF16)
+_TORCH = (INDICATOR_BF16, EAGER_BF16, OURS_COMPILED_BF16)
 _SD_TORCH = ((EAGER, COMPILED), (EAGER, EAGER_BF16, COMPILED_BF16))
 
 BENCHMARKS: dict[str, Benchmark] = {
