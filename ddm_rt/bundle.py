@@ -45,7 +45,7 @@ GRAPHS = ("conditioner.onnx", "denoiser.onnx", "decoder.onnx")
 TEXT_GRAPH = "text_encoder.onnx"  # of bundles that take prompts
 _READ_FIRST = {1: FORMAT_1, 2: (RUNTIME,)}  # by format: what says how to sample
 DERIVED = ("plans/", "calibrations/", "reports/", "tables/")  # made from a bundle, and added to it
-WEIGHTS = "weights.safetensors"  # of older bundles, for torch, which reads the graphs' now
+WEIGHTS = "weights.safetensors"  # older bundles have it for torch; nothing reads it now
 SETTINGS = (RUNTIME, TRAINING, *FORMAT_1)  # what `Bundle.write_settings` writes anew
 SHIPPED = ("digits",)  # bundles inside the package, by name
 

@@ -16,6 +16,9 @@ from ddm_rt.runtime import RuntimeConfig
 if TYPE_CHECKING:
     from ddm_rt.engine.torch.packages import Package
 
+MEMORY_GIB = 8.0
+_TORCHS_OWN = ("--precision", "--device")
+
 
 def build_plans(
     source: str,
@@ -24,7 +27,7 @@ def build_plans(
     architectures: Sequence[str] = (),
     batch: str | None = None,
     size: str | None = None,
-    memory_gib: float = 8,
+    memory_gib: float = MEMORY_GIB,
     timing_cache: Path | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -76,9 +79,6 @@ def build_plans(
     return made
 
 
-_TORCHS_OWN = ("--precision", "--device")
-
-
 def check_options(backend: str, given: Sequence[str]) -> None:
     """Raises DdmError naming the first option that the backend's build hasn't got."""
     for option in given:
@@ -96,7 +96,8 @@ def build_package(
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> "Package":
-    """The compiled networks of the bundle `source`; those that are there already, unless `force`.
+    """The compiled networks of the bundle `source`; those that are there already, where they are of these sizes, unless
+    `force`.
 
     `batch` is batch sizes by comma, `size` pixels, HEIGHTxWIDTH or one number. Raises DdmError for bad input of any
     kind, and BackendUnavailable where torch isn't there or can't compute so.
@@ -109,12 +110,13 @@ def build_package(
     from ddm_rt.engine.torch import building, packages
 
     batches = building.BATCHES if batch is None else tuple(positive("--batch", part) for part in batch.split(","))
-    latents = None if size is None else _latents(bundle.config, size)
+    latents = bundle.config.latent_shape[1:] if size is None else _latents(bundle.config, size)
     if force and packages.spoilt(bundle, chosen, where):
         shutil.rmtree(packages.place(bundle, chosen, where))
     if (reason := backends.unavailable(Backend.TORCH, bundle, where, chosen)) is not None:
         raise BackendUnavailable(Backend.TORCH.value, reason, ())
-    if not force and (found := packages.find(bundle, chosen, where)) is not None:
+    found = None if force else packages.find(bundle, chosen, where)
+    if found is not None and (found.sizes, found.latents) == (tuple(sorted(set(batches))), latents):
         return found
     return building.build(bundle, chosen, where, batches=batches, size=latents, progress=progress)
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +10,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.backends import availability, choose
 from ddm_rt.engine.devices import CPU, CUDA, Device
+from ddm_rt.engine.machine import installed
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 
@@ -40,7 +40,7 @@ def checks(bundle: Bundle | None = None) -> list[Row]:
         )
     ]
     for name in PACKAGES:
-        found = _version(name)
+        found = installed(name)
         rows.append((f"package {name}", found is not None, found or "not installed"))
     gpu, device = _gpu()
     rows.append(gpu)
@@ -98,7 +98,7 @@ def _plan(bundle: Bundle, name: str, gpu: Row, device: cuda.DeviceInfo | None) -
 
 def _compiled(bundle: Bundle) -> list[Row]:
     """Networks that were compiled for torch; none where torch isn't installed."""
-    if _version("torch") is None:
+    if installed("torch") is None:
         return []
     from ddm_rt.engine.torch import packages
     from ddm_rt.engine.torch.networks import DTYPES
@@ -108,21 +108,10 @@ def _compiled(bundle: Bundle) -> list[Row]:
         for precision in DTYPES:
             name = f"compiled for torch on {device.kind}: {precision}"
             try:
-                found = (
-                    packages.find(bundle, precision, device)
-                    if packages.place(bundle, precision, device).is_dir()
-                    else None
-                )
-            except (DdmError, RuntimeError) as error:
+                found = packages.find(bundle, precision, device)
+            except DdmError as error:
                 rows.append((name, False, str(error)))
                 continue
             if found is not None:
                 rows.append((name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"))
     return rows
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -103,7 +103,10 @@ def build(
         Optional[str],  # noqa: UP045
         typer.Option(help="Pixels a side, MIN,OPT,MAX; by default as trained. torch: HEIGHTxWIDTH, or one number."),
     ] = None,
-    memory_gib: Annotated[float, typer.Option(help="Resident memory that a build may hold.")] = 8,
+    memory_gib: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Resident memory that a build may hold, by default 8; TensorRT's only."),
+    ] = None,
     timing_cache: Annotated[Optional[Path], typer.Option(help="File of measured tactics; tensorrt only.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option("--out", help="Build into a copy of the bundle here.")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option(help="Build again what is up to date.")] = False,
@@ -123,9 +126,16 @@ def build(
 
         ddm-rt build bundles/ours --backend tensorrt --batch 1,16,64
     """
-    from ddm_rt.cli.build import build_package, build_plans, check_options, describe, describe_package
+    from ddm_rt.cli.build import MEMORY_GIB, build_package, build_plans, check_options, describe, describe_package
 
-    given = {"--sm": sm, "--timing-cache": timing_cache, "--out": out, "--precision": precision, "--device": device}
+    given = {
+        "--sm": sm,
+        "--timing-cache": timing_cache,
+        "--memory-gib": memory_gib,
+        "--out": out,
+        "--precision": precision,
+        "--device": device,
+    }
     check_options(backend, [name for name, value in given.items() if value is not None])
     if backend == Backend.TORCH:
         with display.progress(errors) as bars:
@@ -148,7 +158,7 @@ def build(
             architectures=sm.split(",") if sm else (),
             batch=batch,
             size=size,
-            memory_gib=memory_gib,
+            memory_gib=MEMORY_GIB if memory_gib is None else memory_gib,
             timing_cache=timing_cache,
             out=out,
             force=force,

@@ -100,6 +100,11 @@ def load(
     return engine
 
 
+def rounds_to(backend: str) -> tuple[Precision, ...]:
+    """What the backend computes an fp32 bundle in where asked; nothing where it keeps to the bundle's own precision."""
+    return next((row.rounds_to for row in TABLE if row.backend == backend), ())
+
+
 def names() -> tuple[str, ...]:
     """The backends, fastest first."""
     return tuple(dict.fromkeys(row.backend for row in TABLE))

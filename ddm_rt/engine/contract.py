@@ -120,6 +120,19 @@ def conditioner_inputs(config: RuntimeConfig) -> list[str]:
     return ["context", *code, *(spec.name for spec in config.added)]
 
 
+def conditioner_feeds(
+    config: RuntimeConfig,
+    context: NDArray[np.float32],
+    code: NDArray[np.int64],
+    indicator_scale: NDArray[np.float32],
+    added: Mapping[str, NDArray[Any]],
+) -> dict[str, NDArray[Any]]:
+    """Arguments of `Engine.conditioner` as `conditioner_inputs` names them. Raises DdmError as `check_code`."""
+    check_code(code, config.num_codes)
+    given: dict[str, NDArray[Any]] = {"context": context, "code": code, "indicator_scale": indicator_scale, **added}
+    return {name: given[name] for name in conditioner_inputs(config)}
+
+
 def text_outputs(config: RuntimeConfig) -> list[str]:
     """Names of what the text encoder's graph gives."""
     return ["context", *(spec.name for spec in config.added if spec.name in _POOLED)]

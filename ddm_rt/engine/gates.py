@@ -3,7 +3,6 @@ were held against fp32 on this kind of processor, with this version, and that it
 in the bundle's `reports/`, `auto` is as if the backend or the precision weren't there.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Frozen, Precision, parse_json
 from ddm_rt.engine import cuda
 from ddm_rt.engine.devices import Device
-from ddm_rt.engine.machine import processor
+from ddm_rt.engine.machine import installed, processor
 from ddm_rt.errors import DdmError
 
 GATED = ("openvino",)  # names in `engine.backends`, which are those of their packages
@@ -89,8 +88,8 @@ def why_not(
 
     Imports nothing: what no gate lets through costs no time. That a package is missing is the backend's own to say.
     """
-    installed = _version(backend) if backend in GATED or precision is not None else None
-    if installed is None:
+    present = installed(backend) if backend in GATED or precision is not None else None
+    if present is None:
         return None
     try:
         gate = read(bundle, backend, precision)
@@ -101,19 +100,12 @@ def why_not(
     how = f"`ddm-rt compare {reference} {bundle.path}@backend={backend}{settings} --record` records it"
     if gate is None:
         return f"no gate is recorded for it here; {how}"
-    for what, recorded, present in (
+    for what, recorded, found in (
         ("bundle", bundle.bundle_id if bundle.is_of(gate.bundle_id) else gate.bundle_id, bundle.bundle_id),
         ("processor", gate.processor, here),
-        ("version", gate.version, installed),
+        ("version", gate.version, present),
     ):
-        if recorded != present:
-            return f"its gate is recorded for {what} {recorded}; this is {present}; {how}"
+        if recorded != found:
+            return f"its gate is recorded for {what} {recorded}; this is {found}; {how}"
     failures = gate.failures()
     return f"it didn't pass its gates here: {' and '.join(failures)}" if failures else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

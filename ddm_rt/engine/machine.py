@@ -2,6 +2,7 @@
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ddm_rt.config import Frozen
@@ -40,6 +41,14 @@ def machine() -> Machine:
         python=platform.python_version(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     )
+
+
+def installed(package: str) -> str | None:
+    """The package's version; None where it isn't installed. Imports nothing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def processor() -> str:

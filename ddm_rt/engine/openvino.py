@@ -15,9 +15,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.contract import (
     CPU_PIXELS,
-    check_code,
     check_finite,
     check_names,
+    conditioner_feeds,
     conditioner_inputs,
     refusal,
     text_outputs,
@@ -89,10 +89,7 @@ class OpenVinoEngine(HostArrays):
         indicator_scale: NDArray[np.float32],
         added: Mapping[str, NDArray[Any]],
     ) -> dict[str, Array]:
-        check_code(code, self._bundle.config.num_codes)
-        given: dict[str, Array] = {"context": context, "code": code, "indicator_scale": indicator_scale, **added}
-        # A bundle without codes has a graph of the context alone.
-        return self._conditioner({name: given[name] for name in self._conditioner.inputs})
+        return self._conditioner(conditioner_feeds(self._bundle.config, context, code, indicator_scale, added))
 
     def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
         return self._denoiser({"x_t": x_t, "t": t, **cond})["output"]

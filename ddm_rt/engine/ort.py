@@ -14,9 +14,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.contract import (
     CPU_PIXELS,
-    check_code,
     check_finite,
     check_names,
+    conditioner_feeds,
     conditioner_inputs,
     refusal,
     text_outputs,
@@ -97,15 +97,7 @@ class OrtEngine(HostArrays):
         indicator_scale: NDArray[np.float32],
         added: Mapping[str, NDArray[Any]],
     ) -> dict[str, Array]:
-        check_code(code, self._bundle.config.num_codes)
-        given: dict[str, Array] = {
-            "context": context,
-            "code": code,
-            "indicator_scale": indicator_scale,
-            **added,
-        }
-        # A bundle without codes has a graph of the context alone.
-        feeds = {item.name: given[item.name] for item in self._conditioner.get_inputs()}
+        feeds = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
         names = _names(self._conditioner.get_outputs())
         return dict(zip(names, _run(self._conditioner, "conditioner", feeds), strict=True))
 

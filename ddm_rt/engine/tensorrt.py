@@ -20,7 +20,7 @@ from ddm_rt.config import Backend
 from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.buffers import Arrays, Buffer
 from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import check_code, check_finite, conditioner_inputs, text_outputs
+from ddm_rt.engine.contract import check_finite, conditioner_feeds, conditioner_inputs, text_outputs
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.network import Network, Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
@@ -126,13 +126,7 @@ class TensorRTEngine(Composed):
         indicator_scale: NDArray[np.float32],
         added: Mapping[str, NDArray[Any]],
     ) -> dict[str, Buffer]:
-        check_code(code, self._bundle.config.num_codes)
-        given: dict[str, NDArray[Any]] = {
-            "context": context,
-            "code": code,
-            "indicator_scale": indicator_scale,
-            **added,
-        }
+        given = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
         with self._lock:
             return self._on_host_arrays("conditioner", given)
 

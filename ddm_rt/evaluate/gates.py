@@ -8,6 +8,8 @@ import numpy as np
 
 from ddm_rt.bundle import SHIPPED, Bundle, add_directory, asset
 from ddm_rt.config import Balance, Precision
+from ddm_rt.engine import devices
+from ddm_rt.engine.devices import CPU
 from ddm_rt.engine.gates import GATED, Gate, place
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
@@ -31,6 +33,8 @@ def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance
             f"--record: {b.text!r} names nothing that `auto` takes by its gates; expected "
             f"BUNDLE@backend={GATED[0]}, or on a GPU BUNDLE@backend=torch,precision=bf16"
         )
+    if b.rounds and (b.device == CPU or devices.invisible() is not None):
+        raise DdmError(f"--record: {b.text!r} computes on a CPU, where `auto` never rounds; expected device=cuda")
     for side in (a, b):
         if side.is_sampled:
             raise DdmError(f"--record: {side.text!r} holds images; expected a bundle")

@@ -50,7 +50,7 @@ class Side:
     @property
     def rounds(self) -> bool:
         """Whether its backend computes an fp32 bundle in the precision, so that no bundle of it is made."""
-        return any(row.backend == self.backend and self.precision in row.rounds_to for row in backends.TABLE)
+        return self.precision in backends.rounds_to(self.backend)
 
     @property
     def is_sampled(self) -> bool:
@@ -110,11 +110,10 @@ def parse_side(text: str, threads: int | None = None) -> Side:
             raise DdmError(f"{text!r}: {key} is {value!r}; expected {expected}") from error
     if not source:
         raise DdmError(f"{text!r}: expected a bundle or a sampled directory before the @")
-    backend, precision = found.get("backend"), found.get("precision", Precision.FP32)
-    rounded = next((row.rounds_to for row in backends.TABLE if row.backend == backend and row.rounds_to), (precision,))
-    if precision not in (Precision.FP32, *rounded):
-        said = ", ".join((Precision.FP32, *rounded))
-        raise DdmError(f"{text!r}: precision is {precision}; backend {backend} computes in {said}")
+    backend, precision = found.get("backend", Backend.AUTO), found.get("precision", Precision.FP32)
+    computed = (Precision.FP32, *backends.rounds_to(backend))
+    if len(computed) > 1 and precision not in computed:
+        raise DdmError(f"{text!r}: precision is {precision}; backend {backend} computes in {', '.join(computed)}")
     loading = {"threads": threads} | {name: found.pop(name) for name in _LOADING if name in found}
     return Side(text=text, source=source, settings=found, **loading)
 

@@ -1,9 +1,6 @@
 """One torch module as one ONNX graph that holds nothing but what it computes, and its parity with torch."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from ddm_rt.export import dialect, tensors
 from ddm_rt.export.ops import TRANSLATIONS
 from ddm_rt.export.runtime import open_session
 from ddm_rt.model.parts import Axes
+from ddm_rt.quiet import quiet
 
 OPSET = 18
 
@@ -38,7 +36,7 @@ def trace(
     Equal modules give equal bytes: no paths, no stack traces, no times.
     """
     dynamic = tuple({axis: free[name][axis] for axis in free.get(name, {})} for name in inputs)
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             _Positional(module).eval(),
             tuple(inputs.values()),
@@ -142,17 +140,3 @@ def _strip(message: Any) -> None:
         elif field.type == field.TYPE_MESSAGE:
             for child in [value] if hasattr(value, "ListFields") else value:
                 _strip(child)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The tracer's remarks about its own inside are no news to the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -32,7 +32,7 @@ _FREE: Axes = {
 class Part:
     """One graph: the module, its inputs by name, which axes are free, and its own networks.
 
-    No other graph computes with those: they become float32 when it is made, and are gone afterwards.
+    No other graph computes with those: the exporter makes them float32 for this one, and drops them afterwards.
     """
 
     module: nn.Module

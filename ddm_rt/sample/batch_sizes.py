@@ -12,7 +12,6 @@ from ddm_rt.sample.jobs import Shape
 from ddm_rt.schedule import step_table
 
 Sizes = tuple[int, ...]
-LARGEST = 0  # as a bucket: the sizes that go with the largest, which a manifest without a bucket was made with
 ProbeRows = Callable[[], tuple[Cond, int]]
 
 _log = logging.getLogger(__name__)
@@ -28,16 +27,18 @@ class Mode(StrEnum):
 
 
 class BatchSizes:
-    """Probed once per shape. The choice follows from the mode, or from a number that a manifest has: never from load or
-    free memory, since an image's bytes may depend on it.
+    """Probed once per shape. The choice follows from a manifest's `bucket` alone: never from load or free memory, since
+    an image's bytes may depend on it.
     """
 
     def __init__(self, engine: Engine, bundle: Bundle, mode: Mode) -> None:
-        self._engine, self._bundle, self._mode = engine, bundle, mode
+        self._engine, self._bundle = engine, bundle
+        # What manifests of this pipeline say. None: the sizes that go with the largest.
+        self.bucket = None if mode is Mode.THROUGHPUT else min(engine.batch_sizes or (1,))
         self.groups: dict[Shape, tuple[Sizes, ...]] = {}  # sizes that give the same bits; the largest size's first
 
-    def of(self, shape: Shape, size: tuple[int, int], rows: ProbeRows, bucket: int | None = None) -> Sizes:
-        """Ascending, for latents of `shape` and images of `size` in pixels; with `bucket`, those that go with it.
+    def of(self, shape: Shape, size: tuple[int, int], rows: ProbeRows, bucket: int | None) -> Sizes:
+        """Those that go with `bucket`, ascending, for latents of `shape` and images of `size` in pixels.
 
         `rows` gives a `cond` of unlike rows to probe with, and their number. A bucket that isn't there is a warning.
         """
@@ -45,20 +46,13 @@ class BatchSizes:
             self.groups[shape] = self._probed(shape, size, rows)
             _log.info("batch sizes for latents %s: %s", shape, self.groups[shape])
         groups = self.groups[shape]
-        if bucket:
-            for group in groups:
-                if bucket in group:
-                    return group
-            _log.warning("the manifest's bucket is %d; batch sizes here are %s: bytes may differ", bucket, groups)
-        return groups[0] if self._mode is Mode.THROUGHPUT or bucket == LARGEST else min(groups)
-
-    def bucket(self, shape: Shape) -> int | None:
-        """What a manifest has to say of the choice: its smallest size. None where it goes with the largest size, and
-        where nothing was probed yet.
-        """
-        groups = self.groups.get(shape, ((),))
-        chosen = groups[0] if self._mode is Mode.THROUGHPUT else min(groups)
-        return None if chosen == groups[0] else chosen[0]
+        if bucket is None:
+            return groups[0]
+        for group in groups:
+            if bucket in group:
+                return group
+        _log.warning("the manifest's bucket is %d; batch sizes here are %s: bytes may differ", bucket, groups)
+        return groups[0]
 
     def _probed(self, shape: Shape, size: tuple[int, int], rows: ProbeRows) -> tuple[Sizes, ...]:
         config, engine = self._bundle.config, self._engine

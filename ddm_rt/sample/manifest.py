@@ -61,7 +61,7 @@ class Recipe(Frozen):
     precision: str
     threads: int
     versions: dict[str, str]
-    bucket: Positive | None = None  # one of the batch sizes that were mixed; None: they went with the largest
+    bucket: Positive | None = None  # the batch sizes were those that go with it; None: with the largest
 
     def tree(self) -> dict[str, Any]:
         """As plain data, with the names on disk. A bucket, and words to leave alone, stand there only where there are

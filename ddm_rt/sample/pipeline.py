@@ -15,12 +15,12 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.batch_sizes import LARGEST, BatchSizes, Mode
+from ddm_rt.sample.batch_sizes import BatchSizes, Mode
 from ddm_rt.sample.buckets import split
 from ddm_rt.sample.calibrate import Settings, resolve
 from ddm_rt.sample.conditions import Conditions
 from ddm_rt.sample.generation import Generation
-from ddm_rt.sample.jobs import Prepared, Shape, image_size, latent_shape, prepared
+from ddm_rt.sample.jobs import Prepared, Shape, image_size, prepared
 from ddm_rt.sample.leave_alone import Words
 from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.lending import Lender
@@ -89,7 +89,7 @@ class Pipeline:
     @property
     def buckets(self) -> tuple[int, ...]:
         """Batch sizes in use at the bundle's own image size, ascending; see `sample.buckets.probe`."""
-        return self._buckets_for(self.bundle.config.latent_shape)
+        return self._buckets_for(self.bundle.config.latent_shape, self._sizes.bucket)
 
     def generate(
         self,
@@ -253,7 +253,7 @@ class Pipeline:
                 sampler=sampler,
                 num_steps=table.num_steps,
                 **self.made_by,
-                bucket=self._sizes.bucket(latent_shape(self.bundle, (request.height, request.width))),
+                bucket=self._sizes.bucket,
                 images=image_records(request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions),
             )
             yield prepared(self.bundle, manifest, table)
@@ -278,8 +278,7 @@ class Pipeline:
         for name, value in self.made_by.items():
             if getattr(recorded, name) != value:
                 _log.warning("replay: %s was %s, is %s: bytes may differ", name, getattr(recorded, name), value)
-        again = self.recorded(recorded.model_copy(update=self.made_by))
-        return self._render(again, on_step, cancel, recorded.bucket or LARGEST)
+        return self._render(self.recorded(recorded.model_copy(update=self.made_by)), on_step, cancel)
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -318,11 +317,9 @@ class Pipeline:
         states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape)
         return states * np.float32(request.table.init_scale)
 
-    def _render(
-        self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None, bucket: int | None = None
-    ) -> Generation:
+    def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
         needed = [job.branches for job in request.jobs]
-        buckets = self._buckets_for(request.shape, bucket)
+        buckets = self._buckets_for(request.shape, request.manifest.bucket)
         batches = _batches([len(each.conditions) for each in needed], buckets[-1])
         height, width = request.size
         images = np.empty((len(needed), height, width, 3), np.uint8)
@@ -350,13 +347,11 @@ class Pipeline:
             )
             images[members] = self._decode(x0, len(members), buckets)
         manifest = request.manifest
-        if bucket is None:
-            manifest = manifest.model_copy(update={"bucket": self._sizes.bucket(request.shape)})
         return Generation(images, tuple(image.code for image in manifest.images), manifest.tree())
 
     def decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
         """Images uint8 [B, H, W, 3] of samples [B, *shape]; grey ones are repeated over the channels."""
-        return self._decode(x0, batch, self._buckets_for(shape))
+        return self._decode(x0, batch, self._buckets_for(shape, self._sizes.bucket))
 
     def _decode(self, x0: Array, batch: int, buckets: tuple[int, ...]) -> NDArray[np.uint8]:
         calls = split(batch, buckets)
@@ -366,9 +361,10 @@ class Pipeline:
     def slots(self, shape: Shape) -> Slots:
         """Room for images in flight whose latents have this shape, with this pipeline's conditions and batch sizes."""
         scale, size = self.bundle.config.sampling.indicator_scale, image_size(self.bundle, shape)
-        return Slots(self.engine, lambda wanted: self._conditions.gather(wanted, scale, size), self._buckets_for(shape))
+        buckets = self._buckets_for(shape, self._sizes.bucket)
+        return Slots(self.engine, lambda wanted: self._conditions.gather(wanted, scale, size), buckets)
 
-    def _buckets_for(self, shape: Shape, bucket: int | None = None) -> tuple[int, ...]:
+    def _buckets_for(self, shape: Shape, bucket: int | None) -> tuple[int, ...]:
         size, scale = image_size(self.bundle, shape), self.bundle.config.sampling.indicator_scale
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 

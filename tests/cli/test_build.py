@@ -115,6 +115,7 @@ def test_another_bundle_at_out_is_kept(ddm_rt: Callable, bundle: Bundle, tmp_pat
     [
         (("--sm", "89"), "--sm: not with --backend torch"),
         (("--out", "copy"), "--out: not with --backend torch"),
+        (("--memory-gib", "4"), "--memory-gib: not with --backend torch"),
         (("--batch", "1,x"), "--batch 'x': expected a number of at least 1"),
         (("--batch", "0"), "--batch '0': expected a number of at least 1"),
         (("--size", "12x"), "--size '': expected a number of at least 1"),
@@ -149,6 +150,8 @@ def test_a_bundle_is_compiled_for_torch_and_sampled(
     assert f"compiled: {tmp_path / 'cache' / 'torch'}" in made.out
     assert "denoiser-2.pt2: bf16, x_t [2, 4, 8, 8]" in made.out
     assert ddm_rt(*line).out == made.out, "what is there is not built again"
+    other = ddm_rt(*line[:-1], "1,2")
+    assert "denoiser-1.pt2" in other.out, "other sizes are"
     sampled = ddm_rt(
         *("sample", bundle.path, "--backend", "torch", "--precision", "bf16", "-n", "2", "--out", tmp_path / "out")
     )

@@ -44,6 +44,12 @@ def own(tmp_path: Path) -> Path:
         ("digits", "digits@backend=openvino", ("--balance", "off"), "the target uniform and balance"),
         ("digits", "digits@backend=openvino,precision=int8", (), "is converted for this comparison alone"),
         ("digits", "digits@backend=openvino", (), "can't be written to; give a copy of the bundle"),
+        (
+            "digits",
+            "digits@backend=torch,precision=bf16,device=cpu",
+            (),
+            "computes on a CPU, where `auto` never rounds",
+        ),
     ],
 )
 def test_what_says_nothing_about_serving_is_refused(ddm_rt, a: str, b: str, options: tuple, message: str) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from made_once import made_once
+from safetensors.torch import save_file
 from tolerances import HALF_REL
 
 from ddm_rt.bundle import Bundle
@@ -45,7 +46,7 @@ def package(tiny_bundle: Bundle, cache: Path) -> Callable[..., Path]:
         path = packages.place(tiny_bundle, BF16, CPU)
         path.mkdir(parents=True)
         (path / "denoiser-2.pt2").write_bytes(b"no code")
-        np.savez(path / EXTRAS)
+        save_file({}, path / EXTRAS)
         code = Code(
             file="denoiser-2.pt2",
             sha256=sha256(path / "denoiser-2.pt2"),
@@ -198,7 +199,7 @@ def compiled(tiny_bundle: Bundle, shared_folder: Path) -> tuple[Path, Package]:
     root = shared_folder / "compiled"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(packages.CACHE, str(root))
-        made_once(root, lambda place: build(tiny_bundle, BF16, CPU, batches=(1, 2)))
+        made_once(root, lambda place: build(tiny_bundle, BF16, CPU, batches=(1, 2), size=(8, 8)))
         found = packages.find(tiny_bundle, BF16, CPU)
     assert found is not None
     return root, found
@@ -264,12 +265,25 @@ def test_weights_lie_in_the_graphs_alone(compiled: tuple[Path, Package]) -> None
     assert record["made"]["precision"] == "bf16"
 
 
+@COMPILES
+def test_a_bundle_with_prompts_is_compiled(latent_bundles: Mapping[str, Bundle]) -> None:
+    """Its text encoders too, whose last layer nothing reads, and whose positions lie in no graph."""
+    from ddm_rt.engine.torch.building import build
+
+    bundle = latent_bundles["sdxl"]
+    package = build(bundle, BF16, CPU, batches=(2,), size=(8, 8))
+    engine = TorchEngine(bundle, 1, CPU, BF16)
+    assert {code.network for code in package.record.codes} == set(bundle.graphs)
+    made = Pipeline(bundle, engine).generate(prompt="ab cd", n=1, num_steps=2)
+    assert made.manifest["versions"]["compiled"] == engine.versions["compiled"]
+
+
 @pytest.mark.idle
 def test_the_first_digit_is_there_3_seconds_after_its_process_starts(cache: Path) -> None:
     from ddm_rt.engine.torch.building import build
 
     digits = Bundle.load("digits")
-    build(digits, BF16, CPU, batches=(1, 2))
+    build(digits, BF16, CPU, batches=(1, 2), size=(8, 8))
     script = FIRST_IMAGE + "\nimport time\nprint(time.time())"
     taken = []
     for _ in range(3):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,12 +15,14 @@ from safetensors.torch import load_file
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision, RunConfig, parse_json
+from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import weights
 from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.errors import BundleError
 from ddm_rt.export.precision import convert
 from ddm_rt.model.assemble import assemble
 from ddm_rt.runtime import Codes
+from ddm_rt.sample.pipeline import Pipeline
 
 
 def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> set[str]:
@@ -66,7 +69,12 @@ def test_a_half_precision_bundles_weights_are_rounded_once(tiny_bundle: Bundle, 
     rounded = {name: tensor for name, tensor in found.items() if tensor.dtype is torch.bfloat16}
     assert "unet.conv_in.weight" in rounded
     assert same(rounded, {name: wanted[name].bfloat16() for name in rounded}) == set()
-    assert TorchEngine(half, 1).precision == "bf16"
+    cpu = Device("cpu")
+    engines = TorchEngine(half, 1, cpu), TorchEngine(tiny_bundle, 1, cpu, Precision.BF16)
+    assert engines[0].precision == "bf16"
+    made, same_rounding = (Pipeline(tiny_bundle, engine).generate(n=2, num_steps=2).images for engine in engines)
+    # The conditioner's weights are rounded in the one and not in the other.
+    assert np.abs(made.astype(int) - same_rounding).mean() <= 4
 
 
 @pytest.fixture

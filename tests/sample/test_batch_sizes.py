@@ -16,6 +16,8 @@ def test_where_the_batch_size_changes_bits_the_mode_decides_and_the_manifest_say
 ) -> None:
     engine = FakeEngine("batch size")
     pipeline = Pipeline(fake_bundle(), engine, mode=Mode(mode))
+    with pipeline.prepare(n=3, seed=5) as request:
+        assert request.manifest.bucket == (None if mode == "throughput" else size), "also before anything was probed"
     _ = pipeline.buckets
     engine.denoised.clear()
     made = pipeline.generate(n=3, seed=5)
@@ -36,7 +38,7 @@ def test_a_replay_where_the_bucket_is_not_there_is_a_warning(caplog: pytest.LogC
     assert warnings == ["the manifest's bucket is 1; batch sizes here are ((2, 4, 8),): bytes may differ"]
 
 
-def test_where_it_changes_none_no_manifest_says_so() -> None:
+def test_a_manifest_of_the_default_mode_names_no_bucket() -> None:
     assert "bucket" not in Pipeline(fake_bundle(), FakeEngine()).generate(n=1).manifest
 
 

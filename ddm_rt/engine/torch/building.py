@@ -1,17 +1,14 @@
 """Compiles a bundle's networks with AOTInductor, for `packages` to open."""
 
-import logging
 import shutil
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ddm_rt.bundle import Bundle
@@ -20,12 +17,13 @@ from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import packages, weights
 from ddm_rt.engine.torch.eager import Eager, signature
 from ddm_rt.engine.torch.half import converted
-from ddm_rt.engine.torch.networks import DTYPES
+from ddm_rt.engine.torch.networks import DTYPES, precision_of
 from ddm_rt.engine.torch.packages import EXTRAS, Code, Constant, Package, Record
 from ddm_rt.engine.torch.stored import Origin
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256
 from ddm_rt.model.parts import Part
+from ddm_rt.quiet import quiet
 
 BATCHES = (1, 2, 8, 16)
 _ONCE = ("text_encoder", "conditioner")  # called for one prompt and code at a time
@@ -44,10 +42,10 @@ def build(
     device: Device,
     *,
     batches: Sequence[int] = BATCHES,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
     progress: Progress | None = None,
 ) -> Package:
-    """Compile the networks for these batch sizes and latents of `size` (height, width; None: the bundle's own) into
+    """Compile the networks for these batch sizes and latents of `size` (height, width) into
     the user's cache, in place of what was there.
 
     A call's rows are its images times the branches of guidance. Raises DdmError where torch can't trace or compile a
@@ -63,7 +61,7 @@ def build(
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             codes: list[Code] = []
-            extras: dict[str, Any] = {}
+            extras: dict[str, Tensor] = {}
             for done, (name, batch) in enumerate(jobs):
                 if progress is not None:
                     progress(done, len(jobs), f"{name}, {batch} row{'s' * (batch != 1)}")
@@ -71,8 +69,7 @@ def build(
                 code, own = _compiled(name, eager.parts[name], inputs, origins, temporary / f"{name}-{batch}.pt2")
                 codes.append(code)
                 extras |= own
-            with (temporary / EXTRAS).open("wb") as file:
-                np.savez(file, **extras)
+            save_file(extras, temporary / EXTRAS)
             made = packages.made_here(bundle, precision, device)
             record = Record(made=made, extras=sha256(temporary / EXTRAS), codes=tuple(codes))
             packages.sign(temporary, record)
@@ -86,12 +83,10 @@ def build(
     return Package(out, record)
 
 
-def _inputs(
-    part: Part, bundle: Bundle, batch: int, size: tuple[int, int] | None, device: torch.device
-) -> dict[str, Tensor]:
+def _inputs(part: Part, bundle: Bundle, batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
     """What the engine calls the network with: zeros of the same shapes, dtypes and layouts."""
     config, taken = bundle.config, signature(part).taken
-    latents = (batch, config.latent_shape[0], *(size or config.latent_shape[1:]))
+    latents = (batch, config.latent_shape[0], *size)
     tokens = max((spec.max_length for spec in config.text), default=1)
     found = {}
     for name, example in weights.example(part, config, batch, tokens).items():
@@ -102,33 +97,33 @@ def _inputs(
 
 def _compiled(
     name: str, part: Part, inputs: Mapping[str, Tensor], origins: Mapping[str, Origin | None], path: Path
-) -> tuple[Code, dict[str, Any]]:
+) -> tuple[Code, dict[str, Tensor]]:
     """The package at `path`, and the values of constants that no graph has."""
     start = time.perf_counter()
     options = _OPTIONS | (_ON_CUDA if next(iter(inputs.values())).is_cuda else {})
-    with _quiet():
+    with quiet("torch._dynamo", "torch._inductor", "torch.export"):
         try:
-            program = torch.export.export(part.module, tuple(inputs.values()), strict=True)
+            # Not strict: transformers takes a lock in its text encoders, which Dynamo knows nothing of.
+            program = torch.export.export(part.module, tuple(inputs.values()), strict=False)
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
         except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
             raise DdmError(f"{name}: torch {torch.__version__} doesn't compile it: {error}") from error
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
     values: dict[str, Any] = {**program.state_dict, **program.constants}
     constants: dict[str, Constant] = {}
-    extras: dict[str, Any] = {}
+    extras: dict[str, Tensor] = {}
     for constant in loader.get_constant_fqns():
         origin = origins.get(constant.removeprefix("model."))
         value = values[constant]
         if origin is None:
-            extras[constant] = value.cpu().numpy()
+            extras[constant] = value.detach().cpu().contiguous().clone()
         else:
-            dtype = next(precision for precision, dtype in DTYPES.items() if dtype is value.dtype)
             constants[constant] = Constant(
                 graph=origin.graph,
                 initializer=origin.initializer,
                 transposed=origin.transposed,
                 shape=origin.shape,
-                dtype=dtype,
+                dtype=precision_of(value.dtype),
             )
     own = signature(part)
     code = Code(
@@ -137,25 +132,9 @@ def _compiled(
         network=name,
         inputs={each: tuple(value.shape) for each, value in inputs.items()},
         outputs=own.outputs,
-        dtype=next(precision for precision, dtype in DTYPES.items() if dtype is own.dtype),
+        dtype=precision_of(own.dtype),
         constants=constants,
         extras=tuple(extras),
         seconds=time.perf_counter() - start,
     )
     return code, extras
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The compiler's remarks about its own inside are no news to the user."""
-    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._inductor", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

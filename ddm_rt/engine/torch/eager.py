@@ -11,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.torch import weights
 from ddm_rt.engine.torch.half import converted
-from ddm_rt.engine.torch.networks import DTYPES, Signature
+from ddm_rt.engine.torch.networks import DTYPES, Signature, precision_of
 from ddm_rt.model.parts import Part, parts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Eager:
     def __init__(self, bundle: Bundle, model: "Model") -> None:
         weight = next(model.unet.parameters())
         self.device = weight.device
-        self.precision = next(name for name, dtype in DTYPES.items() if dtype is weight.dtype)
+        self.precision = precision_of(weight.dtype)
         self.parts = parts(model, bundle.config)
         self.signatures = {name: signature(part) for name, part in self.parts.items()}
         self.versions = {"diffusers": diffusers.__version__}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import CPU_PIXELS, Index, check_all_finite, check_code, check_finite
+from ddm_rt.engine.contract import CPU_PIXELS, Index, check_all_finite, check_finite, conditioner_feeds
 from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
 from ddm_rt.engine.torch import packages
 from ddm_rt.engine.torch.graphs import Graphs, captured_on
@@ -78,9 +78,8 @@ class TorchEngine(Composed):
         self.precision, self.batch_sizes = networks.precision.value, networks.sizes
         self.threads = threads or torch.get_num_threads()
         self.versions = {"torch": torch.__version__, **networks.versions}
-        self._indices: OrderedDict[bytes, Tensor] = (
-            OrderedDict()
-        )  # a layout of a batch takes the same rows at each step
+        # A layout of a batch takes the same rows at each step.
+        self._indices: OrderedDict[bytes, Tensor] = OrderedDict()
         self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
         self._fitted: dict[str, int] = {}  # the most rows of a network's call so far
         self._graphs: Graphs | None = None
@@ -132,15 +131,8 @@ class TorchEngine(Composed):
         indicator_scale: NDArray[np.float32],
         added: Mapping[str, NDArray[Any]],
     ) -> dict[str, Tensor]:
-        check_code(code, self._bundle.config.num_codes)
-        given: dict[str, NDArray[Any]] = {
-            "context": context,
-            "code": code,
-            "indicator_scale": indicator_scale,
-            **added,
-        }
-        signature = self._networks.signatures["conditioner"]  # a bundle without codes takes none
-        made = self._call("conditioner", {name: self.array(given[name]) for name in signature.inputs})
+        feeds = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
+        made = self._call("conditioner", {name: self.array(value) for name, value in feeds.items()})
         denoiser = self._networks.signatures["denoiser"]
         return {name: denoiser.taken(name, tensor) for name, tensor in made.items()}  # once, not at each call
 

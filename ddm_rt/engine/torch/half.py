@@ -14,14 +14,19 @@ def converted(model: "Model", dtype: torch.dtype, device: torch.device) -> "Mode
 
     In half precision convolutions' weights are channels-last, as their kernels want them. The conditioner, which runs
     once per prompt and code, stays float32, and so does in fp16 a VAE whose values leave its range (`force_upcast`).
+    Networks of a bundle that is of half precision already stay as they are stored.
     """
     model.to(device)
     if dtype is torch.float32:
         return model
+    stored = next(model.unet.parameters()).dtype
     for name, module in model.named_children():
         upcast = name == "vae" and dtype is torch.float16 and module.config.force_upcast  # type: ignore[union-attr]
-        if name != "conditioner" and not upcast:
-            nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
+        if name == "conditioner":
+            module.float()
+        elif not upcast:
+            if stored is torch.float32:
+                nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
             nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name, module in model.unet.named_modules():
         if name.endswith("proj_out") and isinstance(module, nn.Conv2d):

@@ -13,6 +13,10 @@ from ddm_rt.half import INPUTS
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
+def precision_of(dtype: torch.dtype) -> Precision:
+    return next(precision for precision, each in DTYPES.items() if each is dtype)
+
+
 @dataclass(frozen=True)
 class Signature:
     """Inputs and outputs of one of them by name, in order, and what it computes in."""

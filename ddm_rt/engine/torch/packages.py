@@ -11,13 +11,12 @@ import os
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import Tensor
 
 # Registers the op that compiled code calls by its name.
@@ -25,7 +24,7 @@ import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Frozen, Precision, parse_json
 from ddm_rt.engine.devices import CUDA, Device
-from ddm_rt.engine.machine import processor
+from ddm_rt.engine.machine import installed, processor
 from ddm_rt.engine.torch.networks import DTYPES, Signature
 from ddm_rt.engine.torch.stored import Origin, read
 from ddm_rt.errors import DdmError
@@ -33,7 +32,7 @@ from ddm_rt.files import sha256, write_atomic
 
 CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
 RECORD, SIGNATURE, SECRET = "package.json", "package.json.hmac", "secret"
-EXTRAS = "constants.npz"  # constants that lie in no graph
+EXTRAS = "constants.safetensors"  # those that lie in no graph
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Shape = tuple[int, ...]
@@ -70,7 +69,7 @@ class Code(Frozen):
     outputs: tuple[str, ...]
     dtype: Precision
     constants: dict[str, Constant]
-    extras: tuple[str, ...]  # names in constants.npz
+    extras: tuple[str, ...]  # names in `EXTRAS`
     seconds: float  # that compiling took
 
     @property
@@ -99,6 +98,12 @@ class Package:
         """Batch sizes of the denoiser and the decoder, ascending."""
         return tuple(sorted(code.batch for code in self.record.codes if code.network == "denoiser"))
 
+    @property
+    def latents(self) -> tuple[int, int]:
+        """Height and width of the latents that they take."""
+        height, width = next(code.inputs["x_t"] for code in self.record.codes if code.network == "denoiser")[2:]
+        return height, width
+
 
 def root() -> Path:
     """The cache's folder."""
@@ -114,15 +119,17 @@ def place(bundle: Bundle, precision: Precision, device: Device) -> Path:
 
 
 def made_here(bundle: Bundle, precision: Precision, device: Device) -> Made:
-    """What a package that runs here was made on."""
+    """What a package that runs here was made on. Raises DdmError where there is no such device."""
     on_gpu = device.kind == CUDA
+    if on_gpu and device.ordinal >= torch.cuda.device_count():
+        raise DdmError(f"no CUDA device {device.ordinal}: torch finds {torch.cuda.device_count()}")
     return Made(
         bundle_id=bundle.bundle_id,
         precision=precision,
         device=device.kind,
         processor=torch.cuda.get_device_name(device.ordinal) if on_gpu else processor(),
         torch=torch.__version__,
-        triton=_version("triton") if on_gpu else None,
+        triton=installed("triton") if on_gpu else None,
     )
 
 
@@ -199,8 +206,8 @@ class Packaged:
         # Single-threaded: the engine makes one call at a time, and CUDA graphs take no other.
         index = -1 if self.device.type == "cpu" else self.device.index or 0
         loader = torch._C._aoti.AOTIModelPackageLoader(str(self._package.path / code.file), "model", True, 1, index)
-        with np.load(self._package.path / EXTRAS) as extras:
-            constants = {name: torch.from_numpy(extras[name]).to(self.device) for name in code.extras}
+        extras = load_file(self._package.path / EXTRAS, device=str(self.device))
+        constants = {name: extras[name] for name in code.extras}
         constants |= self._weights(code)
         loader.load_constants(constants, False, True, True, False)
         self._kept.append(constants)
@@ -227,7 +234,7 @@ class Packaged:
         device = Device(made.device, self.device.index or 0)
         return (
             f"{self._package.path}: no {name} is compiled for {given}, those there begin with {', '.join(built)}; "
-            f"`{command(self._bundle, made.precision, device)} --batch ... --size ... --force` builds others"
+            f"`{command(self._bundle, made.precision, device)} --batch ... --size ...` builds others"
         )
 
 
@@ -263,10 +270,3 @@ def _secret(*, make: bool) -> bytes | None:
             f"{path}: belongs to somebody else, or others may read it; whoever has it can sign code. Remove it"
         )
     return path.read_bytes()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
