@@ -127,10 +127,15 @@ def conditioner_feeds(
     indicator_scale: NDArray[np.float32],
     added: Mapping[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
-    """Arguments of `Engine.conditioner` as `conditioner_inputs` names them. Raises DdmError as `check_code`."""
+    """Arguments of `Engine.conditioner` as `conditioner_inputs` names them. Raises DdmError as `check_code`, and for
+    an input that `added` lacks.
+    """
     check_code(code, config.num_codes)
     given: dict[str, NDArray[Any]] = {"context": context, "code": code, "indicator_scale": indicator_scale, **added}
-    return {name: given[name] for name in conditioner_inputs(config)}
+    names = conditioner_inputs(config)
+    for name in (name for name in names if name not in given):
+        raise DdmError(f"conditioner: input {name} is missing; given were {', '.join(given)}")
+    return {name: given[name] for name in names}
 
 
 def text_outputs(config: RuntimeConfig) -> list[str]:
