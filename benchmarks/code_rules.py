@@ -17,8 +17,8 @@ import torch
 from ddm_rt.config import CodesConfig, FeatureConfig
 from ddm_rt.data import to_model
 from ddm_rt.files import write_json
-from ddm_rt.train.codes import discover
-from ddm_rt.train.features import contrastive_features
+from ddm_rt.train.codes.contrastive import contrastive_features
+from ddm_rt.train.codes.discover import discover
 
 RULES = {"first rule (no min_share)": 0.0, "min_share .05": 0.05}
 

@@ -30,7 +30,7 @@ from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled, three_channels
 from ddm_rt.files import write_atomic, write_json
-from ddm_rt.sample.loop import sample
+from ddm_rt.sample.loop.together import sample
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import StepTable
 
@@ -77,7 +77,7 @@ def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
 def pipeline_of(name: str, who: str, work: Path) -> Pipeline:
     """The teacher of a set or one of its students, made where it isn't there."""
     from ddm_rt.export.onnx import export_run
-    from ddm_rt.train.distill import distill
+    from ddm_rt.train.distill.run import distill
 
     folder = work / balance.result_path(name, "codes").stem
     balance.train_cell(name, "codes", work)

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
 from ddm_rt.engine.machine import processor
-from ddm_rt.evaluate.compare import compare
+from ddm_rt.evaluate.comparison.compare import compare
+from ddm_rt.evaluate.comparison.paired import Decision
+from ddm_rt.evaluate.comparison.sides import parse_side
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.paired import Decision
-from ddm_rt.evaluate.sides import parse_side
 from ddm_rt.files import write_atomic, write_json
 from ddm_rt.presets import resolve
+from ddm_rt.workflows.export import export
 
 GROUPS, REFERENCE = ("3", "8"), "digits:3,8"
 RESULTS = Path(__file__).parent / "results"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ddm_rt.evaluate.comparison.paired import ALPHA, CONFIDENCE, MARGIN, Decision, Table, decide
 from ddm_rt.evaluate.intervals import wilson
-from ddm_rt.evaluate.paired import ALPHA, CONFIDENCE, MARGIN, Decision, Table, decide
 from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results"

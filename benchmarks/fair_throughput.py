@@ -41,9 +41,9 @@ from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.gates import MAX_FD, MAX_FRECHET_RATIO
 from ddm_rt.engine.machine import machine
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.comparison.paired import paired
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.paired import paired
 from ddm_rt.evaluate.run import labelled
 from ddm_rt.files import write_atomic, write_json
 

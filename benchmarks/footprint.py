@@ -19,8 +19,8 @@ from measured_steps import commit
 from packaging.requirements import Requirement
 
 from ddm_rt.engine.machine import machine
+from ddm_rt.evaluate.comparison.sides import parse_side
 from ddm_rt.evaluate.latency import first_image
-from ddm_rt.evaluate.sides import parse_side
 from ddm_rt.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results" / "footprint.json"

@@ -52,7 +52,8 @@ def export(part: str, work: Path, scale: float, threads: int) -> dict[str, Any]:
 def convert(part: str, work: Path) -> dict[str, Any]:
     """The graph in fp16, weights in a file beside it."""
     from ddm_rt.config import Precision
-    from ddm_rt.export import precision, tensors
+    from ddm_rt.export import tensors
+    from ddm_rt.export.precision import convert as precision
 
     source, path, seconds = work / f"{part}.fp32.onnx", work / f"{part}.onnx", {}
     start = time.perf_counter()
@@ -72,8 +73,8 @@ def _sizes(path: Path, seconds: dict[str, float]) -> dict[str, Any]:
 
 def build(part: str, work: Path, sm: str) -> dict[str, Any]:
     """One plan from the project's own builder: TensorRT-RTX for a card that needn't be here, dynamic batch."""
-    from ddm_rt.engine import build_process
-    from ddm_rt.engine.build_worker import Request
+    from ddm_rt.engine.tensorrt import build_process
+    from ddm_rt.engine.tensorrt.build_worker import Request
 
     request = Request(
         module="tensorrt_rtx",

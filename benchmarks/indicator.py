@@ -32,7 +32,7 @@ from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, CodeTable
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import Schedule
-from ddm_rt.train.features import contrastive_features
+from ddm_rt.train.codes.contrastive import contrastive_features
 from ddm_rt.train.loss import training_target
 from ddm_rt.train.run import train
 

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 from ddm_rt.files import write_atomic, write_json
-from ddm_rt.sample.ledger import Ledger, Stream
-from ddm_rt.sample.quota import TreeQuota
+from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.sample.balance.quota import TreeQuota
 
 BAR = 5000  # draws per second, without fsync
 STREAM = Stream("00" * 32, "benchmark", "uniform")

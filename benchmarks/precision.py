@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
 from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate import fairness
@@ -34,6 +33,7 @@ from ddm_rt.evaluate.intervals import stratified, wilson
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.workflows.export import export
 
 COMPARED = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8)
 GROUPS = ("3", "8")

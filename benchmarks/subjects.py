@@ -17,12 +17,12 @@ from typing import Any
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.precision import IMAGES, export
 from ddm_rt.config import Frozen, Precision, RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_json
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
+from ddm_rt.workflows.export import IMAGES, export
 
 CODES = 16
 _SMALL: dict[str, Any] = {

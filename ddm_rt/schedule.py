@@ -29,7 +29,7 @@ SPACINGS: dict[SamplerName, tuple[Spacing, ...]] = {
     SamplerName.DPMPP_2M: ("linspace", "leading", "trailing", "karras"),
     SamplerName.LCM: ("trailing",),
 }
-# Timesteps that a student is trained on (`train.distill`) and LCM picks its steps from; diffusers' default.
+# Timesteps that a student is trained on (`train.distill.run`) and LCM picks its steps from; diffusers' default.
 LCM_GRID = 50
 
 

@@ -1,7 +1,7 @@
 """Bundles of format 1 become bundles of format 2: the same graphs, and so the same images, under a new id.
 
 The new bundle records the id that it was made from, so that manifests, calibrations and recorded gates of that id stay
-valid as they are: nothing in them is rewritten. A ledger is moved by `sample.ledger.Ledger.move_to`.
+valid as they are: nothing in them is rewritten. A ledger is moved by `sample.balance.ledger.Ledger.move_to`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The settings of sampling that calibrations in tests are made for."""
 
 from ddm_rt.config import SamplerName
-from ddm_rt.sample.calibrate import Settings
+from ddm_rt.sample.calibration.calibration import Settings
 
 SETTINGS = Settings(
     sampler=SamplerName.DDIM,

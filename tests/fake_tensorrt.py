@@ -17,8 +17,8 @@ from fake_cuda import FakeDriver, fake_cubin
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Backend
-from ddm_rt.engine import cuda, flavours, plans
-from ddm_rt.engine.ort import OrtEngine, _session
+from ddm_rt.engine.cpu.ort import OrtEngine, _session
+from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
 
 RTX = flavours.TABLE[Backend.TENSORRT_RTX]

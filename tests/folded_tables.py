@@ -1,4 +1,4 @@
-"""Makes ddm_rt/csrc/folded_tables.cpp: what becomes of characters where words are compared (`sample.leave_alone`), by
+"""Makes ddm_rt/csrc/folded_tables.cpp: what becomes of characters where words are compared (`leave_alone.py`), by
 Python's Unicode. What normal form C makes of them anyway is left out.
 
     python tests/folded_tables.py > ddm_rt/csrc/folded_tables.cpp
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from unicode_tables import CHARACTERS, flat, runs, table
 
-from ddm_rt.sample.leave_alone import _folded
+from ddm_rt.sample.balance.leave_alone import _folded
 
 
 def text() -> str:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ddm_rt.config import DataConfig, IndicatorMode, RunConfig, TrainConfig, parse_json
 from ddm_rt.files import write_json
-from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.model.checkpoint.folder import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes, Leaf
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from patience import settled
 
-from ddm_rt.sample.ledger import Draw, Ledger, Stream
-from ddm_rt.sample.quota import TreeQuota
+from ddm_rt.sample.balance.ledger import Draw, Ledger, Stream
+from ddm_rt.sample.balance.quota import TreeQuota
 
 STREAM = Stream("ab" * 32, "killed", "code:0=0.3,code:1=0.7")
 WRITERS = 3

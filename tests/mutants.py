@@ -5,7 +5,7 @@
 
 A list has one mutant in each line, as JSON:
 
-    {"file": "ddm_rt/sample/quota.py", "old": "scaled >= DENOMINATOR", "new": "scaled > DENOMINATOR"}
+    {"file": "ddm_rt/sample/balance/quota.py", "old": "scaled >= DENOMINATOR", "new": "scaled > DENOMINATOR"}
 
 `old` stands once in the file. `tests` (optional) lists what pytest is given. Without it that is the mirror file of the
 module's tests and every test file that names the module. `note` (optional) is for readers.
@@ -67,7 +67,7 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        """ "sample" of ddm_rt/sample/quota.py, "schedule" of ddm_rt/schedule.py, "benchmarks" of benchmarks/run.py."""
+        """ "sample" of ddm_rt/sample/jobs.py, "schedule" of ddm_rt/schedule.py, "benchmarks" of benchmarks/run.py."""
         top, *rest = Path(self.file).with_suffix("").parts
         return rest[0] if top == "ddm_rt" and rest else top
 

@@ -6,10 +6,10 @@ from fake_engine import FakeEngine, fake_bundle
 from gated_engine import GatedEngine
 from patience import PATIENCE_S
 
-from ddm_rt.sample.ledger import Counts, Stream
+from ddm_rt.sample.balance.ledger import Counts, Stream
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduler import Scheduler
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.scheduling.scheduler import Scheduler
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 STREAM = Stream("ab" * 32, "today", "uniform")  # of a request with the scope "today"
 WAIT_S = PATIENCE_S

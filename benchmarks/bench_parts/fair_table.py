@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddm_rt.engine.gates import MAX_FD, MAX_FRECHET_RATIO
-from ddm_rt.evaluate.paired import Decision
+from ddm_rt.evaluate.comparison.paired import Decision
 
 Tree = Mapping[str, Any]
 

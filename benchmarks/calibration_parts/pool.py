@@ -10,8 +10,8 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.continuous import slant
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.files import write_atomic
+from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import derive
 
 PER_CODE = 1024  # images; the first half is drawn from by audits, the second says what a code really gives
 SEED = 20_000

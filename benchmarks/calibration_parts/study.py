@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.cli.calibrate import first_share
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.sample import audit
-from ddm_rt.sample.calibrate import Calibration, Settings, solve
-from ddm_rt.sample.groups import Attribute, parse_target
-from ddm_rt.sample.maxent import effective_number
+from ddm_rt.sample.calibration import audit
+from ddm_rt.sample.calibration.calibration import Calibration, Settings, solve
+from ddm_rt.sample.calibration.groups import Attribute, parse_target
+from ddm_rt.sample.calibration.tilt import effective_number
+from ddm_rt.workflows.calibrate import first_share
 
 SETTINGS = Settings(
     sampler=SamplerName.DDIM,

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.sample import posterior
-from ddm_rt.sample.maxent import tilt
+from ddm_rt.sample.calibration import posterior
+from ddm_rt.sample.calibration.tilt import tilt
 
 
 def weights(counts: NDArray[np.int64], target: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:

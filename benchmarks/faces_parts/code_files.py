@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from ddm_rt import data
 from ddm_rt.config import CodesConfig, FeatureConfig
-from ddm_rt.train.codes import discover
-from ddm_rt.train.features import contrastive_features, together
-from ddm_rt.train.patches import patch_features
-from ddm_rt.train.probe import MIN_PER_CLASS, Labels, probe
+from ddm_rt.train.codes.contrastive import contrastive_features, together
+from ddm_rt.train.codes.discover import discover
+from ddm_rt.train.codes.patches import patch_features
+from ddm_rt.train.codes.probe import MIN_PER_CLASS, Labels, probe
 from faces_parts.methods import FEATURE_SETS, Method
 from faces_parts.sets import BiasedSet, Faces
 
@@ -86,6 +86,6 @@ def _few_label(train: Faces, what: BiasedSet, method: Method, cache: Path) -> tu
 
 
 def probe_features(train: Faces, cache: Path) -> dict[str, NDArray[np.float32]]:
-    """What `ddm_rt.train.features.feature_sets` gives, from the cache."""
+    """What `ddm_rt.train.codes.contrastive.feature_sets` gives, from the cache."""
     found = {name: features(train, name, cache) for name in (*FEATURE_SETS, PATCHES)}
     return found | {"all together": together(found)}

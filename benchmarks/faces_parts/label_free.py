@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
 from ddm_rt.config import CodesConfig
-from ddm_rt.train.codes import spectral_embedding
+from ddm_rt.train.codes.discover import spectral_embedding
 
 Features = NDArray[np.float64]  # [N, D]
 Weights = NDArray[np.float64]  # [N], sum 1

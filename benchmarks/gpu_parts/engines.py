@@ -42,7 +42,7 @@ def section_engines(record: Record, rig: Rig) -> None:
 
 def cannot_build(backend: str) -> str | None:
     """Why plans of the flavour can't be built for this card, or None. That is no failure."""
-    from ddm_rt.engine import build, flavours
+    from ddm_rt.engine.tensorrt import build, flavours
     from ddm_rt.errors import DdmError
 
     flavour = flavours.flavour(backend)

@@ -85,7 +85,7 @@ def _rows(rig: Rig, kind: str, batch: int, steps: dict[str, Step], memory: dict[
 def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
     """`Trainer.advance` of ddm_rt on latents and contexts that lie ready."""
     from ddm_rt.config import BaseConfig, DataConfig, IndicatorMode, LoraConfig, RunConfig, TrainConfig
-    from ddm_rt.train.latent import LatentSubject
+    from ddm_rt.train.checkpoint.model import LatentSubject
     from ddm_rt.train.loop import Trainer, TrainingSet
 
     architecture = models.sd15(tiny=rig.tiny)

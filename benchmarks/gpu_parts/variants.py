@@ -113,7 +113,7 @@ class Product:
         """Latents and images (None unless `decoded`) with these numbers, each with its own seed and conditions. The
         last `late` of them join the others after their first step.
         """
-        from ddm_rt.sample.slots import Slots
+        from ddm_rt.sample.loop.slots import Slots
 
         table = models.table(self.architecture, num_steps)
         slots = Slots(self.engine, self._gather, buckets)
@@ -132,7 +132,7 @@ class Product:
         return latents, self.engine.images(latents) if decoded else None
 
     def _admitted(self, slots: Any, table: Any, numbers: Sequence[int]) -> range:
-        from ddm_rt.sample.rng import Stream, normal
+        from ddm_rt.sample.loop.noise import Stream, normal
 
         seeds = np.array(numbers, np.uint64)
         noise = normal(seeds, 0, Stream.INITIAL, self.architecture.latent) * np.float32(table.init_scale)

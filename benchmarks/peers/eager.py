@@ -16,7 +16,7 @@ from ddm_rt.config import NULL_CODE
 from ddm_rt.engine.torch.weights import load
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
-from ddm_rt.sample.assignment import by_top_codes, code_tree
+from ddm_rt.sample.balance.assignment import by_top_codes, code_tree
 from peers import Call
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -15,7 +15,7 @@ from serving_parts.servers import one_at_a_time, served
 
 from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduler import Scheduler
+from ddm_rt.serve.scheduling.scheduler import Scheduler
 
 RAMP_S = 4.0  # until the clients are out of step with each other
 CLIENTS = 16

@@ -20,12 +20,12 @@ from fastapi import FastAPI
 
 from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.app import create_app
-from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.scheduler import Scheduler
-from ddm_rt.serve.schema import ImageRequest
-from ddm_rt.serve.server import Server, listen
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.http.app import create_app
+from ddm_rt.serve.http.schema import ImageRequest
+from ddm_rt.serve.http.server import Server, listen
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.scheduler import Scheduler
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 START_S = 60.0
 

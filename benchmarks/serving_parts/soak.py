@@ -9,7 +9,7 @@ from serving_parts.clients import GONE, Answer, Load, clients
 from serving_parts.servers import Commanded, commanded, until
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
 
 CLIENTS = 6
 LEAVING = 0.25

@@ -45,9 +45,9 @@ def bench(
 
         ddm-rt bench bundles/sd --prompt "a photo of a doctor" --batch 1 --seconds 600
     """
+    from ddm_rt.evaluate.comparison.sides import parse_side
     from ddm_rt.evaluate.latency import bench as measure
     from ddm_rt.evaluate.run import text_of
-    from ddm_rt.evaluate.sides import parse_side
 
     sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
     if min(sizes) < 1:

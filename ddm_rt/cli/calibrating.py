@@ -86,8 +86,8 @@ def calibrate(
     made the images; with a bundle that takes prompts also for --prompt, --negative-prompt and --guidance-scale, or
     with --scope for whatever prompts that scope has.
     """
-    from ddm_rt.cli import calibrate as work
-    from ddm_rt.sample.groups import parse_attributes
+    from ddm_rt.sample.calibration.groups import parse_attributes
+    from ddm_rt.workflows import calibrate as work
 
     attributes = None if groups is None else parse_attributes(groups)
     settings: dict[str, Any] = {
@@ -152,7 +152,7 @@ def _images(
     run: dict[str, Any],
 ) -> None:
     """Writes an audit set and says how to go on."""
-    from ddm_rt.cli import calibrate as work
+    from ddm_rt.workflows import calibrate as work
 
     if images is None:
         raise DdmError(

@@ -14,7 +14,7 @@ from ddm_rt.cli.app import Guidance, NegativePrompt, Prompt, Threads, app, conso
 from ddm_rt.config import Balance, Precision
 
 if TYPE_CHECKING:
-    from ddm_rt.evaluate.sides import Side
+    from ddm_rt.evaluate.comparison.sides import Side
 
 _SIDE = (
     "BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. Keys: steps, sampler, guidance, text_guidance, "
@@ -78,13 +78,13 @@ def compare(
 
         ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
-    from ddm_rt.evaluate import comparison_page
-    from ddm_rt.evaluate.compare import check_groups
-    from ddm_rt.evaluate.compare import compare as measure
-    from ddm_rt.evaluate.gates import check_sides
-    from ddm_rt.evaluate.gates import record as keep
+    from ddm_rt.evaluate.comparison.compare import check_groups
+    from ddm_rt.evaluate.comparison.compare import compare as measure
+    from ddm_rt.evaluate.comparison.gates import check_sides
+    from ddm_rt.evaluate.comparison.gates import record as keep
+    from ddm_rt.evaluate.comparison.sides import parse_side
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.evaluate.sides import parse_side
+    from ddm_rt.evaluate.report import comparison_page
     from ddm_rt.files import check_free
 
     if out is not None:
@@ -154,7 +154,7 @@ def _is_to_be_converted(side: "Side") -> bool:
 
 
 def _convert(side: "Side", precision: Precision, out: Path, update: display.Callback) -> str:
-    from ddm_rt.cli.precision import export
+    from ddm_rt.workflows.export import export
 
     bundle = export(side.source, out, precision, progress=lambda done, total, part: update(done, total, {}))
     say(

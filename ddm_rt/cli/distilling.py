@@ -73,8 +73,8 @@ def distill(
 
         ddm-rt export runs/ours-4 --tables ddim:4 --out bundles/ours-4
     """
-    from ddm_rt.train.distill import distill as run_distillation
-    from ddm_rt.train.processes import connect
+    from ddm_rt.train.distill.run import distill as run_distillation
+    from ddm_rt.train.distributed import connect
 
     named = {
         "distill.phases": num_steps,

@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import cuda, flavours, plans
 from ddm_rt.engine.backends import availability, choose
 from ddm_rt.engine.devices import CPU, CUDA, Device
 from ddm_rt.engine.machine import installed
+from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 

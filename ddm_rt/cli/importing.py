@@ -42,7 +42,7 @@ def import_checkpoint(
     """
     import torch
 
-    from ddm_rt.model.importing import import_run
+    from ddm_rt.model.checkpoint.importing import import_run
 
     with display.progress(errors) as bars:
         update = display.callback(bars, "importing")

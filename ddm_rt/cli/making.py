@@ -65,7 +65,7 @@ def export(
         return
     if out is None:
         raise DdmError("--out: missing; name a bundle directory to write, or with --diffusers a pipeline folder")
-    from ddm_rt.cli.precision import export as export_source
+    from ddm_rt.workflows.export import export as export_source
 
     wanted = [] if tables is None else arguments.samplers(tables)
     with display.progress(errors) as bars:
@@ -126,7 +126,7 @@ def build(
 
         ddm-rt build bundles/ours --backend tensorrt --batch 1,16,64
     """
-    from ddm_rt.cli.build import MEMORY_GIB, build_package, build_plans, check_options, describe, describe_package
+    from ddm_rt.workflows.build import MEMORY_GIB, build_package, build_plans, check_options, describe, describe_package
 
     given = {
         "--sm": sm,
@@ -185,7 +185,7 @@ def train_judge(
 
     Example: ddm-rt train-judge --data digits --out judge.onnx
     """
-    from ddm_rt.cli.judge import make_judge
+    from ddm_rt.workflows.train_judge import make_judge
 
     with display.progress(errors) as bars:
         callback = display.callback(bars, "judge")

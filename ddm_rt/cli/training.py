@@ -184,14 +184,14 @@ def train(
     if base is not None:
         if data is None and "data.source" not in overrides:
             raise DdmError("--data: missing; with --base it is a folder of images")
-        from ddm_rt.train.checkpoint import fields as fields_of
+        from ddm_rt.train.checkpoint.prepare import fields as fields_of
 
         fields = fields_of(base, variant)
     elif variant is not None:
         raise DdmError("--variant needs --base, the checkpoint whose files it picks")
     given = {name: value for name, value in named.items() if value is not None}
     config = resolve(preset or ("digits" if base is None else "checkpoint"), fields | overrides | given)
-    from ddm_rt.train.processes import connect
+    from ddm_rt.train.distributed import connect
     from ddm_rt.train.run import train as run_training
 
     with watched(_STAGES, log_steps) as callbacks:

@@ -37,7 +37,7 @@ def upgrade(
 
         ddm-rt upgrade digits --ledger counts.ledger
     """
-    from ddm_rt.sample.ledger import Ledger
+    from ddm_rt.sample.balance.ledger import Ledger
     from ddm_rt.upgrade import upgrade as upgraded_bundle
 
     opened = Bundle.load(bundle)

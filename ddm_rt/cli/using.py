@@ -125,8 +125,8 @@ def sample(
         ddm-rt sample bundles/sd --prompt "a judge" --prompt "a female judge" --leave-alone woman,female --out judges/
     """
     from ddm_rt.files import check_free
-    from ddm_rt.sample.leave_alone import parse_words
-    from ddm_rt.sample.ledger import Ledger
+    from ddm_rt.sample.balance.leave_alone import parse_words
+    from ddm_rt.sample.balance.ledger import Ledger
     from ddm_rt.sample.pipeline import Pipeline
 
     if bundle is None:

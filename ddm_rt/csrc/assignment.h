@@ -1,5 +1,5 @@
 // Which code each image of a request gets: given, none, or drawn by a quota, of the request alone or of a scope
-// (ddm_rt/sample/assignment.py).
+// (ddm_rt/sample/balance/assignment.py).
 #ifndef DDM_RT_ASSIGNMENT_H
 #define DDM_RT_ASSIGNMENT_H
 

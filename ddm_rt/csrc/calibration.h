@@ -1,5 +1,5 @@
 // Calibrations that lie in a bundle, as sampling uses them: a target over groups becomes weights of codes
-// (ddm_rt/sample/calibrate.py).
+// (ddm_rt/sample/calibration/calibration.py).
 #ifndef DDM_RT_CALIBRATION_H
 #define DDM_RT_CALIBRATION_H
 

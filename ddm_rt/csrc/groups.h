@@ -1,4 +1,4 @@
-// Attributes with their groups, and targets over them in words; ddm_rt/sample/groups.py says how they are written.
+// Attributes with their groups, and targets over them in words; ddm_rt/sample/calibration/groups.py says how they are written.
 #ifndef DDM_RT_GROUPS_H
 #define DDM_RT_GROUPS_H
 

@@ -1,4 +1,4 @@
-// Which branches of the denoiser an image needs, and the scale of each; the formulas stand in ddm_rt/sample/guidance.py.
+// Which branches of the denoiser an image needs, and the scale of each; the formulas stand in ddm_rt/sample/loop/guidance.py.
 #ifndef DDM_RT_GUIDANCE_H
 #define DDM_RT_GUIDANCE_H
 

@@ -1,4 +1,4 @@
-// Prompts that name what would be balanced are left alone: words, given by the user (ddm_rt/sample/leave_alone.py).
+// Prompts that name what would be balanced are left alone: words, given by the user (ddm_rt/sample/balance/leave_alone.py).
 #ifndef DDM_RT_LEAVE_ALONE_H
 #define DDM_RT_LEAVE_ALONE_H
 

@@ -1,5 +1,5 @@
 // The ledger: how many images of each code a stream of requests has got, in memory or in the SQLite file that the
-// Python package uses too, at the same time (ddm_rt/sample/ledger.py).
+// Python package uses too, at the same time (ddm_rt/sample/balance/ledger.py).
 #ifndef DDM_RT_LEDGER_H
 #define DDM_RT_LEDGER_H
 

@@ -1,5 +1,5 @@
 // The ledger's file: how it is made, opened and refused; and which of the processes that use it are alive
-// (ddm_rt/sample/ledger_file.py, whose file this is).
+// (ddm_rt/sample/balance/ledger_file.py, whose file this is).
 #ifndef DDM_RT_LEDGER_FILE_H
 #define DDM_RT_LEDGER_FILE_H
 

@@ -1,4 +1,4 @@
-// Quotas: which code each image of a stream gets, so that every prefix is close to the target (ddm_rt/sample/quota.py).
+// Quotas: which code each image of a stream gets, so that every prefix is close to the target (ddm_rt/sample/balance/quota.py).
 #ifndef DDM_RT_QUOTA_H
 #define DDM_RT_QUOTA_H
 

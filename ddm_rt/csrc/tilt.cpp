@@ -1,4 +1,4 @@
-// Newton's method on the dual of least relative entropy, as ddm_rt/sample/maxent.py has it, without slack.
+// Newton's method on the dual of least relative entropy, as ddm_rt/sample/calibration/tilt.py has it, without slack.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

@@ -33,11 +33,11 @@ _HALF = (Precision.BF16, Precision.FP16)
 
 # Fastest first: the order in which `auto` tries them; some only where `engine.gates` lets it.
 TABLE: tuple[Row, ...] = (
-    Row("tensorrt", CUDA, "ddm_rt.engine.tensorrt:TensorRTEngine"),
-    Row("tensorrt-rtx", CUDA, "ddm_rt.engine.tensorrt:TensorRTRtxEngine"),
+    Row("tensorrt", CUDA, "ddm_rt.engine.tensorrt.engine:TensorRTEngine"),
+    Row("tensorrt-rtx", CUDA, "ddm_rt.engine.tensorrt.engine:TensorRTRtxEngine"),
     Row("torch", CUDA, "ddm_rt.engine.torch.engine:TorchEngine", _HALF),
-    Row("openvino", CPU, "ddm_rt.engine.openvino:OpenVinoEngine"),
-    Row("onnxruntime", CPU, "ddm_rt.engine.ort:OrtEngine"),
+    Row("openvino", CPU, "ddm_rt.engine.cpu.openvino:OpenVinoEngine"),
+    Row("onnxruntime", CPU, "ddm_rt.engine.cpu.ort:OrtEngine"),
     Row("torch", CPU, "ddm_rt.engine.torch.engine:TorchEngine", _HALF),
 )
 

@@ -4,7 +4,7 @@ import ctypes
 import re
 from dataclasses import dataclass
 
-from ddm_rt.engine import cuda
+from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import DdmError
 
 CPU, CUDA = "cpu", "cuda"

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Frozen, Precision, parse_json
-from ddm_rt.engine import cuda
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.machine import installed, processor
+from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import DdmError
 
 GATED = ("openvino",)  # names in `engine.backends`, which are those of their packages

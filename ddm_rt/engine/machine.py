@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ddm_rt.config import Frozen
-from ddm_rt.engine import cuda
 from ddm_rt.engine.contract import usable_cores
+from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import DdmError
 
 

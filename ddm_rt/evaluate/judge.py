@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddm_rt.bundle import asset
-from ddm_rt.engine.ort import UNREADABLE
+from ddm_rt.engine.cpu.ort import UNREADABLE
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import sha256
 

@@ -14,8 +14,8 @@ import ddm_rt
 from ddm_rt.config import Frozen
 from ddm_rt.engine.machine import Machine, machine
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.comparison.sides import Facts, Side, make_side, open_side
 from ddm_rt.evaluate.run import NO_TEXT, Text, check_prompts, text_of
-from ddm_rt.evaluate.sides import Facts, Side, make_side, open_side
 from ddm_rt.sample.pipeline import Pipeline
 
 BATCHES, ROUNDS, SECONDS, PROCESSES = (1, 4, 16), 30, 60.0, 3

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ddm_rt.config import ModelConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.files import sha256
-from ddm_rt.model import stored
-from ddm_rt.model.checkpoint import fill
-from ddm_rt.model.component_config import read_arguments
+from ddm_rt.model.checkpoint import stored
+from ddm_rt.model.checkpoint.component_config import read_arguments
+from ddm_rt.model.checkpoint.folder import fill
 
 
 class TinyDecoder(nn.Module):

@@ -21,7 +21,7 @@ from ddm_rt.export import diffusers_files
 from ddm_rt.files import atomic_directory, check_free
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.attention import IndicatorAttnProcessor
-from ddm_rt.model.checkpoint import read_checkpoint, save_checkpoint
+from ddm_rt.model.checkpoint.folder import read_checkpoint, save_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.export.text import Text
-from ddm_rt.model.checkpoint import read_checkpoint
-from ddm_rt.model.tokenizer import prompt_length, read_tokenizer
+from ddm_rt.model.checkpoint.folder import read_checkpoint
+from ddm_rt.model.checkpoint.tokenizer import prompt_length, read_tokenizer
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.runtime import TensorSpec, TextSpec
 

@@ -46,7 +46,7 @@ def assemble(
 
 
 def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dtype | None) -> "LatentDDM":
-    from ddm_rt.model.checkpoint import load_base, read_checkpoint
+    from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
     from ddm_rt.model.latent import LatentDDM
 
     if config.base is None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.guidance import Branches, Condition, branches
+from ddm_rt.sample.loop.guidance import Branches, Condition, branches
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.request import null_text, texts_of
 from ddm_rt.schedule import StepTable

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ddm_rt.config import NULL_CODE, Balance, Fraction, Frozen, Positive, SamplerName, parse, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.rng import MAX_SEED, derive_range
+from ddm_rt.sample.loop.noise import MAX_SEED, derive_range
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Code = Annotated[int, Field(ge=-1)]

@@ -14,21 +14,29 @@ from ddm_rt.config import Balance, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes, plan
-from ddm_rt.sample.batch_sizes import BatchSizes, Mode
-from ddm_rt.sample.buckets import split
-from ddm_rt.sample.calibrate import Settings, resolve
-from ddm_rt.sample.conditions import Conditions
+from ddm_rt.sample.balance.assignment import (
+    Weights,
+    by_codes,
+    by_top_codes,
+    check_codes,
+    code_tree,
+    names_top_codes,
+    plan,
+)
+from ddm_rt.sample.balance.leave_alone import Words
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.balance.lending import Lender
+from ddm_rt.sample.calibration.calibration import Settings, resolve
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.jobs import Prepared, Shape, image_size, prepared
-from ddm_rt.sample.leave_alone import Words
-from ddm_rt.sample.ledger import Ledger
-from ddm_rt.sample.lending import Lender
-from ddm_rt.sample.loop import Cancelled, sample
+from ddm_rt.sample.loop.batch_probe import split
+from ddm_rt.sample.loop.batch_sizes import BatchSizes, Mode
+from ddm_rt.sample.loop.conditions import Conditions
+from ddm_rt.sample.loop.noise import MAX_SEED, Stream, normal
+from ddm_rt.sample.loop.slots import Slots
+from ddm_rt.sample.loop.together import Cancelled, sample
 from ddm_rt.sample.manifest import Manifest, Request, image_records, read_manifest
 from ddm_rt.sample.request import choice, indicator_guidance, prompting, side
-from ddm_rt.sample.rng import MAX_SEED, Stream, normal
-from ddm_rt.sample.slots import Slots
 from ddm_rt.schedule import step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
@@ -45,7 +53,7 @@ class Pipeline:
     and threads, the image's seed, its prompt, its code and the settings; of nothing else.
 
     What is balanced are the bundle's codes, and nothing else: modes of the training images. They stand for groups as
-    far as the images of a code are of one group (`sample.calibrate` finds out). An attribute that the codes don't
+    far as the images of a code are of one group (`sample.calibration` finds out). An attribute that the codes don't
     follow, and whatever a prompt or a negative prompt asks for by name, stays as the model makes it.
     """
 
@@ -88,7 +96,7 @@ class Pipeline:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes in use at the bundle's own image size, ascending; see `sample.buckets.probe`."""
+        """Batch sizes in use at the bundle's own image size, ascending; see `sample.loop.batch_probe.probe`."""
         return self._buckets_for(self.bundle.config.latent_shape, self._sizes.bucket)
 
     def generate(
@@ -119,21 +127,21 @@ class Pipeline:
         `prompt` is one text, or several: image i has `prompt[i % len(prompt)]`. `negative_prompt` takes the place of
         the empty one. `guidance_scale` is that of the text, `indicator_guidance_scale` that of the code. Where neither
         request nor bundle sets the second, or both are equal, text and code share two branches; where they differ there
-        are three, half as much work again. See `sample.guidance`.
+        are three, half as much work again. See `sample.loop.guidance`.
 
         Codes: `codes` gives one per image (-1: null code); otherwise a quota over the bundle's code tree draws them, in
         the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request
         is off by less than one image per top code (where prompts differ: every prefix of the images of one prompt, by
         less than two); or of groups ("female=.5,male=.5"), where the bundle has a
-        calibration for these settings, or `allow_stale` (see `sample.calibrate`). `balance` "off" uses the null code,
+        calibration for these settings, or `allow_stale` (see `sample.calibration`). `balance` "off" uses the null code,
         "on" insists on a bundle with codes, "auto" is "on" where the bundle has codes, but for the prompts that
         `leave_alone` is about: a list of words, or words by scope ("*": any). An image whose prompt has one of them as
         a whole word gets the null code and counts in no quota; the others are balanced among themselves. There is no
-        list of our own (see `sample.leave_alone`). `height` and `width` are pixels, multiples of the bundle's
+        list of our own (see `sample.balance.leave_alone`). `height` and `width` are pixels, multiples of the bundle's
         `size_multiple`.
 
         `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped,
-        so that the bound holds over all of them (see `sample.ledger`). Give each of them a seed of its own: equal seeds
+        so that the bound holds over all of them (`sample.balance`). Give each of them a seed of its own: equal seeds
         and codes are equal images. `shuffle` permutes the codes within the request by its seed; the bound then holds at
         the ends of requests.
 

@@ -10,9 +10,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
-from ddm_rt.sample.leave_alone import Words, names_one, words_for
+from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
+from ddm_rt.sample.loop.tokenizers import check_text
 from ddm_rt.sample.manifest import Request
-from ddm_rt.sample.text import check_text
 
 Choice = TypeVar("Choice", bound=StrEnum)
 

@@ -25,6 +25,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend, parse_json
 from ddm_rt.engine.contract import usable_cores
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop.tokenizers import Tokenizers
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import (
@@ -36,7 +37,6 @@ from ddm_rt.sample.shards import (
     recorded_manifest,
     write_shard,
 )
-from ddm_rt.sample.text import Tokenizers
 
 SHARD_SIZE = 1000  # images
 

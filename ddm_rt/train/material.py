@@ -10,11 +10,11 @@ from ddm_rt import data
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
-from ddm_rt.train.classes import Views, find_classes
-from ddm_rt.train.encoders import encoder_features
-from ddm_rt.train.features import Progress
+from ddm_rt.train.codes.classes import Views, find_classes
+from ddm_rt.train.codes.contrastive import Progress
+from ddm_rt.train.codes.encoders import encoder_features
 from ddm_rt.train.loop import TrainingSet
-from ddm_rt.train.subject import Subject
+from ddm_rt.train.trainee import Subject
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mappin
     """
     if config.model.family is Family.PIXEL:
         return _pixels(config, out, device, progress)
-    from ddm_rt.train.checkpoint import prepare_checkpoint
+    from ddm_rt.train.checkpoint.prepare import prepare_checkpoint
 
     return prepare_checkpoint(config, out, device, progress)
 

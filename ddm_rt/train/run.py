@@ -22,11 +22,11 @@ from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic, write_json
 from ddm_rt.train import device
-from ddm_rt.train.features import Progress
+from ddm_rt.train.codes.contrastive import Progress
+from ddm_rt.train.distributed import Processes, connect
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.material import Material, prepare
-from ddm_rt.train.processes import Processes, connect
-from ddm_rt.train.sheet import write_sheet
+from ddm_rt.train.preview import write_sheet
 
 
 class Interrupted(Exception):

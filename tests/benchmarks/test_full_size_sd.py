@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ddm_rt.errors import DdmError
-from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.model.checkpoint.folder import read_checkpoint
 
 SCRIPT = Path(full_size_sd.__file__)
 # Millions of parameters, as published.

@@ -17,7 +17,7 @@ from ddm_rt import data
 from ddm_rt.cli import app
 from ddm_rt.config import DataConfig, Family
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.model.checkpoint.folder import read_checkpoint
 from ddm_rt.presets import PRESETS, resolve
 
 

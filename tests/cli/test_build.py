@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.engine import flavours
+from ddm_rt.engine.tensorrt import flavours
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.sample.calibrate import load_all
+from ddm_rt.sample.calibration.calibration import load_all
 
 STEPS = 4  # the digits are told apart as well as at 25
 SETTINGS = ("--steps", STEPS, "--threads", 1)

@@ -13,7 +13,7 @@ import pytest
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.sample.calibrate import load_all
+from ddm_rt.sample.calibration.calibration import load_all
 from ddm_rt.sample.pipeline import Pipeline
 
 SETTINGS = ("--steps", 2, "--threads", 1)

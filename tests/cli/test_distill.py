@@ -12,7 +12,7 @@ from known_graphs import trace_knowing
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig, parse_json
-from ddm_rt.engine.ort import OrtEngine
+from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.export import graph
 
 Run = Callable[..., Any]

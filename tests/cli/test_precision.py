@@ -8,10 +8,10 @@ import pytest
 from known_graphs import trace_knowing
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.precision import STEPS, calibrate
 from ddm_rt.config import NULL_CODE, Precision
 from ddm_rt.export import graph
-from ddm_rt.export import precision as export_precision
+from ddm_rt.export.precision import convert as export_precision
+from ddm_rt.workflows.export import STEPS, calibrate
 
 
 def test_calibration_is_balanced_and_deterministic(tiny_bundle: Bundle) -> None:

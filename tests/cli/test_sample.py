@@ -25,7 +25,7 @@ SERVING = (
     "ddm_rt.schedule",
     "ddm_rt.engine.backends",
     "ddm_rt.engine.contract",
-    "ddm_rt.engine.ort",
+    "ddm_rt.engine.cpu.ort",
     "ddm_rt.sample.pipeline",
     "ddm_rt.kernels.dispatch",
     "ddm_rt.kernels.guided_step",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.balance.ledger import Ledger, Stream
 
 Sample = Callable[..., Any]
 

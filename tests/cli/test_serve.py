@@ -104,7 +104,7 @@ def test_help_shows_how(ddm_rt: Command) -> None:
 
 def test_serving_needs_no_training_package_and_no_scipy() -> None:
     code = """
-import sys, ddm_rt.cli, ddm_rt.serve.app, ddm_rt.serve.server
+import sys, ddm_rt.cli, ddm_rt.serve.http.app, ddm_rt.serve.http.server
 from ddm_rt.sample.pipeline import Pipeline
 Pipeline.load("digits", backend="onnxruntime")
 print(*{"torch", "diffusers", "transformers", "onnx", "scipy", "sklearn", "matplotlib"} & set(sys.modules))

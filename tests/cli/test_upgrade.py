@@ -9,8 +9,8 @@ from format1 import write_format_1
 
 from ddm_rt.bundle import INDEX, Bundle
 from ddm_rt.files import write_atomic
-from ddm_rt.sample.ledger import Ledger, Stream
-from ddm_rt.sample.quota import TreeQuota
+from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.sample.balance.quota import TreeQuota
 
 SAMPLE = ("--backend", "onnxruntime", "--threads", 1, "--steps", 2)
 

@@ -19,13 +19,13 @@ from text_tables import text as text_tables
 from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import normal
-from ddm_rt.sample import posterior
-from ddm_rt.sample.assignment import shuffled
-from ddm_rt.sample.groups import Attribute, check, parse_target
-from ddm_rt.sample.leave_alone import names_one
-from ddm_rt.sample.quota import Quota, TreeQuota
-from ddm_rt.sample.quota import parse_target as parse_top_target
-from ddm_rt.sample.rng import derive
+from ddm_rt.sample.balance.assignment import shuffled
+from ddm_rt.sample.balance.leave_alone import names_one
+from ddm_rt.sample.balance.quota import Quota, TreeQuota
+from ddm_rt.sample.balance.quota import parse_target as parse_top_target
+from ddm_rt.sample.calibration import posterior
+from ddm_rt.sample.calibration.groups import Attribute, check, parse_target
+from ddm_rt.sample.loop.noise import derive
 from ddm_rt.schedule import SPACINGS, Schedule, StepTable, step_table
 
 COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max")

@@ -19,9 +19,9 @@ from ledger_processes import STREAM, quota, reference, used
 from paper_bundle import fill
 
 from ddm_rt.bundle import Bundle, add_directory, write_bundle
-from ddm_rt.sample.calibrate import Calibration, Settings, Stored, resolve, store
-from ddm_rt.sample.groups import Attribute
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.calibration.calibration import Calibration, Settings, Stored, resolve, store
+from ddm_rt.sample.calibration.groups import Attribute
 from ddm_rt.sample.manifest import ImageRecord, Manifest, Request
 
 LEASE = {

@@ -15,7 +15,7 @@ from embedding_build import ROOT
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle, asset
-from ddm_rt.engine import ort
+from ddm_rt.engine.cpu import ort
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.sample.pipeline import Pipeline
 

@@ -7,7 +7,7 @@ import pytest
 from made_once import made_once
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import build, flavours, plans
+from ddm_rt.engine.tensorrt import build, flavours, plans
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,10 @@ import pytest
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Backend, Precision
-from ddm_rt.engine import backends, cuda, devices, gates
+from ddm_rt.engine import backends, devices, gates
 from ddm_rt.engine.backends import Row
 from ddm_rt.engine.devices import Device
+from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import write_json
 

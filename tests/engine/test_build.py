@@ -14,8 +14,8 @@ import pytest
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine import build, build_process, flavours, plans
-from ddm_rt.engine.build_worker import Request
+from ddm_rt.engine.tensorrt import build, build_process, flavours, plans
+from ddm_rt.engine.tensorrt.build_worker import Request
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.runtime import TextSpec
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from patience import PATIENCE_S
 
-from ddm_rt.engine import build, build_process, flavours
-from ddm_rt.engine.build_worker import Request, _open_timing_cache
+from ddm_rt.engine.tensorrt import build, build_process, flavours
+from ddm_rt.engine.tensorrt.build_worker import Request, _open_timing_cache
 from ddm_rt.errors import DdmError
 
 pytest.importorskip("tensorrt_rtx")
@@ -172,7 +172,7 @@ def test_a_fake_builder_that_hangs_ends_with_the_process_that_started_it(
 ) -> None:
     request = fake_builder("time.sleep(600)")
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ddm_rt.engine.build_worker"],
+        [sys.executable, "-P", "-m", "ddm_rt.engine.tensorrt.build_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

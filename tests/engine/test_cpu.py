@@ -18,7 +18,7 @@ from ddm_rt.config import Precision
 from ddm_rt.engine import backends
 from ddm_rt.engine.backends import load
 from ddm_rt.engine.contract import Engine, usable_cores
-from ddm_rt.engine.ort import OrtEngine
+from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import step_table

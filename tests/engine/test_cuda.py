@@ -15,8 +15,8 @@ from fake_cuda import FakeDriver, fake_cubin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.engine import cuda
-from ddm_rt.engine.buffers import Arrays
+from ddm_rt.engine.tensorrt import cuda
+from ddm_rt.engine.tensorrt.buffers import Arrays
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.ptx import Argument
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ddm_rt.config import Precision
-from ddm_rt.engine import flavours
+from ddm_rt.engine.tensorrt import flavours
 from ddm_rt.errors import BackendUnavailable, DdmError
 
 TENSORRT, RTX = flavours.TABLE["tensorrt"], flavours.TABLE["tensorrt-rtx"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import graph_header
+from ddm_rt.engine.tensorrt import graph_header
 from ddm_rt.errors import DdmError
 
 onnx = pytest.importorskip("onnx")

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("openvino")
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.precision import export
 from ddm_rt.config import Precision
-from ddm_rt.engine import openvino
-from ddm_rt.engine.openvino import OpenVinoEngine
-from ddm_rt.engine.ort import OrtEngine
+from ddm_rt.engine.cpu import openvino
+from ddm_rt.engine.cpu.openvino import OpenVinoEngine
+from ddm_rt.engine.cpu.ort import OrtEngine
+from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import Stream, normal
+from ddm_rt.workflows.export import export
 
 HAS_BF16 = "BF16" in openvino._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 # RMS error of one denoiser call of the shipped bundle on noise, relative to fp32: about three times what was found.
@@ -72,7 +72,7 @@ def test_bf16_needs_instructions(tiny_bundle: Bundle, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow(reason="compiles a graph for each batch size; the other backends are quick")
 def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundle]) -> None:
-    """As of every backend (`sample.buckets`); here in the lowest precision, where sums are in another order soonest."""
+    """As of every backend (`sample.loop`); here in the lowest precision, where sums are in another order soonest."""
     bundle = converted(Precision.INT8)
     engine = OpenVinoEngine(bundle, 1)
     engine.max_batch = 4  # graphs are compiled for each size

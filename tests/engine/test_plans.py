@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Precision
-from ddm_rt.engine import flavours, plans
+from ddm_rt.engine.tensorrt import flavours, plans
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import sha256, write_json
 

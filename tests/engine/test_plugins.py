@@ -14,7 +14,7 @@ import toolchain
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ddm_rt.engine import cuda, plugins
+from ddm_rt.engine.tensorrt import cuda, plugins
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
 from ddm_rt.kernels.ptx import read_entry, version
@@ -32,7 +32,7 @@ __path__ = list(tensorrt_bindings.__path__)
 """
 
 SWEEP = """
-from ddm_rt.engine import plugins
+from ddm_rt.engine.tensorrt import plugins
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, HEAD_DIMS, tactics
 for architecture in ARCHITECTURES:
     for head_dim in HEAD_DIMS:
@@ -44,7 +44,7 @@ for architecture in ARCHITECTURES:
 
 WITHOUT_SCRATCH = """
 from pathlib import Path
-from ddm_rt.engine import plugins
+from ddm_rt.engine.tensorrt import plugins
 from ddm_rt.kernels.compiled import compile_indicator_attention
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
 for architecture in ARCHITECTURES:
@@ -283,7 +283,7 @@ def test_the_node_that_export_writes_is_this_plugin() -> None:
 
 
 def test_bindings_without_their_libraries_are_a_plain_reason(bindings: Path) -> None:
-    script = "from ddm_rt.engine import plugins; print(plugins.unavailable())"
+    script = "from ddm_rt.engine.tensorrt.engine import plugins; print(plugins.unavailable())"
     done = in_a_process(["-c", script], bindings, PYTHONPATH=str(bindings), LD_LIBRARY_PATH="")
     assert re.fullmatch(r"tensorrt.plugin doesn't import: libnv\w+\.so.*\n", done.stdout), done.stdout + done.stderr
 

@@ -23,9 +23,9 @@ from fake_tensorrt import MAX_BATCH, RTX, Machine, Specialization, guided_step_a
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import backends, build, cuda, flavours, plans
-from ddm_rt.engine.network import Runtime
-from ddm_rt.engine.tensorrt import TensorRTEngine, TensorRTRtxEngine
+from ddm_rt.engine import backends
+from ddm_rt.engine.tensorrt.engine import TensorRTEngine, TensorRTRtxEngine, build, cuda, flavours, plans
+from ddm_rt.engine.tensorrt.network import Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import read_pack
@@ -139,7 +139,7 @@ def test_one_context_per_captured_graph(machine: Machine, engine: TensorRTRtxEng
 
 
 def test_contexts_are_bounded(machine: Machine, planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ddm_rt.engine.network._MOST_CALLS", 2)
+    monkeypatch.setattr("ddm_rt.engine.tensorrt.network._MOST_CALLS", 2)
     engine = TensorRTRtxEngine(planned)
     made = Pipeline(planned, engine).generate(n=11, num_steps=3)
     assert machine.driver.live["executable"] <= 2 * 3
@@ -266,7 +266,7 @@ def test_without_a_driver_the_backend_is_refused_by_name(planned: Bundle) -> Non
 
 
 def test_without_the_package_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ddm_rt.engine.tensorrt.find_spec", lambda name: None)
+    monkeypatch.setattr("ddm_rt.engine.tensorrt.engine.find_spec", lambda name: None)
     monkeypatch.setattr(flavours, "find_spec", lambda name: None)
     for engine in (TensorRTEngine, TensorRTRtxEngine):
         assert "is not installed; pip install" in str(engine.unavailable(None))

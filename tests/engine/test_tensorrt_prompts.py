@@ -18,11 +18,11 @@ if importlib.util.find_spec("cuda") is None:
 from fake_tensorrt import Machine, reference, with_fake_plan
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.tensorrt import TensorRTRtxEngine
+from ddm_rt.engine.tensorrt.engine import TensorRTRtxEngine
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.sample.loop.tokenizers import Tokenizers
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.text import Tokenizers
 
 FAMILIES = ("sd15", "sdxl")
 PROMPTS = ["a photo of a doctor", "", "a nurse"]

@@ -12,7 +12,7 @@ from tolerances import EXPORT_FP32_ABS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.backends import load
-from ddm_rt.engine.ort import OrtEngine
+from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.errors import BundleError, DdmError
 
 BACKENDS = ("onnxruntime", "torch")

@@ -22,8 +22,8 @@ from ddm_rt.errors import DdmError
 from ddm_rt.half import STATISTICS, TRIGONOMETRY
 from ddm_rt.kernels.guided_step import reference
 from ddm_rt.kernels.philox_torch import normal_elementwise
+from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.slots import Slots
 
 CPU = Device("cpu")
 # torch's ops that keep statistics in float32 within, whatever they are given.

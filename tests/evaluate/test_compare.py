@@ -15,13 +15,13 @@ from tolerances import STATISTIC_ABS
 
 from ddm_rt.bundle import Bundle, write_bundle
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate import compare as room
-from ddm_rt.evaluate import comparison_page
-from ddm_rt.evaluate.compare import Comparison, compare, image_change, quality_changes
+from ddm_rt.evaluate.comparison import compare as room
+from ddm_rt.evaluate.comparison.compare import Comparison, compare, image_change, quality_changes
+from ddm_rt.evaluate.comparison.paired import Decision
+from ddm_rt.evaluate.comparison.sides import parse_side
 from ddm_rt.evaluate.judge import Judge, Verdicts
-from ddm_rt.evaluate.paired import Decision
 from ddm_rt.evaluate.quality import frechet, kid
-from ddm_rt.evaluate.sides import parse_side
+from ddm_rt.evaluate.report import comparison_page
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = "digits@steps=4,threads=1"

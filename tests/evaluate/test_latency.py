@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from ddm_rt.evaluate import latency
-from ddm_rt.evaluate.sides import Side
+from ddm_rt.evaluate.comparison.sides import Side
 from ddm_rt.sample.pipeline import Pipeline
 
 

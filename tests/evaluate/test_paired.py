@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from tolerances import SOLVER_ABS
 
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.paired import (
+from ddm_rt.evaluate.comparison.paired import (
     ALPHA,
     Decision,
     cross_table,

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate import compare as room
 from ddm_rt.evaluate import run
-from ddm_rt.evaluate.compare import compare
+from ddm_rt.evaluate.comparison import compare as room
+from ddm_rt.evaluate.comparison.compare import compare
+from ddm_rt.evaluate.comparison.sides import Side, parse_side
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.sides import Side, parse_side
 from ddm_rt.sample.pipeline import Pipeline
 
 PROMPTS = ["a doctor", "a nurse", ""]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.sides import Side, make_side, open_side, parse_side, read_side, seconds_per_image
+from ddm_rt.evaluate.comparison.sides import Side, make_side, open_side, parse_side, read_side, seconds_per_image
 from ddm_rt.sample.pipeline import Pipeline
 
 
@@ -113,7 +113,7 @@ def test_timing_takes_turns_and_is_of_one_image(monkeypatch: pytest.MonkeyPatch)
             now += self.seconds
             order.append((self.name, settings["num_steps"]))
 
-    monkeypatch.setattr("ddm_rt.evaluate.sides.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("ddm_rt.evaluate.comparison.sides.time", SimpleNamespace(perf_counter=lambda: now))
     slow, fast = Side(text="a", source="a", settings={"num_steps": 9}), Side(text="b", source="b")
     taken = seconds_per_image([(slow, Timed("a", 2.0)), (fast, Timed("b", 1.0))], 4, rounds=2, text={"num_steps": 5})
     assert order == [("a", 9), ("b", 5)] * 3

@@ -11,7 +11,8 @@ from made_once import made_once
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.export import graph, quantize
+from ddm_rt.export import graph
+from ddm_rt.export.precision import quantize
 
 
 @pytest.fixture

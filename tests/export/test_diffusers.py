@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.export.diffusers import INDICATOR, export_diffusers
 from ddm_rt.model.assemble import assemble
-from ddm_rt.model.checkpoint import read_checkpoint
+from ddm_rt.model.checkpoint.folder import read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table

@@ -30,7 +30,7 @@ from ddm_rt.export.onnx import export_run
 from ddm_rt.export.precision import convert
 from ddm_rt.export.runtime import open_session
 from ddm_rt.model.assemble import assemble
-from ddm_rt.model.importing import import_run
+from ddm_rt.model.checkpoint.importing import import_run
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes

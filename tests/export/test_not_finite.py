@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from ddm_rt.errors import DdmError
 from ddm_rt.export import graph
 from ddm_rt.export import onnx as export_onnx
-from ddm_rt.export.precision import _difference
+from ddm_rt.export.precision.convert import _difference
 
 BAD = (float("nan"), float("inf"), -float("inf"))
 

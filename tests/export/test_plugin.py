@@ -14,7 +14,7 @@ from tolerances import EXPORT_FP32_ABS
 from ddm_rt.bundle import GRAPHS, Bundle, bundle_id
 from ddm_rt.export import dialect
 from ddm_rt.export.dialect import DOMAIN, PLUGIN, PLUGIN_GRAPH
-from ddm_rt.export.precision import convert_graph
+from ddm_rt.export.precision.convert import convert_graph
 
 CROSS_ATTENTIONS = 3  # one on the way down, two on the way up
 

@@ -19,10 +19,10 @@ from ddm_rt import graph_files
 from ddm_rt.bundle import INDEX, WEIGHTS, Bundle, FileEntry
 from ddm_rt.config import Precision
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import dialect, quantize
+from ddm_rt.export import dialect
 from ddm_rt.export.dialect import PLUGIN_GRAPH
-from ddm_rt.export.precision import QUANTIZED, RECIPES, Calibration, convert, convert_graph
-from ddm_rt.export.quantize import Ranges
+from ddm_rt.export.precision.convert import QUANTIZED, RECIPES, Calibration, convert, convert_graph, quantize
+from ddm_rt.export.precision.quantize import Ranges
 from ddm_rt.files import sha256
 
 Calls = list[dict[str, NDArray[np.float32]]]

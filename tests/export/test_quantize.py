@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ddm_rt.export import quantize
+from ddm_rt.export.precision import quantize
 
 KINDS = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.assignment import Weights, by_codes, by_top_codes, code_tree
-from ddm_rt.sample.calibrate import Calibration
-from ddm_rt.sample.ledger import Counts, Ledger, Stream
+from ddm_rt.sample.balance.assignment import Weights, by_codes, by_top_codes, code_tree
+from ddm_rt.sample.balance.ledger import Counts, Ledger, Stream
+from ddm_rt.sample.calibration.calibration import Calibration
 
 _TABLES = {
     "streams": "SELECT number, bundle_id, scope, target, calibration_id, counts FROM streams ORDER BY number",

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
 from goldens import cases, files, ledgers, made_on, streams, tables
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.assignment import code_tree
-from ddm_rt.sample.audit import AuditSet
-from ddm_rt.sample.groups import Attribute
+from ddm_rt.sample.balance.assignment import code_tree
+from ddm_rt.sample.calibration.audit import AuditSet
+from ddm_rt.sample.calibration.groups import Attribute
 
 _AUDITED = 96
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ddm_rt.sample.assignment import Tree, shuffled
-from ddm_rt.sample.quota import TreeQuota
-from ddm_rt.sample.rng import derive, derive_range
+from ddm_rt.sample.balance.assignment import Tree, shuffled
+from ddm_rt.sample.balance.quota import TreeQuota
+from ddm_rt.sample.loop.noise import derive, derive_range
 
 PREFIXES = (100, 1_000, 10_000, 100_000)
 _CLEAR = 64

@@ -9,8 +9,8 @@ import pytest
 from goldens import changed, files, ledgers, streams, tables
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.assignment import code_tree
-from ddm_rt.sample.calibrate import Calibration
+from ddm_rt.sample.balance.assignment import code_tree
+from ddm_rt.sample.calibration.calibration import Calibration
 
 
 @pytest.fixture(scope="module")

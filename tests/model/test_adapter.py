@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tolerances import ADAPTER_ABS
 
 from ddm_rt.errors import DdmError
-from ddm_rt.model.adapter import merge_adapter
-from ddm_rt.model.checkpoint import load_base, read_checkpoint
+from ddm_rt.model.checkpoint.adapter import merge_adapter
+from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}

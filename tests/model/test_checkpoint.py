@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ddm_rt.config import Family, PredictionType, SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.model.checkpoint import Checkpoint, component_module, load_base, read_checkpoint
+from ddm_rt.model.checkpoint.folder import Checkpoint, component_module, load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

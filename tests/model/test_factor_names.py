@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.model.factor_names import alpha_layer, factor_name
+from ddm_rt.model.checkpoint.factor_names import alpha_layer, factor_name
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 LAYER = "text_model.encoder.layers.0.self_attn"

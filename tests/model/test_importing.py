@@ -13,8 +13,8 @@ from tolerances import ADAPTER_ABS
 from ddm_rt.config import IndicatorMode, RunConfig, SamplerName, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.model.assemble import assemble
-from ddm_rt.model.checkpoint import component_module, read_checkpoint
-from ddm_rt.model.importing import import_run
+from ddm_rt.model.checkpoint.folder import component_module, read_checkpoint
+from ddm_rt.model.checkpoint.importing import import_run
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 

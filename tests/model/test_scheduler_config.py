@@ -14,7 +14,7 @@ from tolerances import SCHEDULE_REL, STEP_ABS, TIMESTEP_ABS
 
 from ddm_rt.config import PredictionType, SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.model.scheduler_config import SAMPLERS, SchedulerSettings, read_scheduler
+from ddm_rt.model.checkpoint.scheduler_config import SAMPLERS, SchedulerSettings, read_scheduler
 from ddm_rt.schedule import Schedule, step_table
 
 WHERE = Path("checkpoint/scheduler/scheduler_config.json")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ddm_rt.errors import BundleError
-from ddm_rt.model import stored
+from ddm_rt.model.checkpoint import stored
 
 STEMS = ("model", "pytorch_model")
 

@@ -11,8 +11,8 @@ from tolerances import SHARE_ABS
 
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.assignment import by_codes, by_top_codes, code_tree, names_top_codes, plan, shuffled
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.assignment import by_codes, by_top_codes, code_tree, names_top_codes, plan, shuffled
+from ddm_rt.sample.balance.ledger import Ledger
 
 TREE = code_tree(fake_bundle())
 

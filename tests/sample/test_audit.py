@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddm_rt.sample.audit import numbered_sheet, stratified
+from ddm_rt.sample.calibration.audit import numbered_sheet, stratified
 
 
 def test_audits_are_drawn_in_rounds_and_heavier_codes_get_what_is_left() -> None:

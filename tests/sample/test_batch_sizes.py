@@ -6,7 +6,7 @@ import pytest
 from fake_engine import LATENT_SHAPE, FakeEngine, fake_bundle
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.batch_sizes import Mode
+from ddm_rt.sample.loop.batch_sizes import Mode
 from ddm_rt.sample.pipeline import Pipeline
 
 

@@ -16,8 +16,8 @@ from ddm_rt.bundle import Bundle, add_directory, copy_bundle
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import Codes
-from ddm_rt.sample import posterior
-from ddm_rt.sample.calibrate import (
+from ddm_rt.sample.calibration import posterior
+from ddm_rt.sample.calibration.calibration import (
     Settings,
     base_weights,
     calibration,
@@ -27,7 +27,7 @@ from ddm_rt.sample.calibrate import (
     store,
     with_target,
 )
-from ddm_rt.sample.groups import Attribute, parse_target
+from ddm_rt.sample.calibration.groups import Attribute, parse_target
 from ddm_rt.sample.pipeline import Pipeline
 
 GENDER = Attribute(name="gender", groups=("female", "male"))

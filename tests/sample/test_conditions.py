@@ -7,8 +7,8 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 from fake_text import MAX_LENGTH, text_bundle
 
-from ddm_rt.sample.conditions import Conditions, Recent
-from ddm_rt.sample.guidance import Condition
+from ddm_rt.sample.loop.conditions import Conditions, Recent
+from ddm_rt.sample.loop.guidance import Condition
 
 SIZE = (8, 8)
 

@@ -22,11 +22,11 @@ from ddm_rt.engine.torch.eager import Eager
 from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.engine.torch.weights import load
 from ddm_rt.model.assemble import assemble
-from ddm_rt.model.importing import import_run
+from ddm_rt.model.checkpoint.importing import import_run
 from ddm_rt.runtime import Codes
+from ddm_rt.sample.loop.noise import Stream, normal
+from ddm_rt.sample.loop.tokenizers import Tokenizers
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import Stream, normal
-from ddm_rt.sample.text import Tokenizers
 
 Latents = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tolerances import SHARE_ABS
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.groups import Attribute, cells, parse_attributes, parse_target
+from ddm_rt.sample.calibration.groups import Attribute, cells, parse_attributes, parse_target
 
 GENDER = Attribute(name="gender", groups=("female", "male"))
 RACE = Attribute(name="race", groups=("asian", "black", "white"))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import TABLE_ABS
 
-from ddm_rt.sample.guidance import Branches, Condition, branches
+from ddm_rt.sample.loop.guidance import Branches, Condition, branches
 
 scales = st.sampled_from([0.0, 1.0, 2.0, 7.5]) | st.floats(0, 20)
 texts = st.sampled_from(["a nurse", "", "blurry"])

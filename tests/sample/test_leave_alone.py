@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.leave_alone import names_one, parse_words, words_for
+from ddm_rt.sample.balance.leave_alone import names_one, parse_words, words_for
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger_processes import STREAM, quota, reference
 
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.ledger import Draw, Lease, Ledger
+from ddm_rt.sample.balance.ledger import Draw, Lease, Ledger
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -17,7 +17,7 @@ from ledger_processes import STREAM, quota, reference, used
 
 from ddm_rt.bundle import Bundle, Former
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
 
 
 def former(bundle_id: str, *former_ids: str) -> Bundle:

@@ -9,7 +9,7 @@ import pytest
 from ledger_processes import STREAM, quota, reference
 
 from ddm_rt.errors import LedgerError
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
 
 NAME = "0123456789abcdef"
 # What is killed, with a lease of three draws that has the number 7.
@@ -17,7 +17,7 @@ DIES = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from ledger_processes import STREAM, quota
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
 ledger = Ledger(sys.argv[1], owner=sys.argv[3])
 lease = ledger.lease(STREAM, quota, 3, number=7)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ import pytest
 from ledger_processes import STREAM, quota, reference
 
 from ddm_rt.errors import LedgerError
-from ddm_rt.sample.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from ledger_processes import LARGEST, STREAM, WRITERS, quota, reference
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.ledger import Draw, Ledger
+from ddm_rt.sample.balance.ledger import Draw, Ledger
 
 
 def pool_of(path: Path) -> set[int]:

@@ -12,9 +12,9 @@ from pairs import in_pairs
 
 from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
-from ddm_rt.sample.buckets import CANDIDATES, concat, probe, split, take
-from ddm_rt.sample.loop import Cancelled, sample
-from ddm_rt.sample.rng import Stream, normal
+from ddm_rt.sample.loop.batch_probe import CANDIDATES, concat, probe, split, take
+from ddm_rt.sample.loop.noise import Stream, normal
+from ddm_rt.sample.loop.together import Cancelled, sample
 from ddm_rt.schedule import Schedule, StepTable, step_table
 
 Float32 = NDArray[np.float32]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import SHARE_ABS, SOLVED_SHARE_ABS
 
-from ddm_rt.sample.maxent import effective_number, tilt
+from ddm_rt.sample.calibration.tilt import effective_number, tilt
 
 
 def test_two_pure_codes_get_the_target_itself() -> None:

@@ -16,10 +16,10 @@ from PIL import Image
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.buckets import CANDIDATES
 from ddm_rt.sample.generation import contact_sheet
+from ddm_rt.sample.loop.batch_probe import CANDIDATES
+from ddm_rt.sample.loop.noise import Stream, derive, normal
 from ddm_rt.sample.pipeline import Cancelled, Pipeline
-from ddm_rt.sample.rng import Stream, derive, normal
 
 QUIRKS: tuple[Quirk, ...] = ("none", "batch size", "position", "last position", "neighbours", "size 1")
 

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.optimize import minimize
 from tolerances import SIMPLEX_ABS, STATISTIC_ABS
 
-from ddm_rt.sample import posterior
+from ddm_rt.sample.calibration import posterior
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (0.5, 9.5), (4.5, 0.5), (1.5, 10.5), (100.5, 3.5), (0.5, 300.0)])

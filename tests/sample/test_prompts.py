@@ -15,8 +15,8 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.engine.contract import CPU_PIXELS
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import derive
 
 PROMPTS = ["a nurse", "a judge", "a female judge"]
 

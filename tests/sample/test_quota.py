@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.quota import DENOMINATOR, SUM_TOLERANCE, Quota, TreeQuota, parse_target, quantise
+from ddm_rt.sample.balance.quota import DENOMINATOR, SUM_TOLERANCE, Quota, TreeQuota, parse_target, quantise
 
 
 @st.composite

@@ -10,7 +10,7 @@ from scipy import stats
 from tolerances import NOISE_ULP
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.rng import MAX_SEED, Stream, derive, derive_range, normal, philox4x32
+from ddm_rt.sample.loop.noise import MAX_SEED, Stream, derive, derive_range, normal, philox4x32
 
 SEEDS = st.integers(0, MAX_SEED)
 

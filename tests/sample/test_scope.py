@@ -8,9 +8,9 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.sample.balance.quota import TreeQuota
 from ddm_rt.sample.pipeline import Cancelled, Pipeline
-from ddm_rt.sample.quota import TreeQuota
 
 STREAM = Stream("ab" * 32, "today", "uniform")
 

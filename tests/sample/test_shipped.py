@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tolerances import IMAGE_GREY_LEVELS
 
+from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import derive
 
 N, SEED = 12, 3
 

@@ -18,8 +18,8 @@ from transformers import CLIPTokenizer
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.latent import read_text
+from ddm_rt.sample.loop.tokenizers import Tokenizers, check_text
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.text import Tokenizers, check_text
 
 ODD = (
     *("", " ", "\n\t ", "🙂", "👩‍⚕️ at work", "👩🏽‍🚒👨‍👩‍👧‍👦", "naïve café", "nai\u0308ve cafe\u0301", "ﬁreﬁghter"),

@@ -16,9 +16,9 @@ from http_server import GENERATIONS, SlowEngine, client_of, fake_pipeline
 from PIL import Image
 
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.keys import Keys
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.http.keys import Keys
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 KEY = "alice-0123456789abcdef"
 
@@ -180,7 +180,7 @@ def test_a_body_that_is_too_long(client: TestClient) -> None:
 def _keys() -> Keys:
     import hashlib
 
-    from ddm_rt.serve.keys import Caller
+    from ddm_rt.serve.http.keys import Caller
 
     return Keys([(hashlib.sha256(KEY.encode()).digest(), Caller("alice", 1))])
 
@@ -287,7 +287,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
 
 def test_what_a_judge_measures(digits_pipeline: Pipeline) -> None:
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.serve.measured import Measured
+    from ddm_rt.serve.http.measured import Measured
 
     measured = Measured(Judge.load("digits"), ("3", "8"))
     with client_of(digits_pipeline, measured=measured) as client:

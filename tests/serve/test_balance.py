@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ledger_processes import STREAM, quota
 
-from ddm_rt.sample.ledger import Ledger, Stream
-from ddm_rt.serve.balance import balances
+from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.serve.http.balance import balances
 
 TOP_OF = (0, 1, 0, 1)  # of `quota`, whose top codes have 0.3 and 0.7
 

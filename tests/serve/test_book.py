@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from ddm_rt.serve.book import Book
-from ddm_rt.serve.line import Work
-from ddm_rt.serve.refusals import DeadlineExceeded, QueueFull
-from ddm_rt.serve.settings import ServeSettings
-from ddm_rt.serve.tickets import Ticket
+from ddm_rt.serve.scheduling.admission import Book
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
+from ddm_rt.serve.scheduling.queue import Work
+from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.scheduling.ticket import Ticket
 
 SHAPE = (1, 2, 2)
 STEP_S = 0.25  # of one image

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from patience import PATIENCE_S, settled
 
-from ddm_rt.serve import events
-from ddm_rt.serve.events import cancel_when_gone, encode, encode_error, follow
-from ddm_rt.serve.refusals import DeadlineExceeded
-from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.http import sse
+from ddm_rt.serve.http.sse import cancel_when_gone, encode, encode_error, follow
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, State, Ticket
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -27,7 +27,7 @@ def a_ticket(seconds: float = PATIENCE_S, **options: Any) -> Ticket:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What `follow` takes for the time, in seconds: its one item."""
     now = [time.monotonic()]
-    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sse, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -83,7 +83,7 @@ def test_progress_is_told_ten_times_a_second_at_most(clock: list[float]) -> None
 def test_silence_is_told_and_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that goes on by the idle time whenever it is looked at."""
     ticks = iter(range(100))
-    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: 0.01 * next(ticks)))
+    monkeypatch.setattr(sse, "time", SimpleNamespace(monotonic=lambda: 0.01 * next(ticks)))
     told = asyncio.run(all_of(Ticket(2, 20, deadline=0.025), idle_s=0.01))
     assert told[:-1] == [None, None]
     assert isinstance(told[-1], Failed)
@@ -94,7 +94,7 @@ def test_past_its_deadline_a_request_has_the_grace_to_end() -> None:
     async def main() -> None:
         events = follow(a_ticket(-1.0), idle_s=0.001, grace_s=3600.0)
         assert await anext(events) is None
-        await events.aclose()
+        await sse.aclose()
 
     asyncio.run(main())
 

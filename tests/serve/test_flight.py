@@ -6,9 +6,9 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.flight import Flight
-from ddm_rt.serve.line import Work
-from ddm_rt.serve.tickets import Ticket
+from ddm_rt.serve.scheduling.queue import Work
+from ddm_rt.serve.scheduling.running import Flight
+from ddm_rt.serve.scheduling.ticket import Ticket
 
 STEPS = 3
 

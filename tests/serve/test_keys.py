@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddm_rt.errors import DdmError
-from ddm_rt.serve.keys import Caller, Keys
+from ddm_rt.serve.http.keys import Caller, Keys
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.serve.heap import LazyHeap
-from ddm_rt.serve.line import Line, Work
-from ddm_rt.serve.tickets import Ticket
+from ddm_rt.serve.scheduling.heap import LazyHeap
+from ddm_rt.serve.scheduling.queue import Line, Work
+from ddm_rt.serve.scheduling.ticket import Ticket
 
 SHAPE = (1, 2, 2)
 

@@ -8,8 +8,8 @@ import pytest
 
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.intervals import stratified
-from ddm_rt.serve.measured import Measured
-from ddm_rt.serve.stats import OTHER_SCOPES
+from ddm_rt.serve.http.measured import Measured
+from ddm_rt.serve.scheduling.stats import OTHER_SCOPES
 
 MOST_SCOPES = 1000
 JUDGE: Any = SimpleNamespace(name="fake", classes=("a", "b", "c"))

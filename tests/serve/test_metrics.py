@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ddm_rt.serve.metrics import Metrics
-from ddm_rt.serve.stats import Stats
+from ddm_rt.serve.http.metrics import Metrics
+from ddm_rt.serve.scheduling.stats import Stats
 
 STATS = Stats(
     requests=3,

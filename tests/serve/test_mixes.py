@@ -13,13 +13,13 @@ from fake_engine import FakeEngine, Quirk, fake_bundle
 from patience import PATIENCE_S
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.ledger import Ledger, Stream
-from ddm_rt.sample.loop import Cancelled
+from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.sample.loop.noise import derive
+from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.rng import derive
-from ddm_rt.serve.scheduler import DeadlineExceeded, QueueFull, Scheduler
-from ddm_rt.serve.settings import ServeSettings
-from ddm_rt.serve.tickets import Event, ImageReady, State, Ticket
+from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
+from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.scheduling.ticket import Event, ImageReady, State, Ticket
 
 WAIT_S = PATIENCE_S
 SCOPES = (None, "one", "two")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddm_rt.serve.pictures import Pictures, picture
+from ddm_rt.serve.http.image_store import Pictures, picture
 
 
 class Clock:

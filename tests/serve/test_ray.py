@@ -19,12 +19,12 @@ from http_server import GENERATIONS, Running, answering
 from PIL import Image
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.ledger import Ledger, Stream
+from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.ray_app import started
-from ddm_rt.serve.ray_front import Front
-from ddm_rt.serve.ray_settings import RaySettings
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.cluster.deployment import started
+from ddm_rt.serve.cluster.front import Front
+from ddm_rt.serve.cluster.settings import RaySettings
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 # Starting Ray and two replicas takes most of a minute where other tests share the cores.
 pytestmark = pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_replica_that_is_killed_costs_no_request(
     assert isinstance(front, Front)
     before = ray_processes.pids(REPLICA)
     assert len(before) == 2
-    with caplog.at_level(logging.WARNING, "ddm_rt.serve.ray_front"):
+    with caplog.at_level(logging.WARNING, "ddm_rt.serve.cluster.front"):
         replies = load(server, "replica", 8, lambda: ray_processes.kill(before[0]))
     assert "lost its replica" in caplog.text, "none was under way there: the test shows nothing"
     check_balance(front, "replica", replies)

@@ -15,18 +15,18 @@ from patience import PATIENCE_S, settled
 from ray.exceptions import ActorDiedError
 
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.ledger import Stream
-from ddm_rt.sample.loop import Cancelled
+from ddm_rt.sample.balance.ledger import Stream
+from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.events import follow
-from ddm_rt.serve.ray_front import Front
-from ddm_rt.serve.ray_replica import Accepted, Message, Refused, portable
-from ddm_rt.serve.refusals import DeadlineExceeded, Draining, QueueFull, TooMany
-from ddm_rt.serve.scheduler import Scheduler
-from ddm_rt.serve.settings import ServeSettings
-from ddm_rt.serve.stats import Stats
-from ddm_rt.serve.tickets import Failed, Finished, ImageReady, Progress, State
+from ddm_rt.serve.cluster.front import Front
+from ddm_rt.serve.cluster.replica import Accepted, Message, Refused, portable
+from ddm_rt.serve.http.sse import follow
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.scheduler import Scheduler
+from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.scheduling.stats import Stats
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State
 
 Script = Callable[[int, AsyncIterator[Message]], AsyncIterator[Message]]
 
@@ -314,7 +314,7 @@ def test_where_there_is_no_replica_a_request_waits_up_to_its_deadline() -> None:
         yield Accepted()
 
     with front_of(script) as (front, _), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddm_rt.serve.ray_front._GRACE_S", 0.0)
+        patch.setattr("ddm_rt.serve.cluster.front._GRACE_S", 0.0)
         with pytest.raises(DeadlineExceeded):
             front.submit({"num_steps": 4}, deadline_s=0.2)
     assert not taken_in

@@ -10,8 +10,8 @@ from ledger_processes import STREAM, quota, reference
 from ray.exceptions import GetTimeoutError
 
 from ddm_rt.errors import LedgerError
-from ddm_rt.sample.ledger import Ledger
-from ddm_rt.serve.ray_ledger import LedgerKeeper, SharedLedger, start_keeper
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.serve.cluster.ledger import LedgerKeeper, SharedLedger, start_keeper
 
 NAME = "0123456789abcdef"
 

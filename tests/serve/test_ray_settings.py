@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 from ray import serve
 
-from ddm_rt.serve.ray_app import deployment_options, device_of
-from ddm_rt.serve.ray_replica import Replica
-from ddm_rt.serve.ray_settings import RaySettings
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.cluster.deployment import deployment_options, device_of
+from ddm_rt.serve.cluster.replica import Replica
+from ddm_rt.serve.cluster.settings import RaySettings
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 
 def test_settings_say_what_scales() -> None:

@@ -12,11 +12,11 @@ from patience import settled
 from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.loop import Cancelled
+from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduler import Draining, QueueFull, Scheduler, TooMany
-from ddm_rt.serve.settings import ServeSettings
-from ddm_rt.serve.tickets import Event, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.scheduling.scheduler import Draining, QueueFull, Scheduler, TooMany
+from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
 
 
 def positions(ticket: Ticket) -> list[int]:

@@ -5,9 +5,9 @@ from fake_engine import fake_bundle
 from pydantic import ValidationError
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.serve.failures import Failure
-from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.schema import ImageRequest, sizes_of
+from ddm_rt.serve.http.errors import Failure
+from ddm_rt.serve.http.schema import ImageRequest, sizes_of
+from ddm_rt.serve.http.settings import HttpSettings
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from patience import PATIENCE_S, settled
 from PIL import Image
 
 from ddm_rt.errors import DdmError
-from ddm_rt.serve.http_settings import HttpSettings
-from ddm_rt.serve.server import listen
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.http.server import listen
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.settings import ServeSettings
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddm_rt.serve.stats import OTHER_SCOPES, Stats, Tally, over_replicas
-from ddm_rt.serve.tickets import State
+from ddm_rt.serve.scheduling.stats import OTHER_SCOPES, Stats, Tally, over_replicas
+from ddm_rt.serve.scheduling.ticket import State
 
 MOST_SCOPES = 1000
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ddm_rt.serve.tickets import Event, Failed, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, State, Ticket
 
 MANIFEST: dict[str, Any] = {"images": [{"code": 3}, {"code": -1}]}
 

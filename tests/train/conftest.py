@@ -10,7 +10,7 @@ from pictures import write_captions, write_folder
 
 from ddm_rt.config import RunConfig
 from ddm_rt.presets import resolve
-from ddm_rt.train.checkpoint import fields
+from ddm_rt.train.checkpoint.prepare import fields
 from ddm_rt.train.run import train
 
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.train.consistency import GRID, Distiller
-from ddm_rt.train.distill import distill, student_config
+from ddm_rt.train.distill.consistency import GRID, Distiller
+from ddm_rt.train.distill.run import distill, student_config
+from ddm_rt.train.distill.student import PixelStudent
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.run import Interrupted, train
-from ddm_rt.train.student import PixelStudent
 
 Make = Callable[..., RunConfig]
 FEW = {"distill.paths": 0, "train.steps": 12, "train.checkpoint_every": 5}

@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import linkage
 
 from ddm_rt.config import CodesConfig
 from ddm_rt.errors import DdmError
-from ddm_rt.train.codes import cut
+from ddm_rt.train.codes.discover import cut
 
 # Two modes on a line, and an outlier that lies farther from both than they from each other.
 CENTROIDS = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [-20.0]])

@@ -14,9 +14,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import DdmError
-from ddm_rt.train.checkpoint import own_image_encoder
-from ddm_rt.train.encoders import encoder_features
-from ddm_rt.train.features import contrastive_features
+from ddm_rt.train.checkpoint.prepare import own_image_encoder
+from ddm_rt.train.codes.contrastive import contrastive_features
+from ddm_rt.train.codes.encoders import encoder_features
 from ddm_rt.train.run import train
 
 TOWER: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -92,8 +92,8 @@ def test_codes_of_a_checkpoint_come_from_its_own_image_encoder(
 ) -> None:
     import shutil
 
-    from ddm_rt.train import classes
-    from ddm_rt.train.checkpoint import fields
+    from ddm_rt.train.checkpoint.prepare import fields
+    from ddm_rt.train.codes import classes
 
     def never(*arguments: object) -> None:
         raise AssertionError("features were learned")

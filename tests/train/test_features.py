@@ -14,8 +14,8 @@ from tolerances import UNIT_ABS
 from ddm_rt.config import FeatureConfig
 from ddm_rt.data import to_model
 from ddm_rt.errors import DdmError
-from ddm_rt.train.encoders import encoder_features
-from ddm_rt.train.features import augment, contrastive_features
+from ddm_rt.train.codes.contrastive import augment, contrastive_features
+from ddm_rt.train.codes.encoders import encoder_features
 
 CONFIG = FeatureConfig(steps=6, batch_size=16, width=4)
 

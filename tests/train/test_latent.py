@@ -19,7 +19,7 @@ from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.train import portions
+from ddm_rt.train import disk_cache
 from ddm_rt.train.device import CPU
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.material import prepare
@@ -117,7 +117,7 @@ def test_the_exported_bundle_samples(reference: tuple[Path, list[float]], tmp_pa
 def test_training_starts_at_the_base_and_ends_in_what_is_assembled(
     adapting: Make, checkpoints: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    from ddm_rt.model.checkpoint import load_base, read_checkpoint
+    from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
 
     config = adapting("sd15", {"lora.text_encoder": True})
     learner = trainer(config, tmp_path / "at-work")
@@ -146,8 +146,8 @@ def test_training_starts_at_the_base_and_ends_in_what_is_assembled(
 
 
 def learner_ids(learner: Trainer, rows: torch.Tensor) -> list[torch.Tensor]:
-    from ddm_rt.model.checkpoint import read_checkpoint
-    from ddm_rt.train.text import token_ids
+    from ddm_rt.model.checkpoint.folder import read_checkpoint
+    from ddm_rt.train.checkpoint.prompts import token_ids
 
     assert learner.config.base is not None
     checkpoint = read_checkpoint(learner.config.base.path)
@@ -219,7 +219,7 @@ def test_what_was_encoded_before_a_kill_is_not_encoded_again(
         return encode(self, images)
 
     finish = False
-    monkeypatch.setattr(portions, "PORTION", 8)
+    monkeypatch.setattr(disk_cache, "PORTION", 8)
     monkeypatch.setattr(LatentDDM, "encode", counted)
     with pytest.raises(Killed):
         train(adapting("sd15"), tmp_path / "run")

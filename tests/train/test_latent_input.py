@@ -16,7 +16,7 @@ from ddm_rt import data
 from ddm_rt.config import LoraConfig, RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.presets import resolve
-from ddm_rt.train.checkpoint import fields
+from ddm_rt.train.checkpoint.prepare import fields
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]

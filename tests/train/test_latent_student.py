@@ -18,7 +18,7 @@ from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.train.distill import distill, student_config
+from ddm_rt.train.distill.run import distill, student_config
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]
@@ -98,7 +98,7 @@ def test_without_its_factors_the_student_is_the_teacher_and_with_them_what_was_t
 def test_it_exports_and_samples_in_four_steps_and_one_branch(
     student: tuple[Path, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ddm_rt.engine.ort import OrtEngine
+    from ddm_rt.engine.cpu.ort import OrtEngine
 
     bundle = export_run(student[0], tmp_path / "bundle")
     assert bundle.config.sampling.num_steps == 4

@@ -16,11 +16,11 @@ from ddm_rt.model.assemble import assemble
 from ddm_rt.model.unet import DDM
 from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.distill import distill, student_config
+from ddm_rt.train.distill.paths import PathDistiller
+from ddm_rt.train.distill.run import distill, student_config
+from ddm_rt.train.distill.student import PixelStudent
 from ddm_rt.train.loop import TrainingSet
-from ddm_rt.train.paths import PathDistiller
 from ddm_rt.train.run import Interrupted
-from ddm_rt.train.student import PixelStudent
 
 PATHS = 70  # in two files
 FEW = {"distill.paths": PATHS, "train.steps": 9, "train.batch_size": PATHS, "train.checkpoint_every": 5}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ddm_rt.train.portions import Portions, Rows
+from ddm_rt.train.disk_cache import Portions, Rows
 
 
 def test_a_row_is_taken_from_the_file_that_it_lies_in(tmp_path: Path) -> None:

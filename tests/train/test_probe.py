@@ -17,8 +17,8 @@ from ddm_rt.config import RunConfig
 from ddm_rt.data import ImageSet
 from ddm_rt.errors import DdmError
 from ddm_rt.presets import resolve
-from ddm_rt.train.patches import patch_features
-from ddm_rt.train.probe import FOLDS, Labels, _folds, probe, read_labels
+from ddm_rt.train.codes.patches import patch_features
+from ddm_rt.train.codes.probe import FOLDS, Labels, _folds, probe, read_labels
 from ddm_rt.train.run import train
 
 Make = Callable[..., RunConfig]
@@ -111,7 +111,7 @@ def test_labels_are_spread_over_the_folds_and_anew_in_each_repeat(monkeypatch: p
         made.append(_folds(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("ddm_rt.train.probe._folds", folds)
+    monkeypatch.setattr("ddm_rt.train.codes.probe._folds", folds)
     y = np.repeat(np.arange(FOLDS), 2)  # as many classes as folds, of two labels each
     labels = Labels(np.arange(len(y)), y, tuple("abcde"), "00" * 32)
     probe({"blind": np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)}, labels, seed=0)

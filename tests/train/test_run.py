@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.runtime import Codes
-from ddm_rt.train import classes as classes_module
 from ddm_rt.train import run as run_module
+from ddm_rt.train.codes import classes as classes_module
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.run import Interrupted, train
 

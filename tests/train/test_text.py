@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ddm_rt.errors import BundleError
-from ddm_rt.model.checkpoint import read_checkpoint
-from ddm_rt.train.text import NULL_TEXT, distinct, token_ids
+from ddm_rt.model.checkpoint.folder import read_checkpoint
+from ddm_rt.train.checkpoint.prompts import NULL_TEXT, distinct, token_ids
 
 BEGIN, END = 49406, 49407
 

@@ -16,7 +16,7 @@ import tensorrt as trt
 import tensorrt.plugin as trtp
 from tensorrt.plugin import _tensor
 
-from ddm_rt.engine import plugins
+from ddm_rt.engine.tensorrt import plugins
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.indicator_attention.table import tactics
 

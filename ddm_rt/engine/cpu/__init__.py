@@ -1,0 +1,1 @@
+"""Backends on the CPU whose arrays are numpy arrays."""

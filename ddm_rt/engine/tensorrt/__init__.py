@@ -1,0 +1,1 @@
+"""TensorRT in two flavours: building plans, and running them. Needs no torch."""

@@ -1,0 +1,203 @@
+"""The processes that a build starts: fed, watched, limited, and reported on when they crash."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from ddm_rt.config import Frozen, parse
+from ddm_rt.engine.tensorrt.build_worker import Request
+from ddm_rt.errors import DdmError
+from ddm_rt.kernels.guided_step.table import variants
+from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
+
+_WORKER = (sys.executable, "-P", "-m", "ddm_rt.engine.tensorrt.build_worker")
+_AOT = (sys.executable, "-P", "-m", "ddm_rt.kernels.aot")
+_POLL_S = 0.1
+_END = None  # of a worker's lines
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_LAST_WORDS = 3  # lines of a crashed builder that an error repeats
+_LINE = 240  # characters of each
+
+
+class Result(Frozen):
+    """What a worker tells of a finished build."""
+
+    profile: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+    figures: dict[str, float]
+
+
+def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[str], None]) -> Result:
+    """Build `request` in a process of its own that may hold `memory_gib` GiB of resident memory.
+
+    The limit is watched from outside, on Linux: CUDA maps far more addresses than it uses, so a limit on those says
+    nothing. `progress` gets the phase and the seconds since the start. The process is gone when this returns.
+
+    Raises DdmError naming the graph: it was refused, the process crashed, or it grew over the limit.
+    """
+    started, logs, outcome = time.monotonic(), deque[str](maxlen=_LAST_WORDS), dict[str, Any]()
+    phase = "start"
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            _WORKER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is ours to pass on
+        )
+        try:
+            lines = _feed(process, request)
+            while (line := _next(lines)) is not _END:
+                if line:
+                    event = _event(line, request.graph)
+                    phase = _phase(event, phase)
+                    if event.get("log") in ("ERROR", "INTERNAL_ERROR"):
+                        logs.append(str(event["text"]))
+                    outcome |= {key: event[key] for key in ("result", "refused", "failed") if key in event}
+                progress(f"{phase}, {time.monotonic() - started:.0f} s")
+                if (held := resident_bytes(process.pid)) > memory_gib * 2**30:
+                    raise DdmError(
+                        f"{request.graph}: building it for {flavour} holds {held / 2**30:.2f} GiB; "
+                        f"--memory-gib allows {memory_gib:g}"
+                    )
+            code = process.wait()
+        finally:
+            _end(process)
+        if "refused" in outcome:
+            said = "" if not logs or ":" in outcome["refused"] else f": {_joined(logs)}"
+            raise DdmError(f"{request.graph}: {flavour} refused it: {outcome['refused']}{said}")
+        if "failed" in outcome:
+            raise DdmError(f"{request.graph}: its plan could not be written: {outcome['failed']}")
+        if code != 0 or "result" not in outcome:
+            words = _joined([*_tail(stderr), *logs]) or "it said nothing"
+            raise DdmError(f"{request.graph}: the builder of {flavour} {_death(code)} in {phase}; last words: {words}")
+    return parse(Result, outcome["result"], f"{request.graph}: result of the build")
+
+
+def cannot_compile(architecture: str) -> str | None:
+    """Why the kernels that are shipped for the architecture can't be compiled here, or None."""
+    if architecture in ARCHITECTURES and find_spec("triton") is None:
+        return "the package triton is not installed, which compiles guided_step for a plan; pip install 'ddm-rt[gpu]'"
+    return None
+
+
+def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> str | None:
+    """Compile guided_step for the architecture into a pack at `out`; None, or why there is no pack. It needs triton.
+
+    Raises DdmError where the compiler fails: that isn't a plan to be shipped without a word.
+    """
+    if architecture not in ARCHITECTURES:
+        return f"no kernels are shipped for {architecture}"
+    progress(f"{architecture} kernels: {len(variants())} variants of guided_step")
+    command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )
+    try:
+        _, said = process.communicate()
+    finally:
+        _end(process)
+    if process.returncode != 0:
+        words = _joined(said.decode(errors="replace").splitlines()[-_LAST_WORDS:])
+        raise DdmError(f"kernels of {architecture}: the compiler {_death(process.returncode)}; last words: {words}")
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """What a child sees: kernels are compiled there, whatever Triton does in this process."""
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 where the system doesn't tell, or the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    fields = status.split()
+    return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
+
+
+def _feed(process: "subprocess.Popen[str]", request: Request) -> "queue.Queue[str | None]":
+    """Send the request and read the answers on a thread; None marks their end. Stdin stays open: its end is ours."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    try:
+        process.stdin.write(request.model_dump_json() + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it ended before it read; its exit code says how
+    return lines
+
+
+def _read(stream: TextIO, lines: "queue.Queue[str | None]") -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(_END)
+
+
+def _next(lines: "queue.Queue[str | None]") -> str | None:
+    """The next line, "" where none came in time, or the end."""
+    try:
+        return lines.get(timeout=_POLL_S)
+    except queue.Empty:
+        return ""
+
+
+def _event(line: str, graph: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise DdmError(f"{graph}: the build process sent what is no event: {line[:_LINE]!r}") from error
+    return event if isinstance(event, dict) else {}
+
+
+def _phase(event: dict[str, Any], last: str) -> str:
+    if "phase" not in event:
+        return last
+    return f"{event['phase']} {event['done']}/{event['total']}" if event["total"] else str(event["phase"])
+
+
+def _end(process: "subprocess.Popen[Any]") -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was killed ({name}; out of memory, if nobody did it)" if name == "SIGKILL" else f"crashed ({name})"
+
+
+def _tail(stream: BinaryIO) -> list[str]:
+    stream.seek(0)
+    lines = stream.read().decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-_LAST_WORDS:]
+
+
+def _joined(lines: Any) -> str:
+    return " | ".join(" ".join(line.split())[:_LINE] for line in lines)

@@ -1,0 +1,247 @@
+"""Plans in a bundle: what each was made from, which one fits this machine, and what differs where none does.
+
+A plan is one directory, `plans/<flavour>-<architecture>[-<gpu>]/`: a serialized engine of each graph, `key.json`, and
+`kernels/` with the ahead-of-time guided_step where that could be compiled. "The file exists" is no reason to take it.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.engine.tensorrt import flavours
+from ddm_rt.engine.tensorrt.flavours import Flavour
+from ddm_rt.errors import BundleError, DdmError
+
+ROOT = "plans"
+KEY = "key.json"
+KERNELS = "kernels"
+NO_GPU = "none"  # the GPU of a plan that was built without one: it fits every GPU of its architecture
+ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; see `engines`
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1)]
+Shape = tuple[int, ...]
+
+
+class Range(Frozen):
+    """One axis of an optimization profile: the sizes that a plan takes, and the one it is tuned for."""
+
+    min: Size
+    opt: Size
+    max: Size
+
+
+class Options(Frozen):
+    """What a builder was told. Another value of any of them is another plan."""
+
+    batch: Range
+    height: Range  # of the latents
+    width: Range
+    tokens: Range  # T, of the text
+    precision: Precision  # of the graphs; the networks are strongly typed
+
+
+class Parts(Frozen):
+    """All that a plan was made from; the key is its sha256."""
+
+    bundle_id: Hash
+    graphs: dict[str, Hash]  # file in the bundle, external data included -> sha256
+    options: Options
+    flavour: str
+    version: str  # of the flavour's package
+    gpu: str  # the name of the device it was measured on, or "none"
+    architecture: Annotated[str, Field(pattern="^sm_[0-9]+$")]
+
+
+class EngineFile(Frozen):
+    """One serialized engine, and the shapes that its profile takes."""
+
+    file: Annotated[str, Field(pattern=r"^[a-z_]+\.plan$")]
+    sha256: Hash
+    bytes: Size
+    profile: dict[str, tuple[Shape, Shape, Shape]]  # input -> min, opt, max
+
+
+class Key(Frozen):
+    """key.json."""
+
+    schema_version: Literal[1] = 1
+    key: Hash
+    parts: Parts
+    engines: dict[str, EngineFile]
+    kernels: str | None  # why there is no pack of kernels; None where there is one
+    build: dict[str, dict[str, float]] = Field(default_factory=dict)  # engine -> figures of its build
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of a bundle whose key was read."""
+
+    path: Path
+    key: Key
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def engine(self, name: str) -> Path:
+        """Path of the serialized `conditioner`, `denoiser`, `decoder` or `text_encoder`."""
+        return self.path / self.key.engines[name].file
+
+    def profile(self, name: str) -> dict[str, tuple[Shape, Shape, Shape]]:
+        """The (min, opt, max) shapes of each input of that engine."""
+        return self.key.engines[name].profile
+
+    @property
+    def max_batch(self) -> int:
+        return self.key.parts.options.batch.max
+
+    @property
+    def kernels(self) -> Path | None:
+        """The pack of ahead-of-time kernels, or None; `key.kernels` then says why."""
+        return self.path / KERNELS if self.key.kernels is None else None
+
+
+def engines(bundle: Bundle) -> tuple[str, ...]:
+    """What a plan of the bundle holds: its graphs by name, `text_encoder` among them where it takes prompts."""
+    return tuple(bundle.graphs)
+
+
+def digest(parts: Parts) -> str:
+    """The plan cache key: sha256 of the parts as JSON with sorted names."""
+    return hashlib.sha256(json.dumps(parts.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def directory_name(flavour: str, architecture: str, gpu: str) -> str:
+    """The plan's directory under plans/: one for each flavour, architecture and, where it was measured on one, GPU."""
+    slug = "" if gpu == NO_GPU else "-" + re.sub("[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return f"{flavour}-{architecture}{slug}"
+
+
+def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
+    """The files that the flavour's plans are built from (graphs and their external data) with their sha256.
+
+    Raises BundleError where the bundle lacks the flavour's variant of the denoiser.
+    """
+    names = engines(bundle)
+    graphs = {name: f"{name}.onnx" for name in names} | {"denoiser": flavour.denoiser(bundle.config.precision)}
+    for graph in graphs.values():
+        if graph not in bundle.index.files:
+            raise BundleError(f"{bundle.path}: {graph} is missing; {flavour.name} needs it (ddm-rt export --plugin)")
+    data = (f"{name}.onnx.data" for name in names)
+    files = [*graphs.values(), *(name for name in data if name in bundle.index.files)]
+    return {name: bundle.index.files[name].sha256 for name in sorted(files)}
+
+
+def read_key(path: Path) -> Key:
+    """key.json at `path`. Raises DdmError naming the field that is malformed, or a key that isn't its parts'."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DdmError(f"{path}: cannot be read ({error.strerror}); a plan must have it") from error
+    key = parse_json(Key, text, path)
+    if key.key != digest(key.parts):
+        raise DdmError(f"{path}: field key is not that of its parts")
+    for name in ENGINES:
+        if name not in key.engines:
+            raise DdmError(f"{path}: field engines: {name} is not listed; a plan must have it")
+    return key
+
+
+def names(bundle: Bundle) -> tuple[str, ...]:
+    """The plans that the bundle's index lists."""
+    found = (name.split("/") for name in bundle.index.files)
+    return tuple(sorted({parts[1] for parts in found if parts[0] == ROOT and len(parts) > 2}))
+
+
+def review(bundle: Bundle, name: str, device: tuple[str, str] | None) -> list[str]:
+    """What keeps the plan of that name from running here, in words; nothing where it fits.
+
+    `device` is (architecture, name) of the GPU, or None where there is none: then what can be checked without is.
+    """
+    path = bundle.path / ROOT / name
+    try:
+        plan = Plan(path, read_key(path / KEY))
+        flavour = flavours.flavour(plan.key.parts.flavour)
+        check_files(bundle, plan)
+        found = graph_differences(bundle, plan.key, flavour)
+    except DdmError as error:
+        return [str(error)]
+    if (reason := flavours.unavailable(flavour)) is not None:
+        return [*found, reason]
+    if device is None:
+        return found + _version_differences(plan.key, flavours.version(flavour))
+    return differences(bundle, plan.key, flavour, flavours.version(flavour), *device)
+
+
+def differences(bundle: Bundle, key: Key, flavour: Flavour, version: str, architecture: str, gpu: str) -> list[str]:
+    """What keeps a plan from this bundle, flavour and device, in words; nothing where it fits.
+
+    `gpu` is the device's name; a plan that was built without one fits every GPU of its architecture.
+    """
+    parts, found = key.parts, _version_differences(key, version)
+    if parts.flavour != flavour.name:
+        found.append(f"it is for {parts.flavour}, not {flavour.name}")
+    if parts.architecture != architecture:
+        found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
+    if parts.gpu not in (NO_GPU, gpu):
+        found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
+    return found + graph_differences(bundle, key, flavour)
+
+
+def _version_differences(key: Key, version: str) -> list[str]:
+    built = key.parts.version
+    return [] if built == version else [f"it was built by version {built}; {version} is installed"]
+
+
+def graph_differences(bundle: Bundle, key: Key, flavour: Flavour) -> list[str]:
+    """What keeps a plan from being of this bundle's graphs, in words."""
+    graphs = graph_files(bundle, flavour)
+    changed = sorted(name for name, _ in graphs.items() ^ key.parts.graphs.items())
+    if changed:
+        kind = "other graphs" if key.parts.bundle_id != bundle.bundle_id else "graphs that have changed"
+        return [f"it was built from {kind} ({', '.join(dict.fromkeys(changed))} differ)"]
+    return []
+
+
+def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu: str) -> Plan:
+    """The bundle's plan for this flavour and device, its files checked against bundle.json and key.json.
+
+    Raises DdmError: no plan, or the name of each plan of the flavour that was refused with what differs.
+    """
+    refused = []
+    for name in names(bundle):
+        path = bundle.path / ROOT / name
+        if not name.startswith(f"{flavour.name}-sm_"):
+            continue
+        try:
+            plan = Plan(path, read_key(path / KEY))
+            why = differences(bundle, plan.key, flavour, version, architecture, gpu)
+            if not why:
+                check_files(bundle, plan)
+                return plan
+        except DdmError as error:
+            why = [str(error)]
+        refused.append(f"plan {name} is refused: {' and '.join(why)}")
+    command = f"ddm-rt build {bundle.path} --backend {flavour.name}" + (
+        f" --sm {architecture.removeprefix('sm_')}" if flavour.architectures else ""
+    )
+    raise DdmError("; ".join([*refused, f"no plan of {flavour.name} for {architecture}; `{command}` makes one"]))
+
+
+def check_files(bundle: Bundle, plan: Plan) -> None:
+    """Raises BundleError where an engine or a file of the plan is missing, truncated or altered."""
+    if missing := [name for name in engines(bundle) if name not in plan.key.engines]:
+        raise BundleError(f"{plan.path / KEY}: field engines: {missing[0]} is not listed; this bundle's plans have it")
+    bundle.check_directory(f"{ROOT}/{plan.name}")
+    for name, engine in plan.key.engines.items():
+        entry = bundle.index.files.get(f"{ROOT}/{plan.name}/{engine.file}")
+        if entry is None or entry.sha256 != engine.sha256:
+            raise BundleError(f"{plan.path / engine.file}: its sha256 differs from the one in {KEY} (engine {name})")

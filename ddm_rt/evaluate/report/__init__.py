@@ -1,0 +1,1 @@
+"""Reports as self-contained HTML pages, with the same figures as JSON."""

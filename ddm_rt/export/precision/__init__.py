@@ -1,0 +1,1 @@
+"""A float32 bundle as one of another precision."""

@@ -1,0 +1,1 @@
+"""Stable Diffusion checkpoints and adapters as other people's tools write them."""

@@ -1,0 +1,1 @@
+"""Which code each image gets: quotas, and the ledger that keeps them over requests."""

@@ -1,0 +1,1 @@
+"""The sampling loop: images join and leave one batch between steps."""

@@ -1,0 +1,235 @@
+"""Images in flight: each at its own row of its own step table, all of them in one denoiser call per tick.
+
+This is the sampling loop, turned inside out: images may join and leave between any two steps. One of them ends with the
+same bits whoever its neighbours were, since rows never meet and calls have sizes that round alike (`batch_sizes.py`).
+"""
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.engine.contract import Array, Cond, Engine, Index
+from ddm_rt.sample.loop.batch_probe import split
+from ddm_rt.schedule import StepTable
+
+Gather = Callable[[Sequence[Any]], Cond]
+
+_F = 6  # of a row: a, b, c, d, e, g, f, ...
+
+
+@dataclass
+class _Image:
+    number: int
+    rows: NDArray[np.float32]  # [num_steps, 9]
+    timesteps: NDArray[np.float32]  # [num_steps]
+    conditions: tuple[Hashable, ...]  # 1 to 3, from the least conditioned on
+    scales: tuple[float, ...]  # one fewer
+    done: int = 0  # steps
+
+
+class _Call(NamedTuple):
+    """One call of the denoiser, at each tick."""
+
+    image_of: Index  # [rows of the call]
+    cond: Cond
+    t: Sequence[Array]  # of each tick [rows of the call]
+
+
+@dataclass
+class _Layout:
+    """Which image and branch stands in which row of the denoiser's calls, and all that a tick needs besides the images'
+    states: it is with the engine before the first tick, so that none waits for it. It holds until an image comes or
+    goes.
+    """
+
+    calls: list[_Call]
+    parts: dict[int, tuple[Index, ...]]  # number of branches -> the first row of each image's branch, or -1
+    rows: Sequence[Array]  # of each tick [images, 9]
+    done: Sequence[Array]  # of each tick [images]
+    noisy: NDArray[np.bool_]  # [ticks, images]
+    scales: dict[bytes, Array] = field(default_factory=dict)  # of a group of images, by their places
+    tick: int = 0
+
+
+class Slots:
+    """Images of one latent shape. Nothing in here is thread-safe."""
+
+    def __init__(self, engine: Engine, gather: Gather, buckets: Sequence[int] | None = None) -> None:
+        """`gather` makes a `cond` with one row per condition. Denoiser calls have sizes in `buckets` (ascending; None:
+        one call of all rows).
+        """
+        self._engine, self._gather, self._buckets = engine, gather, buckets
+        self._images: list[_Image] = []
+        self._numbers = 0
+        self._state: Array = None  # [images, C, H, W]
+        self._x0: Array = None
+        self._keys: Array = None  # [images]
+        self._layout: _Layout | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the images that are here."""
+        return tuple(image.number for image in self._images)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next tick: every image times its branches."""
+        return sum(len(image.conditions) for image in self._images)
+
+    def admit(
+        self,
+        table: StepTable,
+        x: NDArray[np.float32],  # [B, C, H, W], the first states, already times table.init_scale
+        conditions: Sequence[Sequence[Hashable]],  # [B][1 to 3], from the least conditioned on
+        scales: Sequence[Sequence[float]],  # [B][0 to 2], guidance scales
+        seeds: NDArray[np.uint64],  # [B]
+    ) -> range:
+        """Takes B images in; returns the numbers that `tick` will name them by."""
+        rows, timesteps = table.rows(), table.timesteps
+        numbers = range(self._numbers, self._numbers + len(x))
+        self._numbers = numbers.stop
+        images = [
+            _Image(number, rows, timesteps, tuple(wanted), tuple(map(float, scale)))
+            for number, wanted, scale in zip(numbers, conditions, scales, strict=True)
+        ]
+        state, keys = self._engine.array(x), self._engine.array(seeds)
+        arrays = state, state, keys  # e is 0 in a table's first row, so any finite x0_prev does
+        if self._images:
+            here = self._state, self._x0, self._keys
+            arrays = tuple(self._engine.concat(pair) for pair in zip(here, arrays, strict=True))  # all, or it raises
+        self._state, self._x0, self._keys = arrays
+        self._images += images
+        self._layout = None
+        return numbers
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Images leave unfinished; numbers that aren't here are passed over."""
+        self._keep([i for i, image in enumerate(self._images) if image.number not in numbers])
+
+    def split(self) -> "Slots":
+        """The later half of the images leaves for slots of its own, with its numbers."""
+        half = len(self._images) // 2
+        other = Slots(self._engine, self._gather, self._buckets)
+        other._images, other._numbers = self._images, self._numbers
+        other._state, other._x0, other._keys = self._state, self._x0, self._keys
+        other._keep(list(range(half, len(self._images))))
+        self._keep(list(range(half)))
+        return other
+
+    def tick(self) -> tuple[tuple[int, ...], Array | None]:
+        """One step of every image. Returns the numbers of those that it finished and their samples [k, C, H, W].
+
+        Where the denoiser or `gather` raises, no image has moved.
+        """
+        engine, images = self._engine, self._images
+        if not images:
+            return (), None
+        if self._layout is None:
+            self._layout = self._lay_out()
+        layout, k = self._layout, self._layout.tick
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for i, image in enumerate(images):
+            groups.setdefault((len(image.conditions), bool(layout.noisy[k, i])), []).append(i)
+        if len(layout.calls) == len(groups) == 1:
+            (call,), ((branches, with_noise),) = layout.calls, groups
+            self._state, self._x0 = engine.step(
+                *(self._state, self._x0, call.t[k], call.cond, call.image_of, layout.parts[branches]),
+                *(self._scales(layout, np.arange(len(images))), layout.rows[k]),
+                *((self._keys, layout.done[k]) if with_noise else (None, None)),
+            )
+        else:
+            outputs = engine.concat(
+                [
+                    engine.denoiser(engine.take(self._state, call.image_of), call.t[k], call.cond)
+                    for call in layout.calls
+                ]
+            )
+            stepped = [
+                self._step(layout, outputs, np.array(members, np.int64), layout.parts[branches], with_noise)
+                for (branches, with_noise), members in groups.items()
+            ]
+            order = np.argsort(np.concatenate(list(groups.values()))).astype(np.int64)
+            self._state, self._x0 = (engine.take(engine.concat(parts), order) for parts in zip(*stepped, strict=True))
+        layout.tick += 1
+        for image in images:
+            image.done += 1
+        finished = [i for i, image in enumerate(images) if image.done == len(image.rows)]
+        if not finished:
+            return (), None
+        numbers = tuple(images[i].number for i in finished)
+        samples = self._state if len(finished) == len(images) else engine.take(self._state, np.array(finished))
+        self._keep([i for i, image in enumerate(images) if image.done < len(image.rows)])
+        return numbers, samples
+
+    def _step(
+        self, layout: _Layout, outputs: Array, members: Index, parts: tuple[Index, ...], with_noise: bool
+    ) -> tuple[Array, Array]:
+        """x and x0 of the images `members`, which have as many branches as each other."""
+        engine = self._engine
+        given = self._state, self._x0, layout.rows[layout.tick]
+        noise = (self._keys, layout.done[layout.tick]) if with_noise else ()
+        if len(members) < len(self._images):
+            given = tuple(engine.take(array, members) for array in given)
+            noise = tuple(engine.take(array, members) for array in noise)
+        state, x0, rows = given
+        return engine.guided_step(
+            [engine.take(outputs, part[members]) for part in parts],
+            self._scales(layout, members),
+            rows,
+            state,
+            x0,
+            *(noise or (None, None)),
+        )
+
+    def _scales(self, layout: _Layout, members: Index) -> Array:
+        """Of these images, which have as many branches as each other: [images, branches - 1]."""
+        key = members.tobytes()
+        if key not in layout.scales:
+            scales = [self._images[i].scales for i in members]
+            layout.scales[key] = self._engine.array(np.array(scales, np.float32).reshape(len(members), -1))
+        return layout.scales[key]
+
+    def _lay_out(self) -> _Layout:
+        """All first branches, then all second ones, then all third ones."""
+        counts = np.array([len(image.conditions) for image in self._images])
+        places = [np.flatnonzero(counts > k) for k in range(counts.max())]
+        image_of = np.concatenate(places)
+        wanted = [self._images[i].conditions[k] for k, members in enumerate(places) for i in members]
+        starts = np.cumsum([0, *(len(members) for members in places)])
+        row_of = np.full((len(places), len(counts)), -1)
+        for k, members in enumerate(places):
+            row_of[k, members] = starts[k] + np.arange(len(members))
+        images, engine = self._images, self._engine
+        ticks = range(min(len(image.rows) - image.done for image in images))
+        t = np.stack([[image.timesteps[image.done + k] for image in images] for k in ticks])
+        table = np.stack([[image.rows[image.done + k] for image in images] for k in ticks])
+        done = np.add.outer(np.arange(len(ticks)), np.array([image.done for image in images]))
+        calls = [
+            _Call(
+                image_of[rows],
+                self._gather([wanted[row] for row in rows]),
+                engine.series(t[:, image_of[rows]]),
+            )
+            for rows in split(len(wanted), self._buckets or (len(wanted),))
+        ]
+        parts = {int(count): tuple(row_of[:count]) for count in np.unique(counts)}
+        return _Layout(calls, parts, engine.series(table), engine.series(done), table[..., _F] != 0)
+
+    def _keep(self, places: list[int]) -> None:
+        if len(places) == len(self._images):
+            return
+        self._layout = None
+        self._images = [self._images[i] for i in places]
+        if not places:
+            self._state = self._x0 = self._keys = None
+            return
+        index = np.array(places, np.int64)
+        self._state, self._x0, self._keys = (
+            self._engine.take(array, index) for array in (self._state, self._x0, self._keys)
+        )

@@ -1,0 +1,199 @@
+"""A bundle on replicas, one machine's or a cluster's, by Ray Serve: engines and a ledger started, and ended again.
+
+The HTTP interface stays in the process that starts them, the same one as over a single scheduler, with its limits, keys
+and graceful end; Ray Serve's own proxies are not started. What is between the processes is Ray's.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray import serve
+from ray._private import auto_init_hook
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Backend
+from ddm_rt.engine.contract import Engine
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.cluster.front import Front
+from ddm_rt.serve.cluster.ledger import SharedLedger, start_keeper
+from ddm_rt.serve.cluster.replica import Replica
+from ddm_rt.serve.cluster.settings import RaySettings
+from ddm_rt.serve.scheduling.settings import ServeSettings
+
+_NAMESPACE = "ddm-rt"
+_DEPLOYMENT = "engine"
+_POLL_S = 0.2
+
+
+class DistantEngine:
+    """What an engine elsewhere is, for a pipeline that only prepares requests; it computes nothing."""
+
+    max_batch = max_pixels = None
+
+    def __init__(self, made_by: Mapping[str, Any]) -> None:
+        self.backend: str = made_by["backend"]
+        self.precision: str = made_by["precision"]
+        self.threads: int = made_by["threads"]
+        self.versions: dict[str, str] = made_by["versions"]
+
+
+@contextmanager
+def started(
+    bundle: str,
+    settings: ServeSettings,
+    scale: RaySettings,
+    *,
+    backend: str = "auto",
+    ledger: str | Path | None = None,
+    fsync: bool = False,
+) -> Iterator[Front]:
+    """A started service over replicas of `bundle`, which every machine of the cluster has under this name.
+
+    `ledger` is a file on this machine; without one the counts end with the service. Raises DdmError for a bad bundle or
+    ledger, where the cluster isn't there or too small, and where no replica can be started.
+    """
+    opened = Bundle.load(bundle)
+    with ExitStack() as stack:
+        if ledger is None:
+            ledger = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddm-rt-"))) / "counts.ledger"
+        with Ledger(ledger) as counts:
+            counts.check_bundle(opened)
+        stack.enter_context(_cluster(scale))
+        name = f"{_NAMESPACE}-{opened.config.name}"
+        keeper = start_keeper(Path(ledger), fsync, name)
+        stack.callback(_end_keeper, keeper)
+        where = opened.path.absolute() if Path(bundle).exists() else bundle
+        deployment = serve.deployment(Replica, name=_DEPLOYMENT).options(**deployment_options(settings, scale))
+        application = deployment.bind(
+            str(where), opened.bundle_id, backend, device_of(backend, scale), scale.threads, settings, keeper
+        )
+        stack.callback(_delete, name)
+        target = serve.RunTarget(application, name=name, route_prefix=None)
+        [handle] = serve.run_many([target], wait_for_applications_running=False)
+        stack.callback(handle.shutdown)
+        _wait(name, scale)
+        shared = SharedLedger(keeper, scale.ledger_s)
+        engine = cast(Engine, DistantEngine(shared.ask("made_by")))
+        front = Front(Pipeline(opened, engine, shared), handle, settings, scale.most, lambda: _running(name))
+        front.start()
+        stack.callback(front.close)
+        yield front
+
+
+def device_of(backend: str, scale: RaySettings) -> str | None:
+    """Where a replica's backend computes. Ray shows the GPUs to a replica that reserves none of them, and `auto` would
+    have all replicas take the first one.
+    """
+    return "cpu" if backend == Backend.AUTO and scale.gpus == 0 else None
+
+
+def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str, Any]:
+    """What Ray Serve is told of replicas: how many, of what, and how much each takes at once."""
+    options: dict[str, Any] = {
+        "max_ongoing_requests": scale.max_ongoing,
+        "max_queued_requests": -1,  # the front bounds what is under way
+        "health_check_period_s": 2.0,
+        "graceful_shutdown_timeout_s": settings.drain_s,
+        "ray_actor_options": {"num_cpus": scale.cpus, "num_gpus": scale.gpus},
+    }
+    if scale.most == scale.replicas:
+        return options | {"num_replicas": scale.replicas}
+    return options | {
+        "autoscaling_config": {
+            "min_replicas": scale.replicas,
+            "max_replicas": scale.most,
+            "target_ongoing_requests": scale.target_ongoing,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+        }
+    }
+
+
+@contextmanager
+def _cluster(scale: RaySettings) -> Iterator[None]:
+    """Ray and Ray Serve: those at the address, or of this machine alone until the block ends."""
+    if ray.is_initialized():
+        raise DdmError("Ray runs in this process already; expected none, or ray.shutdown() first")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
+    # Or else a thread of Ray Serve's that calls once more after the end would start another cluster.
+    auto_init_hook.enable_auto_connect = False
+    quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False, "namespace": _NAMESPACE}
+    _log_like_us()
+    if scale.address is None:
+        # Ray's ports are open on every interface: who doesn't know this is not let in. Ray reads it once in a process.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init("local", include_dashboard=scale.dashboard, object_store_memory=scale.object_store_bytes, **quiet)
+    else:
+        try:
+            ray.init(scale.address, **quiet)
+        except ConnectionError as error:
+            raise DdmError(f"address {scale.address}: {error}; expected that of a Ray cluster") from error
+    try:
+        if scale.address is None:
+            _check_size(scale)
+        serve.start(proxy_location="Disabled", logging_config=LoggingConfig(log_level="WARNING"))
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _log_like_us() -> None:
+    """Ray Serve writes to stderr in a form of its own; what matters of it goes where our lines go."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it praises itself at each start
+    for handler in (*(logger := logging.getLogger("ray.serve")).handlers,):
+        logger.removeHandler(handler)
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
+
+
+def _check_size(scale: RaySettings) -> None:
+    for field, resource, each in (("cpus", "CPU", scale.cpus), ("gpus", "GPU", scale.gpus)):
+        has = ray.cluster_resources().get(resource, 0)
+        if scale.most * each > has:
+            raise DdmError(f"{field} is {each:g} for each of {scale.most} replicas; this machine has {has:g} in all")
+
+
+def _wait(name: str, scale: RaySettings) -> None:
+    """Until a replica is there. Raises DdmError with the reason where none can be."""
+    end = time.monotonic() + scale.start_s
+    while not _running(name):
+        application = serve.status().applications[name]
+        if application.status is ApplicationStatus.DEPLOY_FAILED:
+            reasons = [application.message, *(each.message for each in application.deployments.values())]
+            raise DdmError(f"no replica can be started: {' '.join(reasons)}")
+        if time.monotonic() > end:
+            raise DdmError(f"no replica is there after {scale.start_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def _running(name: str) -> int:
+    application = serve.status().applications.get(name)
+    if application is None or _DEPLOYMENT not in application.deployments:
+        return 0
+    running: int = application.deployments[_DEPLOYMENT].replica_states.get(ReplicaState.RUNNING, 0)
+    return running
+
+
+def _delete(name: str) -> None:
+    with suppress(RayError, RayServeException):
+        serve.delete(name)
+
+
+def _end_keeper(keeper: Any) -> None:
+    """Where it can't be asked, what is open in its file is given back when that is used next."""
+    with suppress(RayError):
+        ray.get(keeper.close.remote(), timeout=5)
+    ray.kill(keeper)

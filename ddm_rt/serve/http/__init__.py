@@ -1,0 +1,1 @@
+"""The HTTP interface, in the form that OpenAI's clients speak."""

@@ -1,0 +1,210 @@
+"""The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+
+import ddm_rt
+from ddm_rt.config import SamplerName
+from ddm_rt.serve.http.access_log import Access, notes
+from ddm_rt.serve.http.balance import balances
+from ddm_rt.serve.http.errors import Failure, broken, invalid, malformed, unserved
+from ddm_rt.serve.http.generations import Images, Order
+from ddm_rt.serve.http.keys import Caller, Keys
+from ddm_rt.serve.http.limits import Limits
+from ddm_rt.serve.http.metrics import CONTENT_TYPE, Metrics
+from ddm_rt.serve.http.schema import (
+    BalanceList,
+    ErrorReply,
+    Health,
+    ImageReply,
+    ImageRequest,
+    ModelItem,
+    ModelList,
+    sizes_of,
+)
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.http.sse import cancel_when_gone
+from ddm_rt.serve.http.static import add_page
+from ddm_rt.serve.scheduling.service import Service
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.http.measured import Measured  # only with a judge, because scipy takes long to load
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
+}
+_TEXT = {"type": "string"}
+_EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["data"]}
+_IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ImageReply,
+        "description": "The images, or with stream=true events as they come.",
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
+    }
+}
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image.", "content": {f"image/{kind}": {} for kind in ("png", "webp", "jpeg")}}
+}
+_bearer = HTTPBearer(auto_error=False)
+
+
+def create_app(
+    scheduler: Service,
+    http: HttpSettings = HttpSettings(),  # noqa: B008 (frozen)
+    *,
+    keys: Keys | None = None,
+    measured: "Measured | None" = None,
+) -> FastAPI:
+    """The application over a scheduler, which its owner starts and closes.
+
+    With `keys`, everything below /v1 and /metrics asks for one; the images behind URLs don't, because their names are
+    secrets. With `measured`, a judge looks at each image that is delivered.
+    """
+    images = Images(scheduler, http, measured)
+    metrics = Metrics(scheduler.stats)
+    about = _about(scheduler, http, measured)
+
+    app = FastAPI(
+        title="ddm-rt",
+        version=ddm_rt.__version__,
+        summary="Balanced images from a diffusion model.",
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would go wherever the Host header says
+        responses=_ERRORS,
+    )
+
+    async def caller(
+        request: Request, presented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+    ) -> Caller:
+        found = Caller() if keys is None else keys.find("" if presented is None else presented.credentials)
+        if found is None:
+            raise invalid("no valid API key; expected Authorization: Bearer KEY", code="invalid_api_key", status=401)
+        notes(request.scope)["key"] = found.name
+        return found
+
+    @app.post("/v1/images/generations", response_model=None, responses=_IMAGES)
+    async def generate(body: ImageRequest, request: Request, known: Annotated[Caller, Depends(caller)]) -> Response:
+        """Images, as many as `n`, whose codes are balanced within the scope."""
+        order = await images.take(body, known, (http.public_url or str(request.base_url)).rstrip("/"))
+        notes(request.scope).update(_noted(order, http))
+        if body.stream:
+            # For a client that left before the first event was made; later the stream itself sees to it.
+            call_off = BackgroundTask(order.ticket.cancel)
+            return StreamingResponse(images.stream(order), media_type="text/event-stream", background=call_off)
+        async with cancel_when_gone(request.receive, order.ticket):
+            return Response(await images.whole(order), media_type="application/json")
+
+    @app.get("/images/{name}", response_class=Response, responses=_PICTURE)
+    async def picture(name: str) -> Response:
+        """An image that was asked for with response_format=url."""
+        kept = images.pictures.find(name)
+        if kept is None:
+            raise invalid("no such image; they are kept for minutes", code="not_found", status=404)
+        return Response(kept.content, media_type=kept.media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+    @app.get("/v1/models", dependencies=[Depends(caller)])
+    async def models() -> ModelList:
+        return ModelList(data=[about])
+
+    @app.get("/v1/models/{name}", dependencies=[Depends(caller)])
+    async def model(name: str) -> ModelItem:
+        if name != about.id:
+            raise invalid(
+                f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404
+            )
+        return about
+
+    @app.get("/v1/balance", dependencies=[Depends(caller)])
+    def balance(scope: Annotated[str | None, Query(max_length=256)] = None) -> BalanceList:
+        """Where the ledger's scopes stand, and what the judge measured in each."""
+        pipeline = scheduler.pipeline
+        return BalanceList(data=balances(pipeline.ledger, pipeline.bundle.codes.top_of, scope, measured))
+
+    @app.get("/metrics", dependencies=[Depends(caller)], response_class=Response)
+    def prometheus() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/healthz")
+    async def healthy(response: Response) -> Health:
+        """Whether the process is of use at all."""
+        response.status_code = 200 if scheduler.alive else 503
+        return Health(status="ok" if scheduler.alive else "stopped")
+
+    @app.get("/readyz")
+    async def ready(response: Response) -> Health:
+        """Whether it takes in requests."""
+        response.status_code = 200 if scheduler.ready else 503
+        return Health(status="ready" if scheduler.ready else "draining")
+
+    add_page(app)
+    _handle_errors(app)
+    if http.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(Limits, http=http)
+    app.add_middleware(Access, metrics=metrics)
+    return app
+
+
+def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") -> ModelItem:
+    bundle, settings = scheduler.pipeline.bundle, scheduler.settings
+    config, sizes = bundle.config, sizes_of(bundle, http)
+    return ModelItem(
+        id=config.name,
+        created=int(time.time()),
+        bundle_id=bundle.bundle_id,
+        prompt_free=config.prompt_free,
+        ignores_prompt=config.prompt_free and http.ignore_prompt,
+        size=sizes[0],
+        sizes=list(sizes),
+        num_codes=config.num_codes,
+        num_top_codes=bundle.codes.num_top_codes,
+        num_steps=config.sampling.num_steps,
+        max_steps=settings.max_steps,
+        max_images=settings.max_images,
+        sampler=config.sampling.sampler,
+        samplers=list(SamplerName),
+        scope=http.scope,
+        judge=None if measured is None else measured.about,
+    )
+
+
+def _noted(order: Order, http: HttpSettings) -> dict[str, object]:
+    """What the log says of a request."""
+    request = order.manifest.request
+    noted: dict[str, object] = {
+        "n": request.n,
+        "num_steps": order.manifest.num_steps,
+        "stream": bool(order.body.stream),
+    }
+    return noted | ({"prompt": order.body.prompt} if http.log_prompts else {})
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(Failure)
+    async def of_ours(request: Request, failure: Failure) -> Response:
+        return failure.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def of_the_body(request: Request, error: RequestValidationError) -> Response:
+        return malformed(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def of_the_framework(request: Request, error: HTTPException) -> Response:
+        response = unserved(error.status_code, error.detail).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def of_the_server(request: Request, error: Exception) -> Response:
+        return broken().response()

@@ -1,0 +1,104 @@
+"""Errors in the form that OpenAI's clients read, and which of ours becomes which of theirs."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+
+from ddm_rt.errors import BundleError, DdmError, LedgerError
+from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+
+# Fields of a request that `Pipeline.prepare` and `Scheduler.submit` complain of, most of them by the same name.
+_FIELDS = {"num_steps": "steps", "height": "size", "width": "size"} | {
+    name: name
+    for name in (
+        *("prompt", "negative_prompt", "n", "seed", "sampler", "guidance_scale", "indicator_guidance_scale"),
+        *("target", "balance", "scope", "leave_alone", "deadline_s"),
+    )
+}
+_NOT_ALLOWED = 405
+
+
+@dataclass(eq=False)
+class Failure(Exception):
+    """What a client is told: a status, and the four fields of OpenAI's error object."""
+
+    status: int
+    message: str
+    type: str
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: float | None = None
+    retry: bool = True  # whether OpenAI's clients may try again by themselves where the status suggests it
+
+    def tree(self) -> dict[str, Any]:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(math.ceil(self.retry_after_s), 1))
+        if not self.retry:
+            headers["X-Should-Retry"] = "false"
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        # Escaped, not UTF-8: a field's name may hold half a surrogate pair.
+        return Response(json.dumps(self.tree()), self.status, headers, "application/json")
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> Failure:
+    return Failure(status, message, "invalid_request_error", code, param)
+
+
+def refused(error: Exception) -> Failure:
+    """Of a request that was not taken in."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, DeadlineExceeded):
+        return invalid(str(error), "deadline_s", "deadline_too_short")
+    if isinstance(error, QueueFull):
+        code = "too_many_requests" if isinstance(error, TooMany) else "queue_full"
+        return Failure(429, str(error), "rate_limit_error", code, retry_after_s=error.retry_after_s)
+    if isinstance(error, Draining):
+        return Failure(503, str(error), "server_error", "draining", retry_after_s=1.0)
+    if isinstance(error, DdmError) and not isinstance(error, BundleError | LedgerError):
+        return invalid(str(error), _FIELDS.get(str(error).partition(" ")[0]), "invalid_value")
+    return broken()
+
+
+def failed(error: Exception) -> Failure:
+    """Of a request that was taken in, and came to nothing."""
+    if isinstance(error, DeadlineExceeded):
+        return Failure(504, str(error), "server_error", "deadline_exceeded", retry=False)
+    if isinstance(error, Draining):
+        return refused(error)
+    if isinstance(error, Cancelled):
+        return Failure(499, "the request was cancelled", "invalid_request_error", "cancelled", retry=False)
+    return broken()
+
+
+def broken() -> Failure:
+    """Nothing of what went wrong inside is told; the log has it."""
+    return Failure(500, "the server failed at this request; its log says why", "server_error", retry=False)
+
+
+def malformed(error: RequestValidationError) -> Failure:
+    """Names the first field that doesn't fit, and not what stood there."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])  # without "body" or "query"
+    if first["type"] == "json_invalid":
+        return invalid("the body is not JSON", code="invalid_json")
+    if first["type"] == "extra_forbidden":
+        return invalid(f"{place}: unknown field", place, "unknown_parameter")
+    return invalid(f"{place or 'the body'}: {first['msg']}", place or None, "invalid_value")
+
+
+def unserved(status: int, detail: str) -> Failure:
+    """Of the web framework's own errors: no such path or method, a body that is too long or unreadable."""
+    code = {404: "not_found", _NOT_ALLOWED: "method_not_allowed", 413: "body_too_large"}.get(status)
+    return invalid(detail, code=code, status=status)

@@ -1,0 +1,201 @@
+"""From a request's body to its images: taken in, followed, encoded, told at once or one by one."""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.sample.manifest import Manifest
+from ddm_rt.serve.http import sse
+from ddm_rt.serve.http.errors import Failure, failed, refused
+from ddm_rt.serve.http.image_store import Pictures, picture
+from ddm_rt.serve.http.keys import Caller
+from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded
+from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, Ticket
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.http.measured import Measured  # only with a judge, because scipy takes long to load
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_TAKING = 32  # requests at once
+
+# OpenAI has an event for an image that is complete; the others are ours, named likewise.
+STARTED = "image_generation.started"
+PROGRESS = "image_generation.progress"
+COMPLETED = "image_generation.completed"
+FINISHED = "image_generation.finished"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that was taken in, and how its images are to be told."""
+
+    ticket: Ticket
+    manifest: Manifest
+    body: ImageRequest
+    base_url: str  # what the URLs of images begin with
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Fields that all images share."""
+        request = self.manifest.request
+        return {"output_format": self.body.output_format, "size": f"{request.width}x{request.height}"}
+
+
+class Images:
+    """What `POST /v1/images/generations` does."""
+
+    def __init__(self, scheduler: Service, http: HttpSettings, measured: "Measured | None") -> None:
+        self._scheduler, self._http, self._measured = scheduler, http, measured
+        self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
+        self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
+        # Taking in waits: for a ledger that other processes use, or for a replica.
+        self._taking = ThreadPoolExecutor(_TAKING, "taking")
+
+    async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
+        """Raises Failure where the request isn't taken in."""
+        asked = body.asked(self._scheduler.pipeline.bundle, self._http)
+
+        def submit() -> Ticket:
+            return self._scheduler.submit(asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
+
+        try:
+            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)
+        except Exception as error:
+            raise _logged(refused(error), error) from error
+        assert ticket.manifest is not None
+        return Order(ticket, ticket.manifest, body, base_url)
+
+    async def whole(self, order: Order) -> bytes:
+        """All images and the manifest, as JSON. Raises Failure."""
+        ticket, told = order.ticket, Future[bytes]()
+
+        def answer() -> None:
+            if not told.set_running_or_notify_cancel():
+                return
+            try:
+                told.set_result(self._reply(order))
+            except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+                told.set_exception(error)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                self._encoding.submit(answer)  # from here: by way of the event loop it would take longer
+
+        ticket.subscribe(on_event, progress=False)
+        try:
+            async with asyncio.timeout(ticket.deadline + self._http.grace_s - time.monotonic()):
+                return await asyncio.wrap_future(told)
+        except TimeoutError:
+            late = DeadlineExceeded("the request has not ended by its deadline")
+            raise _logged(failed(late), late) from None
+        finally:
+            ticket.cancel()  # nothing, where it has ended
+
+    def _reply(self, order: Order) -> bytes:
+        """Raises Failure where the request failed."""
+        try:
+            generation = order.ticket.result()
+        except Exception as error:
+            raise _logged(failed(error), error) from error
+        items = self._items(order, range(order.ticket.n), list(generation.images))
+        reply = ImageReply(
+            created=int(time.time()),
+            data=items,
+            manifest=generation.manifest,
+            measured=self._measure(order, items),
+            **order.look,
+        )
+        return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
+
+    async def stream(self, order: Order) -> AsyncIterator[bytes]:
+        """Server-sent events; the last one is that the request is finished, or its error."""
+        manifest, look, items = order.manifest, order.look, []
+        yield sse.encode(
+            STARTED,
+            {
+                "created_at": int(time.time()),
+                "n": order.ticket.n,
+                "seed": manifest.request.seed,
+                "num_steps": manifest.num_steps,
+                "steps_total": order.ticket.steps_total,
+                "scope": manifest.request.scope,
+                "target": manifest.target,
+                "calibration_id": manifest.calibration_id,
+                "images": [
+                    {"index": i, "seed": image.seed, "code": image.code, "top_code": image.top_code}
+                    for i, image in enumerate(manifest.images)
+                ],
+                **look,
+            },
+        )
+        http = self._http
+        async for event in sse.follow(order.ticket, idle_s=http.idle_s, grace_s=http.grace_s):
+            if event is None:
+                yield sse.KEEP_ALIVE
+            elif isinstance(event, Progress):
+                yield sse.encode(PROGRESS, {"steps_done": event.steps_done, "steps_total": event.steps_total})
+            elif isinstance(event, ImageReady):
+                index, image = event.index, event.image
+                [item] = await self._in_pool(lambda: self._items(order, [index], [image]))  # noqa: B023 (awaited)
+                items.append(item)
+                told = item.model_dump(exclude=_unused(order))
+                fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto"}
+                yield sse.encode(COMPLETED, {"index": index, **fixed, **look, **told})
+            elif isinstance(event, Finished):
+                measured = await self._in_pool(lambda: self._measure(order, items))
+                told = {"measured": None if measured is None else measured.model_dump()}
+                yield sse.encode(FINISHED, {"manifest": event.manifest, **told})
+            else:
+                yield sse.encode_error(_logged(failed(event.error), event.error).tree())
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, work)
+
+    def _items(self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> list[ImageItem]:
+        groups: Sequence[str | None] = [None] * len(images)
+        if self._measured is not None:
+            groups = self._measured.judge(np.stack(images))
+        items = []
+        for number, image, group in zip(numbers, images, groups, strict=True):
+            record, body = order.manifest.images[number], order.body
+            content = picture(image, body.output_format, body.output_compression)
+            place: dict[str, str]
+            if body.response_format == "url":
+                name = self.pictures.keep(content, body.output_format)
+                place = {"url": f"{order.base_url}/images/{name}"}
+            else:
+                place = {"b64_json": base64.b64encode(content).decode()}
+            items.append(ImageItem(seed=record.seed, code=record.code, top_code=record.top_code, group=group, **place))
+        return items
+
+    def _measure(self, order: Order, items: Sequence[ImageItem]) -> MeasuredShares | None:
+        """Counts the images of a request that finished."""
+        if self._measured is None:
+            return None
+        groups = [item.group for item in items if item.group is not None]
+        return self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
+
+
+def _unused(order: Order) -> set[str]:
+    """Of an image's fields."""
+    return {"b64_json" if order.body.response_format == "url" else "url"}
+
+
+def _logged(failure: Failure, error: Exception) -> Failure:
+    if failure.status >= 500 and failure.code is None:
+        _log.error("a request failed", exc_info=error)
+    return failure

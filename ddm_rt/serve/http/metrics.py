@@ -1,0 +1,83 @@
+"""What Prometheus reads at /metrics: the scheduler's counts, and those of the HTTP interface."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from ddm_rt.serve.scheduling.stats import Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """A registry of its own: several servers in one process don't meet."""
+
+    def __init__(self, stats: Callable[[], Stats]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_SchedulerMetrics(stats))
+        self._requests = Counter(
+            "ddm_http_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "ddm_http_request_seconds",
+            "From a request's head to the end of its response.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method, route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _SchedulerMetrics(Collector):
+    def __init__(self, stats: Callable[[], Stats]) -> None:
+        self._stats = stats
+
+    def describe(self) -> Iterator[Metric]:
+        yield from ()  # so that registering asks for no counts
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        for name, about, value in (
+            ("ddm_requests_under_way", "Requests taken in that have not ended.", stats.requests),
+            ("ddm_queue_images", "Images that wait for a slot.", stats.waiting),
+            ("ddm_queue_images_max", "Images that may wait.", stats.queue),
+            ("ddm_slots_occupied", "Images in flight.", stats.occupied),
+            ("ddm_slots", "Images that may be in flight.", stats.slots),
+            ("ddm_decoding_images", "Sampled images that are not delivered yet.", stats.decoding),
+            ("ddm_step_seconds_p50", "Median of the latest steps.", stats.tick_p50_s),
+            ("ddm_step_seconds_p95", "95th percentile of the latest steps.", stats.tick_p95_s),
+        ):
+            yield GaugeMetricFamily(name, about, value)
+        yield SummaryMetricFamily(
+            "ddm_step_seconds", "Steps of all slots together.", count_value=stats.ticks, sum_value=stats.tick_seconds
+        )
+        yield CounterMetricFamily("ddm_image_steps", "Steps of each image, added up.", stats.steps)
+        yield CounterMetricFamily("ddm_images", "Images of requests that finished.", stats.images)
+        ended = CounterMetricFamily("ddm_requests", "Requests that ended.", labels=("state",))
+        for state, count in (
+            ("finished", stats.finished),
+            ("failed", stats.failed),
+            ("cancelled", stats.cancelled),
+        ):
+            ended.add_metric((state,), count)
+        yield ended
+        rejected = CounterMetricFamily("ddm_rejected", "Requests that were not taken in.", labels=("reason",))
+        for reason, count in stats.rejected.items():
+            rejected.add_metric((reason,), count)
+        yield rejected
+        assigned = CounterMetricFamily(
+            "ddm_assigned", "Images of requests that finished.", labels=("scope", "top_code")
+        )
+        for (scope, top_code), count in stats.assigned.items():
+            assigned.add_metric((scope or "", str(top_code)), count)
+        yield assigned

@@ -1,0 +1,229 @@
+"""The bodies of requests and responses: OpenAI's fields with their meanings, and ours beside them."""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Balance, Frozen, SamplerName
+from ddm_rt.sample.loop.noise import MAX_SEED
+from ddm_rt.serve.http.errors import invalid
+from ddm_rt.serve.http.settings import HttpSettings
+
+PictureFormat = Literal["png", "webp", "jpeg"]
+
+_EXACT_IN_JAVASCRIPT = 2**53
+_LONGEST_TEXT = 32_000  # characters, as OpenAI has it
+Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+# A number in quotes, or `true` for 1, is a mistake.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Scale = Annotated[float, Field(ge=0, le=100, strict=True)]  # far beyond, nothing is finite any more
+Flag = Annotated[bool, Field(strict=True)]
+Word = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ImageRequest(Frozen):
+    """Body of `POST /v1/images/generations`. What is null or left out takes the bundle's or the server's default."""
+
+    prompt: Text | None = None
+    model: str | None = Field(default=None, description="This server has one: its bundle's name.")
+    n: Count | None = None
+    size: str | None = Field(
+        default=None,
+        pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
+        description="WIDTHxHEIGHT, one that `GET /v1/models` lists.",
+    )
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: PictureFormat = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100, strict=True)] | None = Field(
+        default=None, description="Quality of webp and jpeg; 100 by default."
+    )
+    stream: Flag | None = Field(
+        default=None, description="Server-sent events: progress, and each image once it is there."
+    )
+    partial_images: Literal[0] | None = Field(default=None, description="Images that are still noise are not sent.")
+    user: str | None = Field(default=None, max_length=512, description="Taken for the sake of clients, and not used.")
+
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)] | None = Field(
+        default=None, description="Image i has the seed derive(seed, i). Drawn by the server where it is not given."
+    )
+    steps: Count | None = None
+    sampler: SamplerName | None = None
+    guidance_scale: Scale | None = None
+    indicator_guidance_scale: Scale | None = None
+    negative_prompt: Text | None = None
+    target: Annotated[str, Field(max_length=4096)] = Field(
+        default="uniform", description="Shares: uniform, code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5."
+    )
+    balance: Balance = Balance.AUTO
+    scope: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Requests of one scope are balanced together. Left out: the server's; null: this request alone.",
+    )
+    leave_alone: Annotated[list[Word], Field(max_length=256)] | None = Field(
+        default=None, description="Prompts with one of these words get the null code."
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=3600, strict=True)] | None = Field(
+        default=None, description="The request fails if it isn't done after so many seconds."
+    )
+
+    def asked(self, bundle: Bundle, http: HttpSettings) -> dict[str, Any]:
+        """Arguments of `Pipeline.prepare`. Raises Failure naming the field that this server doesn't take."""
+        config = bundle.config
+        if self.model is not None and self.model != config.name:
+            raise invalid(
+                f"model {self.model!r} does not exist; this server has {config.name!r}", "model", "model_not_found", 404
+            )
+        if self.output_compression is not None and self.output_format == "png":
+            raise invalid("output_compression is given, but png has no quality: webp and jpeg do", "output_compression")
+        width, height = self._pixels(bundle, http)
+        quota = bundle.codes.num_codes > 0 and self.balance is not Balance.OFF
+        return {
+            "prompt": None if config.prompt_free and http.ignore_prompt else self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "n": 1 if self.n is None else self.n,
+            "seed": secrets.randbelow(_EXACT_IN_JAVASCRIPT) if self.seed is None else self.seed,
+            "num_steps": self.steps,
+            "sampler": self.sampler,
+            "guidance_scale": self.guidance_scale,
+            "indicator_guidance_scale": self.indicator_guidance_scale,
+            "height": height,
+            "width": width,
+            "target": self.target,
+            "balance": self.balance,
+            "scope": self.scope if "scope" in self.model_fields_set or not quota else http.scope,
+            "leave_alone": self.leave_alone,
+        }
+
+    def _pixels(self, bundle: Bundle, http: HttpSettings) -> tuple[int, int]:
+        """Width and height. Each size has slots and batch sizes of its own, so only those that were named are made."""
+        sizes = sizes_of(bundle, http)
+        size = sizes[0] if self.size in (None, "auto") else self.size
+        if size not in sizes:
+            raise invalid(f"size is {size!r}; this server makes: {', '.join(sizes)}", "size", "invalid_value")
+        width, height = size.split("x")
+        return int(width), int(height)
+
+
+def sizes_of(bundle: Bundle, http: HttpSettings) -> tuple[str, ...]:
+    """WIDTHxHEIGHT of the images that the server makes, the bundle's own first."""
+    own = f"{bundle.config.image_size}x{bundle.config.image_size}"
+    return tuple(dict.fromkeys((own, *http.sizes)))
+
+
+class Reply(Frozen):
+    """Base of what is answered: more fields may come with later versions."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class ImageItem(Reply):
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int  # the image's own
+    code: int  # -1: the null code
+    top_code: int
+    group: str | None = None  # as the judge sees it, where there is one
+
+
+class GroupShare(Reply):
+    group: str
+    images: int
+    share: float
+    low: float  # of a 95 % interval
+    high: float
+
+
+class MeasuredShares(Reply):
+    images: int
+    groups: list[GroupShare]
+
+
+class ImageReply(Reply):
+    created: int  # Unix time
+    data: list[ImageItem]
+    output_format: PictureFormat
+    size: str
+    manifest: dict[str, Any]
+    measured: MeasuredShares | None = None  # of these images, where there is a judge
+
+
+class ErrorItem(Reply):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply):
+    error: ErrorItem
+
+
+class JudgeItem(Reply):
+    name: str
+    groups: list[str]
+
+
+class ModelItem(Reply):
+    """OpenAI's four fields, and what a page or a client may want to know before it asks for images."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int  # Unix time at which the server started
+    owned_by: str = "ddm-rt"
+    bundle_id: str
+    prompt_free: bool
+    ignores_prompt: bool
+    size: str
+    sizes: list[str]
+    num_codes: int  # 0: nothing is balanced
+    num_top_codes: int
+    num_steps: int
+    max_steps: int
+    max_images: int
+    sampler: SamplerName
+    samplers: list[SamplerName]
+    scope: str | None
+    judge: JudgeItem | None
+
+
+class ModelList(Reply):
+    object: Literal["list"] = "list"
+    data: list[ModelItem]
+
+
+class Assigned(Reply):
+    """Images of a stream: positions handed out; of those, how many are done, under way, and to be handed out again."""
+
+    issued: int
+    done: int
+    in_progress: int
+    pooled: int
+
+
+class TopCodeShare(Reply):
+    top_code: int
+    issued: int
+    done: int
+    in_progress: int
+    share: float  # of those issued
+
+
+class StreamBalance(Reply):
+    scope: str
+    target: str
+    calibration_id: str | None
+    assigned: Assigned
+    top_codes: list[TopCodeShare]
+    measured: MeasuredShares | None
+
+
+class BalanceList(Reply):
+    object: Literal["list"] = "list"
+    data: list[StreamBalance]
+
+
+class Health(Reply):
+    status: Literal["ok", "ready", "draining", "stopped"]

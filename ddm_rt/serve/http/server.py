@@ -1,0 +1,126 @@
+"""Runs an application on a socket, to an end that lets requests under way finish."""
+
+import asyncio
+import math
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ddm_rt.errors import DdmError
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.service import Service
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises DdmError where there can't be one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Not socket.create_server: it names no protocol, and asyncio turns Nagle's delays off only where it is TCP.
+        place = socket.socket(family, kind, protocol)
+        try:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(address)
+            place.listen(1024)
+        except OSError:
+            place.close()
+            raise
+    except OSError as error:
+        raise DdmError(f"{host} port {port}: {error.strerror}; --host and --port name another place") from error
+    return place
+
+
+class Server(uvicorn.Server):
+    """Answers requests in `run([socket])`, until SIGTERM or SIGINT."""
+
+    def __init__(
+        self, app: FastAPI, scheduler: Service, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_ready` is called when requests are answered."""
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=type("Protocol", (_Protocol,), {"http": http}),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=http.connections,
+                timeout_graceful_shutdown=math.ceil(http.write_s),
+            )
+        )
+        self._scheduler, self._on_ready = scheduler, on_ready
+        self._stopping: threading.Thread | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come, and `run` is going to return, after what was taken in is finished, or has failed because
+        it takes too long. Meanwhile health checks are answered, and new requests with 503. A second signal ends all.
+        """
+        if self._stopping is None:
+            self._stopping = threading.Thread(target=self._stop, name="stopping", daemon=True)
+            self._stopping.start()
+        else:
+            self.should_exit = self.force_exit = True
+
+    def _stop(self) -> None:
+        try:
+            self._scheduler.drain()
+            self._scheduler.close()
+        finally:
+            self.should_exit = True
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that doesn't wait for ever: not for the head of a request, nor for a client that doesn't read."""
+
+    http: HttpSettings
+    _head: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.http.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        _cancel(self._head)
+        _cancel(self._unread)
+
+    def _wait_for_head(self) -> None:
+        _cancel(self._head)
+        self._head = self.loop.call_later(self.http.head_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+            # What is left of the last response may still be read.
+            self._head = self.loop.call_later(self.http.write_s, self.transport.abort)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

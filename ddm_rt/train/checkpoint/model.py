@@ -1,0 +1,130 @@
+"""A checkpoint as the subject of training: factors beside its layers, or its whole UNet, and the indicator's own."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ddm_rt.config import Family, RunConfig
+from ddm_rt.model.latent import LatentDDM
+from ddm_rt.model.unet import POOLED, SIZES
+from ddm_rt.train.checkpoint import lora
+from ddm_rt.train.checkpoint.prompts import NULL_TEXT
+from ddm_rt.train.device import CPU, HALF
+from ddm_rt.train.disk_cache import Rows
+
+Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]
+
+
+class LatentSubject:
+    """Trains what `lora` says of a `LatentDDM` that holds its base checkpoint and no indicator yet.
+
+    The code's values start from zero and so do the factors: training begins at the base checkpoint itself.
+    """
+
+    takes_text = True
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: LatentDDM,
+        prompts: tuple[str, ...],  # the null text first
+        text_of: Tensor,  # int64 [N], the row of each image's prompt
+        texts: Texts,
+        frames: Tensor,  # int64 [N, 6], SDXL's time_ids
+        top_of: tuple[int, ...],
+    ) -> None:
+        self.model, self.prompts = model, prompts
+        self._texts, self._text_of, self._frames = texts, text_of, frames
+        self._side = config.data.image_size
+        self._half = HALF.get(config.train.precision) if config.lora.rank else None
+        self._text_encoder = config.lora.text_encoder
+        model.requires_grad_(False)
+        if not config.lora.rank:
+            for parameter in model.unet.parameters():
+                # Out of the checkpoint's files, which they may be mapped from.
+                parameter.data = parameter.data.clone()
+                parameter.requires_grad_(True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            self._adapt(config, top_of)
+        if config.train.gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        model.eval()  # dropout would draw from a generator that nobody resumes
+
+    def _adapt(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
+        """Put in what is trained beside the checkpoint's own."""
+        if config.lora.rank:
+            lora.inject(self.model, config.lora)
+        if top_of:
+            self.model.add_indicator(config.model, top_of)
+        for name, parameter in self.model.named_parameters():
+            if name.endswith(".processor.to_v_ind.weight"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        whole = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and ".lora_" not in name
+        }
+        return whole | dict(lora.factors(self.model))
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        indicator = self.model.conditioner
+        return {} if indicator is None else {"conditioner.top_of": indicator.top_of}
+
+    def place(self, device: torch.device) -> None:
+        """UNet and indicator, and the text encoders where they are trained. What stays fixed is held in half precision
+        where the run computes in it.
+        """
+        modules = [self.model.unet, *(self.model.text_encoders if self._text_encoder else ())]
+        if self._half is not None:
+            for parameter in (p for module in modules for p in module.parameters() if not p.requires_grad):
+                parameter.data = parameter.data.to(self._half)
+        for module in (*modules, self.model.conditioner):
+            if module is not None:
+                module.to(device)
+
+    def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
+        rows = torch.where(no_text, NULL_TEXT, self._text_of[index])
+        return self._condition(rows, code, self._frames[index])
+
+    def condition_on(self, rows: Tensor, code: Tensor) -> dict[str, Tensor]:
+        frame = torch.tensor([self._side, self._side, 0, 0, self._side, self._side])
+        return self._condition(rows, code, frame.expand(len(rows), -1))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Its decoder is where `x0` is only meanwhile: between sheets a step may need the room."""
+        self.model.vae.to(x0.device)
+        image = self.model.decode(x0)
+        self.model.vae.to(CPU)
+        return image
+
+    def _condition(self, rows: Tensor, code: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        text = {name: tensor.to(code.device) for name, tensor in self._texts(rows).items()}
+        added: dict[str, Tensor] | None = None
+        if self.model.family is Family.SDXL:
+            added = {POOLED: text[POOLED], SIZES: frames.float().to(code.device)}
+        return self.model.condition(text["context"], code, torch.ones(len(code), device=code.device), added)
+
+
+def cached_texts(rows: Mapping[str, Rows]) -> Texts:
+    """Texts as they were encoded once."""
+    return lambda index: {name: part.take(index) for name, part in rows.items()}
+
+
+def trained_texts(model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool) -> Texts:
+    """Texts of token ids [P,T] from the encoders as they are then. With `null_is_zero` the null text is zeros."""
+
+    def texts(index: Tensor) -> dict[str, Tensor]:
+        device = next(model.text_encoders.parameters()).device
+        found = model.encode_text(*(tensor[index].to(device) for tensor in ids))
+        if null_is_zero:
+            kept = (index != NULL_TEXT).to(device)
+            found = {name: tensor * kept.view(-1, *[1] * (tensor.ndim - 1)) for name, tensor in found.items()}
+        return found
+
+    return texts

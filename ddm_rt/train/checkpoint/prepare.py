@@ -1,0 +1,140 @@
+"""A run on a checkpoint: its configuration, and its images and prompts as the checkpoint's networks encode them."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddm_rt import data
+from ddm_rt.config import RunConfig
+from ddm_rt.data import Listing
+from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic
+from ddm_rt.model.checkpoint.folder import Checkpoint, load_base, read_checkpoint
+from ddm_rt.model.latent import LatentDDM
+from ddm_rt.train.checkpoint import lora, prompts
+from ddm_rt.train.checkpoint.cache import Encoded
+from ddm_rt.train.checkpoint.model import LatentSubject, Texts, cached_texts, trained_texts
+from ddm_rt.train.codes.classes import Views, find_classes
+from ddm_rt.train.codes.contrastive import Progress
+from ddm_rt.train.codes.encoders import encoder_features, is_clip
+from ddm_rt.train.disk_cache import CACHE
+from ddm_rt.train.distill.checkpoint_student import LatentStudent, Teacher
+from ddm_rt.train.loop import TrainingSet
+from ddm_rt.train.material import Material
+
+IMAGE_ENCODERS = ("image_encoder", "safety_checker")  # folders of a checkpoint that hold CLIP's vision model
+VIEW_SIDE = 64  # most pixels of the images that features are learned from
+_SMALLEST = 8  # an image must have this part of the checkpoint's own size a side
+_BATCH = 64  # images that a frozen encoder gets at once
+
+
+def fields(base: Path, variant: str | None = None) -> dict[str, Any]:
+    """Fields of a run's configuration that the checkpoint `base` decides. Raises BundleError where it doesn't do."""
+    found = read_checkpoint(base, variant)
+    return {
+        "model": found.model.model_dump(),
+        "schedule": found.schedule.model_dump(),
+        "sampling": found.sampling.model_dump(),
+        "base": found.base.model_dump(),
+        "data.image_size": found.image_size,
+        "data.min_side": max(found.image_size // _SMALLEST, 1),
+    }
+
+
+def own_image_encoder(base: Path) -> Path | None:
+    """The folder with CLIP's vision model in the checkpoint `base`, where it has one."""
+    folders = (base / name for name in IMAGE_ENCODERS)
+    return next(filter(is_clip, folders), None)
+
+
+def prepare_checkpoint(
+    config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
+) -> Material:
+    """As `material.prepare`, for families other than pixels."""
+    with torch.device("meta"):
+        model = LatentDDM(config.model)
+    lora.check_targets(model.unet, config.lora)
+    fill = partial(load_base, model)
+    return _prepare(config, model, fill, config.lora.text_encoder, out, device, progress, LatentSubject)
+
+
+def prepare_student(
+    config: RunConfig, teacher: Teacher, out: Path, device: torch.device, progress: Mapping[str, Progress]
+) -> Material:
+    """As `prepare_checkpoint`, with `LatentStudent` as the subject. What `out` holds of codes is the teacher's."""
+    if config.distill is not None and config.distill.lora is not None:
+        lora.check_targets(teacher.model.unet, config.distill.lora)
+    make = partial(LatentStudent, teacher)
+    return _prepare(config, teacher.model, lambda _: None, False, out, device, progress, make)
+
+
+def _prepare(
+    config: RunConfig,
+    model: LatentDDM,
+    fill: Callable[[Checkpoint], None],
+    train_texts: bool,
+    out: Path,
+    device: torch.device,
+    progress: Mapping[str, Progress],
+    make: Callable[..., LatentSubject],
+) -> Material:
+    """`model` is filled when all that is cheap has been checked."""
+    assert config.base is not None
+    base = out / config.base.path
+    listing = data.find(config.data)
+    texts, text_of = prompts.distinct(prompts.prompts(listing, config.data.source))
+    checkpoint = read_checkpoint(base, config.base.variant)
+    encoded = Encoded.at(out / CACHE, config, _contents(listing, out, config.data.source))
+    encoder = config.features.encoder or own_image_encoder(base)
+    views = _views(listing, encoder, device, progress)
+    if not encoded.has_images(len(listing)):
+        views.pixels()  # which reads every image, so that one that doesn't do is found before the costly part
+    found = find_classes(config, listing, views, out, device, progress.get("features"))
+    ids = prompts.token_ids(checkpoint, texts)
+    fill(checkpoint)
+    latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
+    null_is_zero = checkpoint.empty_negative_is_zero
+    embed: Texts
+    if train_texts:
+        embed = trained_texts(model, ids, null_is_zero)
+    else:
+        embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
+    subject = make(config, model, texts, text_of, embed, frames, found.top_of)
+    clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
+    return Material(TrainingSet(latents, *found), listing.labels, subject, encoder.name if encoder else None, clear)
+
+
+def _contents(listing: Listing, out: Path, source: str) -> str:
+    """`Listing.contents`, kept in the run. Raises DdmError where the run was begun with other ones."""
+    path, contents = out / "images.sha256", listing.contents()
+    if not path.is_file():
+        write_atomic(path, f"{contents}\n")
+    elif path.read_text().strip() != contents:
+        raise DdmError(f"{path}: images, prompts or labels of {source} have changed since; choose another --out")
+    return contents
+
+
+def _views(listing: Listing, encoder: Path | None, device: torch.device, progress: Mapping[str, Progress]) -> Views:
+    """The images at a small size, and as `encoder` sees them."""
+
+    @cache
+    def small() -> NDArray[np.uint8]:
+        reading = progress.get("reading")
+        return listing.images(VIEW_SIDE, None if reading is None else lambda done, total: reading(done, total, {}))
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        features = progress.get("features")
+        for start in range(0, len(listing), _BATCH):
+            rows = range(start, min(start + _BATCH, len(listing)))
+            yield data.to_model(np.stack([listing.read(i).pixels for i in rows]))
+            if features is not None:
+                features(rows.stop, len(listing), {})
+
+    encoded = None if encoder is None else lambda: encoder_features(batches(), encoder, device)
+    return Views(lambda: data.to_model(small()), encoded)

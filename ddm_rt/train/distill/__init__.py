@@ -1,0 +1,1 @@
+"""Students: models that need fewer steps."""

@@ -1,0 +1,187 @@
+"""A student of a finished run: the same codes in a few steps and one branch. It is a run too, and exported as one."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ddm_rt.config import DistillConfig, Family, LoraConfig, RunConfig, SamplerName, parse_json
+from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import write_atomic
+from ddm_rt.model.assemble import WEIGHTS, assemble
+from ddm_rt.model.unet import DDM
+from ddm_rt.presets import override
+from ddm_rt.runtime import Codes
+from ddm_rt.train.codes.contrastive import Progress
+from ddm_rt.train.disk_cache import CACHE
+from ddm_rt.train.distill.consistency import GRID, Distiller
+from ddm_rt.train.distill.paths import PathDistiller
+from ddm_rt.train.distill.student import PixelStudent, Student
+from ddm_rt.train.distributed import connect
+from ddm_rt.train.material import Material, prepare
+from ddm_rt.train.run import claim, fit, nothing_left_of_bad_input
+
+# What a student has of its teacher's run: which images have which code, and which images those were.
+_TAKEN = ("codes.json", "assignment.json", "images.sha256")
+# Chosen on the pair 7v8 alone (benchmarks/results/distill.md). With absolute values for a loss, jumps near the image,
+# whose errors are small and show, count as much as those near noise.
+_PATHS: dict[str, Any] = {
+    "distill.paths": 4096,
+    "distill.huber": 0.01,
+    "train.steps": 8000,
+    "train.learning_rate": 1e-3,
+    "train.ema_decay": 0.99,
+    "train.weight_decay": 0.0,
+}
+_IMAGES: dict[str, Any] = {
+    "train.steps": 600,
+    "train.learning_rate": 5e-4,
+    "train.ema_decay": 0.95,
+    "train.weight_decay": 0.0,
+}
+# As for LCM-LoRA: rank 64 beside all linear layers of the UNet. A path takes some hundred calls of it.
+_CHECKPOINT = _IMAGES | {"train.steps": 1000, "train.learning_rate": 1e-4}
+_LORA = LoraConfig(
+    rank=64,
+    alpha=64.0,
+    targets=("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"),
+)
+
+
+def distill(
+    teacher: Path,
+    out: Path,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    progress: Mapping[str, Progress] | None = None,
+    grid_every: int | None = None,
+) -> Path:
+    """Distil the finished run `teacher` into the run directory `out`, or go on with what is there; returns `out`.
+
+    `fields` are dotted fields of the student's configuration (`student_config`). What is computed where, what
+    `progress` may hold ("paths" besides) and what is raised is as in `train.run.train`.
+    """
+    processes = connect()
+    progress = progress if progress is not None and processes.main else {}
+    config = student_config(teacher, fields)
+    torch.set_num_threads(config.train.threads)
+    with nothing_left_of_bad_input(out) if processes.main else nullcontext():
+        digest = processes.main_first(lambda: claim(config, out))
+        if (out / WEIGHTS).is_file():
+            return out
+        material, student = processes.main_first(lambda: _prepare(teacher, config, out, processes.device, progress))
+    assert config.distill is not None
+    kind = PathDistiller if config.distill.paths else Distiller
+    trainer = kind(config, material.data, student, processes.device, processes)
+    if isinstance(trainer, PathDistiller):
+        processes.main_first(partial(trainer.walk, out / CACHE, progress.get("paths")))
+    return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
+
+
+def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a student of the run `teacher`, with dotted `fields` set.
+
+    By default its guidance is what the teacher samples with. Raises BundleError for a run that isn't finished, and
+    DdmError for one that is a student itself and for fields that don't fit.
+    """
+    config = parse_json(RunConfig, _read(teacher / "config.json"), teacher / "config.json")
+    if config.distill is not None:
+        raise DdmError(f"{teacher} is a student itself; distil the run that it was made from")
+    sampling, pixel = config.sampling, config.model.family is Family.PIXEL
+    fields = dict(fields or {})
+    phases = fields.get("distill.phases", DistillConfig.model_fields["phases"].default)
+    if not isinstance(phases, int) or phases < 1 or GRID % phases:
+        raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the steps of the teacher's walk")
+    text = 1.0 if pixel else sampling.guidance_scale
+    code = sampling.indicator_guidance_scale
+    own = _CHECKPOINT if not pixel else _IMAGES if fields.get("distill.paths") == 0 else _PATHS
+    paths = fields.get("distill.paths", own.get("distill.paths", 0))
+    student = config.model_copy(
+        update={
+            "distill": DistillConfig(
+                teacher=hashlib.sha256(_read(teacher / WEIGHTS)).hexdigest(),
+                guidance_scale=text,
+                indicator_guidance_scale=text if code is None else code,
+                clip=sampling.clip,
+                lora=None if pixel else _LORA,
+            )
+        }
+    )
+    folded = {
+        # Where the first phase ends decides what an image shows. Learned from noise, the end of many steps lies between
+        # two kinds of images; that of a single guided step doesn't.
+        # It is half of a path with two phases. (Seen on 0v1.)
+        "distill.one_step_start": bool(paths) and phases >= 4,
+        "train.indicator_weight": 0.0,
+        "sampling.sampler": SamplerName.DDIM,
+        "schedule.set_alpha_to_one": True,
+        # Few "leading" steps begin far below the last timestep: nothing is left of one or two, and what a checkpoint
+        # calls noise there isn't. Pixel models with four or more do better with them (results/distill.md).
+        "schedule.timestep_spacing": config.schedule.timestep_spacing if pixel and phases >= 4 else "trailing",
+        "sampling.num_steps": phases,
+        "sampling.eta": 0.0,
+        # What stays in x when the teacher's x0 is clipped leads to better images, and x0s beyond the clip lead there.
+        "sampling.clip": None if paths else sampling.clip,
+        "sampling.guidance_scale": 1.0,
+        "sampling.indicator_guidance_scale": 1.0,
+    }
+    if config.base is not None:
+        folded["base.path"] = (teacher / config.base.path).resolve()
+    if pixel and any(name.startswith("distill.lora") for name in fields):
+        raise DdmError(
+            "distill.lora (--lora-rank and others) needs a run on a checkpoint; this one's student is its UNet"
+        )
+    student = override(student, own | folded | fields)
+    return student if pixel else _with_both_factors(config, student)
+
+
+def _with_both_factors(teacher: RunConfig, student: RunConfig) -> RunConfig:
+    """`lora` of factors that hold the teacher's and the student's side by side: W + s·[B_t B_s]·[A_t; A_s]."""
+    own = None if student.distill is None else student.distill.lora
+    if own is None or not own.rank or own.text_encoder:
+        raise DdmError(
+            "distill.lora: expected a rank of at least 1 and no text_encoder: a checkpoint's student is factors"
+        )
+    lora = own
+    if teacher.lora.rank:
+        rank = teacher.lora.rank + own.rank
+        lora = teacher.lora.model_copy(update={"rank": rank, "alpha": teacher.lora.alpha / teacher.lora.rank * rank})
+    return override(student, {"lora": lora.model_dump()})
+
+
+def _prepare(
+    teacher: Path, config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
+) -> tuple[Material, Student]:
+    """As `material.prepare`, with the teacher's codes and the student as the subject."""
+    for name in _TAKEN:
+        if (teacher / name).is_file() and not (out / name).exists():
+            write_atomic(out / name, (teacher / name).read_bytes())
+    path = teacher / "config.json"
+    from_run = parse_json(RunConfig, _read(path), path)
+    codes = parse_json(Codes, _read(teacher / "codes.json"), teacher / "codes.json")
+    model = assemble(teacher, from_run, codes)
+    if isinstance(model, DDM):
+        clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
+        material = replace(prepare(config, out, device, progress), clear=clear)
+        return material, PixelStudent(model, config.train.gradient_checkpointing)
+    from ddm_rt.train.checkpoint.prepare import prepare_student
+    from ddm_rt.train.distill.checkpoint_student import LatentStudent, Teacher
+
+    merged = Teacher(model, load_file(teacher / WEIGHTS), from_run.lora)
+    material = prepare_student(config, merged, out, device, progress)
+    assert isinstance(material.subject, LatentStudent)
+    return material, material.subject
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); a finished run has it") from error

@@ -1,0 +1,142 @@
+"""`ddm-rt export`: a run or a bundle as a bundle of some precision, with the calibration set that int8 and fp8 need."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.bundle import INDEX, SHIPPED, Bundle
+from ddm_rt.config import Balance, Precision, RunConfig, SamplerName
+from ddm_rt.engine import backends
+from ddm_rt.engine.composed import Composed
+from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.errors import DdmError
+from ddm_rt.export.precision.convert import QUANTIZED, Calibration, convert
+from ddm_rt.export.tables import add_tables, make_tables
+from ddm_rt.files import check_free
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.schedule import Schedule
+
+# Trajectories of this many images, and one of four as many again with the null code; calls at this many of their steps.
+IMAGES, STEPS = 64, 8
+_SEED = 0
+
+Progress = Callable[[int, int, str], None]
+
+
+def export(
+    source: str,
+    out: Path,
+    precision: Precision,
+    *,
+    plugin: bool = False,
+    decoder: Path | None = None,
+    calibration_images: int = IMAGES,
+    tables: Sequence[tuple[SamplerName, int]] = (),
+    progress: Progress | None = None,
+) -> Bundle:
+    """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`, with
+    step tables in it.
+
+    Raises DdmError for options that don't go together, and as `export_run`, `calibrate` and `convert`.
+    """
+    check_free(out)
+    if _is_bundle(source):
+        if plugin or decoder is not None:
+            raise DdmError(f"{source} is a bundle; --plugin and --decoder need the run that it was made from")
+        if precision is Precision.FP32:
+            raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
+        bundle = Bundle.load(source)
+        added = make_tables(bundle.schedule, bundle.config.sampling, tables)
+        return add_tables(_convert(bundle, out, precision, calibration_images, progress), added)
+
+    from ddm_rt.export.onnx import export_run, read_file  # needs torch, which converting a bundle doesn't
+
+    if tables:
+        config = read_file(RunConfig, Path(source) / "config.json")
+        added = make_tables(Schedule.from_config(config.schedule), config.sampling, tables)
+    else:
+        added = ()
+    if precision is Precision.FP32:
+        bundle = export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)
+        return add_tables(bundle, added)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
+        bundle = export_run(Path(source), Path(folder) / "fp32", plugin=plugin, decoder=decoder, progress=progress)
+        return add_tables(_convert(bundle, out, precision, calibration_images, progress), added)
+
+
+def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibration:
+    """Denoiser calls along trajectories of `bundle` with its default sampler: deterministic, on ONNX Runtime.
+
+    The codes of `images` images are drawn by quota, so every mode of the data has its share however rare it is, both
+    branches of guidance being recorded; a fourth as many more images have the null code throughout. Of each trajectory
+    `STEPS` evenly spaced steps are kept. Raises DdmError for fewer than 1 image.
+    """
+    if images < 1:
+        raise DdmError(f"calibration images: {images}; expected at least 1")
+    recorder = _Recorder(backends.load(bundle, "onnxruntime", threads=1))
+    pipeline = Pipeline(bundle, recorder)
+    buckets = pipeline.buckets  # tried out on noise, which is not to be recorded
+    sampling = bundle.config.sampling
+    steps = sampling.num_steps
+    kept = {round(step) for step in np.linspace(0, steps - 1, min(STEPS, steps))}
+    counts: Counter[int] = Counter()
+    for number, balance in ((images, Balance.AUTO), (-(-images // 4), Balance.OFF)):
+        recorder.recording = 0 in kept
+
+        def on_step(done: int, total: int) -> None:
+            recorder.recording = done % steps in kept
+
+        generation = pipeline.generate(n=number, seed=seed, balance=balance, on_step=on_step)
+        recorder.recording = False
+        counts.update(generation.codes)
+    return Calibration(
+        recorder.calls,
+        {
+            "images_per_code": {str(code): counts[code] for code in sorted(counts)},  # -1: the null code
+            "calls": len(recorder.calls),
+            "rows": sum(len(call["t"]) for call in recorder.calls),
+            "steps": sorted(kept),
+            "num_steps": steps,
+            "sampler": sampling.sampler.value,
+            "indicator_guidance_scale": sampling.indicator_guidance_scale,
+            "seed": seed,
+            "buckets": list(buckets),
+            "range": "largest magnitude",
+        },
+    )
+
+
+def _convert(bundle: Bundle, out: Path, precision: Precision, images: int, progress: Progress | None) -> Bundle:
+    calibration = None
+    if precision in QUANTIZED:
+        if progress is not None:
+            progress(0, 1, "calibrating")
+        calibration = calibrate(bundle, images)
+    return convert(bundle, out, precision, calibration=calibration, progress=progress)
+
+
+def _is_bundle(source: str) -> bool:
+    return (Path(source) / INDEX).is_file() or (source in SHIPPED and not Path(source).exists())
+
+
+class _Recorder(Composed):
+    """An engine that keeps the inputs of its denoiser while `recording`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.recording = False
+        self.calls: list[Mapping[str, NDArray[Any]]] = []
+
+    def denoiser(self, x_t: Array, t: Array, cond: Cond) -> Array:
+        if self.recording:
+            self.calls.append({name: np.array(value) for name, value in {"x_t": x_t, "t": t, **cond}.items()})
+        return self._engine.denoiser(x_t, t, cond)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
