@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddm_rt.bundle import INDEX, Bundle, check_writable, copy_bundle
-from ddm_rt.cli.arguments import positive, sizes
 from ddm_rt.config import Backend, Precision
 from ddm_rt.engine import backends
 from ddm_rt.engine.devices import CPU, Device
@@ -110,7 +109,7 @@ def build_package(
         raise BackendUnavailable(Backend.TORCH.value, reason, ())
     from ddm_rt.engine.torch import building, packages
 
-    batches = building.BATCHES if batch is None else tuple(positive("--batch", part) for part in batch.split(","))
+    batches = building.BATCHES if batch is None else tuple(_positive("--batch", part) for part in batch.split(","))
     latents = bundle.config.latent_shape[1:] if size is None else _latents(bundle.config, size)
     if force and packages.spoilt(bundle, chosen, where):
         shutil.rmtree(packages.place(bundle, chosen, where))
@@ -132,7 +131,7 @@ def describe_package(package: "Package") -> str:
 
 
 def _latents(config: RuntimeConfig, text: str) -> tuple[int, int]:
-    sides = [positive("--size", part) for part in text.split("x")]
+    sides = [_positive("--size", part) for part in text.split("x")]
     if len(sides) > 2 or any(side % config.size_multiple for side in sides):
         raise DdmError(f"--size {text!r}: expected HEIGHTxWIDTH or one number, multiples of {config.size_multiple}")
     scale = config.image_size // config.latent_shape[1]
@@ -168,5 +167,23 @@ def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
 
 
 def _range(option: str, text: str) -> plans.Range:
-    low, best, high = sizes(option, text)
+    low, best, high = _sizes(option, text)
     return plans.Range(min=low, opt=best, max=high)
+
+
+def _positive(option: str, text: str) -> int:
+    """A number of at least 1. Raises DdmError naming the option."""
+    if not (text.strip().isascii() and text.strip().isdigit() and int(text) >= 1):
+        raise DdmError(f"{option} {text!r}: expected a number of at least 1")
+    return int(text)
+
+
+def _sizes(option: str, text: str) -> tuple[int, int, int]:
+    """MIN,OPT,MAX, or one number for all three. Raises DdmError naming the option; their order isn't checked here."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise DdmError(f"{option} {text!r}: expected MIN,OPT,MAX or one number, for example 1,8,32")
+    numbers = [int(part) for part in parts]
+    if min(numbers) < 1:
+        raise DdmError(f"{option} {text!r}: expected sizes of at least 1")
+    return numbers[0], numbers[len(parts) // 2], numbers[-1]

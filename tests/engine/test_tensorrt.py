@@ -24,7 +24,8 @@ from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import backends
-from ddm_rt.engine.tensorrt.engine import TensorRTEngine, TensorRTRtxEngine, build, cuda, flavours, plans
+from ddm_rt.engine.tensorrt import build, cuda, flavours, plans
+from ddm_rt.engine.tensorrt.engine import TensorRTEngine, TensorRTRtxEngine
 from ddm_rt.engine.tensorrt.network import Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.guided_step.table import variants

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.audit import Audit, read
-from ddm_rt.sample.calibrate import Calibration, Settings, calibration, store, with_target
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.calibration.audit import Audit, read
+from ddm_rt.sample.calibration.calibration import Calibration, Settings, calibration, store, with_target
 from ddm_rt.sample.generation import encoded
-from ddm_rt.sample.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
 
 FILES = Path(__file__).parent / "files"
