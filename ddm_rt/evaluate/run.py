@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report.evaluation_page import GRID_IMAGES, CodeCard, MethodResult, Report, write
 from ddm_rt.evaluate.report.terminal import terminal_table
 from ddm_rt.files import check_free
+from ddm_rt.progress import OnStep
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import prompting
 
 _log = logging.getLogger(__name__)
-OnStep = Callable[[int, int], None]
 Text = Mapping[str, Any]  # arguments of `Pipeline.generate` about prompts; those that aren't given aren't in it
 NO_TEXT: Text = {}
 MAX_IMAGES = 20_000  # where a group is so rare that filling it would take more, quality says how many are missing

@@ -3,7 +3,7 @@
 import gc
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from ddm_rt.files import check_free
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.parts import Part, parts
 from ddm_rt.model.unet import ADDED_COND, INDICATOR, SCALE, TEXT
+from ddm_rt.progress import OnStage
 from ddm_rt.runtime import RUNTIME, TRAINING, Codes, RuntimeConfig, TensorSpec, runtime_json, training_json
 from ddm_rt.schedule import Schedule
 
@@ -34,7 +35,6 @@ MAX_ABS_ERROR, MAX_REL_ERROR = 1e-4, 1e-5
 ATTENTION = "decomposed"
 
 M = TypeVar("M", bound=Frozen)
-Progress = Callable[[int, int, str], None]  # parts done, parts in all, name of the part
 
 
 def export_run(
@@ -43,7 +43,7 @@ def export_run(
     *,
     plugin: bool = False,
     decoder: Path | None = None,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> Bundle:
     """Write the finished run `run` as the bundle directory `out`, whole or not at all, and open it.
 

@@ -14,6 +14,7 @@ from ddm_rt.config import Balance, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
+from ddm_rt.progress import OnStep
 from ddm_rt.sample.balance.assignment import (
     Weights,
     by_codes,
@@ -41,7 +42,6 @@ from ddm_rt.schedule import step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline"]
 
-OnStep = Callable[[int, int], None]
 Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
 

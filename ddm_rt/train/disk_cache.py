@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddm_rt.errors import BundleError
 from ddm_rt.files import write_atomic
-from ddm_rt.train.codes.contrastive import Progress
+from ddm_rt.progress import OnFigures
 
 CACHE = "cache"  # folder in the run, until it is finished
 PORTION = 64  # rows in a file
@@ -38,7 +38,7 @@ class Portions:
         return all(path.is_file() for path in self.files)
 
     @torch.no_grad()
-    def made(self, make: Callable[[range], Tensors], progress: Progress | None = None) -> list[Tensors]:
+    def made(self, make: Callable[[range], Tensors], progress: OnFigures | None = None) -> list[Tensors]:
         """The portions that are there, and those that aren't once `make` has made them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = self.files

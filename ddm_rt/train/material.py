@@ -10,8 +10,8 @@ from ddm_rt import data
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
+from ddm_rt.progress import OnFigures
 from ddm_rt.train.codes.classes import Views, find_classes
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.codes.encoders import encoder_features
 from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.trainee import Subject
@@ -28,7 +28,7 @@ class Material:
     clear: Callable[[], None] = lambda: None  # removes what only training needed
 
 
-def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]) -> Material:
+def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
     """Read the images and find their classes; of a checkpoint, encode images and prompts.
 
     What is found is kept in the run directory `out`, and taken from there when it is. Raises DdmError for bad input,
@@ -41,7 +41,7 @@ def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mappin
     return prepare_checkpoint(config, out, device, progress)
 
 
-def _pixels(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]) -> Material:
+def _pixels(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
     images = data.load(config.data)
     try:
         model = DDM(config.model, config.model.latent_shape(config.data))

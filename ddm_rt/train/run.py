@@ -21,8 +21,8 @@ from ddm_rt import data
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic, write_json
+from ddm_rt.progress import OnFigures
 from ddm_rt.train import device
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.distributed import Processes, connect
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.material import Material, prepare
@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 def train(
-    config: RunConfig, out: Path, *, progress: Mapping[str, Progress] | None = None, grid_every: int | None = None
+    config: RunConfig, out: Path, *, progress: Mapping[str, OnFigures] | None = None, grid_every: int | None = None
 ) -> Path:
     """Train into the run directory `out`, or take up what is there; returns `out`.
 
@@ -69,7 +69,7 @@ def fit(
     out: Path,
     digest: str,
     *,
-    progress: Mapping[str, Progress],
+    progress: Mapping[str, OnFigures],
     grid_every: int | None = None,
 ) -> Path:
     """Take the trainer from its newest checkpoint in `out` to its last step, and write what a finished run has.

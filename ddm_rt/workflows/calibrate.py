@@ -1,7 +1,7 @@
 """`ddm-rt calibrate`: audit sets to label, and calibrations from labels or from a judge."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import ddm_rt
 from ddm_rt.bundle import Bundle, check_writable, copy_bundle
 from ddm_rt.errors import DdmError
 from ddm_rt.files import check_free, sha256
+from ddm_rt.progress import OnStep
 from ddm_rt.sample.balance.assignment import shuffled
 from ddm_rt.sample.calibration import audit, posterior
 from ddm_rt.sample.calibration.calibration import (
@@ -31,7 +32,6 @@ from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 
-OnStep = Callable[[int, int], None]
 Labelled = list[tuple[int, tuple[str, ...] | None]]  # (code, group in each attribute)
 
 MIN_PER_CODE = 1  # of the audits drawn evenly over the codes, before the other half follows the weights

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from ddm_rt.errors import DdmError
 from ddm_rt.export.precision.convert import QUANTIZED, Calibration, convert
 from ddm_rt.export.tables import add_tables, make_tables
 from ddm_rt.files import check_free
+from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import Schedule
 
 # Trajectories of this many images, and one of four as many again with the null code; calls at this many of their steps.
 IMAGES, STEPS = 64, 8
 _SEED = 0
-
-Progress = Callable[[int, int, str], None]
 
 
 def export(
@@ -37,7 +36,7 @@ def export(
     decoder: Path | None = None,
     calibration_images: int = IMAGES,
     tables: Sequence[tuple[SamplerName, int]] = (),
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> Bundle:
     """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`, with
     step tables in it.
@@ -112,7 +111,7 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
     )
 
 
-def _convert(bundle: Bundle, out: Path, precision: Precision, images: int, progress: Progress | None) -> Bundle:
+def _convert(bundle: Bundle, out: Path, precision: Precision, images: int, progress: OnStage | None) -> Bundle:
     calibration = None
     if precision in QUANTIZED:
         if progress is not None:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ddm_rt.engine.torch.stored import Origin
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256
 from ddm_rt.model.parts import Part
+from ddm_rt.progress import OnStage
 from ddm_rt.quiet import quiet
 
 BATCHES = (1, 2, 8, 16)
@@ -33,8 +34,6 @@ _OPTIONS: dict[str, Any] = {
 }
 _ON_CUDA: dict[str, Any] = {"max_autotune": True, "triton.cudagraphs": False}  # the engine captures graphs of its own
 
-Progress = Callable[[int, int, str], None]  # networks done, in all, which
-
 
 def build(
     bundle: Bundle,
@@ -43,7 +42,7 @@ def build(
     *,
     batches: Sequence[int] = BATCHES,
     size: tuple[int, int],
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> Package:
     """Compile the networks for these batch sizes and latents of `size` (height, width) into
     the user's cache, in place of what was there.

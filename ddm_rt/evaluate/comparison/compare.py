@@ -14,7 +14,6 @@ from ddm_rt.evaluate.comparison.paired import MARGIN, Paired, check, paired
 from ddm_rt.evaluate.comparison.sides import (
     Facts,
     Images,
-    OnStep,
     Side,
     make_side,
     open_side,
@@ -26,6 +25,7 @@ from ddm_rt.evaluate.intervals import CONFIDENCE, Interval
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kernel_between, kernel_within, kid
 from ddm_rt.evaluate.run import Text, check_prompts, labelled, text_of
+from ddm_rt.progress import OnStep
 from ddm_rt.sample.pipeline import Pipeline
 
 BLOCKS = 20  # of the jackknife

@@ -16,10 +16,9 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.devices import Device
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.run import NO_TEXT, Text, read_sampled
+from ddm_rt.progress import OnStep
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
-
-OnStep = Callable[[int, int], None]
 
 # Key of a specification -> (what it sets, how its value is read, what was expected).
 _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {

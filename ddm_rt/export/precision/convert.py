@@ -4,7 +4,7 @@ What the graphs take and give stays float32, so nothing above them sees a differ
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +27,7 @@ from ddm_rt.export.precision import half, opset, quantize
 from ddm_rt.export.precision.quantize import Feeds
 from ddm_rt.export.runtime import open_session
 from ddm_rt.files import check_free
-
-Progress = Callable[[int, int, str], None]  # graphs done, graphs in all, name of the graph
+from ddm_rt.progress import OnStage
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def convert(
     precision: Precision,
     *,
     calibration: Calibration | None = None,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> Bundle:
     """Write `bundle` in `precision` as the bundle directory `out`, whole or not at all, and open it.
 

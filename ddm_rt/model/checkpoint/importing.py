@@ -1,6 +1,5 @@
 """A checkpoint, with an adapter merged into it or as it is, as a run: ready to be exported."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ddm_rt.files import atomic_directory, write_json
 from ddm_rt.model.checkpoint.adapter import AdapterReport, merge_adapter
 from ddm_rt.model.checkpoint.folder import Checkpoint, load_base, read_checkpoint, save_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.progress import OnStage
 from ddm_rt.runtime import Codes
 
 PRESET = "imported"
@@ -28,9 +28,6 @@ class ImportReport:
     stands_for: str | None  # diffusers' scheduler, where `sampler` is its nearest but not its equal
 
 
-Progress = Callable[[int, int, str], None]  # stages done, stages in all, name of the stage
-
-
 def import_run(
     base: Path,
     out: Path,
@@ -38,7 +35,7 @@ def import_run(
     adapter: Path | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> ImportReport:
     """Write the run `out`, whole or not at all: config.json, codes.json without codes, base/ in `dtype`.
 

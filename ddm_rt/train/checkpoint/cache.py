@@ -14,8 +14,8 @@ from ddm_rt.config import RunConfig
 from ddm_rt.data import Listing, to_model
 from ddm_rt.errors import DdmError
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.progress import OnFigures
 from ddm_rt.train.checkpoint.prompts import NULL_TEXT
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.disk_cache import Portions, Rows, Tensors
 
 _AT_ONCE = 4  # images in one call of the VAE
@@ -39,7 +39,7 @@ class Encoded:
         return Portions(self.folder, "images", count).complete
 
     def images(
-        self, model: LatentDDM, listing: Listing, device: torch.device, progress: Progress | None = None
+        self, model: LatentDDM, listing: Listing, device: torch.device, progress: OnFigures | None = None
     ) -> tuple[Tensor, Tensor]:
         """(latents float32 [N,C,H,W], frames int64 [N,6]) of the images, in memory."""
 
@@ -81,7 +81,7 @@ class Encoded:
         encode: Callable[[range], Tensors],
         modules: list[nn.Module],
         device: torch.device,
-        progress: Progress | None,
+        progress: OnFigures | None,
     ) -> list[Tensors]:
         """The portions, with `modules` on `device` while there are some to `encode`."""
         missing = not portions.complete

@@ -17,11 +17,11 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.model.checkpoint.folder import Checkpoint, load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.progress import OnFigures
 from ddm_rt.train.checkpoint import lora, prompts
 from ddm_rt.train.checkpoint.cache import Encoded
 from ddm_rt.train.checkpoint.model import LatentSubject, Texts, cached_texts, trained_texts
 from ddm_rt.train.codes.classes import Views, find_classes
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.codes.encoders import encoder_features, is_clip
 from ddm_rt.train.disk_cache import CACHE
 from ddm_rt.train.distill.checkpoint_student import LatentStudent, Teacher
@@ -54,7 +54,7 @@ def own_image_encoder(base: Path) -> Path | None:
 
 
 def prepare_checkpoint(
-    config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
+    config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
 ) -> Material:
     """As `material.prepare`, for families other than pixels."""
     with torch.device("meta"):
@@ -65,7 +65,7 @@ def prepare_checkpoint(
 
 
 def prepare_student(
-    config: RunConfig, teacher: Teacher, out: Path, device: torch.device, progress: Mapping[str, Progress]
+    config: RunConfig, teacher: Teacher, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
 ) -> Material:
     """As `prepare_checkpoint`, with `LatentStudent` as the subject. What `out` holds of codes is the teacher's."""
     if config.distill is not None and config.distill.lora is not None:
@@ -81,7 +81,7 @@ def _prepare(
     train_texts: bool,
     out: Path,
     device: torch.device,
-    progress: Mapping[str, Progress],
+    progress: Mapping[str, OnFigures],
     make: Callable[..., LatentSubject],
 ) -> Material:
     """`model` is filled when all that is cheap has been checked."""
@@ -120,7 +120,7 @@ def _contents(listing: Listing, out: Path, source: str) -> str:
     return contents
 
 
-def _views(listing: Listing, encoder: Path | None, device: torch.device, progress: Mapping[str, Progress]) -> Views:
+def _views(listing: Listing, encoder: Path | None, device: torch.device, progress: Mapping[str, OnFigures]) -> Views:
     """The images at a small size, and as `encoder` sees them."""
 
     @cache

@@ -14,8 +14,9 @@ from ddm_rt.config import IndicatorMode, RunConfig, parse_json
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic, write_json
+from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
-from ddm_rt.train.codes.contrastive import Progress, contrastive_features, feature_sets
+from ddm_rt.train.codes.contrastive import contrastive_features, feature_sets
 from ddm_rt.train.codes.discover import discover
 from ddm_rt.train.codes.from_file import SUM_TOLERANCE, GivenCodes, read_codes
 from ddm_rt.train.codes.probe import probe, read_labels
@@ -46,7 +47,7 @@ def find_classes(
     views: Views,
     out: Path,
     device: torch.device,
-    progress: Progress | None = None,
+    progress: OnFigures | None = None,
 ) -> Classes:
     """Classes of `images` by `train.indicator`; writes codes.json, and assignment.json where there are codes.
 
@@ -74,7 +75,7 @@ def _codes(
     views: Views,
     out: Path,
     device: torch.device,
-    progress: Progress | None,
+    progress: OnFigures | None,
 ) -> tuple[Codes, NDArray[np.int64]]:
     """The codes in the run directory, else discovered (or read from `codes.source`) and written there."""
     path, assignment_path = out / "codes.json", out / "assignment.json"

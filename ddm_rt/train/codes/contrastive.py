@@ -5,7 +5,7 @@ augmentations remove slant, stroke width and position, which otherwise dominate 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddm_rt.config import FeatureConfig
+from ddm_rt.progress import OnFigures
 from ddm_rt.train.codes.patches import patch_features
 from ddm_rt.train.device import CPU
 
 COLOUR_JITTER = 0.6  # of the second set of contrastive features
-Progress = Callable[[int, int, dict[str, float]], None]  # done, total, figures
 
 
 class ContrastiveEncoder(nn.Module):
@@ -96,7 +96,7 @@ def contrastive_features(
     images: NDArray[np.float32],
     config: FeatureConfig,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnFigures | None = None,
     device: torch.device = CPU,
 ) -> NDArray[np.float32]:
     """Unit features [N, 32·width] of images [N,C,H,W] from an encoder trained on these images alone, on `device`."""
@@ -133,7 +133,7 @@ def feature_sets(
     images: NDArray[np.float32],
     config: FeatureConfig,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnFigures | None = None,
     device: torch.device = CPU,
     encoded: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.float32]]:

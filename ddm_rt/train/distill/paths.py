@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ddm_rt.config import RunConfig, SamplerName
+from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.device import CPU, HALF
 from ddm_rt.train.disk_cache import Portions, Rows, Tensors
 from ddm_rt.train.distill.consistency import GRID, Distiller
@@ -50,7 +50,7 @@ class PathDistiller(Distiller):
             self._walks[: int(lasts[0]) + 1] = [(len(self._step), int(self._t[0]), True)]
             self._step = torch.cat([self._step, torch.from_numpy(start).to(device)])
 
-    def walk(self, folder: Path, progress: Progress | None = None) -> None:
+    def walk(self, folder: Path, progress: OnFigures | None = None) -> None:
         """Make the teacher's paths, or take those that are in `folder`: a function of the configuration."""
         found = Portions(folder, "paths", self.distill.paths).made(self._walk, progress)
         self._paths = {name: Rows(tuple(part[name] for part in found)) for name in found[0]}

@@ -18,8 +18,8 @@ from ddm_rt.files import write_atomic
 from ddm_rt.model.assemble import WEIGHTS, assemble
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import override
+from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
-from ddm_rt.train.codes.contrastive import Progress
 from ddm_rt.train.disk_cache import CACHE
 from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.paths import PathDistiller
@@ -60,7 +60,7 @@ def distill(
     out: Path,
     fields: Mapping[str, Any] | None = None,
     *,
-    progress: Mapping[str, Progress] | None = None,
+    progress: Mapping[str, OnFigures] | None = None,
     grid_every: int | None = None,
 ) -> Path:
     """Distil the finished run `teacher` into the run directory `out`, or go on with what is there; returns `out`.
@@ -157,7 +157,7 @@ def _with_both_factors(teacher: RunConfig, student: RunConfig) -> RunConfig:
 
 
 def _prepare(
-    teacher: Path, config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, Progress]
+    teacher: Path, config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
 ) -> tuple[Material, Student]:
     """As `material.prepare`, with the teacher's codes and the student as the subject."""
     for name in _TAKEN:
