@@ -1,5 +1,5 @@
 // Batch sizes that give the same bits for a row, so that an image's bytes don't depend on its batch
-// (ddm_rt/sample/loop/batch_probe.py).
+// (ddm_rt/sample/loop/batch_sizes.py).
 #ifndef DDM_RT_BUCKETS_H
 #define DDM_RT_BUCKETS_H
 

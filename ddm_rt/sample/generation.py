@@ -18,6 +18,10 @@ _SHEET_PIXELS = 2**25
 _SHEET_GAP = 2  # pixels
 
 
+class Cancelled(Exception):
+    """`cancel` returned true: sampling stopped between two steps and nothing was returned."""
+
+
 @dataclass(frozen=True, eq=False)
 class Generation:
     """`images` uint8 [n, H, W, 3], `codes` with one code per image (-1 is the null code), `manifest` as plain data."""

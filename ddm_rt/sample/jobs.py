@@ -1,23 +1,17 @@
 """What sampling does for each image of a manifest, before anything is sampled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.sample.loop.guidance import Branches, Condition, branches
+from ddm_rt.errors import DdmError
+from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.sample.loop.guidance import Condition, branches
+from ddm_rt.sample.loop.slots import Job
 from ddm_rt.sample.manifest import Manifest
-from ddm_rt.sample.request import null_text, texts_of
+from ddm_rt.sample.request import ResolvedRequest
+from ddm_rt.sample.shapes import Shape, Size, latent_shape
 from ddm_rt.schedule import StepTable
-
-Shape = tuple[int, int, int]  # C, H, W of latents
-Size = tuple[int, int]  # height and width in pixels
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image."""
-
-    seed: int
-    branches: Branches
 
 
 @dataclass(frozen=True)
@@ -53,15 +47,25 @@ def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
     return Prepared(manifest, table, latent_shape(bundle, (request.height, request.width)), jobs)
 
 
-def latent_shape(bundle: Bundle, size: Size) -> Shape:
-    """Shape of the latents of images of `size`."""
-    config = bundle.config
-    channels, height, width = config.latent_shape
-    return channels, size[0] * height // config.image_size, size[1] * width // config.image_size
+def texts_of(bundle: Bundle, request: ResolvedRequest, recorded: Sequence[str | None]) -> list[str | None]:
+    """The prompt of each image of a manifest. Raises DdmError where request and bundle don't go together."""
+    prompt_free = bundle.config.prompt_free
+    for field, value in (("prompt", request.prompt), ("guidance_scale", request.guidance_scale)):
+        if (value is None) != prompt_free:
+            wanted = "none: the bundle is prompt-free" if prompt_free else "one: the bundle takes prompts"
+            raise DdmError(f"manifest: field request.{field}: expected {wanted}")
+    found: list[str | None] = []
+    for number, own in enumerate(recorded):
+        shared = None if isinstance(request.prompt, tuple) else request.prompt
+        text = shared if own is None else own
+        if (text is None) != prompt_free:
+            raise DdmError(f"manifest: field images.{number}.prompt: expected {'none' if prompt_free else 'text'}")
+        found.append(text)
+    return found
 
 
-def image_size(bundle: Bundle, shape: Shape) -> Size:
-    """Size of images whose latents have this shape."""
-    config = bundle.config
-    _, height, width = config.latent_shape
-    return shape[1] * config.image_size // height, shape[2] * config.image_size // width
+def null_text(config: RuntimeConfig, negative_prompt: str | None) -> str | None:
+    """What stands in for no prompt: the negative one, the empty one, or None where zeros do."""
+    if negative_prompt is not None:
+        return negative_prompt
+    return None if config.prompt_free or config.empty_negative_is_zero else ""

@@ -6,34 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddm_rt.config import NULL_CODE, Balance, Fraction, Frozen, Positive, SamplerName, parse, parse_json
+from ddm_rt.config import NULL_CODE, Frozen, Positive, SamplerName, parse, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.loop.noise import MAX_SEED, derive_range
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Code = Annotated[int, Field(ge=-1)]
-Scale = Annotated[float, Field(ge=0)]
-
-
-class Request(Frozen):
-    """What was asked for, with every default filled in."""
-
-    prompt: str | tuple[str, ...] | None = None  # several: image i has number i % len; None: a prompt-free bundle
-    negative_prompt: str | None = None
-    n: Positive
-    seed: Seed
-    codes: tuple[Code, ...] | None = None  # None: drawn by quota, or null codes where balance is off
-    balance: Balance
-    leave_alone: tuple[str, ...] | None = None  # words: images whose prompt has one got the null code
-    scope: str | None = None
-    shuffle: bool = False  # the codes were permuted within the request
-    height: Positive  # pixels
-    width: Positive
-    guidance_scale: Scale | None = None  # None: a prompt-free bundle
-    indicator_guidance_scale: Scale  # equal to guidance_scale: joint guidance
-    indicator_scale: Scale
-    eta: Fraction
-    clip: tuple[float, float] | None
+from ddm_rt.sample.loop.noise import derive_range
+from ddm_rt.sample.request import Code, ResolvedRequest, Seed
 
 
 class ImageRecord(Frozen):
@@ -53,7 +29,7 @@ class Recipe(Frozen):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
     calibration_id: str | None = None
-    request: Request
+    request: ResolvedRequest
     target: str | None  # None where no quota drew the codes
     sampler: SamplerName
     num_steps: Positive
@@ -90,7 +66,7 @@ class Manifest(Recipe):
 
 
 def image_records(
-    request: Request,
+    request: ResolvedRequest,
     top_of: Sequence[int],
     codes: Sequence[int],
     first: int = 0,

@@ -1,89 +1,217 @@
-"""What a request says, checked: prompts, scales, sizes and names. Every problem names the argument."""
+"""A request: what may be asked for, how it is checked against a bundle, and what a manifest keeps of it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, NamedTuple, TypeVar
+
+from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance
+from ddm_rt.config import Balance, Fraction, Frozen, Positive, SamplerName
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.sample.balance.assignment import Plan, plan
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
+from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.loop.tokenizers import check_text
-from ddm_rt.sample.manifest import Request
+from ddm_rt.sample.shapes import Shape, latent_shape
+from ddm_rt.schedule import StepTable, step_table
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Code = Annotated[int, Field(ge=-1)]
+Scale = Annotated[float, Field(ge=0)]
+
+
+class ResolvedRequest(Frozen):
+    """What was asked for, with every default filled in: the field `request` of a manifest."""
+
+    prompt: str | tuple[str, ...] | None = None  # several: image i has number i % len; None: a prompt-free bundle
+    negative_prompt: str | None = None
+    n: Positive
+    seed: Seed
+    codes: tuple[Code, ...] | None = None  # None: drawn by quota, or null codes where balance is off
+    balance: Balance
+    leave_alone: tuple[str, ...] | None = None  # words: images whose prompt has one got the null code
+    scope: str | None = None
+    shuffle: bool = False  # the codes were permuted within the request
+    height: Positive  # pixels
+    width: Positive
+    guidance_scale: Scale | None = None  # None: a prompt-free bundle
+    indicator_guidance_scale: Scale  # equal to guidance_scale: joint guidance
+    indicator_scale: Scale
+    eta: Fraction
+    clip: tuple[float, float] | None
+
+
+class Extent(NamedTuple):
+    """How large a request is."""
+
+    n: int
+    steps: int  # of each image
+    shape: Shape
+
+
+class Resolved(NamedTuple):
+    """A request that fits its bundle. Its codes are not drawn yet."""
+
+    request: ResolvedRequest
+    codes: Plan
+    table: StepTable
+    target: str
+    allow_stale: bool
+
+
+class Told(NamedTuple):
+    """A field that the command line and HTTP offer: what it means, and its name there where that differs."""
+
+    help: str
+    name: str | None = None
+
 
 @dataclass(frozen=True)
-class Prompting:
-    """The text of a request. All None, and nothing left alone, for bundles that take no prompts."""
+class Request:
+    """A request as it is asked for: by Python, the command line, HTTP, shards or a calibration. None takes the bundle's
+    default. Nothing is checked before `resolve`.
 
-    prompt: str | tuple[str, ...] | None  # a tuple where prompts differ: image i has prompt[i % len]
-    negative_prompt: str | None
-    guidance_scale: float | None
-    words: tuple[str, ...] | None  # prompts that name one are left alone
-    left_alone: tuple[int, ...]  # numbers of the images whose prompt names one
+    Image i has the seed `derive(seed, i)`, and `prompt[i % len(prompt)]` where there are several prompts.
+    `negative_prompt` takes the place of the empty one. Where neither request nor bundle sets
+    `indicator_guidance_scale`, or it equals `guidance_scale`, text and code share two branches; where they differ there
+    are three, half as much work again (`sample.loop.guidance`). `height` and `width` are multiples of the bundle's
+    `size_multiple`.
 
+    `codes` gives one code per image (-1: the null code); otherwise a quota over the bundle's code tree draws them, in
+    the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request is
+    off by less than one image per top code (where prompts differ: every prefix of the images of one prompt, by less
+    than two); or of groups ("female=.5,male=.5"), where the bundle has a calibration for these settings, or
+    `allow_stale`. `balance` "off" uses the null code, "on" insists on a bundle with codes, and "auto" is "on" where the
+    bundle has codes, but for the prompts that `leave_alone` is about: a list of words, or words by scope ("*": any). An
+    image whose prompt has one of them as a whole word gets the null code and counts in no quota; the others are
+    balanced among themselves. ddm_rt brings no such list.
 
-def prompting(
-    bundle: Bundle,
-    *,
-    prompt: str | Sequence[str] | None,
-    negative_prompt: str | None,
-    guidance_scale: float | None,
-    leave_alone: Words | None,
-    scope: str | None,
-    balance: Balance,
-    codes: Sequence[int] | None,
-    n: int,
-) -> Prompting:
-    """Raises DdmError naming the argument that this bundle doesn't take."""
-    config = bundle.config
-    if not (prompt is None or isinstance(prompt, Sequence)):
-        raise DdmError(f"prompt is {prompt!r}; expected text, or a list of texts")
-    given = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt) or [""]
-    if config.prompt_free:
-        _check_no_prompt(config, given, negative_prompt, guidance_scale, leave_alone)
-        return Prompting(None, None, None, None, ())
-    for text in given:
-        check_text("prompt", text)
-    if negative_prompt is not None:
-        check_text("negative_prompt", negative_prompt)
-    if negative_prompt and not config.takes_negative_prompt:
-        raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
-    words = words_for(leave_alone, scope)
-    if leave_alone is not None and (balance is Balance.ON or codes is not None):
-        reason = "codes are given" if codes is not None else 'balance is "on"'
-        raise DdmError(f'leave_alone is given, but {reason}; it goes with balance "auto"')
-    named = [names_one(text, words) for text in given]
-    return Prompting(
-        prompt=given[0] if len(set(given)) == 1 else tuple(given),
-        negative_prompt=negative_prompt,
-        guidance_scale=scale("guidance_scale", guidance_scale, config.sampling.guidance_scale),
-        words=None if leave_alone is None else words,
-        left_alone=tuple(i for i in range(n) if named[i % len(given)]) if any(named) else (),
+    `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped, so
+    that the bound holds over all of them (`sample.balance`). Give each of them a seed of its own: equal seeds and codes
+    are equal images. `shuffle` permutes the codes within the request by its seed; the bound then holds at the ends of
+    requests.
+    """
+
+    prompt: Annotated[str | Sequence[str] | None, Told("Text; given several times, the images take them in turn.")] = (
+        None
     )
+    negative_prompt: Annotated[str | None, Told("Text to stay away from.")] = None
+    n: Annotated[int, Told("Number of images.")] = 1
+    seed: Annotated[int, Told("Image i has the seed derive(seed, i).")] = 0
+    codes: Sequence[int] | None = None
+    num_steps: Annotated[int | None, Told("Sampling steps.", "steps")] = None
+    sampler: Annotated[str | None, Told(f"One of: {', '.join(SamplerName)}.")] = None
+    guidance_scale: Annotated[float | None, Told("Guidance on the prompt.")] = None
+    indicator_guidance_scale: Annotated[
+        float | None,
+        Told("Guidance on the code; other than the guidance on the prompt, each step takes half as long again."),
+    ] = None
+    height: Annotated[int | None, Told("Pixels.")] = None
+    width: Annotated[int | None, Told("Pixels.")] = None
+    target: Annotated[
+        str, Told("Shares: uniform, of top codes: code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5.")
+    ] = "uniform"
+    balance: Annotated[Balance, Told("on: codes by quota. off: the null code.")] = Balance.AUTO
+    scope: Annotated[
+        str | None, Told("Go on with the codes where the last request of this scope stopped; vary the seed.")
+    ] = None
+    shuffle: Annotated[bool, Told("Permute the codes by the seed: balance then holds at the request's end.")] = False
+    allow_stale: Annotated[bool, Told("Use a calibration that was made for other settings.")] = False
+    leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.")] = None
 
+    def extent(self, bundle: Bundle) -> Extent:
+        """The size of the request; whether it fits is not checked."""
+        config = bundle.config
+        height, width = (config.image_size if side is None else side for side in (self.height, self.width))
+        steps = config.sampling.num_steps if self.num_steps is None else self.num_steps
+        return Extent(self.n, steps, latent_shape(bundle, (height, width)))
 
-def _check_no_prompt(
-    config: RuntimeConfig,
-    prompts: Sequence[str],
-    negative_prompt: str | None,
-    guidance_scale: float | None,
-    leave_alone: Words | None,
-) -> None:
-    for field, values in (("prompt", prompts), ("negative_prompt", [negative_prompt or ""])):
-        if any(values):
-            raise DdmError(f"{field} is given; bundle {config.name!r} is prompt-free and takes none")
-    if guidance_scale is not None:
-        raise DdmError(
-            f"guidance_scale is {guidance_scale}; bundle {config.name!r} is prompt-free: use indicator_guidance_scale"
+    def resolve(self, bundle: Bundle) -> Resolved:
+        """The request with the bundle's defaults. Raises DdmError naming the argument that doesn't fit."""
+        config = bundle.config
+        if self.n < 1:
+            raise DdmError(f"n is {self.n}; expected at least 1")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise DdmError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+        balance = choice(Balance, self.balance, "balance")
+        sampler = config.sampling.sampler if self.sampler is None else choice(SamplerName, self.sampler, "sampler")
+        texts = self._texts(config)
+        text_scale = None
+        if not config.prompt_free:
+            text_scale = scale("guidance_scale", self.guidance_scale, config.sampling.guidance_scale)
+        words = words_for(self.leave_alone, self.scope)
+        if self.leave_alone is not None and (balance is Balance.ON or self.codes is not None):
+            reason = "codes are given" if self.codes is not None else 'balance is "on"'
+            raise DdmError(f'leave_alone is given, but {reason}; it goes with balance "auto"')
+        named = [names_one(text, words) for text in texts]
+        several = len(set(texts)) > 1
+        codes = plan(
+            bundle,
+            n=self.n,
+            codes=self.codes,
+            target=self.target,
+            balance=balance,
+            scope=self.scope,
+            shuffle=self.shuffle,
+            left_alone=[i for i in range(self.n) if named[i % len(named)]] if any(named) else (),
+            prompts=len(texts) if several else 1,
         )
-    if leave_alone is not None:
-        raise DdmError(f"leave_alone is given; bundle {config.name!r} is prompt-free and takes no prompts")
+        request = ResolvedRequest(
+            prompt=None if config.prompt_free else tuple(texts) if several else texts[0],
+            negative_prompt=None if config.prompt_free else self.negative_prompt,
+            n=int(self.n),
+            seed=int(self.seed),
+            codes=None if self.codes is None else codes.codes,
+            balance=balance,
+            leave_alone=None if self.leave_alone is None else words,
+            scope=self.scope,
+            shuffle=self.shuffle,
+            height=side(config, "height", self.height),
+            width=side(config, "width", self.width),
+            guidance_scale=text_scale,
+            indicator_guidance_scale=indicator_guidance(config, self.indicator_guidance_scale, text_scale),
+            indicator_scale=config.sampling.indicator_scale,
+            eta=config.sampling.eta if sampler is SamplerName.DDIM else 0.0,
+            clip=config.sampling.clip,
+        )
+        steps = self.extent(bundle).steps
+        table = step_table(bundle.schedule, sampler, steps, eta=request.eta, clip=request.clip)
+        return Resolved(request, codes, table, self.target, self.allow_stale)
+
+    def _texts(self, config: RuntimeConfig) -> list[str]:
+        """The prompts that the images take in turn, checked with the other text of the request."""
+        if self.prompt is None or isinstance(self.prompt, str):
+            texts = [self.prompt or ""]
+        elif isinstance(self.prompt, Sequence):
+            texts = list(self.prompt) or [""]
+        else:
+            raise DdmError(f"prompt is {self.prompt!r}; expected text, or a list of texts")
+        if config.prompt_free:
+            self._check_no_text(config, texts)
+            return texts
+        for text in texts:
+            check_text("prompt", text)
+        if self.negative_prompt is not None:
+            check_text("negative_prompt", self.negative_prompt)
+        if self.negative_prompt and not config.takes_negative_prompt:
+            raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
+        return texts
+
+    def _check_no_text(self, config: RuntimeConfig, texts: Sequence[str]) -> None:
+        free = f"bundle {config.name!r} is prompt-free"
+        for name, given in (("prompt", any(texts)), ("negative_prompt", bool(self.negative_prompt))):
+            if given:
+                raise DdmError(f"{name} is given; {free} and takes none")
+        if self.guidance_scale is not None:
+            raise DdmError(f"guidance_scale is {self.guidance_scale}; {free}: use indicator_guidance_scale")
+        if self.leave_alone is not None:
+            raise DdmError(f"leave_alone is given; {free} and takes no prompts")
 
 
 def indicator_guidance(config: RuntimeConfig, value: float | None, text_scale: float | None) -> float:
@@ -93,30 +221,6 @@ def indicator_guidance(config: RuntimeConfig, value: float | None, text_scale: f
     if default is None:
         raise BundleError(f"bundle {config.name!r}: field sampling.indicator_guidance_scale: expected a number")
     return scale("indicator_guidance_scale", value, default)
-
-
-def texts_of(bundle: Bundle, request: Request, recorded: Sequence[str | None]) -> list[str | None]:
-    """The prompt of each image of a manifest. Raises DdmError where request and bundle don't go together."""
-    prompt_free = bundle.config.prompt_free
-    for field, value in (("prompt", request.prompt), ("guidance_scale", request.guidance_scale)):
-        if (value is None) != prompt_free:
-            wanted = "none: the bundle is prompt-free" if prompt_free else "one: the bundle takes prompts"
-            raise DdmError(f"manifest: field request.{field}: expected {wanted}")
-    found: list[str | None] = []
-    for number, own in enumerate(recorded):
-        shared = None if isinstance(request.prompt, tuple) else request.prompt
-        text = shared if own is None else own
-        if (text is None) != prompt_free:
-            raise DdmError(f"manifest: field images.{number}.prompt: expected {'none' if prompt_free else 'text'}")
-        found.append(text)
-    return found
-
-
-def null_text(config: RuntimeConfig, negative_prompt: str | None) -> str | None:
-    """What stands in for no prompt: the negative one, the empty one, or None where zeros do."""
-    if negative_prompt is not None:
-        return negative_prompt
-    return None if config.prompt_free or config.empty_negative_is_zero else ""
 
 
 def side(config: RuntimeConfig, field: str, pixels: int | None) -> int:

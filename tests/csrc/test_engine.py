@@ -20,7 +20,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.runtime import TextSpec
 from ddm_rt.sample.balance.leave_alone import parse_words, words_for
-from ddm_rt.sample.loop.batch_probe import CANDIDATES, split
+from ddm_rt.sample.loop.batch_sizes import CANDIDATES, split
 from ddm_rt.sample.loop.guidance import Condition, branches
 from ddm_rt.sample.loop.tokenizers import _loss, _open
 

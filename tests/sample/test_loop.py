@@ -12,7 +12,7 @@ from pairs import in_pairs
 
 from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
-from ddm_rt.sample.loop.batch_probe import CANDIDATES, concat, probe, split, take
+from ddm_rt.sample.loop.batch_sizes import CANDIDATES, concat, probe, split, take
 from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.together import Cancelled, sample
 from ddm_rt.schedule import Schedule, StepTable, step_table

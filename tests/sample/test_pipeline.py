@@ -17,7 +17,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.generation import contact_sheet
-from ddm_rt.sample.loop.batch_probe import CANDIDATES
+from ddm_rt.sample.loop.batch_sizes import CANDIDATES
 from ddm_rt.sample.loop.noise import Stream, derive, normal
 from ddm_rt.sample.pipeline import Cancelled, Pipeline
 

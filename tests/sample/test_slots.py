@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ddm_rt.config import SamplerName, ScheduleConfig
-from ddm_rt.sample.loop.batch_probe import concat
+from ddm_rt.sample.loop.batch_sizes import concat
 from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.schedule import Schedule, StepTable, step_table

@@ -15,7 +15,7 @@ from patience import PATIENCE_S
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.sample.loop.noise import derive
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
 from ddm_rt.serve.scheduling.settings import ServeSettings

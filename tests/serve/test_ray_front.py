@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError
 
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.balance.ledger import Stream
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.front import Front

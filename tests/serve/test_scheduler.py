@@ -12,7 +12,7 @@ from patience import settled
 from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.scheduler import Draining, QueueFull, Scheduler, TooMany
 from ddm_rt.serve.scheduling.settings import ServeSettings

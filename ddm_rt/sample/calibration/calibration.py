@@ -26,7 +26,7 @@ from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.calibration import posterior
 from ddm_rt.sample.calibration.groups import Attribute, Part, cells, check, parse_target, uniform
 from ddm_rt.sample.calibration.tilt import effective_number, tilt
-from ddm_rt.sample.manifest import Request
+from ddm_rt.sample.request import ResolvedRequest
 
 FOLDER, FILE = "calibrations", "calibration.json"
 MIN_AUDITS = 8  # images with a group in every attribute; fewer say nothing of any code
@@ -57,10 +57,10 @@ class Settings(Frozen):
 
     @classmethod
     def of(
-        cls, request: Request, sampler: SamplerName, num_steps: int, precision: str, scope: str | None = None
+        cls, request: ResolvedRequest, sampler: SamplerName, num_steps: int, precision: str, scope: str | None = None
     ) -> "Settings":
         """Those of a request. `scope` is the calibration's own; a request that is sampled brings its scope itself."""
-        shared = {name: getattr(request, name) for name in cls.model_fields if name in Request.model_fields}
+        shared = {name: getattr(request, name) for name in cls.model_fields if name in ResolvedRequest.model_fields}
         named = {"sampler": sampler, "num_steps": num_steps, "precision": precision}
         return cls(**(shared | named | {"scope": request.scope if scope is None else scope}))
 

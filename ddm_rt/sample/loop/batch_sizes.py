@@ -1,18 +1,30 @@
-"""Which batch sizes a pipeline's calls have, for each size of image."""
+"""Batch sizes of denoiser and decoder calls, for each size of image. A backend may round differently at another batch
+size or position; only sizes that gave the same bits in a probe are mixed, so that an image's bytes don't depend on its
+batch.
+"""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
-from ddm_rt.engine.contract import Cond, Engine
-from ddm_rt.sample.jobs import Shape
-from ddm_rt.sample.loop.batch_probe import probe
+from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop.noise import Stream, normal
+from ddm_rt.sample.shapes import Shape, Size
 from ddm_rt.schedule import step_table
 
 Sizes = tuple[int, ...]
 ProbeRows = Callable[[], tuple[Cond, int]]
+
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+
+# Latent numbers in one call; keeps the probe and the calls of large models within memory.
+_MAX_ELEMENTS = 2**18
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +49,7 @@ class BatchSizes:
         self.bucket = None if mode is Mode.THROUGHPUT else min(engine.batch_sizes or (1,))
         self.groups: dict[Shape, tuple[Sizes, ...]] = {}  # sizes that give the same bits; the largest size's first
 
-    def of(self, shape: Shape, size: tuple[int, int], rows: ProbeRows, bucket: int | None) -> Sizes:
+    def of(self, shape: Shape, size: Size, rows: ProbeRows, bucket: int | None) -> Sizes:
         """Those that go with `bucket`, ascending, for latents of `shape` and images of `size` in pixels.
 
         `rows` gives a `cond` of unlike rows to probe with, and their number. A bucket that isn't there is a warning.
@@ -54,7 +66,7 @@ class BatchSizes:
         _log.warning("the manifest's bucket is %d; batch sizes here are %s: bytes may differ", bucket, groups)
         return groups[0]
 
-    def _probed(self, shape: Shape, size: tuple[int, int], rows: ProbeRows) -> tuple[Sizes, ...]:
+    def _probed(self, shape: Shape, size: Size, rows: ProbeRows) -> tuple[Sizes, ...]:
         config, engine = self._bundle.config, self._engine
         pixels = None if config.family is Family.PIXEL else engine.max_pixels
         most = None if pixels is None else max(pixels // (size[0] * size[1]), 1)
@@ -63,3 +75,89 @@ class BatchSizes:
         cond, count = rows()
         table = step_table(self._bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
         return probe(engine, cond, count, shape, table.timesteps, most)
+
+
+def probe(
+    engine: Engine,
+    cond: Cond,
+    cond_rows: int,
+    shape: Shape,
+    timesteps: NDArray[np.float32],
+    most: int | None = None,
+) -> tuple[Sizes, ...]:
+    """Groups of batch sizes that give the same bits, each ascending, for latents of `shape` (C, H, W); that of the
+    largest size first.
+
+    Denoiser and decoder run on fixed noise at every candidate size: once in order, once at shifted positions among
+    other neighbours, and once with the first row at every position. A size whose rows differ between these is dropped
+    (size 1 can't). `cond` has `cond_rows` rows, which are repeated; `timesteps` are those of a table. No size exceeds
+    `most` and the engine's `max_batch`.
+
+    Raises DdmError where no size is left of those that the engine takes.
+    """
+    sizes = _candidates(engine, shape, most)
+    x = engine.array(normal(np.arange(sizes[-1], dtype=np.uint64), 0, Stream.INITIAL, shape))
+
+    def run(index: NDArray[np.int64]) -> NDArray[np.float32]:
+        t = engine.array(timesteps[index * 7 % len(timesteps)])  # neighbouring rows at unlike noise levels
+        out = engine.denoiser(engine.take(x, index), t, take(engine, cond, index % cond_rows))
+        return engine.decoder(out)
+
+    steady: dict[int, NDArray[np.float32]] = {}  # size -> its rows in order
+    for size in sizes:
+        in_order = np.arange(size)
+        rows = run(in_order)
+        others = ((in_order + 1) % max(size // 2, 1), np.zeros_like(in_order))
+        if all(np.array_equal(_bits(run(other)), _bits(rows[other])) for other in others):
+            steady[size] = rows
+    if not steady:
+        raise DdmError(f"backend {engine.backend}: an image depends on its neighbours at each batch size of {sizes}")
+    groups: list[list[int]] = []  # each from its largest size downwards, which the others are held against
+    for size in reversed(steady):
+        same = [group for group in groups if np.array_equal(_bits(steady[group[0]][:size]), _bits(steady[size]))]
+        if same:
+            same[0].append(size)
+        else:
+            groups.append([size])
+    return tuple(tuple(reversed(group)) for group in groups)
+
+
+def _candidates(engine: Engine, shape: Shape, most: int | None) -> tuple[int, ...]:
+    if engine.batch_sizes is not None:
+        return engine.batch_sizes
+    most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
+    fitting = [size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS]
+    return tuple(fitting) or (1,)
+
+
+def split(rows: int, buckets: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Row numbers of each call, in order: every call has a size in `buckets` (ascending), the last may be filled up
+    by starting again at row 0. A call is filled up rather than split where that wastes at most a quarter of it.
+    """
+    calls, start = [], 0
+    while start < rows:
+        left = rows - start
+        above = min((size for size in buckets if size >= left), default=None)
+        below = max((size for size in buckets if size <= left), default=None)
+        if above is not None and (below is None or 4 * left >= 3 * above):
+            size = above
+        else:
+            size = below or buckets[0]
+        calls.append(np.arange(start, start + size, dtype=np.int64) % rows)
+        start += size
+    return calls
+
+
+def take(engine: Engine, cond: Cond, index: NDArray[np.int64]) -> dict[str, Array]:
+    """Rows of every array of `cond`."""
+    return {name: engine.take(array, index) for name, array in cond.items()}
+
+
+def concat(engine: Engine, conds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Several `cond` joined along the batch axis."""
+    return {name: engine.concat([cond[name] for cond in conds]) for name in conds[0]}
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Equal bits, not equal numbers: -0 is not 0, and a NaN is itself."""
+    return np.ascontiguousarray(values, np.float32).view(np.uint32)

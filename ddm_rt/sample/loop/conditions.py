@@ -11,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.runtime import TensorSpec
-from ddm_rt.sample.loop.batch_probe import concat, take
+from ddm_rt.sample.loop.batch_sizes import concat, take
 from ddm_rt.sample.loop.guidance import Condition
 from ddm_rt.sample.loop.tokenizers import Tokenizers
 

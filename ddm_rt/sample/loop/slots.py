@@ -12,12 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array, Cond, Engine, Index
-from ddm_rt.sample.loop.batch_probe import split
+from ddm_rt.sample.loop.batch_sizes import split
+from ddm_rt.sample.loop.guidance import Branches
 from ddm_rt.schedule import StepTable
 
 Gather = Callable[[Sequence[Any]], Cond]
 
 _F = 6  # of a row: a, b, c, d, e, g, f, ...
+
+
+class Job(NamedTuple):
+    """One image that is to be made."""
+
+    seed: int
+    branches: Branches
 
 
 @dataclass
@@ -57,11 +65,9 @@ class _Layout:
 class Slots:
     """Images of one latent shape. Nothing in here is thread-safe."""
 
-    def __init__(self, engine: Engine, gather: Gather, buckets: Sequence[int] | None = None) -> None:
-        """`gather` makes a `cond` with one row per condition. Denoiser calls have sizes in `buckets` (ascending; None:
-        one call of all rows).
-        """
-        self._engine, self._gather, self._buckets = engine, gather, buckets
+    def __init__(self, engine: Engine, gather: Gather, buckets: tuple[int, ...]) -> None:
+        """`gather` makes a `cond` with one row per condition. Denoiser calls have sizes in `buckets`, ascending."""
+        self._engine, self._gather, self.buckets = engine, gather, buckets
         self._images: list[_Image] = []
         self._numbers = 0
         self._state: Array = None  # [images, C, H, W]
@@ -86,19 +92,17 @@ class Slots:
         self,
         table: StepTable,
         x: NDArray[np.float32],  # [B, C, H, W], the first states, already times table.init_scale
-        conditions: Sequence[Sequence[Hashable]],  # [B][1 to 3], from the least conditioned on
-        scales: Sequence[Sequence[float]],  # [B][0 to 2], guidance scales
-        seeds: NDArray[np.uint64],  # [B]
+        jobs: Sequence[Job],  # [B]
     ) -> range:
         """Takes B images in; returns the numbers that `tick` will name them by."""
         rows, timesteps = table.rows(), table.timesteps
         numbers = range(self._numbers, self._numbers + len(x))
         self._numbers = numbers.stop
         images = [
-            _Image(number, rows, timesteps, tuple(wanted), tuple(map(float, scale)))
-            for number, wanted, scale in zip(numbers, conditions, scales, strict=True)
+            _Image(number, rows, timesteps, tuple(job.branches.conditions), tuple(map(float, job.branches.scales)))
+            for number, job in zip(numbers, jobs, strict=True)
         ]
-        state, keys = self._engine.array(x), self._engine.array(seeds)
+        state, keys = self._engine.array(x), self._engine.array(np.array([job.seed for job in jobs], np.uint64))
         arrays = state, state, keys  # e is 0 in a table's first row, so any finite x0_prev does
         if self._images:
             here = self._state, self._x0, self._keys
@@ -115,7 +119,7 @@ class Slots:
     def split(self) -> "Slots":
         """The later half of the images leaves for slots of its own, with its numbers."""
         half = len(self._images) // 2
-        other = Slots(self._engine, self._gather, self._buckets)
+        other = Slots(self._engine, self._gather, self.buckets)
         other._images, other._numbers = self._images, self._numbers
         other._state, other._x0, other._keys = self._state, self._x0, self._keys
         other._keep(list(range(half, len(self._images))))
@@ -216,7 +220,7 @@ class Slots:
                 self._gather([wanted[row] for row in rows]),
                 engine.series(t[:, image_of[rows]]),
             )
-            for rows in split(len(wanted), self._buckets or (len(wanted),))
+            for rows in split(len(wanted), self.buckets)
         ]
         parts = {int(count): tuple(row_of[:count]) for count in np.unique(counts)}
         return _Layout(calls, parts, engine.series(table), engine.series(done), table[..., _F] != 0)

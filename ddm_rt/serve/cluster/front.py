@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RaySystemEr
 from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.replica import Accepted, Message

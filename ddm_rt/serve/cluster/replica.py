@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.sse import follow

@@ -9,7 +9,7 @@ from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 
 from ddm_rt.errors import BundleError, DdmError, LedgerError
-from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 
 # Fields of a request that `Pipeline.prepare` and `Scheduler.submit` complain of, most of them by the same name.

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ddm_rt.sample.jobs import Shape
+from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull, TooMany
 from ddm_rt.serve.scheduling.heap import LazyHeap
 from ddm_rt.serve.scheduling.pace import Pace

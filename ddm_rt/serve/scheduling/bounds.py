@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.jobs import Shape, latent_shape
+from ddm_rt.sample.shapes import Shape, latent_shape
 from ddm_rt.serve.scheduling.settings import ServeSettings
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array
-from ddm_rt.sample.jobs import Shape
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.queue import Work
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, State, Ticket
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.sample.jobs import Prepared, Shape
+from ddm_rt.sample.jobs import Prepared
+from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.heap import LazyHeap
 from ddm_rt.serve.scheduling.ticket import Ticket
 

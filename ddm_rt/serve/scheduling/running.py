@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-import numpy as np
-
 from ddm_rt.engine.contract import Array
-from ddm_rt.sample.jobs import Shape
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.queue import Work
 
 Member = tuple[Work, int]  # a request, and the number of an image in it
@@ -114,9 +112,7 @@ class Flight:
         numbers = group.slots.admit(
             work.prepared.table,
             work.states[list(indices)],
-            [job.branches.conditions for job in jobs],
-            [job.branches.scales for job in jobs],
-            np.array([job.seed for job in jobs], np.uint64),
+            jobs,
         )
         if not group.members:
             self._groups.append(group)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
+from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.jobs import Prepared
-from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.admission import Book
