@@ -7,16 +7,21 @@ import sys
 from rich.text import Text
 
 from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
-    benching,
-    calibrating,
+    bench,
+    build,
+    calibrate,
     compare,
-    distilling,
-    importing,
-    making,
-    serving,
-    training,
-    upgrading,
-    using,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    export,
+    import_checkpoint,
+    sample,
+    serve,
+    train,
+    train_judge,
+    upgrade,
 )
 from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,25 +22,25 @@ console = Console(markup=False)  # a path may hold brackets
 errors = Console(stderr=True)
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist, or be empty.")]
-Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; by default all.")]  # noqa: UP045
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.")]
 
-Sampler = Annotated[Optional[str], typer.Option(help=f"One of: {', '.join(SamplerName)}.")]  # noqa: UP045
+Sampler = Annotated[str | None, typer.Option(help=f"One of: {', '.join(SamplerName)}.")]
 Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="Text; given several times, the images take them in turn.")
 ]
-NegativePrompt = Annotated[Optional[str], typer.Option(help="Text to stay away from.")]  # noqa: UP045
-Guidance = Annotated[Optional[float], typer.Option(help="Guidance on the prompt.")]  # noqa: UP045
+NegativePrompt = Annotated[str | None, typer.Option(help="Text to stay away from.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance on the prompt.")]
 IndicatorGuidance = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(help="Guidance on the code; other than --guidance-scale, each step takes half as long again."),
 ]
-Pixels = Annotated[Optional[int], typer.Option(help="Pixels.")]  # noqa: UP045
+Pixels = Annotated[int | None, typer.Option(help="Pixels.")]
 DeviceName = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one."),
 ]
 PrecisionName = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--precision",
         help="What to compute in; by default the bundle's own, or what a recorded gate allows. Backend torch computes "
@@ -71,3 +71,11 @@ def program(
 def say(text: str) -> None:
     """One line or more on stdout, unbroken: paths are there to be copied."""
     console.print(text, soft_wrap=True, highlight=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import ddm_rt
+
+    say(ddm_rt.__version__)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,7 +26,7 @@ _SIDE = (
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
     b: Annotated[str, typer.Argument(metavar="B", help="As A, which it is held against.")],
-    out: Annotated[Optional[Path], typer.Option("--out", help="Directory for index.html and compare.json.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option("--out", help="Directory for index.html and compare.json.")] = None,
     judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
     groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
     reference: Annotated[
@@ -41,7 +41,7 @@ def compare(
     guidance_scale: Guidance = None,
     margin: Annotated[float, typer.Option(help="The largest difference in a share that counts as none.")] = 0.03,
     rounds: Annotated[int, typer.Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
-    classes: Annotated[Optional[str], typer.Option(help="The judge's classes, where its file has none.")] = None,  # noqa: UP045
+    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file has none.")] = None,
     threads: Threads = None,
     record: Annotated[
         bool, typer.Option("--record", help="Keep in B whether it passed; where it did, --backend auto takes B's.")

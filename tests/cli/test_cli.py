@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from ddm_rt.cli import arguments
 from ddm_rt.errors import DdmError
 from ddm_rt.runtime import Codes
 
-# By import: the name `doctor` in ddm_rt.cli is the command of that name.
-DOCTOR = import_module("ddm_rt.cli.doctor")
 COMMANDS = (
     *("train", "export", "build", "train-judge", "sample", "calibrate", "evaluate", "compare"),
     *("doctor", "demo", "version"),
@@ -158,7 +155,7 @@ def test_a_message_keeps_its_brackets_and_stays_on_one_line(ddm_rt: Callable, mo
     def refuse(*arguments: object) -> None:
         raise DdmError(message + " and so on" * 30)
 
-    monkeypatch.setattr(DOCTOR, "checks", refuse)
+    monkeypatch.setattr("ddm_rt.workflows.doctor.checks", refuse)
     said = ddm_rt("doctor")
     assert said.refusal() == " ".join((message + " and so on" * 30).split())
 
@@ -167,7 +164,7 @@ def test_a_fault_of_the_program_is_not_dressed_up_as_the_user_s(ddm_rt: Callable
     def fault(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(DOCTOR, "checks", fault)
+    monkeypatch.setattr("ddm_rt.workflows.doctor.checks", fault)
     with pytest.raises(KeyError, match="a bug"):
         ddm_rt("doctor")
 
@@ -176,7 +173,7 @@ def test_an_interrupt_outside_training_is_130(ddm_rt: Callable, monkeypatch) -> 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DOCTOR, "checks", interrupted)
+    monkeypatch.setattr("ddm_rt.workflows.doctor.checks", interrupted)
     said = ddm_rt("doctor")
     assert said.code == 130
     assert "Traceback" not in said.err

@@ -3,17 +3,16 @@
 import json
 import re
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from ddm_rt.cli import demo_run as demo
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.presets import resolve
 
-demo = import_module("ddm_rt.cli.demo")  # by import: the name `demo` in ddm_rt.cli is the command of that name
 QUIET = Console(quiet=True)
 
 

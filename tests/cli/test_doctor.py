@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -10,9 +9,7 @@ import pytest
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import backends
 from ddm_rt.kernels import dispatch
-
-# By import: the name `doctor` in ddm_rt.cli is the command of that name.
-doctor = import_module("ddm_rt.cli.doctor")
+from ddm_rt.workflows import doctor
 
 
 def rows() -> dict[str, tuple[bool, str]]:

@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("openvino")
 
 from ddm_rt.bundle import Bundle, asset, write_bundle
-from ddm_rt.cli.doctor import checks
 from ddm_rt.engine import backends
 from ddm_rt.engine.cpu.openvino import OpenVinoEngine
 from ddm_rt.engine.gates import read
 from ddm_rt.files import write_json
+from ddm_rt.workflows.doctor import checks
 
 LINE = ("compare", "--threads", 1, "--record")
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,10 +24,10 @@ def import_checkpoint(
     base: Annotated[Path, typer.Option(help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint (diffusers).")],
     out: Out,
     adapter: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="LoRA to merge: a PEFT folder (unet/, text_encoder/), or one .safetensors or .bin file."),
     ] = None,
-    variant: Annotated[Optional[str], typer.Option(help="Of the checkpoint's weight files, e.g. fp16.")] = None,  # noqa: UP045
+    variant: Annotated[str | None, typer.Option(help="Of the checkpoint's weight files, e.g. fp16.")] = None,
     dtype: Annotated[Stored, typer.Option(help="What the run's weights are written in.")] = Stored.FP32,
 ) -> None:
     """Make a run of a checkpoint, with or without a published adapter, for `ddm-rt export`. It has no codes.

@@ -5,7 +5,7 @@ import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,20 +39,20 @@ def serve(
         list[str] | None, typer.Option(help="WIDTHxHEIGHT that may be asked for, besides the bundle's.")
     ] = None,
     scope: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Requests that name no scope are balanced together under this name."),
     ] = "default",
     ledger: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="File that keeps the counts of scopes; made where there is none."),
     ] = None,
     fsync: Annotated[bool, typer.Option("--fsync", help="The ledger also survives a power loss; slower.")] = False,
     keys: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="File with a line NAME KEY [PRIORITY] for each API key; KEY may be sha256:HEX."),
     ] = None,
     judge: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="digits, or an ONNX classifier: looks at each image, for the shares on the page."),
     ] = None,
     groups: Annotated[str | None, typer.Option(help="The judge's classes to report, by comma; by default all.")] = None,
@@ -70,11 +70,11 @@ def serve(
     mode: ModeName = "throughput",
     threads: Threads = None,
     replicas: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Engines in processes of their own, by Ray Serve; one takes over where another dies."),
     ] = None,
     max_replicas: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="As many at the most, where there is more to do than --replicas do."),
     ] = None,
     target_ongoing: Annotated[
@@ -86,7 +86,7 @@ def serve(
         float, typer.Option(help="That each replica reserves in Ray. With 0, --backend auto stays on the CPU.")
     ] = 0.0,
     ray_address: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Of a Ray cluster, or auto; otherwise one is started on this machine."),
     ] = None,
     ray_dashboard: Annotated[bool, typer.Option("--ray-dashboard", help="Ray's own page, on port 8265.")] = False,

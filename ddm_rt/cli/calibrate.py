@@ -1,7 +1,7 @@
 """The command that makes a bundle know groups: calibrate."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -35,28 +35,28 @@ def calibrate(
         typer.Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
     ] = None,
     groups: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
     ] = None,
     target: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute."),
     ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
     images: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--images", help="Write images to be labelled into this directory; nothing is stored."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Calibrate a copy of the bundle, here.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
     name: Annotated[
         str, typer.Option(help="The calibration's name in the bundle; replaces one of that name.")
     ] = "default",
     scope: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Holds for requests of this scope alone, whatever their prompts."),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of the audited images.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Sampling steps that it is to hold for.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Of the audited images.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps that it is to hold for.")] = None,
     sampler: Sampler = None,
     prompt: Prompt = None,
     negative_prompt: NegativePrompt = None,

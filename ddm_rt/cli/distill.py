@@ -1,13 +1,13 @@
 """`ddm-rt distill`: a student of a run, for few steps and no guidance at run time."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ddm_rt.cli import arguments
 from ddm_rt.cli.app import app, say
-from ddm_rt.cli.training import CHECKPOINT, ComputedIn, LogSteps, LoraAlpha, Steps, TrainingThreads, watched
+from ddm_rt.cli.train import CHECKPOINT, ComputedIn, LogSteps, LoraAlpha, Steps, TrainingThreads, watched
 
 _STAGES = {"reading": "reading", "encoding": "encoding", "paths": "the teacher's paths", "train": "distilling"}
 
@@ -17,40 +17,40 @@ def distill(
     run: Annotated[Path, typer.Argument(help="A finished run of `ddm-rt train`: the teacher.")],
     out: Annotated[Path, typer.Option("--out", help="The student's run directory; the same command resumes it.")],
     num_steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Steps that the student is made for: 4 by default; also 1, 2, 5, 8, 10."),
     ] = None,
     guidance_scale: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, help="Of the prompt, folded in; by default what the teacher samples with."),
     ] = None,
     indicator_guidance_scale: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, help="Of the code, folded in; by default what the teacher samples with."),
     ] = None,
     paths: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=0,
             help="Of the teacher, to learn from; 0: from noised images, as by default beside a checkpoint.",
         ),
     ] = None,
     steps: Steps = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of minibatches and noise.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Of minibatches and noise.")] = None,
     threads: TrainingThreads = None,
     precision: ComputedIn = None,
     grid_every: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Steps between sheets of samples, in the run's folder samples."),
     ] = None,
     log_steps: LogSteps = False,
     lora_rank: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Of the student's factors beside the teacher's layers.", rich_help_panel=CHECKPOINT),
     ] = None,
     lora_alpha: LoraAlpha = None,
     lora_targets: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Names of layers, by comma; by default all linear ones.", rich_help_panel=CHECKPOINT),
     ] = None,
     set_: Annotated[

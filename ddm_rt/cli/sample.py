@@ -2,11 +2,11 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddm_rt.cli import arguments, bulk, display
+from ddm_rt.cli import bulk, display
 from ddm_rt.cli.app import (
     BackendName,
     DeviceName,
@@ -14,14 +14,12 @@ from ddm_rt.cli.app import (
     IndicatorGuidance,
     ModeName,
     NegativePrompt,
-    Out,
     Pixels,
     PrecisionName,
     Prompt,
     Sampler,
     Threads,
     app,
-    console,
     errors,
     say,
 )
@@ -36,9 +34,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def sample(
-    bundle: Annotated[Optional[str], typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,  # noqa: UP045
+    bundle: Annotated[str | None, typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", help="Directory to write; must not exist, or be empty."),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
@@ -55,22 +53,22 @@ def sample(
     ] = False,
     balance: Annotated[Balance, typer.Option(help="on: codes by quota. off: the null code.")] = Balance.AUTO,
     leave_alone: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="woman,man: prompts with one of these words get the null code. Or a .json: scope -> words."),
     ] = None,
     scope: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Go on with the codes where the last request of this scope stopped; vary --seed."),
     ] = None,
     ledger: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="File that keeps the counts of scopes; made where there is none."),
     ] = None,
     fsync: Annotated[bool, typer.Option("--fsync", help="The ledger also survives a power loss; slower.")] = False,
     shuffle: Annotated[
         bool, typer.Option("--shuffle", help="Permute the codes by the seed: balance then holds at the request's end.")
     ] = False,
-    steps: Annotated[Optional[int], typer.Option(help="Sampling steps.")] = None,  # noqa: UP045
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     sampler: Sampler = None,
     indicator_guidance_scale: IndicatorGuidance = None,
     height: Pixels = None,
@@ -80,25 +78,25 @@ def sample(
     precision: PrecisionName = None,
     mode: ModeName = "throughput",
     threads: Threads = None,
-    from_: Annotated[Optional[Path], typer.Option("--from", help="Replay this manifest.json.")] = None,  # noqa: UP045
-    index: Annotated[Optional[int], typer.Option(help="With --from: this image alone.")] = None,  # noqa: UP045
+    from_: Annotated[Path | None, typer.Option("--from", help="Replay this manifest.json.")] = None,
+    index: Annotated[int | None, typer.Option(help="With --from: this image alone.")] = None,
     shards: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="In place of --out: a directory for many images, in shards. The same command again resumes it. "
             "Not with --scope, whose counts can't be resumed."
         ),
     ] = None,
     shard_size: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Images of a shard; by default 1000. A run that is killed loses the shards under way."),
     ] = None,
     shard_format: Annotated[
-        Optional[ShardFormat],  # noqa: UP045
+        ShardFormat | None,
         typer.Option(help="webdataset: tar files, the default. parquet: as the datasets library has images."),
     ] = None,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Processes that make shards; by default as cores and memory allow, or one for each GPU."),
     ] = None,
 ) -> None:
@@ -207,104 +205,3 @@ def _generate_into(out: Path, pipeline: "Pipeline", **request: Any) -> "Generati
         if written:
             shutil.rmtree(out)
         raise
-
-
-@app.command()
-def evaluate(
-    methods: Annotated[
-        list[str], typer.Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")
-    ],
-    out: Out,
-    judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
-    groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
-    reference: Annotated[str, typer.Option(help="Held-out labelled images: digits:..., or a folder.")] = "digits:3,8",
-    training: Annotated[Optional[str], typer.Option(help="The training images, for nearest neighbours.")] = None,  # noqa: UP045
-    n: Annotated[int, typer.Option("-n", help="Images for each bundle.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
-    min_per_group: Annotated[
-        int, typer.Option(help="Equal n per group for quality; bundles generate until it is reached.")
-    ] = 400,
-    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file doesn't name them.")] = None,
-    attribute: Annotated[
-        list[str] | None, typer.Option(help="Also compare its distribution: slant, skin_luminance or MODULE:FUNCTION.")
-    ] = None,
-    asked: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The group that each top code stands for, code:0=3,code:1=8; gives SPD."),
-    ] = None,
-    prompt: Prompt = None,
-    negative_prompt: NegativePrompt = None,
-    guidance_scale: Guidance = None,
-) -> None:
-    """Measure group shares and quality with a judge, and write report/index.html.
-
-    Prompts are for the bundles, which generate; images of a sampled directory keep theirs.
-
-    Examples:
-
-        ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
-
-        ddm-rt evaluate sd --prompt "a nurse" --judge gender.onnx --groups female,male --reference photos/ --out report/
-    """
-    from ddm_rt.evaluate.run import evaluate_methods
-
-    with display.progress(errors) as bars:
-        page, table = evaluate_methods(
-            [arguments.named(text) for text in methods],
-            out,
-            judge=judge,
-            classes=classes.split(",") if classes else None,
-            groups=groups.split(","),
-            reference=reference,
-            training=training,
-            n=n,
-            seed=seed,
-            min_per_group=min_per_group,
-            attributes=attribute or (),
-            asked=asked,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            on_step=display.step_callback(bars, "generating"),
-        )
-    console.print(table)
-    say(f"report: {page}")
-
-
-@app.command()
-def doctor(
-    bundle: Annotated[Optional[str], typer.Argument(help="Also: which backends and plans of this bundle fit.")] = None,  # noqa: UP045
-) -> None:
-    """What this machine can run, and why not the rest.
-
-    Example: ddm-rt doctor bundles/ours
-    """
-    from ddm_rt.bundle import Bundle
-    from ddm_rt.cli.doctor import table
-
-    console.print(table(None if bundle is None else Bundle.load(bundle)))
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("--out", help="Working directory; a second run resumes it.")] = Path("demo-out"),
-    data: Annotated[str, typer.Option(help="A biased set of the shipped digits, two classes.")] = "digits:3,8@4:1",
-    steps: Annotated[Optional[int], typer.Option(help="Training steps of each model.")] = None,  # noqa: UP045
-) -> None:
-    """Train vanilla, paper mode and ours on biased digits, then sample, evaluate and report. Minutes, not hours.
-
-    Example: ddm-rt demo --out demo-out
-    """
-    from ddm_rt.cli.demo import run_demo
-
-    page, table = run_demo(out, data, steps, console)
-    console.print(table)
-    say(f"report: {page}")
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    import ddm_rt
-
-    say(ddm_rt.__version__)

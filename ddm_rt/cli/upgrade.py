@@ -1,7 +1,7 @@
 """`ddm-rt upgrade`: a bundle of format 1, and the ledgers that were used with it, in format 2."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ def upgrade(
         str, typer.Argument(help="A bundle directory; to move ledgers alone, also the shipped one: digits.")
     ],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", help="Write the upgraded bundle here. Without it, the bundle is upgraded where it is."),
     ] = None,
     ledger: Annotated[

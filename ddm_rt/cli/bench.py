@@ -1,7 +1,7 @@
 """`ddm-rt bench`: how fast a bundle is on this machine."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -19,7 +19,7 @@ _SIDE = "BUNDLE[@KEY=VALUE,...]. Keys: steps, sampler, guidance, text_guidance, 
 @app.command()
 def bench(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help=_SIDE)],
-    against: Annotated[Optional[str], typer.Option(help="The baseline, as BUNDLE; the two take turns.")] = None,  # noqa: UP045
+    against: Annotated[str | None, typer.Option(help="The baseline, as BUNDLE; the two take turns.")] = None,
     batch: Annotated[str, typer.Option(help="Images of a request, by comma.")] = "1,4,16",
     rounds: Annotated[int, typer.Option(min=1, help="Requests of each size, at most.")] = 30,
     seconds: Annotated[float, typer.Option(help="For each size, once three requests are through.")] = 60,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -27,15 +27,15 @@ class Computed(StrEnum):
     BF16 = "bf16"
 
 
-Steps = Annotated[Optional[int], typer.Option(help="Optimizer steps.")]  # noqa: UP045
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps.")]
 TrainingThreads = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(help="CPU threads; part of what decides the weights."),
 ]
-ComputedIn = Annotated[Optional[Computed], typer.Option(help="What a step computes in.")]  # noqa: UP045
+ComputedIn = Annotated[Computed | None, typer.Option(help="What a step computes in.")]
 LogSteps = Annotated[bool, typer.Option(help="Plain progress lines on stdout, for logs.")]
 LoraAlpha = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(help="The factors count α/rank times.", rich_help_panel=CHECKPOINT),
 ]
 
@@ -62,10 +62,10 @@ def watched(stages: Mapping[str, str], log_steps: bool) -> Iterator[dict[str, di
 def train(
     out: Annotated[Path, typer.Option("--out", help="Run directory; the same command again resumes it.")],
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help=f"One of: {', '.join(PRESETS)}. By default digits; with --base, checkpoint."),
     ] = None,
-    data: Annotated[Optional[str], typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,  # noqa: UP045
+    data: Annotated[str | None, typer.Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,
     indicator: Annotated[
         IndicatorMode | None,
         typer.Option(help="none: plain. labels: DDM as published. codes: ours. probe: ours, with --labels."),
@@ -73,56 +73,56 @@ def train(
     indicator_weight: Annotated[
         float | None, typer.Option(help="The paper's α; .05 with labels, .01 with codes.")
     ] = None,
-    top_codes: Annotated[Optional[int], typer.Option(help="How many modes get equal shares.")] = None,  # noqa: UP045
-    micro_codes: Annotated[Optional[int], typer.Option(help="Leaves of the tree of codes.")] = None,  # noqa: UP045
-    codes: Annotated[Optional[Path], typer.Option(help="JSON with codes to use in place of discovery.")] = None,  # noqa: UP045
+    top_codes: Annotated[int | None, typer.Option(help="How many modes get equal shares.")] = None,
+    micro_codes: Annotated[int | None, typer.Option(help="Leaves of the tree of codes.")] = None,
+    codes: Annotated[Path | None, typer.Option(help="JSON with codes to use in place of discovery.")] = None,
     labels: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="With --indicator probe: CSV (image,label) of 64 to 256 training images."),
     ] = None,
     features: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Encoder to use for code discovery: an ONNX file, or a folder with CLIP's vision model."),
     ] = None,
-    image_size: Annotated[Optional[int], typer.Option(help="Side of the square images the model sees.")] = None,  # noqa: UP045
-    channels: Annotated[Optional[int], typer.Option(help="1: grey, 3: colour.")] = None,  # noqa: UP045
+    image_size: Annotated[int | None, typer.Option(help="Side of the square images the model sees.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1: grey, 3: colour.")] = None,
     steps: Steps = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of weights, features and minibatches.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Of weights, features and minibatches.")] = None,
     threads: TrainingThreads = None,
     precision: ComputedIn = None,
     grid_every: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Steps between sheets of samples of prompts and codes, in the run's folder samples."),
     ] = None,
     log_steps: LogSteps = False,
     base: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint to start from.", rich_help_panel=CHECKPOINT
         ),
     ] = None,
     variant: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Of the checkpoint's weight files, e.g. fp16.", rich_help_panel=CHECKPOINT),
     ] = None,
     prompt: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Of images to which metadata.csv gives none.", rich_help_panel=CHECKPOINT),
     ] = None,
     lora_rank: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Of the factors beside the UNet's layers; 0: train all of it.", rich_help_panel=CHECKPOINT),
     ] = None,
     lora_alpha: LoraAlpha = None,
     lora_targets: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Names of layers, by comma; by default to_q,to_v.", rich_help_panel=CHECKPOINT),
     ] = None,
     train_text_encoder: Annotated[
         bool, typer.Option(help="Factors beside its q_proj and v_proj too.", rich_help_panel=CHECKPOINT)
     ] = False,
     accumulate: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Batches whose gradients make one step.", rich_help_panel=CHECKPOINT),
     ] = None,
     gradient_checkpointing: Annotated[

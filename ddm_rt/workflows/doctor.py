@@ -1,0 +1,106 @@
+"""`ddm-rt doctor`: each backend, TensorRT flavour, kernel flavour and plan, available or the reason why not."""
+
+import os
+import platform
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.backends import availability, choose
+from ddm_rt.engine.devices import CPU, CUDA, Device
+from ddm_rt.engine.machine import installed
+from ddm_rt.engine.tensorrt import cuda, flavours, plans
+from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.kernels import dispatch
+
+PACKAGES = (
+    *("numpy", "onnxruntime", "openvino", "torch", "diffusers", "onnx", "triton", "cuda-bindings"),
+    *("tensorrt", "tensorrt-rtx"),
+)
+
+Row = tuple[str, bool, str]  # part, available, detail
+
+
+def checks(bundle: Bundle | None = None) -> list[Row]:
+    """Rows for machine, packages, GPU, backends, TensorRT flavours and kernels; with a bundle, for its plans too."""
+    rows = [
+        (
+            "machine",
+            True,
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        )
+    ]
+    for name in PACKAGES:
+        found = installed(name)
+        rows.append((f"package {name}", found is not None, found or "not installed"))
+    gpu, device = _gpu()
+    rows.append(gpu)
+    for name, reason in availability(bundle).items():
+        rows.append((f"backend {name}", reason is None, reason or "ready"))
+    if bundle is not None:
+        rows.append(_auto(bundle))
+    rows += [_builder(flavour) for flavour in flavours.TABLE.values()]
+    for op, implementations in dispatch.TABLE.items():
+        for name in dispatch.IMPLEMENTATIONS:
+            reason = dispatch.unavailable(op, name)
+            detail = reason or f"{implementations[name].split(':')[0]}"
+            rows.append((f"kernel {op}: {name}", reason is None, detail))
+    if bundle is not None:
+        rows += [_plan(bundle, name, gpu, device) for name in plans.names(bundle)] or [
+            ("plans", False, f"{bundle.path} has none; ddm-rt build makes them")
+        ]
+        rows += _compiled(bundle)
+    return rows
+
+
+def _auto(bundle: Bundle) -> Row:
+    try:
+        choice = choose(bundle)
+    except BackendUnavailable as error:
+        return "backend auto", False, str(error)
+    return "backend auto", True, str(choice)
+
+
+def _gpu() -> tuple[Row, cuda.DeviceInfo | None]:
+    try:
+        device = cuda.device_info()
+    except DdmError as error:
+        return ("GPU", False, str(error)), None
+    memory = device.memory_bytes / 2**30
+    detail = f"{device.name}, {device.architecture}, {memory:.0f} GiB, driver of CUDA {device.driver_version}"
+    return ("GPU", True, detail), device
+
+
+def _builder(flavour: flavours.Flavour) -> Row:
+    name = f"builds of {flavour.name}"
+    if (reason := flavours.cannot_build(flavour)) is not None:
+        return name, False, reason
+    target = "the present GPU" if flavour.needs_device else f"{', '.join(flavour.architectures)}, with or without a GPU"
+    return name, True, f"{flavours.version(flavour)}, for {target}"
+
+
+def _plan(bundle: Bundle, name: str, gpu: Row, device: cuda.DeviceInfo | None) -> Row:
+    reasons = plans.review(bundle, name, None if device is None else (device.architecture, device.name))
+    if device is None:
+        # What could be checked without a GPU comes first: it is what a person can mend here.
+        reasons = [*(reasons or ["it fits the bundle and the installed version"]), gpu[2]]
+    return f"plan {name}", not reasons, "; ".join(reasons) or "fits this machine"
+
+
+def _compiled(bundle: Bundle) -> list[Row]:
+    """Networks that were compiled for torch; none where torch isn't installed."""
+    if installed("torch") is None:
+        return []
+    from ddm_rt.engine.torch import packages
+    from ddm_rt.engine.torch.networks import DTYPES
+
+    rows: list[Row] = []
+    for device in (Device(CUDA), Device(CPU)):
+        for precision in DTYPES:
+            name = f"compiled for torch on {device.kind}: {precision}"
+            try:
+                found = packages.find(bundle, precision, device)
+            except DdmError as error:
+                rows.append((name, False, str(error)))
+                continue
+            if found is not None:
+                rows.append((name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"))
+    return rows
