@@ -30,8 +30,8 @@ from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled, three_channels
 from ddm_rt.files import write_atomic, write_json
-from ddm_rt.sample.loop.together import sample
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.schedule import StepTable
 
 DEVELOPMENT, SETS = ("7v8 4:1",), ("3v8 4:1", "0v1 4:1")
@@ -116,8 +116,8 @@ def teacher_first(teacher: Pipeline, student: Pipeline, seed: int) -> tuple[NDAr
     """N images whose first step is the teacher's, with its guidance, and whose others are the student's."""
     images = []
     with (
-        student.prepare(n=N, seed=seed) as asked,
-        teacher.prepare(n=N, seed=seed, codes=[image.code for image in asked.manifest.images]) as guided,
+        student.prepare(Request(n=N, seed=seed)) as asked,
+        teacher.prepare(Request(n=N, seed=seed, codes=[image.code for image in asked.manifest.images])) as guided,
     ):
         for start in range(0, N, AT_ONCE):
             members = np.arange(start, min(start + AT_ONCE, N))
@@ -126,17 +126,10 @@ def teacher_first(teacher: Pipeline, student: Pipeline, seed: int) -> tuple[NDAr
                 (teacher, guided, piece(asked.table, slice(0, 1))),
                 (student, asked, piece(asked.table, slice(1, None))),
             ):
-                needed = [request.jobs[i].branches for i in members]
-                conditions = zip(*(each.conditions for each in needed), strict=True)
-                x = sample(
-                    pipeline.engine,
-                    part,
-                    np.asarray(x),
-                    [pipeline._conditions.gather(branch, 1.0, request.size) for branch in conditions],
-                    np.array([each.scales for each in needed], np.float32),
-                    np.array([request.jobs[i].seed for i in members], np.uint64),
-                    buckets=pipeline.buckets,
-                )
+                slots = pipeline.slots(request.shape)
+                slots.admit(part, np.asarray(x), [request.jobs[i] for i in members])
+                for _ in range(part.num_steps):
+                    _, x = slots.tick()
             images.append(student.decode(x, len(members), asked.shape))
         codes = np.array([image.code for image in asked.manifest.images])
     return np.concatenate(images), codes

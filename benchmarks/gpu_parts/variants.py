@@ -116,7 +116,7 @@ class Product:
         from ddm_rt.sample.loop.slots import Slots
 
         table = models.table(self.architecture, num_steps)
-        slots = Slots(self.engine, self._gather, buckets)
+        slots = Slots(self.engine, self._gather, tuple(buckets or (2 * len(numbers),)))
         first = numbers[: len(numbers) - late]
         admitted = [*self._admitted(slots, table, first)]
         finished: list[int] = []
@@ -132,12 +132,17 @@ class Product:
         return latents, self.engine.images(latents) if decoded else None
 
     def _admitted(self, slots: Any, table: Any, numbers: Sequence[int]) -> range:
+        from ddm_rt.sample.loop.guidance import Branches
         from ddm_rt.sample.loop.noise import Stream, normal
+        from ddm_rt.sample.loop.slots import Job
 
         seeds = np.array(numbers, np.uint64)
         noise = normal(seeds, 0, Stream.INITIAL, self.architecture.latent) * np.float32(table.init_scale)
         conditions = [(number % self.batch, self.batch + number % self.batch) for number in numbers]
-        admitted: range = slots.admit(table, noise, conditions, [(models.GUIDANCE,)] * len(numbers), seeds)
+        jobs = [
+            Job(number, Branches(each, (models.GUIDANCE,))) for number, each in zip(numbers, conditions, strict=True)
+        ]
+        admitted: range = slots.admit(table, noise, jobs)
         return admitted
 
     def _gather(self, wanted: Sequence[Any]) -> Mapping[str, Any]:

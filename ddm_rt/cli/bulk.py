@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 from ddm_rt.cli import display
 from ddm_rt.cli.app import errors, say
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.request import Request
 
 _LINE_EVERY_S = 60.0  # where no terminal shows a bar
 
@@ -25,13 +26,13 @@ def check_options(shards: Path | None, alone: dict[str, object], with_shards: di
             raise DdmError(f"{option}: is about shards; name their directory with --shards")
 
 
-def write_shards(bundle: str, directory: Path, options: dict[str, Any], request: dict[str, Any]) -> None:
-    """`options` are those of `generate_shards`, None for its defaults; `request` is that of `Pipeline.prepare`."""
+def write_shards(bundle: str, directory: Path, options: dict[str, Any], request: Request) -> None:
+    """`options` are those of `generate_shards`, None for its defaults."""
     from ddm_rt.serve.bulk import generate_shards
 
     with display.progress(errors) as bars:
         given = {name: value for name, value in options.items() if value is not None}
-        made = generate_shards(bundle, directory, on_images=_teller(bars), **given, **request)
+        made = generate_shards(bundle, directory, on_images=_teller(bars), request=request, **given)
     manifest = made.manifest
     there = f" ({made.found} were there)" if made.found else ""
     say(f"{manifest.request.n} images{there} in {len(manifest.shards)} shards: {directory}")

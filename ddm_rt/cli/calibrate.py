@@ -8,24 +8,22 @@ import typer
 from ddm_rt.cli import display
 from ddm_rt.cli.app import (
     BackendName,
-    Guidance,
-    IndicatorGuidance,
-    NegativePrompt,
-    Pixels,
-    Prompt,
-    Sampler,
     Threads,
     app,
     console,
     errors,
     say,
 )
+from ddm_rt.cli.asking import asks
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.request import SETTINGS, Request
 
 
 @app.command()
+@asks(*SETTINGS)
 def calibrate(
     bundle: Annotated[str, typer.Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    *,
     audit: Annotated[
         list[Path] | None,
         typer.Option("--audit", help="A filled audit.csv beside its images; more than one may be given."),
@@ -56,14 +54,7 @@ def calibrate(
         typer.Option(help="Holds for requests of this scope alone, whatever their prompts."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the audited images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps that it is to hold for.")] = None,
-    sampler: Sampler = None,
-    prompt: Prompt = None,
-    negative_prompt: NegativePrompt = None,
-    guidance_scale: Guidance = None,
-    indicator_guidance_scale: IndicatorGuidance = None,
-    height: Pixels = None,
-    width: Pixels = None,
+    request: Request,
     backend: BackendName = "auto",
     threads: Threads = None,
 ) -> None:
@@ -90,19 +81,9 @@ def calibrate(
     from ddm_rt.workflows import calibrate as work
 
     attributes = None if groups is None else parse_attributes(groups)
-    settings: dict[str, Any] = {
-        "num_steps": steps,
-        "sampler": sampler,
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "guidance_scale": guidance_scale,
-        "indicator_guidance_scale": indicator_guidance_scale,
-        "height": height,
-        "width": width,
-    }
     if audit and judge:
         raise DdmError("--audit and --judge: expected one of them")
-    if audit and (scope is not None or any(value is not None for value in settings.values())):
+    if audit and (scope is not None or request != Request()):
         raise DdmError("--audit: its images were made with settings of their own; give --steps and the like without it")
     if judge and images is not None:
         raise DdmError("--images: writes images for a person to label; a judge looks at them where they are made")
@@ -115,7 +96,7 @@ def calibrate(
             "on_step": display.step_callback(bars, "generating"),
         }
         if images is not None or not (audit or judge):
-            _images(bundle, audit or [], attributes, target, n, seed, images, scope, settings, run)
+            _images(bundle, audit or [], attributes, target, n, seed, images, scope, request, run)
             return
         if audit:
             shown = work.from_audits(bundle, audit, attributes, target, name=name, out=out)
@@ -131,7 +112,7 @@ def calibrate(
                 name=name,
                 out=out,
                 scope=scope,
-                **settings,
+                settings=request,
                 **run,
             )
     for table in work.tables(shown):
@@ -148,7 +129,7 @@ def _images(
     seed: int | None,
     images: Path | None,
     scope: str | None,
-    settings: dict[str, Any],
+    request: Request,
     run: dict[str, Any],
 ) -> None:
     """Writes an audit set and says how to go on."""
@@ -162,7 +143,7 @@ def _images(
     if audits:
         path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, **run)
     else:
-        path, rows = work.first_set(bundle, attributes, images, n, seed, scope=scope, **settings, **run)
+        path, rows = work.first_set(bundle, attributes, images, n, seed, scope=scope, settings=request, **run)
     given = " ".join(f"--audit {one}" for one in [*audits, path])
     wanted = f" --target {target!r}" if target else ""
     say(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.config import NULL_CODE, Balance, DataConfig, parse
+from ddm_rt.config import NULL_CODE, DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
@@ -25,7 +25,7 @@ from ddm_rt.files import check_free
 from ddm_rt.progress import OnStep
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.request import prompting
+from ddm_rt.sample.request import Request
 
 _log = logging.getLogger(__name__)
 Text = Mapping[str, Any]  # arguments of `Pipeline.generate` about prompts; those that aren't given aren't in it
@@ -49,9 +49,7 @@ def text_of(**arguments: Any) -> Text:
 
 def check_prompts(bundle: Bundle, text: Text) -> None:
     """Raises DdmError naming the argument in `text` that the bundle doesn't take, before anything is generated."""
-    unset = {"prompt": None, "negative_prompt": None, "guidance_scale": None}
-    rest: dict[str, Any] = {"leave_alone": None, "scope": None, "balance": Balance.AUTO, "codes": None, "n": 1}
-    prompting(bundle, **{**unset, **text}, **rest)
+    Request(**text).check_text(bundle.config)
 
 
 def _check_text(text: Text, bundles: Sequence[Path]) -> None:

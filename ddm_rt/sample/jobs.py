@@ -40,7 +40,7 @@ def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
     jobs = tuple(
         Job(
             image.seed,
-            branches(Condition(text, image.code), null, request.guidance_scale, request.indicator_guidance_scale),
+            branches(Condition(text, image.code), null, *request.scales),
         )
         for text, image in zip(texts, manifest.images, strict=True)
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from ddm_rt.config import NULL_CODE, Frozen, Positive, SamplerName, parse, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop.noise import derive_range
-from ddm_rt.sample.request import Code, ResolvedRequest, Seed
+from ddm_rt.sample.request import SETTINGS, Code, Request, ResolvedRequest, Seed
 
 
 class ImageRecord(Frozen):
@@ -55,6 +55,10 @@ class Manifest(Recipe):
     """The whole file."""
 
     images: tuple[ImageRecord, ...] = Field(min_length=1)
+
+    def again(self) -> Request:
+        """A request with the settings of this one, and with other seeds and codes."""
+        return Request(**{name: getattr(self if hasattr(self, name) else self.request, name) for name in SETTINGS})
 
     def tree(self) -> dict[str, Any]:
         """As `Recipe.tree`; prompts of images stand there only where there are some."""

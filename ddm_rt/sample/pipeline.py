@@ -91,32 +91,34 @@ class Pipeline:
 
     def generate(
         self,
-        request: Request | None = None,
+        request: Request | str | Sequence[str] | None = None,
         *,
         on_step: OnStep | None = None,
         cancel: Cancel | None = None,
         deliver: Deliver | None = None,
         **fields: Any,
     ) -> Generation:
-        """The images of `request`, or of `Request(**fields)`: `Request` says what may be asked for.
+        """The images of `request`, which may be its prompt alone; `fields` are those of `Request`, which says what may
+        be asked for.
 
         `on_step` is told the steps done and the steps in all; `cancel` is asked before each step, and Cancelled is
         raised once it returns true. `deliver` is called with the result before a scope's draws count as done: where it
         or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
         """
-        asked = Request(**fields) if request is None else replace(request, **fields)
-        with self.prepare(asked.resolve(self.bundle)) as prepared:
+        asked = replace(request if isinstance(request, Request) else Request(prompt=request), **fields)
+        with self.prepare(asked) as prepared:
             generation = self._render(prepared, on_step, cancel)
             if deliver is not None:
                 deliver(generation)
         return generation
 
     @contextmanager
-    def prepare(self, resolved: Resolved) -> Iterator[Prepared]:
-        """The first half of `generate`, for who runs the sampling loop: the request's codes are drawn.
+    def prepare(self, asked: Request) -> Iterator[Prepared]:
+        """The first half of `generate`, for who runs the sampling loop: the request is checked and its codes are drawn.
 
         A scope's draws are done when the block ends, and given back where it raises. Raises DdmError as `generate`.
         """
+        resolved = asked.resolve(self.bundle)
         request, table, bundle_id = resolved.request, resolved.table, self.bundle.bundle_id
         weights = None if resolved.codes.codes is not None else self._weigh(resolved)
         with resolved.codes.draw(weights, bundle_id, request.seed, self.ledger) as assigned:
@@ -194,7 +196,7 @@ class Pipeline:
 
     def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
         jobs, steps, manifest = request.jobs, request.table.num_steps, request.manifest
-        slots = self.slots(request.shape, manifest.bucket, request.indicator_scale)
+        slots = self._slots(request.shape, manifest.bucket, request.indicator_scale)
         batches = _batches([len(job.branches.conditions) for job in jobs], slots.buckets[-1])
         images = np.empty((len(jobs), *request.size, 3), np.uint8)
         for number, members in enumerate(batches):
@@ -217,12 +219,14 @@ class Pipeline:
         pixels = np.concatenate([self.engine.images(self.engine.take(x0, index)) for index in calls])[:batch]
         return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
-    def slots(self, shape: Shape, bucket: int | None = None, scale: float | None = None) -> Slots:
+    def slots(self, shape: Shape) -> Slots:
         """Room for images in flight whose latents have this shape, with this pipeline's conditions and batch sizes."""
-        scale = self.bundle.config.sampling.indicator_scale if scale is None else scale
+        return self._slots(shape, self._sizes.bucket, self.bundle.config.sampling.indicator_scale)
+
+    def _slots(self, shape: Shape, bucket: int | None, scale: float) -> Slots:
         size = image_size(self.bundle, shape)
-        buckets = self._batch_sizes(shape, self._sizes.bucket if bucket is None else bucket)
-        return Slots(self.engine, lambda wanted: self._conditions.gather(wanted, scale, size), buckets)
+        gather = self._conditions.gather
+        return Slots(self.engine, lambda wanted: gather(wanted, scale, size), self._batch_sizes(shape, bucket))
 
     def _batch_sizes(self, shape: Shape, bucket: int | None) -> tuple[int, ...]:
         size, scale = image_size(self.bundle, shape), self.bundle.config.sampling.indicator_scale

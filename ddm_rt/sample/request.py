@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from pydantic import Field
 
@@ -45,6 +45,11 @@ class ResolvedRequest(Frozen):
     indicator_scale: Scale
     eta: Fraction
     clip: tuple[float, float] | None
+
+    @property
+    def scales(self) -> tuple[float | None, float]:
+        """Guidance on the text (None: the bundle takes none), and on the code."""
+        return self.guidance_scale, self.indicator_guidance_scale
 
 
 class Extent(NamedTuple):
@@ -102,10 +107,10 @@ class Request:
         None
     )
     negative_prompt: Annotated[str | None, Told("Text to stay away from.")] = None
-    n: Annotated[int, Told("Number of images.")] = 1
-    seed: Annotated[int, Told("Image i has the seed derive(seed, i).")] = 0
+    n: Annotated[int, Field(ge=1), Told("Number of images.")] = 1
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Told("Image i has the seed derive(seed, i).")] = 0
     codes: Sequence[int] | None = None
-    num_steps: Annotated[int | None, Told("Sampling steps.", "steps")] = None
+    num_steps: Annotated[int | None, Field(ge=1), Told("Sampling steps.", "steps")] = None
     sampler: Annotated[str | None, Told(f"One of: {', '.join(SamplerName)}.")] = None
     guidance_scale: Annotated[float | None, Told("Guidance on the prompt.")] = None
     indicator_guidance_scale: Annotated[
@@ -134,23 +139,23 @@ class Request:
 
     def resolve(self, bundle: Bundle) -> Resolved:
         """The request with the bundle's defaults. Raises DdmError naming the argument that doesn't fit."""
-        config = bundle.config
+        config, sampling = bundle.config, bundle.config.sampling
         if self.n < 1:
             raise DdmError(f"n is {self.n}; expected at least 1")
         if not 0 <= self.seed <= MAX_SEED:
             raise DdmError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
         balance = choice(Balance, self.balance, "balance")
-        sampler = config.sampling.sampler if self.sampler is None else choice(SamplerName, self.sampler, "sampler")
-        texts = self._texts(config)
-        text_scale = None
-        if not config.prompt_free:
-            text_scale = scale("guidance_scale", self.guidance_scale, config.sampling.guidance_scale)
+        sampler = sampling.sampler if self.sampler is None else choice(SamplerName, self.sampler, "sampler")
+        texts = self.check_text(config)
         words = words_for(self.leave_alone, self.scope)
         if self.leave_alone is not None and (balance is Balance.ON or self.codes is not None):
             reason = "codes are given" if self.codes is not None else 'balance is "on"'
             raise DdmError(f'leave_alone is given, but {reason}; it goes with balance "auto"')
         named = [names_one(text, words) for text in texts]
         several = len(set(texts)) > 1
+        text_scale = (
+            None if config.prompt_free else scale("guidance_scale", self.guidance_scale, sampling.guidance_scale)
+        )
         codes = plan(
             bundle,
             n=self.n,
@@ -176,16 +181,16 @@ class Request:
             width=side(config, "width", self.width),
             guidance_scale=text_scale,
             indicator_guidance_scale=indicator_guidance(config, self.indicator_guidance_scale, text_scale),
-            indicator_scale=config.sampling.indicator_scale,
-            eta=config.sampling.eta if sampler is SamplerName.DDIM else 0.0,
-            clip=config.sampling.clip,
+            indicator_scale=sampling.indicator_scale,
+            eta=sampling.eta if sampler is SamplerName.DDIM else 0.0,
+            clip=sampling.clip,
         )
         steps = self.extent(bundle).steps
         table = step_table(bundle.schedule, sampler, steps, eta=request.eta, clip=request.clip)
         return Resolved(request, codes, table, self.target, self.allow_stale)
 
-    def _texts(self, config: RuntimeConfig) -> list[str]:
-        """The prompts that the images take in turn, checked with the other text of the request."""
+    def check_text(self, config: RuntimeConfig) -> list[str]:
+        """The prompts that the images take in turn. Raises DdmError naming what of the text doesn't fit."""
         if self.prompt is None or isinstance(self.prompt, str):
             texts = [self.prompt or ""]
         elif isinstance(self.prompt, Sequence):
@@ -201,6 +206,7 @@ class Request:
             check_text("negative_prompt", self.negative_prompt)
         if self.negative_prompt and not config.takes_negative_prompt:
             raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
+        scale("guidance_scale", self.guidance_scale, config.sampling.guidance_scale)
         return texts
 
     def _check_no_text(self, config: RuntimeConfig, texts: Sequence[str]) -> None:
@@ -212,6 +218,31 @@ class Request:
             raise DdmError(f"guidance_scale is {self.guidance_scale}; {free}: use indicator_guidance_scale")
         if self.leave_alone is not None:
             raise DdmError(f"leave_alone is given; {free} and takes no prompts")
+
+
+class ToldField(NamedTuple):
+    """A field of `Request` that the command line and HTTP offer."""
+
+    hint: Any
+    default: Any
+    limits: tuple[Any, ...]  # pydantic's
+    told: Told
+
+
+def told_fields() -> dict[str, ToldField]:
+    """The fields of `Request` that say what they mean, by name, for those who make an option or a schema of them."""
+    hints = get_type_hints(Request, include_extras=True)
+    found = {}
+    for each in fields(Request):
+        hint, *more = get_args(hints[each.name])
+        if more and isinstance(more[-1], Told):
+            found[each.name] = ToldField(hint, each.default, tuple(more[:-1]), more[-1])
+    return found
+
+
+_ASSIGNMENT = {"n", "seed", "codes", "target", "balance", "scope", "shuffle", "allow_stale", "leave_alone"}
+SETTINGS = tuple(field.name for field in fields(Request) if field.name not in _ASSIGNMENT)
+"""The fields that decide how an image of some seed and code looks."""
 
 
 def indicator_guidance(config: RuntimeConfig, value: float | None, text_scale: float | None) -> float:

@@ -22,6 +22,7 @@ from ddm_rt.files import sha256, write_json
 from ddm_rt.sample.generation import Generation, encoded
 from ddm_rt.sample.manifest import Manifest, Recipe, image_records
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import Record, ShardFormat, shard_writer
 
 MANIFEST = "manifest.json"
@@ -72,18 +73,18 @@ class ShardPlan:
 
 
 def plan_shards(
-    pipeline: Pipeline, size: int, shard_format: ShardFormat, begun: ShardManifest | None = None, **request: Any
+    pipeline: Pipeline, size: int, shard_format: ShardFormat, request: Request, begun: ShardManifest | None = None
 ) -> ShardPlan:
-    """`request` holds arguments of `Pipeline.prepare`. Raises DdmError for one that doesn't fit, and for a scope.
+    """Raises DdmError for a request that doesn't fit, and for a scope.
 
     A directory that was `begun` before the bundle was upgraded goes on under the bundle's former id.
     """
     if size < 1:
         raise DdmError(f"shard size is {size}; expected at least 1")
-    if request.get("scope") is not None:
+    if request.scope is not None:
         # Its counts would go on for each run of the command, also for those that are killed.
         raise DdmError("scope: shards are balanced as one request and can't go on with a scope; leave it out")
-    with pipeline.prepare(**request) as prepared:
+    with pipeline.prepare(request) as prepared:
         made = prepared.manifest
     # Not `model_dump`: that would turn every image into a dict first.
     recipe = {name: getattr(made, name) for name in Recipe.model_fields if name != "schema_version"}

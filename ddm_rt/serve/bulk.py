@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ddm_rt.engine.contract import usable_cores
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop.tokenizers import Tokenizers
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import (
     Shard,
@@ -67,10 +68,11 @@ def generate_shards(
     backend: str = Backend.AUTO,
     threads: int | None = None,
     on_images: OnImages | None = None,
-    **request: Any,
+    request: Request | None = None,
+    **fields: Any,
 ) -> Made:
-    """The images of a request as shards in `directory`, but those that it holds; `request` is that of
-    `Pipeline.prepare`, without a scope.
+    """The images of `request`, or of `Request(**fields)`, as shards in `directory`, but those that it holds. The
+    request has no scope.
 
     Image i has the bytes that `Pipeline.generate` gives it on the same backend and threads, whichever worker makes it.
     `workers` None takes as many as cores and memory allow, or one for each GPU. `threads` are those of each worker;
@@ -90,7 +92,7 @@ def generate_shards(
     cores = usable_cores()
     fitting = workers or _fitting(bundle, cores // (threads or 1))
     pipeline = Pipeline.load(bundle, backend, threads or max(cores // fitting, 1))
-    plan = plan_shards(pipeline, shard_size, shard_format, begun, **request)
+    plan = plan_shards(pipeline, shard_size, shard_format, replace(request or Request(), **fields), begun)
     on_gpu = "cuda" in pipeline.engine.versions
     del pipeline  # a worker may need its memory
     _warn_of_long_prompts(bundle, plan.manifest)

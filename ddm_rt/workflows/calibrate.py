@@ -31,6 +31,7 @@ from ddm_rt.sample.calibration.groups import Attribute, cells, parse_target, uni
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 
 Labelled = list[tuple[int, tuple[str, ...] | None]]  # (code, group in each attribute)
 
@@ -67,15 +68,15 @@ def first_set(
     backend: str,
     threads: int | None,
     on_step: OnStep | None,
-    **settings: Any,
+    settings: Request,
 ) -> tuple[Path, int]:
     """Write the evenly drawn part of n audits into `out`; returns the audit.csv to fill in, and its rows."""
     check_free(out)
     bundle = Bundle.load(source)
     base = base_weights(bundle.codes)
-    codes = _in_turn(audit.stratified(base, first_share(_checked(n), len(base))), settings.get("prompt"), seed)
+    codes = _in_turn(audit.stratified(base, first_share(_checked(n), len(base))), settings.prompt, seed)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
-    made = pipeline.generate(n=len(codes), seed=seed, codes=codes, on_step=on_step, **settings)
+    made = pipeline.generate(settings, n=len(codes), seed=seed, codes=codes, on_step=on_step)
     return audit.write(made, attributes, out, scope), len(codes)
 
 
@@ -105,7 +106,7 @@ def next_set(
     first = sets[0].manifest
     codes = _in_turn(audit.by_weights(_so_far(record, target, bundle), left), first.request.prompt, seed)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
-    made = pipeline.generate(n=left, seed=seed, codes=codes, on_step=on_step, **_again(first))
+    made = pipeline.generate(first.again(), n=left, seed=seed, codes=codes, on_step=on_step)
     return audit.write(made, record.attributes, out, sets[0].scope), left
 
 
@@ -138,7 +139,7 @@ def from_judges(
     backend: str,
     threads: int | None,
     on_step: OnStep | None,
-    **settings: Any,
+    settings: Request,
 ) -> Calibrated:
     """Generate n images, let a judge label each attribute ((attribute, judge) in `judges`), and store what comes out.
 
@@ -171,8 +172,8 @@ def from_judges(
     }
 
     def add(codes: list[int], seed: int) -> Calibration:
-        codes = _in_turn(codes, settings.get("prompt"), seed)
-        generation = pipeline.generate(n=len(codes), seed=seed, codes=codes, on_step=on_step, **settings)
+        codes = _in_turn(codes, settings.prompt, seed)
+        generation = pipeline.generate(settings, n=len(codes), seed=seed, codes=codes, on_step=on_step)
         verdicts = [loaded[attribute.name].predict(generation.images).labels for attribute in attributes]
         for code, *groups in zip(codes, *verdicts, strict=True):
             told = all(group in attribute.groups for group, attribute in zip(groups, attributes, strict=True))
@@ -316,21 +317,6 @@ def _provenance(made: Sequence[Manifest]) -> dict[str, Any]:
 
 def _settings(manifest: Manifest, scope: str | None) -> Settings:
     return Settings.of(manifest.request, manifest.sampler, manifest.num_steps, manifest.precision, scope)
-
-
-def _again(manifest: Manifest) -> dict[str, Any]:
-    """Arguments of `generate` that repeat the settings of a set."""
-    request = manifest.request
-    return {
-        "num_steps": manifest.num_steps,
-        "sampler": manifest.sampler,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "guidance_scale": request.guidance_scale,
-        "indicator_guidance_scale": request.indicator_guidance_scale,
-        "height": request.height,
-        "width": request.width,
-    }
 
 
 def _manifest(generation: Generation) -> Manifest:

@@ -12,6 +12,7 @@ from serving_only import COMMAND
 from ddm_rt.cli import bulk
 from ddm_rt.cli.display import progress
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import Shard, ShardDirectory, plan_shards, write_shard
 
@@ -22,7 +23,7 @@ pytest.importorskip("ray", reason="needs ddm-rt[ray]")
 def done(tmp_path: Path) -> Path:
     """All shards of `-n 10 --steps 2 --shard-size 4 --threads 1`, so that no worker is needed."""
     pipeline = Pipeline.load("digits", "onnxruntime", threads=1)
-    plan = plan_shards(pipeline, 4, ShardFormat.WEBDATASET, n=10, num_steps=2)
+    plan = plan_shards(pipeline, 4, ShardFormat.WEBDATASET, Request(n=10, num_steps=2))
     out = tmp_path / "done"
     with ShardDirectory.open(out, plan.manifest) as directory:
         for number in directory.missing():

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ddm_rt.bundle import INDEX, Bundle, write_bundle
 from ddm_rt.config import SamplerName, parse_json
-from ddm_rt.sample.manifest import ImageRecord, Manifest, Request
+from ddm_rt.sample.manifest import ImageRecord, Manifest
+from ddm_rt.sample.request import ResolvedRequest
 
 FILES = (  # of a bundle, by its format
     *((1, name) for name in ("config.json", "codes.json", "schedule.json", INDEX)),
@@ -111,7 +112,7 @@ def test_files_with_a_strange_value_somewhere(core: CoreProbe, paper: Path, numb
 
 MANIFEST = Manifest(
     bundle_id="0" * 64,
-    request=Request(
+    request=ResolvedRequest(
         n=1,
         seed=2**64 - 1,
         balance="auto",

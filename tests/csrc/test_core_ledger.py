@@ -22,7 +22,8 @@ from ddm_rt.bundle import Bundle, add_directory, write_bundle
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.calibration.calibration import Calibration, Settings, Stored, resolve, store
 from ddm_rt.sample.calibration.groups import Attribute
-from ddm_rt.sample.manifest import ImageRecord, Manifest, Request
+from ddm_rt.sample.manifest import ImageRecord, Manifest
+from ddm_rt.sample.request import ResolvedRequest
 
 LEASE = {
     **STREAM._asdict(),
@@ -247,10 +248,10 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def manifest(bundle: Bundle, num_steps: int = 4, scope: str | None = None) -> Manifest:
-    shared = {name: value for name, value in SETTINGS if name in Request.model_fields}
+    shared = {name: value for name, value in SETTINGS if name in ResolvedRequest.model_fields}
     return Manifest(
         bundle_id=bundle.bundle_id,
-        request=Request(**shared | {"n": 1, "seed": 0, "balance": "auto", "scope": scope}),
+        request=ResolvedRequest(**shared | {"n": 1, "seed": 0, "balance": "auto", "scope": scope}),
         target=None,
         sampler=SETTINGS.sampler,
         num_steps=num_steps,

@@ -225,6 +225,6 @@ def test_a_disk_that_refuses_the_plan_halfway(bundle: Bundle, monkeypatch: pytes
 def test_weights_that_have_moved_are_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     real = build.graph_header.read
     lost = {"denoiser.onnx.data": 10}
-    monkeypatch.setattr(build.graph_header, "read", lambda path: build.graph_header.Header(real(path).opsets, (), lost))
+    monkeypatch.setattr(build.graph_header, "read", lambda path: build.graph_header.Header(real(path).opsets, [], lost))
     with pytest.raises(DdmError, match=r"denoiser\.onnx\.data: missing or moved"):
         build.build(bundle, RTX, SM_89, options_of(bundle))

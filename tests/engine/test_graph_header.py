@@ -36,13 +36,13 @@ def test_it_agrees_with_onnx(tiny_bundle: Bundle) -> None:
     for path in tiny_bundle.graphs.values():
         header, proto = graph_header.read(path), onnx.load(path, load_external_data=False)
         assert header.opsets == {opset.domain: opset.version for opset in proto.opset_import}
-        assert header.custom_nodes == ()
+        assert header.custom_nodes == []
         graph_header.check_external(path, header)
 
 
 def test_nodes_of_another_domain_are_named(tmp_path: Path) -> None:
     header = graph_header.read(save(tmp_path / "m.onnx", model(domain="ddm_rt")))
-    assert header.custom_nodes == (graph_header.Node("ddm_rt", "Relu", "last"),)
+    assert header.custom_nodes == [graph_header.Node("ddm_rt", "Relu", "last")]
     assert header.opset == 18
 
 

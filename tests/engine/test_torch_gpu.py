@@ -24,6 +24,7 @@ from ddm_rt.kernels.guided_step import reference
 from ddm_rt.kernels.philox_torch import normal_elementwise
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 
 CPU = Device("cpu")
 # torch's ops that keep statistics in float32 within, whatever they are given.
@@ -55,14 +56,12 @@ def latents(pipeline: Pipeline, n: int, **request: Any) -> NDArray[np.float32]:
 
 
 def join(slots: Slots, pipeline: Pipeline, n: int = 1, **request: Any) -> range:
-    with pipeline.prepare(n=n, **request) as prepared:
+    with pipeline.prepare(Request(n=n, **request)) as prepared:
         wanted = range(n)
         return slots.admit(
             prepared.table,
             pipeline.first_states(prepared, wanted),
-            [prepared.jobs[i].branches.conditions for i in wanted],
-            [prepared.jobs[i].branches.scales for i in wanted],
-            np.array([prepared.jobs[i].seed for i in wanted], np.uint64),
+            prepared.jobs,
         )
 
 

@@ -18,6 +18,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.sample.balance.assignment import code_tree
 from ddm_rt.sample.calibration.audit import AuditSet
 from ddm_rt.sample.calibration.groups import Attribute
+from ddm_rt.sample.request import Request
 
 _AUDITED = 96
 
@@ -41,7 +42,7 @@ def make_calibration(folder: Path) -> None:
     bundle = Bundle.load(files.old_digits(folder / "digits"))
     codes = [i % bundle.codes.num_codes for i in range(_AUDITED)]
     pipeline = files.open_pipeline(bundle, "onnxruntime")
-    with pipeline.prepare(n=_AUDITED, seed=7, codes=codes, num_steps=3) as request:
+    with pipeline.prepare(Request(n=_AUDITED, seed=7, codes=codes, num_steps=3)) as request:
         files.write_json(files.AUDIT.with_name("manifest.json"), request.manifest.tree())
     digit, slant = Attribute(name="digit", groups=("3", "8")), Attribute(name="slant", groups=("left", "right"))
     described = AuditSet(attributes=(digit, slant))

@@ -8,6 +8,7 @@ from fake_engine import LATENT_SHAPE, FakeEngine, fake_bundle
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop.batch_sizes import Mode
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 
 
 @pytest.mark.parametrize(("mode", "size", "other"), [("throughput", 64, "latency"), ("latency", 1, "throughput")])
@@ -16,7 +17,7 @@ def test_where_the_batch_size_changes_bits_the_mode_decides_and_the_manifest_say
 ) -> None:
     engine = FakeEngine("batch size")
     pipeline = Pipeline(fake_bundle(), engine, mode=Mode(mode))
-    with pipeline.prepare(n=3, seed=5) as request:
+    with pipeline.prepare(Request(n=3, seed=5)) as request:
         assert request.manifest.bucket == (None if mode == "throughput" else size), "also before anything was probed"
     _ = pipeline.buckets
     engine.denoised.clear()

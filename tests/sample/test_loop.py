@@ -1,5 +1,6 @@
 """The loop against a plain one over single images, its batching, and the probe for batch sizes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from pairs import in_pairs
 from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.sample.loop.batch_sizes import CANDIDATES, concat, probe, split, take
+from ddm_rt.sample.loop.guidance import Branches
 from ddm_rt.sample.loop.noise import Stream, normal
-from ddm_rt.sample.loop.together import Cancelled, sample
+from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.schedule import Schedule, StepTable, step_table
 
 Float32 = NDArray[np.float32]
@@ -60,30 +62,30 @@ TABLES = [table_of(), table_of(eta=1.0), *(table_of(name) for name in SamplerNam
 
 @pytest.mark.parametrize(
     ("table", "branches", "buckets"),
-    in_pairs(TABLES, (1, 2, 3), (None, (1,), (4,), (1, 2, 4, 8), (64,))),
+    in_pairs(TABLES, (1, 2, 3), ((1,), (4,), (1, 2, 4, 8), (64,))),
     ids=lambda value: f"{value.sampler.value}, {value.f.any()}" if isinstance(value, StepTable) else str(value),
 )
-def test_equals_images_made_one_by_one(table: StepTable, branches: int, buckets: tuple[int, ...] | None) -> None:
+def test_equals_images_made_one_by_one(table: StepTable, branches: int, buckets: tuple[int, ...]) -> None:
     engine = FakeEngine()
     scales = np.linspace(0, 4, 5 * (branches - 1), dtype=np.float32).reshape(5, -1)
     if branches == 1:
         scales = np.empty((5, 0), np.float32)
     x = normal(SEEDS, 0, Stream.INITIAL, LATENT_SHAPE) * np.float32(table.init_scale)
-    found = sample(engine, table, x, branches_of(engine, branches), scales, SEEDS, buckets=buckets)
+    conds = branches_of(engine, branches)
+
+    def gather(wanted: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        return concat(engine, [take(engine, conds[branch], np.array([image])) for branch, image in wanted])
+
+    slots = Slots(engine, gather, buckets)
+    jobs = []
+    for image, (seed, own) in enumerate(zip(SEEDS.tolist(), scales.tolist(), strict=True)):
+        needed: Any = Branches(tuple((branch, image) for branch in range(branches)), tuple(own))
+        jobs.append(Job(seed, needed))
+    slots.admit(table, x, jobs)
+    while len(slots):
+        _, found = slots.tick()
     assert found.tobytes() == one_by_one(table, branches, scales).tobytes()
-    assert set(engine.denoised) <= set(buckets or (5 * branches,))
-
-
-def test_reports_every_step_and_stops_between_two() -> None:
-    engine, done = FakeEngine(), []
-    x = normal(SEEDS, 0, Stream.INITIAL, LATENT_SHAPE)
-    arguments = (engine, table_of(), x, branches_of(engine, 1), np.empty((5, 0), np.float32), SEEDS)
-    sample(*arguments, on_step=done.append)
-    assert done == [1, 2, 3, 4, 5]
-    engine.denoised.clear()
-    with pytest.raises(Cancelled):
-        sample(*arguments, on_step=done.append, cancel=lambda: len(engine.denoised) == 2)
-    assert done[5:] == [1, 2]
+    assert set(engine.denoised) <= set(buckets)
 
 
 @given(rows=st.integers(1, 300), buckets=st.sets(st.integers(1, 64), min_size=1).map(sorted))

@@ -39,13 +39,15 @@ def pipeline_of(tmp_path: Path) -> Make:
 )
 def test_neighbours_with_other_prompts_change_nothing(pipeline_of: Make, options: dict[str, Any], quirk: Quirk) -> None:
     codes = [0, -1, 1, 3, 2, 2, -1]
-    whole = pipeline_of(quirk, **options).generate(PROMPTS, "blurry", n=7, seed=9, codes=codes)
+    whole = pipeline_of(quirk, **options).generate(PROMPTS, negative_prompt="blurry", n=7, seed=9, codes=codes)
     assert len(np.unique(whole.images.reshape(7, -1), axis=0)) == 7
     alone = pipeline_of(quirk, **options)
     for i, code in enumerate(codes):
-        one = alone.generate(PROMPTS[i % 3], "blurry", seed=derive(9, i), codes=[code])
+        one = alone.generate(PROMPTS[i % 3], negative_prompt="blurry", seed=derive(9, i), codes=[code])
         assert one.images[0].tobytes() == whole.images[i].tobytes()
-    crowd = alone.generate([PROMPTS[0], "a dog", ""], "blurry", n=40, seed=9, codes=codes[:1] + [1] * 39)
+    crowd = alone.generate(
+        [PROMPTS[0], "a dog", ""], negative_prompt="blurry", n=40, seed=9, codes=codes[:1] + [1] * 39
+    )
     assert crowd.images[0].tobytes() == whole.images[0].tobytes()
 
 
@@ -94,14 +96,14 @@ def test_the_text_encoder_runs_once_per_prompt(pipeline_of: Make) -> None:
     pipeline = pipeline_of()
     pipeline.buckets  # noqa: B018 - the probe has texts of its own, the empty one among them
     pipeline.engine.encoded.clear()
-    pipeline.generate(PROMPTS, "blurry", n=20)
+    pipeline.generate(PROMPTS, negative_prompt="blurry", n=20)
     pipeline.generate(PROMPTS[:2], n=20, seed=5)
     assert len(pipeline.engine.encoded) == 4
 
 
 def test_manifest_holds_the_texts(pipeline_of: Make) -> None:
     pipeline = pipeline_of()
-    manifest = pipeline.generate("a nurse", "blurry", n=2, guidance_scale=5.0).manifest
+    manifest = pipeline.generate("a nurse", negative_prompt="blurry", n=2, guidance_scale=5.0).manifest
     request = manifest["request"]
     assert (request["prompt"], request["negative_prompt"]) == ("a nurse", "blurry")
     assert (request["guidance_scale"], request["indicator_guidance_scale"]) == (5.0, 5.0)

@@ -10,16 +10,17 @@ from fake_text import text_bundle
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.sample.manifest import Request
-from ddm_rt.sample.request import Prompting, indicator_guidance, null_text, prompting, texts_of
-
-NOTHING: dict[str, Any] = dict.fromkeys(
-    ("prompt", "negative_prompt", "guidance_scale", "leave_alone", "scope", "codes")
-)
+from ddm_rt.sample.calibration.calibration import Settings
+from ddm_rt.sample.jobs import null_text, texts_of
+from ddm_rt.sample.request import SETTINGS, Request, ResolvedRequest, indicator_guidance
 
 
-def asked(bundle: Bundle, n: int = 4, balance: Balance = Balance.AUTO, **request: Any) -> Prompting:
-    return prompting(bundle, **NOTHING | request, balance=balance, n=n)
+def asked(bundle: Bundle, n: int = 4, **request: Any) -> ResolvedRequest:
+    return Request(n=n, **request).resolve(bundle).request
+
+
+def left_alone(bundle: Bundle, n: int = 4, **request: Any) -> tuple[int, ...]:
+    return tuple(sorted({*range(n)} - {*Request(n=n, **request).resolve(bundle).codes.balanced}))
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def test_no_prompt_is_the_empty_one(bundle: Bundle) -> None:
     for prompt in (None, "", [], [""], ["", ""]):
-        assert asked(bundle, prompt=prompt) == Prompting("", None, 2.0, None, ())
+        found = asked(bundle, prompt=prompt)
+        assert (found.prompt, found.negative_prompt, found.guidance_scale, found.leave_alone) == ("", None, 2.0, None)
 
 
 def test_a_number_is_no_prompt() -> None:
@@ -44,11 +46,11 @@ def test_prompts_are_taken_in_turn(bundle: Bundle) -> None:
 
 def test_images_whose_prompt_has_a_word_are_left_alone(bundle: Bundle) -> None:
     prompts = ["a judge", "a female judge", "a Female nurse"]
-    text = asked(bundle, prompt=prompts, n=5, leave_alone=["female"])
-    assert (text.words, text.left_alone) == (("female",), (1, 2, 4))
-    assert asked(bundle, prompt="a judge", leave_alone=["female"]).left_alone == ()
-    assert asked(bundle, prompt="female", leave_alone={"jobs": ["female"]}).left_alone == ()
-    assert asked(bundle, prompt="female", leave_alone={"jobs": ["female"]}, scope="jobs").left_alone == (0, 1, 2, 3)
+    assert asked(bundle, prompt=prompts, n=5, leave_alone=["female"]).leave_alone == ("female",)
+    assert left_alone(bundle, prompt=prompts, n=5, leave_alone=["female"]) == (1, 2, 4)
+    assert left_alone(bundle, prompt="a judge", leave_alone=["female"]) == ()
+    assert left_alone(bundle, prompt="female", leave_alone={"jobs": ["female"]}) == ()
+    assert left_alone(bundle, prompt="female", leave_alone={"jobs": ["female"]}, scope="jobs") == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,8 @@ def test_what_cannot_be_asked(bundle: Bundle, options: dict[str, Any], said: str
 def test_a_prompt_free_bundle_takes_no_text(field: str) -> None:
     with pytest.raises(DdmError, match=f"{field} is .*prompt-free"):
         asked(fake_bundle(), **{field: {"guidance_scale": 3.0, "leave_alone": ["female"]}.get(field, "a nurse")})
-    assert asked(fake_bundle()) == Prompting(None, None, None, None, ())
+    found = asked(fake_bundle())
+    assert (found.prompt, found.negative_prompt, found.guidance_scale, found.leave_alone) == (None,) * 4
 
 
 def test_what_stands_in_for_no_prompt(tmp_path: Path) -> None:
@@ -96,9 +99,9 @@ def test_joint_guidance_where_nobody_sets_the_codes(tmp_path: Path) -> None:
         indicator_guidance(fake_bundle(indicator_guidance_scale=None).config, None, None)
 
 
-def recorded(**request: Any) -> Request:
+def recorded(**request: Any) -> ResolvedRequest:
     settings = {"n": 2, "seed": 0, "balance": "auto", "height": 8, "width": 8, "eta": 0.0, "clip": None}
-    return Request(**settings, indicator_guidance_scale=1.0, indicator_scale=1.0, **request)
+    return ResolvedRequest(**settings, indicator_guidance_scale=1.0, indicator_scale=1.0, **request)
 
 
 def test_texts_of_a_manifest(bundle: Bundle) -> None:
@@ -121,3 +124,8 @@ def test_manifests_of_another_kind_of_bundle(bundle: Bundle) -> None:
     ):
         with pytest.raises(DdmError, match=f"manifest: field {field}"):
             texts_of(where, request, images)
+
+
+def test_a_calibration_knows_every_setting() -> None:
+    """A setting that it didn't know could change the images that it stands for, and nobody would say so."""
+    assert {*SETTINGS} <= {*Settings.model_fields}

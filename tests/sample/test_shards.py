@@ -17,6 +17,7 @@ from ddm_rt.bundle import Former
 from ddm_rt.errors import DdmError
 from ddm_rt.sample import shards as module
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import Shard, ShardDirectory, ShardManifest, plan_shards, recorded_manifest, write_shard
 
@@ -33,7 +34,7 @@ def make(
     pipeline: Pipeline, out: Path, size: int, shard_format: ShardFormat = ShardFormat.WEBDATASET, **request: Any
 ) -> ShardManifest:
     """A run in this process, from the last shard to the first."""
-    plan = plan_shards(pipeline, size, shard_format, **request)
+    plan = plan_shards(pipeline, size, shard_format, Request(**request))
     with ShardDirectory.open(out, plan.manifest) as directory:
         for number in reversed(directory.missing()):
             directory.add(last(write_shard(pipeline, out, plan.manifest, number, plan.codes_of(number))))
@@ -105,7 +106,7 @@ def test_a_shard_made_again_has_the_same_bytes(pipeline: Pipeline, tmp_path: Pat
     (tmp_path / first.file(2)).write_bytes(damaged)
     for left in (f".{first.file(0)}.abc", ".manifest.json.abc"):
         (tmp_path / left).write_bytes(b"half")
-    plan = plan_shards(pipeline, 16, shard_format, n=60)
+    plan = plan_shards(pipeline, 16, shard_format, Request(n=60))
     with ShardDirectory.open(tmp_path, plan.manifest) as directory:
         assert directory.missing() == [1, 2, 3]
         assert directory.images_done == 16
@@ -114,7 +115,7 @@ def test_a_shard_made_again_has_the_same_bytes(pipeline: Pipeline, tmp_path: Pat
 
 
 def test_a_shard_appears_when_it_is_whole(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_shards(pipeline, 150, ShardFormat.WEBDATASET, n=150)
+    plan = plan_shards(pipeline, 150, ShardFormat.WEBDATASET, Request(n=150))
     reports = write_shard(pipeline, tmp_path, plan.manifest, 0, plan.codes)
     assert [next(reports), next(reports)] == [64, 128]
     assert [path.name[:7] for path in tmp_path.iterdir()] == [".shard-"]
@@ -129,7 +130,7 @@ def test_a_shard_appears_when_it_is_whole(pipeline: Pipeline, tmp_path: Path, mo
 
 
 def test_a_worker_that_is_not_as_planned_makes_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
-    plan = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, n=5)
+    plan = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, Request(n=5))
     other = plan.manifest.model_copy(update={"threads": plan.manifest.threads + 1})
     with pytest.raises(DdmError, match=r"^threads is \d+ in the process"):
         next(write_shard(pipeline, tmp_path, other, 0, plan.codes))
@@ -160,15 +161,15 @@ def test_other_settings_are_refused(pipeline: Pipeline, tmp_path: Path, change: 
 
 
 def test_a_directory_goes_on_after_the_bundle_was_upgraded(pipeline: Pipeline, tmp_path: Path) -> None:
-    begun = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, n=10).manifest
+    begun = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, Request(n=10)).manifest
     former = (Former(bundle_id=begun.bundle_id, files={}),)
     index = pipeline.bundle.index.model_copy(update={"bundle_id": "cd" * 32, "former": former})
     upgraded = Pipeline(dataclasses.replace(pipeline.bundle, index=index), pipeline.engine)
-    plan = plan_shards(upgraded, 5, ShardFormat.WEBDATASET, begun, n=10)
+    plan = plan_shards(upgraded, 5, ShardFormat.WEBDATASET, Request(n=10), begun)
     assert plan.manifest == begun
-    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, n=10).manifest.bundle_id == "cd" * 32
+    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, Request(n=10)).manifest.bundle_id == "cd" * 32
     foreign = begun.model_copy(update={"bundle_id": "ef" * 32})
-    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, foreign, n=10).manifest.bundle_id == "cd" * 32
+    assert plan_shards(upgraded, 5, ShardFormat.WEBDATASET, Request(n=10), foreign).manifest.bundle_id == "cd" * 32
     for number in range(2):
         [*_, shard] = write_shard(upgraded, tmp_path, plan.manifest, number, plan.codes_of(number))
         assert isinstance(shard, Shard)
@@ -193,7 +194,7 @@ def test_versions_count(pipeline: Pipeline, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_planned(pipeline: Pipeline, size: int, request_: dict[str, Any], said: str) -> None:
     with pytest.raises(DdmError, match=said):
-        plan_shards(pipeline, size, ShardFormat.WEBDATASET, **{"n": 20} | request_)
+        plan_shards(pipeline, size, ShardFormat.WEBDATASET, Request(**{"n": 20} | request_))
 
 
 def test_a_directory_with_something_else(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_a_manifest_whose_shards_do_not_fit(pipeline: Pipeline, tmp_path: Path, 
 
 
 def test_one_process_at_a_time(pipeline: Pipeline, tmp_path: Path) -> None:
-    plan = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, n=10)
+    plan = plan_shards(pipeline, 5, ShardFormat.WEBDATASET, Request(n=10))
     with (
         ShardDirectory.open(tmp_path, plan.manifest),
         pytest.raises(DdmError, match="another process is making shards"),

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.sample.loop.batch_sizes import concat
+from ddm_rt.sample.loop.guidance import Branches
 from ddm_rt.sample.loop.noise import Stream, normal
-from ddm_rt.sample.loop.slots import Slots
+from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.schedule import Schedule, StepTable, step_table
 
 SCHEDULE = Schedule.from_config(ScheduleConfig())
@@ -28,6 +29,7 @@ TABLES = tuple(
     )
 )
 SCALES = (0.0, 1.5, 4.0)
+ANY = tuple(range(1, 65))  # as many rows in a call as there are
 
 images = st.tuples(
     st.integers(0, 2**64 - 1),
@@ -38,25 +40,25 @@ images = st.tuples(
 Image = tuple[int, int, list[int], float]
 
 
-def slots_of(engine: FakeEngine, buckets: Sequence[int] | None) -> Slots:
+def slots_of(engine: FakeEngine, buckets: Sequence[int] = ANY) -> Slots:
     context, scale = np.zeros((1, 3, 5), np.float32), np.ones(1, np.float32)
 
     def gather(wanted: Sequence[Any]) -> dict[str, Any]:
         return concat(engine, [engine.conditioner(context, np.array([code]), scale, {}) for code in wanted])
 
-    return Slots(engine, gather, buckets)
+    return Slots(engine, gather, tuple(buckets))
 
 
 def admit(slots: Slots, image: Image) -> int:
     seed, number, codes, scale = image
     table: StepTable = TABLES[number]
-    seeds = np.array([seed], np.uint64)
-    x = normal(seeds, 0, Stream.INITIAL, LATENT_SHAPE) * np.float32(table.init_scale)
-    return slots.admit(table, x, [codes], [[scale] * (len(codes) - 1)], seeds)[0]
+    x = normal(np.array([seed], np.uint64), 0, Stream.INITIAL, LATENT_SHAPE) * np.float32(table.init_scale)
+    branches: Any = Branches(tuple(codes), (scale,) * (len(codes) - 1))
+    return slots.admit(table, x, [Job(seed, branches)])[0]
 
 
 def alone(image: Image) -> NDArray[np.float32]:
-    slots = slots_of(FakeEngine(), None)
+    slots = slots_of(FakeEngine())
     admit(slots, image)
     while len(slots):
         _, samples = slots.tick()
@@ -66,7 +68,7 @@ def alone(image: Image) -> NDArray[np.float32]:
 @given(
     wanted=st.lists(st.tuples(st.integers(0, 6), images), min_size=1, max_size=12),
     dropped=st.sets(st.integers(0, 11)),
-    buckets=st.sampled_from([None, (1,), (1, 2, 4, 8), (4,)]),
+    buckets=st.sampled_from([ANY, (1,), (1, 2, 4, 8), (4,)]),
 )
 def test_an_image_is_the_same_alone_and_among_others(
     wanted: list[tuple[int, Image]], dropped: set[int], buckets: tuple[int, ...] | None
@@ -123,7 +125,7 @@ def test_images_that_part_end_the_same(wanted: list[Image], ticks: list[int]) ->
 
 
 def test_an_image_that_joins_after_a_split_has_a_number_of_its_own() -> None:
-    slots = slots_of(FakeEngine(), None)
+    slots = slots_of(FakeEngine())
     there = [admit(slots, (seed, 0, [0], 1.5)) for seed in range(4)]
     other = slots.split()
     assert slots.numbers + other.numbers == tuple(there)

@@ -20,6 +20,7 @@ from shard_reading import check_same, read_shards
 
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import ShardFormat
 from ddm_rt.sample.shards import Shard, ShardDirectory, plan_shards, write_shard
 
@@ -92,7 +93,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run in this process, without Ray."""
     out = tmp_path_factory.mktemp("uninterrupted")
     pipeline = Pipeline.load("digits", "onnxruntime", threads=1)
-    plan = plan_shards(pipeline, SIZE, ShardFormat.WEBDATASET, n=N, seed=SEED)
+    plan = plan_shards(pipeline, SIZE, ShardFormat.WEBDATASET, Request(n=N, seed=SEED))
     with ShardDirectory.open(out, plan.manifest) as directory:
         for number in directory.missing():
             *_, shard = write_shard(pipeline, out, plan.manifest, number, plan.codes_of(number))

@@ -6,6 +6,7 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.queue import Work
 from ddm_rt.serve.scheduling.running import Flight
 from ddm_rt.serve.scheduling.ticket import Ticket
@@ -20,7 +21,7 @@ def pipeline() -> Pipeline:
 
 def work_of(pipeline: Pipeline, number: int, size: int, n: int = 2) -> Work:
     with ExitStack() as draws:
-        prepared = draws.enter_context(pipeline.prepare(n=n, num_steps=STEPS, height=size, width=size))
+        prepared = draws.enter_context(pipeline.prepare(Request(n=n, num_steps=STEPS, height=size, width=size)))
         states = pipeline.first_states(prepared, range(n))
     return Work(number, n, STEPS, prepared.shape, "", 0, Ticket(n, n * STEPS, 60.0), prepared, states)
 

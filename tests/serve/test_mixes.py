@@ -14,9 +14,10 @@ from patience import PATIENCE_S
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
-from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.generation import Cancelled
+from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
 from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Event, ImageReady, State, Ticket
@@ -62,7 +63,9 @@ class Client(threading.Thread):
         for asked in self._requests:
             deadline_s = self._draw.choice([None, None, None, 0.002])
             try:
-                ticket = self._scheduler.submit(asked, priority=self._draw.randint(0, 2), deadline_s=deadline_s)
+                ticket = self._scheduler.submit(
+                    Request(**asked), priority=self._draw.randint(0, 2), deadline_s=deadline_s
+                )
             except (QueueFull, DeadlineExceeded):
                 self.refused += 1
                 continue
@@ -158,12 +161,12 @@ def test_a_request_of_many_is_many_requests_of_one() -> None:
     pipeline = fake_pipeline("batch size")
     with Scheduler(pipeline, ServeSettings(slots=5)) as scheduler:
         codes = [0, -1, 1, 3, 2, 2, -1, 0]
-        whole = scheduler.submit({"n": 8, "seed": 9, "codes": codes})
-        single = [scheduler.submit({"seed": derive(9, i), "codes": [code]}) for i, code in enumerate(codes)]
+        whole = scheduler.submit(Request(n=8, seed=9, codes=codes))
+        single = [scheduler.submit(Request(seed=derive(9, i), codes=[code])) for i, code in enumerate(codes)]
         images = np.concatenate([ticket.result(WAIT_S).images for ticket in single])
         assert images.tobytes() == whole.result(WAIT_S).images.tobytes()
 
 
 def test_requests_that_are_too_large_are_refused_in_any_mix() -> None:
     with Scheduler(fake_pipeline("none"), ServeSettings(max_images=4)) as scheduler, pytest.raises(DdmError):
-        scheduler.submit({"n": 5})
+        scheduler.submit(Request(n=5))

@@ -8,6 +8,7 @@ from patience import settled
 from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.sample.generation import Cancelled
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
 from ddm_rt.serve.scheduling.ticket import Event, Failed, ImageReady, State, Ticket
 
@@ -32,9 +33,9 @@ class Order:
 def test_one_image_waits_no_more_than_a_few_ticks_for_a_request_of_64(engine: GatedEngine) -> None:
     steps, slots, order = 4, 8, Order()
     with stopped_at(engine, 2, slots=slots) as scheduler:
-        large = order.watch(scheduler.submit({"n": 64, "num_steps": steps}), "large")
+        large = order.watch(scheduler.submit(Request(n=64, num_steps=steps)), "large")
         assert engine.reached.wait(WAIT_S)
-        small = order.watch(scheduler.submit({"n": 1, "num_steps": steps}), "small")
+        small = order.watch(scheduler.submit(Request(n=1, num_steps=steps)), "small")
         engine.go.set()
         small.result(WAIT_S)
         large.result(WAIT_S)
@@ -45,9 +46,9 @@ def test_one_image_waits_no_more_than_a_few_ticks_for_a_request_of_64(engine: Ga
 def test_requests_take_turns_image_by_image(engine: GatedEngine) -> None:
     order = Order()
     with stopped_at(engine, 0, slots=1) as scheduler:
-        first = order.watch(scheduler.submit({"n": 4, "num_steps": 1}), "a")
+        first = order.watch(scheduler.submit(Request(n=4, num_steps=1)), "a")
         assert engine.reached.wait(WAIT_S)
-        tickets = [first, *(order.watch(scheduler.submit({"n": 3, "num_steps": 1}), name) for name in "bc")]
+        tickets = [first, *(order.watch(scheduler.submit(Request(n=3, num_steps=1)), name) for name in "bc")]
         engine.go.set()
         for ticket in tickets:
             ticket.result(WAIT_S)
@@ -57,10 +58,10 @@ def test_requests_take_turns_image_by_image(engine: GatedEngine) -> None:
 def test_priorities_go_first(engine: GatedEngine) -> None:
     order = Order()
     with stopped_at(engine, 0, slots=1) as scheduler:
-        tickets = [order.watch(scheduler.submit({"n": 2, "num_steps": 1}), "low")]
+        tickets = [order.watch(scheduler.submit(Request(n=2, num_steps=1)), "low")]
         assert engine.reached.wait(WAIT_S)
         for priority, name in ((0, "low"), (1, "high"), (2, "higher")):
-            tickets.append(order.watch(scheduler.submit({"n": 2, "num_steps": 1}, priority=priority), name))
+            tickets.append(order.watch(scheduler.submit(Request(n=2, num_steps=1), priority=priority), name))
         engine.go.set()
         for ticket in tickets:
             ticket.result(WAIT_S)
@@ -69,8 +70,8 @@ def test_priorities_go_first(engine: GatedEngine) -> None:
 
 def test_a_request_that_is_late_fails_and_others_go_on(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2) as scheduler:
-        other = scheduler.submit({"n": 1})
-        late = scheduler.submit({"n": 3, "scope": "today"}, deadline_s=1.0)
+        other = scheduler.submit(Request(n=1))
+        late = scheduler.submit(Request(n=3, scope="today"), deadline_s=1.0)
         assert engine.reached.wait(WAIT_S)
         engine.now += 1.0
         engine.go.set()
@@ -85,7 +86,7 @@ def test_a_request_that_is_late_fails_and_others_go_on(engine: GatedEngine) -> N
 def paced(scheduler: Scheduler, engine: GatedEngine) -> None:
     """Steps take 10 ms, which the scheduler has seen; the next one stops."""
     engine.step_s = 0.01
-    scheduler.submit({"n": 4, "num_steps": 10}).result(WAIT_S)
+    scheduler.submit(Request(n=4, num_steps=10)).result(WAIT_S)
     engine.stop_at = len(engine.sizes)
 
 
@@ -93,18 +94,18 @@ def test_what_cannot_be_in_time_is_refused_early(engine: GatedEngine) -> None:
     with scheduler_of(engine, slots=2) as scheduler:
         paced(scheduler, engine)
         with pytest.raises(DeadlineExceeded, match="at the least"):
-            scheduler.submit({"num_steps": 100}, deadline_s=0.9)
-        alone = scheduler.submit({"num_steps": 80}, deadline_s=0.9)
+            scheduler.submit(Request(num_steps=100), deadline_s=0.9)
+        alone = scheduler.submit(Request(num_steps=80), deadline_s=0.9)
         assert alone.cancel()
         with pytest.raises(Cancelled):
             alone.result(WAIT_S)
-        backlog = [scheduler.submit({"n": 8, "num_steps": 10}) for _ in range(4)]  # 1.6 s
+        backlog = [scheduler.submit(Request(n=8, num_steps=10)) for _ in range(4)]  # 1.6 s
         with pytest.raises(QueueFull, match="in time") as caught:
-            scheduler.submit({"num_steps": 10}, deadline_s=1.5, priority=-1)
+            scheduler.submit(Request(num_steps=10), deadline_s=1.5, priority=-1)
         assert 0.3 < caught.value.retry_after_s < 1.0
-        in_time = scheduler.submit({"num_steps": 10}, deadline_s=1.5)  # before the others
+        in_time = scheduler.submit(Request(num_steps=10), deadline_s=1.5)  # before the others
         with pytest.raises(QueueFull, match="in time"):  # in time itself, but then that one would not be
-            scheduler.submit({"n": 24, "num_steps": 10}, priority=1)
+            scheduler.submit(Request(n=24, num_steps=10), priority=1)
         engine.go.set()
         for ticket in (in_time, *backlog):
             ticket.result(WAIT_S)
@@ -116,9 +117,9 @@ def test_in_a_hurry_the_earliest_deadline_goes_first(engine: GatedEngine) -> Non
     order = Order()
     with scheduler_of(engine, slots=2) as scheduler:
         paced(scheduler, engine)
-        tickets = [order.watch(scheduler.submit({"n": 16, "num_steps": 8}), "patient") for _ in range(3)]
+        tickets = [order.watch(scheduler.submit(Request(n=16, num_steps=8)), "patient") for _ in range(3)]
         assert engine.reached.wait(WAIT_S)
-        pressed = order.watch(scheduler.submit({"n": 8, "num_steps": 8}, deadline_s=1.0), "pressed")
+        pressed = order.watch(scheduler.submit(Request(n=8, num_steps=8), deadline_s=1.0), "pressed")
         engine.go.set()
         for ticket in (pressed, *tickets):
             ticket.result(WAIT_S)
@@ -130,7 +131,7 @@ def test_in_a_hurry_the_earliest_deadline_goes_first(engine: GatedEngine) -> Non
 def test_sampling_waits_where_decoding_does_not_keep_up(engine: GatedEngine) -> None:
     with scheduler_of(engine, slots=2) as scheduler:
         engine.decoding.clear()
-        ticket = scheduler.submit({"n": 12, "num_steps": 1})
+        ticket = scheduler.submit(Request(n=12, num_steps=1))
 
         def stands() -> bool:
             stats = scheduler.stats()

@@ -21,6 +21,7 @@ from PIL import Image
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.cluster.deployment import started
 from ddm_rt.serve.cluster.front import Front
 from ddm_rt.serve.cluster.settings import RaySettings
@@ -111,7 +112,7 @@ def check_balance(front: Front, scope: str, replies: list[dict[str, Any]]) -> No
     """Every position was handed out once, with the code that the quota gives it: the bound of one scheduler holds."""
     images = [image for reply in replies for image in reply["manifest"]["images"]]
     drawn = Pipeline.load("digits", backend="onnxruntime", threads=1)
-    with drawn.prepare(n=len(images), scope="reference") as reference:
+    with drawn.prepare(Request(n=len(images), scope="reference")) as reference:
         codes = [image.code for image in reference.manifest.images]
     assert {image["position"]: image["code"] for image in images} == dict(enumerate(codes))
     assert len(images) == len(codes)
@@ -161,7 +162,7 @@ def test_a_ledger_that_is_killed_goes_on_where_it_stopped(server: Running, alone
 def test_a_client_that_leaves_gives_its_codes_back(server: Running) -> None:
     front = server.scheduler
     assert isinstance(front, Front)
-    ticket = front.submit({"n": 4, "num_steps": 200, "scope": "left"})
+    ticket = front.submit(Request(n=4, num_steps=200, scope="left"))
     assert ticket.cancel()
     with pytest.raises(Exception, match="cancelled"):
         ticket.result(PATIENCE_S)

@@ -19,6 +19,7 @@ from ddm_rt.sample.balance.ledger import Stream
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.cluster.front import Front
 from ddm_rt.serve.cluster.replica import Accepted, Message, Refused, portable
 from ddm_rt.serve.http.sse import follow
@@ -118,7 +119,7 @@ def counts(front: Front, scope: str = "a") -> Any:
 def test_images_are_those_of_one_pipeline() -> None:
     with front_of() as (front, _):
         assert front.ready
-        done = front.submit({"n": 5, "seed": 3, "num_steps": 4}).result(PATIENCE_S)
+        done = front.submit(Request(n=5, seed=3, num_steps=4)).result(PATIENCE_S)
     expected = fake_pipeline().generate(n=5, seed=3, num_steps=4)
     assert np.array_equal(done.images, expected.images)
     assert done.manifest == expected.manifest
@@ -127,7 +128,7 @@ def test_images_are_those_of_one_pipeline() -> None:
 def test_only_what_is_missing_is_sent_again_and_no_image_is_told_twice() -> None:
     with front_of(first_dies_after_an_image) as (front, handle):
         told: list[Any] = []
-        ticket = front.submit({"n": 5, "seed": 3, "num_steps": 4, "scope": "a"})
+        ticket = front.submit(Request(n=5, seed=3, num_steps=4, scope="a"))
         ticket.subscribe(told.append)
         done = ticket.result(PATIENCE_S)
         assert [len(manifest["images"]) for manifest in handle.sent] == [5, 4]
@@ -154,7 +155,7 @@ def test_progress_after_a_lost_replica_goes_on_from_there_to_the_total() -> None
 
     with front_of(script) as (front, _):
         told: list[Any] = []
-        ticket = front.submit({"n": 3, "num_steps": 4})
+        ticket = front.submit(Request(n=3, num_steps=4))
         ticket.subscribe(told.append)
         ticket.result(20)
     assert [event for event in told if isinstance(event, Progress)][-1] == Progress(12, 12)
@@ -176,7 +177,7 @@ def test_ways_to_lose_a_replica(how: str) -> None:
             yield message
 
     with front_of(script) as (front, handle):
-        assert len(front.submit({"n": 2, "num_steps": 4}).result(PATIENCE_S).images) == 2
+        assert len(front.submit(Request(n=2, num_steps=4)).result(PATIENCE_S).images) == 2
         assert len(handle.sent) == 2
 
 
@@ -186,7 +187,7 @@ def test_a_request_that_kills_replicas_is_given_up() -> None:
         raise ActorDiedError
 
     with front_of(script) as (front, handle):
-        ticket = front.submit({"n": 2, "num_steps": 4, "scope": "a"})
+        ticket = front.submit(Request(n=2, num_steps=4, scope="a"))
         with pytest.raises(Exception, match=r"died|dead"):
             ticket.result(PATIENCE_S)
         assert len(handle.sent) == 4
@@ -204,7 +205,7 @@ def test_what_a_replica_refuses_is_refused_and_nothing_is_drawn(error: Exception
 
     with front_of(script) as (front, handle):
         with pytest.raises(type(error), match=str(error)):
-            front.submit({"n": 2, "num_steps": 4, "scope": "a"})
+            front.submit(Request(n=2, num_steps=4, scope="a"))
         assert len(handle.sent) == {QueueFull: 2, Draining: 4}.get(type(error), 1)
         assert counts(front).pooled.total() == counts(front).issued.total() == 2
         assert front.stats().requests == 0
@@ -220,7 +221,7 @@ def test_another_replica_may_have_room() -> None:
             yield message
 
     with front_of(script) as (front, _):
-        assert len(front.submit({"num_steps": 4}).result(PATIENCE_S).images) == 1
+        assert len(front.submit(Request(num_steps=4)).result(PATIENCE_S).images) == 1
 
 
 def test_a_request_that_was_taken_in_is_not_refused_when_its_replica_is_lost() -> None:
@@ -235,7 +236,7 @@ def test_a_request_that_was_taken_in_is_not_refused_when_its_replica_is_lost() -
             yield message
 
     with front_of(script) as (front, handle):
-        assert len(front.submit({"num_steps": 4}).result(PATIENCE_S).images) == 1
+        assert len(front.submit(Request(num_steps=4)).result(PATIENCE_S).images) == 1
         assert len(handle.sent) == 3
 
 
@@ -244,18 +245,18 @@ def test_what_the_front_itself_refuses() -> None:
     with front_of(settings=settings, engine=SlowEngine(0.02)) as (front, handle):
         for asked, field in (({"n": 3}, "n"), ({"num_steps": 51}, "num_steps"), ({"target": "x"}, "target")):
             with pytest.raises(DdmError, match=field):
-                front.submit(asked)
+                front.submit(Request(**asked))
         with pytest.raises(DdmError, match="deadline_s"):
-            front.submit({}, deadline_s=0)
+            front.submit(Request(), deadline_s=0)
         assert not handle.sent
-        ticket = front.submit({"n": 1, "num_steps": 50}, key="alice")
+        ticket = front.submit(Request(n=1, num_steps=50), key="alice")
         with pytest.raises(TooMany):
-            front.submit({}, key="alice")
+            front.submit(Request(), key="alice")
         assert front.stats().rejected == {"key": 1}
         ticket.cancel()
         front.drain(PATIENCE_S)
         with pytest.raises(Draining):
-            front.submit({})
+            front.submit(Request())
         assert not front.ready
 
 
@@ -265,16 +266,20 @@ def test_as_many_images_as_all_replicas_have_room_for_may_be_under_way_and_as_ma
         await asyncio.sleep(3600)  # until it is cancelled
 
     with front_of(script, ServeSettings(slots=1, queue=2, per_key=2)) as (front, _):
-        tickets = [front.submit({"n": 2}, key="alice"), front.submit({"n": 2}, key="alice"), front.submit({"n": 2})]
+        tickets = [
+            front.submit(Request(n=2), key="alice"),
+            front.submit(Request(n=2), key="alice"),
+            front.submit(Request(n=2)),
+        ]
         with pytest.raises(QueueFull, match="6 images are under way; at most 6 may be"):
-            front.submit({})
+            front.submit(Request())
         for ticket in tickets:
             ticket.cancel()
         assert settled(lambda: front.stats().requests == 0)
         for _ in range(2):
-            front.submit({"n": 2}, key="alice")
+            front.submit(Request(n=2), key="alice")
         with pytest.raises(TooMany, match="2 requests of this key"):
-            front.submit({"n": 2}, key="alice")
+            front.submit(Request(n=2), key="alice")
 
 
 def test_what_is_lost_after_its_deadline_is_not_sent_again() -> None:
@@ -286,7 +291,7 @@ def test_what_is_lost_after_its_deadline_is_not_sent_again() -> None:
         raise ActorDiedError
 
     with front_of(script) as (front, handle):
-        ticket = front.submit({"num_steps": 4})
+        ticket = front.submit(Request(num_steps=4))
         ticket.deadline = time.monotonic() - 1
         lose.set()
         with pytest.raises(DeadlineExceeded):
@@ -296,7 +301,7 @@ def test_what_is_lost_after_its_deadline_is_not_sent_again() -> None:
 
 def test_who_cancels_gets_the_slots_and_the_codes_back() -> None:
     with front_of(engine=SlowEngine(0.02)) as (front, handle):
-        ticket = front.submit({"n": 2, "num_steps": 100, "scope": "a"})
+        ticket = front.submit(Request(n=2, num_steps=100, scope="a"))
         assert ticket.cancel()
         with pytest.raises(Cancelled):
             ticket.result(PATIENCE_S)
@@ -316,13 +321,13 @@ def test_where_there_is_no_replica_a_request_waits_up_to_its_deadline() -> None:
     with front_of(script) as (front, _), pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddm_rt.serve.cluster.front._GRACE_S", 0.0)
         with pytest.raises(DeadlineExceeded):
-            front.submit({"num_steps": 4}, deadline_s=0.2)
+            front.submit(Request(num_steps=4), deadline_s=0.2)
     assert not taken_in
 
 
 def test_closing_ends_what_is_under_way() -> None:
     with front_of(engine=SlowEngine(0.02)) as (front, _):
-        ticket = front.submit({"n": 2, "num_steps": 100, "scope": "a"})
+        ticket = front.submit(Request(n=2, num_steps=100, scope="a"))
         front.close()
         with pytest.raises(Draining):
             ticket.result(PATIENCE_S)
@@ -337,12 +342,12 @@ def test_a_ledger_that_fails_at_the_end_fails_the_request() -> None:
 
         patch.setattr(front.pipeline.ledger, "_commit", refuse)
         with pytest.raises(LedgerError):
-            front.submit({"num_steps": 4, "scope": "a"}).result(PATIENCE_S)
+            front.submit(Request(num_steps=4, scope="a")).result(PATIENCE_S)
 
 
 def test_counts_are_summed() -> None:
     with front_of() as (front, _):
-        front.submit({"n": 3, "num_steps": 4, "scope": "a"}).result(PATIENCE_S)
+        front.submit(Request(n=3, num_steps=4, scope="a")).result(PATIENCE_S)
         stats = front.stats()
     assert (stats.slots, stats.steps, stats.images, stats.finished) == (32, 24, 3, 1)
     assert sum(stats.assigned.values()) == 3

@@ -14,6 +14,7 @@ from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import Draining, QueueFull, Scheduler, TooMany
 from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
@@ -26,7 +27,7 @@ def positions(ticket: Ticket) -> list[int]:
 def test_a_request_is_what_generate_makes_of_it() -> None:
     with scheduler_of(FakeEngine(), slots=3) as scheduler:
         asked = {"n": 7, "seed": 5, "num_steps": 3, "sampler": "ddpm", "codes": [0, -1, 1, 3, 2, 2, 0]}
-        ticket = scheduler.submit(asked)
+        ticket = scheduler.submit(Request(**asked))
         events: list[Event] = []
         ticket.subscribe(events.append)
         generation = ticket.result(WAIT_S)
@@ -56,11 +57,11 @@ def test_bad_requests_are_refused_at_once_and_leave_nothing(asked: dict[str, Any
     with scheduler_of(FakeEngine(), queue=4, max_steps=8) as scheduler:
         for _ in range(3):
             with pytest.raises(DdmError, match=message):
-                scheduler.submit({"scope": "today"} | asked, key="one")
+                scheduler.submit(Request(**{"scope": "today"} | asked), key="one")
         with pytest.raises(DdmError, match="deadline_s is 0"):
-            scheduler.submit({}, deadline_s=0)
+            scheduler.submit(Request(), deadline_s=0)
         assert not counts(scheduler).issued.total() - counts(scheduler).pooled.total()
-        assert scheduler.submit({"n": 4}, key="one").result(WAIT_S)
+        assert scheduler.submit(Request(n=4), key="one").result(WAIT_S)
         stats = scheduler.stats()
         assert settled(lambda: scheduler.stats().requests == 0)
     assert (stats.waiting, stats.failed, stats.rejected) == (0, 0, {})
@@ -71,7 +72,7 @@ def test_a_thousand_single_images_are_as_balanced_as_one_request_of_a_thousand()
         codes: dict[int, int] = {}
         waiting: list[Ticket] = []
         for seed in range(1000):
-            waiting.append(scheduler.submit({"seed": seed, "scope": "today", "num_steps": 1 + seed % 3}))
+            waiting.append(scheduler.submit(Request(seed=seed, scope="today", num_steps=1 + seed % 3)))
             if len(waiting) == 50:
                 for ticket in waiting:
                     (image,) = ticket.result(WAIT_S).manifest["images"]
@@ -88,7 +89,7 @@ def test_many_threads_submit_at_once() -> None:
         tickets: list[Ticket] = []
 
         def client(start: int) -> None:
-            tickets.extend(scheduler.submit({"n": 2, "seed": start + i, "scope": "today"}) for i in range(10))
+            tickets.extend(scheduler.submit(Request(n=2, seed=start + i, scope="today")) for i in range(10))
 
         threads = [threading.Thread(target=client, args=(100 * i,)) for i in range(6)]
         for thread in threads:
@@ -102,8 +103,8 @@ def test_many_threads_submit_at_once() -> None:
 @pytest.mark.parametrize("call", [0, 2])
 def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: GatedEngine, call: int) -> None:
     with stopped_at(engine, call, slots=4) as scheduler:
-        ticket = scheduler.submit({"n": 6, "scope": "today"})
-        other = scheduler.submit({"n": 1, "seed": 3, "scope": "today"})
+        ticket = scheduler.submit(Request(n=6, scope="today"))
+        other = scheduler.submit(Request(n=1, seed=3, scope="today"))
         assert engine.reached.wait(WAIT_S)
         assert counts(scheduler).leased.total() == 7
         assert ticket.cancel()
@@ -114,7 +115,7 @@ def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: Gated
         assert counts(scheduler).pooled.total() == 6  # at once, though a step is under way
         engine.go.set()
         assert positions(other) == [6]
-        assert positions(scheduler.submit({"n": 7, "scope": "today"})) == [0, 1, 2, 3, 4, 5, 7]
+        assert positions(scheduler.submit(Request(n=7, scope="today"))) == [0, 1, 2, 3, 4, 5, 7]
         assert scheduler.drain(WAIT_S)
     assert engine.sizes[call + 1] == 2  # branches of the one image left
     assert scheduler.stats().cancelled == 1
@@ -124,7 +125,7 @@ def test_cancelling_leaves_between_two_steps_and_returns_the_draws(engine: Gated
 def test_images_are_counted_and_not_requests() -> None:
     with scheduler_of(FakeEngine()) as scheduler:
         for n in (3, 2):
-            scheduler.submit({"n": n, "num_steps": 4}).result(WAIT_S)
+            scheduler.submit(Request(n=n, num_steps=4)).result(WAIT_S)
         assert scheduler.drain(WAIT_S)
         stats = scheduler.stats()
     assert (stats.images, stats.finished, stats.steps) == (5, 2, 20)
@@ -134,9 +135,9 @@ def test_images_are_counted_and_not_requests() -> None:
 def test_an_image_of_a_cancelled_request_that_waits_to_be_decoded_is_no_more(engine: GatedEngine) -> None:
     with scheduler_of(engine, slots=2) as scheduler:
         engine.decoding.clear()
-        first = scheduler.submit({"num_steps": 1})
+        first = scheduler.submit(Request(num_steps=1))
         assert settled(lambda: scheduler.stats().decoding == 1)
-        second = scheduler.submit({"num_steps": 1})
+        second = scheduler.submit(Request(num_steps=1))
         assert settled(lambda: scheduler.stats().decoding == 2)
         assert second.cancel()
         engine.decoding.set()
@@ -147,9 +148,9 @@ def test_an_image_of_a_cancelled_request_that_waits_to_be_decoded_is_no_more(eng
 
 def test_a_waiting_request_may_be_cancelled(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2) as scheduler:
-        first = scheduler.submit({"n": 2})
+        first = scheduler.submit(Request(n=2))
         assert engine.reached.wait(WAIT_S)
-        second = scheduler.submit({"n": 3, "scope": "today"})
+        second = scheduler.submit(Request(n=3, scope="today"))
         assert scheduler.stats().waiting == 3
         assert second.state is State.WAITING
         second.cancel()
@@ -165,9 +166,9 @@ def test_only_the_request_at_fault_fails(part: str) -> None:
     scheduler = Scheduler(Pipeline(fake_bundle(num_codes), engine), ServeSettings(slots=8))
     assert scheduler.pipeline.buckets  # which needs no code above 6
     engine.armed = True
-    tickets = [scheduler.submit({"n": 3, "seed": i, "codes": [0, 1, 3]}) for i in range(4)]
-    bad = scheduler.submit({"n": 4, "codes": [0, 1, 9, 3]})
-    balanced = scheduler.submit({"n": num_codes, "scope": "today"})
+    tickets = [scheduler.submit(Request(n=3, seed=i, codes=[0, 1, 3])) for i in range(4)]
+    bad = scheduler.submit(Request(n=4, codes=[0, 1, 9, 3]))
+    balanced = scheduler.submit(Request(n=num_codes, scope="today"))
     with scheduler:
         for i, ticket in enumerate(tickets):
             expected = Pipeline(fake_bundle(num_codes), FakeEngine()).generate(n=3, seed=i, codes=[0, 1, 3])
@@ -176,7 +177,7 @@ def test_only_the_request_at_fault_fails(part: str) -> None:
             with pytest.raises(RuntimeError):
                 ticket.result(WAIT_S)
             assert ticket.state is State.FAILED
-        assert scheduler.submit({"codes": [1]}).result(WAIT_S)  # it lives on
+        assert scheduler.submit(Request(codes=[1])).result(WAIT_S)  # it lives on
         assert settled(lambda: scheduler.stats().requests == scheduler.stats().occupied == 0)
         stats = scheduler.stats()
     assert (stats.failed, stats.finished, stats.decoding, stats.waiting) == (2, 5, 0, 0)
@@ -188,7 +189,7 @@ def test_a_ledger_that_cannot_be_written_fails_the_request(
     engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with stopped_at(engine, 0) as scheduler:
-        ticket = scheduler.submit({"n": 2, "scope": "today"})
+        ticket = scheduler.submit(Request(n=2, scope="today"))
         assert engine.reached.wait(WAIT_S)
 
         def refuse(*_: Any) -> None:
@@ -199,16 +200,16 @@ def test_a_ledger_that_cannot_be_written_fails_the_request(
             engine.go.set()
             with pytest.raises(DdmError, match="locked"):
                 ticket.result(WAIT_S)
-        assert positions(scheduler.submit({"n": 2, "scope": "today"})) == [0, 1]
+        assert positions(scheduler.submit(Request(n=2, scope="today"))) == [0, 1]
 
 
 def test_the_queue_is_bounded(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2, queue=5) as scheduler:
-        running = scheduler.submit({"n": 2})
+        running = scheduler.submit(Request(n=2))
         assert engine.reached.wait(WAIT_S)
-        waiting = [scheduler.submit({"n": 3}), scheduler.submit({"n": 2})]
+        waiting = [scheduler.submit(Request(n=3)), scheduler.submit(Request(n=2))]
         with pytest.raises(QueueFull, match="5 images wait, and these are 1") as caught:
-            scheduler.submit({"scope": "today"})
+            scheduler.submit(Request(scope="today"))
         assert caught.value.retry_after_s > 0
         assert not counts(scheduler).issued
         stats = scheduler.stats()
@@ -216,30 +217,30 @@ def test_the_queue_is_bounded(engine: GatedEngine) -> None:
         engine.go.set()
         for ticket in (running, *waiting):
             ticket.result(WAIT_S)
-        assert scheduler.submit({"n": 5}).result(WAIT_S)
+        assert scheduler.submit(Request(n=5)).result(WAIT_S)
 
 
 def test_a_key_has_a_limit_and_no_key_has_none(engine: GatedEngine) -> None:
     with stopped_at(engine, 0, per_key=2) as scheduler:
-        tickets = [scheduler.submit({}, key="one") for _ in range(2)]
+        tickets = [scheduler.submit(Request(), key="one") for _ in range(2)]
         with pytest.raises(TooMany, match="2 requests of this key"):
-            scheduler.submit({}, key="one")
-        tickets += [scheduler.submit({}, key=key) for key in ("two", *[""] * 9)]
+            scheduler.submit(Request(), key="one")
+        tickets += [scheduler.submit(Request(), key=key) for key in ("two", *[""] * 9)]
         engine.go.set()
         for ticket in tickets:
             ticket.result(WAIT_S)
         assert settled(lambda: scheduler.stats().requests == 0)
-        assert scheduler.submit({}, key="one").result(WAIT_S)
+        assert scheduler.submit(Request(), key="one").result(WAIT_S)
     assert scheduler.stats().rejected == {"key": 1}
 
 
 def test_draining_ends_what_was_taken_in(engine: GatedEngine) -> None:
     with stopped_at(engine, 1, slots=2) as scheduler:
-        tickets = [scheduler.submit({"n": 3, "scope": "today"}) for _ in range(2)]
+        tickets = [scheduler.submit(Request(n=3, scope="today")) for _ in range(2)]
         assert engine.reached.wait(WAIT_S)
         assert not scheduler.drain(0.01)
         with pytest.raises(Draining):
-            scheduler.submit({})
+            scheduler.submit(Request())
         engine.go.set()
         assert scheduler.drain(WAIT_S)
         assert {ticket.state for ticket in tickets} == {State.FINISHED}
@@ -249,7 +250,7 @@ def test_draining_ends_what_was_taken_in(engine: GatedEngine) -> None:
 def test_closing_fails_what_is_left_and_returns_its_draws(engine: GatedEngine) -> None:
     scheduler = stopped_at(engine, 1, slots=2)
     scheduler.start()
-    tickets = [scheduler.submit({"n": 3, "scope": "today"}) for _ in range(2)]
+    tickets = [scheduler.submit(Request(n=3, scope="today")) for _ in range(2)]
     assert engine.reached.wait(WAIT_S)
     threading.Timer(0.05, engine.go.set).start()
     scheduler.close()
@@ -257,14 +258,14 @@ def test_closing_fails_what_is_left_and_returns_its_draws(engine: GatedEngine) -
         with pytest.raises(Draining):
             ticket.result(0)
     with pytest.raises(Draining):
-        scheduler.submit({})
+        scheduler.submit(Request())
     assert counts(scheduler).pooled.total() == 6
     assert not counts(scheduler).leased
 
 
 def test_a_scheduler_that_was_never_started_closes() -> None:
     scheduler = scheduler_of(FakeEngine())
-    ticket = scheduler.submit({"scope": "today"})
+    ticket = scheduler.submit(Request(scope="today"))
     scheduler.close()
     assert ticket.claimed
     assert counts(scheduler).pooled.total() == 1
@@ -274,7 +275,7 @@ def test_shapes_take_turns() -> None:
     with scheduler_of(FakeEngine(), slots=4) as scheduler:
         sizes = [(8, 8), (8, 12), (12, 8), (8, 8)]
         tickets = [
-            scheduler.submit({"n": 3, "seed": i, "height": height, "width": width})
+            scheduler.submit(Request(n=3, seed=i, height=height, width=width))
             for i, (height, width) in enumerate(sizes)
         ]
         images = [ticket.result(WAIT_S).images for ticket in tickets]
@@ -289,11 +290,11 @@ def test_an_error_in_the_loop_itself_fails_what_is_under_way_and_no_more(
     monkeypatch: pytest.MonkeyPatch, engine: GatedEngine
 ) -> None:
     with stopped_at(engine, 0) as scheduler:
-        ticket = scheduler.submit({"scope": "today"})
+        ticket = scheduler.submit(Request(scope="today"))
         assert engine.reached.wait(WAIT_S)
         with monkeypatch.context() as patch:
             patch.setattr(scheduler, "_account", lambda ticked: 1 // 0)
             engine.go.set()
             with pytest.raises(ZeroDivisionError):
                 ticket.result(WAIT_S)
-        assert positions(scheduler.submit({"scope": "today"})) == [0]
+        assert positions(scheduler.submit(Request(scope="today"))) == [0]

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -22,8 +22,9 @@ from ray.serve.handle import DeploymentHandle
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.cluster.replica import Accepted, Message
-from ddm_rt.serve.scheduling.bounds import extent
+from ddm_rt.serve.scheduling import bounds
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats, Tally, over_replicas
@@ -103,21 +104,19 @@ class Front:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
-    def submit(
-        self, asked: Mapping[str, Any], *, key: str = "", priority: int = 0, deadline_s: float | None = None
-    ) -> Ticket:
+    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
         """Takes in a request, as `serve.scheduling.scheduler.Scheduler.submit` does, once a replica has taken it in.
 
         Where there is none for the moment, it waits for one up to the request's deadline.
         """
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
-        size = extent(asked, deadline_s, self.pipeline.bundle, self.settings)
+        size = bounds.check(request.extent(self.pipeline.bundle), deadline_s, self.settings)
         ticket = Ticket(size.n, size.n * size.steps, time.monotonic() + deadline_s, self._was_cancelled)
         errand = _Errand(size.n, size.steps, key, priority, ticket)
         self._enter(errand)
         try:
             with ExitStack() as draws:
-                ticket.manifest = draws.enter_context(self.pipeline.prepare(**asked)).manifest
+                ticket.manifest = draws.enter_context(self.pipeline.prepare(request)).manifest
                 with self._changed:
                     if self._closing:
                         raise Draining("the server has stopped")

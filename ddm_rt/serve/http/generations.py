@@ -67,10 +67,10 @@ class Images:
 
     async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
         """Raises Failure where the request isn't taken in."""
-        asked = body.asked(self._scheduler.pipeline.bundle, self._http)
+        take, request = self._scheduler.submit, body.asked(self._scheduler.pipeline.bundle, self._http)
 
         def submit() -> Ticket:
-            return self._scheduler.submit(asked, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
+            return take(request, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
 
         try:
             ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)

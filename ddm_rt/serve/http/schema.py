@@ -3,11 +3,11 @@
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
-from ddm_rt.sample.loop.noise import MAX_SEED
+from ddm_rt.sample.request import Request, told_fields
 from ddm_rt.serve.http.errors import invalid
 from ddm_rt.serve.http.settings import HttpSettings
 
@@ -16,19 +16,52 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-# A number in quotes, or `true` for 1, is a mistake.
-Count = Annotated[int, Field(ge=1, strict=True)]
-Scale = Annotated[float, Field(ge=0, le=100, strict=True)]  # far beyond, nothing is finite any more
-Flag = Annotated[bool, Field(strict=True)]
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
+# A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
+_STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
+# Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
+_OTHERWISE: dict[str, tuple[Any, Any]] = {
+    "prompt": (Text | None, Field(default=None, description="Text.")),
+    "negative_prompt": (Text | None, None),
+    "n": (Annotated[int, Field(strict=True)] | None, None),
+    "seed": (
+        Annotated[int, Field(strict=True)] | None,
+        Field(default=None, description="Image i has the seed derive(seed, i). Drawn by the server where not given."),
+    ),
+    "sampler": (SamplerName | None, None),
+    "target": (Annotated[str, Field(max_length=4096)], "uniform"),
+    "scope": (
+        Annotated[str, Field(max_length=256)] | None,
+        Field(
+            default=None,
+            description="Requests of one scope are balanced together. Left out: the server's. Null: this one alone.",
+        ),
+    ),
+    "leave_alone": (Annotated[list[Word], Field(max_length=256)] | None, None),
+}
+_WITHOUT = {"height", "width", "shuffle", "allow_stale"}  # `size` says the first two
 
-class ImageRequest(Frozen):
+
+def _fields() -> dict[str, tuple[str, tuple[Any, Any]]]:
+    """Name of a field of `Request` -> its name here, and its type with limits and its default."""
+    found = {}
+    for name, (hint, default, limits, told) in told_fields().items():
+        if name not in _WITHOUT:
+            kind, default = _OTHERWISE.get(name, (Annotated[hint, _STRICT.get(hint, Field())], default))
+            found[name] = told.name or name, (Annotated[kind, *limits, Field(description=told.help)], default)
+    return found
+
+
+_FIELDS = _fields()
+_definitions: dict[str, Any] = dict(_FIELDS.values())
+_Asked: Any = create_model("_Asked", __base__=Frozen, **_definitions)
+
+
+class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
     """Body of `POST /v1/images/generations`. What is null or left out takes the bundle's or the server's default."""
 
-    prompt: Text | None = None
     model: str | None = Field(default=None, description="This server has one: its bundle's name.")
-    n: Count | None = None
     size: str | None = Field(
         default=None,
         pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
@@ -39,38 +72,17 @@ class ImageRequest(Frozen):
     output_compression: Annotated[int, Field(ge=0, le=100, strict=True)] | None = Field(
         default=None, description="Quality of webp and jpeg; 100 by default."
     )
-    stream: Flag | None = Field(
+    stream: Annotated[bool, Field(strict=True)] | None = Field(
         default=None, description="Server-sent events: progress, and each image once it is there."
     )
     partial_images: Literal[0] | None = Field(default=None, description="Images that are still noise are not sent.")
     user: str | None = Field(default=None, max_length=512, description="Taken for the sake of clients, and not used.")
-
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)] | None = Field(
-        default=None, description="Image i has the seed derive(seed, i). Drawn by the server where it is not given."
-    )
-    steps: Count | None = None
-    sampler: SamplerName | None = None
-    guidance_scale: Scale | None = None
-    indicator_guidance_scale: Scale | None = None
-    negative_prompt: Text | None = None
-    target: Annotated[str, Field(max_length=4096)] = Field(
-        default="uniform", description="Shares: uniform, code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5."
-    )
-    balance: Balance = Balance.AUTO
-    scope: str | None = Field(
-        default=None,
-        max_length=256,
-        description="Requests of one scope are balanced together. Left out: the server's; null: this request alone.",
-    )
-    leave_alone: Annotated[list[Word], Field(max_length=256)] | None = Field(
-        default=None, description="Prompts with one of these words get the null code."
-    )
     deadline_s: Annotated[float, Field(gt=0, le=3600, strict=True)] | None = Field(
         default=None, description="The request fails if it isn't done after so many seconds."
     )
 
-    def asked(self, bundle: Bundle, http: HttpSettings) -> dict[str, Any]:
-        """Arguments of `Pipeline.prepare`. Raises Failure naming the field that this server doesn't take."""
+    def asked(self, bundle: Bundle, http: HttpSettings) -> Request:
+        """The request. Raises Failure naming the field that this server doesn't take."""
         config = bundle.config
         if self.model is not None and self.model != config.name:
             raise invalid(
@@ -79,23 +91,16 @@ class ImageRequest(Frozen):
         if self.output_compression is not None and self.output_format == "png":
             raise invalid("output_compression is given, but png has no quality: webp and jpeg do", "output_compression")
         width, height = self._pixels(bundle, http)
-        quota = bundle.codes.num_codes > 0 and self.balance is not Balance.OFF
-        return {
-            "prompt": None if config.prompt_free and http.ignore_prompt else self.prompt,
-            "negative_prompt": self.negative_prompt,
-            "n": 1 if self.n is None else self.n,
-            "seed": secrets.randbelow(_EXACT_IN_JAVASCRIPT) if self.seed is None else self.seed,
-            "num_steps": self.steps,
-            "sampler": self.sampler,
-            "guidance_scale": self.guidance_scale,
-            "indicator_guidance_scale": self.indicator_guidance_scale,
-            "height": height,
-            "width": width,
-            "target": self.target,
-            "balance": self.balance,
-            "scope": self.scope if "scope" in self.model_fields_set or not quota else http.scope,
-            "leave_alone": self.leave_alone,
-        }
+        given = {name: getattr(self, here) for name, (here, _) in _FIELDS.items()}
+        if config.prompt_free and http.ignore_prompt:
+            del given["prompt"]
+        if self.n is None:
+            del given["n"]
+        if self.seed is None:
+            given["seed"] = secrets.randbelow(_EXACT_IN_JAVASCRIPT)
+        if "scope" not in self.model_fields_set and bundle.codes.num_codes > 0 and self.balance is not Balance.OFF:
+            given["scope"] = http.scope
+        return Request(**given, height=height, width=width)
 
     def _pixels(self, bundle: Bundle, http: HttpSettings) -> tuple[int, int]:
         """Width and height. Each size has slots and batch sizes of its own, so only those that were named are made."""

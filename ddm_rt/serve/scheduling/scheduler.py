@@ -4,16 +4,17 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, Self
+from typing import Self
 
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Extent, Request
+from ddm_rt.serve.scheduling import bounds
 from ddm_rt.serve.scheduling.admission import Book
-from ddm_rt.serve.scheduling.bounds import Extent, extent
 from ddm_rt.serve.scheduling.delivery import Delivery
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.queue import Work
@@ -70,10 +71,8 @@ class Scheduler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(
-        self, asked: Mapping[str, Any], *, key: str = "", priority: int = 0, deadline_s: float | None = None
-    ) -> Ticket:
-        """Takes in a request. `asked` are arguments of `Pipeline.generate` by name, but for its callbacks.
+    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
+        """Takes in a request.
 
         Only so many requests of one `key` are taken at once, save of "". Higher priorities go first. The request fails
         with DeadlineExceeded if it isn't done after `deadline_s` seconds (None: those of the settings).
@@ -83,8 +82,8 @@ class Scheduler:
         taken in now, and Draining.
         """
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
-        size = extent(asked, deadline_s, self.pipeline.bundle, self.settings)
-        return self._take_in(size, self.pipeline.prepare(**asked), key, priority, deadline_s)
+        size = bounds.check(request.extent(self.pipeline.bundle), deadline_s, self.settings)
+        return self._take_in(size, self.pipeline.prepare(request), key, priority, deadline_s)
 
     def replay(self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None) -> Ticket:
         """Takes in a request whose codes were drawn elsewhere: the images of `manifest`. The ledger isn't asked.

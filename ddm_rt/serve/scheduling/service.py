@@ -1,10 +1,10 @@
 """What the HTTP interface needs of whoever samples: one scheduler in this process, or replicas elsewhere."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.sample.balance.lending import Lender
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import Ticket
@@ -32,7 +32,7 @@ class Service(Protocol):
     def ready(self) -> bool: ...
 
     def submit(
-        self, asked: Mapping[str, Any], *, key: str = "", priority: int = 0, deadline_s: float | None = None
+        self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None
     ) -> Ticket: ...
 
     def stats(self) -> Stats: ...
