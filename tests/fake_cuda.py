@@ -209,9 +209,6 @@ class FakeDriver:
             wait()
         return self._result("cuEventSynchronize", unsafe=True)
 
-    def cuEventElapsedTime(self, start: Handle, end: Handle) -> tuple[Any, ...]:
-        return self._result("cuEventElapsedTime", 0.5)
-
     # Kernels
 
     def cuModuleLoadData(self, image: bytes) -> tuple[Any, ...]:

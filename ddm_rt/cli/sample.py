@@ -107,7 +107,7 @@ def sample(
             option = name.replace("_", "-")
             raise DdmError(f"--from: a replay has the manifest's own prompts; leave out --{option}")
     n, texts = request.n, request.prompt or ()
-    if len(texts) > n:
+    if len(texts) > max(n, 1):
         raise DdmError(f"--prompt: {len(texts)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")
     if ledger is not None and request.scope is None:
         raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")

@@ -151,7 +151,7 @@ class Request:
         if self.leave_alone is not None and (balance is Balance.ON or self.codes is not None):
             reason = "codes are given" if self.codes is not None else 'balance is "on"'
             raise DdmError(f'leave_alone is given, but {reason}; it goes with balance "auto"')
-        named = [names_one(text, words) for text in texts]
+        named = [names_one(text, words) for text in texts if words]
         several = len(set(texts)) > 1
         text_scale = (
             None if config.prompt_free else scale("guidance_scale", self.guidance_scale, sampling.guidance_scale)

@@ -31,9 +31,6 @@ MAX_BATCH_HEADS = 65535  # the second axis of CUDA's grid
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
-# (head dim, dtype, architecture) whose shipped tile spills registers -> why that is accepted. Empty: none does.
-SPILLS_ALLOWED: dict[tuple[int, str, str], str] = {}
-
 _SMALL = Tile(64, 32, 4, 2)
 _LARGE = Tile(128, 32, 8, 2)
 

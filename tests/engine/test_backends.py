@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Backend, Precision
 from ddm_rt.engine import backends, devices, gates
-from ddm_rt.engine.backends import Row
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import BackendUnavailable, DdmError
@@ -30,7 +29,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """table(...) puts rows of the test's own in place of the shipped ones: name, kind of device, class, precisions."""
 
     def replace(*rows: tuple[Any, ...]) -> None:
-        monkeypatch.setattr(backends, "TABLE", tuple(Row(*row) for row in rows))
+        monkeypatch.setattr(backends, "TABLE", tuple(backends.Row(*row) for row in rows))
 
     monkeypatch.setitem(sys.modules, "fake_engines", sys.modules[__name__])
     return replace
@@ -127,7 +126,7 @@ def passed(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
     gate: dict[str, Any] = {
         "bundle_id": bundle.bundle_id,
         "backend": "torch",
-        "version": version("torch"),
+        "version": metadata.version("torch"),
         "precision": "bf16",
         "processor": SEEN.name,
         "threads": 1,

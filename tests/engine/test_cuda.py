@@ -163,7 +163,7 @@ def test_a_full_device_gives_up_what_is_unused_before_it_says_so(driver: FakeDri
     with pytest.raises(cuda.OutOfMemory, match="CUDA_ERROR_OUT_OF_MEMORY"):
         arrays.empty((100,), np.dtype(np.float32))
     assert driver.calls["cuMemFree"] == 1
-    assert arrays.pool.reserved_bytes == 0
+    assert driver.memory == {}
 
 
 _ARGUMENTS = (Argument("x", "pointer", 8), Argument("n", "i32", 4), Argument("global_scratch", "scratch", 8))
@@ -239,11 +239,8 @@ def test_a_failed_capture_leaves_the_stream_usable(device: cuda.Device, driver: 
     assert driver.live["graph"] == 0
 
 
-def test_events_measure(device: cuda.Device) -> None:
-    stream = cuda.Stream(device)
-    start, end = cuda.Event(device, timing=True), cuda.Event(device, timing=True)
-    stream.record(start)
-    stream.record(end)
-    end.wait()
-    assert end.ready()
-    assert end.milliseconds_since(start) == 0.5
+def test_an_event_is_waited_for(device: cuda.Device) -> None:
+    stream, event = cuda.Stream(device), cuda.Event(device)
+    stream.record(event)
+    event.wait()
+    assert event.ready()

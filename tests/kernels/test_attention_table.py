@@ -21,11 +21,6 @@ def test_each_shipped_tile_has_alternatives_of_legal_sizes() -> None:
             assert 1 <= tile.num_stages <= 4
 
 
-def test_allowed_spills_name_rows_of_the_table_and_say_why() -> None:
-    assert set(table.SPILLS_ALLOWED) <= set(EVERY)
-    assert all(table.SPILLS_ALLOWED.values())
-
-
 @pytest.mark.parametrize(
     ("key", "message"),
     [

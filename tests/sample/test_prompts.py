@@ -173,7 +173,7 @@ def test_a_large_models_images_come_one_by_one(pipeline_of: Make) -> None:
     object.__setattr__(pipeline.bundle, "config", pipeline.bundle.config.model_copy(update=large))
     assert pipeline.buckets == (1,)
     assert not pipeline.engine.denoised
-    assert pipeline._buckets_for((4, 32, 32), None)[-1] == 16  # of 64 x 64 pixels
+    assert pipeline.slots((4, 32, 32)).buckets[-1] == 16  # of 64 x 64 pixels
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """What a request's body becomes, and which field an error names."""
 
+from dataclasses import replace
+
 import pytest
 from fake_engine import fake_bundle
 from pydantic import ValidationError
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.sample.request import Request
 from ddm_rt.serve.http.errors import Failure
 from ddm_rt.serve.http.schema import ImageRequest, sizes_of
 from ddm_rt.serve.http.settings import HttpSettings
@@ -15,16 +18,16 @@ def bundle() -> Bundle:
     return fake_bundle()
 
 
-def asked(bundle: Bundle, http: HttpSettings | None = None, **body: object) -> dict[str, object]:
+def asked(bundle: Bundle, http: HttpSettings | None = None, **body: object) -> Request:
     return ImageRequest.model_validate(body).asked(bundle, http or HttpSettings())
 
 
 def test_an_empty_body_asks_for_one_image_of_the_bundle_s_own_kind(bundle: Bundle) -> None:
     one, other = asked(bundle), asked(bundle)
-    assert one["n"] == 1
-    assert (one["width"], one["height"]) == (8, 8)
-    assert one["seed"] != other["seed"]  # so that two calls are not the same image
-    assert one["scope"] == "default"
+    assert one.n == 1
+    assert (one.width, one.height) == (8, 8)
+    assert one.seed != other.seed  # so that two calls are not the same image
+    assert one.scope == "default"
 
 
 def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
@@ -43,24 +46,24 @@ def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
         "leave_alone": ["woman"],
     }
     found = asked(bundle, HttpSettings(sizes=("12x8",)), **body)
-    assert (found["width"], found["height"]) == (12, 8)
-    assert found["num_steps"] == 7
-    assert found["seed"] == 2**64 - 1
-    assert found["scope"] == "campaign"
-    assert found["leave_alone"] == ["woman"]
+    assert (found.width, found.height) == (12, 8)
+    assert found.num_steps == 7
+    assert found.seed == 2**64 - 1
+    assert found.scope == "campaign"
+    assert found.leave_alone == ["woman"]
 
 
 def test_a_null_is_as_a_field_left_out_save_for_the_scope(bundle: Bundle) -> None:
     names = ("prompt", "n", "size", "seed", "steps", "sampler", "negative_prompt", "stream", "user", "deadline_s")
     nulls = asked(bundle, **dict.fromkeys(names))
-    assert nulls | {"seed": 0} == asked(bundle) | {"seed": 0}
-    assert asked(bundle, scope=None)["scope"] is None
+    assert replace(nulls, seed=0) == replace(asked(bundle), seed=0)
+    assert asked(bundle, scope=None).scope is None
 
 
 def test_requests_without_quota_get_no_scope_unasked(bundle: Bundle) -> None:
-    assert asked(bundle, balance="off")["scope"] is None
-    assert asked(fake_bundle(num_codes=0))["scope"] is None
-    assert asked(bundle, HttpSettings(scope=None))["scope"] is None
+    assert asked(bundle, balance="off").scope is None
+    assert asked(fake_bundle(num_codes=0)).scope is None
+    assert asked(bundle, HttpSettings(scope=None)).scope is None
 
 
 @pytest.mark.parametrize(
@@ -107,9 +110,9 @@ def test_what_is_no_request(body: dict[str, object]) -> None:
 
 def test_a_prompt_is_dropped_only_where_the_bundle_takes_none(bundle: Bundle) -> None:
     ignoring = HttpSettings(ignore_prompt=True)
-    assert asked(bundle, ignoring, prompt="a dog")["prompt"] is None
-    assert asked(bundle, prompt="a dog")["prompt"] == "a dog"  # the pipeline says no
-    assert asked(fake_bundle(prompt_free=False), ignoring, prompt="a dog")["prompt"] == "a dog"
+    assert asked(bundle, ignoring, prompt="a dog").prompt is None
+    assert asked(bundle, prompt="a dog").prompt == "a dog"  # the pipeline says no
+    assert asked(fake_bundle(prompt_free=False), ignoring, prompt="a dog").prompt == "a dog"
 
 
 def test_sizes_are_listed_once(bundle: Bundle) -> None:

@@ -32,11 +32,6 @@ class Pool:
         self._sizes: dict[int, int] = {}  # of every block, used or not
         self._closed = False
 
-    @property
-    def reserved_bytes(self) -> int:
-        """Device memory that the pool holds, used or not."""
-        return sum(self._sizes.values())
-
     def allocate(self, count: int) -> "Memory":
         """At least `count` bytes. Raises OutOfMemory (a DdmError) where the device has no more."""
         size = _size_class(count)

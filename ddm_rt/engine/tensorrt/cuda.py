@@ -61,7 +61,6 @@ class Driver(Protocol):
     def cuEventRecord(self, event: Any, stream: Any, /) -> tuple[Any, ...]: ...
     def cuEventQuery(self, event: Any, /) -> tuple[Any, ...]: ...
     def cuEventSynchronize(self, event: Any, /) -> tuple[Any, ...]: ...
-    def cuEventElapsedTime(self, start: Any, end: Any, /) -> tuple[Any, ...]: ...
     def cuModuleLoadData(self, image: bytes, /) -> tuple[Any, ...]: ...
     def cuModuleUnload(self, module: Any, /) -> tuple[Any, ...]: ...
     def cuModuleGetFunction(self, module: Any, name: bytes, /) -> tuple[Any, ...]: ...
@@ -301,12 +300,11 @@ class Graph:
 
 
 class Event:
-    """A point in a stream; with `timing`, one whose distance to another can be measured."""
+    """A point in a stream."""
 
-    def __init__(self, device: Device, *, timing: bool = False) -> None:
+    def __init__(self, device: Device) -> None:
         self._call, self._driver = device.call, device.driver
-        flags = device.driver.CUevent_flags
-        (self.event,) = self._call("cuEventCreate", flags.CU_EVENT_DEFAULT if timing else flags.CU_EVENT_DISABLE_TIMING)
+        (self.event,) = self._call("cuEventCreate", device.driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
 
     def ready(self) -> bool:
         """Whether the stream has passed it; doesn't wait."""
@@ -318,10 +316,6 @@ class Event:
 
     def wait(self) -> None:
         self._call("cuEventSynchronize", self.event)
-
-    def milliseconds_since(self, start: "Event") -> float:
-        """Time from `start` to here, both passed."""
-        return float(self._call("cuEventElapsedTime", start.event, self.event)[0])
 
     def close(self) -> None:
         self._call("cuEventDestroy", self.event)
