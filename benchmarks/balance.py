@@ -23,17 +23,18 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_steps import commit
 from PIL import Image
+from store import RESULTS, of_evaluation, put, read
 
 from ddm_rt import data
 from ddm_rt.config import DataConfig, RunConfig
-from ddm_rt.files import write_atomic, write_json
+from ddm_rt.files import write_json
 from ddm_rt.presets import resolve
 
 PRESET = "digits-bench"
@@ -55,8 +56,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # on 3v8 4:1
     "paper ε": {**METHODS["paper"], "schedule.prediction_type": "epsilon"},  # the paper's objective to the letter
     "vanilla ε": {**METHODS["vanilla"], "schedule.prediction_type": "epsilon"},
 }
+METHODS_AND_MORE = METHODS | ABLATIONS | {FIRST_RUN: FIRST}
 N, SEED, MIN_PER_GROUP = 1000, 0, 400
-RESULTS = Path(__file__).parent / "results" / "balance"
 
 
 def cells() -> list[tuple[str, str]]:
@@ -67,20 +68,21 @@ def cells() -> list[tuple[str, str]]:
     return main + stress + [("3v8 4:1", name) for name in ABLATIONS] + first
 
 
-def result_path(name: str, method: str) -> Path:
-    slug = f"{name}_{method}".replace(" ", "_").replace(":", "").replace("α=", "a").replace("ε", "eps").replace(",", "")
-    return RESULTS / f"{slug}.json"
+def slug(name: str, method: str) -> str:
+    """What a cell's folders and logs are called."""
+    text = f"{name}_{method}".replace(" ", "_").replace(":", "").replace("α=", "a").replace("ε", "eps")
+    return text.replace(",", "")
 
 
 def train_cell(name: str, method: str, work: Path) -> None:
     """Train, or take up what is there."""
     from ddm_rt.train.run import train
 
-    run = work / result_path(name, method).stem / "run"
+    run = work / slug(name, method) / "run"
     train(cell_config(name, method, work), run, progress={"train": _log(f"{name} {method}")})
 
 
-def measure_cell(name: str, method: str, work: Path) -> None:
+def measure_cell(name: str, method: str, work: Path, results: Path) -> None:
     """Export, sample and measure a trained cell."""
     import onnxruntime
     import torch
@@ -88,12 +90,12 @@ def measure_cell(name: str, method: str, work: Path) -> None:
     from ddm_rt.bundle import Bundle
     from ddm_rt.evaluate.evaluation import evaluate
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.evaluate.quality import copying, nearest
+    from ddm_rt.evaluate.quality import copying
     from ddm_rt.evaluate.run import generate_until, labelled, three_channels
     from ddm_rt.export.onnx import export_run
     from ddm_rt.sample.pipeline import Pipeline
 
-    run = work / result_path(name, method).stem
+    run = work / slug(name, method)
     config = cell_config(name, method, work)
     if not (run / "bundle").exists():
         export_run(run / "run", run / "bundle")
@@ -112,7 +114,6 @@ def measure_cell(name: str, method: str, work: Path) -> None:
         min_per_group=MIN_PER_GROUP,
         n=N,
     )
-    reference = labelled(f"digits:{','.join(groups)}", "reference", config.data).balanced(groups)
     verdicts = judge.predict(sampled.images).labels
     train_images = three_channels(data.load(config.data).images)
     labels = np.array(data.load(config.data).labels)
@@ -122,10 +123,7 @@ def measure_cell(name: str, method: str, work: Path) -> None:
         ours = sampled.images[verdicts == group][:MIN_PER_GROUP]
         if len(ours):
             held_out = unseen.images[np.array(unseen.labels) == group]
-            copies[group] = {
-                "nearest": nearest(ours, train_images, reference.images).model_dump(mode="json"),
-                "copying": copying(ours, train_images[labels == group], held_out).model_dump(mode="json"),
-            }
+            copies[group] = copying(ours, train_images[labels == group], held_out).model_dump(mode="json")
     found = None
     if bundle.codes.leaves and method != "oracle":
         top = np.array(bundle.codes.top_of)[json.loads((run / "run" / "assignment.json").read_bytes())["code"]]
@@ -134,30 +132,29 @@ def measure_cell(name: str, method: str, work: Path) -> None:
             "group_share_in_top": {g: [float((labels[top == k] == g).mean()) for k in np.unique(top)] for g in groups},
             "stability_ari": list(bundle.training.discovery.stability_ari),
         }
-    write_json(
-        result_path(name, method),
-        {
-            "set": name,
-            "method": method,
-            "config": config.model_dump(mode="json", exclude={"data": {"source"}, "codes": {"source"}}),
-            "data": SETS.get(name, "stress_folder()"),
-            "evaluation": figures.model_dump(mode="json"),
-            "copies": copies,
-            "codes_against_labels": found,  # for the reader; nothing before this line read the labels
-            "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
-            "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-            "commit": _commit(),
-        },
-    )
+    line = {
+        "set": name,
+        "method": method,
+        "preset": PRESET,
+        "settings": METHODS_AND_MORE[method],
+        "seed": SEED,
+        "evaluation": of_evaluation(figures.model_dump(mode="json")),
+        "copies": copies,
+        "codes_against_labels": found,  # for the reader; nothing before this line read the labels
+        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
+        "commit": commit(),
+    }
+    put(results / "balance.jsonl", [line], "set", "method")
 
 
 def cell_config(name: str, method: str, work: Path) -> RunConfig:
     overrides: dict[str, Any] = {"data.source": SETS.get(name, "")}
-    overrides |= (METHODS | ABLATIONS | {FIRST_RUN: FIRST})[method]
+    overrides |= METHODS_AND_MORE[method]
     if name == STRESS:
         overrides["data.source"] = str(stress_folder(work))
     if method == "oracle":
-        path = work / f"labels_{result_path(name, method).stem}.json"
+        path = work / f"labels_{slug(name, method)}.json"
         labels = data.load(resolve(PRESET, {"data.source": SETS[name]}).data).labels or ()
         names = sorted(set(labels))
         write_json(path, {"code": [names.index(label) for label in labels]})
@@ -198,99 +195,8 @@ class PolarityJudge:
         return self._judge.predict(np.where(inverted[:, None, None, None], 255 - images, images), batch_size)
 
 
-def table() -> str:
-    """Markdown: one row per set and method, then the bars."""
-    rows = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))]
-    by_cell = {(row["set"], row["method"]): row for row in rows}
-    columns = (
-        "set",
-        "method",
-        "share of first digit",
-        "FD_ddm [95 %]",
-        "FD_L2",
-        "noise floor p95",
-        "neither",
-        "Frechet, all",
-        "minority / majority",
-        "RMS to nearest training image",
-        "codes ARI",
-    )
-    lines = [_row(columns), _row(["---"] * len(columns))]
-    ordered = [cell for name in (*SETS, STRESS) for cell in cells() if cell[0] == name]
-    lines += [_row(_figures(by_cell[cell])) for cell in ordered if cell in by_cell]
-    return "\n".join([*lines, "", *_bars(by_cell)]) + "\n"
-
-
-def _row(values: Iterable[str]) -> str:
-    return f"| {' | '.join(values)} |"
-
-
 def _minority(name: str) -> int:
     return 1 if name.endswith("4:1") else 0
-
-
-def _frechet(row: dict[str, Any], group: int) -> float | None:
-    quality = row["evaluation"]["per_group"][group]["quality"]
-    return None if quality is None else float(quality["frechet"])
-
-
-def _figures(row: dict[str, Any]) -> list[str]:
-    figures, raw, found = row["evaluation"], row["evaluation"]["raw"], row["codes_against_labels"]
-    minority = _minority(row["set"])
-    low, high = raw["fd_ddm_interval"]
-    distances = [_frechet(row, group) for group in (minority, 1 - minority)]
-    return [
-        row["set"],
-        row["method"],
-        f"{raw['shares'][0]:.3f}",
-        f"{raw['scores']['fd_ddm']:.3f} [{low:.3f}, {high:.3f}]",
-        f"{raw['scores']['fd_l2']:.3f}",
-        f"{figures['noise_floor'][3][0]:.3f}",
-        f"{figures['neither']['share']:.1%}",
-        f"{figures['quality']['frechet']:.1f}",
-        " / ".join("too few" if distance is None else f"{distance:.1f}" for distance in distances),
-        f"{figures['nearest']['mean']:.3f}",
-        f"{np.mean(found['stability_ari']):.3f}" if found else "",
-    ]
-
-
-def _bars(by_cell: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """The targets that were set beforehand, each with what was reached."""
-    both = [name for name in SETS if {(name, "codes"), (name, "vanilla")} <= set(by_cell)]
-    if not both:
-        return []
-    pairs = [(by_cell[name, "codes"], by_cell[name, "vanilla"]) for name in both]
-    fd = [tuple(row["evaluation"]["raw"]["scores"]["fd_ddm"] for row in pair) for pair in pairs]
-    ours, biased = [c for c, _ in fd], [(c, v) for c, v in fd if v >= 0.1]
-    frechet = [tuple(row["evaluation"]["quality"]["frechet"] for row in pair) for pair in pairs]
-    minority = [tuple(_frechet(row, _minority(row["set"])) for row in pair) for pair in pairs]
-    ratios = [c / v for c, v in minority if c is not None and v is not None]
-    neither = max(c["evaluation"]["neither"]["share"] for c, _ in pairs)
-    copies = [
-        (f"{c['set']} {group}", *(row["copies"][group]["copying"] for row in (c, v)))
-        for c, v in pairs
-        for group in c["copies"]
-        if group in v["copies"]
-    ]
-    more = sum(c["interval"][0] > v["interval"][1] for _, c, v in copies)
-    less = sum(c["share"] <= v["share"] for _, c, v in copies)
-    return [
-        f"{len(pairs)} of {len(SETS)} sets measured, n = {N} each. Ours (`codes`) against the targets set beforehand:",
-        "",
-        f"- FD_ddm at most .06 on at least five sets and at most .10 on the other: at most .06 on "
-        f"{sum(value <= 0.06 for value in ours)}, largest {max(ours):.3f}",
-        f"- FD_ddm at most .05 on average: {np.mean(ours):.3f}",
-        f"- FD_ddm at most a quarter of vanilla's where that is at least .1: {sum(c <= v / 4 for c, v in biased)} of "
-        f"{len(biased)} sets",
-        f"- images of neither group at most 10 %: largest {neither:.1%}",
-        f"- overall Frechet distance at most .50 of vanilla's on average: {np.mean([c / v for c, v in frechet]):.2f}",
-        f"- the minority's at most .60 of vanilla's on average: {np.mean(ratios):.2f} ({len(ratios)} sets)",
-        "- no group copies the training set more than with vanilla. Three-sample test, share of images nearer to "
-        f"training than to as many held-out images (.5: no copying): at most vanilla's in {less} of "
-        f"{len(copies)} groups, and above it with separate 95 % intervals in {more} (ours / vanilla: "
-        + ", ".join(f"{name} {c['share']:.3f} / {v['share']:.3f}" for name, c, v in copies)
-        + ")",
-    ]
 
 
 def _log(label: str) -> Any:
@@ -301,16 +207,11 @@ def _log(label: str) -> Any:
     return callback
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
     work = arguments.work
-    command = [sys.executable, __file__, "--work", str(work), "--cell", *cell]
+    command = [sys.executable, __file__, "--work", str(work), "--results", str(arguments.results), "--cell", *cell]
     command += ["--train-only"] if arguments.train_only else []
-    log = work / f"{result_path(*cell).stem}.log"
+    log = work / f"{slug(*cell)}.log"
     work.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         code = subprocess.run(
@@ -322,6 +223,7 @@ def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/balance"), help="runs and bundles (not committed)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of balance.jsonl and balance.md")
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
     parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
@@ -330,14 +232,16 @@ def main() -> None:
     if arguments.cell:
         train_cell(*arguments.cell, arguments.work)
         if not arguments.train_only:
-            measure_cell(*arguments.cell, arguments.work)
+            measure_cell(*arguments.cell, arguments.work, arguments.results)
         return
     if not arguments.table:
-        missing = [cell for cell in cells() if not result_path(*cell).is_file()]
+        there = [(line["set"], line["method"]) for line in read(arguments.results / "balance.jsonl")]
+        missing = [cell for cell in cells() if cell not in there]
         with ThreadPoolExecutor(arguments.workers) as pool:
             list(pool.map(lambda cell: _spawn(cell, arguments), missing))
-    write_atomic(RESULTS.with_suffix(".md"), table())
-    print(table())
+    from render import render  # its page needs this module
+
+    print(render("balance", arguments.results))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Calibration on the shipped digits: how far the achieved share is from the target with 16, 64 and 256 audited images.
 
     python benchmarks/calibration.py --work DIR     # the pool (resumable, minutes on one thread), the study, the table
-    python benchmarks/calibration.py --table        # the table of what is there
 
 A pool of 1,024 generated and judged images per code stands in for the generator: audits are drawn from its first half
 without replacement, 200 times; the second half says what each code really gives. So the errors are those of
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render
 from calibration_parts import pool
 from calibration_parts.study import ESTIMATORS, Codes, audits, uncalibrated
-from calibration_parts.table import markdown
-
-from ddm_rt.files import write_atomic, write_json
+from measured_steps import commit
+from store import RESULTS, save
 
 BUNDLE, JUDGE, GROUPS = "digits", "digits", ("3", "8")
 TARGETS = (0.5, 0.3, 0.7)  # share of the first group
 AUDITS = (16, 64, 256)
 DRAWS = 200
-RESULTS = Path(__file__).parent / "results"
 
 
 def study(work: Path) -> dict[str, Any]:
@@ -52,6 +50,7 @@ def study(work: Path) -> dict[str, Any]:
         "draws": DRAWS,
         "machine": f"{platform.system()} {platform.machine()}, one thread",
         "numpy": np.__version__,
+        "commit": commit(),
         "codes": {"shipped": shipped.summary(), "mixed": shipped.mixed().summary()},
         "rows": rows,
     }
@@ -59,16 +58,11 @@ def study(work: Path) -> dict[str, Any]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--work", type=Path, help="Where the pool is kept.")
-    arguments.add_argument("--table", action="store_true", help="Only write the table again.")
+    arguments.add_argument("--work", type=Path, required=True, help="Where the pool is kept.")
+    arguments.add_argument("--results", type=Path, default=RESULTS, help="Folder of calibration.jsonl and its page.")
     options = arguments.parse_args()
-    path = RESULTS / "calibration.json"
-    if not options.table:
-        if options.work is None:
-            arguments.error("--work: a directory for the pool is needed")
-        write_json(path, study(options.work))
-    write_atomic(RESULTS / "calibration.md", markdown(path))
-    print((RESULTS / "calibration.md").read_text(), end="")
+    save("calibration", study(options.work), options.results)
+    print(render.render("calibration", options.results), end="")
 
 
 if __name__ == "__main__":

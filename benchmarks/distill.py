@@ -2,7 +2,6 @@
 
     python benchmarks/distill.py                # everything that is missing, one set after the other; resumable
     python benchmarks/distill.py --development  # the development set in place of the table's
-    python benchmarks/distill.py --table        # the table of what is there
 
 The teacher is the run `codes` of `balance.py` with its preset and seed, trained again here since weights aren't
 committed. The settings of the student of four steps are the defaults of `ddm-rt distill`. All but one were chosen on
@@ -15,21 +14,22 @@ two bundles for one image, while an image's bytes are a function of one bundle i
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import balance
 import numpy as np
+import render
+from measured_steps import commit
 from numpy.typing import NDArray
+from store import RESULTS, of_evaluation, put, read
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled, three_channels
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.schedule import StepTable
@@ -49,29 +49,39 @@ STUDENTS: dict[str, dict[str, Any]] = {  # no bar hangs on the last two: half of
     "student of 2": {"distill.phases": 2, "train.steps": 4000},
     "student of 1": {"distill.phases": 1, "train.steps": 4000},
 }
-BARS = {"fd": 0.06, "fd_off": 0.03, "frechet": 1.15, "smallest": 1.25}
-RESULTS = Path(__file__).parent / "results" / "distill.json"
+FIRST_PHASE = "one guided step"  # of the students made here; "many steps": an earlier one, which failed on 0v1
+KEPT = {  # of the settings
+    "train": {"steps", "batch_size", "learning_rate", "ema_decay", "seed"},
+    "sampling": {"sampler", "num_steps", "indicator_guidance_scale"},
+    "distill": True,
+}
 
 
-def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
-    """Train, distil and measure what `tree` lacks of a set, row by row."""
-    rows = tree.setdefault(name, {})
+def run_set(name: str, work: Path, results: Path) -> None:
+    """Train, distil and measure what is missing of a set, row by row."""
+    path, key = results / "distill.jsonl", ("set", "sampling", "first_phase")
+    there = [tuple(line[part] for part in key) for line in read(path)]
     pipelines: dict[str, Pipeline] = {}
     judge = Judge.load("digits")
     for label, (who, steps) in ROWS.items():
-        if label in rows:
+        if (name, label, FIRST_PHASE) in there:
             continue
         for needed in ("teacher", *(("student",) if who == "both" else (who,))):
             if needed not in pipelines:
                 pipelines[needed] = pipeline_of(name, needed, work)
         images, codes = generate(pipelines, who, steps, judge, name.split()[0].split("v"))
-        rows[label] = measure(pipelines["teacher"].bundle, images, codes, judge, name)
-        rows[label]["settings"] = pipelines["teacher" if who == "both" else who].bundle.training.run.model_dump(
-            mode="json", include={"train", "distill", "sampling"}
-        )
-        rows[label]["commit"] = balance._commit()
-        write_json(results, tree)
-        print(f"{name} {label}: {figures(rows[label], name)}", flush=True)
+        settings = pipelines["teacher" if who == "both" else who].bundle.training.run
+        line = {
+            "set": name,
+            "sampling": label,
+            "first_phase": FIRST_PHASE,
+            "seed": SEED,
+            **measure(pipelines["teacher"].bundle, images, codes, judge, name),
+            "settings": settings.model_dump(mode="json", include=KEPT, exclude_none=True),
+            "commit": commit(),
+        }
+        put(path, [line], *key)
+        print(f"{name} {label}: done", flush=True)
 
 
 def pipeline_of(name: str, who: str, work: Path) -> Pipeline:
@@ -79,7 +89,7 @@ def pipeline_of(name: str, who: str, work: Path) -> Pipeline:
     from ddm_rt.export.onnx import export_run
     from ddm_rt.train.distill.run import distill
 
-    folder = work / balance.result_path(name, "codes").stem
+    folder = work / balance.slug(name, "codes")
     balance.train_cell(name, "codes", work)
     run = folder / "run"
     if who != "teacher":
@@ -158,7 +168,10 @@ def measure(
         min_per_group=MIN_PER_GROUP,
         n=N,
     )
-    return {"evaluation": found.model_dump(mode="json"), "vendi": vendi(judge.predict(images[:N]).features)}
+    return {
+        "evaluation": of_evaluation(found.model_dump(mode="json")),
+        "vendi": vendi(judge.predict(images[:N]).features),
+    }
 
 
 def vendi(features: NDArray[Any]) -> float:
@@ -169,66 +182,15 @@ def vendi(features: NDArray[Any]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def figures(row: dict[str, Any], name: str) -> dict[str, float]:
-    found = row["evaluation"]
-    quality = found["per_group"][balance._minority(name)]["quality"]
-    low, high = found["raw"]["fd_ddm_interval"]
-    return {
-        "fd": found["raw"]["scores"]["fd_ddm"],
-        "low": low,
-        "high": high,
-        "frechet": found["quality"]["frechet"],
-        "smallest": float("nan") if quality is None else quality["frechet"],
-        "neither": found["neither"]["share"],
-        "recall": found["quality"]["recall"],
-        "vendi": row["vendi"],
-    }
-
-
-def table(tree: dict[str, Any]) -> str:
-    """Markdown: one row per set and way of sampling, then the bars."""
-    columns = ("set", "sampling", "FD_ddm [95 %]", "Frechet, all", "smallest group", "neither", "recall", "Vendi")
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |"]
-    bars = []
-    for name, rows in tree.items():
-        found = {label: figures(rows[label], name) for label in ROWS if label in rows}
-        for label, f in found.items():
-            lines.append(
-                f"| {name} | {label} | {f['fd']:.3f} [{f['low']:.3f}, {f['high']:.3f}] | {f['frechet']:.1f} | "
-                f"{f['smallest']:.1f} | {f['neither']:.1%} | {f['recall']:.3f} | {f['vendi']:.2f} |"
-            )
-        teacher, student = (found.get(label) for label in ("teacher, 25 steps", "student, 4 steps"))
-        if teacher and student:
-            ratios = [student[key] / teacher[key] for key in ("frechet", "smallest")]
-            kept = (
-                student["fd"] <= BARS["fd"],
-                abs(student["fd"] - teacher["fd"]) <= BARS["fd_off"],
-                ratios[0] <= BARS["frechet"],
-                ratios[1] <= BARS["smallest"],
-            )
-            words = ["met" if bar else "MISSED" for bar in kept]
-            bars.append(
-                f"- {name}, 4 steps: FD_ddm {student['fd']:.3f} (bar .06: {words[0]}), "
-                f"{student['fd'] - teacher['fd']:+.3f} to the teacher (.03: {words[1]}); Frechet distance "
-                f"{ratios[0]:.2f}x (1.15x: {words[2]}), smallest group {ratios[1]:.2f}x (1.25x: {words[3]})"
-            )
-    return "\n".join([*lines, "", *bars]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/distill"), help="runs and bundles (not committed)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of distill.jsonl and its table")
     parser.add_argument("--development", action="store_true")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     arguments = parser.parse_args()
-    tree = json.loads(arguments.results.read_bytes()) if arguments.results.is_file() else {}
-    if not arguments.table:
-        for name in DEVELOPMENT if arguments.development else SETS:
-            run_set(name, arguments.work, tree, arguments.results)
-    text = table(tree)
-    write_atomic(arguments.results.with_suffix(".table.md"), text)
-    print(text)
+    for name in DEVELOPMENT if arguments.development else SETS:
+        run_set(name, arguments.work, arguments.results)
+    print(render.render("distill", arguments.results))
 
 
 if __name__ == "__main__":

@@ -6,32 +6,31 @@
 n pairs with the same seeds and codes for each row: precisions, step counts, samplers, a backend, and two faults that
 were planted. The torch backend needs weights, which the shipped bundle holds in its graphs alone, so that row compares
 the two backends on a bundle of the same data trained for 600 steps (preset `digits-demo`, trained here where DIR has
-none). Rows are kept in results/drift.json as they come; one with another n or bundle is made again.
+none). Rows are kept in results/drift.jsonl as they come; one with another n or bundle is made again.
 """
 
 import argparse
-import json
 import os
 import platform
-import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import render
+from measured_steps import commit
+from store import RESULTS, load, save
+
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate.comparison.compare import compare
-from ddm_rt.evaluate.comparison.paired import Decision
 from ddm_rt.evaluate.comparison.sides import parse_side
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.presets import resolve
 from ddm_rt.workflows.export import export
 
 GROUPS, REFERENCE = ("3", "8"), "digits:3,8"
-RESULTS = Path(__file__).parent / "results"
 TRAINED = "trained"  # the bundle with weights
 
 # Row -> A and B; {fp16} and the like are bundles in the work directory.
@@ -73,52 +72,22 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     figures, _ = compare(
         *sides, judge=Judge.load("digits"), groups=GROUPS, reference=REFERENCE, n=arguments.n, seed=arguments.seed
     )
-    found = figures.model_dump(mode="json")
+    found = figures.model_dump(mode="json", exclude={"schema_version", "seed", "groups", "reference", "judge"})
     for side, text in zip("ab", ROWS[name], strict=True):
         found[side]["label"] = text.replace("{", "").replace("}", "")
-    return found
+    return {"row": name, **found}
 
 
 def key(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a row kept from before must have been made with."""
-    return {"n": arguments.n, "seed": arguments.seed, "bundle_id": Bundle.load("digits").bundle_id}
-
-
-def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "| A to B | labels changed | share of 3, A to B | difference [90 %] | neither, A to B | p | decision "
-        "| Frechet: 3, A to B | 8 | grey levels | times as fast |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, row in result["rows"].items():
-        labels, speed = row["labels"], row["speed"]
-        changes = {change["group"]: change for change in labels["changes"]}
-        three = changes["3"]
-        low, high = three["interval"]
-        quality = {entry["group"]: entry["frechet"] for entry in row["quality"]}
-        decision = Decision(labels["decision"]).name.lower()
-        more = "" if labels["n_needed"] is None else f", needs n = {labels['n_needed']}"
-        lines.append(
-            f"| {name} | {labels['flip_rate']:.1%} | {three['share_a']:.3f} to {three['share_b']:.3f} "
-            f"| {three['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"| {_shares(changes.get('neither'))} "
-            f"| {labels['test']['p']:.2g} | {decision}{more} "
-            + "".join(f"| {a:.1f} to {b:.1f} " for a, b in (quality[group] or (float("nan"),) * 2 for group in GROUPS))
-            + f"| {row['images']['mean']:.2f} | {speed['ratio']:.2f} |"
-        )
-    return (
-        "\n".join(lines)
-        + f"\n\nn = {result['n']} pairs a row, seed {result['seed']}, margin ±.03 on shares of all images, bundle "
-        f"{result['bundle_id'][:12]}. Frechet distances in the judge's features, equal n. Grey levels: mean difference "
-        "of a pair. Speed: median of 5 interleaved requests for 16 images, one thread of a machine that also had other "
-        "work. The row of the two backends is of a bundle trained for 600 steps, with weights.\n\n"
-        f"{result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}, commit "
-        f"{result['commit']}; `{result['command']}`\n"
-    )
-
-
-def _shares(change: dict[str, Any] | None) -> str:
-    return "0" if change is None else f"{change['share_a']:.3f} to {change['share_b']:.3f}"
+    return {
+        "n": arguments.n,
+        "seed": arguments.seed,
+        "bundle_id": Bundle.load("digits").bundle_id,
+        "judge": Judge.load("digits").sha256,
+        "groups": list(GROUPS),
+        "reference": REFERENCE,
+    }
 
 
 def main() -> None:
@@ -127,33 +96,29 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", nargs="*", default=[], choices=list(ROWS), help="rows to make again")
-    parser.add_argument("--out", type=Path, default=RESULTS / "drift.json", help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of drift.jsonl and drift.md")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     kept: dict[str, Any] = {}
-    if arguments.out.exists():
-        before = json.loads(arguments.out.read_bytes())
-        if all(before[name] == value for name, value in key(arguments).items()):
-            kept = before["rows"]
+    before = load("drift", arguments.results)
+    if before and all(before[name] == value for name, value in key(arguments).items()):
+        kept = {row["row"]: row for row in before["rows"]}
     for name in ROWS:
         if name in kept and name not in arguments.again:
             continue
         start = time.perf_counter()
         kept[name] = measure(name, arguments)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        describe = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
         result = key(arguments) | {
             "command": "python benchmarks/drift.py --work DIR",
             "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
             "load_average": os.getloadavg(),
             "versions": {package: version(package) for package in ("onnxruntime", "torch", "numpy")},
-            "commit": commit.stdout.strip() or "unknown",
-            "rows": {row: kept[row] for row in ROWS if row in kept},
+            "commit": commit(),
+            "rows": [kept[row] for row in ROWS if row in kept],
         }
-        write_json(arguments.out, result)
-        write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(arguments.out.with_suffix(".md").read_text())
+        save("drift", result, arguments.results)
+    print(render.render("drift", arguments.results))
 
 
 if __name__ == "__main__":

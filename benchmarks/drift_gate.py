@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render
+from measured_steps import commit
+from store import RESULTS, save
 
-from ddm_rt.evaluate.comparison.paired import ALPHA, CONFIDENCE, MARGIN, Decision, Table, decide
+from ddm_rt.evaluate.comparison.paired import ALPHA, MARGIN, Decision, Table, decide
 from ddm_rt.evaluate.intervals import wilson
-from ddm_rt.files import write_atomic, write_json
 
-RESULTS = Path(__file__).parent / "results"
 GROUPS, SIZES, DISCORDANCE, DRIFTS = (2, 4), (300, 1000, 3000), (0.02, 0.05, 0.10), (0.0, 0.02, 0.03, 0.05)
 
 
@@ -45,32 +46,11 @@ def cell(n: int, groups: int, discordance: float, drift: float, runs: int, seed:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "| groups | n | discordance | planted drift | equivalent | undecided | drift | error: rate [95 %] |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["rows"]:
-        rates, said = row["rates"], ""
-        if row["error"] is not None:
-            low, high = row["error_interval"]
-            name = "false alarm" if row["drift"] == 0 else "miss"
-            said = f"{name} {rates[row['error']]:.3f} [{low:.3f}, {high:.3f}]"
-        shown = " | ".join(f"{rates[name]:.3f}" for name in ("equivalent", "undecided", "drift"))
-        lines.append(
-            f"| {row['groups']} | {row['n']} | {row['discordance']:.0%} | {row['drift']:.2f} | {shown} | {said} |"
-        )
-    return "\n".join(lines) + (
-        f"\n\n{result['runs']} simulated comparisons a row, seed {result['seed']}; margin ±{MARGIN:g}, "
-        f"{CONFIDENCE:.0%} intervals, tests at {ALPHA:g}; `python benchmarks/drift_gate.py`\n"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "drift_gate.json", help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of drift.jsonl and drift.md")
     arguments = parser.parse_args()
     rows = [
         cell(n, groups, discordance, drift, arguments.runs, arguments.seed)
@@ -80,10 +60,9 @@ def main() -> None:
         for drift in DRIFTS
         if drift <= discordance
     ]
-    result = {"runs": arguments.runs, "seed": arguments.seed, "margin": MARGIN, "alpha": ALPHA, "rows": rows}
-    write_json(arguments.out, result)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(markdown(result))
+    result = {"runs": arguments.runs, "seed": arguments.seed, "margin": MARGIN, "alpha": ALPHA, "commit": commit()}
+    save("drift gate", result | {"rows": rows}, arguments.results)
+    print(render.render("drift", arguments.results))
 
 
 if __name__ == "__main__":

@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import render
 from measured_steps import commit
+from store import RESULTS, save
 
 from ddm_rt.bundle import asset
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]
-OUT = Path(__file__).parent / "results" / "embedding.json"
 DIGITS = asset("digits")
 COLD_S = 0.5  # bar: the first image of a cold process
 RATIO = 1.0  # bar: throughput over the Python engine's
@@ -95,9 +95,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def throughput(library: Path, threads: int, rounds: int) -> dict[str, Any]:
+def throughput(library: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     c, python = CEngine(library, threads), Pipeline.load("digits", backend="onnxruntime", threads=threads)
-    found: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
     for n in IMAGES:
         pairs = []
         for number in range(rounds + 1):
@@ -106,12 +106,16 @@ def throughput(library: Path, threads: int, rounds: int) -> dict[str, Any]:
             pairs.append((in_c, in_python))
         pairs = pairs[1:]  # the first one warms both
         ratios = sorted(there / here for here, there in pairs)
-        found[f"{n} image{'s' * (n > 1)}, {threads} thread{'s' * (threads > 1)}"] = {
-            "c_images_per_s": round(n / statistics.median(here for here, _ in pairs), 1),
-            "python_images_per_s": round(n / statistics.median(there for _, there in pairs), 1),
-            "c_over_python": round(statistics.median(ratios), 3),
-            "c_over_python_range": [round(ratios[0], 3), round(ratios[-1], 3)],
-        }
+        found.append(
+            {
+                "part": "throughput",
+                "case": f"{n} image{'s' * (n > 1)}, {threads} thread{'s' * (threads > 1)}",
+                "c_images_per_s": round(n / statistics.median(here for here, _ in pairs), 1),
+                "python_images_per_s": round(n / statistics.median(there for _, there in pairs), 1),
+                "c_over_python": round(statistics.median(ratios), 3),
+                "c_over_python_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+            }
+        )
     return found
 
 
@@ -147,62 +151,42 @@ def peak_mib(program: list[str], n: int, work: Path) -> float:
     return found
 
 
-def commands(cli: Path, rounds: int, work: Path) -> dict[str, Any]:
+def commands(cli: Path, rounds: int, work: Path) -> list[dict[str, Any]]:
     programs = {"ddm-cli": [str(cli)], "ddm-rt": [sys.executable, "-m", "ddm_rt.cli"]}
-    found: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
     for n in IMAGES:
         measured: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(rounds):
             for name, program in programs.items():
                 measured[name].append(command(program, n, work))
-        for name, runs in measured.items():
-            found[f"{name}, {n} image{'s' * (n > 1)}"] = {
+        found += [
+            {
+                "part": "commands",
+                "case": f"{name}, {n} image{'s' * (n > 1)}",
                 "wall_p50_s": round(statistics.median(runs), 3),
                 "wall_range_s": [round(min(runs), 3), round(max(runs), 3)],
                 "peak_rss_mib": round(peak_mib(programs[name], n, work), 1),
             }
+            for name, runs in measured.items()
+        ]
     return found
 
 
-def bars(record: dict[str, Any]) -> list[dict[str, Any]]:
+def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every bar beside its figure."""
-    worst = min(row["c_over_python"] for row in record["throughput"].values())
-    cold = record["commands"]["ddm-cli, 1 image"]["wall_p50_s"]
+    worst = min(row["c_over_python"] for row in rows if row["part"] == "throughput")
+    cold = next(row["wall_p50_s"] for row in rows if row["case"] == "ddm-cli, 1 image")
     return [
         {"bar": f"throughput over the Python engine's, at least {RATIO:g}", "value": worst, "met": worst >= RATIO},
         {"bar": f"first image of a cold process, at most {COLD_S:g} s", "value": cold, "met": cold <= COLD_S},
     ]
 
 
-def table(record: dict[str, Any]) -> str:
-    """The results as markdown."""
-    lines = ["# Embedding", "", "Written by `benchmarks/embedding.py`; what each part does stands there.", ""]
-    lines += [f"- {bar['bar']}: {bar['value']}, {'met' if bar['met'] else 'NOT MET'}" for bar in record["bars"]]
-    for part in ("throughput", "commands"):
-        rows = record[part]
-        names = list(next(iter(rows.values())))
-        lines += ["", f"## {part}", "", f"| | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-        lines += [
-            f"| {row} | " + " | ".join(str(figures[name]) for name in names) + " |" for row, figures in rows.items()
-        ]
-    stamp = record["measured"]
-    return "\n".join(
-        [
-            *(*lines, ""),
-            f"`{stamp['command']}`, commit {stamp['commit']}, {stamp['rounds']} interleaved rounds, "
-            f"{stamp['processor']}, {stamp['cpus']} CPUs, load {stamp['load_before']} before; "
-            f"ONNX Runtime {stamp['onnxruntime']}, "
-            f"Python {stamp['python']}.",
-            "",
-        ]
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--library", type=Path, help="folder that CMake has built the library in")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of speed.jsonl and speed.md")
     options = parser.parse_args(arguments)
     stamp = {
         "command": "python benchmarks/embedding.py",
@@ -218,17 +202,11 @@ def main(arguments: list[str] | None = None) -> None:
         work = Path(folder)
         built = build(work / "build") if options.library is None else options.library
         library = built / "ddm_rt" / "csrc" / "libddm_rt.so"
-        record: dict[str, Any] = {
-            "measured": stamp,
-            "throughput": {
-                name: row for threads in (1, 2) for name, row in throughput(library, threads, options.rounds).items()
-            },
-            "commands": commands(library.with_name("ddm-cli"), options.rounds, work),
-        }
-    record["bars"] = bars(record)
-    write_json(options.out, record)
-    write_atomic(options.out.with_suffix(".md"), table(record))
-    print(json.dumps(record["bars"], indent=1))
+        rows = [row for threads in (1, 2) for row in throughput(library, threads, options.rounds)]
+        rows += commands(library.with_name("ddm-cli"), options.rounds, work)
+    save("embedding", stamp | {"bars": bars(rows), "rows": rows}, options.results)
+    print(json.dumps(bars(rows), indent=1))
+    render.render("speed", options.results)
 
 
 if __name__ == "__main__":

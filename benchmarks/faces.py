@@ -1,7 +1,6 @@
 """The faces experiment: three biased sets of cartoon faces, one training budget, one run per cell.
 
     python benchmarks/faces.py FACES.npz                # everything that is missing, two cells side by side; resumable
-    python benchmarks/faces.py --table                  # the table of what is there
     python benchmarks/faces.py FACES.npz --development  # what the guidance was chosen by
     python benchmarks/faces.py FACES.npz --probe-draws  # few-label codes over 20 draws of labels, without diffusion
     python benchmarks/faces.py FACES.npz --floor        # Frechet distances of real faces at the cells' n
@@ -11,7 +10,6 @@ photographs. 45 % of it may be trained on, 39 % train the judge, the rest measur
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,33 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from faces_label_free import table as rules_table
+import render
 from faces_parts import floor, judging, probe_draws, sets
 from faces_parts.cells import Cell, slug
 from faces_parts.methods import methods
-
-from ddm_rt.files import write_atomic, write_json
-
-RESULTS = Path(__file__).parent / "results" / "faces"
-HEADER = """Cartoon faces at 32x32, 1,250 training images a set, 1,200 steps, one training seed, DDIM 25, n = 1,000.
-Shares are as judged, not corrected for the judge (accuracy on 960 held-out faces: gender .977, race .999; corrected
-shares are in the JSON files). Audits are by this judge, half of them adaptive. Indicator guidance is 1.25, chosen on
-another set before the table (`faces/development.json`); rows called "unguided" (1.0) were added after it was seen.
-"calibrated" keeps weights close to even weights of 16 codes, "calibrated by size" to the codes' sizes, which was added
-after it was seen, too. Luminance W1: Wasserstein-1 distance of the cheeks' luminance to the balanced reference. n_eff:
-effective number of training images behind the samples. Frechet distances are in the judge's features, no FID.
-
-"""
-
-
-def cells() -> list[tuple[str, str]]:
-    """(set, method), the most telling first: what the bars are about, one set after the other, then the rest."""
-    every = [(name, method) for name in sets.SETS for method in methods()]
-    return sorted(every, key=lambda cell: methods()[cell[1]].kind == "halving")
-
-
-def result_path(name: str, method: str, results: Path = RESULTS) -> Path:
-    return results / f"{slug(name)}_{slug(method)}.json"
+from measured_steps import commit
+from pages.faces import cells
+from store import RESULTS, put, read, save
 
 
 def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Path, train_only: bool = False) -> None:
@@ -59,7 +37,7 @@ def run_cell(name: str, method: str, faces: sets.Faces, work: Path, results: Pat
         return
     sampled = cell.sample(bundle, judge)
     tree = measure(cell, judge, sets.split(faces, "reference"), sampled)
-    write_json(result_path(name, method, results), tree | {"commit": _commit()})
+    put(results / "faces.jsonl", [tree | {"commit": commit()}], "set", "method")
 
 
 def develop(faces: sets.Faces, work: Path, results: Path) -> None:
@@ -68,7 +46,7 @@ def develop(faces: sets.Faces, work: Path, results: Path) -> None:
     reference = sets.split(faces, "reference")
     judge = judging.make(sets.split(faces, "judge"), reference, work / "judge.onnx")
     tree = development.measure(faces, judge, reference, work, _log(development.SET))
-    write_json(results / "development.json", tree | {"commit": _commit()})
+    save("faces: guidance", tree | {"commit": commit()}, results)
 
 
 def _log(label: str) -> Any:
@@ -79,19 +57,11 @@ def _log(label: str) -> Any:
     return callback
 
 
-def _commit() -> str:
-    where = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=where
-    )
-    return done.stdout.strip() or os.environ.get("FACES_COMMIT", "unknown")
-
-
 def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
     command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), __file__, str(arguments.faces)]
     command += ["--work", str(arguments.work), "--results", str(arguments.results), "--cell", *cell]
     command += ["--train-only"] if arguments.train_only else []
-    log = arguments.work / f"{result_path(*cell).stem}.log"
+    log = arguments.work / f"{slug(' '.join(cell))}.log"
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         code = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
@@ -100,9 +70,9 @@ def _spawn(cell: tuple[str, str], arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faces", type=Path, nargs="?", help="the .npz file of faces")
+    parser.add_argument("faces", type=Path, help="the .npz file of faces")
     parser.add_argument("--work", type=Path, default=Path("runs/faces"), help="runs and bundles (not committed)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one JSON file per cell")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of faces.jsonl, codes.jsonl and faces.md")
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
     parser.add_argument("--only", default="", help="cells whose set and method contain this text")
@@ -110,54 +80,26 @@ def main() -> None:
     parser.add_argument("--probe-draws", action="store_true", help="few-label codes over many draws of labels")
     parser.add_argument("--floor", action="store_true", help="the noise floor of the smallest groups' distances")
     parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
-    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
-    if not arguments.table:
-        if arguments.faces is None:
-            parser.error("the .npz file of faces is needed")
-        arguments.work.mkdir(parents=True, exist_ok=True)
-        faces = sets.read(arguments.faces)
-        if arguments.development:
-            develop(faces, arguments.work, arguments.results)
-            return
-        if arguments.probe_draws:
-            tree = probe_draws.measure(faces, arguments.work)
-            write_json(arguments.results / "probe_draws.json", tree | {"commit": _commit()})
-            return
-        if arguments.floor:
-            tree = floor.measure(faces, arguments.work)
-            write_json(arguments.results / "floor.json", tree | {"commit": _commit()})
-            return
-        if arguments.cell:
-            run_cell(*arguments.cell, faces, arguments.work, arguments.results, arguments.train_only)
-            return
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    faces = sets.read(arguments.faces)
+    if arguments.cell:
+        run_cell(*arguments.cell, faces, arguments.work, arguments.results, arguments.train_only)
+        return
+    if arguments.development:
+        develop(faces, arguments.work, arguments.results)
+    elif arguments.probe_draws:
+        tree = probe_draws.measure(faces, arguments.work)
+        save("faces: draws of labels", tree | {"commit": commit()}, arguments.results)
+    elif arguments.floor:
+        save("faces: noise floor", floor.measure(faces, arguments.work) | {"commit": commit()}, arguments.results)
+    else:
         judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), arguments.work / "judge.onnx")
-        missing = [
-            cell
-            for cell in cells()
-            if arguments.only in " ".join(cell) and not result_path(*cell, arguments.results).is_file()
-        ]
+        there = [(line["set"], line["method"]) for line in read(arguments.results / "faces.jsonl")]
+        missing = [cell for cell in cells() if arguments.only in " ".join(cell) and cell not in there]
         with ThreadPoolExecutor(arguments.workers) as pool:
             list(pool.map(lambda cell: _spawn(cell, arguments), missing))
-    text = report(arguments.results)
-    write_atomic(arguments.results.with_suffix(".md"), text)
-    print(text)
-
-
-def report(results: Path) -> str:
-    """Markdown: the table with its bars, then the label-free rules by clustering alone where they were measured."""
-    from faces_parts.tables import table
-
-    trees = {path.stem: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
-    text = HEADER + table(
-        [tree for tree in trees.values() if "method" in tree], cells(), trees.get("floor", {}).get("floor", {})
-    )
-    if "probe_draws" in trees:
-        text += "\nFew-label codes over other draws of labels, by the codes' composition\n\n"
-        text += probe_draws.table(trees["probe_draws"])
-    if "label_free" in trees:
-        text += f"\nLabel-free rules, by clustering alone: FD_L2 of gender / race\n\n{rules_table(trees['label_free'])}"
-    return text
+    print(render.render("faces", arguments.results))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/faces_label_free.py FACES.npz
 
-Writes results/faces/label_free.json and prints the table. Features are those of the experiment (`faces.py`), and the
-judge's own layer, which saw labels of other images: it stands in for a strong pretrained encoder, and no label-free
-rule may be claimed to have it.
+Writes "faces: rules" of results/codes.jsonl and its table, in faces.md. Features are those of the experiment
+(`faces.py`), and the judge's own layer, which saw labels of other images: it stands in for a strong pretrained encoder,
+and no label-free rule may be claimed to have it.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render
 from faces_parts import code_files, judging, label_free, sets
 from faces_parts.cells import slug
+from measured_steps import commit
 from numpy.typing import NDArray
+from store import RESULTS, save
 
-from ddm_rt.files import write_json
-
-RESULTS = Path(__file__).parent / "results" / "faces" / "label_free.json"
 SETS = sets.SETS | {
     "race 1:2:4:8": sets.BiasedSet("race", (1, 2, 4, 8)),
     "balanced": sets.BiasedSet("gender", (1, 1)),
@@ -27,9 +27,10 @@ SEMANTIC = "judge's layer"
 
 
 def measure(faces: sets.Faces, work: Path) -> dict[str, Any]:
-    """FD_L2 of both attributes under each rule's weights, and n_eff/n, per set."""
+    """FD_L2 of both attributes under each rule's weights, and n_eff/n: a figure for each set."""
     judge = judging.make(sets.split(faces, "judge"), sets.split(faces, "reference"), work / "judge.onnx")
-    pool, tree = sets.split(faces, "train"), {}
+    pool = sets.split(faces, "train")
+    made: dict[str, dict[str, list[float]]] = {}
     for name, what in SETS.items():
         train = sets.biased(pool, what)
         cache = work / slug(name) / "features"
@@ -38,16 +39,19 @@ def measure(faces: sets.Faces, work: Path) -> dict[str, Any]:
             for each in (*code_files.FEATURE_SETS, code_files.PATCHES)
         }
         colours = train.images.reshape(len(train), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(train), -1)
-        rows = {"the data itself": figures(train, np.full(len(train), 1 / len(train)))}
+        found = {"the data itself": figures(train, np.full(len(train), 1 / len(train)))}
         for title, rule in label_free.rules(list(known)).items():
-            rows[title] = figures(train, rule(known, colours))
+            found[title] = figures(train, rule(known, colours))
         semantic = {SEMANTIC: judge.predict(train.images).features.astype(np.float64)}
         for title, rule in label_free.rules([SEMANTIC]).items():
             if title.endswith(SEMANTIC):
-                rows[title] = figures(train, rule(semantic, colours))
-        tree[name] = rows
+                found[title] = figures(train, rule(semantic, colours))
+        for title, scores in found.items():
+            for score, value in scores.items():
+                made.setdefault(title, {}).setdefault(score, []).append(value)
         print(name, "done", flush=True)
-    return {"training_images": 1250, "sets": tree}
+    titles = {title: dict(zip(("rule", "features"), [*title.split(" | "), ""], strict=False)) for title in made}
+    return {"training_images": 1250, "sets": list(SETS), "rows": [titles[title] | made[title] for title in made]}
 
 
 def figures(train: sets.Faces, weights: NDArray[np.float64]) -> dict[str, float]:
@@ -59,30 +63,15 @@ def figures(train: sets.Faces, weights: NDArray[np.float64]) -> dict[str, float]
     return found
 
 
-def table(tree: dict[str, Any]) -> str:
-    """Markdown: gender / race FD_L2 on each set, and the mean over the sets of the biased attribute's."""
-    names = list(tree["sets"])
-    columns = ["rule", "features", *names, "worst", "n_eff / n"]
-    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
-    for title in tree["sets"][names[0]]:
-        rows = [tree["sets"][name][title] for name in names]
-        cells = [f"{row['gender_fd_l2']:.2f} / {row['race_fd_l2']:.2f}" for row in rows]
-        worst = max(max(row["gender_fd_l2"], row["race_fd_l2"]) for row in rows)
-        share = np.mean([row["effective_share"] for row in rows])
-        rule, _, features = title.partition(" | ")
-        lines.append(f"| {rule} | {features} | {' | '.join(cells)} | {worst:.2f} | {share:.2f} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path, help="the .npz file of faces")
     parser.add_argument("--work", type=Path, default=Path("runs/faces"), help="features and judge (not committed)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of codes.jsonl and faces.md")
     arguments = parser.parse_args()
     tree = measure(sets.read(arguments.faces), arguments.work)
-    write_json(arguments.out, tree)
-    print(table(tree))
+    save("faces: rules", tree | {"commit": commit()}, arguments.results)
+    print(render.render("faces", arguments.results))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 import peers
-from bench_parts.fair_charts import ladder, throughput
-from bench_parts.fair_table import markdown
+import render
 from bench_parts.rows import quartiles
 from bench_parts.workers import Call, side_by_side
 from measured_steps import commit
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from peers import Configuration
 from registry import BENCHMARKS
 from run import check_tests
+from store import RESULTS, Line, load, of_balance, save
 from subjects import Subject, of_bundle
 
 from ddm_rt.bundle import Bundle
@@ -45,9 +45,8 @@ from ddm_rt.evaluate.comparison.paired import paired
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled
-from ddm_rt.files import write_atomic, write_json
+from ddm_rt.files import write_json
 
-RESULTS = Path(__file__).parent / "results" / "fair_throughput.json"
 N, SEED, MIN_PER_GROUP, BATCHES, ROUNDS = 1000, 0, 400, (1, 16, 32, 64), 7
 AUTHORS, REFERENCE = "authors' way", "teacher, onnxruntime"
 _LADDER = [  # each adds one idea to the one before it; then the students
@@ -147,37 +146,46 @@ def judged(
     found = evaluate(images, codes, judge, groups, reference, None, min_per_group=MIN_PER_GROUP, n=len(images))
     return {
         "fd": found.raw.scores.fd_ddm,
-        "balance": found.raw.model_dump(mode="json"),
+        "balance": of_balance(found.raw.model_dump(mode="json")),
         "neither": found.neither.share,
         "frechet": found.quality.frechet,
     }
 
 
-def gates(rows: list[Entry], tree: dict[str, Any], groups: list[str], n: int, threads: int, results: Path) -> None:
-    """What `tree` lacks: images of each configuration, judged, beside the teacher's on the same seeds and codes."""
-    judge = Judge.load("digits")
+def gates(rows: list[Entry], record: Line, groups: list[str], n: int, threads: int, work: Path, results: Path) -> None:
+    """What the record lacks: images of each configuration, judged, beside the teacher's on the same seeds and codes.
+
+    The teacher's own labels and codes, image by image, are kept in `work`.
+    """
+    judge, per_image = Judge.load("digits"), work / "reference.json"
+    there = {row["configuration"]: row for row in record["rows"]}
     reference: tuple[NDArray[np.str_], NDArray[np.int64]] | None = None
     for entry in sorted(rows, key=lambda entry: entry.name != REFERENCE):
         bundle = Bundle.load(entry.subject.of(entry.configuration.options.get("precision", "fp32")), verify=False)
-        key = [bundle.bundle_id, entry.configuration.options, n, SEED, groups, judge.sha256]
-        kept = tree["gates"].get(entry.name)
-        if kept is not None and kept["key"] == json.loads(json.dumps(key)):
+        key = json.loads(json.dumps([bundle.bundle_id, entry.configuration.options, n, SEED, groups, judge.sha256]))
+        kept = there.get(entry.name)
+        if kept is not None and kept["key"] == key and (entry.name != REFERENCE or per_image.is_file()):
             if entry.name == REFERENCE:
-                reference = np.array(kept["labels"]), np.array(kept["codes"], np.int64)
+                images = json.loads(per_image.read_bytes())
+                reference = np.array(images["labels"]), np.array(images["codes"], np.int64)
             continue
         images, codes = images_of(entry, n, threads)
         labels = judge.predict(images).labels
-        figures: dict[str, Any] = {"key": key, "what": entry.what, "precision": entry.configuration.precision}
+        figures: dict[str, Any] = {"configuration": entry.name, "key": key, "what": entry.what}
+        figures |= {"precision": entry.configuration.precision}
         figures |= judged(images, codes, judge, groups, bundle.training.run.data)
         if entry.name == REFERENCE:
             assert codes is not None
             reference = labels, codes
-            figures |= {"labels": labels.tolist(), "codes": codes.tolist()}
+            write_json(per_image, {"labels": labels.tolist(), "codes": codes.tolist()})
         elif reference is not None and codes is not None and np.array_equal(codes, reference[1]):
-            figures["drift"] = paired(reference[0], labels, groups).model_dump(mode="json")
+            drift = paired(reference[0], labels, groups)
+            figures["drift"] = drift.model_dump(
+                mode="json", include={"categories", "table", "flip_interval", "decision"}
+            )
         figures["commit"] = commit()
-        tree["gates"][entry.name] = figures
-        write_json(results, tree)
+        there[entry.name] = figures
+        save("fair throughput", record | {"rows": list(there.values())}, results)
         print(f"{entry.name}: FD {figures['fd']:.3f}, Frechet {figures['frechet']}", flush=True)
 
 
@@ -219,18 +227,20 @@ def main() -> int:
     parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--out", type=Path, default=RESULTS, help="and .md and .svg beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of fair_throughput.jsonl and its pages")
     arguments = parser.parse_args()
     students = dict(text.partition("=")[::2] for text in arguments.student)
     try:
         subjects = {name: subject_of(name, Path(run), arguments.work) for name, run in students.items()}
         teacher = subject_of("teacher", arguments.teacher, arguments.work)
         rows = entries(teacher, subject_of("authors", arguments.authors, arguments.work), subjects)
-        tree: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"gates": {}}
+        record: Line = load("fair throughput", arguments.results) or {"rows": []}
         if arguments.gates:
-            gates(rows, tree, arguments.groups.split(","), arguments.n, arguments.threads, arguments.out)
+            groups = arguments.groups.split(",")
+            gates(rows, record, groups, arguments.n, arguments.threads, arguments.work, arguments.results)
             return 0
-        if missing := [entry.name for entry in rows if entry.name not in tree["gates"]]:
+        judgements = {row["configuration"]: row for row in record["rows"]}
+        if missing := [entry.name for entry in rows if entry.name not in judgements]:
             raise DdmError(f"{missing[0]}: not judged yet; run with --gates first")
         check_tests(BENCHMARKS["step"].tests)
         stamp = machine().model_dump()
@@ -238,7 +248,11 @@ def main() -> int:
     except DdmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tree |= {
+    made = []
+    for entry in rows:
+        row = judgements[entry.name]
+        made.append(row | speeds[entry.name] | {"passes": passes(row, judgements[REFERENCE])})
+    record |= {
         "command": "python benchmarks/fair_throughput.py --work DIR --teacher RUN --authors RUN --student NAME=RUN",
         "n": arguments.n,
         "seed": SEED,
@@ -247,18 +261,13 @@ def main() -> int:
         "threads": arguments.threads,
         "machine": stamp,
         "commit": commit(),
-        "order": [entry.name for entry in rows],
         "baseline": AUTHORS,
         "reference": REFERENCE,
         "ladder": _LADDER + [f"{name}, openvino int8" for name in students],
-        "speeds": speeds,
-        "passes": {entry.name: passes(tree["gates"][entry.name], tree["gates"][REFERENCE]) for entry in rows},
+        "rows": made,
     }
-    write_json(arguments.out, tree)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(tree))
-    throughput(tree, arguments.out.with_suffix(".svg"))
-    ladder(tree, arguments.out.with_name(f"{arguments.out.stem}_ladder.svg"))
-    print(arguments.out.with_suffix(".md").read_text())
+    save("fair throughput", record, arguments.results)
+    print(render.render("fair_throughput", arguments.results))
     return 0
 
 

@@ -7,7 +7,6 @@ own records list them, so nothing is installed for it. Times are of new processe
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -15,16 +14,15 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import render
 from measured_steps import commit
 from packaging.requirements import Requirement
+from store import RESULTS, rounded, save
 
 from ddm_rt.engine.machine import machine
 from ddm_rt.evaluate.comparison.sides import parse_side
 from ddm_rt.evaluate.latency import first_image
-from ddm_rt.files import write_atomic, write_json
 
-RESULTS = Path(__file__).parent / "results" / "footprint.json"
-BARS = {"import_s": 0.15, "serving_mb": 350.0, "first_image_s": 2.0}
 _IMPORT = "import time; start = time.perf_counter(); import ddm_rt; print(time.perf_counter() - start)"
 
 
@@ -71,30 +69,10 @@ def import_seconds() -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def markdown(result: dict[str, Any]) -> str:
-    lines = ["# Footprint", "", "| what | figure | at most | |", "| --- | ---: | ---: | --- |"]
-    words = {
-        "import_s": "`import ddm_rt`, s",
-        "serving_mb": "`pip install 'ddm-rt[serve]'` without torch, MB",
-        "first_image_s": "process start to the first image of the shipped bundle, s",
-    }
-    for name, bar in BARS.items():
-        value = result[name]["median"] if isinstance(result[name], dict) else result[name]
-        lines.append(f"| {words[name]} | {value:.3g} | {bar:g} | {'met' if value <= bar else 'NOT MET'} |")
-    lines += [
-        "",
-        f"Without extras {result['base_mb']:.0f} MB. {result['rounds']} new processes each; all figures in "
-        f"footprint.json. {result['machine']['processor']}, {result['machine']['cpus']} CPUs, load average "
-        f"{result['machine']['load_average']}, commit {result['commit']}; `python benchmarks/footprint.py`",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of speed.jsonl and speed.md")
     arguments = parser.parse_args()
     stamp = machine().model_dump()
     serving = closure("ddm-rt", frozenset({"serve"}))
@@ -104,7 +82,7 @@ def main() -> int:
         "first_image_s": [first_image(side) for _ in range(arguments.rounds)],
     }
     result: dict[str, Any] = {
-        name: {"median": statistics.median(values), "samples": values} for name, values in taken.items()
+        name: {"median": statistics.median(values), "samples": rounded(values, 4)} for name, values in taken.items()
     }
     result |= {
         "serving_mb": megabytes(serving),
@@ -114,9 +92,8 @@ def main() -> int:
         "machine": stamp,
         "commit": commit(),
     }
-    write_json(arguments.out, result)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(markdown(json.loads(arguments.out.read_text())))
+    save("footprint", result, arguments.results)
+    print(render.render("speed", arguments.results))
     return 0
 
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import measured_steps
+import render
 from measured_steps import Bar
+from store import RESULTS, load, save
 
 from ddm_rt.errors import DdmError
-from ddm_rt.files import write_atomic, write_json
 
 PARTS = ("text_encoder", "vae_decoder", "unet")
 STEPS = ("export", "convert", "build")
 FILES = {"export": "{}.fp32.onnx", "convert": "{}.onnx", "build": "{}.plan"}  # what each step leaves
-RESULTS = Path(__file__).parent / "results" / "full_size.json"
 DISK_GIB = 8.0  # graphs with external data and plans, at scale 1
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "tensorrt-rtx")
 
@@ -38,42 +38,6 @@ BARS = (
 )
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The results as a page."""
-    rows = [
-        f"| {name.replace('.', ', ')} | {r['wall_s']:.1f} | {r['cpu_s']:.1f} | {r['peak_rss_gib']:.2f} | "
-        f"{r['bytes'] / 1e6:,.0f} | {r['load_before']:.1f} to {r['load_after']:.1f} | "
-        + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in r["seconds"].items())
-        + f" | {r['commit']} |"
-        for name, r in results["steps"].items()
-    ]
-    parameters = ", ".join(
-        f"{name.split('.')[0]} {r['parameters'] / 1e6:,.1f} M"
-        for name, r in results["steps"].items()
-        if "parameters" in r
-    )
-    return "\n".join(
-        [
-            "# Full size without a GPU",
-            "",
-            f"`{results['command']}` on {results['machine']}; {results['settings']}.",
-            f"Random weights: {parameters}. Versions: "
-            + ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-            + ".",
-            "",
-            "| step | wall s | CPU s | peak GiB | MB written | load average | seconds by phase | commit |",
-            "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
-            *rows,
-            "",
-            *measured_steps.bar_lines(results["bars"]),
-            "",
-            "Load average is the machine's before and after the step: above 0 before it, others shared the cores.",
-            "A build proves that the graph is accepted and compiled; nothing here ran on a GPU.",
-            "",
-        ]
-    )
-
-
 def run(
     work: Path, results: Path, scale: float, sm: str, parts: list[str], force: bool, threads: int
 ) -> dict[str, Any]:
@@ -82,15 +46,14 @@ def run(
     measured_steps.check_disk(work, DISK_GIB * max(scale, 0.05), scale)
     settings = f"scale {scale:g}, float16, sm_{sm}, batch 1 to 8, {threads} threads"
     versions = {name: version(name) for name in PACKAGES}
-    kept = json.loads(results.read_text()) if results.exists() else {}
+    kept = load("full size", results) or {}
     same = kept.get("settings") == settings and kept.get("versions") == versions and not force
-    steps: dict[str, dict[str, Any]] = kept["steps"] if same else {}
+    steps: dict[str, dict[str, Any]] = {row["step"]: row for row in kept["rows"]} if same else {}
     tree: dict[str, Any] = {
         "command": f"python benchmarks/full_size.py --work DIR --scale {scale:g}",
         "settings": settings,
         "machine": measured_steps.machine(),
         "versions": versions,
-        "steps": steps,
     }
     worker = Path(__file__).with_name("full_size_worker.py")
     for part in parts:
@@ -105,12 +68,12 @@ def run(
             command = [sys.executable, str(worker), step, part]
             figures = measured_steps.measure([*command, *(str(x) for pair in options.items() for x in pair)], name)
             facts = json.loads((work / f"{name}.json").read_text())
-            steps[name] = figures | facts | {"commit": measured_steps.commit()}
+            steps[name] = {"step": name} | figures | facts | {"commit": measured_steps.commit()}
             tree["bars"] = measured_steps.held(BARS, steps)
-            write_json(results, tree)
-            write_atomic(results.with_suffix(".md"), markdown(tree))
+            save("full size", tree | {"rows": list(steps.values())}, results)
+            render.render("full_size", results)
             print(f"{name}: {figures['wall_s']:.1f} s, {figures['peak_rss_gib']:.2f} GiB resident", flush=True)
-    return tree
+    return tree | {"steps": steps}
 
 
 def main() -> int:
@@ -120,13 +83,13 @@ def main() -> int:
     parser.add_argument("--sm", default="89", help="architecture of the builds")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--results", type=Path, help=f"default at scale 1: {RESULTS.name} in benchmarks/results")
+    parser.add_argument("--results", type=Path, help="of full_size.jsonl; --work unless the scale is 1")
     parser.add_argument("--force", action="store_true", help="run steps again that have a result")
     a = parser.parse_args()
     try:
         if not 0 < a.scale <= 1:
             raise DdmError(f"--scale is {a.scale:g}; expected more than 0 and at most 1")
-        results = a.results or (RESULTS if a.scale == 1 else a.work / RESULTS.name)
+        results = a.results or (RESULTS if a.scale == 1 else a.work)
         tree = run(a.work, results, a.scale, a.sm, a.parts, a.force, a.threads)
     except DdmError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,14 +22,14 @@ from typing import Any
 
 import measured_steps
 import numpy as np
+import render
 from measured_steps import Bar
 from PIL import Image
+from store import RESULTS, load, save
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
-from ddm_rt.files import write_atomic, write_json
 
-RESULTS = Path(__file__).parent / "results" / "full_size_sd.json"
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
 THREADS, SIDE, STEPS = 2, 256, 2
 
@@ -115,47 +115,6 @@ def _parameters(path: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The results as a page."""
-    rows = [
-        f"| {name.replace('.', ', ')} | {r['wall_s']:.1f} | {r['cpu_s']:.1f} | {r['peak_rss_gib']:.2f} | "
-        f"{r['bytes'] / 1e9:,.2f} | {r['load_before']:.1f} to {r['load_after']:.1f} | {_note(r)} | {r['commit']} |"
-        for name, r in results["steps"].items()
-    ]
-    return "\n".join(
-        [
-            "# Stable Diffusion at full size on a CPU",
-            "",
-            f"`{results['command']}` on {results['machine']}; {results['settings']}. Versions: "
-            + ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-            + ".",
-            "Weights are random: `checkpoint` writes and `indicator` adds them; both only make what is measured.",
-            "",
-            "| step | wall s | CPU s | peak GiB | GB written | load average | notes | commit |",
-            "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
-            *rows,
-            "",
-            *measured_steps.bar_lines(results["bars"]),
-            "",
-            "Load average is the machine's before and after the step: above 0 before it, others shared the cores.",
-            "Peak memory is resident: pages of mapped weight files count.",
-            "",
-        ]
-    )
-
-
-def _note(result: dict[str, Any]) -> str:
-    notes = []
-    if "parameters" in result:
-        notes.append(", ".join(f"{name} {number / 1e6:,.0f} M" for name, number in result["parameters"].items()))
-    for key, word in (("parity_max_abs_error", "against torch"), ("difference_from_fp32", "against fp32")):
-        if result.get(key):
-            notes.append(f"{word} {max(result[key].values()):.1e}")
-    if "image" in result:
-        notes.append(f"{'x'.join(map(str, result['image']))}, std {result['grey_levels_std']:g} grey levels")
-    return "; ".join(notes)
-
-
 def run(work: Path, results: Path, scale: float, families: list[str], *, force: bool, keep: bool) -> dict[str, Any]:
     """Every step that has no result yet, each recorded as it ends."""
     work.mkdir(parents=True, exist_ok=True)
@@ -164,15 +123,14 @@ def run(work: Path, results: Path, scale: float, families: list[str], *, force: 
     measured_steps.check_disk(work, max(0.0, need - there), scale)
     settings = f"scale {scale:g}, {STEPS} steps at {SIDE}x{SIDE}, {THREADS} threads"
     versions = {name: version(name) for name in PACKAGES}
-    kept = json.loads(results.read_text()) if results.exists() else {}
+    kept = load("full size SD", results) or {}
     same = kept.get("settings") == settings and kept.get("versions") == versions and not force
-    steps: dict[str, dict[str, Any]] = kept["steps"] if same else {}
+    steps: dict[str, dict[str, Any]] = {row["step"]: row for row in kept["rows"]} if same else {}
     tree: dict[str, Any] = {
         "command": f"python benchmarks/full_size_sd.py --work DIR --scale {scale:g}",
         "settings": settings,
         "machine": measured_steps.machine(),
         "versions": versions,
-        "steps": steps,
     }
     for family in families:
         folder = work / family
@@ -186,15 +144,15 @@ def run(work: Path, results: Path, scale: float, families: list[str], *, force: 
             print(f"{name}: started", flush=True)
             _remove(left)
             figures = measured_steps.measure(command(name, folder, scale), name)
-            steps[name] = figures | facts(name, left) | {"commit": measured_steps.commit()}
-            tree["steps"] = steps = {name: steps[name] for name in _order() if name in steps}
+            steps[name] = {"step": name} | figures | facts(name, left) | {"commit": measured_steps.commit()}
+            steps = {name: steps[name] for name in _order() if name in steps}
             tree["bars"] = measured_steps.held(BARS, steps)
-            write_json(results, tree)
-            write_atomic(results.with_suffix(".md"), markdown(tree))
+            save("full size SD", tree | {"rows": list(steps.values())}, results)
+            render.render("full_size", results)
             print(f"{name}: {figures['wall_s']:.1f} s, {figures['peak_rss_gib']:.2f} GiB resident", flush=True)
         if not keep:
             shutil.rmtree(folder)
-    return tree
+    return tree | {"steps": steps}
 
 
 def _order() -> list[str]:
@@ -213,14 +171,14 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and bundles")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of parameters, 0 < scale <= 1")
-    parser.add_argument("--results", type=Path, help=f"default at scale 1: {RESULTS.name} in benchmarks/results")
+    parser.add_argument("--results", type=Path, help="of full_size.jsonl; --work unless the scale is 1")
     parser.add_argument("--force", action="store_true", help="run steps again that have a result")
     parser.add_argument("--keep", action="store_true", help="leave checkpoints and bundles in --work")
     a = parser.parse_args()
     try:
         if not 0 < a.scale <= 1:
             raise DdmError(f"--scale is {a.scale:g}; expected more than 0 and at most 1")
-        results = a.results or (RESULTS if a.scale == 1 else a.work / RESULTS.name)
+        results = a.results or (RESULTS if a.scale == 1 else a.work)
         tree = run(a.work, results, a.scale, a.families, force=a.force, keep=a.keep)
     except DdmError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,6 @@ on the machine count little. The largest difference between what both denoisers 
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,20 +19,21 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import render
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from full_size_models import INDICATOR_TOKENS, TOKENS, Denoiser, context_dim, make_unet
+from measured_steps import commit
 from numpy.typing import NDArray
+from store import RESULTS, save
 from torch import Tensor, nn
 
 from ddm_rt.engine.machine import processor
 from ddm_rt.export import graph, tensors
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.kernels.indicator_attention import indicator_attention
 from ddm_rt.model.attention import IndicatorAttnProcessor
 
-RESULTS = Path(__file__).parent / "results" / "hoisting.json"
 SCALE = 1 / 16  # of the parameters: a quarter of the channels
 CASES = ((1, 32), (4, 32), (1, 48))  # rows of one call, latent side
 ROUNDS = 15
@@ -206,64 +206,30 @@ def full_size_bytes() -> dict[str, dict[str, int]]:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    def spread(values: list[float], scale: float = 1, unit: str = "") -> str:
-        low, middle, high = (scale * value for value in values)
-        return f"{middle:.1f}{unit} [{low:.1f}, {high:.1f}]"
-
-    rows = [
-        f"| {c['batch']} | {c['latent_side']} | {spread(c['tokens_ms'])} | {spread(c['ready_ms'])} | "
-        f"{spread(c['saved_share'], 100, ' %')} | {spread(c['projections_ms'])} | "
-        f"{c['cond_bytes_per_row']['tokens']:,} | {c['cond_bytes_per_row']['ready']:,} |"
-        for c in result["cases"]
-    ]
-    sizes = "; ".join(
-        f"{name} {size['tokens'] / 2**20:.2f} MiB of tokens, {size['ready'] / 2**20:.1f} MiB of keys and values"
-        for name, size in result["full_size_bytes_per_row"].items()
-    )
-    return "\n".join(
-        [
-            "# Tokens, or keys and values made once per prompt",
-            "",
-            f"`{result['command']}`, {result['machine']}; load average {result['load_average'][0]:.1f} at the end.",
-            f"ONNX Runtime {result['versions']['onnxruntime']}, one thread. CPU milliseconds of one denoiser call,",
-            f"median and quartiles of {result['rounds']} interleaved calls; saved: by keys and values, paired.",
-            "",
-            "| rows | latent side | tokens, ms | keys and values, ms | saved | making them, ms | bytes a row, tokens | "
-            "bytes a row, keys and values |",
-            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-            *rows,
-            "",
-            f"At full size one row of `cond` is, in float32: {sizes}.",
-            "",
-        ]
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="keeps the graphs")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of speed.jsonl and speed.md")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     paths = {name: arguments.work / f"{name}.onnx" for name in ("tokens", "ready", "projections")}
     if not all(path.exists() for path in paths.values()):
         paths = export(arguments.work)
     sessions = {name: open_session(path) for name, path in paths.items()}
-    cases = [measure(sessions, batch, side, arguments.rounds) for batch, side in CASES]
+    rows = [measure(sessions, batch, side, arguments.rounds) for batch, side in CASES]
     result = {
         "command": "python benchmarks/hoisting.py --work DIR",
         "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
         "load_average": os.getloadavg(),
         "versions": {name: version(name) for name in ("onnxruntime", "onnx", "torch", "diffusers")},
         "rounds": arguments.rounds,
-        "cases": cases,
+        "commit": commit(),
+        "rows": rows,
         "full_size_bytes_per_row": full_size_bytes(),
     }
-    write_json(arguments.out, result)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(markdown(json.loads(arguments.out.read_text())))
+    save("hoisting", result, arguments.results)
+    print(render.render("speed", arguments.results))
 
 
 if __name__ == "__main__":

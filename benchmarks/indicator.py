@@ -11,20 +11,21 @@ linear probe says how much of the digit is in the features that codes were found
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render
 import torch
+from measured_steps import commit
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from store import RESULTS, save
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
 from ddm_rt.evaluate.probes import calibration_error, linear_probe
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
@@ -36,7 +37,6 @@ from ddm_rt.train.codes.contrastive import contrastive_features
 from ddm_rt.train.loss import training_target
 from ddm_rt.train.run import train
 
-RESULTS = Path(__file__).parent / "results"
 DRAWS = 2  # noised versions of each image
 
 
@@ -107,41 +107,11 @@ def probes(run: Path, bundle: Bundle) -> list[dict[str, Any]]:
     return [{"of": name, **linear_probe(x, labels).model_dump(mode="json")} for name, x in sets.items()]
 
 
-def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "| C reads | UNet told the code | n | names the code | names the top code | mean confidence | ECE "
-        "| floor, mean / 95 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["indicator"]:
-        lines.append(
-            f"| {row['images']} | {'yes' if row['told'] else 'no'} | {row['n']} | {row['accuracy']:.3f} "
-            f"| {row['top_accuracy']:.3f} | {row['confidence']:.3f} | {row['ece']:.3f} "
-            f"| {row['floor_mean']:.3f} / {row['floor_p95']:.3f} |"
-        )
-    lines += [
-        "",
-        "| linear probe of the digit from | dimensions | accuracy [95 %] | balanced accuracy | chance |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in result["probes"]:
-        low, high = row["interval"]
-        lines.append(
-            f"| {row['of']} | {row['dimensions']} | {row['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
-            f"| {row['balanced_accuracy']:.3f} | {row['chance']:.3f} |"
-        )
-    return "\n".join(lines) + (
-        f"\n\nPreset digits-demo ({result['source']}), bundle {result['bundle_id'][:12]}; probes by 5-fold "
-        f"cross-validation over the training images. n counts noised images, {DRAWS} of each; floor: ECE of a "
-        f"classifier that is right as often as it says. Commit {result['commit']}; `{result['command']}`\n"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="keeps the run; benchmarks/drift.py uses the same")
     parser.add_argument("-n", type=int, default=500, help="generated images")
-    parser.add_argument("--out", type=Path, default=RESULTS / "indicator.json", help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of codes.jsonl and codes.md")
     arguments = parser.parse_args()
     run, place = arguments.work / "run", arguments.work / "trained"
     if not (run / "weights.safetensors").exists():
@@ -154,19 +124,16 @@ def main() -> None:
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
     assert codes == bundle.codes, "run and bundle in DIR belong together"
     torch.set_num_threads(1)
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
     result = {
         "command": "python benchmarks/indicator.py --work DIR",
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "bundle_id": bundle.bundle_id,
         "source": bundle.training.run.data.source,
         "indicator": indicator(run, bundle, arguments.n),
         "probes": probes(run, bundle),
     }
-    write_json(arguments.out, result)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(markdown(result))
+    save("indicator", result, arguments.results)
+    print(render.render("codes", arguments.results))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Digits through a small trained VAE and prompts: does balance survive the latent, text-conditioned path?
 
     python benchmarks/latent_digits.py                # everything that is missing, one cell after the other; resumable
-    python benchmarks/latent_digits.py --table        # the table of what is there
     python benchmarks/latent_digits.py --development  # the development pair instead of the table's
 
 Each cell goes the way of a user with a checkpoint of their own: `ddm-rt train --base --data`, `ddm-rt export`, images
@@ -14,29 +13,29 @@ models do; Stable Diffusion's checkpoints predict epsilon or v, and at this budg
 """
 
 import argparse
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import render
 from latent_digits_parts import cells as parts
-from latent_digits_parts import table as tables
-
-from ddm_rt.files import write_atomic, write_json
-
-RESULTS = Path(__file__).parent / "results" / "latent_digits.json"
+from measured_steps import commit
+from store import RESULTS, put, read
 
 
-def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
-    """The VAE's figures and every method of a set; what `tree` holds already is left."""
-    from latent_digits_parts.measuring import measure, measure_vae
+def run_set(name: str, work: Path, results: Path) -> None:
+    """The VAE's figures and every method of a set; what is there with today's settings is left."""
+    from latent_digits_parts.measuring import machine, measure, measure_vae
 
     from ddm_rt.evaluate.judge import Judge
 
     judge = Judge.load("digits")
-    rows = tree["development" if name in parts.DEVELOPMENT else "sets"].setdefault(name, {})
+    path = results / "latent_digits.jsonl"
+    settings = vars(parts.SETTINGS) | {"n": parts.N, "prompt": parts.images.PROMPT, "guided": parts.GUIDANCE}
+    there = {line["method"]: line["settings"] for line in read(path) if line["set"] == name}
     for method in ("vae", *parts.METHODS):
-        if method in rows:
+        if method in there:
+            if there[method] != settings:
+                raise SystemExit(f"{path}: {name} {method} was made with other settings; take its line out to run anew")
             continue
         if method == "vae":
             cell = parts.Cell(name, next(iter(parts.METHODS)), work)
@@ -47,22 +46,9 @@ def run_set(name: str, work: Path, tree: dict[str, Any], results: Path) -> None:
             cell.train()
             bundle = cell.export()
             row = measure(cell, bundle, cell.sample(bundle, judge), judge)
-        rows[method] = row | {"commit": _commit()}
-        write_json(results, tree)
+        line = {"set": name, "method": method, "settings": settings, **row, "machine": machine(), "commit": commit()}
+        put(path, [line], "set", "method")
         print(f"{name} {method}: done", flush=True)
-
-
-def read(results: Path) -> dict[str, Any]:
-    """The results so far. Their settings must be today's."""
-    from latent_digits_parts.measuring import machine
-
-    settings = vars(parts.SETTINGS) | {"n": parts.N, "prompt": parts.images.PROMPT, "guided": parts.GUIDANCE}
-    if not results.is_file():
-        return {"settings": settings, "machine": machine(), "development": {}, "sets": {}}
-    tree: dict[str, Any] = json.loads(results.read_bytes())
-    if tree["settings"] != settings:
-        raise SystemExit(f"{results}: made with other settings; move it away to run anew")
-    return tree
 
 
 def _log(label: str) -> Any:
@@ -73,29 +59,16 @@ def _log(label: str) -> Any:
     return callback
 
 
-def _commit() -> str:
-    """Of this file's own checkout, wherever the command is given; "unknown" for a copy of one."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/latent_digits"), help="what isn't committed")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of latent_digits.jsonl and its page")
     parser.add_argument("--sets", nargs="+", choices=(*parts.SETS, *parts.DEVELOPMENT), help="these alone")
     parser.add_argument("--development", action="store_true", help="the development pair")
-    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
-    tree = read(arguments.results)
-    if not arguments.table:
-        for name in arguments.sets or (parts.DEVELOPMENT if arguments.development else parts.SETS):
-            run_set(name, arguments.work, tree, arguments.results)
-    text = tables.table(tree)
-    write_atomic(arguments.results.with_suffix(".md"), text)
-    print(text)
+    for name in arguments.sets or (parts.DEVELOPMENT if arguments.development else parts.SETS):
+        run_set(name, arguments.work, arguments.results)
+    print(render.render("latent_digits", arguments.results))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddm_rt.files import write_atomic, write_json
+import render
+from measured_steps import commit
+from store import RESULTS, save
+
 from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.sample.balance.quota import TreeQuota
 
-BAR = 5000  # draws per second, without fsync
 STREAM = Stream("00" * 32, "benchmark", "uniform")
 # name -> in a file, fsync, processes
 ROWS = {
@@ -63,32 +65,12 @@ def measure(name: str, images: int, seconds: float, folder: Path) -> float:
         return sum(float(worker.communicate()[0]) for worker in workers)
 
 
-def table(record: dict) -> str:  # type: ignore[type-arg]
-    """The results as markdown."""
-    lines = ["| ledger | images per request | draws per second | lowest, highest round |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {row['ledger']} | {row['images']} | {row['draws_per_s']:,.0f} "
-        f"| {min(row['rounds']):,.0f}, {max(row['rounds']):,.0f} |"
-        for row in record["rows"]
-    ]
-    return "\n".join(
-        [
-            *(*lines, ""),
-            f"A draw is one image's code, leased and committed. Bar: {BAR:,} draws per second without fsync, at every "
-            f"size of request. Median of {record['num_rounds']} interleaved rounds of {record['seconds']:g} s. "
-            f"{record['machine']}, SQLite {record['sqlite']}, Python {record['python']}, load average "
-            f"{record['load_average']:.1f} at the start, commit {record['commit']}; `python benchmarks/ledger.py`",
-            "",
-        ]
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ledger.json")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of serving.jsonl and serving.md")
     parser.add_argument("--worker", nargs=3, metavar=("PATH", "IMAGES", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
@@ -100,12 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     for _ in range(options.rounds):
         for name, images in cells:
             cells[name, images].append(measure(name, images, options.seconds, options.folder))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     record = {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "sqlite": sqlite3.sqlite_version,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "load_average": load,
         "num_rounds": options.rounds,
         "seconds": options.seconds,
@@ -114,9 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
             for (name, images), rounds in cells.items()
         ],
     }
-    write_json(options.out, record)
-    write_atomic(options.out.with_suffix(".md"), table(record))
-    print(table(record))
+    save("ledger", record, options.results)
+    print(render.render("serving", options.results))
 
 
 if __name__ == "__main__":

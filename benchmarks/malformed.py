@@ -1,6 +1,6 @@
 """Requests that no client should send, by the thousand: the server answers every one, and never with 500.
 
-    python benchmarks/malformed.py [-n 10000] [--seed 0] [--out FILE]
+    python benchmarks/malformed.py [-n 10000] [--seed 0] [--results DIR]
 
 The shipped bundle is served on a loopback port. Half of the requests have bodies with wrong fields and values, the
 other half are valid requests with bytes changed, cut out or put in, in the head as well as in the body. Counted is how
@@ -14,14 +14,15 @@ import platform
 import random
 import re
 import socket
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import render
+from measured_steps import commit
 from serving_parts.servers import served
+from store import RESULTS, save
 
-from ddm_rt.files import write_json
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.settings import ServeSettings
@@ -134,19 +135,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "malformed.json")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of serving.jsonl and serving.md")
     options = parser.parse_args(arguments)
     counts = measure(options.n, options.seed)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     record = {
         "requests": options.n,
         "seed": options.seed,
         "answers": dict(sorted(counts.items())),
         "server_errors": counts["500"],
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "python": platform.python_version(),
     }
-    write_json(options.out, record)
+    save("malformed", record, options.results)
+    render.render("serving", options.results)
     print(json.dumps(record, indent=1))
 
 

@@ -16,14 +16,16 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render
+from measured_steps import commit
 from numpy.typing import NDArray
+from store import RESULTS, save
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
@@ -31,13 +33,11 @@ from ddm_rt.engine.machine import processor
 from ddm_rt.evaluate import fairness
 from ddm_rt.evaluate.intervals import stratified, wilson
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.workflows.export import export
 
 COMPARED = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8)
 GROUPS = ("3", "8")
-RESULTS = Path(__file__).parent / "results"
 
 
 def bundles(source: str, work: Path) -> dict[Precision, Bundle]:
@@ -104,33 +104,6 @@ def seconds_per_image(pipelines: dict[Precision, Pipeline], n: int, rounds: int)
     return taken
 
 
-def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "| precision | grey levels off, mean (max) | PSNR | pixels off by > 1 | share of 3 [95 %] | neither | "
-        "group changed | ms per image | times fp32 | MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["rows"]:
-        error, low_high = row["image_error"], row["groups"]["intervals"]["3"]
-        lines.append(
-            f"| {row['precision']} "
-            + (
-                f"| {error['mean_grey_levels']:.3f} ({error['max_grey_levels']}) | {error['psnr_db']:.1f} dB "
-                f"| {error['share_off_by_more_than_1']:.1%} "
-                if error
-                else "| | | "
-            )
-            + f"| {row['groups']['shares']['3']:.3f} [{low_high[0]:.3f}, {low_high[1]:.3f}] "
-            f"| {row['groups']['neither']:.1%} | {row['groups_changed']} of {result['n']} "
-            f"| {1000 * row['seconds_per_image']:.1f} | {row['time_ratio']:.2f} | {row['graph_mib']:.2f} |"
-        )
-    return (
-        "\n".join(lines)
-        + f"\n\nn = {result['n']}, bundle {result['bundle_id'][:12]}, {result['machine']}, one thread, "
-        f"ONNX Runtime {result['versions']['onnxruntime']}, commit {result['commit']}; `{result['command']}`\n"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", default="digits", help="fp32 bundle of digits 3 and 8")
@@ -139,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=9, help="of the timing")
     parser.add_argument("--timed", type=int, default=32, help="images in each timed request")
-    parser.add_argument("--out", type=Path, default=RESULTS / "precision.json", help="and .md beside it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of drift.jsonl and drift.md")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     opened = bundles(arguments.bundle, arguments.work)
@@ -170,8 +143,6 @@ def main() -> None:
                 "conversion": opened[precision].index.provenance.get("precision"),
             }
         )
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=RESULTS)
     result = {
         "command": "python benchmarks/precision.py --work DIR",
         "bundle_id": opened[Precision.FP32].bundle_id,
@@ -182,13 +153,12 @@ def main() -> None:
         "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} CPUs",
         "load_average": os.getloadavg(),
         "versions": {name: version(name) for name in ("onnxruntime", "onnx", "numpy")},
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "judge": {"name": judge.name, "sha256": judge.sha256, "accuracy": judge.accuracy},
         "rows": rows,
     }
-    write_json(arguments.out, result)
-    write_atomic(arguments.out.with_suffix(".md"), markdown(result))
-    print(markdown(result))
+    save("precision", result, arguments.results)
+    print(render.render("drift", arguments.results))
 
 
 if __name__ == "__main__":

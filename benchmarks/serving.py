@@ -19,26 +19,25 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measured_steps import bar_lines
+import render
+from measured_steps import commit
 from serving_parts.closed import cost, peer, throughput
 from serving_parts.cold import cold
 from serving_parts.overload import overload
 from serving_parts.soak import soak
+from store import RESULTS, load, save
 
 from ddm_rt.engine.machine import processor
-from ddm_rt.files import write_atomic, write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 PARTS = ("cold", "cost", "throughput", "peer", "overload", "soak")
 SIZES = {"n = 1 to 16": (1, 16), "n = 1": (1, 1)}
-OUT = Path(__file__).parent / "results" / "serving.json"
 
 
 def measure(part: str, threads: int, rounds: int, seconds: float | None, work: Path) -> dict[str, Any]:
@@ -56,88 +55,35 @@ def measure(part: str, threads: int, rounds: int, seconds: float | None, work: P
     return {name: peer(pipeline, rounds, seconds or 20.0, sizes) for name, sizes in SIZES.items()}
 
 
-def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every bar beside its figure; `met` is None where its part wasn't measured."""
-    found = []
-    for part, label, path, limit, least in (
-        ("cold", "first image, s", ("first_image_p50_s",), 3.0, False),
-        *(("cost", f"a request of {k} steps, ms", (f"{k} steps", "cost_p50_ms"), 2.0, False) for k in (8, 25)),
-        ("throughput", "served over engine", ("served_over_engine",), 0.95, True),
-        *(("peer", f"part of the gain of batching, {size}", (size, "part_of_the_gain"), 0.9, True) for size in SIZES),
-        *(("peer", f"p95 over one at a time, {size}", (size, "p95_over_one_at_a_time"), 1.0, False) for size in SIZES),
-        ("overload", "growth of memory", ("rss_growth",), 0.05, False),
-        ("overload", "accepted and late", ("accepted_past_deadline",), 0, False),
-        ("soak", "growth of memory", ("rss_growth",), 0.05, False),
-    ):
-        value: Any = results.get(part)
-        for name in path:
-            value = None if value is None else value[name]
-        met = None if value is None else (value >= limit if least else value <= limit)
-        found.append(
-            {"bar": f"{part}, {label}: at {'least' if least else 'most'} {limit:g}", "value": value, "met": met}
-        )
-    return found
-
-
-def table(results: dict[str, Any]) -> str:
-    """The results as markdown."""
-    lines = ["# Serving", "", "Written by `benchmarks/serving.py`; what each part does stands there.", ""]
-    lines += [*bar_lines(bars(results)), ""]
-    for part in PARTS:
-        if part in results:
-            about = {**results[part]}
-            stamp = about.pop("measured")
-            lines += [f"## {part}", "", *_rows(about), ""]
-            lines += [
-                f"`{stamp['command']}`, commit {stamp['commit']}, {stamp['engine_threads']} engine thread(s), "
-                f"{stamp['processor']}, {stamp['cpus']} CPUs, load {stamp['load_before']} before; onnxruntime "
-                f"{stamp['onnxruntime']}, Python {stamp['python']}.",
-                "",
-            ]
-    return "\n".join(lines)
-
-
-def _rows(tree: dict[str, Any]) -> list[str]:
-    """A table; where every value is a table, one with a column for each."""
-    columns = tree if all(isinstance(value, dict) for value in tree.values()) else {"": tree}
-    head = [f"| | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
-    names = next(iter(columns.values()))
-    return head + [f"| {name} | " + " | ".join(_cell(row[name]) for row in columns.values()) + " |" for name in names]
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value).replace('"', "").strip("{}")
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--threads", type=int, default=1, help="of the engine; the others are HTTP's and the clients'")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="of each load; by default what the description says")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of serving.jsonl and serving.md")
     options = parser.parse_args(arguments)
-    results = json.loads(options.out.read_bytes()) if options.out.is_file() else {}
+    record = load("serving", options.results) or {"rows": []}
+    parts = {row["part"]: row for row in record["rows"]}
     for part in options.parts or PARTS:
-        load, start = round(os.getloadavg()[0], 2), time.monotonic()
+        load_before, start = round(os.getloadavg()[0], 2), time.monotonic()
         print(f"{part}…", flush=True)
         with tempfile.TemporaryDirectory() as work:
             figures = measure(part, options.threads, options.rounds, options.seconds, Path(work))
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
         figures["measured"] = {
             "command": " ".join(["python benchmarks/serving.py", part, *_given(options)]),
-            "commit": commit.stdout.strip() or "unknown",
+            "commit": commit(),
             "seconds": round(time.monotonic() - start),
             "engine_threads": options.threads,
             "processor": processor(),
             "cpus": os.cpu_count(),
-            "load_before": load,
+            "load_before": load_before,
             "onnxruntime": version("onnxruntime"),
             "python": platform.python_version(),
         }
-        results[part] = figures
-        write_json(options.out, results)
-        write_atomic(options.out.with_suffix(".md"), table(results))
+        parts[part] = {"part": part, **figures}
+        save("serving", {"rows": [parts[name] for name in PARTS if name in parts]}, options.results)
+        render.render("serving", options.results)
         print(json.dumps(figures, indent=1), flush=True)
 
 

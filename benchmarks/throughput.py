@@ -11,18 +11,19 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import render
 import torch
+from measured_steps import commit
 from peers.eager import ddim, pixel_model
+from store import RESULTS, save
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
-from ddm_rt.files import write_json
 from ddm_rt.sample.pipeline import Pipeline
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 32])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of speed.jsonl and speed.md")
     arguments = parser.parse_args()
     bundle = Bundle.load(arguments.bundle)
     pipeline = Pipeline.load(bundle, backend="onnxruntime", threads=arguments.threads)
@@ -80,9 +81,8 @@ def main() -> None:
         }
         rows.append(row)
         print(" ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    write_json(
-        arguments.out,
+    save(
+        "throughput",
         {
             "command": f"python benchmarks/throughput.py BUNDLE --threads {arguments.threads}",
             "bundle_id": bundle.bundle_id,
@@ -92,10 +92,12 @@ def main() -> None:
             "rounds": arguments.rounds,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             "versions": {name: version(name) for name in ("torch", "diffusers", "onnxruntime", "numpy")},
-            "commit": commit.stdout.strip() or "unknown",
+            "commit": commit(),
             "rows": rows,
         },
+        arguments.results,
     )
+    render.render("speed", arguments.results)
 
 
 if __name__ == "__main__":

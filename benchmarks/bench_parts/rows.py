@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from store import rounded, table
+
 from ddm_rt.config import Frozen, parse_json
 from ddm_rt.engine.machine import Machine
 from ddm_rt.files import write_atomic
@@ -57,7 +59,13 @@ def read(path: Path) -> list[Row]:
 def append(path: Path, rows: Sequence[Row]) -> None:
     """The file with these rows after those that it has."""
     before = path.read_text() if path.exists() else ""
-    write_atomic(path, before + "".join(f"{row.model_dump_json()}\n" for row in rows))
+    write_atomic(path, before + "".join(f"{kept(row).model_dump_json()}\n" for row in rows))
+
+
+def kept(row: Row) -> Row:
+    """The row with numbers as files have them: rounded to 5 digits, samples to 4."""
+    tree = rounded(row.model_dump())
+    return Row.model_validate(tree | {"samples_ms": rounded(row.samples_ms, 4)})
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -65,28 +73,29 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = []
     for benchmark, case in dict.fromkeys((row.benchmark, row.case) for row in rows):
         chosen = [row for row in rows if (row.benchmark, row.case) == (benchmark, case)]
-        parts += [f"## {benchmark}: {case}", "", *_table(chosen), "", _footnote(chosen[0]), ""]
+        parts += [f"## {benchmark}: {case}", "", _table(chosen), _footnote(chosen[0]), ""]
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        f"| configuration | precision | ms, median [quartiles] | times {rows[0].baseline} [quartiles] | images/s "
-        "| GFLOP/s (of peak) | first call, ms | peak MiB | error |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+def _table(rows: Sequence[Row]) -> str:
+    columns = ("configuration", "precision", "ms, median [quartiles]", f"times {rows[0].baseline} [quartiles]")
+    more = ("images/s", "GFLOP/s (of peak)", "first call, ms", "peak MiB", "error")
+    return table((*columns, *more), map(_cells, rows))
+
+
+def _cells(row: Row) -> list[str]:
+    share = "" if row.peak_share is None else f" ({row.peak_share:.0%})"
+    return [
+        row.configuration,
+        row.precision,
+        f"{row.latency_p50_ms:.4g} [{row.latency_p25_ms:.4g}, {row.latency_p75_ms:.4g}]",
+        f"{row.speedup:.2f} [{row.speedup_range[0]:.2f}, {row.speedup_range[1]:.2f}]",
+        "" if row.images_per_s is None else f"{row.images_per_s:.3g}",
+        "" if row.gflop_per_s is None else f"{row.gflop_per_s:.0f}{share}",
+        f"{row.first_call_ms:.0f}",
+        f"{row.peak_mem_mib:.0f}",
+        "" if row.error is None else f"{row.error:.1e}",
     ]
-    for row in rows:
-        rate = "" if row.images_per_s is None else f"{row.images_per_s:.3g}"
-        work = "" if row.gflop_per_s is None else f"{row.gflop_per_s:.0f}"
-        share = "" if row.peak_share is None else f" ({row.peak_share:.0%})"
-        error = "" if row.error is None else f"{row.error:.1e}"
-        lines.append(
-            f"| {row.configuration} | {row.precision} "
-            f"| {row.latency_p50_ms:.4g} [{row.latency_p25_ms:.4g}, {row.latency_p75_ms:.4g}] "
-            f"| {row.speedup:.2f} [{row.speedup_range[0]:.2f}, {row.speedup_range[1]:.2f}] "
-            f"| {rate} | {work}{share} | {row.first_call_ms:.0f} | {row.peak_mem_mib:.0f} | {error} |"
-        )
-    return lines
 
 
 def _footnote(row: Row) -> str:

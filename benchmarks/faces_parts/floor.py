@@ -22,7 +22,7 @@ def measure(faces: Faces, work: Path) -> dict[str, Any]:
     reference = split(faces, "reference")
     judge = judging.make(split(faces, "judge"), reference, work / "judge.onnx")
     pool = split(faces, "train")
-    found = {}
+    rows = []
     for name, what in SETS.items():
         seen = {image.tobytes() for image in biased(pool, what).images}
         fresh = pool.take(np.array([i for i, image in enumerate(pool.images) if image.tobytes() not in seen]))
@@ -34,22 +34,7 @@ def measure(faces: Faces, work: Path) -> dict[str, Any]:
         rng = np.random.default_rng(SEED)
         count = MIN_PER_GROUP[what.attribute]
         scores = [frechet(x[rng.choice(len(x), count, replace=False)], y) for _ in range(DRAWS)]
-        found[name] = {
-            "group": what.smallest,
-            "n": count,
-            "images": len(own),
-            "reference": len(real),
-            "mean": float(np.mean(scores)),
-            "low": float(np.quantile(scores, 0.025)),
-            "high": float(np.quantile(scores, 0.975)),
-        }
-    return {"floor": found, "draws": DRAWS}
-
-
-def line(name: str, floor: dict[str, Any], vanilla: float | None) -> str:
-    """Where the floor lies, beside vanilla's distance."""
-    ratio = "" if not vanilla else f", {floor['mean'] / vanilla:.2f} of vanilla's"
-    return (
-        f"- {name}, noise floor: {floor['n']} real faces ({floor['group']}) that no model has made score "
-        f"{floor['mean']:.1f} [{floor['low']:.1f}, {floor['high']:.1f}]{ratio}"
-    )
+        found = {"mean": np.mean(scores), "low": np.quantile(scores, 0.025), "high": np.quantile(scores, 0.975)}
+        about = {"set": name, "group": what.smallest, "n": count, "images": len(own), "reference": len(real)}
+        rows.append(about | {figure: float(value) for figure, value in found.items()})
+    return {"draws": DRAWS, "rows": rows}

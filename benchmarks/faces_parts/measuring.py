@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from store import of_evaluation
 
 from ddm_rt.evaluate.evaluation import LabelledImages, evaluate
 from faces_parts.cells import MIN_PER_GROUP, Cell, N
@@ -13,18 +14,21 @@ from faces_parts.judging import AttributeJudge
 from faces_parts.sets import ATTRIBUTES, Faces
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
+OF_OTHERS = ("class_counts", "raw", "corrected")  # kept of the attribute that isn't out of balance
+NOT_KEPT = ("noise_floor", "codes")  # of the other one
 CHEEKS = (slice(17, 21), (slice(10, 13), slice(19, 22)))  # rows, and columns on either side of the nose
 
 
 def measure(cell: Cell, judge: Any, reference: Faces, sampled: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """The cell's JSON tree."""
+    """The cell's line, without what it has none of."""
     images, codes = sampled["images"], sampled["codes"]
     with_codes = None if (codes < 0).all() else codes
     figures: dict[str, Any] = {}
+    own_run = cell.method.run == cell.method.name  # else the line of that run has what is said of its codes
     for attribute, groups in ATTRIBUTES.items():
         held_out = LabelledImages(reference.images, [groups[k] for k in reference.labels(attribute)])
         own = attribute == cell.what.attribute
-        figures[attribute] = evaluate(
+        found = evaluate(
             images,
             with_codes,
             AttributeJudge(judge, attribute),
@@ -33,8 +37,11 @@ def measure(cell: Cell, judge: Any, reference: Faces, sampled: dict[str, NDArray
             cell.train.images if own else None,
             min_per_group=MIN_PER_GROUP[cell.what.attribute],
             n=N,
-        ).model_dump(mode="json")
-    return {
+        )
+        kept = of_evaluation(found.model_dump(mode="json"))
+        names = [name for name in kept if name not in NOT_KEPT] if own else OF_OTHERS
+        figures[attribute] = {name: kept[name] for name in names}
+    line = {
         "set": cell.name,
         "method": cell.method.name,
         "kind": cell.method.kind,
@@ -46,11 +53,12 @@ def measure(cell: Cell, judge: Any, reference: Faces, sampled: dict[str, NDArray
             "wasserstein_1": wasserstein(luminance(images[:N]), luminance(reference.images)),
             "training_set": wasserstein(luminance(cell.train.images), luminance(reference.images)),
         },
-        "codes_against_labels": _composition(cell) if cell.method.kind != "vanilla" else None,
+        "codes_against_labels": _composition(cell) if own_run and cell.method.kind != "vanilla" else None,
         "calibration": _calibration(cell, sampled) if "weights" in sampled else None,
-        "about_codes": _about(cell),
+        "about_codes": _about(cell) if own_run else None,
         "machine": {"system": platform.system(), "machine": platform.machine()},
     }
+    return {name: value for name, value in line.items() if value is not None}
 
 
 def luminance(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -68,22 +76,21 @@ def wasserstein(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _composition(cell: Cell) -> dict[str, Any]:
-    """What the codes hold, by the labels that discovery never saw: for the reader."""
+    """Images of each group in each code, by the labels that discovery never saw: for the reader.
+
+    Where each code is a top code of its own, `top_of` and `share_in_top` are left out.
+    """
     tree = json.loads((cell.run / "run" / "codes.json").read_bytes())
     code = np.array(json.loads((cell.run / "run" / "assignment.json").read_bytes())["code"])
-    shares = {}
+    leaves = len(tree["leaves"])
+    counts: dict[str, Any] = {}
     for attribute, groups in ATTRIBUTES.items():
         labels = cell.train.labels(attribute)
-        shares[attribute] = [
-            (np.bincount(labels[code == k], minlength=len(groups)) / max((code == k).sum(), 1)).round(4).tolist()
-            for k in range(len(tree["leaves"]))
-        ]
-    return {
-        "sizes": [leaf["size"] for leaf in tree["leaves"]],
-        "top_of": [leaf["top_code"] for leaf in tree["leaves"]],
-        "share_in_top": [leaf["share_in_top"] for leaf in tree["leaves"]],
-        "shares": shares,
-    }
+        counts[attribute] = [np.bincount(labels[code == k], minlength=len(groups)).tolist() for k in range(leaves)]
+    top_of = [leaf["top_code"] for leaf in tree["leaves"]]
+    if top_of != list(range(leaves)):
+        counts |= {"top_of": top_of, "share_in_top": [leaf["share_in_top"] for leaf in tree["leaves"]]}
+    return counts
 
 
 def _calibration(cell: Cell, sampled: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -47,16 +47,3 @@ def measure(faces: Faces, work: Path) -> dict[str, Any]:
                 }
             )
     return {"rows": rows}
-
-
-def table(tree: dict[str, Any]) -> str:
-    """Markdown."""
-    columns = ("set", "labels", "score", "mean", "90 %", "largest", "smallest group's recall", "features chosen")
-    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
-    for row in tree["rows"]:
-        chosen = ", ".join(f"{name} {count}" for name, count in row["features_chosen"].items())
-        figures = (f"{row[key]:.3f}" for key in ("mean", "p90", "largest"))
-        score = "FD_ddm" if row["score"] == "fd_ddm" else "FD_L2"
-        cells = (row["set"], row["labels"], score, *figures, f"{row['smallest_group_recall']:.2f}", chosen)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"

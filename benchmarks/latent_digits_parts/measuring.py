@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from store import of_evaluation
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
@@ -21,7 +22,7 @@ VAE_PER_GROUP = MIN_PER_GROUP + 100  # not all that come out of the VAE are of t
 
 
 def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge: Judge) -> dict[str, Any]:
-    """One cell's tree: the evaluation, and the codes against labels that nothing before this line has read."""
+    """Of one cell's line: the evaluation, and the codes against labels that nothing before this line has read."""
     train = data.load(DIGITS.model_copy(update={"source": cell.source}))
     codes = sampled["codes"] if bundle.codes.num_codes else None
     figures = evaluate(
@@ -46,11 +47,10 @@ def measure(cell: Cell, bundle: Bundle, sampled: dict[str, NDArray[Any]], judge:
             "stability_ari": list(bundle.training.discovery.stability_ari),
         }
     return {
-        "evaluation": figures.model_dump(mode="json"),
+        "evaluation": of_evaluation(figures.model_dump(mode="json")),
         "codes_against_labels": found,
         "bundle_id": bundle.bundle_id,
         "cpu_s": {step: round(seconds) for step, seconds in cell.spent().items()},
-        "config": bundle.training.run.model_dump(mode="json", exclude={"data": {"source"}, "base": {"path"}}),
     }
 
 
@@ -61,13 +61,11 @@ def measure_vae(cell: Cell, judge: Judge) -> dict[str, Any]:
     images = real.images[index]
     through = reconstruct(cell.base(), images)
     error = (images.astype(np.float64) - through) / 127.5
-    trees = {
-        name: evaluate(shown, None, judge, cell.groups, _reference(cell), min_per_group=MIN_PER_GROUP).model_dump(
-            mode="json"
-        )
-        for name, shown in (("as they are", images), ("through the VAE", through))
-    }
-    return {"rms_error": float(np.sqrt((error**2).mean())), "evaluations": trees}
+    found = {}
+    for name, shown in (("as they are", images), ("through the VAE", through)):
+        figures = evaluate(shown, None, judge, cell.groups, _reference(cell), min_per_group=MIN_PER_GROUP)
+        found[name] = of_evaluation(figures.model_dump(mode="json"))
+    return {"rms_error": float(np.sqrt((error**2).mean())), "evaluations": found}
 
 
 def machine() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import faces
 import numpy as np
+import pages.faces
 import pytest
 from faces_parts import calibration, cells, code_files, judging, label_free, sets
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def test_a_cell_goes_from_data_to_the_table(drawn: sets.Faces, tmp_path: Path, m
     monkeypatch.setattr("faces_parts.measuring.N", 64)
     monkeypatch.setattr(judging, "make", _judge)
     faces.run_cell("gender 4:1", "calibrated 64 #0", drawn, tmp_path / "work", tmp_path)
-    text = faces.report(tmp_path)
+    text = pages.faces.page(tmp_path)
     assert "| gender 4:1 | calibrated 64 #0 |" in text
     assert f"1 of {len(faces.cells())} cells run" in text
     assert "gender 4:1, calibrated 64: gender FD_ddm at most 0.12, mean of 1 draws" in text

@@ -1,13 +1,13 @@
 """Export and TensorRT-RTX build of Stable Diffusion 1.5's three networks, at a tenth of their size."""
 
 import importlib.util
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import full_size
 import pytest
+from store import load
 
 SCRIPT = Path(full_size.__file__)
 NEEDS = ("torch", "diffusers", "transformers", "tensorrt_rtx")
@@ -23,8 +23,9 @@ def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_tenth_of_the_size_is_exported_and_built(tmp_path: Path) -> None:
     done = start("--work", "work", "--scale", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    tree = json.loads((tmp_path / "work/full_size.json").read_text())
-    steps = tree["steps"]
+    record = load("full size", tmp_path / "work")
+    assert record is not None
+    steps = {row["step"]: row for row in record["rows"]}
     assert list(steps) == [f"{part}.{step}" for part in full_size.PARTS for step in full_size.STEPS]
     assert steps["unet.export"]["indicator_attention_layers"] == 16
     assert 80e6 < steps["unet.export"]["parameters"] < 100e6
@@ -35,13 +36,13 @@ def test_a_tenth_of_the_size_is_exported_and_built(tmp_path: Path) -> None:
     low, best, high = steps["unet.build"]["profile"]["x_t"]
     assert (low[0], best[0], high[0]) == (1, 8, 8)
     # The bars of the full size: a tenth of it that missed them would be a fault of another kind.
-    assert [bar["met"] for bar in tree["bars"]] == [True] * 4
+    assert [bar["met"] for bar in record["bars"]] == [True] * 4
     assert "| unet, build |" in (tmp_path / "work/full_size.md").read_text()
 
     again = start("--work", "work", "--scale", "0.1", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count(": kept") == len(steps)
-    assert json.loads((tmp_path / "work/full_size.json").read_text())["steps"] == steps
+    assert load("full size", tmp_path / "work") == record
 
 
 @pytest.mark.parametrize("scale", ["0", "1.5"])

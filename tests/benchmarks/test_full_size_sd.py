@@ -1,6 +1,5 @@
 """Import, export and sampling of the published architectures, at a hundredth of their size and less."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from store import load
 
 from ddm_rt.errors import DdmError
 from ddm_rt.model.checkpoint.folder import read_checkpoint
@@ -52,14 +52,15 @@ def test_a_hundredth_of_sd15_is_imported_exported_and_sampled(tmp_path: Path) ->
     line = ("--work", "work", "--families", "sd15", "--scale", "0.01")
     done = start(*line, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    tree = json.loads((tmp_path / "work/full_size_sd.json").read_text())
-    steps = tree["steps"]
+    record = load("full size SD", tmp_path / "work")
+    assert record is not None
+    steps = {row["step"]: row for row in record["rows"]}
     assert list(steps) == list(full_size_sd.chain("sd15", Path()))
     assert steps["sd15.sample fp16"]["image"] == [256, 256, 3]
     assert max(steps["sd15.export fp32"]["parity_max_abs_error"].values()) < 1e-4
-    memory, _, of_sdxl = (bar["met"] for bar in tree["bars"])  # seconds depend on what else the machine does
+    memory, _, of_sdxl = (bar["met"] for bar in record["bars"])  # seconds depend on what else the machine does
     assert (memory, of_sdxl) == (True, None)
-    assert "| sd15, export fp16 |" in (tmp_path / "work/full_size_sd.md").read_text()
+    assert "| sd15, export fp16 |" in (tmp_path / "work/full_size.md").read_text()
     assert not (tmp_path / "work/sd15").exists()
 
     again = start(*line, cwd=tmp_path)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from latent_digits_parts import base, cells, images, measuring, table
+from latent_digits_parts import base, cells, images, measuring
+from pages.digits import fd_of, latent_page
 from PIL import Image
+from store import RESULTS, put, read
 
 from ddm_rt import data
 from ddm_rt.cli import app
@@ -148,12 +150,13 @@ def _row(fd: float, codes: bool) -> dict[str, Any]:
     }
 
 
-def test_the_table_puts_pixels_beside_latents_and_judges_the_margin() -> None:
-    pixels = table.pixel_row("3v8 4:1", "codes")
-    assert pixels is not None
+def test_the_table_puts_pixels_beside_latents_and_judges_the_margin(tmp_path: Path) -> None:
+    cell = {"set": "3v8 4:1", "method": "codes"}
+    (pixels,) = (line for line in read(RESULTS / "balance.jsonl") if cell.items() <= line.items())
+    put(tmp_path / "balance.jsonl", [pixels], "set", "method")
     for more, verdict in ((0.02, ": met"), (0.04, ": NOT met")):
-        tree = {"sets": {"3v8 4:1": {"codes": _row(table.fd(pixels) + more, codes=True)}}, "development": {}}
-        text = table.table(tree)
+        put(tmp_path / "latent_digits.jsonl", [cell | _row(fd_of(pixels) + more, codes=True)], "set", "method")
+        text = latent_page(tmp_path)
         assert text.count("| 3v8 4:1 | codes |") == 2
         assert "10.0 / too few" in text
         assert "0.750" in text

@@ -1,18 +1,18 @@
 """benchmarks/malformed.py runs, and the server breaks at none of its requests."""
 
-import json
 from pathlib import Path
 
 import malformed
 import pytest
+from store import load
 
 
 # 300 is slow, as more of what 60 show.
 @pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_request_breaks_the_server(tmp_path: Path, n: int) -> None:
-    out = tmp_path / "malformed.json"
-    malformed.main(["-n", str(n), "--seed", "1", "--out", str(out)])
-    record = json.loads(out.read_text())
+    malformed.main(["-n", str(n), "--seed", "1", "--results", str(tmp_path)])
+    record = load("malformed", tmp_path)
+    assert record is not None
     assert sum(record["answers"].values()) == n
     assert set(record["answers"]) <= {"200", "400", "404", "405", "408", "413", "closed"}
     assert record["server_errors"] == 0

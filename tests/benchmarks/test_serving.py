@@ -1,12 +1,12 @@
 """benchmarks/serving.py runs, on loads too small for figures; and the server withstands minutes of rude clients."""
 
-import json
 from pathlib import Path
 
 import pytest
 import serving
 from serving_parts import closed, overload
 from serving_parts.soak import soak
+from store import load
 
 
 @pytest.fixture
@@ -22,14 +22,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.idle(reason="its loads fail where requests take longer than the parts do")
 @pytest.mark.usefixtures("hasty")
 def test_parts_are_measured_and_kept(tmp_path: Path) -> None:
-    out = tmp_path / "serving.json"
     for part, seconds in (("cost", 1), ("throughput", 1), ("peer", 1)):
-        serving.main([part, "--rounds", "1", "--seconds", str(seconds), "--out", str(out)])
-    results = json.loads(out.read_text())
+        serving.main([part, "--rounds", "1", "--seconds", str(seconds), "--results", str(tmp_path)])
+    record = load("serving", tmp_path)
+    assert record is not None
+    results = {row.pop("part"): row for row in record["rows"]}
     assert set(results) == {"cost", "throughput", "peer"}
     assert results["throughput"]["served_over_engine"] > 0
     assert set(results["peer"]) == {*serving.SIZES, "measured"}
-    assert "overload, growth of memory: at most 0.05: -, not measured" in out.with_suffix(".md").read_text()
+    assert "overload, growth of memory: at most 0.05: -, not measured" in (tmp_path / "serving.md").read_text()
 
 
 @pytest.mark.idle(reason="holds the server to a deadline")

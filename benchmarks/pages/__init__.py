@@ -1,0 +1,1 @@
+"""Pages in markdown, each made from the lines of JSON in a folder of results; `render.py` writes them."""

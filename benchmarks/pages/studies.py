@@ -1,0 +1,230 @@
+"""Pages of code discovery, calibration and drift."""
+
+from pathlib import Path
+
+from store import Line, load, table
+
+from ddm_rt.evaluate.comparison.paired import CONFIDENCE, Decision
+
+_CALIBRATION = """# Calibration: error of the achieved share
+
+`python benchmarks/calibration.py --work DIR`; bundle `{bundle}`, judge `{judge}`, groups {groups}, {draws} draws of the
+audits from {pool_per_code} generated images per code (half for audits, half for the truth); {machine}.
+
+Error is |achieved - target| of the share of {first}, mean and 90th percentile over the draws; "refused" is how often
+the target was called out of reach (its error is then that of the nearest weights, and counts in the mean). Audits are
+drawn evenly over the codes, or half evenly and half by the weights so far; with 16 audits and 16 codes nothing is left
+for the second half. Effective training images are Kish's. Slant (degrees) and thickness (pixels) are means.
+"None" is the uniform target, which knows nothing of the groups.
+
+In the mixed codes, code k takes (k mod 4)/8 of its images from all codes alike, so that codes are impure and differ.
+
+"""
+
+
+def codes_page(results: Path) -> str:
+    """What codes hold, by labels that nothing else has read."""
+    parts = ["# Codes\n"]
+    if record := load("code rules", results):
+        parts += ["\n## Rules of code discovery\n\n", _code_rules(record)]
+    if record := load("indicator", results):
+        parts += ["\n## The indicator's confidence, and labels in the codes\n\n", _indicator(record)]
+    return "".join(parts)
+
+
+def _code_rules(record: Line) -> str:
+    rows = (
+        (row["set"], row["rule"], f"{row['share']:.3f}", " / ".join(map(str, row["top_sizes"])))
+        for row in record["rows"]
+    )
+    return table(("set", "rule", "share of first digit", "images in each top code"), rows) + (
+        "\nMean over the top codes of the first digit's share: .5 is balance. Commit "
+        f"{', '.join(dict.fromkeys(row['commit'] for row in record['rows']))}; "
+        f"`{record['command']}`\n"
+    )
+
+
+def _indicator(record: Line) -> str:
+    confidence = (
+        (
+            row["images"],
+            "yes" if row["told"] else "no",
+            row["n"],
+            *(f"{row[name]:.3f}" for name in ("accuracy", "top_accuracy", "confidence", "ece")),
+            f"{row['floor_mean']:.3f} / {row['floor_p95']:.3f}",
+        )
+        for row in record["indicator"]
+    )
+    probes = (
+        (
+            row["of"],
+            row["dimensions"],
+            f"{row['accuracy']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]",
+            f"{row['balanced_accuracy']:.3f}",
+            f"{row['chance']:.3f}",
+        )
+        for row in record["probes"]
+    )
+    names = ("C reads", "UNet told the code", "n", "names the code", "names the top code", "mean confidence", "ECE")
+    return (
+        table((*names, "floor, mean / 95 %"), confidence)
+        + "\n"
+        + table(
+            ("linear probe of the digit from", "dimensions", "accuracy [95 %]", "balanced accuracy", "chance"), probes
+        )
+        + f"\nPreset digits-demo ({record['source']}), bundle {record['bundle_id'][:12]}; probes by 5-fold "
+        "cross-validation over the training images. n counts noised images, 2 of each; floor: ECE of a "
+        f"classifier that is right as often as it says. Commit {record['commit']}; `{record['command']}`\n"
+    )
+
+
+def calibration_page(results: Path) -> str:
+    """The error of calibrating, by target, number of audits and estimator."""
+    if (record := load("calibration", results)) is None:
+        return ""
+    first, *_ = record["groups"]
+    parts = [_CALIBRATION.format(**(record | {"groups": ", ".join(record["groups"]), "first": first}))]
+    estimators = list(dict.fromkeys(row["estimator"] for row in record["rows"] if row["n"]))
+    for name, codes in record["codes"].items():
+        shares = ", ".join(f"{share:.2f}" for share in codes["p"])
+        rows = [row for row in record["rows"] if row["codes"] == name]
+        parts += [
+            f"\n## {name.capitalize()} codes\n\nShare of {first} in each code: {shares}.\n\n",
+            _calibration([row for row in rows if row.get("estimator", estimators[0]) == estimators[0]]),
+            "\nOther estimators, half drawn by weights (error, 90th percentile):\n\n",
+            _estimators(rows, estimators),
+        ]
+    return "".join(parts)
+
+
+def _calibration(rows: list[Line]) -> str:
+    names = ("target", "audits", "drawn", "error", "90th percentile", "refused", "effective codes")
+    return table(
+        (*names, "effective training images", "slant", "thickness"),
+        (
+            (
+                f"{row['target']:g}",
+                *((row["n"], row["scheme"]) if row["n"] else ("none", "")),
+                f"{row['error']:.3f}",
+                *((f"{row['error_p90']:.3f}", f"{row['refused']:.0%}") if row["n"] else ("", "")),
+                f"{row['effective_codes']:.1f}",
+                f"{row['effective_images']:.0f}",
+                f"{row['slant']:.1f}",
+                f"{row['thickness']:.2f}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _estimators(rows: list[Line], estimators: list[str]) -> str:
+    shown = [row for row in rows if row.get("scheme") == "half by weights"]
+    found = {(row["target"], row["n"], row["estimator"]): row for row in shown}
+    settings = sorted({(row["target"], row["n"]) for row in shown})
+    return table(
+        ("target", "audits", *estimators),
+        ((f"{target:g}", n, *(_error(found[target, n, name]) for name in estimators)) for target, n in settings),
+    )
+
+
+def _error(row: Line) -> str:
+    return f"{row['error']:.3f}, {row['error_p90']:.3f}"
+
+
+def drift_page(results: Path) -> str:
+    """What faster configurations change, how often the gate errs, and what precisions change."""
+    parts = ["# Drift\n"]
+    if record := load("drift", results):
+        parts += ["\n## What `ddm-rt compare` says of faster configurations\n\n", _drift(record)]
+    if record := load("drift gate", results):
+        parts += ["\n## How often the drift gate errs\n\n", _gate(record)]
+    if record := load("precision", results):
+        parts += ["\n## Precision\n\n", _precision(record)]
+    return "".join(parts)
+
+
+def _drift(record: Line) -> str:
+    first, second = record["groups"]
+    names = ("A to B", "labels changed", f"share of {first}, A to B", "difference [90 %]", "neither, A to B", "p")
+    more = ("decision", f"Frechet: {first}, A to B", second, "grey levels", "times as fast")
+    return table((*names, *more), (_drift_row(row, record["groups"]) for row in record["rows"])) + (
+        f"\nn = {record['n']} pairs a row, seed {record['seed']}, margin ±.03 on shares of all images, bundle "
+        f"{record['bundle_id'][:12]}. Frechet distances in the judge's features, equal n. Grey levels: mean difference "
+        "of a pair. Speed: median of 5 interleaved requests for 16 images, one thread of a machine that also had other "
+        "work. The row of the two backends is of a bundle trained for 600 steps, with weights.\n\n"
+        f"{record['machine']}, {', '.join(f'{k} {v}' for k, v in record['versions'].items())}, commit "
+        f"{record['commit']}; `{record['command']}`\n"
+    )
+
+
+def _drift_row(row: Line, groups: list[str]) -> list[str]:
+    labels = row["labels"]
+    changes = {change["group"]: change for change in labels["changes"]}
+    first = changes[groups[0]]
+    low, high = first["interval"]
+    quality = {entry["group"]: entry["frechet"] for entry in row["quality"]}
+    decision = Decision(labels["decision"]).name.lower()
+    return [
+        row["row"],
+        f"{labels['flip_rate']:.1%}",
+        _shares(first),
+        f"{first['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+        _shares(changes["neither"]) if "neither" in changes else "0",
+        f"{labels['test']['p']:.2g}",
+        decision if labels["n_needed"] is None else f"{decision}, needs n = {labels['n_needed']}",
+        *(f"{a:.1f} to {b:.1f}" for a, b in (quality[group] or (float("nan"),) * 2 for group in groups)),
+        f"{row['images']['mean']:.2f}",
+        f"{row['speed']['ratio']:.2f}",
+    ]
+
+
+def _shares(change: Line) -> str:
+    return f"{change['share_a']:.3f} to {change['share_b']:.3f}"
+
+
+def _gate(record: Line) -> str:
+    rows = []
+    for row in record["rows"]:
+        rates, said = row["rates"], ""
+        if row["error"] is not None:
+            low, high = row["error_interval"]
+            name = "false alarm" if row["drift"] == 0 else "miss"
+            said = f"{name} {rates[row['error']]:.3f} [{low:.3f}, {high:.3f}]"
+        shown = (f"{rates[name]:.3f}" for name in ("equivalent", "undecided", "drift"))
+        rows.append((row["groups"], row["n"], f"{row['discordance']:.0%}", f"{row['drift']:.2f}", *shown, said))
+    names = ("groups", "n", "discordance", "planted drift", "equivalent", "undecided", "drift", "error: rate [95 %]")
+    return table(names, rows) + (
+        f"\n{record['runs']} simulated comparisons a row, seed {record['seed']}; margin ±{record['margin']:g}, "
+        f"{CONFIDENCE:.0%} intervals, tests at {record['alpha']:g}; `python benchmarks/drift_gate.py`\n"
+    )
+
+
+def _precision(record: Line) -> str:
+    rows = []
+    for row in record["rows"]:
+        error, groups = row["image_error"], row["groups"]
+        low, high = groups["intervals"]["3"]
+        off = ("", "", "")
+        if error:
+            off = (
+                f"{error['mean_grey_levels']:.3f} ({error['max_grey_levels']})",
+                f"{error['psnr_db']:.1f} dB",
+                f"{error['share_off_by_more_than_1']:.1%}",
+            )
+        rows.append(
+            (
+                row["precision"],
+                *off,
+                f"{groups['shares']['3']:.3f} [{low:.3f}, {high:.3f}]",
+                f"{groups['neither']:.1%}",
+                f"{row['groups_changed']} of {record['n']}",
+                f"{1000 * row['seconds_per_image']:.1f}",
+                f"{row['time_ratio']:.2f}",
+                f"{row['graph_mib']:.2f}",
+            )
+        )
+    names = ("precision", "grey levels off, mean (max)", "PSNR", "pixels off by > 1", "share of 3 [95 %]", "neither")
+    return table((*names, "group changed", "ms per image", "times fp32", "MiB"), rows) + (
+        f"\nn = {record['n']}, bundle {record['bundle_id'][:12]}, {record['machine']}, one thread, "
+        f"ONNX Runtime {record['versions']['onnxruntime']}, commit {record['commit']}; `{record['command']}`\n"
+    )
