@@ -1,7 +1,6 @@
 """The balance table: six biased sets of digits, four methods, one training budget, one run per cell.
 
     python benchmarks/balance.py                # everything that is missing, two cells side by side; resumable
-    python benchmarks/balance.py --table        # the table of what is there
 
 The rule of code discovery, α, guidance, sampler and budget are those of the preset `digits-bench`, chosen on pairs of
 other digits. The table was run twice, and both runs are in it:
@@ -227,18 +226,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--cell", nargs=2, metavar=("SET", "METHOD"), help="this cell alone, in this process")
     parser.add_argument("--train-only", action="store_true", help="train the missing cells, measure them later")
-    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
     if arguments.cell:
         train_cell(*arguments.cell, arguments.work)
         if not arguments.train_only:
             measure_cell(*arguments.cell, arguments.work, arguments.results)
         return
-    if not arguments.table:
-        there = [(line["set"], line["method"]) for line in read(arguments.results / "balance.jsonl")]
-        missing = [cell for cell in cells() if cell not in there]
-        with ThreadPoolExecutor(arguments.workers) as pool:
-            list(pool.map(lambda cell: _spawn(cell, arguments), missing))
+    there = [(line["set"], line["method"]) for line in read(arguments.results / "balance.jsonl")]
+    missing = [cell for cell in cells() if cell not in there]
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        list(pool.map(lambda cell: _spawn(cell, arguments), missing))
     from render import render  # its page needs this module
 
     print(render("balance", arguments.results))

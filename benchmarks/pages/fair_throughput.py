@@ -19,9 +19,17 @@ def best(row: Line) -> float:
     return float(row["images_per_s"][str(row["best_batch"])][1])
 
 
+def timed(results: Path) -> Line | None:
+    """The record with those rows that were timed as well as judged; None before any was."""
+    record = load("fair throughput", results)
+    if record is None or "baseline" not in record:
+        return None
+    return record | {"rows": [row for row in record["rows"] if "images_per_s" in row]}
+
+
 def page(results: Path) -> str:
     """Speed beside balance and quality, what fails a gate included; then the ideas that were dropped."""
-    record = load("fair throughput", results)
+    record = timed(results)
     return (fair(record) if record else "# Fair throughput\n") + "\n" + dropped(results)
 
 
@@ -80,13 +88,13 @@ def _fastest(found: Sequence[Line], baseline: Line) -> str:
 
 def chart(results: Path) -> str:
     """Images per second of all rows, those that fail a gate pale."""
-    record = load("fair throughput", results)
+    record = timed(results)
     return _chart(record, [row["configuration"] for row in record["rows"]], "All configurations") if record else ""
 
 
 def ladder(results: Path) -> str:
     """Images per second, each bar with the idea that it adds."""
-    record = load("fair throughput", results)
+    record = timed(results)
     return _chart(record, record["ladder"], "One idea more in each bar") if record else ""
 
 
