@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import render
 import torch
+from bench_parts.probes import calibration_error, linear_probe
 from measured_steps import commit
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -25,7 +26,6 @@ from store import RESULTS, save
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.evaluate.probes import calibration_error, linear_probe
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
 from ddm_rt.model.weights import load_weights
