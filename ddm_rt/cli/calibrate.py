@@ -3,60 +3,44 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from ddm_rt.cli import display
-from ddm_rt.cli.app import (
-    BackendName,
-    Threads,
-    app,
-    console,
-    errors,
-    say,
-)
-from ddm_rt.cli.asking import asks
+from ddm_rt.cli import display, options
+from ddm_rt.cli.app import app, console, errors, say
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.request import SETTINGS, Request
 
 
 @app.command()
-@asks(*SETTINGS)
+@options.asks(*SETTINGS)
 def calibrate(
-    bundle: Annotated[str, typer.Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    bundle: Annotated[str, Argument(help="A bundle directory, or with --out the shipped one: digits.")],
     *,
     audit: Annotated[
-        list[Path] | None,
-        typer.Option("--audit", help="A filled audit.csv beside its images; more than one may be given."),
+        list[Path] | None, Option("--audit", help="A filled audit.csv beside its images; more than one may be given.")
     ] = None,
     judge: Annotated[
         list[str] | None,
-        typer.Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
+        Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
     ] = None,
     groups: Annotated[
         str | None,
-        typer.Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
+        Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
     ] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute."),
+        str | None, Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
+    n: Annotated[int, Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
     images: Annotated[
-        Path | None,
-        typer.Option("--images", help="Write images to be labelled into this directory; nothing is stored."),
+        Path | None, Option("--images", help="Write images to be labelled into this directory; nothing is stored.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
-    name: Annotated[
-        str, typer.Option(help="The calibration's name in the bundle; replaces one of that name.")
-    ] = "default",
-    scope: Annotated[
-        str | None,
-        typer.Option(help="Holds for requests of this scope alone, whatever their prompts."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the audited images.")] = None,
+    out: Annotated[Path | None, Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
+    name: Annotated[str, Option(help="The calibration's name in the bundle; replaces one of that name.")] = "default",
+    scope: Annotated[str | None, Option(help="Holds for requests of this scope alone, whatever their prompts.")] = None,
+    seed: Annotated[int | None, Option(help="Of the audited images.")] = None,
     request: Request,
-    backend: BackendName = "auto",
-    threads: Threads = None,
+    backend: options.BackendName = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Learn from audited images which groups the codes give, so that `sample --target` can name groups.
 

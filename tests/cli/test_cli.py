@@ -12,7 +12,7 @@ from PIL import Image
 
 import ddm_rt as package
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli import arguments
+from ddm_rt.cli import options
 from ddm_rt.errors import DdmError
 from ddm_rt.runtime import Codes
 
@@ -180,9 +180,12 @@ def test_an_interrupt_outside_training_is_130(ddm_rt: Callable, monkeypatch) -> 
 
 
 def test_set_takes_json_or_text() -> None:
-    assert arguments.assignment("train.steps=5") == ("train.steps", 5)
-    assert arguments.assignment("train.indicator=codes") == ("train.indicator", "codes")
-    assert arguments.assignment("model.unet.block_out_channels=[8, 16]") == ("model.unet.block_out_channels", [8, 16])
-    assert arguments.assignment("data.source=a=b") == ("data.source", "a=b")
+    texts = ("train.steps=5", "train.indicator=codes", "model.unet.block_out_channels=[8, 16]", "data.source=a=b")
+    assert options.assignments(texts) == {
+        "train.steps": 5,
+        "train.indicator": "codes",
+        "model.unet.block_out_channels": [8, 16],
+        "data.source": "a=b",
+    }
     with pytest.raises(DdmError, match="expected FIELD=VALUE"):
-        arguments.assignment("train.steps")
+        options.assignments(["train.steps"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddm_rt.bundle import Bundle, copy_bundle
-from ddm_rt.cli import arguments
+from ddm_rt.cli import options
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
 from ddm_rt.export.tables import COLUMNS, add_tables, make_tables, tree_of
@@ -46,13 +46,13 @@ def test_without_a_clip_the_limits_are_the_largest_numbers() -> None:
 @given(st.lists(st.tuples(st.sampled_from(SamplerName), st.integers(0, 5000)), min_size=1, max_size=4))
 def test_samplers_and_steps_are_read(wanted: list[tuple[SamplerName, int]]) -> None:
     text = ", ".join(f"{sampler.value}:{steps}" for sampler, steps in wanted)
-    assert arguments.samplers(text) == wanted
+    assert options.samplers(text) == wanted
 
 
 @given(st.text(max_size=20).filter(lambda text: ":" not in text))
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(DdmError, match="--tables"):
-        arguments.samplers(text)
+        options.samplers(text)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
