@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, errors, say
+from ddm_rt.cli.app import app, say
 from ddm_rt.config import Backend, Precision
-from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
     from ddm_rt.engine.tensorrt.build import Built
@@ -58,8 +57,7 @@ def build(
 
     of_plans = {"--sm": sm, "--timing-cache": timing_cache, "--memory-gib": memory_gib, "--out": out}
     of_torch = {"--precision": precision, "--device": device}
-    for option in options.given(of_plans if backend == Backend.TORCH else of_torch):
-        raise DdmError(f"{option}: not with --backend {backend}")
+    options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"not with --backend {backend}")
     if backend == Backend.TORCH:
         batches = None if batch is None else [options.number("--batch", part) for part in batch.split(",")]
         sides = None if size is None else [options.number("--size", part) for part in size.split("x")]
@@ -69,7 +67,7 @@ def build(
             )
         say(_compiled(package))
         return
-    with display.status(errors) as show:
+    with display.status() as show:
         made = build_plans(
             bundle,
             backend,

@@ -16,7 +16,7 @@ from ddm_rt.errors import DdmError
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
     from ddm_rt.evaluate.comparison.sides import Side
-    from ddm_rt.evaluate.latency import SideSpeed, Speed
+    from ddm_rt.evaluate.latency import Speed
 
 _KEYS = "Keys: steps, sampler, guidance, text_guidance, precision, backend, device, threads."
 
@@ -183,10 +183,11 @@ def bench(
 
 def _tables(speed: "Speed") -> Iterator[Table]:
     baseline = speed.baseline
+    sides = (speed.side,) if baseline is None else (speed.side, baseline)
     requests = Table(
         "side", "images", "p50 ms [quartiles]", "p95", "p99", "images/s", "times the baseline", title="requests"
     )
-    for side in (speed.side,) if baseline is None else (speed.side, baseline):
+    for side in sides:
         for row in side.rows:
             times = "" if baseline is None else "baseline"
             if row.speedup is not None and row.speedup_range is not None:
@@ -203,7 +204,7 @@ def _tables(speed: "Speed") -> Iterator[Table]:
         requests.add_section()
     yield requests
     first = Table("side", "new process, s", "load, s", "first request, s", "next, s", title="first image")
-    for side in (speed.side,) if baseline is None else (speed.side, baseline):
+    for side in sides:
         first.add_row(
             side.facts.label,
             ", ".join(f"{value:.2f}" for value in side.cold_s) or "not measured",
@@ -214,23 +215,18 @@ def _tables(speed: "Speed") -> Iterator[Table]:
     yield first
 
 
-def _notes(speed: "Speed") -> list[str]:
-    machine = speed.machine
-    lines = [_what(side) for side in (speed.side, speed.baseline) if side is not None]
-    rounds = sorted({row.rounds for row in speed.side.rows})
-    lines.append(
-        f"ddm_rt {speed.version}; {machine.system}, {machine.processor}, {machine.cpus} CPUs"
-        + (f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else "")
-        + f", {machine.memory_gib:g} GiB, GPU: {machine.gpu or 'none'}; load average before: {machine.load_average}; "
+def _notes(speed: "Speed") -> Iterator[str]:
+    for side in filter(None, (speed.side, speed.baseline)):
+        facts = side.facts
+        versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+        yield (
+            f"{facts.label}: bundle {facts.bundle_id[:12]}, {facts.backend} {facts.precision}, {facts.threads} "
+            f"threads, {facts.sampler} {facts.num_steps} steps, guidance {facts.indicator_guidance_scale:g}; {versions}"
+        )
+    machine, rounds = speed.machine, sorted({row.rounds for row in speed.side.rows})
+    clock = f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else ""
+    yield (
+        f"ddm_rt {speed.version}; {machine.system}, {machine.processor}, {machine.cpus} CPUs{clock}, "
+        f"{machine.memory_gib:g} GiB, GPU: {machine.gpu or 'none'}; load average before: {machine.load_average}; "
         f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds"
-    )
-    return lines
-
-
-def _what(side: "SideSpeed") -> str:
-    facts = side.facts
-    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    return (
-        f"{facts.label}: bundle {facts.bundle_id[:12]}, {facts.backend} {facts.precision}, {facts.threads} threads, "
-        f"{facts.sampler} {facts.num_steps} steps, guidance {facts.indicator_guidance_scale:g}; {versions}"
     )

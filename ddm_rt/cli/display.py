@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from ddm_rt.cli.app import errors
+from ddm_rt.cli.app import console, errors, say
 from ddm_rt.config import parse_json
 from ddm_rt.runtime import Codes
 
@@ -58,12 +58,12 @@ def bar(name: str) -> Iterator[Update]:
 
 
 @contextmanager
-def status(console: Console) -> Iterator[Callable[[str], None]]:
-    """A function that shows one line of text until the next; nothing where `console` is no terminal."""
-    if not console.is_terminal:
+def status() -> Iterator[Callable[[str], None]]:
+    """A function that shows one line of text on stderr until the next; nothing where that is no terminal."""
+    if not errors.is_terminal:
         yield lambda text: None
         return
-    with console.status("") as line:
+    with errors.status("") as line:
         yield lambda text: line.update(Text(text))
 
 
@@ -77,7 +77,7 @@ def log_lines(word: str) -> Update:
     return update
 
 
-def show_codes(run: Path, console: Console) -> None:
+def show_codes(run: Path) -> None:
     """What discovery found: sizes, exemplars and stability, never a claim that codes are groups."""
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
     if not codes.leaves:
@@ -96,15 +96,11 @@ def show_codes(run: Path, console: Console) -> None:
         table.add_section()
     console.print(table)
     if by_probe:
-        text = f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels"
-        console.print(text, soft_wrap=True, highlight=False)
-    if codes.stability_ari:
-        mean = sum(codes.stability_ari) / len(codes.stability_ari)
-        console.print(
-            f"stability: adjusted Rand index {mean:.3f} on average over {len(codes.stability_ari)} bootstrap samples "
-            f"(lowest {min(codes.stability_ari):.3f}; 1 is the same split again)",
-            soft_wrap=True,
-            highlight=False,
+        say(f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels")
+    if stability := codes.stability_ari:
+        say(
+            f"stability: adjusted Rand index {sum(stability) / len(stability):.3f} on average over {len(stability)} "
+            f"bootstrap samples (lowest {min(stability):.3f}; 1 is the same split again)"
         )
 
 

@@ -90,8 +90,7 @@ def export(
     """
     if diffusers is not None:
         given = {"--out": out, "--plugin": plugin or None, "--decoder": decoder, "--tables": tables}
-        for option in options.given(given):
-            raise DdmError(f"{option}: not with --diffusers, which writes no bundle")
+        options.refuse(given, "not with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 
         export_diffusers(Path(source), diffusers, precision)

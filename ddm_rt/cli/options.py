@@ -67,6 +67,12 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raises DdmError naming the first of these options that the user gave, and why it doesn't go."""
+    for name in given(options):
+        raise DdmError(f"{name}: {why}")
+
+
 def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
     """FIELD=VALUE each, the value as JSON where it is some. Raises DdmError without a sign between them."""
     found: dict[str, Any] = {}

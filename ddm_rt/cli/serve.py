@@ -12,7 +12,6 @@ from typer import Argument, Option
 from ddm_rt.cli import options
 from ddm_rt.cli.app import app, say
 from ddm_rt.config import Frozen, parse
-from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
@@ -112,11 +111,11 @@ def serve(
     from ddm_rt.serve.scheduling.settings import ServeSettings
     from ddm_rt.workflows.serve import serve as run
 
-    if fsync and ledger is None:
-        raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    for option, value in (("--device", device), ("--precision", precision), ("--mode", mode)):
-        if value not in (None, "throughput") and replicas is not None:
-            raise DdmError(f"{option}: not with --replicas; each takes what Ray gives it and the bundle says")
+    if ledger is None:
+        options.refuse({"--fsync": fsync or None}, "is about the file of --ledger, which is not given")
+    if replicas is not None:
+        own = {"--device": device, "--precision": precision, "--mode": None if mode == "throughput" else mode}
+        options.refuse(own, "not with --replicas; each takes what Ray gives it and the bundle says")
     bounds = _settings(ServeSettings, given)
     http = _settings(HttpSettings, given).model_copy(update={"scope": scope or None})
     scale = _scale(given)
@@ -163,20 +162,15 @@ def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
 
     if given["replicas"] is not None:
         return _settings(RaySettings, given)
-    for name, option in (
-        ("max_replicas", "--max-replicas"),
-        ("address", "--ray-address"),
-        ("dashboard", "--ray-dashboard"),
-    ):
-        if given[name]:
-            raise DdmError(f"{option}: is about the replicas of --replicas, which is not given")
+    about = {"--max-replicas": given["max_replicas"], "--ray-address": given["address"]}
+    about |= {"--ray-dashboard": given["dashboard"] or None}
+    options.refuse(about, "is about the replicas of --replicas, which is not given")
     return None
 
 
 def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":
     if judge is None:
-        for option in options.given({"--groups": groups, "--classes": classes}):
-            raise DdmError(f"{option}: is about the judge of --judge, which is not given")
+        options.refuse({"--groups": groups, "--classes": classes}, "is about the judge of --judge, which is not given")
         return None
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.serve.http.measured import Measured

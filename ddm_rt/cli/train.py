@@ -11,7 +11,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, console, errors, say
+from ddm_rt.cli.app import app, errors, say
 from ddm_rt.config import IndicatorMode
 from ddm_rt.presets import PRESETS
 from ddm_rt.progress import OnFigures
@@ -148,7 +148,7 @@ def train(
     with _watched(_TRAINING, log_steps) as progress:
         run_training(out, fields, preset=preset, base=base, variant=variant, progress=progress, grid_every=grid_every)
     if connect().main:
-        display.show_codes(out, console)
+        display.show_codes(out)
         say(f"run: {out}")
 
 
