@@ -15,7 +15,6 @@ from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
-    from ddm_rt.evaluate.comparison.sides import Side
     from ddm_rt.evaluate.latency import Speed
 
 _KEYS = "Keys: steps, sampler, guidance, text_guidance, precision, backend, device, threads."
@@ -119,10 +118,11 @@ def compare(
     raise typer.Exit(int(comparison.labels.decision))
 
 
-def _say_converted(side: "Side", bundle: "Bundle") -> None:
+def _say_converted(source: str, bundle: "Bundle") -> None:
+    precision = bundle.config.precision
     say(
-        f"{side.source} was converted to {side.precision} for this comparison (id {bundle.bundle_id[:12]}); "
-        f"`ddm-rt export {side.source} --precision {side.precision} --out DIR` keeps it"
+        f"{source} was converted to {precision} for this comparison (id {bundle.bundle_id[:12]}); "
+        f"`ddm-rt export {source} --precision {precision} --out DIR` keeps it"
     )
 
 

@@ -1,6 +1,7 @@
 """`ddm-rt compare`: does one configuration keep the group shares of another? Converts what isn't there yet."""
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,16 +36,16 @@ def compare(
     out: Path | None = None,
     to_record: bool = False,
     on_stage: OnStage | None = None,
-    on_converted: Callable[[Side, Bundle], None] | None = None,
+    on_converted: Callable[[str, Bundle], None] | None = None,
     **options: Any,
 ) -> tuple[Comparison, Path | None]:
     """Compare two sides by a judge (digits, or an ONNX file with `classes`): the figures, and the page of the report
     that was written into `out`.
 
     An fp32 bundle whose side asks for another precision is converted first, into a bundle that ends with the
-    comparison; `on_converted` is told of it. `options` and all else are as in `evaluate.comparison.compare.compare`,
-    which says what is raised; DdmError also where `out` isn't empty, and with `to_record` for sides whose comparison
-    `evaluate.comparison.gates.record` is not going to take.
+    comparison; `on_converted` is called with the source and the bundle. `options` and all else are as in
+    `evaluate.comparison.compare.compare`, which says what is raised; DdmError also where `out` isn't empty, and with
+    `to_record` for sides whose comparison `evaluate.comparison.gates.record` doesn't take.
     """
     if out is not None:
         check_free(out)
@@ -70,27 +71,27 @@ def compare(
 
 @contextmanager
 def _converted(
-    sides: Sequence[Side], on_stage: OnStage | None, on_converted: Callable[[Side, Bundle], None] | None
+    sides: Sequence[Side], on_stage: OnStage | None, on_converted: Callable[[str, Bundle], None] | None
 ) -> Iterator[list[Side]]:
     """The sides, those of fp32 bundles in the precision that they ask for; what is converted ends with the block.
 
     Others, and those whose backend computes in it, are left to whoever opens them.
     """
-    made: dict[tuple[str, Precision], str] = {}
-    opened: list[Side] = []
     with tempfile.TemporaryDirectory(prefix="ddm-rt-") as folder:
-        for side in sides:
-            if side.precision is None or not _is_to_be_converted(side):
-                opened.append(side)
-                continue
-            key = side.source, side.precision
-            if key not in made:
-                bundle = export(side.source, Path(folder) / str(len(made)), side.precision, progress=on_stage)
-                made[key] = str(bundle.path)
-                if on_converted is not None:
-                    on_converted(side, bundle)
-            opened.append(dataclasses.replace(side, source=made[key]))
-        yield opened
+
+        @functools.cache
+        def convert(source: str, precision: Precision) -> str:
+            bundle = export(source, Path(tempfile.mkdtemp(dir=folder)), precision, progress=on_stage)
+            if on_converted is not None:
+                on_converted(source, bundle)
+            return str(bundle.path)
+
+        yield [
+            dataclasses.replace(side, source=convert(side.source, side.precision))
+            if side.precision is not None and _is_to_be_converted(side)
+            else side
+            for side in sides
+        ]
 
 
 def _is_to_be_converted(side: Side) -> bool:
