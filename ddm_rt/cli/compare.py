@@ -12,6 +12,7 @@ from ddm_rt.cli import display, options
 from ddm_rt.cli.app import app, console, errors, say
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.request import Request
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
@@ -21,11 +22,13 @@ _KEYS = "Keys: steps, sampler, guidance, text_guidance, precision, backend, devi
 
 
 @app.command()
+@options.prompts
 def compare(
     a: Annotated[
         str, Argument(metavar="A", help=f"BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. {_KEYS}")
     ],
     b: Annotated[str, Argument(metavar="B", help="As A, which it is held against.")],
+    *,
     out: Annotated[Path | None, Option("--out", help="Directory for index.html and compare.json.")] = None,
     judge: options.Judge = "digits",
     groups: options.Groups = "3,8",
@@ -36,9 +39,7 @@ def compare(
     seed: options.Seed = 0,
     target: Annotated[str, Option(help="As for `sample`.")] = "uniform",
     balance: Annotated[Balance, Option(help="As for `sample`.")] = Balance.AUTO,
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    guidance_scale: options.Guidance = None,
+    request: Request,
     margin: Annotated[float, Option(help="The largest difference in a share that counts as none.")] = 0.03,
     rounds: Annotated[int, Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
     classes: options.Classes = None,
@@ -96,9 +97,9 @@ def compare(
             seed=seed,
             target=target,
             balance=balance,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            guidance_scale=request.guidance_scale,
             margin=margin,
             rounds=rounds,
             to_record=record,
@@ -127,16 +128,16 @@ def _say_converted(source: str, bundle: "Bundle") -> None:
 
 
 @app.command()
+@options.prompts
 def bench(
     bundle: Annotated[str, Argument(metavar="BUNDLE", help=f"BUNDLE[@KEY=VALUE,...]. {_KEYS}")],
+    *,
     against: Annotated[str | None, Option(help="The baseline, as BUNDLE; the two take turns.")] = None,
     batch: Annotated[str, Option(help="Images of a request, by comma.")] = "1,4,16",
     rounds: Annotated[int, Option(min=1, help="Requests of each size, at most.")] = 30,
     seconds: Annotated[float, Option(help="For each size, once three requests are through.")] = 60,
     processes: Annotated[int, Option(min=0, help="New processes that make one image; 0: none.")] = 3,
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    guidance_scale: options.Guidance = None,
+    request: Request,
     threads: options.Threads = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON in place of the tables.")] = False,
 ) -> None:
@@ -162,6 +163,9 @@ def bench(
     sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
     if min(sizes) < 1:
         raise DdmError(f"--batch {batch!r}: expected numbers of at least 1 by comma, for example 1,4,16")
+    text = text_of(
+        prompt=request.prompt, negative_prompt=request.negative_prompt, guidance_scale=request.guidance_scale
+    )
     with display.bar("measuring") as update:
         speed = measure(
             parse_side(bundle, threads),
@@ -170,7 +174,7 @@ def bench(
             rounds=rounds,
             seconds=seconds,
             processes=processes,
-            text=text_of(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale),
+            text=text,
             on_round=update,
         )
     if as_json:

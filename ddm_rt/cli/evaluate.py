@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from ddm_rt.cli import display, options
 from ddm_rt.cli.app import app, console, say
+from ddm_rt.sample.request import Request
 
 
 @app.command("train-judge")
@@ -37,11 +38,13 @@ def train_judge(
 
 
 @app.command()
+@options.prompts
 def evaluate(
     methods: Annotated[
         list[str], Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")
     ],
     out: options.Out,
+    *,
     judge: options.Judge = "digits",
     groups: options.Groups = "3,8",
     reference: Annotated[str, Option(help="Held-out labelled images: digits:..., or a folder.")] = "digits:3,8",
@@ -58,9 +61,7 @@ def evaluate(
     asked: Annotated[
         str | None, Option(help="The group that each top code stands for, code:0=3,code:1=8; gives SPD.")
     ] = None,
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    guidance_scale: options.Guidance = None,
+    request: Request,
 ) -> None:
     """Measure group shares and quality with a judge, and write report/index.html.
 
@@ -88,9 +89,9 @@ def evaluate(
             min_per_group=min_per_group,
             attributes=attribute or (),
             asked=asked,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            guidance_scale=request.guidance_scale,
             on_step=update,
         )
     console.print(table)

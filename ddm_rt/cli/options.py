@@ -17,18 +17,8 @@ from ddm_rt.sample.request import Request, told_fields
 Out = Annotated[Path, Option("--out", help="Directory to write; must not exist, or be empty.")]
 Seed = Annotated[int, Option(help="Of the images.")]
 Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads; by default all.")]
-Sampler = Annotated[str | None, Option(help=f"One of: {', '.join(SamplerName)}.")]
-Prompt = Annotated[
-    list[str] | None, Option("--prompt", help="Text; given several times, the images take them in turn.")
-]
-NegativePrompt = Annotated[str | None, Option(help="Text to stay away from.")]
-Guidance = Annotated[float | None, Option(help="Guidance on the prompt.")]
-IndicatorGuidance = Annotated[
-    float | None, Option(help="Guidance on the code; other than --guidance-scale, each step takes half as long again.")
-]
 Ledger = Annotated[Path | None, Option(help="File that keeps the counts of scopes; made where there is none.")]
 Fsync = Annotated[bool, Option("--fsync", help="The ledger also survives a power loss; slower.")]
-Pixels = Annotated[int | None, Option(help="Pixels.")]
 BackendName = Annotated[str, Option(help=f"One of: {', '.join(Backend)}.")]
 DeviceName = Annotated[
     str | None, Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one.")
@@ -168,3 +158,6 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
         return run
 
     return decorate
+
+
+prompts = asks("prompt", "negative_prompt", "guidance_scale")
