@@ -1,14 +1,20 @@
-"""The command that makes a bundle know groups: calibrate."""
+"""`ddm-rt calibrate`: which groups the codes of a bundle give."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.table import Table
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
 from ddm_rt.cli.app import app, console, errors, say
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.request import SETTINGS, Request
+
+if TYPE_CHECKING:
+    from ddm_rt.sample.calibration.calibration import Settings
+    from ddm_rt.workflows.calibrate import Calibrated
 
 
 @app.command()
@@ -99,9 +105,9 @@ def calibrate(
                 settings=request,
                 **run,
             )
-    for table in work.tables(shown):
+    for table in _tables(shown):
         console.print(table)
-    say(work.describe(shown))
+    say(_describe(shown))
 
 
 def _images(
@@ -143,3 +149,53 @@ def _named(text: str, attribute: str) -> tuple[str, str]:
     """ATTRIBUTE=FILE, or a file for the first attribute."""
     name, equals, file = text.partition("=")
     return (name, file) if equals else (attribute, text)
+
+
+def _tables(shown: "Calibrated") -> Iterator[Table]:
+    """What the codes give, and what the target does to every audited attribute."""
+    from ddm_rt.sample.calibration import posterior
+    from ddm_rt.sample.calibration.calibration import base_weights
+    from ddm_rt.sample.calibration.groups import cells
+
+    record, base = shown.record, base_weights(shown.bundle.codes)
+    for attribute in record.attributes:
+        counts = record.table([attribute])
+        low, high = posterior.bounds(counts)
+        table = Table("code", "audited", *attribute.groups, "weight", title=f"share of each {attribute.name}, by code")
+        for code, row in enumerate(counts):
+            shares = [f"{a:.2f}-{b:.2f}" for a, b in zip(low[code], high[code], strict=True)]
+            table.add_row(str(code), str(row.sum()), *shares, f"{shown.after.code_weights[code]:.3f}")
+        yield table
+        table = Table(attribute.name, "uniform target", "calibrated", "reachable", title="expected shares, 90 % bounds")
+        reach = record.reachable([attribute], base)
+        for group in cells([attribute]):
+            figures = [
+                f"{share:.3f} ± {half:.3f}"
+                for share, half in (one.shares[attribute.name][group] for one in (shown.before, shown.after))
+            ]
+            table.add_row(group, *figures, f"{reach[group][0]:.3f}-{reach[group][1]:.3f}")
+        yield table
+
+
+def _describe(shown: "Calibrated") -> str:
+    """What was stored, in a few lines."""
+    record, after, before = shown.record, shown.after, shown.before
+    unsure = f", {sum(record.unsure)} more can't be told" if sum(record.unsure) else ""
+    return (
+        f"calibrated with {record.audited} images{unsure}: {after.target}\n"
+        f"behind the samples: {after.effective_codes:.1f} codes, {after.effective_images:.0f} training images "
+        f"(effective numbers; with the uniform target {before.effective_codes:.1f} and "
+        f"{before.effective_images:.0f})\n"
+        f"{_validity(record.settings)}bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
+    )
+
+
+def _validity(settings: "Settings") -> str:
+    """Which prompts a calibration holds for, as a line; nothing for bundles that take none."""
+    if settings.prompt is None:
+        return ""
+    if settings.scope is not None:
+        return f"holds for: scope {settings.scope!r}, whatever its prompts\n"
+    prompts = settings.prompt if isinstance(settings.prompt, tuple) else (settings.prompt,)
+    against = "" if settings.negative_prompt is None else f", against {settings.negative_prompt!r}"
+    return f"holds for: {', '.join(map(repr, prompts))}{against}\n"

@@ -92,21 +92,22 @@ def sample(
     n, texts = request.n, request.prompt or ()
     if len(texts) > n:
         raise DdmError(f"--prompt: {len(texts)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")
-    if ledger is not None and request.scope is None:
-        raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
-    if fsync and ledger is None:
-        raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    bulk.check_options(
-        shards,
-        alone={"--out": out, "--from": from_, "--scope": request.scope, "--ledger": ledger, "--fsync": fsync},
-        with_shards={"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers},
-    )
-    if shards is not None:
-        for option, value in (("--device", device), ("--precision", precision), ("--mode", mode)):
-            if value not in (None, "throughput"):
-                raise DdmError(f"{option}: not with --shards; each worker takes what Ray gives it and the bundle says")
-        given = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
-        bulk.write_shards(bundle, shards, given | {"backend": backend, "threads": threads}, request)
+    if request.scope is None:
+        options.refuse({"--ledger": ledger}, "keeps the counts of scopes; name one with --scope")
+    if ledger is None:
+        options.refuse({"--fsync": fsync or None}, "is about the file of --ledger, which is not given")
+    of_shards = {"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers}
+    if shards is None:
+        options.refuse(of_shards, "is about shards; name their directory with --shards")
+    else:
+        options.refuse({"--out": out, "--from": from_}, "doesn't go with --shards: they do without")
+        options.refuse(
+            {"--scope": request.scope}, "doesn't go with --shards: a scope's counts can't be resumed with them"
+        )
+        own = {"--device": device, "--precision": precision, "--mode": None if mode == "throughput" else mode}
+        options.refuse(own, "not with --shards; each worker takes what Ray gives it and the bundle says")
+        how = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
+        bulk.write_shards(bundle, shards, {**how, "backend": backend, "threads": threads}, request)
         return
     if out is None:
         raise DdmError("--out: name a directory for the images, or one for shards with --shards")
