@@ -89,7 +89,7 @@ def export(
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
-        given = {"--out": out, "--plugin": plugin or None, "--decoder": decoder, "--tables": tables}
+        given = {"--out": out, "--plugin": plugin, "--decoder": decoder, "--tables": tables}
         options.refuse(given, "not with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 

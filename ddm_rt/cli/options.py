@@ -58,9 +58,10 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse(options: Mapping[str, Any], why: str) -> None:
-    """Raises DdmError naming the first of these options that the user gave, and why it doesn't go."""
-    for name in given(options):
-        raise DdmError(f"{name}: {why}")
+    """Raises DdmError naming the first of these options that is neither None nor False, and why it doesn't go."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise DdmError(f"{name}: {why}")
 
 
 def assignments(texts: Sequence[str] | None) -> dict[str, Any]:

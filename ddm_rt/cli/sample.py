@@ -90,12 +90,12 @@ def sample(
             option = name.replace("_", "-")
             raise DdmError(f"--from: a replay has the manifest's own prompts; leave out --{option}")
     n, texts = request.n, request.prompt or ()
-    if len(texts) > n:
+    if texts and len(texts) > n:
         raise DdmError(f"--prompt: {len(texts)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")
     if request.scope is None:
         options.refuse({"--ledger": ledger}, "keeps the counts of scopes; name one with --scope")
     if ledger is None:
-        options.refuse({"--fsync": fsync or None}, "is about the file of --ledger, which is not given")
+        options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     of_shards = {"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers}
     if shards is None:
         options.refuse(of_shards, "is about shards; name their directory with --shards")
@@ -104,7 +104,7 @@ def sample(
         options.refuse(
             {"--scope": request.scope}, "doesn't go with --shards: a scope's counts can't be resumed with them"
         )
-        own = {"--device": device, "--precision": precision, "--mode": None if mode == "throughput" else mode}
+        own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
         options.refuse(own, "not with --shards; each worker takes what Ray gives it and the bundle says")
         how = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, {**how, "backend": backend, "threads": threads}, request)

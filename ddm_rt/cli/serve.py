@@ -112,9 +112,9 @@ def serve(
     from ddm_rt.workflows.serve import serve as run
 
     if ledger is None:
-        options.refuse({"--fsync": fsync or None}, "is about the file of --ledger, which is not given")
+        options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     if replicas is not None:
-        own = {"--device": device, "--precision": precision, "--mode": None if mode == "throughput" else mode}
+        own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
         options.refuse(own, "not with --replicas; each takes what Ray gives it and the bundle says")
     bounds = _settings(ServeSettings, given)
     http = _settings(HttpSettings, given).model_copy(update={"scope": scope or None})
@@ -163,7 +163,7 @@ def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
     if given["replicas"] is not None:
         return _settings(RaySettings, given)
     about = {"--max-replicas": given["max_replicas"], "--ray-address": given["address"]}
-    about |= {"--ray-dashboard": given["dashboard"] or None}
+    about["--ray-dashboard"] = given["dashboard"]
     options.refuse(about, "is about the replicas of --replicas, which is not given")
     return None
 
