@@ -3,28 +3,17 @@
 import errno
 import logging
 import sys
+from importlib import import_module
 
 from rich.text import Text
 
-from ddm_rt.cli import (  # noqa: F401  (they add their commands to the app)
-    bench,
-    build,
-    calibrate,
-    compare,
-    demo,
-    distill,
-    doctor,
-    evaluate,
-    export,
-    import_checkpoint,
-    sample,
-    serve,
-    train,
-    train_judge,
-    upgrade,
-)
 from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError
+
+# Files whose commands join the app when they are imported, in the order of `ddm-rt --help`.
+_FILES = ("train", "export", "build", "calibrate", "sample", "evaluate", "compare", "serve", "doctor", "demo")
+for _name in _FILES:
+    import_module(f"{__name__}.{_name}")
 
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES),

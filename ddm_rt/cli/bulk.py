@@ -7,32 +7,19 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from ddm_rt.cli import display
+from ddm_rt.cli import display, options
 from ddm_rt.cli.app import errors, say
-from ddm_rt.errors import DdmError
 from ddm_rt.sample.request import Request
 
 _LINE_EVERY_S = 60.0  # where no terminal shows a bar
 
 
-def check_options(shards: Path | None, alone: dict[str, object], with_shards: dict[str, object]) -> None:
-    """Raises DdmError naming an option, of those that were given, that doesn't go with --shards or without it."""
-    for option in [option for option, value in alone.items() if value]:
-        if shards is not None:
-            reason = "a scope's counts can't be resumed with them" if option == "--scope" else "they do without"
-            raise DdmError(f"{option}: doesn't go with --shards: {reason}")
-    for option in [option for option, value in with_shards.items() if value is not None]:
-        if shards is None:
-            raise DdmError(f"{option}: is about shards; name their directory with --shards")
-
-
-def write_shards(bundle: str, directory: Path, options: dict[str, Any], request: Request) -> None:
-    """`options` are those of `generate_shards`, None for its defaults."""
+def write_shards(bundle: str, directory: Path, how: dict[str, Any], request: Request) -> None:
+    """Write the images of a request into shards; `how` has the options of `generate_shards`, None for its defaults."""
     from ddm_rt.serve.bulk import generate_shards
 
     with display.progress(errors) as bars:
-        given = {name: value for name, value in options.items() if value is not None}
-        made = generate_shards(bundle, directory, on_images=_teller(bars), request=request, **given)
+        made = generate_shards(bundle, directory, on_images=_teller(bars), request=request, **options.given(how))
     manifest = made.manifest
     there = f" ({made.found} were there)" if made.found else ""
     say(f"{manifest.request.n} images{there} in {len(manifest.shards)} shards: {directory}")

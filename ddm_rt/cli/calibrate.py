@@ -1,62 +1,52 @@
-"""The command that makes a bundle know groups: calibrate."""
+"""`ddm-rt calibrate`: which groups the codes of a bundle give."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from rich.table import Table
+from typer import Argument, Option
 
-from ddm_rt.cli import display
-from ddm_rt.cli.app import (
-    BackendName,
-    Threads,
-    app,
-    console,
-    errors,
-    say,
-)
-from ddm_rt.cli.asking import asks
+from ddm_rt.cli import display, options
+from ddm_rt.cli.app import app, console, errors, say
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.request import SETTINGS, Request
 
+if TYPE_CHECKING:
+    from ddm_rt.sample.calibration.calibration import Settings
+    from ddm_rt.workflows.calibrate import Calibrated
+
 
 @app.command()
-@asks(*SETTINGS)
+@options.asks(*SETTINGS)
 def calibrate(
-    bundle: Annotated[str, typer.Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    bundle: Annotated[str, Argument(help="A bundle directory, or with --out the shipped one: digits.")],
     *,
     audit: Annotated[
-        list[Path] | None,
-        typer.Option("--audit", help="A filled audit.csv beside its images; more than one may be given."),
+        list[Path] | None, Option("--audit", help="A filled audit.csv beside its images; more than one may be given.")
     ] = None,
     judge: Annotated[
         list[str] | None,
-        typer.Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
+        Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
     ] = None,
     groups: Annotated[
         str | None,
-        typer.Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
+        Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
     ] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute."),
+        str | None, Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
+    n: Annotated[int, Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
     images: Annotated[
-        Path | None,
-        typer.Option("--images", help="Write images to be labelled into this directory; nothing is stored."),
+        Path | None, Option("--images", help="Write images to be labelled into this directory; nothing is stored.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
-    name: Annotated[
-        str, typer.Option(help="The calibration's name in the bundle; replaces one of that name.")
-    ] = "default",
-    scope: Annotated[
-        str | None,
-        typer.Option(help="Holds for requests of this scope alone, whatever their prompts."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the audited images.")] = None,
+    out: Annotated[Path | None, Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
+    name: Annotated[str, Option(help="The calibration's name in the bundle; replaces one of that name.")] = "default",
+    scope: Annotated[str | None, Option(help="Holds for requests of this scope alone, whatever their prompts.")] = None,
+    seed: Annotated[int | None, Option(help="Of the audited images.")] = None,
     request: Request,
-    backend: BackendName = "auto",
-    threads: Threads = None,
+    backend: options.BackendName = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Learn from audited images which groups the codes give, so that `sample --target` can name groups.
 
@@ -115,9 +105,9 @@ def calibrate(
                 settings=request,
                 **run,
             )
-    for table in work.tables(shown):
+    for table in _tables(shown):
         console.print(table)
-    say(work.describe(shown))
+    say(_describe(shown))
 
 
 def _images(
@@ -159,3 +149,53 @@ def _named(text: str, attribute: str) -> tuple[str, str]:
     """ATTRIBUTE=FILE, or a file for the first attribute."""
     name, equals, file = text.partition("=")
     return (name, file) if equals else (attribute, text)
+
+
+def _tables(shown: "Calibrated") -> Iterator[Table]:
+    """What the codes give, and what the target does to every audited attribute."""
+    from ddm_rt.sample.calibration import posterior
+    from ddm_rt.sample.calibration.calibration import base_weights
+    from ddm_rt.sample.calibration.groups import cells
+
+    record, base = shown.record, base_weights(shown.bundle.codes)
+    for attribute in record.attributes:
+        counts = record.table([attribute])
+        low, high = posterior.bounds(counts)
+        table = Table("code", "audited", *attribute.groups, "weight", title=f"share of each {attribute.name}, by code")
+        for code, row in enumerate(counts):
+            shares = [f"{a:.2f}-{b:.2f}" for a, b in zip(low[code], high[code], strict=True)]
+            table.add_row(str(code), str(row.sum()), *shares, f"{shown.after.code_weights[code]:.3f}")
+        yield table
+        table = Table(attribute.name, "uniform target", "calibrated", "reachable", title="expected shares, 90 % bounds")
+        reach = record.reachable([attribute], base)
+        for group in cells([attribute]):
+            figures = [
+                f"{share:.3f} ± {half:.3f}"
+                for share, half in (one.shares[attribute.name][group] for one in (shown.before, shown.after))
+            ]
+            table.add_row(group, *figures, f"{reach[group][0]:.3f}-{reach[group][1]:.3f}")
+        yield table
+
+
+def _describe(shown: "Calibrated") -> str:
+    """What was stored, in a few lines."""
+    record, after, before = shown.record, shown.after, shown.before
+    unsure = f", {sum(record.unsure)} more can't be told" if sum(record.unsure) else ""
+    return (
+        f"calibrated with {record.audited} images{unsure}: {after.target}\n"
+        f"behind the samples: {after.effective_codes:.1f} codes, {after.effective_images:.0f} training images "
+        f"(effective numbers; with the uniform target {before.effective_codes:.1f} and "
+        f"{before.effective_images:.0f})\n"
+        f"{_validity(record.settings)}bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
+    )
+
+
+def _validity(settings: "Settings") -> str:
+    """Which prompts a calibration holds for, as a line; nothing for bundles that take none."""
+    if settings.prompt is None:
+        return ""
+    if settings.scope is not None:
+        return f"holds for: scope {settings.scope!r}, whatever its prompts\n"
+    prompts = settings.prompt if isinstance(settings.prompt, tuple) else (settings.prompt,)
+    against = "" if settings.negative_prompt is None else f", against {settings.negative_prompt!r}"
+    return f"holds for: {', '.join(map(repr, prompts))}{against}\n"

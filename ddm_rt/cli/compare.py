@@ -1,50 +1,51 @@
-"""`ddm-rt compare`: the gate that a faster configuration has to pass."""
+"""`ddm-rt compare` and `bench`: bundles with settings of their own, held against each other or timed."""
 
-import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from typer import Argument, Option
 
-from ddm_rt.cli import display
-from ddm_rt.cli.app import Guidance, NegativePrompt, Prompt, Threads, app, console, errors, say
-from ddm_rt.config import Balance, Precision
+from ddm_rt.cli import display, options
+from ddm_rt.cli.app import app, console, errors, say
+from ddm_rt.config import Balance
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.request import Request
 
 if TYPE_CHECKING:
-    from ddm_rt.evaluate.comparison.sides import Side
+    from ddm_rt.bundle import Bundle
+    from ddm_rt.evaluate.latency import Speed
 
-_SIDE = (
-    "BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. Keys: steps, sampler, guidance, text_guidance, "
-    "precision, backend, device, threads."
-)
+_KEYS = "Keys: steps, sampler, guidance, text_guidance, precision, backend, device, threads."
 
 
 @app.command()
+@options.prompts
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
-    b: Annotated[str, typer.Argument(metavar="B", help="As A, which it is held against.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Directory for index.html and compare.json.")] = None,
-    judge: Annotated[str, typer.Option(help="digits, or an ONNX classifier.")] = "digits",
-    groups: Annotated[str, typer.Option(help="Two or more of the judge's classes, by comma.")] = "3,8",
+    a: Annotated[
+        str, Argument(metavar="A", help=f"BUNDLE[@KEY=VALUE,...], or a directory that `sample` wrote. {_KEYS}")
+    ],
+    b: Annotated[str, Argument(metavar="B", help="As A, which it is held against.")],
+    *,
+    out: Annotated[Path | None, Option("--out", help="Directory for index.html and compare.json.")] = None,
+    judge: options.Judge = "digits",
+    groups: options.Groups = "3,8",
     reference: Annotated[
-        str, typer.Option(help="Held-out labelled images, for quality: digits:..., a folder, or none.")
+        str, Option(help="Held-out labelled images, for quality: digits:..., a folder, or none.")
     ] = "digits:3,8",
-    n: Annotated[int, typer.Option("-n", min=1, help="Pairs.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
-    target: Annotated[str, typer.Option(help="As for `sample`.")] = "uniform",
-    balance: Annotated[Balance, typer.Option(help="As for `sample`.")] = Balance.AUTO,
-    prompt: Prompt = None,
-    negative_prompt: NegativePrompt = None,
-    guidance_scale: Guidance = None,
-    margin: Annotated[float, typer.Option(help="The largest difference in a share that counts as none.")] = 0.03,
-    rounds: Annotated[int, typer.Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
-    classes: Annotated[str | None, typer.Option(help="The judge's classes, where its file has none.")] = None,
-    threads: Threads = None,
+    n: Annotated[int, Option("-n", min=1, help="Pairs.")] = 1000,
+    seed: options.Seed = 0,
+    target: Annotated[str, Option(help="As for `sample`.")] = "uniform",
+    balance: Annotated[Balance, Option(help="As for `sample`.")] = Balance.AUTO,
+    request: Request,
+    margin: Annotated[float, Option(help="The largest difference in a share that counts as none.")] = 0.03,
+    rounds: Annotated[int, Option(min=0, help="Interleaved requests that are timed; 0: none.")] = 5,
+    classes: options.Classes = None,
+    threads: options.Threads = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Keep in B whether it passed; where it did, --backend auto takes B's.")
+        bool, Option("--record", help="Keep in B whether it passed; where it did, --backend auto takes B's.")
     ] = False,
 ) -> None:
     """Does B keep A's group shares? The same seeds and codes, a judge's paired labels; the exit code is the decision.
@@ -78,87 +79,158 @@ def compare(
 
         ddm-rt compare sd sd@precision=fp16 --prompt "a nurse" --judge gender.onnx --groups female,male --reference none
     """
-    from ddm_rt.evaluate.comparison.compare import check_groups
-    from ddm_rt.evaluate.comparison.compare import compare as measure
-    from ddm_rt.evaluate.comparison.gates import check_sides
-    from ddm_rt.evaluate.comparison.gates import record as keep
+    from ddm_rt.evaluate.comparison import gates
     from ddm_rt.evaluate.comparison.sides import parse_side
-    from ddm_rt.evaluate.judge import Judge
     from ddm_rt.evaluate.report import comparison_page
-    from ddm_rt.files import check_free
+    from ddm_rt.workflows.compare import compare as measure
 
-    if out is not None:
-        check_free(out)
-    sides = [parse_side(text, threads) for text in (a, b)]
-    real = None if reference == "none" else reference
-    if record:
-        check_sides(*sides, reference=real, target=target, balance=balance, rounds=rounds)
-    loaded, names = Judge.load(judge, classes=classes.split(",") if classes else None), groups.split(",")
-    check_groups(loaded, names, margin)  # before minutes are spent on converting
-    with display.progress(errors) as bars, _converted(sides, display.callback(bars, "converting")) as (side_a, side_b):
-        comparison, pictures = measure(
-            side_a,
-            side_b,
-            judge=loaded,
-            groups=names,
-            reference=real,
+    sides = parse_side(a, threads), parse_side(b, threads)
+    with display.progress(errors) as bars:
+        comparison, page = measure(
+            *sides,
+            out=out,
+            judge=judge,
+            classes=options.names(classes),
+            groups=groups.split(","),
+            reference=None if reference == "none" else reference,
             n=n,
             seed=seed,
             target=target,
             balance=balance,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            guidance_scale=request.guidance_scale,
             margin=margin,
             rounds=rounds,
+            to_record=record,
+            on_stage=display.step_callback(bars, "converting"),
+            on_converted=_say_converted,
             on_step=display.step_callback(bars, "generating"),
         )
     for table in comparison_page.terminal_tables(comparison):
         console.print(table)
     say(comparison_page.sentence(comparison))
-    if out is not None:
-        say(f"report: {comparison_page.write(comparison, pictures, out)}")
+    if page is not None:
+        say(f"report: {page}")
     if record:
-        failures = keep(sides[1].source, comparison).failures()
+        failures = gates.record(sides[1].source, comparison).failures()
         verdict = f"auto does not take it: {' and '.join(failures)}" if failures else "auto takes it here"
         say(f"recorded in {sides[1].source}: {comparison.b.backend}, {verdict}")
     raise typer.Exit(int(comparison.labels.decision))
 
 
-@contextmanager
-def _converted(sides: Sequence["Side"], update: display.Callback) -> Iterator[list["Side"]]:
-    """The sides, those of fp32 bundles in the precision that they ask for; what is converted ends with the block.
-
-    Others, and those whose backend computes in it, are left to whoever opens them.
-    """
-    made: dict[tuple[str, Precision], str] = {}
-    with tempfile.TemporaryDirectory(prefix="ddm-rt-") as folder:
-
-        def opened(side: "Side") -> "Side":
-            if side.precision is None or not _is_to_be_converted(side):
-                return side
-            key = side.source, side.precision
-            if key not in made:
-                made[key] = _convert(side, side.precision, Path(folder) / str(len(made)), update)
-            return dataclasses.replace(side, source=made[key])
-
-        yield [opened(side) for side in sides]
-
-
-def _is_to_be_converted(side: "Side") -> bool:
-    from ddm_rt.bundle import Bundle
-
-    if side.is_sampled or side.rounds or side.precision is Precision.FP32:
-        return False
-    return Bundle.load(side.source, verify=False).config.precision is Precision.FP32
-
-
-def _convert(side: "Side", precision: Precision, out: Path, update: display.Callback) -> str:
-    from ddm_rt.workflows.export import export
-
-    bundle = export(side.source, out, precision, progress=lambda done, total, part: update(done, total, {}))
+def _say_converted(source: str, bundle: "Bundle") -> None:
+    precision = bundle.config.precision
     say(
-        f"{side.source} was converted to {precision} for this comparison (id {bundle.bundle_id[:12]}); "
-        f"`ddm-rt export {side.source} --precision {precision} --out DIR` keeps it"
+        f"{source} was converted to {precision} for this comparison (id {bundle.bundle_id[:12]}); "
+        f"`ddm-rt export {source} --precision {precision} --out DIR` keeps it"
     )
-    return str(bundle.path)
+
+
+@app.command()
+@options.prompts
+def bench(
+    bundle: Annotated[str, Argument(metavar="BUNDLE", help=f"BUNDLE[@KEY=VALUE,...]. {_KEYS}")],
+    *,
+    against: Annotated[str | None, Option(help="The baseline, as BUNDLE; the two take turns.")] = None,
+    batch: Annotated[str, Option(help="Images of a request, by comma.")] = "1,4,16",
+    rounds: Annotated[int, Option(min=1, help="Requests of each size, at most.")] = 30,
+    seconds: Annotated[float, Option(help="For each size, once three requests are through.")] = 60,
+    processes: Annotated[int, Option(min=0, help="New processes that make one image; 0: none.")] = 3,
+    request: Request,
+    threads: options.Threads = None,
+    as_json: Annotated[bool, Option("--json", help="Print JSON in place of the tables.")] = False,
+) -> None:
+    """Latency over batch sizes, images per second, and the time from process start to the first image.
+
+    Requests run one after the other in one process, after one that isn't counted. Run it on a machine that does nothing
+    else: the load average is printed, and the spread.
+
+    Examples:
+
+        ddm-rt bench digits
+
+        ddm-rt bench digits@backend=openvino --against digits@backend=onnxruntime
+
+        ddm-rt bench bundles/digits-int8@backend=openvino,steps=8 --against digits --batch 1,32 --json
+
+        ddm-rt bench bundles/sd --prompt "a photo of a doctor" --batch 1 --seconds 600
+    """
+    from ddm_rt.evaluate.comparison.sides import parse_side
+    from ddm_rt.evaluate.latency import bench as measure
+    from ddm_rt.evaluate.run import text_of
+
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
+    if min(sizes) < 1:
+        raise DdmError(f"--batch {batch!r}: expected numbers of at least 1 by comma, for example 1,4,16")
+    text = text_of(
+        prompt=request.prompt, negative_prompt=request.negative_prompt, guidance_scale=request.guidance_scale
+    )
+    with display.bar("measuring") as update:
+        speed = measure(
+            parse_side(bundle, threads),
+            None if against is None else parse_side(against, threads),
+            batches=sizes,
+            rounds=rounds,
+            seconds=seconds,
+            processes=processes,
+            text=text,
+            on_round=update,
+        )
+    if as_json:
+        print(speed.model_dump_json(indent=1))
+        return
+    for table in _tables(speed):
+        console.print(table)
+    say("\n".join(_notes(speed)))
+
+
+def _tables(speed: "Speed") -> Iterator[Table]:
+    baseline = speed.baseline
+    sides = (speed.side,) if baseline is None else (speed.side, baseline)
+    requests = Table(
+        "side", "images", "p50 ms [quartiles]", "p95", "p99", "images/s", "times the baseline", title="requests"
+    )
+    for side in sides:
+        for row in side.rows:
+            times = "" if baseline is None else "baseline"
+            if row.speedup is not None and row.speedup_range is not None:
+                times = f"{row.speedup:.2f} [{row.speedup_range[0]:.2f}, {row.speedup_range[1]:.2f}]"
+            requests.add_row(
+                side.facts.label,
+                str(row.n),
+                f"{row.latency_p50_ms:.1f} [{row.latency_p25_ms:.1f}, {row.latency_p75_ms:.1f}]",
+                f"{row.latency_p95_ms:.1f}",
+                f"{row.latency_p99_ms:.1f}",
+                f"{row.images_per_s:.3g}",
+                times,
+            )
+        requests.add_section()
+    yield requests
+    first = Table("side", "new process, s", "load, s", "first request, s", "next, s", title="first image")
+    for side in sides:
+        first.add_row(
+            side.facts.label,
+            ", ".join(f"{value:.2f}" for value in side.cold_s) or "not measured",
+            f"{side.load_s:.2f}",
+            f"{side.first_request_s:.3f}",
+            next((f"{row.latency_p50_ms / 1000:.3f}" for row in side.rows if row.n == 1), "not measured"),
+        )
+    yield first
+
+
+def _notes(speed: "Speed") -> Iterator[str]:
+    for side in filter(None, (speed.side, speed.baseline)):
+        facts = side.facts
+        versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+        yield (
+            f"{facts.label}: bundle {facts.bundle_id[:12]}, {facts.backend} {facts.precision}, {facts.threads} "
+            f"threads, {facts.sampler} {facts.num_steps} steps, guidance {facts.indicator_guidance_scale:g}; {versions}"
+        )
+    machine, rounds = speed.machine, sorted({row.rounds for row in speed.side.rows})
+    clock = f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else ""
+    yield (
+        f"ddm_rt {speed.version}; {machine.system}, {machine.processor}, {machine.cpus} CPUs{clock}, "
+        f"{machine.memory_gib:g} GiB, GPU: {machine.gpu or 'none'}; load average before: {machine.load_average}; "
+        f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds"
+    )

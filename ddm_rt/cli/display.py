@@ -3,18 +3,24 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ddm_rt.cli.app import console, errors, say
 from ddm_rt.config import parse_json
 from ddm_rt.runtime import Codes
 
-Callback = Callable[[int, int, dict[str, float]], None]  # done, total, figures
-
 _EXEMPLARS = 3  # shown of each code
+
+
+class Update(Protocol):
+    """Any of the callbacks of `ddm_rt.progress`. A stage's name isn't shown."""
+
+    def __call__(self, done: int, total: int, figures: dict[str, float] | str = "", /) -> None: ...
 
 
 def progress(console: Console) -> Progress:
@@ -31,11 +37,11 @@ def progress(console: Console) -> Progress:
     )
 
 
-def callback(bars: Progress, name: str) -> Callback:
+def step_callback(bars: Progress, name: str) -> Update:
     """A progress callback that adds its bar on the first call."""
     task: TaskID | None = None
 
-    def update(done: int, total: int, figures: dict[str, float]) -> None:
+    def update(done: int, total: int, figures: dict[str, float] | str = "") -> None:
         nonlocal task
         if task is None:
             task = bars.add_task(name, total=total, figures="")
@@ -44,33 +50,34 @@ def callback(bars: Progress, name: str) -> Callback:
     return update
 
 
-def step_callback(bars: Progress, name: str) -> Callable[[int, int], None]:
-    """As `callback`, without figures."""
-    update = callback(bars, name)
-    return lambda done, total: update(done, total, {})
+@contextmanager
+def bar(name: str) -> Iterator[Update]:
+    """A progress callback with a bar on stderr, for as long as the block runs."""
+    with progress(errors) as bars:
+        yield step_callback(bars, name)
 
 
 @contextmanager
-def status(console: Console) -> Iterator[Callable[[str], None]]:
-    """A function that shows one line of text until the next; nothing where `console` is no terminal."""
-    if not console.is_terminal:
+def status() -> Iterator[Callable[[str], None]]:
+    """A function that shows one line of text on stderr until the next; nothing where that is no terminal."""
+    if not errors.is_terminal:
         yield lambda text: None
         return
-    with console.status("") as line:
+    with errors.status("") as line:
         yield lambda text: line.update(Text(text))
 
 
-def log_lines(word: str) -> Callback:
+def log_lines(word: str) -> Update:
     """A progress callback that prints every tenth step."""
 
-    def update(done: int, total: int, figures: dict[str, float]) -> None:
+    def update(done: int, total: int, figures: dict[str, float] | str = "") -> None:
         if done % 10 == 0 or done == total:
             print(f"{word} {done} of {total} {_figures(figures)}", flush=True)
 
     return update
 
 
-def show_codes(run: Path, console: Console) -> None:
+def show_codes(run: Path) -> None:
     """What discovery found: sizes, exemplars and stability, never a claim that codes are groups."""
     codes = parse_json(Codes, (run / "codes.json").read_bytes(), run / "codes.json")
     if not codes.leaves:
@@ -89,17 +96,13 @@ def show_codes(run: Path, console: Console) -> None:
         table.add_section()
     console.print(table)
     if by_probe:
-        text = f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels"
-        console.print(text, soft_wrap=True, highlight=False)
-    if codes.stability_ari:
-        mean = sum(codes.stability_ari) / len(codes.stability_ari)
-        console.print(
-            f"stability: adjusted Rand index {mean:.3f} on average over {len(codes.stability_ari)} bootstrap samples "
-            f"(lowest {min(codes.stability_ari):.3f}; 1 is the same split again)",
-            soft_wrap=True,
-            highlight=False,
+        say(f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels")
+    if stability := codes.stability_ari:
+        say(
+            f"stability: adjusted Rand index {sum(stability) / len(stability):.3f} on average over {len(stability)} "
+            f"bootstrap samples (lowest {min(stability):.3f}; 1 is the same split again)"
         )
 
 
-def _figures(figures: dict[str, float]) -> str:
-    return " ".join(f"{key} {value:.4f}" for key, value in figures.items())
+def _figures(figures: dict[str, float] | str) -> str:
+    return "" if isinstance(figures, str) else " ".join(f"{key} {value:.4f}" for key, value in figures.items())

@@ -4,20 +4,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from ddm_rt.cli import bulk, display
-from ddm_rt.cli.app import (
-    BackendName,
-    DeviceName,
-    ModeName,
-    PrecisionName,
-    Threads,
-    app,
-    errors,
-    say,
-)
-from ddm_rt.cli.asking import asks
+from ddm_rt.cli import bulk, display, options
+from ddm_rt.cli.app import app, errors, say
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.request import Request
@@ -29,45 +19,38 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@asks(n=16)
+@options.asks(n=16)
 def sample(
-    bundle: Annotated[str | None, typer.Argument(help="A bundle directory, or the shipped one: digits.")] = None,
+    bundle: Annotated[str | None, Argument(help="A bundle directory, or the shipped one: digits.")] = None,
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Directory to write; must not exist, or be empty."),
-    ] = None,
+    out: Annotated[Path | None, Option("--out", help="Directory to write; must not exist, or be empty.")] = None,
     request: Request,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(help="File that keeps the counts of scopes; made where there is none."),
-    ] = None,
-    fsync: Annotated[bool, typer.Option("--fsync", help="The ledger also survives a power loss; slower.")] = False,
-    backend: BackendName = "auto",
-    device: DeviceName = None,
-    precision: PrecisionName = None,
-    mode: ModeName = "throughput",
-    threads: Threads = None,
-    from_: Annotated[Path | None, typer.Option("--from", help="Replay this manifest.json.")] = None,
-    index: Annotated[int | None, typer.Option(help="With --from: this image alone.")] = None,
+    ledger: options.Ledger = None,
+    fsync: options.Fsync = False,
+    backend: options.BackendName = "auto",
+    device: options.DeviceName = None,
+    precision: options.PrecisionName = None,
+    mode: options.ModeName = "throughput",
+    threads: options.Threads = None,
+    from_: Annotated[Path | None, Option("--from", help="Replay this manifest.json.")] = None,
+    index: Annotated[int | None, Option(help="With --from: this image alone.")] = None,
     shards: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="In place of --out: a directory for many images, in shards. The same command again resumes it. "
             "Not with --scope, whose counts can't be resumed."
         ),
     ] = None,
     shard_size: Annotated[
-        int | None,
-        typer.Option(help="Images of a shard; by default 1000. A run that is killed loses the shards under way."),
+        int | None, Option(help="Images of a shard; by default 1000. A run that is killed loses the shards under way.")
     ] = None,
     shard_format: Annotated[
         ShardFormat | None,
-        typer.Option(help="webdataset: tar files, the default. parquet: as the datasets library has images."),
+        Option(help="webdataset: tar files, the default. parquet: as the datasets library has images."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes that make shards; by default as cores and memory allow, or one for each GPU."),
+        Option(help="Processes that make shards; by default as cores and memory allow, or one for each GPU."),
     ] = None,
 ) -> None:
     """Write balanced images, a contact sheet and manifest.json; or, with --shards, many images in shards.
@@ -107,23 +90,24 @@ def sample(
             option = name.replace("_", "-")
             raise DdmError(f"--from: a replay has the manifest's own prompts; leave out --{option}")
     n, texts = request.n, request.prompt or ()
-    if len(texts) > max(n, 1):
+    if texts and len(texts) > n:
         raise DdmError(f"--prompt: {len(texts)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")
-    if ledger is not None and request.scope is None:
-        raise DdmError("--ledger: keeps the counts of scopes; name one with --scope")
-    if fsync and ledger is None:
-        raise DdmError("--fsync: is about the file of --ledger, which is not given")
-    bulk.check_options(
-        shards,
-        alone={"--out": out, "--from": from_, "--scope": request.scope, "--ledger": ledger, "--fsync": fsync},
-        with_shards={"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers},
-    )
-    if shards is not None:
-        for option, value in (("--device", device), ("--precision", precision), ("--mode", mode)):
-            if value not in (None, "throughput"):
-                raise DdmError(f"{option}: not with --shards; each worker takes what Ray gives it and the bundle says")
-        options = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
-        bulk.write_shards(bundle, shards, options | {"backend": backend, "threads": threads}, request)
+    if request.scope is None:
+        options.refuse({"--ledger": ledger}, "keeps the counts of scopes; name one with --scope")
+    if ledger is None:
+        options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
+    of_shards = {"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers}
+    if shards is None:
+        options.refuse(of_shards, "is about shards; name their directory with --shards")
+    else:
+        options.refuse({"--out": out, "--from": from_}, "doesn't go with --shards: they do without")
+        options.refuse(
+            {"--scope": request.scope}, "doesn't go with --shards: a scope's counts can't be resumed with them"
+        )
+        own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
+        options.refuse(own, "not with --shards; each worker takes what Ray gives it and the bundle says")
+        how = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
+        bulk.write_shards(bundle, shards, {**how, "backend": backend, "threads": threads}, request)
         return
     if out is None:
         raise DdmError("--out: name a directory for the images, or one for shards with --shards")

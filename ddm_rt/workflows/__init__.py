@@ -1,1 +1,25 @@
-"""What each command does, as one Python call. Rooms that a command line and a program share."""
+"""What each command of `ddm-rt` does, as one Python call that prints nothing.
+
+A command whose work crosses rooms has its function here:
+
+- train: `train.train`
+- export: `export.export`
+- build: `build.build_plans` for TensorRT, `build.build_package` for torch
+- upgrade: `upgrade.upgrade`
+- train-judge: `train_judge.make_judge`
+- calibrate: `calibrate.first_set` and `next_set`, then `from_audits`; with a judge `from_judges`
+- compare: `compare.compare`
+- serve: `serve.serve`
+- doctor: `doctor.checks`
+- demo: `demo.demo`
+
+Others call the room that does the work:
+
+- import: `ddm_rt.model.checkpoint.importing.import_run`
+- distill: `ddm_rt.train.distill.run.distill`
+- export --diffusers: `ddm_rt.export.diffusers.export_diffusers`
+- sample: `ddm_rt.sample.pipeline.Pipeline.generate`, with --shards `ddm_rt.serve.bulk.generate_shards`
+- evaluate: `ddm_rt.evaluate.run.evaluate_methods`
+- compare --record: `ddm_rt.evaluate.comparison.gates.record`
+- bench: `ddm_rt.evaluate.latency.bench`
+"""

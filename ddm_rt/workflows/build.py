@@ -11,13 +11,11 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.devices import CPU, Device
 from ddm_rt.engine.tensorrt import build, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.progress import OnStage
 from ddm_rt.runtime import RuntimeConfig
 
 if TYPE_CHECKING:
     from ddm_rt.engine.torch.packages import Package
-
-MEMORY_GIB = 8.0
-_TORCHS_OWN = ("--precision", "--device")
 
 
 def build_plans(
@@ -25,9 +23,9 @@ def build_plans(
     backend: str,
     *,
     architectures: Sequence[str] = (),
-    batch: str | None = None,
-    size: str | None = None,
-    memory_gib: float = MEMORY_GIB,
+    batch: tuple[int, int, int] | None = None,
+    size: tuple[int, int, int] | None = None,
+    memory_gib: float = 8.0,
     timing_cache: Path | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -35,8 +33,8 @@ def build_plans(
 ) -> list[build.Built]:
     """Plans of the bundle `source` (or of its copy at `out`) for each architecture; the present GPU's without any.
 
-    `batch` and `size` (pixels a side) are "MIN,OPT,MAX" or one number. Where a build fails, the plans before it stay,
-    and a copy that was made for this is gone.
+    `batch` and `size` (pixels a side) are the smallest, the best and the largest. Where a build fails, the plans before
+    it stay, and a copy that was made for this is gone.
 
     Raises DdmError for bad input of any kind, BackendUnavailable where the flavour can't build here.
     """
@@ -48,9 +46,7 @@ def build_plans(
         raise DdmError(f"--memory-gib: {memory_gib:g}; expected more than 0")
     bundle = Bundle.load(source)
     options = build.options(
-        bundle.config,
-        build.DEFAULT_BATCH if batch is None else _range("--batch", batch),
-        None if size is None else _range("--size", size),
+        bundle.config, build.DEFAULT_BATCH if batch is None else _range(batch), None if size is None else _range(size)
     )
     targets = build.targets(flavour, [flavours.architecture(name) for name in architectures])
     for target in targets:
@@ -79,28 +75,21 @@ def build_plans(
     return made
 
 
-def check_options(backend: str, given: Sequence[str]) -> None:
-    """Raises DdmError naming the first option that the backend's build hasn't got."""
-    for option in given:
-        if (backend == Backend.TORCH) is not (option in _TORCHS_OWN):
-            raise DdmError(f"{option}: not with --backend {backend}")
-
-
 def build_package(
     source: str,
     *,
     precision: Precision | None = None,
     device: str | None = None,
-    batch: str | None = None,
-    size: str | None = None,
+    batches: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
     force: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: OnStage | None = None,
 ) -> "Package":
     """The compiled networks of the bundle `source`; those that are there already, where they are of these sizes, unless
     `force`.
 
-    `batch` is batch sizes by comma, `size` pixels, HEIGHTxWIDTH or one number. Raises DdmError for bad input of any
-    kind, and BackendUnavailable where torch isn't there or can't compute so.
+    `size` is height and width in pixels, or one number for both. Raises DdmError for bad input of any kind, and
+    BackendUnavailable where torch isn't there or can't compute so.
     """
     bundle = Bundle.load(source)
     where = Device.parse(device or CPU)
@@ -109,7 +98,7 @@ def build_package(
         raise BackendUnavailable(Backend.TORCH.value, reason, ())
     from ddm_rt.engine.torch import building, packages
 
-    batches = building.BATCHES if batch is None else tuple(_positive("--batch", part) for part in batch.split(","))
+    batches = tuple(batches or building.BATCHES)
     latents = bundle.config.latent_shape[1:] if size is None else _latents(bundle.config, size)
     if force and packages.spoilt(bundle, chosen, where):
         shutil.rmtree(packages.place(bundle, chosen, where))
@@ -121,36 +110,12 @@ def build_package(
     return building.build(bundle, chosen, where, batches=batches, size=latents, progress=progress)
 
 
-def describe_package(package: "Package") -> str:
-    """What was compiled, in a few lines."""
-    lines = [f"compiled: {package.path}"]
-    for code in package.record.codes:
-        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in code.inputs.items())
-        lines.append(f"  {code.file}: {code.dtype}, {shapes}; compiled in {code.seconds:.0f} s")
-    return "\n".join(lines)
-
-
-def _latents(config: RuntimeConfig, text: str) -> tuple[int, int]:
-    sides = [_positive("--size", part) for part in text.split("x")]
+def _latents(config: RuntimeConfig, sides: Sequence[int]) -> tuple[int, int]:
     if len(sides) > 2 or any(side % config.size_multiple for side in sides):
+        text = "x".join(map(str, sides))
         raise DdmError(f"--size {text!r}: expected HEIGHTxWIDTH or one number, multiples of {config.size_multiple}")
     scale = config.image_size // config.latent_shape[1]
     return sides[0] // scale, sides[-1] // scale
-
-
-def describe(built: build.Built) -> str:
-    """What was built, in a few lines."""
-    key = built.plan.key
-    lines = [f"plan: {built.plan.path}{'' if built.fresh else ' (up to date)'}"]
-    if built.fresh:
-        for name, figures in key.build.items():
-            lines.append(
-                f"  {name}: {figures['plan_mib']:.1f} MiB, built in {figures['build_s']:.1f} s, "
-                f"at most {figures['peak_rss_mib']:.0f} MiB resident"
-            )
-    if key.kernels is not None:
-        lines.append(f"  without the guided_step kernels that a run needs: {key.kernels}")
-    return "\n".join(lines)
 
 
 def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
@@ -166,24 +131,6 @@ def _place(bundle: Bundle, out: Path | None) -> tuple[Bundle, bool]:
     return copy_bundle(bundle, out), True
 
 
-def _range(option: str, text: str) -> plans.Range:
-    low, best, high = _sizes(option, text)
+def _range(sizes: tuple[int, int, int]) -> plans.Range:
+    low, best, high = sizes
     return plans.Range(min=low, opt=best, max=high)
-
-
-def _positive(option: str, text: str) -> int:
-    """A number of at least 1. Raises DdmError naming the option."""
-    if not (text.strip().isascii() and text.strip().isdigit() and int(text) >= 1):
-        raise DdmError(f"{option} {text!r}: expected a number of at least 1")
-    return int(text)
-
-
-def _sizes(option: str, text: str) -> tuple[int, int, int]:
-    """MIN,OPT,MAX, or one number for all three. Raises DdmError naming the option; their order isn't checked here."""
-    parts = text.split(",")
-    if len(parts) not in (1, 3) or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise DdmError(f"{option} {text!r}: expected MIN,OPT,MAX or one number, for example 1,8,32")
-    numbers = [int(part) for part in parts]
-    if min(numbers) < 1:
-        raise DdmError(f"{option} {text!r}: expected sizes of at least 1")
-    return numbers[0], numbers[len(parts) // 2], numbers[-1]

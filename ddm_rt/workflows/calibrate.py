@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 import ddm_rt
 from ddm_rt.bundle import Bundle, check_writable, copy_bundle
@@ -15,7 +14,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import check_free, sha256
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.balance.assignment import shuffled
-from ddm_rt.sample.calibration import audit, posterior
+from ddm_rt.sample.calibration import audit
 from ddm_rt.sample.calibration.calibration import (
     Calibration,
     Settings,
@@ -27,7 +26,7 @@ from ddm_rt.sample.calibration.calibration import (
     weighted,
     with_target,
 )
-from ddm_rt.sample.calibration.groups import Attribute, cells, parse_target, uniform
+from ddm_rt.sample.calibration.groups import Attribute, parse_target, uniform
 from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
@@ -40,7 +39,7 @@ MIN_PER_CODE = 1  # of the audits drawn evenly over the codes, before the other 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was stored, and what is to be shown of it."""
+    """The bundle with the calibration, and what it expects of samples."""
 
     bundle: Bundle
     record: Calibration
@@ -187,54 +186,6 @@ def from_judges(
     if n > first:
         record = add(audit.by_weights(_so_far(record, target, bundle), n - first), seed + 1)
     return _stored(bundle, record, target, name, out)
-
-
-def tables(shown: Calibrated) -> list[Table]:
-    """What the codes give, and what the target does to every audited attribute."""
-    record, made = shown.record, []
-    base = base_weights(shown.bundle.codes)
-    for attribute in record.attributes:
-        counts = record.table([attribute])
-        low, high = posterior.bounds(counts)
-        table = Table("code", "audited", *attribute.groups, "weight", title=f"share of each {attribute.name}, by code")
-        for code, row in enumerate(counts):
-            shares = [f"{a:.2f}-{b:.2f}" for a, b in zip(low[code], high[code], strict=True)]
-            table.add_row(str(code), str(row.sum()), *shares, f"{shown.after.code_weights[code]:.3f}")
-        made.append(table)
-        table = Table(attribute.name, "uniform target", "calibrated", "reachable", title="expected shares, 90 % bounds")
-        reach = record.reachable([attribute], base)
-        for group in cells([attribute]):
-            figures = [
-                f"{share:.3f} ± {half:.3f}"
-                for share, half in (one.shares[attribute.name][group] for one in (shown.before, shown.after))
-            ]
-            table.add_row(group, *figures, f"{reach[group][0]:.3f}-{reach[group][1]:.3f}")
-        made.append(table)
-    return made
-
-
-def describe(shown: Calibrated) -> str:
-    """What was stored, in a few lines."""
-    record, after, before = shown.record, shown.after, shown.before
-    unsure = f", {sum(record.unsure)} more can't be told" if sum(record.unsure) else ""
-    return (
-        f"calibrated with {record.audited} images{unsure}: {after.target}\n"
-        f"behind the samples: {after.effective_codes:.1f} codes, {after.effective_images:.0f} training images "
-        f"(effective numbers; with the uniform target {before.effective_codes:.1f} and "
-        f"{before.effective_images:.0f})\n"
-        f"{_validity(record.settings)}bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
-    )
-
-
-def _validity(settings: Settings) -> str:
-    """Which prompts a calibration holds for, as a line; nothing for bundles that take none."""
-    if settings.prompt is None:
-        return ""
-    if settings.scope is not None:
-        return f"holds for: scope {settings.scope!r}, whatever its prompts\n"
-    prompts = settings.prompt if isinstance(settings.prompt, tuple) else (settings.prompt,)
-    against = "" if settings.negative_prompt is None else f", against {settings.negative_prompt!r}"
-    return f"holds for: {', '.join(map(repr, prompts))}{against}\n"
 
 
 def _in_turn(codes: list[int], prompt: str | Sequence[str] | None, seed: int) -> list[int]:

@@ -1,7 +1,9 @@
 """`ddm-rt doctor`: each backend, TensorRT flavour, kernel flavour and plan, available or the reason why not."""
 
+import itertools
 import os
 import platform
+from collections.abc import Iterator
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.backends import availability, choose
@@ -19,36 +21,33 @@ PACKAGES = (
 Row = tuple[str, bool, str]  # part, available, detail
 
 
-def checks(bundle: Bundle | None = None) -> list[Row]:
-    """Rows for machine, packages, GPU, backends, TensorRT flavours and kernels; with a bundle, for its plans too."""
-    rows = [
-        (
-            "machine",
-            True,
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        )
-    ]
+def checks(bundle: Bundle | None = None) -> Iterator[Row]:
+    """Rows for machine, packages, GPU, backends, TensorRT flavours and kernels; with a bundle, for its plans too.
+
+    What isn't there is a row that says why, never an error.
+    """
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    yield "machine", True, machine
     for name in PACKAGES:
         found = installed(name)
-        rows.append((f"package {name}", found is not None, found or "not installed"))
+        yield f"package {name}", found is not None, found or "not installed"
     gpu, device = _gpu()
-    rows.append(gpu)
+    yield gpu
     for name, reason in availability(bundle).items():
-        rows.append((f"backend {name}", reason is None, reason or "ready"))
+        yield f"backend {name}", reason is None, reason or "ready"
     if bundle is not None:
-        rows.append(_auto(bundle))
-    rows += [_builder(flavour) for flavour in flavours.TABLE.values()]
+        yield _auto(bundle)
+    yield from map(_builder, flavours.TABLE.values())
     for op, implementations in dispatch.TABLE.items():
         for name in dispatch.IMPLEMENTATIONS:
             reason = dispatch.unavailable(op, name)
-            detail = reason or f"{implementations[name].split(':')[0]}"
-            rows.append((f"kernel {op}: {name}", reason is None, detail))
+            yield f"kernel {op}: {name}", reason is None, reason or implementations[name].split(":")[0]
     if bundle is not None:
-        rows += [_plan(bundle, name, gpu, device) for name in plans.names(bundle)] or [
-            ("plans", False, f"{bundle.path} has none; ddm-rt build makes them")
-        ]
-        rows += _compiled(bundle)
-    return rows
+        names = plans.names(bundle)
+        yield from (_plan(bundle, name, gpu, device) for name in names)
+        if not names:
+            yield "plans", False, f"{bundle.path} has none; ddm-rt build makes them"
+        yield from _compiled(bundle)
 
 
 def _auto(bundle: Bundle) -> Row:
@@ -85,22 +84,19 @@ def _plan(bundle: Bundle, name: str, gpu: Row, device: cuda.DeviceInfo | None) -
     return f"plan {name}", not reasons, "; ".join(reasons) or "fits this machine"
 
 
-def _compiled(bundle: Bundle) -> list[Row]:
+def _compiled(bundle: Bundle) -> Iterator[Row]:
     """Networks that were compiled for torch; none where torch isn't installed."""
     if installed("torch") is None:
-        return []
+        return
     from ddm_rt.engine.torch import packages
     from ddm_rt.engine.torch.networks import DTYPES
 
-    rows: list[Row] = []
-    for device in (Device(CUDA), Device(CPU)):
-        for precision in DTYPES:
-            name = f"compiled for torch on {device.kind}: {precision}"
-            try:
-                found = packages.find(bundle, precision, device)
-            except DdmError as error:
-                rows.append((name, False, str(error)))
-                continue
-            if found is not None:
-                rows.append((name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"))
-    return rows
+    for device, precision in itertools.product((Device(CUDA), Device(CPU)), DTYPES):
+        name = f"compiled for torch on {device.kind}: {precision}"
+        try:
+            found = packages.find(bundle, precision, device)
+        except DdmError as error:
+            yield name, False, str(error)
+            continue
+        if found is not None:
+            yield name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"

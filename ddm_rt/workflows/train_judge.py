@@ -1,7 +1,6 @@
 """`ddm-rt train-judge`: images that no generator sees -> classifier -> ONNX with its confusion matrix inside."""
 
 import json
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ddm_rt import data
 from ddm_rt.config import DataConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.export.classifier import export_classifier
+from ddm_rt.progress import OnFigures
 from ddm_rt.train.judge import confusion, fit
 
 
@@ -24,7 +24,7 @@ def make_judge(
     seed: int,
     image_size: int,
     channels: int,
-    progress: Callable[[int, float], None] | None = None,
+    progress: OnFigures | None = None,
 ) -> float:
     """Train on `source` (digits: the judge split), measure on `held_out` (digits: the reference split), write `out`.
 
@@ -47,7 +47,8 @@ def make_judge(
     (x, y), (x_out, y_out) = (
         (s.latent_input(), np.array([classes.index(label) for label in s.labels or ()], np.int64)) for s in sets
     )
-    judge = fit(x, y, seed=seed, steps=steps, progress=progress)
+    on_loss = None if progress is None else lambda done, loss: progress(done, steps, {"loss": loss})
+    judge = fit(x, y, seed=seed, steps=steps, progress=on_loss)
     counts = confusion(judge, x_out, y_out)
     metadata = {
         "classes": json.dumps(classes),

@@ -144,8 +144,9 @@ def test_a_judge_looks_at_images_of_the_prompt(
     assert "holds for: 'a nurse', against 'blurry'" in done.out
     record, _ = load_all(Bundle.load(tmp_path / "bundle"))["default"]
     assert (record.settings.prompt, record.settings.negative_prompt, record.audited) == ("a nurse", "blurry", 16)
-    settings = {"negative_prompt": "blurry", "guidance_scale": 4, "num_steps": 2}
-    made = Pipeline.load(bundle, threads=1).generate("a nurse", n=8, seed=7, codes=[0, 1, 2, 3] * 2, **settings)
+    made = Pipeline.load(bundle, threads=1).generate(
+        "a nurse", negative_prompt="blurry", n=8, seed=7, codes=[0, 1, 2, 3] * 2, guidance_scale=4, num_steps=2
+    )
     np.testing.assert_array_equal(judge.seen[0], made.images)
 
 

@@ -1,6 +1,7 @@
 """Two commands from nothing, on drawings: train, export, sample, judge, evaluate; and how the command line behaves."""
 
 import json
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,15 @@ import pytest
 from PIL import Image
 
 import ddm_rt as package
+from ddm_rt import workflows
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli import arguments
+from ddm_rt.cli import options
 from ddm_rt.errors import DdmError
 from ddm_rt.runtime import Codes
 
 COMMANDS = (
-    *("train", "export", "build", "train-judge", "sample", "calibrate", "evaluate", "compare"),
-    *("doctor", "demo", "version"),
+    *("train", "import", "distill", "export", "build", "upgrade", "calibrate", "sample", "train-judge", "evaluate"),
+    *("compare", "bench", "serve", "doctor", "demo", "version"),
 )
 
 
@@ -180,9 +182,20 @@ def test_an_interrupt_outside_training_is_130(ddm_rt: Callable, monkeypatch) -> 
 
 
 def test_set_takes_json_or_text() -> None:
-    assert arguments.assignment("train.steps=5") == ("train.steps", 5)
-    assert arguments.assignment("train.indicator=codes") == ("train.indicator", "codes")
-    assert arguments.assignment("model.unet.block_out_channels=[8, 16]") == ("model.unet.block_out_channels", [8, 16])
-    assert arguments.assignment("data.source=a=b") == ("data.source", "a=b")
+    texts = ("train.steps=5", "train.indicator=codes", "model.unet.block_out_channels=[8, 16]", "data.source=a=b")
+    assert options.assignments(texts) == {
+        "train.steps": 5,
+        "train.indicator": "codes",
+        "model.unet.block_out_channels": [8, 16],
+        "data.source": "a=b",
+    }
     with pytest.raises(DdmError, match="expected FIELD=VALUE"):
-        arguments.assignment("train.steps")
+        options.assignments(["train.steps"])
+
+
+def test_workflows_name_a_documented_function_for_every_command() -> None:
+    rows = re.findall(r"^- ([\w-]+)[^:]*: (.+)", workflows.__doc__ or "", re.MULTILINE)
+    assert {command for command, _ in rows} == set(COMMANDS) - {"version"}
+    for name in re.findall(r"`([\w.]+\.\w+)`", " ".join(calls for _, calls in rows)):
+        full = name if name.startswith("ddm_rt.") else f"ddm_rt.workflows.{name}"
+        assert pkgutil.resolve_name(full).__doc__, full

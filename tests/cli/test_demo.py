@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from ddm_rt.cli import demo_run as demo
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.presets import resolve
-
-QUIET = Console(quiet=True)
+from ddm_rt.workflows import demo
 
 
 @pytest.mark.parametrize(
@@ -76,7 +73,7 @@ def test_a_training_that_fails_is_named_with_its_log(
     monkeypatch.setattr(demo, "_start", start)
     monkeypatch.setattr(demo, "_workers", lambda: 1)
     with pytest.raises(demo.DdmError, match=r"training ours failed: error: the disk is full .*train\.log"):
-        demo._train_all(tmp_path, configs, QUIET)
+        demo._train_all(tmp_path, configs, lambda name: lambda done, total: None)
 
 
 def test_each_model_is_trained_once_and_finished_ones_are_kept(
@@ -94,7 +91,7 @@ def test_each_model_is_trained_once_and_finished_ones_are_kept(
     (tmp_path / "paper" / "run" / "weights.safetensors").write_bytes(b"")
     monkeypatch.setattr(demo, "_start", start)
     monkeypatch.setattr(demo.time, "sleep", lambda seconds: None)
-    demo._train_all(tmp_path, configs, QUIET)
+    demo._train_all(tmp_path, configs, lambda name: lambda done, total: None)
     assert sorted(started) == ["ours", "vanilla"]
 
 

@@ -1,6 +1,5 @@
 """Few-label codes: what the CSV may hold, what the probe finds, and that the run says how many labels were used."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from ddm_rt.cli.display import show_codes
 from ddm_rt.config import RunConfig
@@ -140,7 +138,7 @@ def test_patch_features_are_finite_and_repeat(shape: tuple[int, ...]) -> None:
     assert (patch_features(images, seed=0) == found).all()
 
 
-def test_a_run_says_that_its_codes_used_labels(tiny: Make, tmp_path: Path) -> None:
+def test_a_run_says_that_its_codes_used_labels(tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write(tmp_path / "few.csv", *(f"{i:03d}.png,{'down' if i % 4 == 3 else 'across'}" for i in range(16)))
     run = train(tiny({"train.indicator": "probe", "codes.labels": str(few)}), tmp_path / "run")
     codes = json.loads((run / "codes.json").read_bytes())
@@ -148,9 +146,8 @@ def test_a_run_says_that_its_codes_used_labels(tiny: Make, tmp_path: Path) -> No
     assert codes["rule"]["labels"] == 16
     assert codes["rule"]["labels_per_class"] == {"across": 12, "down": 4}
     assert (run / "weights.safetensors").is_file()
-    console = Console(record=True, file=io.StringIO(), width=120)
-    show_codes(run, console)
-    assert "fitted on 16 labelled images: this mode used labels" in console.export_text()
+    show_codes(run)
+    assert "fitted on 16 labelled images: this mode used labels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import ddm_rt
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.cli import display
 from ddm_rt.config import DataConfig, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report.evaluation_page import MethodResult, Report, write
-from ddm_rt.evaluate.report.terminal import terminal_table
 from ddm_rt.evaluate.run import code_cards, measure
 from ddm_rt.presets import PRESETS, resolve
+from ddm_rt.progress import OnStep
 
 PRESET = "digits-demo"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,8 +40,19 @@ LIMITATIONS = (
 )
 
 
-def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tuple[Path, Table]:
-    """Train, export, sample, evaluate; returns the page and the table. Raises DdmError for an unfit `source`."""
+def demo(
+    out: Path,
+    source: str,
+    steps: int | None = None,
+    *,
+    tell: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], OnStep] = lambda name: lambda done, total: None,
+) -> tuple[Path, list[MethodResult]]:
+    """Train, export, sample and judge three models on `source`; returns the page in `out` and the figures behind it.
+
+    `tell` is called with a line of text at each stage, `progress` with the name of what begins, for a callback that
+    follows its steps. Raises DdmError for an unfit `source`, an `out` of other settings, or where a training fails.
+    """
     started = time.monotonic()
     labels = data.load(DataConfig(source=source)).labels or ()
     groups = sorted(set(labels))
@@ -59,35 +66,31 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
     for name, config in configs.items():
         _check_same(out / name / "run" / "config.json", config)
     counts = ", ".join(f"{labels.count(group)} of {group}" for group in groups)
-    console.print(
+    tell(
         f"training images: {counts}\nbudget: {len(METHODS)} models, {steps} steps of "
-        f"{PRESETS[PRESET].train.batch_size} images each, one thread each, {_workers()} side by side",
-        highlight=False,
+        f"{PRESETS[PRESET].train.batch_size} images each, one thread each, {_workers()} side by side"
     )
-    _train_all(out, configs, console)
+    _train_all(out, configs, progress)
     judge, results = Judge.load("digits"), []
     for name, (label, _) in METHODS.items():
         bundle = out / name / "bundle"
         if not (bundle / INDEX).is_file():
-            console.print(f"{name}: exporting", highlight=False)
+            tell(f"{name}: exporting")
             from ddm_rt.export.onnx import export_run
 
             export_run(out / name / "run", bundle)
-        console.print(
-            f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging", highlight=False
+        tell(f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging")
+        figures, grid = measure(
+            bundle,
+            judge,
+            groups,
+            f"digits:{','.join(groups)}",
+            source,
+            n=N,
+            seed=SEED,
+            min_per_group=MIN_PER_GROUP,
+            on_step=progress(f"sampling {name}"),
         )
-        with display.progress(console) as bars:
-            figures, grid = measure(
-                bundle,
-                judge,
-                groups,
-                f"digits:{','.join(groups)}",
-                source,
-                n=N,
-                seed=SEED,
-                min_per_group=MIN_PER_GROUP,
-                on_step=display.step_callback(bars, f"sampling {name}"),
-            )
         results.append(MethodResult(name, label, figures, grid))
     results.sort(key=lambda result: ("vanilla", "paper", "ours").index(result.name))
     ours = Bundle.load(out / "ours" / "bundle")
@@ -106,18 +109,11 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
     report = out / "report"
     if report.exists():
         shutil.rmtree(report)
+    stability = ours.training.discovery.stability_ari
     page = write(
-        Report(
-            f"ddm_rt demo: {source}",
-            results,
-            code_cards(ours),
-            ours.training.discovery.stability_ari,
-            provenance,
-            LIMITATIONS,
-        ),
-        report,
+        Report(f"ddm_rt demo: {source}", results, code_cards(ours), stability, provenance, LIMITATIONS), report
     )
-    return page, terminal_table(results)
+    return page, results
 
 
 def _workers() -> int:
@@ -132,35 +128,29 @@ def _check_same(path: Path, config: RunConfig) -> None:
         )
 
 
-def _train_all(out: Path, configs: dict[str, RunConfig], console: Console) -> None:
-    """The models' training processes, as many side by side as there are CPUs, each with its own bar."""
+def _train_all(out: Path, configs: dict[str, RunConfig], progress: Callable[[str], OnStep]) -> None:
+    """The models' training processes, as many side by side as there are CPUs."""
     waiting = [name for name in METHODS if not (out / name / "run" / "weights.safetensors").is_file()]
+    updates = {name: progress(f"training {name}") for name in waiting}
     running: dict[str, subprocess.Popen[bytes]] = {}
-    columns = (
-        TextColumn("training {task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks = {name: bars.add_task(name, total=configs[name].train.steps) for name in waiting}
-        try:
-            while waiting or running:
-                while waiting and len(running) < _workers():
-                    name = waiting.pop(0)
-                    running[name] = _start(out / name, configs[name], METHODS[name][1])
-                for name, process in list(running.items()):
-                    bars.update(tasks[name], completed=_step(out / name / "train.log"))
-                    if process.poll() is not None:
-                        del running[name]
-                        if process.returncode:
-                            tail = (out / name / "train.log").read_text(errors="replace").strip().splitlines()[-1:]
-                            raise DdmError(f"training {name} failed: {' '.join(tail)} ({out / name / 'train.log'})")
-                        bars.update(tasks[name], completed=configs[name].train.steps)
-                time.sleep(0.5)
-        finally:
-            for process in running.values():
-                process.terminate()
+    try:
+        while waiting or running:
+            while waiting and len(running) < _workers():
+                name = waiting.pop(0)
+                running[name] = _start(out / name, configs[name], METHODS[name][1])
+            for name, process in list(running.items()):
+                log, total = out / name / "train.log", configs[name].train.steps
+                updates[name](_step(log), total)
+                if process.poll() is not None:
+                    del running[name]
+                    if process.returncode:
+                        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+                        raise DdmError(f"training {name} failed: {' '.join(tail)} ({log})")
+                    updates[name](total, total)
+            time.sleep(0.5)
+    finally:
+        for process in running.values():
+            process.terminate()
 
 
 def _start(folder: Path, config: RunConfig, fields: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -169,12 +159,7 @@ def _start(folder: Path, config: RunConfig, fields: dict[str, Any]) -> subproces
     command += ["--steps", str(config.train.steps), "--out", str(folder / "run"), "--log-steps"]
     command += [part for field, value in fields.items() for part in ("--set", f"{field}={value}")]
     with (folder / "train.log").open("wb") as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def _step(log: Path) -> int:

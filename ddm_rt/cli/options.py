@@ -1,0 +1,151 @@
+"""Options that several commands have, and how values that hold more than one thing are read."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from ddm_rt.config import Backend
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.balance.leave_alone import parse_words
+from ddm_rt.sample.request import Request, told_fields
+
+Out = Annotated[Path, Option("--out", help="Directory to write; must not exist, or be empty.")]
+Seed = Annotated[int, Option(help="Of the images.")]
+Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads; by default all.")]
+Ledger = Annotated[Path | None, Option(help="File that keeps the counts of scopes; made where there is none.")]
+Fsync = Annotated[bool, Option("--fsync", help="The ledger also survives a power loss; slower.")]
+BackendName = Annotated[str, Option(help=f"One of: {', '.join(Backend)}.")]
+DeviceName = Annotated[
+    str | None, Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one.")
+]
+PrecisionName = Annotated[
+    str | None,
+    Option(
+        "--precision",
+        help="What to compute in; by default the bundle's own, or what a recorded gate allows. Backend torch computes "
+        "an fp32 bundle in bf16 or fp16.",
+    ),
+]
+ModeName = Annotated[
+    str,
+    Option(
+        "--mode", help="Where the batch size changes bits: throughput takes the largest sizes, latency the smallest."
+    ),
+]
+Judge = Annotated[str, Option(help="digits, or an ONNX classifier.")]
+Groups = Annotated[str, Option(help="Two or more of the judge's classes, by comma.")]
+Classes = Annotated[str | None, Option(help="The judge's classes, where its file doesn't name them.")]
+
+
+# Fields that the command line takes otherwise: their type, and what is said of them.
+_OTHERWISE: dict[str, tuple[Any, str | None]] = {
+    "prompt": (list[str] | None, None),
+    "leave_alone": (
+        str | None,
+        "woman,man: prompts with one of these words get the null code. Or a .json: scope -> words.",
+    ),
+}
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the user gave, so that others keep the defaults of what they are for."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raises DdmError naming the first of these options that is neither None nor False, and why it doesn't go."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise DdmError(f"{name}: {why}")
+
+
+def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
+    """FIELD=VALUE each, the value as JSON where it is some. Raises DdmError without a sign between them."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise DdmError(f"--set {text!r}: expected FIELD=VALUE, for example train.batch_size=32")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names by comma; None where there is no text."""
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
+def named(text: str) -> tuple[str, Path]:
+    """NAME=PATH, or a path that gives its own last part as the name."""
+    name, sign, path = text.partition("=")
+    return (name, Path(path)) if sign else (Path(text).name, Path(text))
+
+
+def number(option: str, text: str) -> int:
+    """A whole number of at least 1. Raises DdmError naming the option."""
+    if not (text.strip().isascii() and text.strip().isdigit() and int(text) >= 1):
+        raise DdmError(f"{option} {text!r}: expected a number of at least 1")
+    return int(text)
+
+
+def sizes(option: str, text: str) -> tuple[int, int, int]:
+    """MIN,OPT,MAX, or one number for all three. Raises DdmError naming the option; their order isn't checked here."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise DdmError(f"{option} {text!r}: expected MIN,OPT,MAX or one number, for example 1,8,32")
+    found = [int(part) for part in parts]
+    if min(found) < 1:
+        raise DdmError(f"{option} {text!r}: expected sizes of at least 1")
+    return found[0], found[len(parts) // 2], found[-1]
+
+
+def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Puts options for the fields of `Request` in the place of a command's parameter `request`, which it gets made.
+
+    All of them, or `only` those; `defaults` are the command's own.
+    """
+    told = {name: field for name, field in told_fields().items() if name in (only or told_fields())}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        options = []
+        for name, (hint, default, _, about) in told.items():
+            kind, text = _OTHERWISE.get(name, (hint, None))
+            flag = (about.name or name).replace("_", "-")
+            option = Option(f"--{flag}" if len(flag) > 1 else f"-{flag}", help=text or about.help)
+            options.append(
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=defaults.get(name, default),
+                    annotation=Annotated[kind, option],
+                )
+            )
+
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            asked = {name: given.pop(name) for name in told}
+            if isinstance(asked.get("leave_alone"), str):
+                asked["leave_alone"] = parse_words(asked["leave_alone"])
+            return command(request=Request(**asked), **given)
+
+        own = inspect.signature(command, eval_str=True).parameters
+        every: list[inspect.Parameter] = []
+        for parameter in own.values():
+            kept = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            every += options if parameter.name == "request" else [kept]
+        run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+        return run
+
+    return decorate
+
+
+prompts = asks("prompt", "negative_prompt", "guidance_scale")

@@ -1,0 +1,60 @@
+"""`ddm-rt serve`: a bundle over HTTP, on this process's engine or on replicas of it."""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.cluster.settings import RaySettings
+from ddm_rt.serve.http.app import create_app
+from ddm_rt.serve.http.keys import Keys
+from ddm_rt.serve.http.measured import Measured
+from ddm_rt.serve.http.server import Server
+from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.scheduling.scheduler import Scheduler
+from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.scheduling.settings import ServeSettings
+
+
+def serve(
+    bundle: str,
+    place: socket.socket,
+    bounds: ServeSettings,
+    http: HttpSettings,
+    *,
+    replicas: RaySettings | None = None,
+    keys: Keys | None = None,
+    measured: Measured | None = None,
+    ledger: Path | None = None,
+    fsync: bool = False,
+    backend: str = "auto",
+    on_ready: Callable[[Bundle], None] = lambda bundle: None,
+    **loading: Any,
+) -> None:
+    """Serve `bundle` (a directory, or a shipped name) on the listening socket `place` until SIGTERM or SIGINT.
+
+    It runs on `replicas` by Ray Serve, or in this process on `backend`, with `loading` for `Pipeline.load`. The
+    `ledger` keeps the counts of scopes and survives a power loss with `fsync`; without one they end with the call.
+    `keys` are those of callers; without any everyone may call. `measured` judges what is delivered. `on_ready` is
+    called when requests are answered.
+
+    Raises DdmError for a bad bundle or ledger and where no replica can be started, BackendUnavailable for a backend
+    that can't run here.
+    """
+    with ExitStack() as stack:
+        scheduler: Service
+        if replicas is not None:
+            from ddm_rt.serve.cluster.deployment import started  # needs Ray, which one process doesn't
+
+            service = started(bundle, bounds, replicas, backend=backend, ledger=ledger, fsync=fsync)
+            scheduler = stack.enter_context(service)
+        else:
+            counts = stack.enter_context(Ledger(ledger, fsync=fsync))
+            pipeline = Pipeline.load(bundle, backend, ledger=counts, **loading)
+            scheduler = stack.enter_context(Scheduler(pipeline, bounds))
+        application = create_app(scheduler, http, keys=keys, measured=measured)
+        Server(application, scheduler, http, lambda: on_ready(scheduler.pipeline.bundle)).run([place])
