@@ -1,10 +1,9 @@
-"""Arguments that hold more than one value: FIELD=VALUE, NAME=PATH, SAMPLER:STEPS."""
+"""Arguments that hold more than one value: FIELD=VALUE, NAME=PATH."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
 
 
@@ -17,19 +16,6 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def samplers(text: str) -> list[tuple[SamplerName, int]]:
-    """SAMPLER:STEPS,SAMPLER:STEPS. Raises DdmError for anything else."""
-    found = []
-    for part in text.split(","):
-        name, _, steps = part.strip().partition(":")
-        if name not in [*SamplerName] or not steps.isdecimal():
-            raise DdmError(
-                f"--tables {part!r}: expected SAMPLER:STEPS, for example ddim:25; samplers: {', '.join(SamplerName)}"
-            )
-        found.append((SamplerName(name), int(steps)))
-    return found
 
 
 def named(text: str) -> tuple[str, Path]:

@@ -71,7 +71,7 @@ def distill(
 
         ddm-rt distill runs/sd --guidance-scale 7.5 --lora-rank 64 --precision bf16 --out runs/sd-4
 
-        ddm-rt export runs/ours-4 --tables ddim:4 --out bundles/ours-4
+        ddm-rt export runs/ours-4 --out bundles/ours-4
     """
     from ddm_rt.train.distill.run import distill as run_distillation
     from ddm_rt.train.distributed import connect

@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ddm_rt.cli import arguments, display
+from ddm_rt.cli import display
 from ddm_rt.cli.app import DeviceName, app, errors, say
 from ddm_rt.config import Backend, Precision
 from ddm_rt.errors import DdmError
@@ -27,10 +27,6 @@ def export(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder with a small decoder (diffusers' AutoencoderTiny) to use in place of the VAE's."),
     ] = None,
-    tables: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Step tables to add for programs without Python: ddim:25,dpm++2m:8."),
-    ] = None,
     calibration_images: Annotated[
         int, typer.Option(min=1, help="int8, fp8: images, balanced by quota, that set the ranges.")
     ] = 64,
@@ -50,12 +46,7 @@ def export(
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
-        given = {
-            "--out": out is not None,
-            "--plugin": plugin,
-            "--decoder": decoder is not None,
-            "--tables": tables is not None,
-        }
+        given = {"--out": out is not None, "--plugin": plugin, "--decoder": decoder is not None}
         if wrong := [name for name, there in given.items() if there]:
             raise DdmError(f"{wrong[0]}: not with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
@@ -67,7 +58,6 @@ def export(
         raise DdmError("--out: missing; name a bundle directory to write, or with --diffusers a pipeline folder")
     from ddm_rt.workflows.export import export as export_source
 
-    wanted = [] if tables is None else arguments.samplers(tables)
     with display.progress(errors) as bars:
         update = display.callback(bars, "exporting")
         bundle = export_source(
@@ -77,7 +67,6 @@ def export(
             plugin=plugin,
             decoder=decoder,
             calibration_images=calibration_images,
-            tables=wanted,
             progress=lambda done, total, part: update(done, total, {}),
         )
     say(f"bundle: {out}\nid: {bundle.bundle_id}\nprecision: {bundle.config.precision}")

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, SHIPPED, Bundle
-from ddm_rt.config import Balance, Precision, RunConfig, SamplerName
+from ddm_rt.config import Balance, Precision
 from ddm_rt.engine import backends
 from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision.convert import QUANTIZED, Calibration, convert
-from ddm_rt.export.tables import add_tables, make_tables
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.schedule import Schedule
 
 # Trajectories of this many images, and one of four as many again with the null code; calls at this many of their steps.
 IMAGES, STEPS = 64, 8
@@ -35,11 +33,9 @@ def export(
     plugin: bool = False,
     decoder: Path | None = None,
     calibration_images: int = IMAGES,
-    tables: Sequence[tuple[SamplerName, int]] = (),
     progress: OnStage | None = None,
 ) -> Bundle:
-    """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`, with
-    step tables in it.
+    """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`.
 
     Raises DdmError for options that don't go together, and as `export_run`, `calibrate` and `convert`.
     """
@@ -49,24 +45,16 @@ def export(
             raise DdmError(f"{source} is a bundle; --plugin and --decoder need the run that it was made from")
         if precision is Precision.FP32:
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
-        bundle = Bundle.load(source)
-        added = make_tables(bundle.schedule, bundle.config.sampling, tables)
-        return add_tables(_convert(bundle, out, precision, calibration_images, progress), added)
+        return _convert(Bundle.load(source), out, precision, calibration_images, progress)
 
-    from ddm_rt.export.onnx import export_run, read_file  # needs torch, which converting a bundle doesn't
+    from ddm_rt.export.onnx import export_run  # needs torch, which converting a bundle doesn't
 
-    if tables:
-        config = read_file(RunConfig, Path(source) / "config.json")
-        added = make_tables(Schedule.from_config(config.schedule), config.sampling, tables)
-    else:
-        added = ()
     if precision is Precision.FP32:
-        bundle = export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)
-        return add_tables(bundle, added)
+        return export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
         bundle = export_run(Path(source), Path(folder) / "fp32", plugin=plugin, decoder=decoder, progress=progress)
-        return add_tables(_convert(bundle, out, precision, calibration_images, progress), added)
+        return _convert(bundle, out, precision, calibration_images, progress)
 
 
 def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibration:

@@ -1,6 +1,5 @@
 """`ddm-rt distill` as a user meets it: a student is exported and sampled like any run, in few steps and one branch."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,17 +54,15 @@ def test_the_same_command_changes_nothing(ddm_rt: Run, student: tuple[Path, Any]
     assert {path: path.stat().st_mtime_ns for path in student[0].rglob("*")} == before
 
 
-def test_its_bundle_samples_in_one_branch_and_has_a_table_for_c(
+def test_its_bundle_samples_in_one_branch(
     ddm_rt: Run, student: tuple[Path, Any], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher's graphs do here: how often they run is the configuration's, and weights play no part."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "trace", trace_knowing(bundle))
         patch.setattr(graph, "difference", lambda *args: 0.0)
-        said = ddm_rt("export", student[0], "--tables", "ddim:4", "--out", tmp_path / "bundle")
+        said = ddm_rt("export", student[0], "--out", tmp_path / "bundle")
     assert said.code == 0, said.err
-    table = json.loads((tmp_path / "bundle" / "tables" / "ddim-4" / "table.json").read_bytes())
-    assert (len(table["rows"]), table["init_scale"]) == (4, 1.0)
     rows: list[int] = []
     denoise = OrtEngine.denoiser
 
