@@ -84,11 +84,12 @@ def measure_cell(name: str, method: str, work: Path) -> None:
     """Export, sample and measure a trained cell."""
     import onnxruntime
     import torch
+    from bench_parts.copying import copying
 
     from ddm_rt.bundle import Bundle
     from ddm_rt.evaluate.evaluation import evaluate
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.evaluate.quality import copying, nearest
+    from ddm_rt.evaluate.quality import nearest
     from ddm_rt.evaluate.run import generate_until, labelled, three_channels
     from ddm_rt.export.onnx import export_run
     from ddm_rt.sample.pipeline import Pipeline

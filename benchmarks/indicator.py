@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_parts.probes import calibration_error, linear_probe
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.evaluate.probes import calibration_error, linear_probe
 from ddm_rt.files import write_atomic, write_json
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM

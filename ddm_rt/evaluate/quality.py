@@ -13,7 +13,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.intervals import Interval, wilson
 
 NEIGHBOURS = 5
 MIN_PER_GROUP = 400
@@ -160,8 +159,8 @@ def nearest(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
 
     Raises DdmError where sizes differ or a set is empty.
     """
-    _check_pictures(images, train=train, held_out=held_out)
-    ours, real = _distances(images, train), _distances(held_out, train)
+    check_pictures(images, train=train, held_out=held_out)
+    ours, real = distances(images, train), distances(held_out, train)
     bound = float(np.percentile(real, NEAR_PERCENTILE))
     return Nearest(
         n=len(ours),
@@ -174,38 +173,15 @@ def nearest(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
     )
 
 
-class Copying(Frozen):
-    """The three-sample test for data copying: `share` is .5 for a generator that copies nothing."""
-
-    n: int
-    of_each: int  # training and held-out images, equally many
-    share: float  # generated images that are nearer to a training image than to any held-out one
-    interval: Interval
-
-
-def copying(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Copying:
-    """Whether generated images [N,H,W,3] lie nearer to training images than to as many real ones never trained on.
-
-    Meehan, Chaudhuri and Dasgupta 2020 (arXiv 2004.05675). Unlike a distance to the training set, it isn't moved by how
-    typical or how smooth the images are, since that brings them nearer to both sets alike. The first m images of each
-    set are used, m being the size of the smaller. Raises DdmError as `nearest` does.
-    """
-    m = min(len(train), len(held_out))
-    _check_pictures(images, train=train, held_out=held_out)
-    to_train, to_held_out = _distances(images, train[:m]), _distances(images, held_out[:m])
-    count = int((to_train < to_held_out).sum())
-    n = len(images)
-    return Copying(n=n, of_each=m, share=count / n, interval=wilson(count, n))
-
-
-def _check_pictures(images: NDArray[np.uint8], **others: NDArray[np.uint8]) -> None:
+def check_pictures(images: NDArray[np.uint8], **others: NDArray[np.uint8]) -> None:
+    """Raises DdmError naming one of `others` that is empty, or holds images of another size than `images`."""
     for name, other in others.items():
         if other.shape[1:] != images.shape[1:] or len(other) == 0 or len(images) == 0:
             expected = f"expected images of size {list(images.shape[1:])}, at least one"
             raise DdmError(f"{name}: {list(other.shape)}; {expected}")
 
 
-def _distances(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
+def distances(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Distance [N] of each image to the nearest of `others`: root mean square over pixels, black to white = 1."""
     index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_pixels(others))
     return np.asarray(index.kneighbors(_pixels(images))[0][:, 0] / np.sqrt(images[0].size), dtype=np.float64)

@@ -137,39 +137,3 @@ def test_nearest():
 def test_as_near_as_a_held_out_image_is_not_nearer():
     train, held_out = np.zeros((2, 4, 6, 3), np.uint8), np.full((3, 4, 6, 3), 51, np.uint8)
     assert quality.nearest(held_out, train, held_out).nearer_share == 0
-
-
-def _pictures(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
-
-
-def test_copying_tells_copies_from_fresh_draws() -> None:
-    rng = np.random.default_rng(0)
-    train, held_out, fresh = _pictures(rng, 200), _pictures(rng, 250), _pictures(rng, 400)
-    copied = quality.copying(train[:100], train, held_out)
-    assert copied.share == 1.0
-    assert copied.of_each == 200
-    independent = quality.copying(fresh, train, held_out)
-    assert independent.interval[0] < 0.5 < independent.interval[1]
-
-
-def test_copying_takes_as_many_training_as_held_out_images() -> None:
-    def grey(*levels: int) -> np.ndarray:
-        return np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
-
-    image, far, near = grey(100), grey(0, 0), grey(0, 0, 100)
-    assert quality.copying(image, near, grey(90, 90)).share == 0  # the third training image isn't compared
-    assert quality.copying(image, grey(90, 90), near).share == 1
-    assert quality.copying(image, far, grey(90, 90)).of_each == 2
-
-
-def test_an_image_as_far_from_both_sets_is_no_copy() -> None:
-    pictures = _pictures(np.random.default_rng(0), 5)
-    found = quality.copying(pictures, pictures, pictures)
-    assert (found.share, found.interval[0]) == (0, 0)
-
-
-def test_copying_refuses_another_size() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(DdmError, match="held_out"):
-        quality.copying(_pictures(rng, 3), _pictures(rng, 3), np.zeros((3, 4, 4, 3), np.uint8))

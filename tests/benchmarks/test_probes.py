@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from bench_parts.probes import calibration_error, linear_probe
 from tolerances import STATISTIC_ABS
 
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.probes import calibration_error, linear_probe
 
 
 def test_calibration_error_by_hand() -> None:

@@ -1,0 +1,32 @@
+"""Whether a generator copies its training images: a test against real images that it never saw."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.config import Frozen
+from ddm_rt.evaluate.intervals import Interval, wilson
+from ddm_rt.evaluate.quality import check_pictures, distances
+
+
+class Copying(Frozen):
+    """The three-sample test for data copying: `share` is .5 for a generator that copies nothing."""
+
+    n: int
+    of_each: int  # training and held-out images, equally many
+    share: float  # generated images that are nearer to a training image than to any held-out one
+    interval: Interval
+
+
+def copying(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Copying:
+    """Whether generated images [N,H,W,3] lie nearer to training images than to as many real ones never trained on.
+
+    Meehan, Chaudhuri and Dasgupta 2020 (arXiv 2004.05675). Unlike a distance to the training set, it isn't moved by how
+    typical or how smooth the images are, since that brings them nearer to both sets alike. The first m images of each
+    set are used, m being the size of the smaller. Raises DdmError as `nearest` does.
+    """
+    m = min(len(train), len(held_out))
+    check_pictures(images, train=train, held_out=held_out)
+    to_train, to_held_out = distances(images, train[:m]), distances(images, held_out[:m])
+    count = int((to_train < to_held_out).sum())
+    n = len(images)
+    return Copying(n=n, of_each=m, share=count / n, interval=wilson(count, n))
