@@ -20,8 +20,7 @@ from ddm_rt.cli import display
 from ddm_rt.config import DataConfig, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.report.evaluation_page import MethodResult, Report, write
-from ddm_rt.evaluate.report.terminal import terminal_table
+from ddm_rt.evaluate.report.evaluation_page import MethodResult, Report, terminal_table, write
 from ddm_rt.evaluate.run import code_cards, measure
 from ddm_rt.presets import PRESETS, resolve
 
