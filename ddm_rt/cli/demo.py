@@ -69,7 +69,7 @@ def run_demo(out: Path, source: str, steps: int | None, console: Console) -> tup
         bundle = out / name / "bundle"
         if not (bundle / INDEX).is_file():
             console.print(f"{name}: exporting", highlight=False)
-            from ddm_rt.export.onnx import export_run
+            from ddm_rt.export.run import export_run
 
             export_run(out / name / "run", bundle)
         console.print(
