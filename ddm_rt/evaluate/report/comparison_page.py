@@ -89,11 +89,6 @@ def write(comparison: Comparison, pictures: Pictures, out_dir: Path) -> Path:
     return page.write(out_dir, "comparison.html", _shown(comparison, pictures), "compare.json", data)
 
 
-def render(comparison: Comparison, pictures: Pictures) -> str:
-    """The page. All text is escaped; pictures and the chart are inside it."""
-    return page.render("comparison.html", _shown(comparison, pictures))
-
-
 def _changed(comparison: Comparison) -> str:
     labels = comparison.labels
     low, high = labels.flip_interval

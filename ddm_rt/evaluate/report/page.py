@@ -17,17 +17,8 @@ _GAP = 1  # pixels between the pictures of a sheet
 def write(out_dir: Path, template: str, values: dict[str, object], json_name: str, json: str) -> Path:
     """Write `template` as index.html, and `json` beside it, both or neither; returns the path of index.html.
 
-    Raises DdmError when `out_dir` exists and is not empty.
+    All text in `values` is escaped where it enters the page. Raises DdmError when `out_dir` exists and is not empty.
     """
-    page = render(template, values)
-    with atomic_directory(out_dir) as temporary:
-        (temporary / "index.html").write_text(page, encoding="utf-8")
-        (temporary / json_name).write_text(json + "\n", encoding="utf-8")
-    return out_dir / "index.html"
-
-
-def render(template: str, values: dict[str, object]) -> str:
-    """The page that `template` makes of `values`; all text in them is escaped where it enters the page."""
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -36,7 +27,11 @@ def render(template: str, values: dict[str, object]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "png": png_uri}
-    return environment.get_template(template).render(values)
+    page = environment.get_template(template).render(values)
+    with atomic_directory(out_dir) as temporary:
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+        (temporary / json_name).write_text(json + "\n", encoding="utf-8")
+    return out_dir / "index.html"
 
 
 def number(value: float | None, spec: str = ".3f") -> str:
