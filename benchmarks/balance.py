@@ -91,7 +91,7 @@ def measure_cell(name: str, method: str, work: Path, results: Path) -> None:
     from ddm_rt.evaluate.evaluation import evaluate
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.evaluate.run import generate_until, labelled, three_channels
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
     from ddm_rt.sample.pipeline import Pipeline
 
     run = work / slug(name, method)

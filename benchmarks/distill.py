@@ -86,7 +86,7 @@ def run_set(name: str, work: Path, results: Path) -> None:
 
 def pipeline_of(name: str, who: str, work: Path) -> Pipeline:
     """The teacher of a set or one of its students, made where it isn't there."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
     from ddm_rt.train.distill.run import distill
 
     folder = work / balance.slug(name, "codes")

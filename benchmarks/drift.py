@@ -56,7 +56,7 @@ def place(name: str, work: Path) -> Path:
     if name != TRAINED:
         export("digits", path, Precision(name))
         return path
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
     from ddm_rt.train.run import train
 
     if not (work / "run" / "weights.safetensors").exists():

@@ -112,7 +112,7 @@ def _ours(name: str, subject: Subject, options: dict[str, Any], what: str) -> En
 
 def subject_of(name: str, run: Path, work: Path) -> Subject:
     """A run's bundle with weights, and its conversions, made in `work` where they aren't there."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     bundle = work / name / "bundle"
     if not bundle.exists():

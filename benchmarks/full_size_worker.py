@@ -24,7 +24,8 @@ def export(part: str, work: Path, scale: float, threads: int) -> dict[str, Any]:
     import torch
     from full_size_models import PARTS
 
-    from ddm_rt.export import graph, tensors
+    from ddm_rt import graph_files
+    from ddm_rt.export import graph
 
     torch.set_num_threads(threads)
     model, path, seconds = PARTS[part], work / f"{part}.fp32.onnx", {}
@@ -43,7 +44,7 @@ def export(part: str, work: Path, scale: float, threads: int) -> dict[str, Any]:
     free = {name: {i: n for i, n in enumerate(shape) if isinstance(n, str)} for name, shape in shapes.items()}
     traced = graph.trace(module, inputs, list(model.outputs), free)
     seconds["trace"] = -start + (start := time.perf_counter())
-    tensors.save({path: traced}, shared=True)
+    graph_files.save({path: traced}, shared=True)
     seconds["write and check"] = time.perf_counter() - start
     nodes = len(traced.model.graph.node)
     return {"parameters": parameters, "indicator_attention_layers": layers, "nodes": nodes} | _sizes(path, seconds)
@@ -51,15 +52,15 @@ def export(part: str, work: Path, scale: float, threads: int) -> dict[str, Any]:
 
 def convert(part: str, work: Path) -> dict[str, Any]:
     """The graph in fp16, weights in a file beside it."""
+    from ddm_rt import graph_files
     from ddm_rt.config import Precision
-    from ddm_rt.export import tensors
     from ddm_rt.export.precision import convert as precision
 
     source, path, seconds = work / f"{part}.fp32.onnx", work / f"{part}.onnx", {}
     start = time.perf_counter()
     model = precision.convert_graph(source, Precision.FP16)
     seconds["convert"] = -start + (start := time.perf_counter())
-    tensors.save({path: tensors.Graph(model)}, shared=True)
+    graph_files.save({path: graph_files.Graph(model)}, shared=True)
     seconds["write and check"] = time.perf_counter() - start
     for old in work.glob(f"{source.name}*"):
         old.unlink()

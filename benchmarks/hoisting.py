@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from store import RESULTS, save
 from torch import Tensor, nn
 
+from ddm_rt import graph_files
 from ddm_rt.engine.machine import processor
-from ddm_rt.export import graph, tensors
+from ddm_rt.export import graph
 from ddm_rt.kernels.indicator_attention import indicator_attention
 from ddm_rt.model.attention import IndicatorAttnProcessor
 
@@ -142,15 +143,15 @@ def export(work: Path) -> dict[str, Path]:
     given = draw(2, (16, 24), context_dim(SCALE))
     free = {name: {0: "batch"} for name in given} | {"x_t": _LATENT, "output": _LATENT}
     unet = make_unet(SCALE, torch.float32)
-    tensors.save({paths["tokens"]: graph.trace(Denoiser(unet, torch.float32), given, ["output"], free)})
+    graph_files.save({paths["tokens"]: graph.trace(Denoiser(unet, torch.float32), given, ["output"], free)})
     projections = Projections(unet).eval()
     tokens = {name: given[name] for name in ("text_tokens", "indicator_tokens")}
     with torch.inference_mode():
         made = {f"kv_{i}": tensor.clone() for i, tensor in enumerate(projections(*tokens.values()))}
     free |= {name: {0: "batch"} for name in made}
-    tensors.save({paths["projections"]: graph.trace(projections, tokens, list(made), free)})
+    graph_files.save({paths["projections"]: graph.trace(projections, tokens, list(made), free)})
     call = {name: given[name] for name in ("x_t", "t", "code_scale")} | made
-    tensors.save({paths["ready"]: graph.trace(ReadyDenoiser(unet).eval(), call, ["output"], free)})
+    graph_files.save({paths["ready"]: graph.trace(ReadyDenoiser(unet).eval(), call, ["output"], free)})
     return paths
 
 

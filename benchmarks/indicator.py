@@ -117,7 +117,7 @@ def main() -> None:
     if not (run / "weights.safetensors").exists():
         train(resolve("digits-demo"), run)
     if not place.exists():
-        from ddm_rt.export.onnx import export_run
+        from ddm_rt.export.run import export_run
 
         export_run(run, place)
     bundle = Bundle.load(place)

@@ -87,7 +87,7 @@ def group_shares(labels: NDArray[np.str_], codes: NDArray[np.int64]) -> dict[str
         "intervals": {
             group: stratified(column, counts.sum(axis=1)) for group, column in zip(GROUPS, counts.T, strict=True)
         },
-        "fd_ddm": fairness.fd_ddm(p),
+        "fd_ddm": float(abs(p[0] - 0.5)),
         "neither": outside / len(labels),
         "neither_interval": wilson(outside, len(labels)),
     }

@@ -103,7 +103,7 @@ def of_bundle(
 
 
 def _pixel(name: str, config: RunConfig, work: Path, precisions: tuple[Precision, ...]) -> Subject:
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     bundle = work / name / "bundle"
     if not bundle.exists():

@@ -206,7 +206,7 @@ def tiny_run_without_codes(shared_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run`. Read-only."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     place = shared_folder / "bundles" / "tiny"
     return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place)))
@@ -215,7 +215,7 @@ def tiny_bundle(tiny_run: Path, shared_folder: Path) -> Bundle:
 @pytest.fixture(scope="session")
 def plain_bundle(tiny_run_without_codes: Path, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run_without_codes`. Read-only."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     place = shared_folder / "bundles" / "plain"
     return Bundle.load(made_once(place, lambda place: export_run(tiny_run_without_codes, place)))
@@ -282,7 +282,7 @@ def latent_runs(checkpoints: Mapping[str, Path], shared_folder: Path) -> Mapping
 @pytest.fixture(scope="session")
 def exported_bundles(latent_runs: Mapping[str, Path], shared_folder: Path) -> Mapping[str, Bundle]:
     """By family: the bundle of `latent_runs`. Read-only. One takes half a minute to make."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     def make(family: str, out: Path) -> Bundle:
         return export_run(latent_runs[family], out)

@@ -20,6 +20,7 @@ ABSENT = (
     "sklearn",
     "scipy",
     "matplotlib",
+    "jinja2",
     "click",
     "pytest",
 )

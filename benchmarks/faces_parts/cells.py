@@ -64,7 +64,7 @@ class Cell:
 
     def fit(self, progress: Any = None) -> Bundle:
         """The trained bundle; cells that share it wait for one another."""
-        from ddm_rt.export.onnx import export_run
+        from ddm_rt.export.run import export_run
         from ddm_rt.train.run import train
 
         with _one_at_a_time(self.run):

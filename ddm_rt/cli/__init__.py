@@ -24,7 +24,7 @@ _EXTRAS = dict.fromkeys(
     ("torch", "diffusers", "transformers", "peft", "accelerate", "onnx", "onnxscript", "safetensors", "sklearn"),
     "train",
 )
-_EXTRAS |= dict.fromkeys(("scipy", "matplotlib"), "evaluate")
+_EXTRAS |= dict.fromkeys(("scipy", "matplotlib", "jinja2"), "evaluate")
 _EXTRAS |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 _EXTRAS |= dict.fromkeys(("ray", "pyarrow"), "ray")
 

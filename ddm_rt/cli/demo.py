@@ -19,7 +19,7 @@ def demo(
 
     Example: ddm-rt demo --out demo-out
     """
-    from ddm_rt.evaluate.report.terminal import terminal_table
+    from ddm_rt.evaluate.report.evaluation_page import terminal_table
     from ddm_rt.workflows.demo import demo as run_demo
 
     with display.progress(console) as bars:

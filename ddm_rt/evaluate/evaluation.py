@@ -187,13 +187,7 @@ def evaluate(
         per_group=per_group(verdicts.features, verdicts.labels, real.features, real_labels, groups, min_per_group),
         nearest=None if train is None else nearest(images[:n], train, balanced.images),
         codes=() if codes is None else _code_rows(codes[:n], strata),
-        judge=JudgeIdentity(
-            name=judge.name,
-            sha256=judge.sha256,
-            classes=judge.classes,
-            feature_space=judge.feature_space,
-            accuracy=judge.accuracy,
-        ),
+        judge=JudgeIdentity.model_validate(judge, from_attributes=True),
         variation=variations(attributes, images[:n], balanced.images, seed=seed),
     )
 
@@ -223,13 +217,12 @@ def _balance(
 ) -> Balance:
     fd = fd_interval(p, draws, u)
     even_pair = len(u) == 2 and np.allclose(u, 0.5)
-    root = float(np.sqrt(2))
     return Balance(
         shares=tuple(p.tolist()),
         intervals=tuple(intervals),
         scores=fairness.scores(p, u),
         fd_l2_interval=fd,
-        fd_ddm_interval=(fd[0] / root, fd[1] / root) if even_pair else None,
+        fd_ddm_interval=(fd[0] / 2**0.5, fd[1] / 2**0.5) if even_pair else None,
     )
 
 
@@ -266,8 +259,7 @@ def _check(
     for name, values in (("codes", codes), ("conditions", conditions)):
         if values is not None and len(values) != len(images):
             raise DdmError(f"{name}: {len(values)} for {len(images)} images; expected one each")
-    if missing := [group for group in groups if group not in judge.classes]:
-        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}")
+    fairness.check_known(groups, judge.classes)
     u = np.array(target if target is not None else [1 / len(groups)] * len(groups), dtype=np.float64)
     if u.shape != (len(groups),) or not (u > 0).all() or not np.isclose(u.sum(), 1):
         raise DdmError(f"target is {u.tolist()}; expected {len(groups)} positive shares that sum to 1")

@@ -21,15 +21,23 @@ _TELLS_APART = 1e-3  # smallest singular value of P(judged | truth): 0 where one
 
 
 class Scores(Frozen):
-    """Scores of shares p against a target u: on an even target the last two are 1, the others 0."""
+    """Scores of shares p of K groups against a target u: on an even target the last two are 1, the others 0."""
 
-    fd_l2: float
-    fd_ddm: float | None  # two groups only
-    bias_p: float
-    deviation_ratio: float
-    kl: float
-    normalised_entropy: float
-    worst_group_ratio: float
+    fd_l2: float  # fairness discrepancy ‖u − p‖₂ (Choi et al. 2020)
+    fd_ddm: (
+        float | None
+    )  # two groups only: |p − ½|, as in DDM (Huang et al. 2025); FD_L2 on an even target is √2 times it
+    bias_p: float  # mean of |p_i − p_j| over pairs of groups (Shen et al. 2024, bias-P)
+    deviation_ratio: float  # max_k |p_k − 1/K| / (1 − 1/K): 1 when all images belong to one group
+    kl: float  # KL(p‖u) in nats
+    normalised_entropy: float  # entropy of p over that of K equal shares
+    worst_group_ratio: float  # min_k p_k / u_k: 0 when a group is absent
+
+
+def check_known(groups: Sequence[str], classes: Sequence[str]) -> None:
+    """Raises DdmError naming the groups that are none of a judge's classes."""
+    if missing := [group for group in groups if group not in classes]:
+        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}")
 
 
 def count_table(
@@ -58,55 +66,23 @@ def shares(counts: NDArray[np.int64], groups: Sequence[str]) -> Shares:
 
 
 def scores(p: Shares, u: Shares) -> Scores:
-    """Every score of shares p [K] against the target u [K]."""
+    """Every score of shares p [K] against the target u [K], which must be positive."""
+    even = 1 / len(p)
+    i, j = np.triu_indices(len(p), k=1)
     return Scores(
         fd_l2=fd_l2(p, u),
-        fd_ddm=fd_ddm(p) if len(p) == 2 else None,
-        bias_p=bias_p(p),
-        deviation_ratio=deviation_ratio(p),
-        kl=kl(p, u),
-        normalised_entropy=normalised_entropy(p),
-        worst_group_ratio=worst_group_ratio(p, u),
+        fd_ddm=float(abs(p[0] - 0.5)) if len(p) == 2 else None,
+        bias_p=float(np.abs(p[i] - p[j]).mean()),
+        deviation_ratio=float(np.abs(p - even).max() / (1 - even)),
+        kl=float(rel_entr(p, u).sum()),
+        normalised_entropy=float(entr(p).sum() / np.log(len(p))),
+        worst_group_ratio=float((p / u).min()),
     )
 
 
 def fd_l2(p: Shares, u: Shares) -> float:
     """Fairness discrepancy ‖u − p‖₂ (Choi et al. 2020)."""
     return float(np.linalg.norm(u - p))
-
-
-def fd_ddm(p: Shares) -> float:
-    """|p − ½| for two groups, as in DDM (Huang et al. 2025); FD_L2 on an even target is √2 times it."""
-    if len(p) != 2:
-        raise DdmError(f"FD_ddm is defined for two groups; there are {len(p)}")
-    return float(abs(p[0] - 0.5))
-
-
-def bias_p(p: Shares) -> float:
-    """Mean of |p_i − p_j| over pairs of groups (Shen et al. 2024, bias-P)."""
-    i, j = np.triu_indices(len(p), k=1)
-    return float(np.abs(p[i] - p[j]).mean())
-
-
-def deviation_ratio(p: Shares) -> float:
-    """max_k |p_k − 1/K| / (1 − 1/K): 1 when all images belong to one group."""
-    even = 1 / len(p)
-    return float(np.abs(p - even).max() / (1 - even))
-
-
-def kl(p: Shares, u: Shares) -> float:
-    """KL(p‖u) in nats; u must be positive."""
-    return float(rel_entr(p, u).sum())
-
-
-def normalised_entropy(p: Shares) -> float:
-    """Entropy of p over that of K equal shares: 1 is even."""
-    return float(entr(p).sum() / np.log(len(p)))
-
-
-def worst_group_ratio(p: Shares, u: Shares) -> float:
-    """min_k p_k / u_k: 1 on target, 0 when a group is absent."""
-    return float((p / u).min())
 
 
 def spd(matches: NDArray[np.bool_], wanted: NDArray[np.str_], groups: Sequence[str]) -> tuple[float, Interval]:
@@ -157,8 +133,7 @@ def group_confusion(confusion: NDArray[np.int64], classes: Sequence[str], groups
     Shares are conditional on belonging to a group, so the correction is too. Raises DdmError on a group that the judge
     doesn't know or has no held-out images of, and on a judge whose verdicts don't tell the groups apart.
     """
-    if missing := [group for group in groups if group not in classes]:
-        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(classes)}")
+    check_known(groups, classes)
     index = [list(classes).index(group) for group in groups]
     counts = confusion[np.ix_(index, index)]
     if not counts.sum(axis=1).all():

@@ -13,11 +13,10 @@ from PIL import Image
 
 from ddm_rt.bundle import asset
 from ddm_rt.engine.cpu.ort import UNREADABLE
-from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256
 
 SHIPPED = {"digits": "judge_digits.onnx"}
-_CPU = "CPUExecutionProvider"
 
 
 class Verdicts(NamedTuple):
@@ -44,32 +43,19 @@ class Judge:
     _session: ort.InferenceSession = field(repr=False)
 
     @classmethod
-    def load(
-        cls,
-        source: str | Path,
-        *,
-        classes: Sequence[str] | None = None,
-        threads: int = 1,
-        provider: str = _CPU,
-    ) -> "Judge":
+    def load(cls, source: str | Path, *, classes: Sequence[str] | None = None) -> "Judge":
         """Open an ONNX file, or a shipped judge by name ("digits").
 
         Outputs are found by name ("logits", "features"); without those names the first output is the logits.
-        Metadata "classes", "confusion" and "training" (JSON) are read where present.
+        Metadata "classes", "confusion" and "training" (JSON) are read where present; `classes` names the K logits of a
+        file that doesn't hold them.
 
-        Args:
-            classes: the names of the K logits, for a file that doesn't hold them.
-            threads: of ONNX Runtime; features are bit-equal only at one count.
-            provider: the one execution provider that must run the graph.
-
-        Raises:
-            DdmError: no such file, not an ONNX graph, wrong input or outputs, malformed or missing metadata.
-            BackendUnavailable: the provider is not there.
+        Raises DdmError: no such file, not an ONNX graph, wrong input or outputs, malformed or missing metadata.
         """
         path = asset(SHIPPED[str(source)]) if str(source) in SHIPPED else Path(source)
         if not path.is_file():
             raise DdmError(f"judge {str(source)!r}: no such file; shipped judges: {', '.join(SHIPPED)}")
-        session = _open(path, threads, provider)
+        session = _open(path)
         channels, *size = _input_shape(path, session)
         outputs = {output.name: output.shape for output in session.get_outputs()}
         logits = "logits" if "logits" in outputs else next(iter(outputs))
@@ -138,22 +124,14 @@ class Judge:
         return np.stack(planes).reshape(*x.shape[:2], height, width)
 
 
-def _open(path: Path, threads: int, provider: str) -> ort.InferenceSession:
-    if provider not in ort.get_available_providers():
-        raise BackendUnavailable(provider, "no such ONNX Runtime provider", ort.get_available_providers())
+def _open(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # features are bit-equal only at one count
     options.log_severity_level = 3
-    if provider != _CPU:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except UNREADABLE as error:
         raise DdmError(f"{path}: not an ONNX graph that can be run: {error}") from error
-    if session.get_providers()[0] != provider:
-        raise BackendUnavailable(provider, "ONNX Runtime put another in its place", session.get_providers())
-    return session
 
 
 def _input_shape(path: Path, session: ort.InferenceSession) -> tuple[int, int | None, int | None]:

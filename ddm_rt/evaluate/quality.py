@@ -125,11 +125,6 @@ def prdc(x: Features, y: Features, k: int = NEIGHBOURS) -> tuple[float, float, f
     return float(precise.mean()), float(recalled.mean()), float(covered.mean())
 
 
-def equal_n(labels: NDArray[np.str_], groups: Sequence[str], n: int = MIN_PER_GROUP) -> dict[str, NDArray[np.int64]]:
-    """Indices of the first n images of each group, in order; fewer where there are no more."""
-    return {group: np.flatnonzero(labels == group)[:n] for group in groups}
-
-
 def per_group(
     features: Features,
     labels: NDArray[np.str_],
@@ -144,7 +139,8 @@ def per_group(
     images comes back without figures and with the reason.
     """
     results = []
-    for group, index in equal_n(labels, groups, n).items():
+    for group in groups:
+        index = np.flatnonzero(labels == group)[:n]
         if missing := n - len(index):
             reason = f"{missing} of {n} images of {group} missing; generate more"
             results.append(GroupQuality(group=group, quality=None, missing=missing, reason=reason))

@@ -19,8 +19,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.report.evaluation_page import GRID_IMAGES, CodeCard, MethodResult, Report, write
-from ddm_rt.evaluate.report.terminal import terminal_table
+from ddm_rt.evaluate.report.evaluation_page import GRID_IMAGES, CodeCard, MethodResult, Report, terminal_table, write
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStep
 from ddm_rt.runtime import Codes

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ddm_rt import graph_files
 from ddm_rt.errors import DdmError
-from ddm_rt.export import graph, tensors
-from ddm_rt.export.onnx import MAX_ABS_ERROR
+from ddm_rt.export import graph
+from ddm_rt.export.run import MAX_ABS_ERROR
 from ddm_rt.files import write_atomic
 
 
@@ -46,7 +47,7 @@ def export_classifier(
     traced = graph.trace(module, cases[0], outputs, free, metadata=metadata)
     with tempfile.TemporaryDirectory(prefix="ddm-rt-export-") as scratch:
         draft = Path(scratch) / path.name
-        tensors.save({draft: traced})
+        graph_files.save({draft: traced})
         error = graph.difference(draft, cases, graph.expected(module, cases))
         if not error <= MAX_ABS_ERROR:
             raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ddm_rt.export import dialect, tensors
-from ddm_rt.export.ops import TRANSLATIONS
-from ddm_rt.export.runtime import open_session
+from ddm_rt import graph_files
+from ddm_rt.export import plugin_node
+from ddm_rt.export.attention_ops import TRANSLATIONS
+from ddm_rt.graph_files import open_session
 from ddm_rt.model.parts import Axes
 from ddm_rt.quiet import quiet
 
@@ -28,7 +29,7 @@ def trace(
     *,
     variant: str = "decomposed",
     metadata: Mapping[str, str] | None = None,
-) -> tensors.Graph:
+) -> graph_files.Graph:
     """`module` (in eval mode, called with the inputs in order) as a graph with these input and output names.
 
     `free` names the dynamic axes of inputs and outputs; the example inputs should hold no 0 or 1 there, which the
@@ -68,7 +69,7 @@ def trace(
         for axis, name in free.get(value.name, {}).items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     onnx.helper.set_model_props(model, dict(metadata or {}))
-    return tensors.Graph(model, weights)
+    return graph_files.Graph(model, weights)
 
 
 @torch.inference_mode()
@@ -100,7 +101,7 @@ def _leave_out(model: ir.Model) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < tensors.MIN_EXTERNAL_BYTES:
+        if tensor is None or tensor.nbytes < graph_files.MIN_EXTERNAL_BYTES:
             continue
         found[name] = tensor.numpy()
         shape = tensor.shape
@@ -123,7 +124,7 @@ class _Positional(nn.Module):
 
 def _keep_plugin_types(model: onnx.ModelProto) -> None:
     """Drop what shape inference finds by itself; it knows nothing of our own node."""
-    outputs = {name for node in model.graph.node if dialect.is_plugin(node) for name in node.output}
+    outputs = {name for node in model.graph.node if plugin_node.is_plugin(node) for name in node.output}
     kept = [info for info in model.graph.value_info if info.name in outputs]
     for info in kept:
         for dim in info.type.tensor_type.shape.dim:

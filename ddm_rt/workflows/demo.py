@@ -76,7 +76,7 @@ def demo(
         bundle = out / name / "bundle"
         if not (bundle / INDEX).is_file():
             tell(f"{name}: exporting")
-            from ddm_rt.export.onnx import export_run
+            from ddm_rt.export.run import export_run
 
             export_run(out / name / "run", bundle)
         tell(f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging")

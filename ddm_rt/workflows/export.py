@@ -47,7 +47,7 @@ def export(
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
         return _convert(Bundle.load(source), out, precision, calibration_images, progress)
 
-    from ddm_rt.export.onnx import export_run  # needs torch, which converting a bundle doesn't
+    from ddm_rt.export.run import export_run  # needs torch, which converting a bundle doesn't
 
     if precision is Precision.FP32:
         return export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)

@@ -65,7 +65,7 @@ def test_a_bundle_with_prompts_is_built_with_its_text_encoder(
 def test_the_denoiser_is_built_in_half_precision_for_a_card_that_takes_no_other(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    from ddm_rt.export.precision import convert
+    from ddm_rt.export.precision.convert import convert
 
     half = convert(tiny_bundle, tmp_path / "half", Precision.FP16)
     made = build.build(half, RTX, build.Target("sm_75", plans.NO_GPU), options_of(half))

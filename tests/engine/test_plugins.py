@@ -274,16 +274,16 @@ def test_a_driver_version_that_is_none_is_named(driver: str) -> None:
 
 def test_the_node_that_export_writes_is_this_plugin() -> None:
     onnx = pytest.importorskip("onnx")
-    from ddm_rt.export import dialect
+    from ddm_rt.export import plugin_node
 
-    (function,) = dialect.spelled_out(onnx.ModelProto()).functions
+    (function,) = plugin_node.spelled_out(onnx.ModelProto()).functions
     assert (function.domain, function.name) == (plugins.NAMESPACE, plugins.NAME)
     assert tuple(function.input) == plugins.INPUTS
     assert {"plugin_namespace", "aot"} == set(function.attribute)
 
 
 def test_bindings_without_their_libraries_are_a_plain_reason(bindings: Path) -> None:
-    script = "from ddm_rt.engine.tensorrt.engine import plugins; print(plugins.unavailable())"
+    script = "from ddm_rt.engine.tensorrt import plugins; print(plugins.unavailable())"
     done = in_a_process(["-c", script], bindings, PYTHONPATH=str(bindings), LD_LIBRARY_PATH="")
     assert re.fullmatch(r"tensorrt.plugin doesn't import: libnv\w+\.so.*\n", done.stdout), done.stdout + done.stderr
 

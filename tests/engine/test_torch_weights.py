@@ -19,7 +19,7 @@ from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import weights
 from ddm_rt.engine.torch.engine import TorchEngine
 from ddm_rt.errors import BundleError
-from ddm_rt.export.precision import convert
+from ddm_rt.export.precision.convert import convert
 from ddm_rt.model.assemble import assemble
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline

@@ -114,6 +114,8 @@ def test_page_table_and_json_say_the_same(planted: tuple[Comparison, comparison_
     page = path.read_text()
     for said in ("has drifted from", "McNemar, exact", "Frechet", "What this does not say", figures.b.bundle_id):
         assert said in page
+    (before, after), (low, high) = figures.quality[0].frechet, figures.quality[0].frechet_change
+    assert f"<td>{after - before:+.2f}<small>[{low:+.2f}, {high:+.2f}]</small>" in page
     console = Console(width=80, record=True, file=io.StringIO())
     for table in comparison_page.terminal_tables(figures):
         console.print(table)
@@ -124,10 +126,10 @@ def test_page_table_and_json_say_the_same(planted: tuple[Comparison, comparison_
         comparison_page.write(figures, pictures, tmp_path / "out")
 
 
-def test_a_label_is_text_on_the_page(planted: tuple[Comparison, comparison_page.Pictures]) -> None:
+def test_a_label_is_text_on_the_page(planted: tuple[Comparison, comparison_page.Pictures], tmp_path: Path) -> None:
     figures, pictures = planted
     nasty = figures.model_copy(update={"a": figures.a.model_copy(update={"label": "<script>[b]$x$"})})
-    assert "<script>" not in comparison_page.render(nasty, pictures)
+    assert "<script>" not in comparison_page.write(nasty, pictures, tmp_path / "out").read_text(encoding="utf-8")
 
 
 def test_undecided_says_how_many_more(judge: Judge) -> None:

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from tolerances import FRECHET_REL, STATISTIC_ABS
 
@@ -98,12 +96,12 @@ def test_bad_features(measure):
             measure(*pair)
 
 
-@given(st.lists(st.sampled_from(["a", "b", "other"]), max_size=60), st.integers(1, 30))
-def test_equal_n_takes_the_first_of_each(labels, n):
-    picked = quality.equal_n(np.array(labels, dtype=str), ["a", "b"], n)
-    for group, index in picked.items():
-        where = [i for i, label in enumerate(labels) if label == group]
-        assert index.tolist() == where[:n]
+def test_per_group_takes_the_first_of_each() -> None:
+    labels = np.resize(["a", "other", "b", "a"], 80)
+    features, reference = normal(80, 3, 0), normal(20, 3, 1)
+    ours, real = np.flatnonzero(labels == "a")[:12], np.arange(0, 20, 2)
+    first, _ = quality.per_group(features, labels, reference, np.array(["a", "b"] * 10), ["a", "b"], n=12)
+    assert first.quality == quality.quality(features[ours], reference[real])
 
 
 def test_per_group_never_changes_n():

@@ -13,10 +13,9 @@ from rich.console import Console
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
-from ddm_rt.evaluate.report import html
-from ddm_rt.evaluate.report.evaluation_page import LIMITS, CodeCard, MethodResult, Report, write
+from ddm_rt.evaluate.report import page
+from ddm_rt.evaluate.report.evaluation_page import LIMITS, CodeCard, MethodResult, Report, terminal_table, write
 from ddm_rt.evaluate.report.plots import share_chart
-from ddm_rt.evaluate.report.terminal import terminal_table
 
 NASTY = "<script>alert('x')</script> & \"$x_1$\" [b]"
 
@@ -222,7 +221,7 @@ def test_terminal_table(report):
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 8, (4, 55)), (8, 8, (4, 55)), (9, 4, (14, 27))])
 def test_sheet(count, columns, shape):
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((count, 4, 6, 3), np.uint8)
-    canvas = html.sheet(images, columns)
+    canvas = page.sheet(images, columns)
     assert canvas.shape == (*shape, 4)
     last = count - 1
     y, x = last // columns * 5, last % columns * 7

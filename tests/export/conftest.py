@@ -28,7 +28,7 @@ def known_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def plugin_bundle(tiny_run: Path, tiny_bundle: Bundle, shared_folder: Path) -> Bundle:
     """The bundle of `tiny_run` with the plugin variant. Read-only. What `tiny_bundle` traced isn't traced again."""
-    from ddm_rt.export.onnx import export_run
+    from ddm_rt.export.run import export_run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "trace", trace_knowing(tiny_bundle, ()))

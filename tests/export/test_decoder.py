@@ -16,9 +16,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.decoder import read_decoder
-from ddm_rt.export.onnx import export_run
-from ddm_rt.export.precision import convert
-from ddm_rt.export.runtime import open_session
+from ddm_rt.export.precision.convert import convert
+from ddm_rt.export.run import export_run
+from ddm_rt.graph_files import open_session
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -20,15 +20,16 @@ from tolerances import EXPORT_FP32_ABS, PRECISION_REL
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import graph, tensors
-from ddm_rt.export import onnx as export_onnx
-from ddm_rt.export.latent import read_text
-from ddm_rt.export.onnx import export_run
-from ddm_rt.export.precision import convert
-from ddm_rt.export.runtime import open_session
+from ddm_rt.export import graph
+from ddm_rt.export import run as run_export
+from ddm_rt.export.precision.convert import convert
+from ddm_rt.export.prompts import read_text
+from ddm_rt.export.run import export_run
+from ddm_rt.graph_files import open_session
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.checkpoint.importing import import_run
 from ddm_rt.model.latent import LatentDDM
@@ -194,7 +195,7 @@ def test_fp16_with_weights_beside_the_graphs(
 ) -> None:
     """SDXL's VAE asks to stay float32; every other graph is half the size, and close to what it was."""
     bundle = exported_bundles["sdxl"]
-    monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 2**17)
+    monkeypatch.setattr(graph_files, "MAX_INLINE_BYTES", 2**17)
     half = convert(bundle, tmp_path / "fp16", Precision.FP16)
     files = half.index.files
     assert files["decoder.onnx"] == bundle.index.files["decoder.onnx"]
@@ -235,20 +236,20 @@ def test_torch_lets_go_of_a_part_before_onnx_runtime_opens_its_graph(
 ) -> None:
     held: list[StorageWeakRef] = []
     alive: dict[str, int] = {}
-    assembled = export_onnx.assemble
+    assembled = run_export.assemble
     small = one_level()  # the denoiser is traced, which takes time by its layers
 
     def assemble_watched(*args: Any) -> Any:
         model = assembled(*args)
         storages = (parameter.untyped_storage() for parameter in model.unet.parameters())
-        held.extend(StorageWeakRef(s) for s in storages if s.nbytes() > tensors.MIN_EXTERNAL_BYTES)
+        held.extend(StorageWeakRef(s) for s in storages if s.nbytes() > graph_files.MIN_EXTERNAL_BYTES)
         return model
 
     def difference_watched(path: Path, *args: Any) -> float:
         alive[path.name] = sum(not weights.expired() for weights in held)
         return 0.0  # the other graphs are those of another model
 
-    monkeypatch.setattr(export_onnx, "assemble", assemble_watched)
+    monkeypatch.setattr(run_export, "assemble", assemble_watched)
     monkeypatch.setattr(graph, "difference", difference_watched)
     known_graphs(tiny_bundle, fresh=("denoiser",))
     export_run(write_run(tmp_path / "run", resolve("tiny", {"model.unet": small}), num_codes=4), tmp_path / "bundle")
@@ -293,7 +294,7 @@ def test_hidden_states_in_the_tens_may_differ_by_more(
     monkeypatch.setattr(graph, "difference", lambda *args: 2e-4)
     check = pytest.raises(DdmError, match=r"expected at most 0\.0001") if refused else nullcontext()
     with check:
-        export_onnx._checked_difference(tmp_path / "x.onnx", onnx.ModelProto(), [], [(torch.tensor([-size]),)])
+        run_export._checked_difference(tmp_path / "x.onnx", onnx.ModelProto(), [], [(torch.tensor([-size]),)])
 
 
 def test_a_tokenizer_that_does_not_fit_is_named(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from ddm_rt.errors import DdmError
 from ddm_rt.export import graph
-from ddm_rt.export import onnx as export_onnx
+from ddm_rt.export import run as run_export
 from ddm_rt.export.precision.convert import _difference
 
 BAD = (float("nan"), float("inf"), -float("inf"))
@@ -41,7 +41,7 @@ def test_an_export_whose_reference_is_not_finite_is_refused(bad: float, factor: 
     """Also where the graph's own output is no better: an infinite reference would allow any error."""
     path = save_graph(tmp_path / "scale.onnx", factor)
     with pytest.raises(DdmError, match=r"^scale\.onnx: an output isn't finite, in torch or in the graph"):
-        export_onnx._checked_difference(path, onnx.load(path), [{"x": torch.ones(1, 3)}], [(torch.full((1, 3), bad),)])
+        run_export._checked_difference(path, onnx.load(path), [{"x": torch.ones(1, 3)}], [(torch.full((1, 3), bad),)])
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from tolerances import EXPORT_FP32_ABS
 from torch import Tensor, nn
 
+from ddm_rt import graph_files
 from ddm_rt.bundle import GRAPHS, Bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import tensors
 from ddm_rt.export.classifier import export_classifier
-from ddm_rt.export.onnx import export_run, read_file
+from ddm_rt.export.run import export_run, read_file
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes
@@ -183,7 +183,7 @@ def test_the_scale_goes_on_the_keys_and_never_on_a_shared_query(tiny_bundle: Bun
 @pytest.mark.slow(reason="another export, in a process that imports everything first")
 def test_same_run_gives_same_bundle_id_in_another_process(tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from ddm_rt.export.onnx import export_run;"
+        "import sys; from pathlib import Path; from ddm_rt.export.run import export_run;"
         "export_run(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     subprocess.run(
@@ -219,7 +219,7 @@ def test_progress_names_each_part(tiny_run: Path, tmp_path: Path, fake_trace: No
 def test_graph_too_big_for_one_file_keeps_its_tensors_beside_it(
     tiny_run: Path, tiny_bundle: Bundle, tmp_path: Path, fake_trace: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensors, "MAX_INLINE_BYTES", 100_000)
+    monkeypatch.setattr(graph_files, "MAX_INLINE_BYTES", 100_000)
     bundle = export_run(tiny_run, tmp_path / "bundle")
     assert "denoiser.onnx.data" in bundle.index.files
     assert bundle.index.files["denoiser.onnx"].bytes < 100_000
@@ -246,7 +246,7 @@ def test_a_disk_full_while_writing_leaves_nothing(
     def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensors, "save", full)
+    monkeypatch.setattr(graph_files, "save", full)
     with pytest.raises(OSError, match="No space left"):
         export_run(tiny_run, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ from denoiser_calls import denoiser_call
 from tolerances import EXPORT_FP32_ABS
 
 from ddm_rt.bundle import GRAPHS, Bundle, bundle_id
-from ddm_rt.export import dialect
-from ddm_rt.export.dialect import DOMAIN, PLUGIN, PLUGIN_GRAPH
+from ddm_rt.export import plugin_node
+from ddm_rt.export.plugin_node import DOMAIN, PLUGIN, PLUGIN_GRAPH
 from ddm_rt.export.precision.convert import convert_graph
 
 CROSS_ATTENTIONS = 3  # one on the way down, two on the way up
@@ -70,7 +70,7 @@ def test_spelled_out_it_is_the_decomposed_graph(
     plugin_bundle: Bundle, plugin_graph: onnx.ModelProto, tmp_path: Path, batch: int, size: tuple[int, int], tokens: int
 ) -> None:
     spelled = tmp_path / "spelled.onnx"
-    spelled.write_bytes(dialect.spelled_out(plugin_graph).SerializeToString())
+    spelled.write_bytes(plugin_node.spelled_out(plugin_graph).SerializeToString())
     (tmp_path / "denoiser.onnx.data").write_bytes((plugin_bundle.path / "denoiser.onnx.data").read_bytes())
     feeds = denoiser_call(batch, batch, size, tokens)
     found, wanted = (ort.InferenceSession(p).run(None, feeds)[0] for p in (spelled, plugin_bundle.graphs["denoiser"]))
@@ -111,7 +111,7 @@ def test_no_scale_on_a_query_that_two_products_share(tiny_bundle: Bundle, precis
 
 
 def test_nor_in_what_the_node_is_spelled_out_as(plugin_graph: onnx.ModelProto) -> None:
-    assert multiplied_queries(dialect.spelled_out(plugin_graph)) == []
+    assert multiplied_queries(plugin_node.spelled_out(plugin_graph)) == []
 
 
 def test_the_variant_says_nothing_of_its_origin(plugin_bundle: Bundle) -> None:

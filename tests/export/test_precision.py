@@ -19,8 +19,8 @@ from ddm_rt import graph_files
 from ddm_rt.bundle import INDEX, WEIGHTS, Bundle, FileEntry
 from ddm_rt.config import Precision
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import dialect
-from ddm_rt.export.dialect import PLUGIN_GRAPH
+from ddm_rt.export import plugin_node
+from ddm_rt.export.plugin_node import PLUGIN_GRAPH
 from ddm_rt.export.precision.convert import QUANTIZED, RECIPES, Calibration, convert, convert_graph, quantize
 from ddm_rt.export.precision.quantize import Ranges
 from ddm_rt.files import sha256
@@ -63,7 +63,7 @@ def test_how_far_from_fp32(
         assert found.dtype == np.float32
         assert 0 < relative(found, wanted) < on_ort
         # The plugin variant holds the same numbers: its layers were calibrated through the other graph.
-        spelled = dialect.spelled_out(converted[precision][PLUGIN_GRAPH]).SerializeToString()
+        spelled = plugin_node.spelled_out(converted[precision][PLUGIN_GRAPH]).SerializeToString()
         again = ort.InferenceSession(spelled).run(None, feeds)[0]
         assert relative(again, wanted) < on_ort
 
@@ -85,7 +85,7 @@ def test_what_computes_in_what(
             assert {types[value] for value in (*node.input, *node.output)} == {half}, node.name
         if node.op_type in ("Sin", "Cos", "InstanceNormalization"):
             assert {types[value] for value in (*node.input, *node.output)} == {TensorProto.FLOAT}, node.name
-        if dialect.is_plugin(node):
+        if plugin_node.is_plugin(node):
             assert [types[value] for value in node.input] == [half] * 5 + [TensorProto.FLOAT]
             assert types[node.output[0]] == half
     assert {opset.domain: opset.version for opset in model.opset_import}[""] == RECIPES[precision].opset

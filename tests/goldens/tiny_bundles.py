@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ddm_rt.bundle import Codes, Leaf, write_json
-from ddm_rt.export.onnx import export_run
+from ddm_rt.export.run import export_run
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import resolve
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tolerances import CHECKPOINTING_REL, HALF_LOSS_REL
 
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.export.onnx import export_run
+from ddm_rt.export.run import export_run
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.export.onnx import export_run
+from ddm_rt.export.run import export_run
 from ddm_rt.files import write_json
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.latent import LatentDDM

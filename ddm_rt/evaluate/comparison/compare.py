@@ -21,6 +21,7 @@ from ddm_rt.evaluate.comparison.sides import (
     seconds_per_image,
 )
 from ddm_rt.evaluate.evaluation import JudgeIdentity
+from ddm_rt.evaluate.fairness import check_known
 from ddm_rt.evaluate.intervals import CONFIDENCE, Interval
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kernel_between, kernel_within, kid
@@ -135,13 +136,7 @@ def compare(
         seed=seed if len(opened) == 2 else None,
         groups=tuple(groups),
         reference=reference,
-        judge=JudgeIdentity(
-            name=judge.name,
-            sha256=judge.sha256,
-            classes=judge.classes,
-            feature_space=judge.feature_space,
-            accuracy=judge.accuracy,
-        ),
+        judge=JudgeIdentity.model_validate(judge, from_attributes=True),
         labels=paired(verdicts[0].labels, verdicts[1].labels, groups, margin=margin, seed=seed),
         images=image_change(made[0].images, made[1].images),
         quality=() if real is None else quality_changes(verdicts, judge.predict(real.images), real.labels, groups),
@@ -152,8 +147,7 @@ def compare(
 
 def check_groups(judge: Judge, groups: Sequence[str], margin: float) -> None:
     """Raises DdmError unless the groups are two or more of the judge's classes, and the margin is a share."""
-    if missing := [group for group in groups if group not in judge.classes]:
-        raise DdmError(f"groups: {', '.join(missing)} unknown to the judge; its classes: {', '.join(judge.classes)}")
+    check_known(groups, judge.classes)
     check(groups, margin)
 
 

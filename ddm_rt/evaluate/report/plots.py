@@ -1,4 +1,4 @@
-"""Charts as inline SVG in the page's own text colour and font. The only file that imports matplotlib."""
+"""Charts of a report as inline SVG, in the page's own text colour and font. The only file that imports matplotlib."""
 
 import io
 import re
@@ -41,22 +41,14 @@ def share_chart(methods: Sequence[tuple[str, Evaluation]], alt: str) -> str:
         for row, (_, evaluation) in enumerate(methods):
             for k in range(len(shown)):
                 _draw(axes, row + (k - (len(shown) - 1) / 2) * 0.8 / len(shown), evaluation, k, len(shown))
-        axes.set_yticks(range(len(methods)), [label for label, _ in methods], parse_math=False)
-        axes.set_ylim(len(methods) - 0.4, -0.6)
         axes.set_xlim(-0.01, 1.01)
-        axes.set_xlabel(
-            f"share of {groups[0]} among images judged {' or '.join(groups)}"
-            if len(shown) == 1
-            else "share among images judged as one of the groups",
-            parse_math=False,
-        )
-        axes.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        if len(shown) > 1:
+        about = "share among images judged as one of the groups"
+        if len(shown) == 1:
+            about = f"share of {groups[0]} among images judged {' or '.join(groups)}"
+        else:
             key = [axes.lines[k] for k in range(len(shown))]  # one point per group comes first, row by row
             figure.legend(key, shown, loc="outside upper center", ncols=min(len(shown), 5), frameon=False)
-        return _svg(figure, alt)
+        return _svg(figure, axes, [label for label, _ in methods], about, alt)
 
 
 def difference_chart(changes: Sequence[ShareChange], margin: float, alt: str) -> str:
@@ -70,15 +62,10 @@ def difference_chart(changes: Sequence[ShareChange], margin: float, alt: str) ->
             colour, marker = _COLOURS[row % len(_COLOURS)], _MARKERS[row % len(_MARKERS)]
             axes.hlines(row, *change.interval, color=colour, linewidth=2)
             axes.plot([change.difference], [row], marker=marker, color=colour, markersize=6, linestyle="")
-        axes.set_yticks(range(len(changes)), [change.group for change in changes], parse_math=False)
-        axes.set_ylim(len(changes) - 0.4, -0.6)
         reach = 1.1 * max(2 * margin, *(abs(bound) for change in changes for bound in change.interval))
         axes.set_xlim(-reach, reach)
-        axes.set_xlabel("difference in the share of all images, B less A", parse_math=False)
-        axes.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        return _svg(figure, alt)
+        about = "difference in the share of all images, B less A"
+        return _svg(figure, axes, [change.group for change in changes], about, alt)
 
 
 def _draw(axes: Axes, y: float, evaluation: Evaluation, k: int, lines: int) -> None:
@@ -92,7 +79,14 @@ def _draw(axes: Axes, y: float, evaluation: Evaluation, k: int, lines: int) -> N
     axes.plot([share], [y], marker=marker, color=colour, markersize=6, linestyle="")
 
 
-def _svg(figure: Figure, alt: str) -> str:
+def _svg(figure: Figure, axes: Axes, rows: Sequence[str], about: str, alt: str) -> str:
+    """The chart, its rows named and its values said to be `about` something."""
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(about, parse_math=False)
+    axes.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

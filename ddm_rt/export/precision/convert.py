@@ -21,12 +21,11 @@ from ddm_rt import graph_files
 from ddm_rt.bundle import DERIVED, INDEX, SETTINGS, WEIGHTS, Bundle, write_bundle
 from ddm_rt.config import Family, Precision
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import tensors
-from ddm_rt.export.dialect import PLUGIN_GRAPH
+from ddm_rt.export.plugin_node import PLUGIN_GRAPH
 from ddm_rt.export.precision import half, opset, quantize
 from ddm_rt.export.precision.quantize import Feeds
-from ddm_rt.export.runtime import open_session
 from ddm_rt.files import check_free
+from ddm_rt.graph_files import open_session
 from ddm_rt.progress import OnStage
 
 
@@ -98,14 +97,16 @@ def convert(
         _copy_rest(bundle, directory, names)
         bundle.write_settings(directory, precision=precision)
         for group in groups:
-            graphs: dict[Path, tensors.Graph] = {}
+            graphs: dict[Path, graph_files.Graph] = {}
             for name in group:
                 if progress is not None:
                     progress(names.index(name), len(names), name)
                 given = ranges if name.startswith("denoiser.") else None
-                graphs[directory / name] = tensors.Graph(_converted(bundle.path / name, recipe, given, report))
+                graphs[directory / name] = graph_files.Graph(
+                    convert_graph(bundle.path / name, precision, given, report)
+                )
             # Tensors lie inside, or beside where two graphs share them or one file would be big: as the exporter does.
-            tensors.save(graphs, shared=len(graphs) > 1)
+            graph_files.save(graphs, shared=len(graphs) > 1)
         if recipe.runs_on_cpu:
             report["max_abs_difference"] = {
                 name: _difference(bundle.path / name, directory / name) for name in names if name != PLUGIN_GRAPH
@@ -128,12 +129,27 @@ def convert(
     return converted
 
 
-def convert_graph(path: Path, precision: Precision, ranges: quantize.Ranges | None = None) -> onnx.ModelProto:
+def convert_graph(
+    path: Path, precision: Precision, ranges: quantize.Ranges | None = None, report: dict[str, Any] | None = None
+) -> onnx.ModelProto:
     """The float32 graph at `path` in `precision`, all tensors in it; int8 and fp8 need `ranges` (quantize.measure).
 
-    Raises as `convert`.
+    `report` is told how many layers were quantised. Raises as `convert`.
     """
-    return _converted(path, RECIPES[precision], ranges, {})
+    recipe = RECIPES[precision]
+    model = graph_files.read_model(path)
+    half.element_types(model, path)  # names what can't be converted before anything is computed
+    if any(node.op_type in _MULTIPLYING for node in model.graph.node):
+        opset.raise_to(model, recipe.opset, path)
+        if ranges is not None and recipe.stored is not None:
+            quantized = quantize.insert(model, path, ranges, recipe.stored)
+            if report is not None:
+                report.setdefault("quantized_layers", {})[path.name] = quantized
+        return half.to_half(model, path, recipe.compute)
+    inlined = [half.inlined(tensor, path.parent) for tensor in model.graph.initializer]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(inlined)
+    return model
 
 
 def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None) -> None:
@@ -146,20 +162,6 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
         )
     if precision in QUANTIZED and calibration is None:
         raise DdmError(f"precision {precision} needs a calibration set")
-
-
-def _converted(path: Path, recipe: Recipe, ranges: quantize.Ranges | None, report: dict[str, Any]) -> onnx.ModelProto:
-    model = graph_files.read_model(path)
-    half.element_types(model, path)  # names what can't be converted before anything is computed
-    if any(node.op_type in _MULTIPLYING for node in model.graph.node):
-        opset.raise_to(model, recipe.opset, path)
-        if ranges is not None and recipe.stored is not None:
-            report.setdefault("quantized_layers", {})[path.name] = quantize.insert(model, path, ranges, recipe.stored)
-        return half.to_half(model, path, recipe.compute)
-    inlined = [half.inlined(tensor, path.parent) for tensor in model.graph.initializer]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(inlined)
-    return model
 
 
 def _groups(bundle: Bundle) -> list[tuple[str, ...]]:

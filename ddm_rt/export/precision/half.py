@@ -11,12 +11,12 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ddm_rt import graph_files
 from ddm_rt.errors import DdmError
-from ddm_rt.export import dialect
+from ddm_rt.export import plugin_node
 from ddm_rt.export.precision import opset
 from ddm_rt.half import STATISTICS, TRIGONOMETRY
 
 # Inputs by position that are float32 whatever the others are.
-FLOAT_INPUTS = {("", "Resize"): {2}, (dialect.DOMAIN, dialect.PLUGIN): {5}}
+FLOAT_INPUTS = {("", "Resize"): {2}, (plugin_node.DOMAIN, plugin_node.PLUGIN): {5}}
 
 _FLOAT = TensorProto.FLOAT
 _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -51,7 +51,7 @@ def element_types(model: onnx.ModelProto, path: Path) -> dict[str, int]:
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             raise DdmError(f"{path}: operator {operator} ({node.name}) holds a graph of its own; that is not supported")
-        known = dialect.is_plugin(node) or (
+        known = plugin_node.is_plugin(node) or (
             node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, max_inclusive_version=operators)
         )
         if not known:

@@ -13,11 +13,14 @@ import onnx
 from torch import Tensor
 
 import ddm_rt
+from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle, write_bundle
 from ddm_rt.config import Family, Frozen, RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export import dialect, examples, graph, tensors
-from ddm_rt.export.text import Text
+from ddm_rt.export import examples, graph, plugin_node
+from ddm_rt.export.decoder import provenance as decoder_provenance
+from ddm_rt.export.decoder import read_decoder
+from ddm_rt.export.prompts import Text, read_text
 from ddm_rt.files import check_free
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.parts import Part, parts
@@ -56,13 +59,15 @@ def export_run(
     """
     check_free(out)
     config = read_file(RunConfig, run / "config.json")
-    if decoder is not None:
-        _check_decoder(run, config)
+    if decoder is not None and config.model.family is Family.PIXEL:
+        raise DdmError(f"{run}: trained on pixels, without a VAE; --decoder takes the place of one")
     codes = read_file(Codes, run / "codes.json")
     model = assemble(run, config, codes, None)
-    text = _text(run, config)
+    text = read_text(run, config)
     runtime = _runtime(config, codes, model, text)
-    graphs = _graphs(model, runtime, config, decoder)
+    graphs = parts(model, runtime)
+    if decoder is not None:
+        graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model), own=())
     parity: dict[str, float] = {}
 
     # `out` appears after this has returned.
@@ -83,28 +88,6 @@ def export_run(
     return bundle
 
 
-def _text(run: Path, config: RunConfig) -> Text:
-    if config.model.family is Family.PIXEL:
-        return Text()
-    from ddm_rt.export.latent import read_text
-
-    return read_text(run, config)
-
-
-def _check_decoder(run: Path, config: RunConfig) -> None:
-    if config.model.family is Family.PIXEL:
-        raise DdmError(f"{run}: trained on pixels, without a VAE; --decoder takes the place of one")
-
-
-def _graphs(model: "Model", runtime: RuntimeConfig, config: RunConfig, decoder: Path | None) -> dict[str, Part]:
-    graphs = parts(model, runtime)
-    if decoder is not None:
-        from ddm_rt.export.decoder import read_decoder
-
-        graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model), own=())
-    return graphs
-
-
 def _export(
     name: str, part: Part, directory: Path, runtime: RuntimeConfig, run: RunConfig, *, plugin: bool
 ) -> dict[str, float]:
@@ -113,12 +96,12 @@ def _export(
     for module in part.own:
         module.float()  # one network at a time: a checkpoint in float16 would need twice its size at once
     path = directory / f"{name}.onnx"
-    variants = {path: ATTENTION} | ({directory / dialect.PLUGIN_GRAPH: "plugin"} if plugin else {})
+    variants = {path: ATTENTION} | ({directory / plugin_node.PLUGIN_GRAPH: "plugin"} if plugin else {})
     graphs = {
         path: graph.trace(part.module, example, part.outputs, part.free, variant=variant)
         for path, variant in variants.items()
     }
-    tensors.save(graphs, shared=plugin)
+    graph_files.save(graphs, shared=plugin)
     wanted = graph.expected(part.module, cases)
     models = {path: traced.model for path, traced in graphs.items()}
     # torch's weights go before ONNX Runtime maps its own: they needn't fit into memory twice.
@@ -135,9 +118,9 @@ def _export(
 def _checked_difference(
     path: Path, model: onnx.ModelProto, cases: Sequence[Mapping[str, Tensor]], wanted: Sequence[Sequence[Tensor]]
 ) -> float:
-    if any(map(dialect.is_plugin, model.graph.node)):
+    if any(map(plugin_node.is_plugin, model.graph.node)):
         runnable = path.with_name(f".{path.name}")
-        runnable.write_bytes(dialect.spelled_out(model).SerializeToString())
+        runnable.write_bytes(plugin_node.spelled_out(model).SerializeToString())
         error = graph.difference(runnable, cases, wanted)
         runnable.unlink()
     else:
@@ -193,11 +176,6 @@ def _training(config: RunConfig, codes: Codes) -> str:
 
 def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str, Any]:
     path = run / "provenance.json"
-    taken = None
-    if decoder is not None:
-        from ddm_rt.export.decoder import provenance
-
-        taken = provenance(decoder)
     try:
         training = json.loads(path.read_bytes()) if path.is_file() else None
     except ValueError as error:
@@ -208,7 +186,7 @@ def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str,
         "preset": config.preset,
         "opset": graph.OPSET,
         "attention": ATTENTION,
-        "decoder": taken,
+        "decoder": None if decoder is None else decoder_provenance(decoder),
         "training": training,
     }
 

@@ -1,21 +1,34 @@
-"""What bundles of Stable Diffusion have besides: tokenizers, and their configuration."""
+"""What a bundle says about prompts: tokenizers, their configuration, and what a model is told beside the text."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError
-from ddm_rt.export.text import Text
 from ddm_rt.model.checkpoint.folder import read_checkpoint
 from ddm_rt.model.checkpoint.tokenizer import prompt_length, read_tokenizer
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.runtime import TensorSpec, TextSpec
 
 
+@dataclass(frozen=True)
+class Text:
+    """What a bundle says about prompts: nothing, for models that take none."""
+
+    specs: tuple[TextSpec, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # path in the bundle -> content
+    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides text and code
+    empty_negative_is_zero: bool = False
+
+
 def read_text(run: Path, config: RunConfig) -> Text:
-    """What the base checkpoint of `run` says about its prompts.
+    """What the base checkpoint of `run` says about its prompts; nothing for a model of pixels, which takes none.
 
     Raises BundleError naming the folder of a tokenizer that can't be read or has words that its encoder lacks.
     """
+    if config.model.family is Family.PIXEL:
+        return Text()
     assert config.base is not None
     checkpoint = read_checkpoint(run / config.base.path, config.base.variant)
     specs: list[TextSpec] = []

@@ -10,7 +10,7 @@ from onnxscript import values
 
 # Registers torch.ops.ddm_rt.indicator_attention, which the table names.
 import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
-from ddm_rt.export.dialect import DOMAIN, PLUGIN
+from ddm_rt.export.plugin_node import DOMAIN, PLUGIN
 
 Value = Any  # a symbolic ONNX value
 
@@ -33,25 +33,23 @@ def _decomposed(q: Value, k: Value, v: Value, k_ind: Value, v_ind: Value, scale:
     return op.Transpose(out, perm=[0, 2, 1, 3])  # [B, N, H, D]
 
 
-def _plugin_op() -> values.Op:
-    """The node that TensorRT hands to our plugin: q, k, v, k_ind, v_ind of one type, scale float32."""
-    tensors = [OpSchema.FormalParameter(name, "T") for name in ("q", "k", "v", "k_ind", "v_ind")]
-    schema = OpSchema(
-        PLUGIN,
-        DOMAIN,
-        1,
-        inputs=[*tensors, OpSchema.FormalParameter("scale", "tensor(float)")],
-        outputs=[OpSchema.FormalParameter("out", "T")],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
-        attributes=[
-            OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, ""),
-            OpSchema.Attribute("aot", OpSchema.AttrType.INT, ""),
-        ],
-    )
-    return values.Op(values.Opset(DOMAIN, 1), PLUGIN, schema)
-
-
-_PLUGIN = _plugin_op()
+# The node that TensorRT hands to our plugin: q, k, v, k_ind, v_ind of one type, scale float32.
+_SCHEMA = OpSchema(
+    PLUGIN,
+    DOMAIN,
+    1,
+    inputs=[
+        *(OpSchema.FormalParameter(name, "T") for name in ("q", "k", "v", "k_ind", "v_ind")),
+        OpSchema.FormalParameter("scale", "tensor(float)"),
+    ],
+    outputs=[OpSchema.FormalParameter("out", "T")],
+    type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
+    attributes=[
+        OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, ""),
+        OpSchema.Attribute("aot", OpSchema.AttrType.INT, ""),
+    ],
+)
+_PLUGIN = values.Op(values.Opset(DOMAIN, 1), PLUGIN, _SCHEMA)
 
 
 def _plugin(q: Value, k: Value, v: Value, k_ind: Value, v_ind: Value, scale: Value) -> Value:
