@@ -21,8 +21,8 @@ _HEADERS = {
 
 
 def add_page(app: FastAPI) -> None:
-    """Routes for what lies in serve/web/, read once; index.html is at / too."""
-    for file in sorted((resources.files("ddm_rt.serve") / "web").iterdir(), key=lambda file: file.name):
+    """Routes for what lies in http/web/, read once; index.html is at / too."""
+    for file in sorted((resources.files("ddm_rt.serve.http") / "web").iterdir(), key=lambda file: file.name):
         ending = file.name[file.name.rfind(".") :]
         if ending in _TYPES:
             _add(app, f"/{file.name}", file.read_bytes(), _TYPES[ending])
