@@ -66,7 +66,7 @@ def client_of(
 class Running:
     url: str
     port: int
-    scheduler: Service
+    scheduler: Service[Any]
     server: Server
     thread: threading.Thread
 
@@ -106,7 +106,7 @@ def running(
 
 @contextmanager
 def answering(
-    scheduler: Service, http: HttpSettings | None = None, *, send_buffer: int | None = None, **options: Any
+    scheduler: Service[Any], http: HttpSettings | None = None, *, send_buffer: int | None = None, **options: Any
 ) -> Iterator[Running]:
     """A server over what samples already."""
     http = http or HttpSettings()

@@ -159,7 +159,7 @@ def serve(
     measured = _measured(judge, groups, classes)
     with listen(host, port) as place, ExitStack() as stack:
         log_to(sys.stderr, log_level)
-        scheduler: Service
+        scheduler: Service[Any]
         if scale is not None:
             from ddm_rt.serve.cluster.deployment import started
 

@@ -8,7 +8,8 @@ from patience import settled
 from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.sample.loop.together import Cancelled
-from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
+from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.ticket import Event, Failed, ImageReady, State, Ticket
 
 

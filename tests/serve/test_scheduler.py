@@ -14,7 +14,8 @@ from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduling.scheduler import Draining, QueueFull, Scheduler, TooMany
+from ddm_rt.serve.scheduling.errors import Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
 

@@ -88,9 +88,7 @@ def started(
         shared = SharedLedger(keeper, scale.ledger_s)
         engine = cast(Engine, DistantEngine(shared.ask("made_by")))
         front = Front(Pipeline(opened, engine, shared), handle, settings, scale.most, lambda: _running(name))
-        front.start()
-        stack.callback(front.close)
-        yield front
+        yield stack.enter_context(front)
 
 
 def device_of(backend: str, scale: RaySettings) -> str | None:

@@ -57,7 +57,7 @@ _bearer = HTTPBearer(auto_error=False)
 
 
 def create_app(
-    scheduler: Service,
+    scheduler: Service[Any],
     http: HttpSettings = HttpSettings(),  # noqa: B008 (frozen)
     *,
     keys: Keys | None = None,
@@ -156,7 +156,7 @@ def create_app(
     return app
 
 
-def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") -> ModelItem:
+def _about(scheduler: Service[Any], http: HttpSettings, measured: "Measured | None") -> ModelItem:
     bundle, settings = scheduler.pipeline.bundle, scheduler.settings
     config, sizes = bundle.config, sizes_of(bundle, http)
     return ModelItem(

@@ -58,7 +58,7 @@ class Order:
 class Images:
     """What `POST /v1/images/generations` does."""
 
-    def __init__(self, scheduler: Service, http: HttpSettings, measured: "Measured | None") -> None:
+    def __init__(self, scheduler: Service[Any], http: HttpSettings, measured: "Measured | None") -> None:
         self._scheduler, self._http, self._measured = scheduler, http, measured
         self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
         self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -38,7 +39,7 @@ class Server(uvicorn.Server):
     """Answers requests in `run([socket])`, until SIGTERM or SIGINT."""
 
     def __init__(
-        self, app: FastAPI, scheduler: Service, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
+        self, app: FastAPI, scheduler: Service[Any], http: HttpSettings, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         """`on_ready` is called when requests are answered."""
 

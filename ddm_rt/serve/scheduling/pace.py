@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from ddm_rt.sample.jobs import Shape
-from ddm_rt.serve.scheduling.queue import Work
+from ddm_rt.serve.scheduling.request import Work
 
 _WEIGHT = 0.1  # of the newest tick in the running means
 

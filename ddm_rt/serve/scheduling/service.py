@@ -1,42 +1,183 @@
-"""What the HTTP interface needs of whoever samples: one scheduler in this process, or replicas elsewhere."""
+"""The life cycle of requests, whoever samples them: taken in or refused, ended, cancelled, and drained at the end."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Generic, Self, TypeVar
 
-from ddm_rt.bundle import Bundle
-from ddm_rt.sample.balance.lending import Lender
+from ddm_rt.sample.jobs import Prepared
+from ddm_rt.sample.loop.together import Cancelled
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.scheduling.bounds import Extent
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.request import LiveRequest
 from ddm_rt.serve.scheduling.settings import ServeSettings
-from ddm_rt.serve.scheduling.stats import Stats
-from ddm_rt.serve.scheduling.ticket import Ticket
+from ddm_rt.serve.scheduling.stats import Stats, Tally
+from ddm_rt.serve.scheduling.ticket import State, Ticket
+
+R = TypeVar("R", bound=LiveRequest)
 
 
-class Source(Protocol):
-    """What is served; a `Pipeline` is one."""
+class LiveRequests(ABC, Generic[R]):
+    """Requests from when there is room for them to their last event. Its owner holds a lock around every call."""
 
-    bundle: Bundle
-    ledger: Lender
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self.alive: dict[Ticket, R] = {}
+
+    def enter(self, request: R, now: float) -> None:
+        """Keeps room for a request. Raises TooMany, and what `check_room` raises."""
+        most = self._settings.per_key
+        if request.key and sum(other.key == request.key for other in self.alive.values()) >= most:
+            message = f"{most} requests of this key are under way, as many as one key may have"
+            raise TooMany(message, self.retry_s())
+        self.check_room(request, now)
+        self.alive[request.ticket] = request
+
+    def forget(self, request: R) -> None:
+        """The request's last event is out, or it came to nothing before there was one."""
+        self.alive.pop(request.ticket, None)
+
+    @abstractmethod
+    def check_room(self, request: R, now: float) -> None:
+        """Raises QueueFull where the request can't be taken in now."""
+
+    @abstractmethod
+    def retry_s(self) -> float:
+        """Seconds after which a request that was refused may be taken in."""
 
 
-class Service(Protocol):
-    """See `serve.scheduling.scheduler.Scheduler`, which says what each of these does and raises."""
+class Service(ABC, Generic[R]):
+    """Takes requests from any thread, and gives a ticket for each: a scheduler here, or a front of replicas elsewhere.
 
-    settings: ServeSettings
+    What HTTP stands on. A `with` block starts and closes it.
+    """
 
-    @property
-    def pipeline(self) -> Source: ...
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: ServeSettings,
+        requests: LiveRequests[R],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` gives the seconds that deadlines are measured by."""
+        self.pipeline, self.settings = pipeline, settings
+        self._clock = clock
+        self._changed = threading.Condition()  # guards all that follows, and what a service has to itself
+        self._requests = requests
+        self._tally = Tally()
+        self._draining = self._closing = False
 
-    @property
-    def alive(self) -> bool: ...
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
-    @property
-    def ready(self) -> bool: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
     def submit(
         self, asked: Mapping[str, Any], *, key: str = "", priority: int = 0, deadline_s: float | None = None
-    ) -> Ticket: ...
+    ) -> Ticket:
+        """Takes in a request. `asked` are arguments of `Pipeline.generate` by name, but for its callbacks.
 
+        Only so many requests of one `key` are taken at once, save of "". Higher priorities go first. The request fails
+        with DeadlineExceeded if it isn't done after `deadline_s` seconds (None: those of the settings).
+
+        Raises DdmError for what `generate` doesn't take and for more images or steps than the settings allow,
+        DeadlineExceeded where it can't be done in time however little waits, TooMany or QueueFull where it can't be
+        taken in now, and Draining.
+        """
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether the service's thread runs."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken in, as far as there is room."""
+        return self.alive and not self._draining
+
+    @abstractmethod
     def stats(self) -> Stats: ...
 
-    def drain(self, timeout_s: float | None = None) -> bool: ...
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Takes in nothing more, and waits up to `timeout_s` seconds (None: those of the settings) for what was taken
+        in. Returns whether all of it has ended.
+        """
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(self._is_idle, self.settings.drain_s if timeout_s is None else timeout_s)
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Stops. Requests under way fail with Draining, and their draws are given back."""
+
+    @abstractmethod
+    def _abandon(self, request: R, error: Exception, state: State) -> None:
+        """Ends a request that the caller has claimed, without waiting for its last event."""
+
+    def _is_idle(self) -> bool:
+        return not self._requests.alive
+
+    def _ticket(self, size: Extent, deadline_s: float) -> Ticket:
+        return Ticket(size.n, size.n * size.steps, self._clock() + deadline_s, self._was_cancelled)
+
+    @contextmanager
+    def _taking_in(self, request: R, preparing: AbstractContextManager[Prepared]) -> Iterator[Prepared]:
+        """Keeps room for a request before anything is done for it, draws its codes, and holds the draws from the
+        block's end on. Where anything raises, the request is forgotten.
+        """
+        with self._changed:
+            try:
+                if self._draining:
+                    raise Draining("the server is stopping; it takes in no more requests")
+                self._requests.enter(request, self._clock())
+            except (Draining, QueueFull, DeadlineExceeded) as error:
+                self._tally.reject(error)
+                raise
+        try:
+            with ExitStack() as draws:
+                prepared = draws.enter_context(preparing)
+                request.ticket.manifest = prepared.manifest
+                yield prepared
+                with self._changed:
+                    if self._closing:
+                        raise Draining("the server has stopped")
+                    request.draws = draws.pop_all()
+        except BaseException:
+            self._forget(request)
+            raise
+
+    def _fail(self, request: R, error: Exception) -> None:
+        """A request fails, unless it is settled how it ends."""
+        if request.ticket.claim():
+            self._abandon(request, error, State.FAILED)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._changed:
+            requests = list(self._requests.alive.values())
+        for request in requests:
+            self._fail(request, error)
+
+    def _was_cancelled(self, ticket: Ticket) -> None:
+        with self._changed:
+            request = self._requests.alive[ticket]
+        self._abandon(request, Cancelled("the request was cancelled"), State.CANCELLED)
+
+    def _has_ended(self, request: R) -> None:
+        """Counts a request whose last event is out."""
+        with self._changed:
+            self._tally.end(request)
+            self._forget(request)
+
+    def _forget(self, request: R) -> None:
+        with self._changed:
+            self._requests.forget(request)
+            self._changed.notify_all()

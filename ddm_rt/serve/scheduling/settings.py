@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ddm_rt.config import Fraction, Frozen, Positive
+from ddm_rt.config import Frozen, Positive
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -17,5 +17,3 @@ class ServeSettings(Frozen):
     per_key: Positive = 8  # requests of one key at once; requests without a key are not counted
     deadline_s: Seconds = 60.0  # of a request that doesn't say
     drain_s: Seconds = 30.0  # for requests under way when the server is told to stop
-    decode_threads: Positive = 1
-    headroom: Fraction = 0.8  # a request is taken in if it needs no more than this part of the time it has
