@@ -18,10 +18,9 @@ from patience import PATIENCE_S, settled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.app import create_app
 from ddm_rt.serve.http.server import Server, listen
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.service import Service
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 GENERATIONS = "/v1/images/generations"
 

@@ -13,8 +13,8 @@ from ddm_rt.cli.app import BackendName, DeviceName, ModeName, PrecisionName, Thr
 from ddm_rt.errors import DdmError
 
 if TYPE_CHECKING:
-    from ddm_rt.serve.cluster.settings import RaySettings
-    from ddm_rt.serve.http.measured import Measured
+    from ddm_rt.serve.http.balance import Measured
+    from ddm_rt.serve.settings import RaySettings
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +116,10 @@ def serve(
     from ddm_rt.sample.pipeline import Pipeline
     from ddm_rt.serve.http.app import create_app
     from ddm_rt.serve.http.keys import Keys
-    from ddm_rt.serve.http.logs import log_to
-    from ddm_rt.serve.http.server import Server, listen
-    from ddm_rt.serve.http.settings import HttpSettings
+    from ddm_rt.serve.http.server import Server, listen, log_to
     from ddm_rt.serve.scheduling.scheduler import Scheduler
     from ddm_rt.serve.scheduling.service import Service
-    from ddm_rt.serve.scheduling.settings import ServeSettings
+    from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
     if fsync and ledger is None:
         raise DdmError("--fsync: is about the file of --ledger, which is not given")
@@ -187,7 +185,7 @@ def serve(
 def _scale(given: dict[str, object]) -> "RaySettings | None":
     """None where no replicas are asked for. Raises DdmError where only they could be meant."""
     from ddm_rt.config import parse
-    from ddm_rt.serve.cluster.settings import RaySettings
+    from ddm_rt.serve.settings import RaySettings
 
     if given["replicas"] is not None:
         return parse(RaySettings, given, "serve")
@@ -205,7 +203,7 @@ def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Me
                 raise DdmError(f"{option}: is about the judge of --judge, which is not given")
         return None
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.serve.http.measured import Measured
+    from ddm_rt.serve.http.balance import Measured
 
     opened = Judge.load(judge, classes=classes.split(",") if classes else None)
     return Measured(opened, groups.split(",") if groups else None)

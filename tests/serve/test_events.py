@@ -94,7 +94,7 @@ def test_past_its_deadline_a_request_has_the_grace_to_end() -> None:
     async def main() -> None:
         events = follow(a_ticket(-1.0), idle_s=0.001, grace_s=3600.0)
         assert await anext(events) is None
-        await sse.aclose()
+        await events.aclose()
 
     asyncio.run(main())
 

@@ -19,8 +19,8 @@ from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Event, ImageReady, State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 WAIT_S = PATIENCE_S
 SCOPES = (None, "one", "two")

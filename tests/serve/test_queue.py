@@ -7,8 +7,8 @@ import pytest
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
 from ddm_rt.serve.scheduling.queue import RequestQueue
 from ddm_rt.serve.scheduling.request import Work
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 SHAPE = (1, 2, 2)
 STEP_S = 0.25  # of one image

@@ -24,9 +24,9 @@ from ddm_rt.serve.cluster.replica import Accepted, Message, Refused, portable
 from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State
+from ddm_rt.serve.settings import ServeSettings
 
 Script = Callable[[int, AsyncIterator[Message]], AsyncIterator[Message]]
 

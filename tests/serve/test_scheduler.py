@@ -16,8 +16,8 @@ from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.errors import Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 
 def positions(ticket: Ticket) -> list[int]:

@@ -24,9 +24,9 @@ from ddm_rt.serve.scheduling.bounds import extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
 from ddm_rt.serve.scheduling.request import LiveRequest
 from ddm_rt.serve.scheduling.service import LiveRequests, Service
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats, over_replicas
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, RaySystemError, ReplicaUnavailableError)
 _LOSSES = 4  # replicas that one request may lose: it may be what kills them

@@ -6,10 +6,11 @@ it finds its open leases in the file; and calls that got no answer are made agai
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -96,10 +97,9 @@ def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
     )
     try:
-        started: ActorHandle[Any] = actor.remote(path.absolute(), fsync, secrets.token_hex(8))
+        return actor.remote(path.absolute(), fsync, secrets.token_hex(8))
     except ValueError as error:
         raise DdmError(f"{name} is served in this cluster already; expected one front for each bundle") from error
-    return started
 
 
 class SharedLedger:
@@ -108,22 +108,30 @@ class SharedLedger:
     def __init__(self, keeper: ActorHandle[Any], timeout_s: float) -> None:
         self._keeper, self._timeout_s = keeper, timeout_s
 
-    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> "SharedLease":
+    @contextmanager
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> "Iterator[SharedLease]":
+        """Draws, of which the block's end gives back those that were not committed."""
         number = secrets.randbits(63)
         try:
             draws = self.ask("lease", number, stream, make_quota(), n)
         except DdmError:
             self._keeper.release.remote(number)  # it may have been made, and the answer lost
             raise
-        return SharedLease(self, number, stream, draws)
+        lease = SharedLease(self, number, stream, draws)
+        try:
+            yield lease
+        finally:
+            if not lease.done:
+                try:
+                    self.ask("release", number)
+                except LedgerError:
+                    _log.exception("draws could not be given back now; they are when the server stops")
 
     def counts(self, stream: Stream) -> Counts:
-        counts: Counts = self.ask("counts", stream)
-        return counts
+        return cast(Counts, self.ask("counts", stream))
 
     def streams(self) -> list[Stream]:
-        streams: list[Stream] = self.ask("streams")
-        return streams
+        return cast(list[Stream], self.ask("streams"))
 
     def ask(self, method: str, *arguments: object) -> Any:
         """An answer of the actor's. Raises what the actor raises, and LedgerError where none comes."""
@@ -137,27 +145,16 @@ class SharedLedger:
             raise LedgerError("the ledger's actor has ended") from error
 
 
+@dataclass
 class SharedLease:
-    """Draws of one request. Leaving its `with` block gives back what was not committed."""
+    """Draws of one request."""
 
-    def __init__(self, ledger: SharedLedger, number: int, stream: Stream, draws: tuple[Draw, ...]) -> None:
-        self.draws = draws
-        self._ledger, self._number, self._stream = ledger, number, stream
-        self._done = False
+    ledger: SharedLedger
+    number: int
+    stream: Stream
+    draws: tuple[Draw, ...]
+    done: bool = False
 
     def commit(self) -> None:
-        self._ledger.ask("commit", self._number, self._stream, self.draws)
-        self._done = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._done:
-            return
-        try:
-            self._ledger.ask("release", self._number)
-        except LedgerError:
-            _log.exception("draws could not be given back now; they are when the server stops")
+        self.ledger.ask("commit", self.number, self.stream, self.draws)
+        self.done = True

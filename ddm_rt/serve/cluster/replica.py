@@ -19,9 +19,9 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import Event, Failed, Progress
+from ddm_rt.serve.settings import ServeSettings
 
 _PROGRESS_S = 0.5  # a message costs more between processes than within one
 _IDLE_S = 5.0

@@ -1,7 +1,7 @@
 """The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -13,13 +13,12 @@ from starlette.exceptions import HTTPException
 
 import ddm_rt
 from ddm_rt.config import SamplerName
-from ddm_rt.serve.http.access_log import Access, notes
-from ddm_rt.serve.http.balance import balances
-from ddm_rt.serve.http.errors import Failure, broken, invalid, malformed, unserved
-from ddm_rt.serve.http.generations import Images, Order
+from ddm_rt.serve.http.balance import Measured, balances
+from ddm_rt.serve.http.errors import Failure, failure_of, invalid
+from ddm_rt.serve.http.generations import Images
 from ddm_rt.serve.http.keys import Caller, Keys
-from ddm_rt.serve.http.limits import Limits
 from ddm_rt.serve.http.metrics import CONTENT_TYPE, Metrics
+from ddm_rt.serve.http.middleware import Access, Limits, notes
 from ddm_rt.serve.http.schema import (
     BalanceList,
     ErrorReply,
@@ -30,13 +29,10 @@ from ddm_rt.serve.http.schema import (
     ModelList,
     sizes_of,
 )
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.http.sse import cancel_when_gone
 from ddm_rt.serve.http.static import add_page
 from ddm_rt.serve.scheduling.service import Service
-
-if TYPE_CHECKING:
-    from ddm_rt.serve.http.measured import Measured  # only with a judge, because scipy takes long to load
+from ddm_rt.serve.settings import HttpSettings
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
@@ -61,7 +57,7 @@ def create_app(
     http: HttpSettings = HttpSettings(),  # noqa: B008 (frozen)
     *,
     keys: Keys | None = None,
-    measured: "Measured | None" = None,
+    measured: Measured | None = None,
 ) -> FastAPI:
     """The application over a scheduler, which its owner starts and closes.
 
@@ -80,6 +76,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would go wherever the Host header says
         responses=_ERRORS,
+        exception_handlers=dict.fromkeys((Failure, RequestValidationError, HTTPException, Exception), _tell_failure),
     )
 
     async def caller(
@@ -95,7 +92,8 @@ def create_app(
     async def generate(body: ImageRequest, request: Request, known: Annotated[Caller, Depends(caller)]) -> Response:
         """Images, as many as `n`, whose codes are balanced within the scope."""
         order = await images.take(body, known, (http.public_url or str(request.base_url)).rstrip("/"))
-        notes(request.scope).update(_noted(order, http))
+        noted = {"n": order.ticket.n, "num_steps": order.manifest.num_steps, "stream": bool(body.stream)}
+        notes(request.scope).update(noted | ({"prompt": body.prompt} if http.log_prompts else {}))
         if body.stream:
             # For a client that left before the first event was made; later the stream itself sees to it.
             call_off = BackgroundTask(order.ticket.cancel)
@@ -146,7 +144,6 @@ def create_app(
         return Health(status="ready" if scheduler.ready else "draining")
 
     add_page(app)
-    _handle_errors(app)
     if http.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
@@ -156,7 +153,7 @@ def create_app(
     return app
 
 
-def _about(scheduler: Service[Any], http: HttpSettings, measured: "Measured | None") -> ModelItem:
+def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | None) -> ModelItem:
     bundle, settings = scheduler.pipeline.bundle, scheduler.settings
     config, sizes = bundle.config, sizes_of(bundle, http)
     return ModelItem(
@@ -179,32 +176,5 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: "Measured | No
     )
 
 
-def _noted(order: Order, http: HttpSettings) -> dict[str, object]:
-    """What the log says of a request."""
-    request = order.manifest.request
-    noted: dict[str, object] = {
-        "n": request.n,
-        "num_steps": order.manifest.num_steps,
-        "stream": bool(order.body.stream),
-    }
-    return noted | ({"prompt": order.body.prompt} if http.log_prompts else {})
-
-
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(Failure)
-    async def of_ours(request: Request, failure: Failure) -> Response:
-        return failure.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def of_the_body(request: Request, error: RequestValidationError) -> Response:
-        return malformed(error).response()
-
-    @app.exception_handler(HTTPException)
-    async def of_the_framework(request: Request, error: HTTPException) -> Response:
-        response = unserved(error.status_code, error.detail).response()
-        response.headers.update(error.headers or {})
-        return response
-
-    @app.exception_handler(Exception)
-    async def of_the_server(request: Request, error: Exception) -> Response:
-        return broken().response()
+async def _tell_failure(request: Request, error: Exception) -> Response:
+    return failure_of(error).response()

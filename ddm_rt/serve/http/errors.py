@@ -2,11 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from ddm_rt.errors import BundleError, DdmError, LedgerError
 from ddm_rt.sample.loop.together import Cancelled
@@ -20,7 +22,6 @@ _FIELDS = {"num_steps": "steps", "height": "size", "width": "size"} | {
         *("target", "balance", "scope", "leave_alone", "deadline_s"),
     )
 }
-_NOT_ALLOWED = 405
 
 
 @dataclass(eq=False)
@@ -33,14 +34,14 @@ class Failure(Exception):
     code: str | None = None
     param: str | None = None
     retry_after_s: float | None = None
+    headers: Mapping[str, str] | None = None
     retry: bool = True  # whether OpenAI's clients may try again by themselves where the status suggests it
 
     def tree(self) -> dict[str, Any]:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        headers = {}
+        headers = dict(self.headers or {})
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(math.ceil(self.retry_after_s), 1))
         if not self.retry:
@@ -98,7 +99,13 @@ def malformed(error: RequestValidationError) -> Failure:
     return invalid(f"{place or 'the body'}: {first['msg']}", place or None, "invalid_value")
 
 
-def unserved(status: int, detail: str) -> Failure:
-    """Of the web framework's own errors: no such path or method, a body that is too long or unreadable."""
-    code = {404: "not_found", _NOT_ALLOWED: "method_not_allowed", 413: "body_too_large"}.get(status)
-    return invalid(detail, code=code, status=status)
+def failure_of(error: Exception) -> Failure:
+    """What a client is told of an error that ended a call: ours, a malformed request, the web framework's, or any."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, RequestValidationError):
+        return malformed(error)
+    if isinstance(error, HTTPException):  # no such path or method, a body that is too long or unreadable
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+        return Failure(error.status_code, error.detail, "invalid_request_error", code, headers=error.headers)
+    return broken()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.jobs import Shape, latent_shape
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import ServeSettings
 
 
 class Extent(NamedTuple):

@@ -8,7 +8,7 @@ from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
 from ddm_rt.serve.scheduling.pace import Pace
 from ddm_rt.serve.scheduling.request import Work
 from ddm_rt.serve.scheduling.service import LiveRequests
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import ServeSettings
 
 _LEAST_RETRY_S = 0.1
 _HEADROOM = 0.8  # a request is taken in if it needs no more than this part of the time it has
@@ -131,13 +131,14 @@ class RequestQueue(LiveRequests[Work]):
             found.append(self._by_deadline.pop(0))
         return found
 
-    def forget(self, work: Work) -> None:
-        if work.ticket in self.alive:
-            self._backlog -= Counter({work.shape: work.steps_left})
-        super().forget(work)
+    def forget(self, work: Work) -> bool:
+        if not super().forget(work):
+            return False
+        self._backlog -= Counter({work.shape: work.steps_left})
         self._line.remove(work)
         if work in self._by_deadline:
             self._by_deadline.remove(work)
+        return True
 
     def soonest(self) -> float | None:
         """The earliest deadline of the requests that may have slots and have not ended."""

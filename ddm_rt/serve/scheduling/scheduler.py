@@ -17,9 +17,9 @@ from ddm_rt.serve.scheduling.queue import RequestQueue
 from ddm_rt.serve.scheduling.request import Work
 from ddm_rt.serve.scheduling.running import RunningImages, Ticked
 from ddm_rt.serve.scheduling.service import Service
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.bounds import Extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.request import LiveRequest
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats, Tally
 from ddm_rt.serve.scheduling.ticket import State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 R = TypeVar("R", bound=LiveRequest)
 
@@ -36,9 +36,9 @@ class LiveRequests(ABC, Generic[R]):
         self.check_room(request, now)
         self.alive[request.ticket] = request
 
-    def forget(self, request: R) -> None:
-        """The request's last event is out, or it came to nothing before there was one."""
-        self.alive.pop(request.ticket, None)
+    def forget(self, request: R) -> bool:
+        """The request's last event is out, or it came to nothing before there was one. False where it isn't here."""
+        return self.alive.pop(request.ticket, None) is not None
 
     @abstractmethod
     def check_room(self, request: R, now: float) -> None:
