@@ -25,7 +25,7 @@ from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
 from ddm_rt.serve.scheduling.request import LiveRequest
 from ddm_rt.serve.scheduling.service import LiveRequests, Service
 from ddm_rt.serve.scheduling.stats import Stats, over_replicas
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import ServeSettings
 
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, RaySystemError, ReplicaUnavailableError)
@@ -212,7 +212,6 @@ class Front(Service[_RemoteRequest]):
         if isinstance(message, Accepted):
             with suppress(InvalidStateError):
                 request.taken.set_result(None)
-            request.ticket.start()
         elif isinstance(message, Progress):
             request.ticket.advance(before + message.steps_done)
         elif isinstance(message, ImageReady):
@@ -236,10 +235,10 @@ class Front(Service[_RemoteRequest]):
             return 0.0 if request.refusals < min(_REFUSALS, self._replicas) else None
         return None
 
-    def _abandon(self, request: _RemoteRequest, error: Exception, state: State) -> None:
+    def _abandon(self, request: _RemoteRequest, error: Exception) -> None:
         if request.task is not None:
             self._loop.call_soon_threadsafe(request.task.cancel)
-        self._pool.submit(self._give_up, request, error, state)
+        self._pool.submit(self._give_up, request, error)
 
     # What follows waits for the ledger.
 
@@ -249,13 +248,13 @@ class Front(Service[_RemoteRequest]):
             request.finish()
             self._has_ended(request)
 
-    def _give_up(self, request: _RemoteRequest, error: Exception, state: State) -> None:
+    def _give_up(self, request: _RemoteRequest, error: Exception) -> None:
         """Ends a request that the caller has claimed."""
         request.give_back(error)
         try:
             request.taken.set_exception(error)
         except InvalidStateError:
-            request.ticket.end(Failed(error), state)
+            request.ticket.end(Failed(error))
             self._has_ended(request)
         else:  # it never was taken in
             with self._changed:

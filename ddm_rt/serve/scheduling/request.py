@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.sample.jobs import Prepared, Shape
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, State, Ticket
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket
 
 _log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ class LiveRequest:
             manifest = self.ticket.manifest.tree()
             self.draws.close()
         except Exception as error:  # noqa: BLE001 (the request is told)
-            self.ticket.end(Failed(error), State.FAILED)
+            self.ticket.end(Failed(error))
         else:
-            self.ticket.end(Finished(manifest), State.FINISHED)
+            self.ticket.end(Finished(manifest))
 
-    def fail(self, error: Exception, state: State) -> None:
+    def fail(self, error: Exception) -> None:
         """The request ends with `error`, and its draws are given back."""
         self.give_back(error)
-        self.ticket.end(Failed(error), state)
+        self.ticket.end(Failed(error))
 
     def give_back(self, error: Exception) -> None:
         """Gives the request's draws back, because of `error`."""

@@ -3,22 +3,25 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ddm_rt.sample.jobs import Prepared
+import numpy as np
+
+from ddm_rt.engine.contract import Array
+from ddm_rt.sample.jobs import Prepared, Shape
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.bounds import Extent, extent
-from ddm_rt.serve.scheduling.delivery import Delivery
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
 from ddm_rt.serve.scheduling.queue import RequestQueue
 from ddm_rt.serve.scheduling.request import Work
-from ddm_rt.serve.scheduling.running import RunningImages, Ticked
+from ddm_rt.serve.scheduling.running import Member, RunningImages, Ticked
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.scheduling.stats import Stats
-from ddm_rt.serve.scheduling.ticket import State, Ticket
+from ddm_rt.serve.scheduling.ticket import Ticket
 from ddm_rt.serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ class Scheduler(Service[Work]):
         self._gone: list[Work] = []  # claimed: their images are to leave their slots
         self._occupied = self._undecoded = 0
         self._running = RunningImages(pipeline, clock)  # the loop's alone, without the lock
-        self._delivery = Delivery(pipeline, self._was_decoded, self._has_ended)
+        self._delivery = ThreadPoolExecutor(1, "delivery")  # does in order what the loop leaves to it
         self._thread = threading.Thread(target=self._run, name="sampling", daemon=True)
 
     def start(self) -> None:
@@ -101,7 +104,7 @@ class Scheduler(Service[Work]):
         if self._thread.ident is not None:
             self._thread.join()
         self._fail_all(Draining("the server has stopped"))
-        self._delivery.close()
+        self._delivery.shutdown()
 
     def _take_in(
         self,
@@ -166,8 +169,6 @@ class Scheduler(Service[Work]):
             picked = self._requests.pick(self._room(), now)
         for work, error in self._running.take_in(picked):
             self._fail(work, error)
-        for work, _ in picked:
-            work.ticket.start()
         with self._changed:
             self._occupied = len(self._running)
             self._changed.notify_all()
@@ -190,9 +191,9 @@ class Scheduler(Service[Work]):
                 self._changed.notify_all()
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
-            self._delivery.progress(told)
+            self._deliver(_tell_progress, told)
         if ticked.finished:
-            self._delivery.images(ticked.finished, ticked.samples, ticked.shape)
+            self._deliver(self._decode, ticked.finished, ticked.samples, ticked.shape)
         if ticked.failed is not None:
             self._fail(*ticked.failed)
 
@@ -201,18 +202,55 @@ class Scheduler(Service[Work]):
             self._gone.append(work)
             self._changed.notify_all()
 
-    def _abandon(self, work: Work, error: Exception, state: State) -> None:
+    def _abandon(self, work: Work, error: Exception) -> None:
         self._leave(work)
-        self._delivery.fail(work, error, state)
+        self._deliver(self._give_up, work, error)
 
-    # What follows is called by the delivery's thread.
+    def _deliver(self, job: Callable[..., None], *arguments: Any) -> None:
+        self._delivery.submit(job, *arguments).add_done_callback(_log_failure)
 
-    def _was_decoded(self, images: int) -> None:
-        with self._changed:
-            self._undecoded -= images
-            self._changed.notify_all()
+    # What follows is called by the delivery's thread, which never waits for the loop.
 
-    def _has_ended(self, work: Work) -> None:
-        if work.ticket.state is not State.FINISHED:
-            self._leave(work)
-        super()._has_ended(work)
+    def _decode(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
+        """Samples [B, *shape] of finished images."""
+        try:
+            wanted = [i for i, (work, _) in enumerate(members) if not work.ticket.claimed]
+            if len(wanted) < len(members):
+                x0 = self.pipeline.engine.take(x0, np.array(wanted, np.int64))
+            self._decode_wanted([members[i] for i in wanted], x0, shape)
+        finally:
+            with self._changed:
+                self._undecoded -= len(members)
+                self._changed.notify_all()
+
+    def _decode_wanted(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
+        if not members:
+            return
+        try:
+            images = self.pipeline.decode(x0, len(members), shape)
+        except Exception as error:  # noqa: BLE001 (the request is told)
+            if len(members) > 1:  # one that can't be decoded takes none of its neighbours with it
+                for i, member in enumerate(members):
+                    self._decode_wanted([member], self.pipeline.engine.take(x0, np.array([i], np.int64)), shape)
+            elif members[0][0].ticket.claim():
+                self._abandon(members[0][0], error)
+            return
+        for (work, index), image in zip(members, images, strict=True):
+            if work.ticket.deliver(index, image) and work.ticket.claim():
+                work.finish()
+                self._has_ended(work)
+
+    def _give_up(self, work: Work, error: Exception) -> None:
+        """Ends a request that the caller has claimed."""
+        work.fail(error)
+        self._has_ended(work)
+
+
+def _tell_progress(steps_done: Sequence[tuple[Ticket, int]]) -> None:
+    for ticket, done in steps_done:
+        ticket.advance(done)
+
+
+def _log_failure(job: "Future[None]") -> None:
+    if (error := job.exception()) is not None:
+        _log.error("a delivery failed", exc_info=error)

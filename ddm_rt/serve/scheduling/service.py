@@ -14,7 +14,7 @@ from ddm_rt.serve.scheduling.bounds import Extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.request import LiveRequest
 from ddm_rt.serve.scheduling.stats import Stats, Tally
-from ddm_rt.serve.scheduling.ticket import State, Ticket
+from ddm_rt.serve.scheduling.ticket import Ticket
 from ddm_rt.serve.settings import ServeSettings
 
 R = TypeVar("R", bound=LiveRequest)
@@ -120,7 +120,7 @@ class Service(ABC, Generic[R]):
         """Stops. Requests under way fail with Draining, and their draws are given back."""
 
     @abstractmethod
-    def _abandon(self, request: R, error: Exception, state: State) -> None:
+    def _abandon(self, request: R, error: Exception) -> None:
         """Ends a request that the caller has claimed, without waiting for its last event."""
 
     def _is_idle(self) -> bool:
@@ -158,7 +158,7 @@ class Service(ABC, Generic[R]):
     def _fail(self, request: R, error: Exception) -> None:
         """A request fails, unless it is settled how it ends."""
         if request.ticket.claim():
-            self._abandon(request, error, State.FAILED)
+            self._abandon(request, error)
 
     def _fail_all(self, error: Exception) -> None:
         with self._changed:
@@ -169,7 +169,7 @@ class Service(ABC, Generic[R]):
     def _was_cancelled(self, ticket: Ticket) -> None:
         with self._changed:
             request = self._requests.alive[ticket]
-        self._abandon(request, Cancelled("the request was cancelled"), State.CANCELLED)
+        self._abandon(request, Cancelled("the request was cancelled"))
 
     def _has_ended(self, request: R) -> None:
         """Counts a request whose last event is out."""

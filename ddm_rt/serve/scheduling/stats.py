@@ -49,7 +49,7 @@ class Tally:
         self.tick_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT_TICKS)
         self.images = 0
-        self.ended: Counter[State] = Counter()
+        self.ended: Counter[State | None] = Counter()
         self.rejected: Counter[str] = Counter()
         self.assigned: Counter[tuple[str | None, int]] = Counter()
         self._scopes: set[str | None] = set()
