@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.serve.scheduling.queue import WaitingLine
-from ddm_rt.serve.scheduling.request import Work
+from ddm_rt.serve.scheduling.queue import WaitingLine, Work
 from ddm_rt.serve.scheduling.ticket import Ticket
 
 SHAPE = (1, 2, 2)

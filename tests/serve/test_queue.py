@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
-from ddm_rt.serve.scheduling.queue import RequestQueue
-from ddm_rt.serve.scheduling.request import Work
+from ddm_rt.serve.scheduling.queue import RequestQueue, Work
 from ddm_rt.serve.scheduling.ticket import Ticket
 from ddm_rt.serve.settings import ServeSettings
 

@@ -6,7 +6,7 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduling.request import Work
+from ddm_rt.serve.scheduling.queue import Work
 from ddm_rt.serve.scheduling.running import RunningImages
 from ddm_rt.serve.scheduling.ticket import Ticket
 

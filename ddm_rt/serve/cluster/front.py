@@ -22,8 +22,7 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.replica import Accepted, Message
 from ddm_rt.serve.scheduling.bounds import extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
-from ddm_rt.serve.scheduling.request import LiveRequest
-from ddm_rt.serve.scheduling.service import LiveRequests, Service
+from ddm_rt.serve.scheduling.service import LiveRequest, LiveRequests, Service
 from ddm_rt.serve.scheduling.stats import Stats, over_replicas
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import ServeSettings
@@ -49,10 +48,9 @@ class _RemoteRequest(LiveRequest):
     """A request whose images replicas make."""
 
     taken: "Future[None]" = field(default_factory=Future)  # by a replica, for the first time
-    delivered: set[int] = field(default_factory=set)
     losses: int = 0
     refusals: int = 0
-    task: "asyncio.Task[None] | None" = None
+    carrying: "Future[None] | None" = None
 
 
 class _RemoteRequests(LiveRequests[_RemoteRequest]):
@@ -110,7 +108,7 @@ class Front(Service[_RemoteRequest]):
         request = _RemoteRequest(*size, key, priority, self._ticket(size, deadline_s))
         with self._taking_in(request, self.pipeline.prepare(**asked)):
             pass
-        asyncio.run_coroutine_threadsafe(self._carry(request), self._loop)
+        request.carrying = asyncio.run_coroutine_threadsafe(self._carry(request), self._loop)
         request.taken.result()
         return request.ticket
 
@@ -160,7 +158,6 @@ class Front(Service[_RemoteRequest]):
 
     async def _carry(self, request: _RemoteRequest) -> None:
         """From replica to replica, until the request has ended."""
-        request.task = asyncio.current_task()
         while not request.ticket.claimed:
             error = await self._send(request)
             if error is None:
@@ -176,14 +173,14 @@ class Front(Service[_RemoteRequest]):
         """One replica does what is missing. Returns why it has not; None where all images are there."""
         manifest, ticket = request.ticket.manifest, request.ticket
         assert manifest is not None
-        missing = [i for i in range(request.n) if i not in request.delivered]
+        missing = [i for i in range(request.n) if i not in ticket.ready]
         left_s = ticket.deadline - time.monotonic()
         if not missing:
             return None
         if left_s <= 0:
             return DeadlineExceeded("the request was not done by its deadline")
         part = manifest.model_copy(update={"images": tuple(manifest.images[i] for i in missing)})
-        before = len(request.delivered) * request.steps
+        before = len(ticket.ready) * request.steps
         messages, ended = None, False
         try:
             messages = self._stream.render.remote(part.tree(), request.priority, left_s)
@@ -215,9 +212,7 @@ class Front(Service[_RemoteRequest]):
         elif isinstance(message, Progress):
             request.ticket.advance(before + message.steps_done)
         elif isinstance(message, ImageReady):
-            index = missing[message.index]
-            request.delivered.add(index)
-            request.ticket.deliver(index, message.image)
+            request.ticket.deliver(missing[message.index], message.image)
         elif not isinstance(message, Finished):
             return message.error
         return None
@@ -236,27 +231,17 @@ class Front(Service[_RemoteRequest]):
         return None
 
     def _abandon(self, request: _RemoteRequest, error: Exception) -> None:
-        if request.task is not None:
-            self._loop.call_soon_threadsafe(request.task.cancel)
+        if request.carrying is not None:
+            request.carrying.cancel()
         self._pool.submit(self._give_up, request, error)
 
-    # What follows waits for the ledger.
-
-    def _finish(self, request: _RemoteRequest) -> None:
-        """Every image is there."""
-        if request.ticket.claim():
-            request.finish()
-            self._has_ended(request)
-
     def _give_up(self, request: _RemoteRequest, error: Exception) -> None:
-        """Ends a request that the caller has claimed."""
-        request.give_back(error)
+        self._give_back(request, error)
         try:
             request.taken.set_exception(error)
         except InvalidStateError:
-            request.ticket.end(Failed(error))
-            self._has_ended(request)
-        else:  # it never was taken in
+            self._end(request, Failed(error))
+        else:  # no replica has taken it in
             with self._changed:
                 self._tally.reject(error)
                 self._forget(request)

@@ -34,14 +34,7 @@ class Accepted:
     """The request is taken in."""
 
 
-@dataclass(frozen=True, eq=False)
-class Refused:
-    """It is not, and nothing was done for it."""
-
-    error: Exception
-
-
-Message = Accepted | Refused | Event
+Message = Accepted | Event  # Failed without Accepted: the request was not taken in, and nothing was done for it
 
 
 class Replica:
@@ -75,7 +68,7 @@ class Replica:
             self._check(asked.model_dump())
             ticket = await asyncio.to_thread(self._scheduler.replay, asked, priority=priority, deadline_s=deadline_s)
         except Exception as error:  # noqa: BLE001 (whoever sent it is told)
-            yield Refused(portable(error))
+            yield Failed(portable(error))
             return
         try:
             yield Accepted()

@@ -1,6 +1,7 @@
 """The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
 
 import time
+from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
@@ -30,7 +31,6 @@ from ddm_rt.serve.http.schema import (
     sizes_of,
 )
 from ddm_rt.serve.http.sse import cancel_when_gone
-from ddm_rt.serve.http.static import add_page
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.settings import HttpSettings
 
@@ -48,6 +48,21 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
 }
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {f"image/{kind}": {} for kind in ("png", "webp", "jpeg")}}
+}
+# Of the page at /.
+_PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
 }
 _bearer = HTTPBearer(auto_error=False)
 
@@ -143,7 +158,7 @@ def create_app(
         response.status_code = 200 if scheduler.ready else 503
         return Health(status="ready" if scheduler.ready else "draining")
 
-    add_page(app)
+    _add_page(app)
     if http.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
@@ -178,3 +193,19 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
 
 async def _tell_failure(request: Request, error: Exception) -> Response:
     return failure_of(error).response()
+
+
+def _add_page(app: FastAPI) -> None:
+    """Routes for the page's files, which are read once; index.html is at / too."""
+    for file in sorted((resources.files("ddm_rt.serve.http") / "web").iterdir(), key=lambda file: file.name):
+        if media_type := _PAGE_TYPES.get(file.name[file.name.rfind(".") :]):
+            _add_file(app, f"/{file.name}", file.read_bytes(), media_type)
+            if file.name == "index.html":
+                _add_file(app, "/", file.read_bytes(), media_type)
+
+
+def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
+    async def file() -> Response:
+        return Response(content, media_type=media_type, headers=_PAGE_HEADERS)
+
+    app.add_api_route(path, file, include_in_schema=False)

@@ -11,7 +11,7 @@ from ddm_rt.engine.contract import Array
 from ddm_rt.sample.jobs import Shape
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.scheduling.request import Work
+from ddm_rt.serve.scheduling.queue import Work
 
 Member = tuple[Work, int]  # a request, and the number of an image in it
 

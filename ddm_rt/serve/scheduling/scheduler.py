@@ -16,8 +16,7 @@ from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.bounds import Extent, extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
-from ddm_rt.serve.scheduling.queue import RequestQueue
-from ddm_rt.serve.scheduling.request import Work
+from ddm_rt.serve.scheduling.queue import RequestQueue, Work
 from ddm_rt.serve.scheduling.running import Member, RunningImages, Ticked
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.scheduling.stats import Stats
@@ -63,7 +62,8 @@ class Scheduler(Service[Work]):
     ) -> Ticket:
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         size = extent(asked, deadline_s, self.pipeline.bundle, self.settings)
-        return self._take_in(size, self.pipeline.prepare(**asked), key, priority, deadline_s)
+        work = Work(*size, key, priority, self._ticket(size, deadline_s))
+        return self._take_in(work, self.pipeline.prepare(**asked))
 
     def replay(self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None) -> Ticket:
         """Takes in a request whose codes were drawn elsewhere: the images of `manifest`. The ledger isn't asked.
@@ -73,7 +73,7 @@ class Scheduler(Service[Work]):
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         prepared = self.pipeline.recorded(manifest)
         size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
-        return self._take_in(size, nullcontext(prepared), "", priority, deadline_s)
+        return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s)), nullcontext(prepared))
 
     @property
     def alive(self) -> bool:
@@ -81,20 +81,13 @@ class Scheduler(Service[Work]):
 
     def stats(self) -> Stats:
         with self._changed:
-            tally = self._tally
-            median, high = tally.tick_quantiles()
-            return tally.stats(
+            return self._tally.stats(
                 requests=len(self._requests.alive),
                 waiting=self._requests.waiting,
                 occupied=self._occupied,
                 decoding=self._undecoded,
                 slots=self.settings.slots,
                 queue=self.settings.queue,
-                ticks=tally.ticks,
-                steps=tally.steps,
-                tick_seconds=tally.tick_seconds,
-                tick_p50_s=median,
-                tick_p95_s=high,
             )
 
     def close(self) -> None:
@@ -106,15 +99,7 @@ class Scheduler(Service[Work]):
         self._fail_all(Draining("the server has stopped"))
         self._delivery.shutdown()
 
-    def _take_in(
-        self,
-        size: Extent,
-        preparing: AbstractContextManager[Prepared],
-        key: str,
-        priority: int,
-        deadline_s: float,
-    ) -> Ticket:
-        work = Work(*size, key, priority, self._ticket(size, deadline_s))
+    def _take_in(self, work: Work, preparing: AbstractContextManager[Prepared]) -> Ticket:
         with self._taking_in(work, preparing) as prepared:
             work.prepared, work.states = prepared, self.pipeline.first_states(prepared, range(work.n))
         with self._changed:
@@ -236,14 +221,8 @@ class Scheduler(Service[Work]):
                 self._abandon(members[0][0], error)
             return
         for (work, index), image in zip(members, images, strict=True):
-            if work.ticket.deliver(index, image) and work.ticket.claim():
-                work.finish()
-                self._has_ended(work)
-
-    def _give_up(self, work: Work, error: Exception) -> None:
-        """Ends a request that the caller has claimed."""
-        work.fail(error)
-        self._has_ended(work)
+            if work.ticket.deliver(index, image):
+                self._finish(work)
 
 
 def _tell_progress(steps_done: Sequence[tuple[Ticket, int]]) -> None:

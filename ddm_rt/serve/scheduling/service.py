@@ -1,23 +1,39 @@
 """The life cycle of requests, whoever samples them: taken in or refused, ended, cancelled, and drained at the end."""
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from ddm_rt.sample.jobs import Prepared
+from ddm_rt.sample.jobs import Prepared, Shape
 from ddm_rt.sample.loop.together import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.bounds import Extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
-from ddm_rt.serve.scheduling.request import LiveRequest
 from ddm_rt.serve.scheduling.stats import Stats, Tally
-from ddm_rt.serve.scheduling.ticket import Ticket
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket
 from ddm_rt.serve.settings import ServeSettings
 
-R = TypeVar("R", bound=LiveRequest)
+_log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound="LiveRequest")
+
+
+@dataclass(eq=False)
+class LiveRequest:
+    """A request of a service. Whoever claims its ticket ends it."""
+
+    n: int
+    steps: int  # of each image
+    shape: Shape  # of the latents
+    key: str
+    priority: int
+    ticket: Ticket
+    draws: ExitStack = field(default_factory=ExitStack, kw_only=True)  # closing it says that they are done
 
 
 class LiveRequests(ABC, Generic[R]):
@@ -171,10 +187,35 @@ class Service(ABC, Generic[R]):
             request = self._requests.alive[ticket]
         self._abandon(request, Cancelled("the request was cancelled"))
 
-    def _has_ended(self, request: R) -> None:
-        """Counts a request whose last event is out."""
+    def _finish(self, request: R) -> None:
+        """Ends a request whose images are all delivered, unless somebody has claimed it."""
+        if not request.ticket.claim():
+            return
+        assert request.ticket.manifest is not None
+        try:
+            end: Finished | Failed = Finished(request.ticket.manifest.tree())
+            request.draws.close()
+        except Exception as error:  # noqa: BLE001 (the ledger can't be written, say; the request is told)
+            end = Failed(error)
+        self._end(request, end)
+
+    def _give_up(self, request: R, error: Exception) -> None:
+        """Gives back the draws of a request that the caller has claimed, and ends it."""
+        self._give_back(request, error)
+        self._end(request, Failed(error))
+
+    def _give_back(self, request: R, error: Exception) -> None:
+        try:
+            with request.draws.pop_all():
+                raise error
+        except Exception as raised:  # noqa: BLE001 (`error` itself, most of the time)
+            if raised is not error:
+                _log.error("the draws of a request could not be given back", exc_info=raised)
+
+    def _end(self, request: R, event: Finished | Failed) -> None:
+        request.ticket.end(event)
         with self._changed:
-            self._tally.end(request)
+            self._tally.end(request.ticket)
             self._forget(request)
 
     def _forget(self, request: R) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
-from ddm_rt.serve.scheduling.request import LiveRequest
-from ddm_rt.serve.scheduling.ticket import State
+from ddm_rt.serve.scheduling.ticket import State, Ticket
 
 OTHER_SCOPES = "(other)"
 
@@ -65,13 +64,13 @@ class Tally:
         """A request was not taken in."""
         self.rejected[_REASONS.get(type(error), "failure")] += 1
 
-    def end(self, request: LiveRequest) -> None:
+    def end(self, ticket: Ticket) -> None:
         """A request has ended as its ticket says."""
-        self.ended[request.ticket.state] += 1
-        if request.ticket.state is State.FINISHED:
-            manifest = request.ticket.manifest
+        self.ended[ticket.state] += 1
+        if ticket.state is State.FINISHED:
+            manifest = ticket.manifest
             assert manifest is not None
-            self.images += request.n
+            self.images += ticket.n
             self.assign(manifest.request.scope, Counter(image.top_code for image in manifest.images))
 
     def assign(self, scope: str | None, top_codes: Counter[int]) -> None:
@@ -88,16 +87,22 @@ class Tally:
         return float(median), float(high)
 
     def stats(self, **now: Any) -> Stats:
-        """The counts of requests, and `now` for what else `Stats` has."""
-        return Stats(
-            images=self.images,
-            finished=self.ended[State.FINISHED],
-            failed=self.ended[State.FAILED],
-            cancelled=self.ended[State.CANCELLED],
-            rejected=dict(self.rejected),
-            assigned=dict(self.assigned),
-            **now,
-        )
+        """The counts, with `now` for what else `Stats` has, or instead of the ticks counted here."""
+        median, high = self.tick_quantiles()
+        counts: dict[str, Any] = {
+            "ticks": self.ticks,
+            "steps": self.steps,
+            "tick_seconds": self.tick_seconds,
+            "tick_p50_s": median,
+            "tick_p95_s": high,
+            "images": self.images,
+            "finished": self.ended[State.FINISHED],
+            "failed": self.ended[State.FAILED],
+            "cancelled": self.ended[State.CANCELLED],
+            "rejected": dict(self.rejected),
+            "assigned": dict(self.assigned),
+        }
+        return Stats(**(counts | now))
 
 
 def counted_scope(scope: str | None, counted: Collection[str | None]) -> str | None:

@@ -79,7 +79,7 @@ class Ticket:
         self._claim = threading.Lock()  # never released
         self._subscribers: list[_Subscriber] = []
         self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
-        self._ready: list[int] = []
+        self.ready: list[int] = []  # images that were delivered
         self._steps_done = 0
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
@@ -105,7 +105,7 @@ class Ticket:
             if self._steps_done:
                 past.append(Progress(self._steps_done, self.steps_total))
             if self._images is not None:
-                past += [ImageReady(index, self._images[index]) for index in self._ready]
+                past += [ImageReady(index, self._images[index]) for index in self.ready]
             if self._end is not None:
                 past.append(self._end)
             if all(self._tell(subscriber, event) for event in past) and self._end is None:
@@ -146,10 +146,10 @@ class Ticket:
             if self._images is None:
                 self._images = np.empty((self.n, *image.shape), np.uint8)
             self._images[index] = image
-            self._ready.append(index)
+            self.ready.append(index)
             if self._end is None:
                 self._publish(ImageReady(index, self._images[index]))
-            return len(self._ready) == self.n
+            return len(self.ready) == self.n
 
     def end(self, event: Finished | Failed) -> None:
         """Tells the last event, for whoever claimed the request."""
