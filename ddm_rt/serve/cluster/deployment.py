@@ -1,4 +1,4 @@
-"""A bundle on replicas, one machine's or a cluster's, by Ray Serve: engines and a ledger started, and ended again.
+"""Starts replicas of a bundle and their ledger with Ray Serve, on one machine or a cluster, and ends them again.
 
 The HTTP interface stays in the process that starts them, the same one as over a single scheduler, with its limits, keys
 and graceful end; Ray Serve's own proxies are not started. What is between the processes is Ray's.

@@ -1,4 +1,4 @@
-"""What stands behind the HTTP interface where the engines are elsewhere: it draws codes, and replicas make the images.
+"""The front of several replicas: it draws the codes of requests, and replicas make their images.
 
 A request's seed and codes are fixed here before it is sent: a manifest goes to a replica, and images come back. Where
 the replica dies, what is missing goes to another one. So a lost replica costs time, and neither bytes nor balance.
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Lost(Exception):
-    """Its replica is no more, or stops; another one may do it."""
+    """A request's replica is no more, or stops; another one may make the images."""
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class Front(Service[_RemoteRequest]):
         return super().ready and self._replicas > 0
 
     def stats(self) -> Stats:
-        """Those of the replicas, summed; what ended how is counted here, where no request is counted twice."""
+        """The counts of the replicas, summed; requests are counted here, where none is counted twice."""
         here: dict[str, Stats] = {}
         try:
             here.update(self._handle.broadcast("stats").results(timeout_s=_STATS_S))
@@ -157,7 +157,7 @@ class Front(Service[_RemoteRequest]):
             await asyncio.sleep(_WATCH_S)
 
     async def _carry(self, request: _RemoteRequest) -> None:
-        """From replica to replica, until the request has ended."""
+        """Sends a request from replica to replica, until it has ended."""
         while not request.ticket.claimed:
             error = await self._send(request)
             if error is None:
@@ -170,7 +170,7 @@ class Front(Service[_RemoteRequest]):
             await asyncio.sleep(pause_s)
 
     async def _send(self, request: _RemoteRequest) -> Exception | None:
-        """One replica does what is missing. Returns why it has not; None where all images are there."""
+        """Has one replica make the missing images. Returns why it has not; None where all images are there."""
         manifest, ticket = request.ticket.manifest, request.ticket
         assert manifest is not None
         missing = [i for i in range(request.n) if i not in ticket.ready]
@@ -205,7 +205,7 @@ class Front(Service[_RemoteRequest]):
                 await self._loop.run_in_executor(None, _cancel, messages)
 
     def _hear(self, request: _RemoteRequest, message: Message, missing: list[int], before: int) -> Exception | None:
-        """Returns why the replica doesn't go on."""
+        """Passes a replica's message on to the ticket. Returns why the replica doesn't go on."""
         if isinstance(message, Accepted):
             with suppress(InvalidStateError):
                 request.taken.set_result(None)

@@ -1,4 +1,4 @@
-"""One ledger for many processes: an actor that owns the file, and what others hold of it.
+"""One ledger for many processes: a Ray actor owns the file, and other processes ask it.
 
 The actor may die at any moment. Ray starts it again with the same arguments, the same owner's name among them, so that
 it finds its open leases in the file; and calls that got no answer are made again, so each of them can be repeated.
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class LedgerKeeper:
-    """What the actor does, one call at a time."""
+    """The actor, which answers one call at a time."""
 
     def __init__(self, path: Path, fsync: bool, owner: str) -> None:
         self._path, self._fsync, self._owner = path, fsync, owner
@@ -42,7 +42,7 @@ class LedgerKeeper:
         return lease.draws
 
     def commit(self, number: int, stream: Stream, draws: Sequence[Draw]) -> None:
-        """They are done. Raises LedgerError where they were taken back meanwhile."""
+        """The draws are done. Raises LedgerError where they were taken back meanwhile."""
         lease = self._open_lease(number)
         if lease is not None:
             lease.commit()
@@ -50,7 +50,7 @@ class LedgerKeeper:
             raise LedgerError("the draws of this request were taken back; it can't be completed")
 
     def release(self, number: int) -> None:
-        """They are given back, unless they are done."""
+        """The draws are given back, unless they are done."""
         if (lease := self._open_lease(number)) is not None:
             lease.release()
 
@@ -61,7 +61,7 @@ class LedgerKeeper:
         return self._opened().streams()
 
     def agree(self, made_by: Mapping[str, Any]) -> Mapping[str, Any]:
-        """On what all images are made: what the first replica says."""
+        """Returns on what all images are made: what the first replica says."""
         if self._made_by is None:
             self._made_by = made_by
         return self._made_by
@@ -134,7 +134,7 @@ class SharedLedger:
         return cast(list[Stream], self.ask("streams"))
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """An answer of the actor's. Raises what the actor raises, and LedgerError where none comes."""
+        """Asks the actor. Raises what the actor raises, and LedgerError where no answer comes."""
         try:
             return ray.get(getattr(self._keeper, method).remote(*arguments), timeout=self._timeout_s)
         except RayTaskError as error:

@@ -31,7 +31,7 @@ _PORTABLE = (DdmError, DeadlineExceeded, Draining, QueueFull, TooMany, Cancelled
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is taken in."""
+    """The replica has taken the request in."""
 
 
 Message = Accepted | Event  # Failed without Accepted: the request was not taken in, and nothing was done for it

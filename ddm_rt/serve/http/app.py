@@ -1,4 +1,4 @@
-"""The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
+"""The FastAPI application: OpenAI's image API, the balance, health checks, metrics, and a page to look at."""
 
 import time
 from importlib import resources

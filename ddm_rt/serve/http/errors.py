@@ -57,7 +57,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None, sta
 
 
 def refused(error: Exception) -> Failure:
-    """Of a request that was not taken in."""
+    """What a client is told of a request that was not taken in."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, DeadlineExceeded):
@@ -73,7 +73,7 @@ def refused(error: Exception) -> Failure:
 
 
 def failed(error: Exception) -> Failure:
-    """Of a request that was taken in, and came to nothing."""
+    """What a client is told of a request that was taken in, and came to nothing."""
     if isinstance(error, DeadlineExceeded):
         return Failure(504, str(error), "server_error", "deadline_exceeded", retry=False)
     if isinstance(error, Draining):
@@ -84,12 +84,12 @@ def failed(error: Exception) -> Failure:
 
 
 def broken() -> Failure:
-    """Nothing of what went wrong inside is told; the log has it."""
+    """What a client is told of an error inside: that the log has it, and no more."""
     return Failure(500, "the server failed at this request; its log says why", "server_error", retry=False)
 
 
 def malformed(error: RequestValidationError) -> Failure:
-    """Names the first field that doesn't fit, and not what stood there."""
+    """What a client is told of a body that doesn't fit: its first wrong field, and not what stood there."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])  # without "body" or "query"
     if first["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""From a request's body to its images: taken in, followed, encoded, told at once or one by one."""
+"""`POST /v1/images/generations`: a request is taken in, and answered with its images, at once or one by one."""
 
 import asyncio
 import base64

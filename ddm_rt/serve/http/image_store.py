@@ -1,4 +1,4 @@
-"""Images on their way out: encoded, and some kept for minutes under names that nobody can guess."""
+"""Image files: encoded, and, for those with a URL, kept for minutes under names that nobody can guess."""
 
 import secrets
 import threading

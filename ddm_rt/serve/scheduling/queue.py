@@ -61,6 +61,7 @@ class Pace:
         self._seconds: dict[Shape, dict[int, float]] = {}
 
     def saw(self, shape: Shape, images: int, seconds: float) -> None:
+        """A tick of so many images of a shape has taken so many seconds."""
         known = self._seconds.setdefault(shape, {})
         known[images] = known[images] + _WEIGHT * (seconds - known[images]) if images in known else seconds
 
@@ -86,8 +87,8 @@ class Pace:
         return max((self._slots * steps * self.step_s(shape) for shape in shapes), default=0.0)
 
     def late(self, works: Collection[Work], now: float, headroom: float) -> dict[Work, float]:
-        """Those that need more than the part `headroom` of the time they have, served by urgency; and the seconds
-        that they are over it.
+        """The requests that need more than the part `headroom` of the time they have, served by urgency; and the
+        seconds that they are over it.
         """
         late: dict[Work, float] = {}
         # Images stay in their slots to their end, so that even the most urgent one waits for the next to leave.
@@ -212,7 +213,7 @@ class RequestQueue(LiveRequests[Work]):
         return picked
 
     def advance(self, work: Work, steps: int) -> None:
-        """So many of the request's images have done a step."""
+        """So many images of the request have done a step."""
         if work.ticket in self.alive:
             work.steps_done += steps
             self._backlog[work.shape] -= steps
@@ -256,7 +257,7 @@ class RequestQueue(LiveRequests[Work]):
         return max((over_s for other, over_s in late.items() if other not in anyway), default=0.0)
 
     def _surely_in_time(self, time_s: float, *more: Work) -> bool:
-        """Whether all there is to do takes less than that: a look that spares a longer one."""
+        """Whether all requests together take less time than that, which is quicker to see than each one's lateness."""
         works = Counter({work.shape: work.steps_left for work in more})
         everything_s = self.pace.backlog_s(self._backlog + works)
         longest_s = self.pace.longest_s(self._backlog.keys() | works.keys(), self._settings.max_steps)

@@ -40,8 +40,8 @@ class _Group:
 
 
 class RunningImages:
-    """The images that have slots. Where the engine raises, those of that tick part in halves until the one at fault is
-    alone.
+    """The images that have slots. Where the engine raises, the images of that tick are halved until the one at fault
+    is alone.
     """
 
     def __init__(self, pipeline: Pipeline, clock: Callable[[], float]) -> None:
@@ -65,7 +65,7 @@ class RunningImages:
         return failed
 
     def drop(self, works: Collection[Work]) -> None:
-        """The images of these requests leave unfinished."""
+        """The images of these requests leave their slots unfinished."""
         if not works:
             return
         for group in self._groups:

@@ -141,7 +141,7 @@ class Scheduler(Service[Work]):
         return soonest is not None and soonest <= self._clock()
 
     def _leave_and_join(self) -> None:
-        """Between two steps."""
+        """Between two steps, images of ended requests leave their slots, and waiting ones get them."""
         with self._changed:
             now = self._clock()
             gone, self._gone = self._gone, []
@@ -159,7 +159,7 @@ class Scheduler(Service[Work]):
             self._changed.notify_all()
 
     def _room(self) -> int:
-        """Images that may get a slot. Where decoding doesn't keep up, fewer do."""
+        """The number of images that may get a slot: fewer where decoding doesn't keep up."""
         return min(self.settings.slots, 2 * self.settings.slots - self._undecoded) - self._occupied
 
     def _account(self, ticked: Ticked) -> None:
@@ -197,7 +197,7 @@ class Scheduler(Service[Work]):
     # What follows is called by the delivery's thread, which never waits for the loop.
 
     def _decode(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
-        """Samples [B, *shape] of finished images."""
+        """Decodes the samples [B, *shape] of finished images, and hands the images over."""
         try:
             wanted = [i for i, (work, _) in enumerate(members) if not work.ticket.claimed]
             if len(wanted) < len(members):

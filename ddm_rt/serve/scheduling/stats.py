@@ -19,7 +19,7 @@ _REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineEx
 
 @dataclass(frozen=True)
 class Stats:
-    """A snapshot. Counts are since the start."""
+    """A snapshot of a service's counts, which are since its start."""
 
     requests: int  # under way
     waiting: int  # images that wait for a slot
@@ -74,6 +74,7 @@ class Tally:
             self.assign(manifest.request.scope, Counter(image.top_code for image in manifest.images))
 
     def assign(self, scope: str | None, top_codes: Counter[int]) -> None:
+        """Images of a finished request have these top codes."""
         scope = counted_scope(scope, self._scopes)
         self._scopes.add(scope)
         for top_code, images in top_codes.items():
