@@ -56,7 +56,7 @@ def test_an_image_waits_for_the_slot_before_it_and_takes_as_long_as_full_slots_d
     """Of 4 slots, so that steps of one image come every second: 8 s for the one before, 8 s for its own."""
     requests, running = queue_of(slots=4, max_steps=8), work(steps=8)
     requests.enter(running, now=0.0)
-    requests.queue(running)
+    requests.add(running)
     assert requests.pick(1, now=0.0) == [(running, 0)]
     with pytest.raises(QueueFull, match="not everything would be done in time") as caught:
         requests.enter(work(steps=8, deadline=10.0), now=0.0)
@@ -68,7 +68,7 @@ def test_a_forgotten_request_has_neither_an_image_that_waits_nor_a_deadline() ->
     requests, first, second = queue_of(), work(n=2, deadline=900.0), work()
     for each in (first, second):
         requests.enter(each, now=0.0)
-        requests.queue(each)
+        requests.add(each)
     assert requests.soonest() == 900.0
     requests.forget(first)
     assert (requests.soonest(), requests.waiting) == (1000.0, 1)

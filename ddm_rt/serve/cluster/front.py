@@ -22,7 +22,7 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.replica import Accepted, Message
 from ddm_rt.serve.scheduling.bounds import extent
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
-from ddm_rt.serve.scheduling.service import LiveRequest, LiveRequests, Service
+from ddm_rt.serve.scheduling.service import LiveRequest, Service
 from ddm_rt.serve.scheduling.stats import Stats, over_replicas
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import ServeSettings
@@ -53,22 +53,6 @@ class _RemoteRequest(LiveRequest):
     carrying: "Future[None] | None" = None
 
 
-class _RemoteRequests(LiveRequests[_RemoteRequest]):
-    """The requests of a front, with as many images as all replicas have room for."""
-
-    def __init__(self, settings: ServeSettings, replicas: int) -> None:
-        super().__init__(settings)
-        self._most_images = replicas * (settings.slots + settings.queue)
-
-    def retry_s(self) -> float:
-        return _RETRY_S
-
-    def check_room(self, request: _RemoteRequest, now: float) -> None:
-        images = sum(other.n for other in self.alive.values())
-        if images + request.n > self._most_images:
-            raise QueueFull(f"{images} images are under way; at most {self._most_images} may be", self.retry_s())
-
-
 class Front(Service[_RemoteRequest]):
     """Draws the codes of requests, and has replicas make their images."""
 
@@ -83,7 +67,8 @@ class Front(Service[_RemoteRequest]):
         """`pipeline` prepares requests, and samples nothing. `settings` are those of one replica, but for `per_key` and
         `drain_s`. `count_replicas` says how many are there; it may take long.
         """
-        super().__init__(pipeline, settings, _RemoteRequests(settings, most_replicas))
+        super().__init__(pipeline, settings)
+        self._most_images = most_replicas * (settings.slots + settings.queue)
         self._handle, self._count_replicas = handle, count_replicas
         self._stream = handle.options(stream=True)
         self._seen: dict[str, Stats] = {}  # the latest of each replica there ever was
@@ -129,7 +114,7 @@ class Front(Service[_RemoteRequest]):
             _log.warning("counts of the replicas are not to be had now: %s", error)
         with self._changed:
             self._seen |= here
-            requests = len(self._requests.alive)
+            requests = len(self._alive)
             return over_replicas(self._tally, requests, list(here.values()), list(self._seen.values()))
 
     def close(self) -> None:
@@ -142,6 +127,14 @@ class Front(Service[_RemoteRequest]):
         if self._thread.ident is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+    def _keep_room(self, request: _RemoteRequest) -> None:
+        images = sum(other.n for other in self._alive.values())
+        if images + request.n > self._most_images:
+            raise QueueFull(f"{images} images are under way; at most {self._most_images} may be", self._retry_s())
+
+    def _retry_s(self) -> float:
+        return _RETRY_S
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop):  # at its end it cancels what still runs

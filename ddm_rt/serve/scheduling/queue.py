@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.sample.jobs import Prepared, Shape
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
-from ddm_rt.serve.scheduling.service import LiveRequest, LiveRequests
+from ddm_rt.serve.scheduling.service import LiveRequest
 from ddm_rt.serve.settings import ServeSettings
 
 _LEAST_RETRY_S = 0.1
@@ -159,12 +159,13 @@ class WaitingLine:
         return works[0] if works else None
 
 
-class RequestQueue(LiveRequests[Work]):
+class RequestQueue:
     """The requests of a scheduler, those whose images all have slots too. Its owner holds a lock around every call."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        super().__init__(settings)
+        self._settings = settings
         self.pace = Pace(settings.slots)
+        self._works: list[Work] = []  # in order of arrival
         self._line = WaitingLine()
         self._backlog: Counter[Shape] = Counter()  # steps to do
         self._by_deadline: list[Work] = []  # sorted; those that were queued, and have not ended
@@ -172,17 +173,14 @@ class RequestQueue(LiveRequests[Work]):
     @property
     def waiting(self) -> int:
         """Images without a slot, those of requests that are being checked too."""
-        return sum(work.n - work.next for work in self.alive.values())
-
-    def enter(self, work: Work, now: float) -> None:
-        super().enter(work, now)
-        self._backlog[work.shape] += work.steps_left
+        return sum(work.n - work.next for work in self._works)
 
     def retry_s(self) -> float:
+        """Seconds in which half of what there is to do is done."""
         return max(self.pace.backlog_s(self._backlog) / 2, _LEAST_RETRY_S)
 
-    def check_room(self, work: Work, now: float) -> None:
-        """Raises QueueFull, or DeadlineExceeded where no waiting helps."""
+    def enter(self, work: Work, now: float) -> None:
+        """Keeps room for a request. Raises QueueFull, or DeadlineExceeded where no waiting helps."""
         waiting, queue = self.waiting, self._settings.queue
         if waiting + work.n > queue:
             raise QueueFull(f"{waiting} images wait, and these are {work.n}; at most {queue} may wait", self.retry_s())
@@ -191,10 +189,12 @@ class RequestQueue(LiveRequests[Work]):
                 f"deadline_s is {work.deadline - now:.3g}; this request takes {least_s:.3g} s here at the least"
             )
         # Where nothing else is to be done, waiting would not help; so it may try.
-        if self.alive and (over_s := self._too_late(work, now)) > 0:
+        if self._works and (over_s := self._too_late(work, now)) > 0:
             raise QueueFull("not everything would be done in time", max(over_s, _LEAST_RETRY_S))
+        self._works.append(work)
+        self._backlog[work.shape] += work.steps_left
 
-    def queue(self, work: Work) -> None:
+    def add(self, work: Work) -> None:
         """The request's codes are drawn: its images may have slots."""
         self._line.add(work)
         insort(self._by_deadline, work, key=lambda work: work.deadline)
@@ -214,7 +214,7 @@ class RequestQueue(LiveRequests[Work]):
 
     def advance(self, work: Work, steps: int) -> None:
         """So many images of the request have done a step."""
-        if work.ticket in self.alive:
+        if work in self._works:
             work.steps_done += steps
             self._backlog[work.shape] -= steps
 
@@ -225,14 +225,15 @@ class RequestQueue(LiveRequests[Work]):
             found.append(self._by_deadline.pop(0))
         return found
 
-    def forget(self, work: Work) -> bool:
-        if not super().forget(work):
-            return False
+    def forget(self, work: Work) -> None:
+        """The request's last event is out, or it came to nothing before there was one. It may be forgotten twice."""
+        if work not in self._works:
+            return
+        self._works.remove(work)
         self._backlog -= Counter({work.shape: work.steps_left})
         self._line.remove(work)
         if work in self._by_deadline:
             self._by_deadline.remove(work)
-        return True
 
     def soonest(self) -> float | None:
         """The earliest deadline of the requests that may have slots and have not ended."""
@@ -244,7 +245,7 @@ class RequestQueue(LiveRequests[Work]):
         soonest = self.soonest()
         if soonest is None or self._surely_in_time(soonest - now):
             return False
-        return bool(self.pace.late(self.alive.values(), now, _HEADROOM))
+        return bool(self.pace.late(self._works, now, _HEADROOM))
 
     def _too_late(self, work: Work, now: float) -> float:
         """Seconds by which `work`, or others because of it, would come too late; 0 where none does."""
@@ -252,8 +253,8 @@ class RequestQueue(LiveRequests[Work]):
         time_s = work.deadline - now if soonest is None else min(soonest, work.deadline) - now
         if self._surely_in_time(time_s, work):
             return 0.0
-        late = self.pace.late([*self.alive.values(), work], now, _HEADROOM)
-        anyway = self.pace.late(self.alive.values(), now, _HEADROOM)
+        late = self.pace.late([*self._works, work], now, _HEADROOM)
+        anyway = self.pace.late(self._works, now, _HEADROOM)
         return max((over_s for other, over_s in late.items() if other not in anyway), default=0.0)
 
     def _surely_in_time(self, time_s: float, *more: Work) -> bool:

@@ -33,8 +33,6 @@ class Scheduler(Service[Work]):
     pipeline must not sample anything else meanwhile; its bundle and its ledger may be read.
     """
 
-    _requests: RequestQueue
-
     def __init__(
         self,
         pipeline: Pipeline,
@@ -43,7 +41,8 @@ class Scheduler(Service[Work]):
     ) -> None:
         """`clock` gives seconds, which deadlines and the time of a tick are measured by."""
         settings = ServeSettings() if settings is None else settings
-        super().__init__(pipeline, settings, RequestQueue(settings), clock)
+        super().__init__(pipeline, settings, clock)
+        self._queue = RequestQueue(settings)
         self._gone: list[Work] = []  # claimed: their images are to leave their slots
         self._occupied = self._undecoded = 0
         self._running = RunningImages(pipeline, clock)  # the loop's alone, without the lock
@@ -82,8 +81,8 @@ class Scheduler(Service[Work]):
     def stats(self) -> Stats:
         with self._changed:
             return self._tally.stats(
-                requests=len(self._requests.alive),
-                waiting=self._requests.waiting,
+                requests=len(self._alive),
+                waiting=self._queue.waiting,
                 occupied=self._occupied,
                 decoding=self._undecoded,
                 slots=self.settings.slots,
@@ -103,18 +102,29 @@ class Scheduler(Service[Work]):
         with self._taking_in(work, preparing) as prepared:
             work.prepared, work.states = prepared, self.pipeline.first_states(prepared, range(work.n))
         with self._changed:
-            self._requests.queue(work)
+            self._queue.add(work)
             self._changed.notify_all()
         return work.ticket
 
+    def _keep_room(self, work: Work) -> None:
+        self._queue.enter(work, self._clock())
+
+    def _retry_s(self) -> float:
+        return self._queue.retry_s()
+
+    def _forget(self, work: Work) -> None:
+        with self._changed:
+            self._queue.forget(work)
+            super()._forget(work)
+
     def _is_idle(self) -> bool:
-        return not (self._requests.alive or self._occupied or self._undecoded)
+        return not (self._alive or self._occupied or self._undecoded)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._has_work():
-                    soonest = self._requests.soonest()
+                    soonest = self._queue.soonest()
                     self._changed.wait(None if soonest is None else max(soonest - self._clock(), 0.0))
                 if self._closing:
                     return
@@ -135,9 +145,9 @@ class Scheduler(Service[Work]):
         """Whether images have to leave or may join: at most turns nothing does. What runs between two steps of the
         engine runs on caches that the engine has filled, and takes twice its time.
         """
-        if self._gone or (self._room() > 0 and self._requests.queued):
+        if self._gone or (self._room() > 0 and self._queue.queued):
             return True
-        soonest = self._requests.soonest()
+        soonest = self._queue.soonest()
         return soonest is not None and soonest <= self._clock()
 
     def _leave_and_join(self) -> None:
@@ -145,13 +155,13 @@ class Scheduler(Service[Work]):
         with self._changed:
             now = self._clock()
             gone, self._gone = self._gone, []
-            late = self._requests.expired(now)
+            late = self._queue.expired(now)
         for work in late:
             self._fail(work, DeadlineExceeded("the request was not done by its deadline"))
         self._running.drop({*gone, *late})
         with self._changed:
             self._occupied = len(self._running)
-            picked = self._requests.pick(self._room(), now)
+            picked = self._queue.pick(self._room(), now)
         for work, error in self._running.take_in(picked):
             self._fail(work, error)
         with self._changed:
@@ -168,9 +178,9 @@ class Scheduler(Service[Work]):
             self._tally.ticked(ticked.seconds, images)
             self._undecoded += len(ticked.finished)
             if images:
-                self._requests.pace.saw(ticked.shape, images, ticked.seconds)
+                self._queue.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
-                self._requests.advance(work, steps)
+                self._queue.advance(work, steps)
             if ticked.finished or ticked.failed is not None:
                 self._occupied = len(self._running)
                 self._changed.notify_all()

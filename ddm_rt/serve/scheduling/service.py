@@ -36,35 +36,6 @@ class LiveRequest:
     draws: ExitStack = field(default_factory=ExitStack, kw_only=True)  # closing it says that they are done
 
 
-class LiveRequests(ABC, Generic[R]):
-    """Requests from when there is room for them to their last event. Its owner holds a lock around every call."""
-
-    def __init__(self, settings: ServeSettings) -> None:
-        self._settings = settings
-        self.alive: dict[Ticket, R] = {}
-
-    def enter(self, request: R, now: float) -> None:
-        """Keeps room for a request. Raises TooMany, and what `check_room` raises."""
-        most = self._settings.per_key
-        if request.key and sum(other.key == request.key for other in self.alive.values()) >= most:
-            message = f"{most} requests of this key are under way, as many as one key may have"
-            raise TooMany(message, self.retry_s())
-        self.check_room(request, now)
-        self.alive[request.ticket] = request
-
-    def forget(self, request: R) -> bool:
-        """The request's last event is out, or it came to nothing before there was one. False where it isn't here."""
-        return self.alive.pop(request.ticket, None) is not None
-
-    @abstractmethod
-    def check_room(self, request: R, now: float) -> None:
-        """Raises QueueFull where the request can't be taken in now."""
-
-    @abstractmethod
-    def retry_s(self) -> float:
-        """Seconds after which a request that was refused may be taken in."""
-
-
 class Service(ABC, Generic[R]):
     """Takes requests from any thread, and gives a ticket for each: a scheduler here, or a front of replicas elsewhere.
 
@@ -72,17 +43,13 @@ class Service(ABC, Generic[R]):
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        settings: ServeSettings,
-        requests: LiveRequests[R],
-        clock: Callable[[], float] = time.monotonic,
+        self, pipeline: Pipeline, settings: ServeSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`clock` gives the seconds that deadlines are measured by."""
         self.pipeline, self.settings = pipeline, settings
         self._clock = clock
         self._changed = threading.Condition()  # guards all that follows, and what a service has to itself
-        self._requests = requests
+        self._alive: dict[Ticket, R] = {}  # from when there is room for a request to its last event
         self._tally = Tally()
         self._draining = self._closing = False
 
@@ -139,8 +106,16 @@ class Service(ABC, Generic[R]):
     def _abandon(self, request: R, error: Exception) -> None:
         """Ends a request that the caller has claimed, without waiting for its last event."""
 
+    @abstractmethod
+    def _keep_room(self, request: R) -> None:
+        """Raises QueueFull, or DeadlineExceeded where no waiting helps."""
+
+    @abstractmethod
+    def _retry_s(self) -> float:
+        """Seconds after which a request that was refused may be taken in."""
+
     def _is_idle(self) -> bool:
-        return not self._requests.alive
+        return not self._alive
 
     def _ticket(self, size: Extent, deadline_s: float) -> Ticket:
         return Ticket(size.n, size.n * size.steps, self._clock() + deadline_s, self._was_cancelled)
@@ -154,7 +129,12 @@ class Service(ABC, Generic[R]):
             try:
                 if self._draining:
                     raise Draining("the server is stopping; it takes in no more requests")
-                self._requests.enter(request, self._clock())
+                most = self.settings.per_key
+                if request.key and sum(other.key == request.key for other in self._alive.values()) >= most:
+                    message = f"{most} requests of this key are under way, as many as one key may have"
+                    raise TooMany(message, self._retry_s())
+                self._keep_room(request)
+                self._alive[request.ticket] = request
             except (Draining, QueueFull, DeadlineExceeded) as error:
                 self._tally.reject(error)
                 raise
@@ -178,13 +158,13 @@ class Service(ABC, Generic[R]):
 
     def _fail_all(self, error: Exception) -> None:
         with self._changed:
-            requests = list(self._requests.alive.values())
+            requests = list(self._alive.values())
         for request in requests:
             self._fail(request, error)
 
     def _was_cancelled(self, ticket: Ticket) -> None:
         with self._changed:
-            request = self._requests.alive[ticket]
+            request = self._alive[ticket]
         self._abandon(request, Cancelled("the request was cancelled"))
 
     def _finish(self, request: R) -> None:
@@ -220,5 +200,5 @@ class Service(ABC, Generic[R]):
 
     def _forget(self, request: R) -> None:
         with self._changed:
-            self._requests.forget(request)
+            self._alive.pop(request.ticket, None)
             self._changed.notify_all()
