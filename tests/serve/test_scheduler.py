@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -298,3 +299,24 @@ def test_an_error_in_the_loop_itself_fails_what_is_under_way_and_no_more(
             with pytest.raises(ZeroDivisionError):
                 ticket.result(WAIT_S)
         assert positions(scheduler.submit({"scope": "today"})) == [0]
+
+
+def test_a_request_that_is_being_checked_while_the_server_closes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, checking, closed = scheduler_of(FakeEngine()), threading.Event(), threading.Event()
+    first_states = scheduler.pipeline.first_states
+
+    def slow(*arguments: Any) -> Any:
+        checking.set()
+        assert closed.wait(WAIT_S)
+        return first_states(*arguments)
+
+    monkeypatch.setattr(scheduler.pipeline, "first_states", slow)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(scheduler.submit, {"scope": "today"})
+        assert checking.wait(WAIT_S)
+        scheduler.close()
+        closed.set()
+        with pytest.raises(Draining):
+            asking.result(WAIT_S)
+    assert scheduler.stats().requests == 0
+    assert counts(scheduler).pooled.total() == 1

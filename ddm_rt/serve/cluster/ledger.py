@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.balance.ledger import Counts, Draw, Lease, Ledger, Stream
+from ddm_rt.sample.balance.ledger import Counts, Draw, Ledger, Stream
 from ddm_rt.sample.balance.quota import TreeQuota
 
 _log = logging.getLogger(__name__)
@@ -30,28 +30,24 @@ class LedgerKeeper:
     def __init__(self, path: Path, fsync: bool, owner: str) -> None:
         self._path, self._fsync, self._owner = path, fsync, owner
         self._ledger: Ledger | None = None
-        self._leases: dict[int, Lease] = {}
         self._made_by: Mapping[str, Any] | None = None
 
     def lease(self, number: int, stream: Stream, quota: TreeQuota, n: int) -> tuple[Draw, ...]:
         """Draws for the request `number`: the same ones whenever it is asked."""
         lease = self._opened().lease(stream, lambda: quota, n, number=number)
-        if number in self._leases:
-            self._leases[number].forget()
-        self._leases[number] = lease
+        lease.forget()  # its number is enough to find it in the file
         return lease.draws
 
     def commit(self, number: int, stream: Stream, draws: Sequence[Draw]) -> None:
         """The draws are done. Raises LedgerError where they were taken back meanwhile."""
-        lease = self._open_lease(number)
-        if lease is not None:
+        if (lease := self._opened().resume(number)) is not None:
             lease.commit()
         elif not self._opened().all_done(stream, draws):
             raise LedgerError("the draws of this request were taken back; it can't be completed")
 
     def release(self, number: int) -> None:
         """The draws are given back, unless they are done."""
-        if (lease := self._open_lease(number)) is not None:
+        if (lease := self._opened().resume(number)) is not None:
             lease.release()
 
     def counts(self, stream: Stream) -> Counts:
@@ -78,10 +74,6 @@ class LedgerKeeper:
         if self._ledger is None:
             self._ledger = Ledger(self._path, fsync=self._fsync, owner=self._owner)
         return self._ledger
-
-    def _open_lease(self, number: int) -> Lease | None:
-        lease = self._leases.pop(number, None)
-        return self._opened().resume(number) if lease is None else lease
 
 
 def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
