@@ -24,8 +24,7 @@ from serving_parts.servers import served
 from store import RESULTS, save
 
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 PATH = "/v1/images/generations"
 TIMEOUT_S = 20.0

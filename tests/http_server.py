@@ -18,10 +18,9 @@ from patience import PATIENCE_S, settled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.app import create_app
 from ddm_rt.serve.http.server import Server, listen
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.service import Service
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 GENERATIONS = "/v1/images/generations"
 
@@ -66,7 +65,7 @@ def client_of(
 class Running:
     url: str
     port: int
-    scheduler: Service
+    scheduler: Service[Any]
     server: Server
     thread: threading.Thread
 
@@ -106,7 +105,7 @@ def running(
 
 @contextmanager
 def answering(
-    scheduler: Service, http: HttpSettings | None = None, *, send_buffer: int | None = None, **options: Any
+    scheduler: Service[Any], http: HttpSettings | None = None, *, send_buffer: int | None = None, **options: Any
 ) -> Iterator[Running]:
     """A server over what samples already."""
     http = http or HttpSettings()

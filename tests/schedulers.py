@@ -9,7 +9,7 @@ from patience import PATIENCE_S
 from ddm_rt.sample.balance.ledger import Counts, Stream
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import ServeSettings
 
 STREAM = Stream("ab" * 32, "today", "uniform")  # of a request with the scope "today"
 WAIT_S = PATIENCE_S

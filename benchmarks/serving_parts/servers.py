@@ -23,9 +23,8 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.app import create_app
 from ddm_rt.serve.http.schema import ImageRequest
 from ddm_rt.serve.http.server import Server, listen
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 START_S = 60.0
 

@@ -15,8 +15,8 @@ from ddm_rt.config import Frozen, parse
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
-    from ddm_rt.serve.cluster.settings import RaySettings
-    from ddm_rt.serve.http.measured import Measured
+    from ddm_rt.serve.http.balance import Measured
+    from ddm_rt.serve.settings import RaySettings
 
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
@@ -105,10 +105,8 @@ def serve(
     given = locals()  # the options by name: those of the three settings are named as their fields
 
     from ddm_rt.serve.http.keys import Keys
-    from ddm_rt.serve.http.logs import log_to
-    from ddm_rt.serve.http.server import listen
-    from ddm_rt.serve.http.settings import HttpSettings
-    from ddm_rt.serve.scheduling.settings import ServeSettings
+    from ddm_rt.serve.http.server import listen, log_to
+    from ddm_rt.serve.settings import HttpSettings, ServeSettings
     from ddm_rt.workflows.serve import serve as run
 
     if ledger is None:
@@ -158,7 +156,7 @@ def _settings(model: type[S], given: Mapping[str, Any]) -> S:
 
 def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
     """None where no replicas are asked for. Raises DdmError where only they could be meant."""
-    from ddm_rt.serve.cluster.settings import RaySettings
+    from ddm_rt.serve.settings import RaySettings
 
     if given["replicas"] is not None:
         return _settings(RaySettings, given)
@@ -173,7 +171,7 @@ def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Me
         options.refuse({"--groups": groups, "--classes": classes}, "is about the judge of --judge, which is not given")
         return None
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.serve.http.measured import Measured
+    from ddm_rt.serve.http.balance import Measured
 
     return Measured(Judge.load(judge, classes=options.names(classes)), options.names(groups))
 

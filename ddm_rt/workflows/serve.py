@@ -9,15 +9,13 @@ from typing import Any
 from ddm_rt.bundle import Bundle
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.serve.cluster.settings import RaySettings
 from ddm_rt.serve.http.app import create_app
+from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.keys import Keys
-from ddm_rt.serve.http.measured import Measured
 from ddm_rt.serve.http.server import Server
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.service import Service
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, RaySettings, ServeSettings
 
 
 def serve(
@@ -46,7 +44,7 @@ def serve(
     that can't run here.
     """
     with ExitStack() as stack:
-        scheduler: Service
+        scheduler: Service[Any]
         if replicas is not None:
             from ddm_rt.serve.cluster.deployment import started  # needs Ray, which one process doesn't
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from ddm_rt.serve.http.access_log import Access, notes
+from ddm_rt.serve.http.middleware import Access, notes
 
 
 class Counted:
@@ -42,7 +42,7 @@ def logged(caplog: pytest.LogCaptureFixture, status: int | None, **scope: Any) -
 
     counted = Counted()
     request = {"type": "http", "method": "GET", "path": "/secret", "client": ("192.0.2.1", 1234)} | scope
-    with caplog.at_level(logging.DEBUG, "ddm_rt.serve.http.access_log"):
+    with caplog.at_level(logging.DEBUG, "ddm_rt.serve.http.middleware"):
         asyncio.run(Access(application, counted)(request, receive, send))
     [record] = caplog.records
     return record, counted

@@ -17,8 +17,7 @@ from PIL import Image
 
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.keys import Keys
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 KEY = "alice-0123456789abcdef"
 
@@ -287,7 +286,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
 
 def test_what_a_judge_measures(digits_pipeline: Pipeline) -> None:
     from ddm_rt.evaluate.judge import Judge
-    from ddm_rt.serve.http.measured import Measured
+    from ddm_rt.serve.http.balance import Measured
 
     measured = Measured(Judge.load("digits"), ("3", "8"))
     with client_of(digits_pipeline, measured=measured) as client:

@@ -14,7 +14,7 @@ from patience import PATIENCE_S, settled
 from ddm_rt.serve.http import sse
 from ddm_rt.serve.http.sse import cancel_when_gone, encode, encode_error, follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded
-from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, Ticket
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -41,7 +41,7 @@ def finish(ticket: Ticket) -> None:
     for index in (1, 0):
         ticket.deliver(index, IMAGE)
     assert ticket.claim()
-    ticket.end(Finished({"images": []}), State.FINISHED)
+    ticket.end(Finished({"images": []}))
 
 
 def test_events_before_and_after_the_subscription() -> None:
@@ -56,7 +56,7 @@ def test_events_before_and_after_the_subscription() -> None:
         assert settled(lambda: ticket.wants_progress)  # somebody listens
         ticket.deliver(1, IMAGE)
         assert ticket.claim()
-        ticket.end(Finished({"images": []}), State.FINISHED)
+        ticket.end(Finished({"images": []}))
 
     events = asyncio.run(main())
     assert [type(event) for event in events] == [ImageReady, ImageReady, Finished]

@@ -7,8 +7,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from ddm_rt.serve.http.limits import Limits
-from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.http.middleware import Limits
+from ddm_rt.serve.settings import HttpSettings
 
 MOST = 10  # bytes of a body
 PART = 2**16  # bytes of a response at once

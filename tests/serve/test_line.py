@@ -1,4 +1,4 @@
-"""Who is next: turns among equals, priorities, urgency; and heaps that forget the dead."""
+"""Whose image is next: turns among equals, priorities, urgency."""
 
 from collections import Counter
 
@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm_rt.serve.scheduling.heap import LazyHeap
-from ddm_rt.serve.scheduling.queue import Line, Work
+from ddm_rt.serve.scheduling.queue import WaitingLine, Work
 from ddm_rt.serve.scheduling.ticket import Ticket
 
 SHAPE = (1, 2, 2)
 
 
-def work(number: int, n: int, priority: int = 0, deadline: float = 10.0) -> Work:
-    return Work(number, n, 4, SHAPE, "", priority, Ticket(n, 4 * n, deadline))
+def work(n: int, priority: int = 0, deadline: float = 10.0) -> Work:
+    return Work(n, 4, SHAPE, "", priority, Ticket(n, 4 * n, deadline))
 
 
 arrivals = st.lists(
@@ -26,8 +25,8 @@ arrivals = st.lists(
 def test_every_image_is_picked_once_in_a_fair_order(
     arrivals: list[tuple[int, int, int, float]], hurry: set[int], cancelled: set[int]
 ) -> None:
-    line, picked = Line(), []
-    works = [work(i, n, priority, deadline) for i, (_, n, priority, deadline) in enumerate(arrivals)]
+    line, picked = WaitingLine(), []
+    works = [work(n, priority, deadline) for _, n, priority, deadline in arrivals]
     here: list[Work] = []
     for time in range(31 + sum(each.n for each in works)):
         for each, (start, *_) in zip(works, arrivals, strict=True):
@@ -54,12 +53,12 @@ def test_every_image_is_picked_once_in_a_fair_order(
         assert image == sum(other is first for other, _ in picked)
         picked.append(found)
     counts = Counter(each for each, _ in picked)
-    for each, (start, *_) in zip(works, arrivals, strict=True):
-        assert counts[each] == each.n or (each.number in cancelled and start + each.n > 0)
+    for number, (each, (start, *_)) in enumerate(zip(works, arrivals, strict=True)):
+        assert counts[each] == each.n or (number in cancelled and start + each.n > 0)
 
 
 def test_a_newcomer_takes_turns_from_now_on() -> None:
-    line, old, new = Line(), work(0, 100), work(1, 100)
+    line, old, new = WaitingLine(), work(100), work(100)
     line.add(old)
     for _ in range(50):
         line.pick()
@@ -71,7 +70,7 @@ def test_a_newcomer_takes_turns_from_now_on() -> None:
 
 
 def test_a_newcomer_has_no_share_of_the_turns_that_one_in_a_hurry_took_from_another() -> None:
-    line, pressed, patient, new = Line(), work(0, 100, deadline=1.0), work(1, 100), work(2, 100)
+    line, pressed, patient, new = WaitingLine(), work(100, deadline=1.0), work(100), work(100)
     line.add(pressed)
     line.add(patient)
     for _ in range(50):
@@ -85,22 +84,9 @@ def test_a_newcomer_has_no_share_of_the_turns_that_one_in_a_hurry_took_from_anot
 
 
 def test_requests_have_turns_in_proportion_to_their_images() -> None:
-    line, large, small = Line(), work(0, 16), work(1, 4)
+    line, large, small = WaitingLine(), work(16), work(4)
     line.add(large)
     line.add(small)
     picked = [found[0] for _ in range(20) if (found := line.pick()) is not None]
     assert picked.index(small) == 1
     assert [picked[start : start + 5].count(large) for start in range(0, 20, 5)] == [4, 4, 4, 4]
-
-
-def test_a_heap_forgets_the_dead_though_they_never_come_to_the_top() -> None:
-    dead: set[int] = set()
-    heap: LazyHeap[tuple[int, int]] = LazyHeap(lambda item: item[1] in dead)
-    heap.push((-1, -1))
-    for i in range(10_000):
-        heap.push((i, i))
-        dead.add(i)
-        assert heap.top() == (-1, -1)
-    assert len(heap) <= 65
-    heap.pop()
-    assert heap.top() is None

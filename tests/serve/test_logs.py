@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ddm_rt.serve.http.logs import log_to
+from ddm_rt.serve.http.server import log_to
 
 
 @pytest.fixture

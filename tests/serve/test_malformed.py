@@ -6,7 +6,7 @@ import pytest
 from http_server import client_of, fake_pipeline
 from hypothesis import HealthCheck, given, settings
 
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import ServeSettings
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs ddm-rt[integration]")
 from schemathesis import GenerationMode  # noqa: E402

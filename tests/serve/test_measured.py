@@ -8,7 +8,7 @@ import pytest
 
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.intervals import stratified
-from ddm_rt.serve.http.measured import Measured
+from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.scheduling.stats import OTHER_SCOPES
 
 MOST_SCOPES = 1000

@@ -14,8 +14,7 @@ from http_server import GENERATIONS, Running, fake_pipeline, running, stopped_pi
 from patience import settled
 from PIL import Image
 
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 openai = pytest.importorskip("openai", reason="needs ddm-rt[integration]")
 

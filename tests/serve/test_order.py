@@ -9,7 +9,8 @@ from schedulers import WAIT_S, counts, scheduler_of, stopped_at
 
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.request import Request
-from ddm_rt.serve.scheduling.scheduler import DeadlineExceeded, QueueFull, Scheduler
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
+from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.ticket import Event, Failed, ImageReady, State, Ticket
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddm_rt.serve.scheduling.pace import Pace
+from ddm_rt.serve.scheduling.queue import Pace
 
 SMALL, LARGE = (1, 2, 2), (1, 4, 4)  # four times the numbers
 

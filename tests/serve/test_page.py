@@ -18,10 +18,9 @@ from toolchain import needs
 
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.keys import Keys
-from ddm_rt.serve.http.measured import Measured
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

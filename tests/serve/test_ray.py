@@ -24,8 +24,7 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.cluster.deployment import started
 from ddm_rt.serve.cluster.front import Front
-from ddm_rt.serve.cluster.settings import RaySettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 # Starting Ray and two replicas takes most of a minute where other tests share the cores.
 pytestmark = pytest.mark.slow

@@ -21,13 +21,13 @@ from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.cluster.front import Front
-from ddm_rt.serve.cluster.replica import Accepted, Message, Refused, portable
+from ddm_rt.serve.cluster.replica import Accepted, Message, portable
 from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State
+from ddm_rt.serve.settings import ServeSettings
 
 Script = Callable[[int, AsyncIterator[Message]], AsyncIterator[Message]]
 
@@ -201,7 +201,7 @@ def test_a_request_that_kills_replicas_is_given_up() -> None:
 )
 def test_what_a_replica_refuses_is_refused_and_nothing_is_drawn(error: Exception) -> None:
     async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        yield Refused(portable(error))
+        yield Failed(portable(error))
 
     with front_of(script) as (front, handle):
         with pytest.raises(type(error), match=str(error)):
@@ -215,7 +215,7 @@ def test_what_a_replica_refuses_is_refused_and_nothing_is_drawn(error: Exception
 def test_another_replica_may_have_room() -> None:
     async def script(number: int, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
         if number == 1:
-            yield Refused(QueueFull("full", 2.0))
+            yield Failed(QueueFull("full", 2.0))
             return
         async for message in messages:
             yield message
@@ -230,7 +230,7 @@ def test_a_request_that_was_taken_in_is_not_refused_when_its_replica_is_lost() -
             yield Accepted()
             raise ActorDiedError
         if number == 2:
-            yield Refused(QueueFull("full", 0.05))
+            yield Failed(QueueFull("full", 0.05))
             return
         async for message in messages:
             yield message

@@ -83,8 +83,8 @@ def test_a_lease_whose_answer_is_lost_is_given_back(keeper: LedgerKeeper, monkey
     ledger = SharedLedger(Actor(keeper), timeout_s=1.0)
     with monkeypatch.context() as patch:
         patch.setattr("ray.get", lose)
-        with pytest.raises(LedgerError, match="not answered within 1 s"):
-            ledger.lease(STREAM, quota, 3)
+        with pytest.raises(LedgerError, match="not answered within 1 s"), ledger.lease(STREAM, quota, 3):
+            pass
     assert keeper.counts(STREAM).issued.total() == keeper.counts(STREAM).pooled.total() == 3
 
 

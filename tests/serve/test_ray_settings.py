@@ -6,8 +6,7 @@ from ray import serve
 
 from ddm_rt.serve.cluster.deployment import deployment_options, device_of
 from ddm_rt.serve.cluster.replica import Replica
-from ddm_rt.serve.cluster.settings import RaySettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 
 def test_settings_say_what_scales() -> None:
@@ -43,7 +42,6 @@ def test_ray_serve_takes_them(most: int | None) -> None:
         {"threads": 0},
         {"cpus": -1},
         {"gpus": float("nan")},
-        {"object_store_bytes": 1},
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
-from ddm_rt.serve.scheduling.scheduler import Draining, QueueFull, Scheduler, TooMany
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.scheduling.errors import Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
+from ddm_rt.serve.settings import ServeSettings
 
 
 def positions(ticket: Ticket) -> list[int]:
@@ -152,7 +154,7 @@ def test_a_waiting_request_may_be_cancelled(engine: GatedEngine) -> None:
         assert engine.reached.wait(WAIT_S)
         second = scheduler.submit(Request(n=3, scope="today"))
         assert scheduler.stats().waiting == 3
-        assert second.state is State.WAITING
+        assert second.state is None
         second.cancel()
         assert settled(lambda: scheduler.stats().waiting == 0)
         engine.go.set()
@@ -297,4 +299,25 @@ def test_an_error_in_the_loop_itself_fails_what_is_under_way_and_no_more(
             engine.go.set()
             with pytest.raises(ZeroDivisionError):
                 ticket.result(WAIT_S)
-        assert positions(scheduler.submit(Request(scope="today"))) == [0]
+        assert positions(scheduler.submit({"scope": "today"})) == [0]
+
+
+def test_a_request_that_is_being_checked_while_the_server_closes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, checking, closed = scheduler_of(FakeEngine()), threading.Event(), threading.Event()
+    first_states = scheduler.pipeline.first_states
+
+    def slow(*arguments: Any) -> Any:
+        checking.set()
+        assert closed.wait(WAIT_S)
+        return first_states(*arguments)
+
+    monkeypatch.setattr(scheduler.pipeline, "first_states", slow)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(scheduler.submit, {"scope": "today"})
+        assert checking.wait(WAIT_S)
+        scheduler.close()
+        closed.set()
+        with pytest.raises(Draining):
+            asking.result(WAIT_S)
+    assert scheduler.stats().requests == 0
+    assert counts(scheduler).pooled.total() == 1

@@ -10,7 +10,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.http.errors import Failure
 from ddm_rt.serve.http.schema import ImageRequest, sizes_of
-from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.settings import HttpSettings
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from PIL import Image
 
 from ddm_rt.errors import DdmError
 from ddm_rt.serve.http.server import listen
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 
 @pytest.fixture(scope="module")

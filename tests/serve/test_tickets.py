@@ -20,15 +20,13 @@ def test_events_come_in_order_and_the_result_holds_all_of_them() -> None:
     ticket = Ticket(2, 8, deadline=1.0)
     events: list[Event] = []
     ticket.subscribe(events.append)
-    assert ticket.state is State.WAITING
-    ticket.start()
-    assert ticket.state is State.RUNNING
+    assert ticket.state is None
     ticket.advance(4)
     assert not ticket.deliver(1, image(7))
     ticket.advance(3)  # late, from another thread
     assert ticket.deliver(0, image(5))
     assert ticket.claim()
-    ticket.end(Finished(MANIFEST), State.FINISHED)
+    ticket.end(Finished(MANIFEST))
     assert [type(event) for event in events] == [Progress, ImageReady, ImageReady, Finished]
     assert [event.index for event in events if isinstance(event, ImageReady)] == [1, 0]
     generation = ticket.result(0)
@@ -50,7 +48,7 @@ def test_who_comes_late_is_told_what_was() -> None:
     ticket.subscribe(lambda event: None)
     assert ticket.wants_progress
     ticket.claim()
-    ticket.end(Failed(OSError("gone")), State.FAILED)
+    ticket.end(Failed(OSError("gone")))
     late: list[Event] = []
     ticket.subscribe(late.append)
     assert late[0] == Progress(4, 8)
@@ -72,8 +70,7 @@ def test_the_same_progress_is_told_once() -> None:
 def test_after_its_end_a_request_stays_as_it_is_and_keeps_nobody_who_listens() -> None:
     ticket = Ticket(2, 8, deadline=1.0)
     ticket.claim()
-    ticket.end(Failed(OSError("gone")), State.FAILED)
-    ticket.start()  # its images were about to get their slots
+    ticket.end(Failed(OSError("gone")))
     ticket.advance(4)
     assert ticket.state is State.FAILED
     late: list[Event] = []

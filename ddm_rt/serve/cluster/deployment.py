@@ -1,4 +1,4 @@
-"""A bundle on replicas, one machine's or a cluster's, by Ray Serve: engines and a ledger started, and ended again.
+"""Starts replicas of a bundle and their ledger with Ray Serve, on one machine or a cluster, and ends them again.
 
 The HTTP interface stays in the process that starts them, the same one as over a single scheduler, with its limits, keys
 and graceful end; Ray Serve's own proxies are not started. What is between the processes is Ray's.
@@ -9,9 +9,10 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import ray
@@ -30,24 +31,14 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.front import Front
 from ddm_rt.serve.cluster.ledger import SharedLedger, start_keeper
 from ddm_rt.serve.cluster.replica import Replica
-from ddm_rt.serve.cluster.settings import RaySettings
-from ddm_rt.serve.scheduling.settings import ServeSettings
+from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 _NAMESPACE = "ddm-rt"
 _DEPLOYMENT = "engine"
 _POLL_S = 0.2
-
-
-class DistantEngine:
-    """What an engine elsewhere is, for a pipeline that only prepares requests; it computes nothing."""
-
-    max_batch = max_pixels = None
-
-    def __init__(self, made_by: Mapping[str, Any]) -> None:
-        self.backend: str = made_by["backend"]
-        self.precision: str = made_by["precision"]
-        self.threads: int = made_by["threads"]
-        self.versions: dict[str, str] = made_by["versions"]
+_START_S = 600.0  # for the first replica to be there
+_LEDGER_S = 30.0  # for the ledger's actor to answer, or to come back
+_OBJECT_STORE = 2**27  # bytes, of a cluster on this machine; images pass through it
 
 
 @contextmanager
@@ -84,13 +75,12 @@ def started(
         target = serve.RunTarget(application, name=name, route_prefix=None)
         [handle] = serve.run_many([target], wait_for_applications_running=False)
         stack.callback(handle.shutdown)
-        _wait(name, scale)
-        shared = SharedLedger(keeper, scale.ledger_s)
-        engine = cast(Engine, DistantEngine(shared.ask("made_by")))
+        _wait(name)
+        shared = SharedLedger(keeper, _LEDGER_S)
+        # The pipeline here only prepares requests: all it asks of its engine is what the replicas' are.
+        engine = cast(Engine, SimpleNamespace(**shared.ask("made_by"), max_batch=None, max_pixels=None))
         front = Front(Pipeline(opened, engine, shared), handle, settings, scale.most, lambda: _running(name))
-        front.start()
-        stack.callback(front.close)
-        yield front
+        yield stack.enter_context(front)
 
 
 def device_of(backend: str, scale: RaySettings) -> str | None:
@@ -116,8 +106,8 @@ def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str,
             "min_replicas": scale.replicas,
             "max_replicas": scale.most,
             "target_ongoing_requests": scale.target_ongoing,
-            "upscale_delay_s": scale.upscale_delay_s,
-            "downscale_delay_s": scale.downscale_delay_s,
+            "upscale_delay_s": 10.0,  # for which the load must have been higher
+            "downscale_delay_s": 300.0,  # or lower
         }
     }
 
@@ -135,7 +125,7 @@ def _cluster(scale: RaySettings) -> Iterator[None]:
     if scale.address is None:
         # Ray's ports are open on every interface: who doesn't know this is not let in. Ray reads it once in a process.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init("local", include_dashboard=scale.dashboard, object_store_memory=scale.object_store_bytes, **quiet)
+        ray.init("local", include_dashboard=scale.dashboard, object_store_memory=_OBJECT_STORE, **quiet)
     else:
         try:
             ray.init(scale.address, **quiet)
@@ -153,8 +143,8 @@ def _cluster(scale: RaySettings) -> Iterator[None]:
 def _log_like_us() -> None:
     """Ray Serve writes to stderr in a form of its own; what matters of it goes where our lines go."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it praises itself at each start
-    for handler in (*(logger := logging.getLogger("ray.serve")).handlers,):
-        logger.removeHandler(handler)
+    logger = logging.getLogger("ray.serve")
+    logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
 
@@ -166,16 +156,16 @@ def _check_size(scale: RaySettings) -> None:
             raise DdmError(f"{field} is {each:g} for each of {scale.most} replicas; this machine has {has:g} in all")
 
 
-def _wait(name: str, scale: RaySettings) -> None:
+def _wait(name: str) -> None:
     """Until a replica is there. Raises DdmError with the reason where none can be."""
-    end = time.monotonic() + scale.start_s
+    end = time.monotonic() + _START_S
     while not _running(name):
         application = serve.status().applications[name]
         if application.status is ApplicationStatus.DEPLOY_FAILED:
             reasons = [application.message, *(each.message for each in application.deployments.values())]
             raise DdmError(f"no replica can be started: {' '.join(reasons)}")
         if time.monotonic() > end:
-            raise DdmError(f"no replica is there after {scale.start_s:g} s")
+            raise DdmError(f"no replica is there after {_START_S:g} s")
         time.sleep(_POLL_S)
 
 

@@ -1,4 +1,4 @@
-"""One ledger for many processes: an actor that owns the file, and what others hold of it.
+"""One ledger for many processes: a Ray actor owns the file, and other processes ask it.
 
 The actor may die at any moment. Ray starts it again with the same arguments, the same owner's name among them, so that
 it finds its open leases in the file; and calls that got no answer are made again, so each of them can be repeated.
@@ -6,10 +6,11 @@ it finds its open leases in the file; and calls that got no answer are made agai
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -17,40 +18,36 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.balance.ledger import Counts, Draw, Lease, Ledger, Stream
+from ddm_rt.sample.balance.ledger import Counts, Draw, Ledger, Stream
 from ddm_rt.sample.balance.quota import TreeQuota
 
 _log = logging.getLogger(__name__)
 
 
 class LedgerKeeper:
-    """What the actor does, one call at a time."""
+    """The actor, which answers one call at a time."""
 
     def __init__(self, path: Path, fsync: bool, owner: str) -> None:
         self._path, self._fsync, self._owner = path, fsync, owner
         self._ledger: Ledger | None = None
-        self._leases: dict[int, Lease] = {}
         self._made_by: Mapping[str, Any] | None = None
 
     def lease(self, number: int, stream: Stream, quota: TreeQuota, n: int) -> tuple[Draw, ...]:
         """Draws for the request `number`: the same ones whenever it is asked."""
         lease = self._opened().lease(stream, lambda: quota, n, number=number)
-        if number in self._leases:
-            self._leases[number].forget()
-        self._leases[number] = lease
+        lease.forget()  # its number is enough to find it in the file
         return lease.draws
 
     def commit(self, number: int, stream: Stream, draws: Sequence[Draw]) -> None:
-        """They are done. Raises LedgerError where they were taken back meanwhile."""
-        lease = self._open_lease(number)
-        if lease is not None:
+        """The draws are done. Raises LedgerError where they were taken back meanwhile."""
+        if (lease := self._opened().resume(number)) is not None:
             lease.commit()
         elif not self._opened().all_done(stream, draws):
             raise LedgerError("the draws of this request were taken back; it can't be completed")
 
     def release(self, number: int) -> None:
-        """They are given back, unless they are done."""
-        if (lease := self._open_lease(number)) is not None:
+        """The draws are given back, unless they are done."""
+        if (lease := self._opened().resume(number)) is not None:
             lease.release()
 
     def counts(self, stream: Stream) -> Counts:
@@ -60,7 +57,7 @@ class LedgerKeeper:
         return self._opened().streams()
 
     def agree(self, made_by: Mapping[str, Any]) -> Mapping[str, Any]:
-        """On what all images are made: what the first replica says."""
+        """Returns on what all images are made: what the first replica says."""
         if self._made_by is None:
             self._made_by = made_by
         return self._made_by
@@ -78,10 +75,6 @@ class LedgerKeeper:
             self._ledger = Ledger(self._path, fsync=self._fsync, owner=self._owner)
         return self._ledger
 
-    def _open_lease(self, number: int) -> Lease | None:
-        lease = self._leases.pop(number, None)
-        return self._opened().resume(number) if lease is None else lease
-
 
 def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
     """An actor on this machine, where the file is. It, and its leases, end with the process that calls this.
@@ -96,10 +89,9 @@ def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
     )
     try:
-        started: ActorHandle[Any] = actor.remote(path.absolute(), fsync, secrets.token_hex(8))
+        return actor.remote(path.absolute(), fsync, secrets.token_hex(8))
     except ValueError as error:
         raise DdmError(f"{name} is served in this cluster already; expected one front for each bundle") from error
-    return started
 
 
 class SharedLedger:
@@ -108,25 +100,33 @@ class SharedLedger:
     def __init__(self, keeper: ActorHandle[Any], timeout_s: float) -> None:
         self._keeper, self._timeout_s = keeper, timeout_s
 
-    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> "SharedLease":
+    @contextmanager
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> "Iterator[SharedLease]":
+        """Draws, of which the block's end gives back those that were not committed."""
         number = secrets.randbits(63)
         try:
             draws = self.ask("lease", number, stream, make_quota(), n)
         except DdmError:
             self._keeper.release.remote(number)  # it may have been made, and the answer lost
             raise
-        return SharedLease(self, number, stream, draws)
+        lease = SharedLease(self, number, stream, draws)
+        try:
+            yield lease
+        finally:
+            if not lease.done:
+                try:
+                    self.ask("release", number)
+                except LedgerError:
+                    _log.exception("draws could not be given back now; they are when the server stops")
 
     def counts(self, stream: Stream) -> Counts:
-        counts: Counts = self.ask("counts", stream)
-        return counts
+        return cast(Counts, self.ask("counts", stream))
 
     def streams(self) -> list[Stream]:
-        streams: list[Stream] = self.ask("streams")
-        return streams
+        return cast(list[Stream], self.ask("streams"))
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """An answer of the actor's. Raises what the actor raises, and LedgerError where none comes."""
+        """Asks the actor. Raises what the actor raises, and LedgerError where no answer comes."""
         try:
             return ray.get(getattr(self._keeper, method).remote(*arguments), timeout=self._timeout_s)
         except RayTaskError as error:
@@ -137,27 +137,16 @@ class SharedLedger:
             raise LedgerError("the ledger's actor has ended") from error
 
 
+@dataclass
 class SharedLease:
-    """Draws of one request. Leaving its `with` block gives back what was not committed."""
+    """Draws of one request."""
 
-    def __init__(self, ledger: SharedLedger, number: int, stream: Stream, draws: tuple[Draw, ...]) -> None:
-        self.draws = draws
-        self._ledger, self._number, self._stream = ledger, number, stream
-        self._done = False
+    ledger: SharedLedger
+    number: int
+    stream: Stream
+    draws: tuple[Draw, ...]
+    done: bool = False
 
     def commit(self) -> None:
-        self._ledger.ask("commit", self._number, self._stream, self.draws)
-        self._done = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._done:
-            return
-        try:
-            self._ledger.ask("release", self._number)
-        except LedgerError:
-            _log.exception("draws could not be given back now; they are when the server stops")
+        self.ledger.ask("commit", self.number, self.stream, self.draws)
+        self.done = True

@@ -19,9 +19,9 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.settings import ServeSettings
 from ddm_rt.serve.scheduling.stats import Stats
 from ddm_rt.serve.scheduling.ticket import Event, Failed, Progress
+from ddm_rt.serve.settings import ServeSettings
 
 _PROGRESS_S = 0.5  # a message costs more between processes than within one
 _IDLE_S = 5.0
@@ -31,17 +31,10 @@ _PORTABLE = (DdmError, DeadlineExceeded, Draining, QueueFull, TooMany, Cancelled
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is taken in."""
+    """The replica has taken the request in."""
 
 
-@dataclass(frozen=True, eq=False)
-class Refused:
-    """It is not, and nothing was done for it."""
-
-    error: Exception
-
-
-Message = Accepted | Refused | Event
+Message = Accepted | Event  # Failed without Accepted: the request was not taken in, and nothing was done for it
 
 
 class Replica:
@@ -75,7 +68,7 @@ class Replica:
             self._check(asked.model_dump())
             ticket = await asyncio.to_thread(self._scheduler.replay, asked, priority=priority, deadline_s=deadline_s)
         except Exception as error:  # noqa: BLE001 (whoever sent it is told)
-            yield Refused(portable(error))
+            yield Failed(portable(error))
             return
         try:
             yield Accepted()

@@ -1,7 +1,8 @@
-"""The HTTP interface: what OpenAI's clients speak, and what a machine room asks for."""
+"""The FastAPI application: OpenAI's image API, the balance, health checks, metrics, and a page to look at."""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib import resources
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -13,13 +14,12 @@ from starlette.exceptions import HTTPException
 
 import ddm_rt
 from ddm_rt.config import SamplerName
-from ddm_rt.serve.http.access_log import Access, notes
-from ddm_rt.serve.http.balance import balances
-from ddm_rt.serve.http.errors import Failure, broken, invalid, malformed, unserved
-from ddm_rt.serve.http.generations import Images, Order
+from ddm_rt.serve.http.balance import Measured, balances
+from ddm_rt.serve.http.errors import Failure, failure_of, invalid
+from ddm_rt.serve.http.generations import Images
 from ddm_rt.serve.http.keys import Caller, Keys
-from ddm_rt.serve.http.limits import Limits
 from ddm_rt.serve.http.metrics import CONTENT_TYPE, Metrics
+from ddm_rt.serve.http.middleware import Access, Limits, notes
 from ddm_rt.serve.http.schema import (
     BalanceList,
     ErrorReply,
@@ -30,13 +30,9 @@ from ddm_rt.serve.http.schema import (
     ModelList,
     sizes_of,
 )
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.http.sse import cancel_when_gone
-from ddm_rt.serve.http.static import add_page
 from ddm_rt.serve.scheduling.service import Service
-
-if TYPE_CHECKING:
-    from ddm_rt.serve.http.measured import Measured  # only with a judge, because scipy takes long to load
+from ddm_rt.serve.settings import HttpSettings
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
@@ -53,15 +49,30 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {f"image/{kind}": {} for kind in ("png", "webp", "jpeg")}}
 }
+# Of the page at /.
+_PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 _bearer = HTTPBearer(auto_error=False)
 
 
 def create_app(
-    scheduler: Service,
+    scheduler: Service[Any],
     http: HttpSettings = HttpSettings(),  # noqa: B008 (frozen)
     *,
     keys: Keys | None = None,
-    measured: "Measured | None" = None,
+    measured: Measured | None = None,
 ) -> FastAPI:
     """The application over a scheduler, which its owner starts and closes.
 
@@ -80,6 +91,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would go wherever the Host header says
         responses=_ERRORS,
+        exception_handlers=dict.fromkeys((Failure, RequestValidationError, HTTPException, Exception), _tell_failure),
     )
 
     async def caller(
@@ -95,7 +107,8 @@ def create_app(
     async def generate(body: ImageRequest, request: Request, known: Annotated[Caller, Depends(caller)]) -> Response:
         """Images, as many as `n`, whose codes are balanced within the scope."""
         order = await images.take(body, known, (http.public_url or str(request.base_url)).rstrip("/"))
-        notes(request.scope).update(_noted(order, http))
+        noted = {"n": order.ticket.n, "num_steps": order.manifest.num_steps, "stream": bool(body.stream)}
+        notes(request.scope).update(noted | ({"prompt": body.prompt} if http.log_prompts else {}))
         if body.stream:
             # For a client that left before the first event was made; later the stream itself sees to it.
             call_off = BackgroundTask(order.ticket.cancel)
@@ -145,8 +158,7 @@ def create_app(
         response.status_code = 200 if scheduler.ready else 503
         return Health(status="ready" if scheduler.ready else "draining")
 
-    add_page(app)
-    _handle_errors(app)
+    _add_page(app)
     if http.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
@@ -156,7 +168,7 @@ def create_app(
     return app
 
 
-def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") -> ModelItem:
+def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | None) -> ModelItem:
     bundle, settings = scheduler.pipeline.bundle, scheduler.settings
     config, sizes = bundle.config, sizes_of(bundle, http)
     return ModelItem(
@@ -179,32 +191,21 @@ def _about(scheduler: Service, http: HttpSettings, measured: "Measured | None") 
     )
 
 
-def _noted(order: Order, http: HttpSettings) -> dict[str, object]:
-    """What the log says of a request."""
-    request = order.manifest.request
-    noted: dict[str, object] = {
-        "n": request.n,
-        "num_steps": order.manifest.num_steps,
-        "stream": bool(order.body.stream),
-    }
-    return noted | ({"prompt": order.body.prompt} if http.log_prompts else {})
+async def _tell_failure(request: Request, error: Exception) -> Response:
+    return failure_of(error).response()
 
 
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(Failure)
-    async def of_ours(request: Request, failure: Failure) -> Response:
-        return failure.response()
+def _add_page(app: FastAPI) -> None:
+    """Routes for the page's files, which are read once; index.html is at / too."""
+    for file in sorted((resources.files("ddm_rt.serve.http") / "web").iterdir(), key=lambda file: file.name):
+        if media_type := _PAGE_TYPES.get(file.name[file.name.rfind(".") :]):
+            _add_file(app, f"/{file.name}", file.read_bytes(), media_type)
+            if file.name == "index.html":
+                _add_file(app, "/", file.read_bytes(), media_type)
 
-    @app.exception_handler(RequestValidationError)
-    async def of_the_body(request: Request, error: RequestValidationError) -> Response:
-        return malformed(error).response()
 
-    @app.exception_handler(HTTPException)
-    async def of_the_framework(request: Request, error: HTTPException) -> Response:
-        response = unserved(error.status_code, error.detail).response()
-        response.headers.update(error.headers or {})
-        return response
+def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
+    async def file() -> Response:
+        return Response(content, media_type=media_type, headers=_PAGE_HEADERS)
 
-    @app.exception_handler(Exception)
-    async def of_the_server(request: Request, error: Exception) -> Response:
-        return broken().response()
+    app.add_api_route(path, file, include_in_schema=False)

@@ -2,21 +2,26 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from ddm_rt.errors import BundleError, DdmError, LedgerError
 from ddm_rt.sample.generation import Cancelled
-from ddm_rt.sample.request import told_fields
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 
-# What a request that doesn't fit complains of -> the body's field.
-_FIELDS = {name: field.told.name or name for name, field in told_fields().items()}
-_FIELDS |= {"height": "size", "width": "size", "deadline_s": "deadline_s"}
-_NOT_ALLOWED = 405
+# Fields of a request that `Pipeline.prepare` and `Scheduler.submit` complain of, most of them by the same name.
+_FIELDS = {"num_steps": "steps", "height": "size", "width": "size"} | {
+    name: name
+    for name in (
+        *("prompt", "negative_prompt", "n", "seed", "sampler", "guidance_scale", "indicator_guidance_scale"),
+        *("target", "balance", "scope", "leave_alone", "deadline_s"),
+    )
+}
 
 
 @dataclass(eq=False)
@@ -29,14 +34,14 @@ class Failure(Exception):
     code: str | None = None
     param: str | None = None
     retry_after_s: float | None = None
+    headers: Mapping[str, str] | None = None
     retry: bool = True  # whether OpenAI's clients may try again by themselves where the status suggests it
 
     def tree(self) -> dict[str, Any]:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        headers = {}
+        headers = dict(self.headers or {})
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(math.ceil(self.retry_after_s), 1))
         if not self.retry:
@@ -52,7 +57,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None, sta
 
 
 def refused(error: Exception) -> Failure:
-    """Of a request that was not taken in."""
+    """What a client is told of a request that was not taken in."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, DeadlineExceeded):
@@ -68,7 +73,7 @@ def refused(error: Exception) -> Failure:
 
 
 def failed(error: Exception) -> Failure:
-    """Of a request that was taken in, and came to nothing."""
+    """What a client is told of a request that was taken in, and came to nothing."""
     if isinstance(error, DeadlineExceeded):
         return Failure(504, str(error), "server_error", "deadline_exceeded", retry=False)
     if isinstance(error, Draining):
@@ -79,12 +84,12 @@ def failed(error: Exception) -> Failure:
 
 
 def broken() -> Failure:
-    """Nothing of what went wrong inside is told; the log has it."""
+    """What a client is told of an error inside: that the log has it, and no more."""
     return Failure(500, "the server failed at this request; its log says why", "server_error", retry=False)
 
 
 def malformed(error: RequestValidationError) -> Failure:
-    """Names the first field that doesn't fit, and not what stood there."""
+    """What a client is told of a body that doesn't fit: its first wrong field, and not what stood there."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])  # without "body" or "query"
     if first["type"] == "json_invalid":
@@ -94,7 +99,13 @@ def malformed(error: RequestValidationError) -> Failure:
     return invalid(f"{place or 'the body'}: {first['msg']}", place or None, "invalid_value")
 
 
-def unserved(status: int, detail: str) -> Failure:
-    """Of the web framework's own errors: no such path or method, a body that is too long or unreadable."""
-    code = {404: "not_found", _NOT_ALLOWED: "method_not_allowed", 413: "body_too_large"}.get(status)
-    return invalid(detail, code=code, status=status)
+def failure_of(error: Exception) -> Failure:
+    """What a client is told of an error that ended a call: ours, a malformed request, the web framework's, or any."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, RequestValidationError):
+        return malformed(error)
+    if isinstance(error, HTTPException):  # no such path or method, a body that is too long or unreadable
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+        return Failure(error.status_code, error.detail, "invalid_request_error", code, headers=error.headers)
+    return broken()

@@ -1,36 +1,37 @@
-"""From a request's body to its images: taken in, followed, encoded, told at once or one by one."""
+"""`POST /v1/images/generations`: a request is taken in, and answered with its images, at once or one by one."""
 
 import asyncio
 import base64
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.serve.http import sse
+from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.errors import Failure, failed, refused
 from ddm_rt.serve.http.image_store import Pictures, picture
 from ddm_rt.serve.http.keys import Caller
 from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares
-from ddm_rt.serve.http.settings import HttpSettings
-from ddm_rt.serve.scheduling.errors import DeadlineExceeded
 from ddm_rt.serve.scheduling.service import Service
-from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, Ticket
-
-if TYPE_CHECKING:
-    from ddm_rt.serve.http.measured import Measured  # only with a judge, because scipy takes long to load
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.settings import HttpSettings
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _TAKING = 32  # requests at once
+_ENCODE_THREADS = 2
+_IDLE_S = 15.0  # between two signs of life in a stream
+_GRACE_S = 10.0  # past a request's deadline, for its end to be told
 
 # OpenAI has an event for an image that is complete; the others are ours, named likewise.
 STARTED = "image_generation.started"
@@ -58,10 +59,10 @@ class Order:
 class Images:
     """What `POST /v1/images/generations` does."""
 
-    def __init__(self, scheduler: Service, http: HttpSettings, measured: "Measured | None") -> None:
+    def __init__(self, scheduler: Service[Any], http: HttpSettings, measured: Measured | None) -> None:
         self._scheduler, self._http, self._measured = scheduler, http, measured
-        self.pictures = Pictures(http.keep_images_s, http.keep_images_bytes)
-        self._encoding = ThreadPoolExecutor(http.encode_threads, "encoding")
+        self.pictures = Pictures()
+        self._encoding = ThreadPoolExecutor(_ENCODE_THREADS, "encoding")
         # Taking in waits: for a ledger that other processes use, or for a replica.
         self._taking = ThreadPoolExecutor(_TAKING, "taking")
 
@@ -81,36 +82,14 @@ class Images:
 
     async def whole(self, order: Order) -> bytes:
         """All images and the manifest, as JSON. Raises Failure."""
-        ticket, told = order.ticket, Future[bytes]()
-
-        def answer() -> None:
-            if not told.set_running_or_notify_cancel():
-                return
-            try:
-                told.set_result(self._reply(order))
-            except Exception as error:  # noqa: BLE001 (raised where it is waited for)
-                told.set_exception(error)
-
-        def on_event(event: Event) -> None:
-            if isinstance(event, Finished | Failed):
-                self._encoding.submit(answer)  # from here: by way of the event loop it would take longer
-
-        ticket.subscribe(on_event, progress=False)
-        try:
-            async with asyncio.timeout(ticket.deadline + self._http.grace_s - time.monotonic()):
-                return await asyncio.wrap_future(told)
-        except TimeoutError:
-            late = DeadlineExceeded("the request has not ended by its deadline")
-            raise _logged(failed(late), late) from None
-        finally:
-            ticket.cancel()  # nothing, where it has ended
+        events = sse.follow(order.ticket, idle_s=math.inf, grace_s=_GRACE_S, progress=False)
+        end = [event async for event in events][-1]
+        if isinstance(end, Failed):
+            raise _logged(failed(end.error), end.error)
+        return await self._in_pool(lambda: self._reply(order))
 
     def _reply(self, order: Order) -> bytes:
-        """Raises Failure where the request failed."""
-        try:
-            generation = order.ticket.result()
-        except Exception as error:
-            raise _logged(failed(error), error) from error
+        generation = order.ticket.result()
         items = self._items(order, range(order.ticket.n), list(generation.images))
         reply = ImageReply(
             created=int(time.time()),
@@ -142,8 +121,7 @@ class Images:
                 **look,
             },
         )
-        http = self._http
-        async for event in sse.follow(order.ticket, idle_s=http.idle_s, grace_s=http.grace_s):
+        async for event in sse.follow(order.ticket, idle_s=_IDLE_S, grace_s=_GRACE_S):
             if event is None:
                 yield sse.KEEP_ALIVE
             elif isinstance(event, Progress):

@@ -1,4 +1,4 @@
-"""Images on their way out: encoded, and some kept for minutes under names that nobody can guess."""
+"""Image files: encoded, and, for those with a URL, kept for minutes under names that nobody can guess."""
 
 import secrets
 import threading
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ddm_rt.sample.generation import encoded
 
 _NAME_BYTES = 32
+_KEEP_S = 600.0
+_MOST_BYTES = 2**28
 
 
 def picture(image: NDArray[np.uint8], output_format: str, compression: int | None) -> bytes:
@@ -30,7 +32,9 @@ class Kept(NamedTuple):
 class Pictures:
     """Files in memory, by name. Those that are too old go, and the oldest where there are too many bytes."""
 
-    def __init__(self, seconds: float, most_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float = _KEEP_S, most_bytes: int = _MOST_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seconds, self._most_bytes, self._clock = seconds, most_bytes, clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # oldest first

@@ -1,6 +1,7 @@
 """What Prometheus reads at /metrics: the scheduler's counts, and those of the HTTP interface."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -13,12 +14,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Metrics:
+class Metrics(Collector):
     """A registry of its own: several servers in one process don't meet."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
+        self._stats = stats
         self._registry = CollectorRegistry()
-        self._registry.register(_SchedulerMetrics(stats))
+        self._registry.register(self)
         self._requests = Counter(
             "ddm_http_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
         )
@@ -37,15 +39,8 @@ class Metrics:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-
-class _SchedulerMetrics(Collector):
-    def __init__(self, stats: Callable[[], Stats]) -> None:
-        self._stats = stats
-
-    def describe(self) -> Iterator[Metric]:
-        yield from ()  # so that registering asks for no counts
-
     def collect(self) -> Iterator[Metric]:
+        """The counts of the scheduler, which the registry asks for each time that it is read."""
         stats = self._stats()
         for name, about, value in (
             ("ddm_requests_under_way", "Requests taken in that have not ended.", stats.requests),
@@ -63,21 +58,17 @@ class _SchedulerMetrics(Collector):
         )
         yield CounterMetricFamily("ddm_image_steps", "Steps of each image, added up.", stats.steps)
         yield CounterMetricFamily("ddm_images", "Images of requests that finished.", stats.images)
-        ended = CounterMetricFamily("ddm_requests", "Requests that ended.", labels=("state",))
-        for state, count in (
-            ("finished", stats.finished),
-            ("failed", stats.failed),
-            ("cancelled", stats.cancelled),
-        ):
-            ended.add_metric((state,), count)
-        yield ended
-        rejected = CounterMetricFamily("ddm_rejected", "Requests that were not taken in.", labels=("reason",))
-        for reason, count in stats.rejected.items():
-            rejected.add_metric((reason,), count)
-        yield rejected
-        assigned = CounterMetricFamily(
-            "ddm_assigned", "Images of requests that finished.", labels=("scope", "top_code")
-        )
-        for (scope, top_code), count in stats.assigned.items():
-            assigned.add_metric((scope or "", str(top_code)), count)
-        yield assigned
+        ended = {("finished",): stats.finished, ("failed",): stats.failed, ("cancelled",): stats.cancelled}
+        yield _counter("ddm_requests", "Requests that ended.", ("state",), ended)
+        rejected = {(reason,): count for reason, count in stats.rejected.items()}
+        yield _counter("ddm_rejected", "Requests that were not taken in.", ("reason",), rejected)
+        assigned = {(scope or "", str(top_code)): count for (scope, top_code), count in stats.assigned.items()}
+        yield _counter("ddm_assigned", "Images of requests that finished.", ("scope", "top_code"), assigned)
+
+
+def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[Any, int]) -> Metric:
+    """`counts` by the labels' values."""
+    family = CounterMetricFamily(name, about, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family

@@ -9,7 +9,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
 from ddm_rt.sample.request import Request, told_fields
 from ddm_rt.serve.http.errors import invalid
-from ddm_rt.serve.http.settings import HttpSettings
+from ddm_rt.serve.settings import HttpSettings
 
 PictureFormat = Literal["png", "webp", "jpeg"]
 

@@ -1,19 +1,25 @@
-"""Runs an application on a socket, to an end that lets requests under way finish."""
+"""Runs an application on a socket, to an end that lets requests under way finish; and logs as JSON lines."""
 
 import asyncio
+import json
+import logging
 import math
 import socket
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import FrameType
+from typing import Any, TextIO
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ddm_rt.errors import DdmError
-from ddm_rt.serve.http.settings import HttpSettings
 from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.settings import HttpSettings
+
+_CONNECTIONS = 1024
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,7 +44,7 @@ class Server(uvicorn.Server):
     """Answers requests in `run([socket])`, until SIGTERM or SIGINT."""
 
     def __init__(
-        self, app: FastAPI, scheduler: Service, http: HttpSettings, on_ready: Callable[[], None] = lambda: None
+        self, app: FastAPI, scheduler: Service[Any], http: HttpSettings, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         """`on_ready` is called when requests are answered."""
 
@@ -52,7 +58,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=http.connections,
+                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=math.ceil(http.write_s),
             )
         )
@@ -124,3 +130,28 @@ class _Protocol(H11Protocol):
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
+
+
+class JsonLines(logging.Formatter):
+    """A record's time, level, logger and message, its `fields` (`extra={"fields": {...}}`), and its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to(stream: TextIO, level: str) -> None:
+    """Everything that this process logs, at `level` ("debug", "info", "warning" or "error") and above."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("ddm_rt", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())

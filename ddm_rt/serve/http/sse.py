@@ -17,9 +17,11 @@ KEEP_ALIVE = b": waiting\n\n"
 _PROGRESS_S = 0.1  # between two tellings of progress
 
 
-async def follow(ticket: Ticket, *, idle_s: float, grace_s: float) -> AsyncIterator[Event | None]:
-    """The ticket's images, ten times a second at most its progress, and its end. None after each `idle_s` seconds
-    without any.
+async def follow(
+    ticket: Ticket, *, idle_s: float, grace_s: float, progress: bool = True
+) -> AsyncIterator[Event | None]:
+    """The ticket's images, ten times a second at most its progress (or, without `progress`, never), and its end. None
+    after each `idle_s` seconds without any.
 
     Who stops iterating cancels the request. One that hasn't ended `grace_s` seconds past its deadline has failed.
     """
@@ -37,7 +39,7 @@ async def follow(ticket: Ticket, *, idle_s: float, grace_s: float) -> AsyncItera
         with suppress(RuntimeError):  # the loop is closed: nobody listens
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    ticket.subscribe(put)
+    ticket.subscribe(put, progress=progress)
     last = ticket.deadline + grace_s
     try:
         while True:

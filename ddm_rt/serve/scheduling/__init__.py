@@ -1,1 +1,1 @@
-"""Requests share one batch: who waits, who runs, and what each gets. Needs no web framework."""
+"""The scheduler: requests of any size share one batch of images. It needs no web framework."""

@@ -1,10 +1,10 @@
-"""Why a server takes a request not in, or not to its end."""
+"""The errors with which a server refuses a request, or ends it early."""
 
 from ddm_rt.errors import DdmError
 
 
 class QueueFull(Exception):
-    """As much waits as may wait. The same request may be taken in after `retry_after_s` seconds."""
+    """The queue has no room for the request, which may be taken in after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s)  # both, so that it can go from process to process
@@ -19,7 +19,7 @@ class TooMany(QueueFull):
 
 
 class Draining(Exception):
-    """The server is stopping: it ends what it has taken in, and takes in nothing more."""
+    """The server is stopping: it finishes the requests that it has taken in, and takes in no more."""
 
 
 class DeadlineExceeded(DdmError):

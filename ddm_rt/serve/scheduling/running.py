@@ -1,10 +1,9 @@
 """Images in their slots: those of one latent shape share ticks, and shapes take turns. For the loop's thread alone."""
 
 import logging
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from ddm_rt.engine.contract import Array
 from ddm_rt.sample.loop.slots import Slots
@@ -29,38 +28,19 @@ class Ticked:
     failed: tuple[Work, Exception] | None = None
 
 
+@dataclass
 class _Group:
     """Images of one latent shape."""
 
-    def __init__(self, shape: Shape, slots: Slots, members: dict[int, Member]) -> None:
-        self.shape, self.slots = shape, slots
-        self.members = members  # by number in the slots
-        self._of_each: Counter[Work] | None = None
-
-    @property
-    def of_each(self) -> Counter[Work]:
-        """How many images each request has here."""
-        if self._of_each is None:
-            self._of_each = Counter(work for work, _ in self.members.values())
-        return self._of_each
-
-    def add(self, members: Mapping[int, Member]) -> None:
-        self.members.update(members)
-        self._of_each = None
-
-    def pop(self, numbers: Collection[int]) -> list[Member]:
-        """They have left the slots."""
-        if numbers:
-            self._of_each = None
-        return [self.members.pop(number) for number in numbers]
-
-    def drop(self, numbers: Collection[int]) -> None:
-        self.slots.drop(numbers)
-        self.pop(numbers)
+    shape: Shape
+    slots: Slots
+    members: dict[int, Member] = field(default_factory=dict)  # by number in the slots
 
 
-class Flight:
-    """Where the engine raises, the images of that tick part in halves until the one at fault is alone."""
+class RunningImages:
+    """The images that have slots. Where the engine raises, the images of that tick are halved until the one at fault
+    is alone.
+    """
 
     def __init__(self, pipeline: Pipeline, clock: Callable[[], float]) -> None:
         self._pipeline, self._clock = pipeline, clock
@@ -72,20 +52,24 @@ class Flight:
     def take_in(self, picked: Sequence[Member]) -> list[tuple[Work, Exception]]:
         """Gives images slots; returns the requests for which that failed."""
         failed: list[tuple[Work, Exception]] = []
-        order = sorted(picked, key=lambda member: member[0].number)
-        for work, members in groupby(order, key=lambda member: member[0]):
+        indices: defaultdict[Work, list[int]] = defaultdict(list)
+        for work, index in picked:
+            indices[work].append(index)
+        for work in indices:
             try:
-                self._admit(work, [index for _, index in members])
+                self._admit(work, indices[work])
             except Exception as error:  # noqa: BLE001 (the request is told)
                 failed.append((work, error))
         return failed
 
     def drop(self, works: Collection[Work]) -> None:
-        """Their images leave unfinished."""
+        """The images of these requests leave their slots unfinished."""
         if not works:
             return
         for group in self._groups:
-            group.drop([number for number, (work, _) in group.members.items() if work in works])
+            numbers = [number for number, (work, _) in group.members.items() if work in works]
+            group.slots.drop(numbers)
+            _pop(group, numbers)
         self._groups = deque(group for group in self._groups if group.members)
 
     def tick(self) -> Ticked:
@@ -96,18 +80,18 @@ class Flight:
             numbers, samples = group.slots.tick()
         except Exception as error:  # noqa: BLE001 (the request at fault is told)
             return self._part(group, error, self._clock() - start)
-        ticked = Ticked(group.shape, self._clock() - start, group.of_each)
-        ticked.finished, ticked.samples = group.pop(numbers), samples
+        seconds, advanced = self._clock() - start, Counter(work for work, _ in group.members.values())
+        finished = _pop(group, numbers)
         if group.members:
             self._groups.append(group)
-        return ticked
+        return Ticked(group.shape, seconds, advanced, finished, samples)
 
     def _admit(self, work: Work, indices: Sequence[int]) -> None:
         assert work.prepared is not None
         assert work.states is not None
         group = next((group for group in self._groups if group.shape == work.shape), None)
         if group is None:
-            group = _Group(work.shape, self._pipeline.slots(work.shape), {})
+            group = _Group(work.shape, self._pipeline.slots(work.shape))
         jobs = [work.prepared.jobs[i] for i in indices]
         numbers = group.slots.admit(
             work.prepared.table,
@@ -116,16 +100,19 @@ class Flight:
         )
         if not group.members:
             self._groups.append(group)
-        group.add(dict(zip(numbers, ((work, index) for index in indices), strict=True)))
+        group.members.update(zip(numbers, ((work, index) for index in indices), strict=True))
 
     def _part(self, group: _Group, error: Exception, seconds: float) -> Ticked:
-        ticked = Ticked(group.shape, seconds)
         if len(group.members) == 1:
             ((work, _),) = group.members.values()
-            ticked.failed = work, error
-            return ticked
+            return Ticked(group.shape, seconds, failed=(work, error))
         _log.warning("a tick of %d images failed: %s; they part to find the one at fault", len(group.members), error)
         other = group.slots.split()
-        members = dict(zip(other.numbers, group.pop(other.numbers), strict=True))
+        members = dict(zip(other.numbers, _pop(group, other.numbers), strict=True))
         self._groups.extendleft((_Group(group.shape, other, members), group))
-        return ticked
+        return Ticked(group.shape, seconds)
+
+
+def _pop(group: _Group, numbers: Collection[int]) -> list[Member]:
+    """The images that have left the slots."""
+    return [group.members.pop(number) for number in numbers]

@@ -3,34 +3,32 @@
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from ddm_rt.sample.generation import Cancelled
+import numpy as np
+
+from ddm_rt.engine.contract import Array
 from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Extent, Request
-from ddm_rt.serve.scheduling import bounds
-from ddm_rt.serve.scheduling.admission import Book
-from ddm_rt.serve.scheduling.delivery import Delivery
-from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
-from ddm_rt.serve.scheduling.queue import Work
-from ddm_rt.serve.scheduling.running import Flight, Ticked
-from ddm_rt.serve.scheduling.settings import ServeSettings
-from ddm_rt.serve.scheduling.stats import Stats, Tally
-from ddm_rt.serve.scheduling.ticket import State, Ticket
+from ddm_rt.sample.shapes import Shape
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
+from ddm_rt.serve.scheduling.queue import RequestQueue, Work
+from ddm_rt.serve.scheduling.running import Member, RunningImages, Ticked
+from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.scheduling.stats import Stats
+from ddm_rt.serve.scheduling.ticket import Ticket
+from ddm_rt.serve.settings import ServeSettings
 
-__all__ = ["DeadlineExceeded", "Draining", "QueueFull", "Scheduler", "TooMany"]
-
-_REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineExceeded: "deadline"}
 _log = logging.getLogger(__name__)
 
 
-class Scheduler:
-    """Takes requests from any thread, and samples them all in one of its own.
+class Scheduler(Service[Work]):
+    """Samples all requests in one thread of its own.
 
     An image's bytes are those that `Pipeline.generate` gives for the same request, whatever else is in flight. The
     pipeline must not sample anything else meanwhile; its bundle and its ledger may be read.
@@ -43,17 +41,13 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` gives seconds, which deadlines and the time of a tick are measured by."""
-        self.pipeline = pipeline
-        self.settings = ServeSettings() if settings is None else settings
-        self._clock = clock
-        self._changed = threading.Condition()  # guards all that follows, save the flight: that is the loop's alone
-        self._book = Book(self.settings)
-        self._tally = Tally()
+        settings = ServeSettings() if settings is None else settings
+        super().__init__(pipeline, settings, clock)
+        self._queue = RequestQueue(settings)
         self._gone: list[Work] = []  # claimed: their images are to leave their slots
-        self._occupied = self._undecoded = self._arrivals = 0
-        self._draining = self._closing = False
-        self._flight = Flight(pipeline, clock)
-        self._delivery = Delivery(pipeline, self.settings.decode_threads, self._was_decoded, self._has_ended)
+        self._occupied = self._undecoded = 0
+        self._running = RunningImages(pipeline, clock)  # the loop's alone, without the lock
+        self._delivery = ThreadPoolExecutor(1, "delivery")  # does in order what the loop leaves to it
         self._thread = threading.Thread(target=self._run, name="sampling", daemon=True)
 
     def start(self) -> None:
@@ -61,29 +55,13 @@ class Scheduler:
         from then on.
         """
         assert self.pipeline.buckets
-        self._delivery.start()
         self._thread.start()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
-        """Takes in a request.
-
-        Only so many requests of one `key` are taken at once, save of "". Higher priorities go first. The request fails
-        with DeadlineExceeded if it isn't done after `deadline_s` seconds (None: those of the settings).
-
-        Raises DdmError for what `generate` doesn't take and for more images or steps than the settings allow,
-        DeadlineExceeded where it can't be done in time however little waits, TooMany or QueueFull where it can't be
-        taken in now, and Draining.
-        """
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
-        size = bounds.check(request.extent(self.pipeline.bundle), deadline_s, self.settings)
-        return self._take_in(size, self.pipeline.prepare(request), key, priority, deadline_s)
+        size = self._extent(request, deadline_s)
+        work = Work(*size, key, priority, self._ticket(size, deadline_s))
+        return self._take_in(work, self.pipeline.prepare(request))
 
     def replay(self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None) -> Ticket:
         """Takes in a request whose codes were drawn elsewhere: the images of `manifest`. The ledger isn't asked.
@@ -93,111 +71,59 @@ class Scheduler:
         deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         prepared = self.pipeline.recorded(manifest)
         size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
-        return self._take_in(size, nullcontext(prepared), "", priority, deadline_s)
+        return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s)), nullcontext(prepared))
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs."""
         return self._thread.is_alive()
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests are taken in, as far as there is room."""
-        return self.alive and not self._draining
 
     def stats(self) -> Stats:
         with self._changed:
-            tally = self._tally
-            median, high = tally.tick_quantiles()
-            return Stats(
-                requests=len(self._book.alive),
-                waiting=self._book.waiting,
+            return self._tally.stats(
+                requests=len(self._alive),
+                waiting=self._queue.waiting,
                 occupied=self._occupied,
                 decoding=self._undecoded,
                 slots=self.settings.slots,
                 queue=self.settings.queue,
-                ticks=tally.ticks,
-                steps=tally.steps,
-                tick_seconds=tally.tick_seconds,
-                tick_p50_s=median,
-                tick_p95_s=high,
-                images=tally.images,
-                finished=tally.ended[State.FINISHED],
-                failed=tally.ended[State.FAILED],
-                cancelled=tally.ended[State.CANCELLED],
-                rejected=dict(tally.rejected),
-                assigned=dict(tally.assigned),
-            )
-
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Takes in nothing more, and waits up to `timeout_s` seconds (None: those of the settings) for what was taken
-        in. Returns whether all of it has ended, and every slot is free.
-        """
-        with self._changed:
-            self._draining = True
-            return self._changed.wait_for(
-                lambda: not (self._book.alive or self._occupied or self._undecoded),
-                self.settings.drain_s if timeout_s is None else timeout_s,
             )
 
     def close(self) -> None:
-        """Stops. Requests under way fail with Draining, and their draws are given back."""
         with self._changed:
             self._draining = self._closing = True
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
-        self._end_all(Draining("the server has stopped"))
-        self._delivery.close()
+        self._fail_all(Draining("the server has stopped"))
+        self._delivery.shutdown()
 
-    def _take_in(
-        self,
-        size: Extent,
-        preparing: AbstractContextManager[Prepared],
-        key: str,
-        priority: int,
-        deadline_s: float,
-    ) -> Ticket:
-        work = self._enter(size, key, priority, deadline_s)
-        try:
-            with ExitStack() as draws:
-                work.prepared = draws.enter_context(preparing)
-                work.ticket.manifest = work.prepared.manifest
-                work.states = self.pipeline.first_states(work.prepared, range(work.n))
-                with self._changed:
-                    if self._closing:
-                        raise Draining("the server has stopped")
-                    work.draws = draws.pop_all()
-                    self._book.queue(work)
-                    self._changed.notify_all()
-        except BaseException:
-            with self._changed:
-                self._book.forget(work)
-                self._changed.notify_all()
-            raise
+    def _take_in(self, work: Work, preparing: AbstractContextManager[Prepared]) -> Ticket:
+        with self._taking_in(work, preparing) as prepared:
+            work.prepared, work.states = prepared, self.pipeline.first_states(prepared, range(work.n))
+        with self._changed:
+            self._queue.add(work)
+            self._changed.notify_all()
         return work.ticket
 
-    def _enter(self, size: Extent, key: str, priority: int, deadline_s: float) -> Work:
-        """Keeps room for a request before anything is done for it."""
-        now = self._clock()
-        ticket = Ticket(size.n, size.n * size.steps, now + deadline_s, self._was_cancelled)
+    def _keep_room(self, work: Work) -> None:
+        self._queue.enter(work, self._clock())
+
+    def _retry_s(self) -> float:
+        return self._queue.retry_s()
+
+    def _forget(self, work: Work) -> None:
         with self._changed:
-            self._arrivals += 1
-            work = Work(self._arrivals, *size, key, priority, ticket)
-            try:
-                if self._draining:
-                    raise Draining("the server is stopping; it takes in no more requests")
-                self._book.enter(work, now)
-            except (Draining, QueueFull, DeadlineExceeded) as error:
-                self._tally.rejected[_REASONS[type(error)]] += 1
-                raise
-        return work
+            self._queue.forget(work)
+            super()._forget(work)
+
+    def _is_idle(self) -> bool:
+        return not (self._alive or self._occupied or self._undecoded)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._has_work():
-                    soonest = self._book.soonest()
+                    soonest = self._queue.soonest()
                     self._changed.wait(None if soonest is None else max(soonest - self._clock(), 0.0))
                 if self._closing:
                     return
@@ -205,11 +131,11 @@ class Scheduler:
             try:
                 if changes:
                     self._leave_and_join()
-                if self._flight:
-                    self._account(self._flight.tick())
+                if self._running:
+                    self._account(self._running.tick())
             except Exception as error:  # noqa: BLE001 (one turn's failure must not end all serving)
                 _log.exception("a turn of the loop failed; requests under way fail with it")
-                self._end_all(error)
+                self._fail_all(error)
 
     def _has_work(self) -> bool:
         return self._closing or self._occupied > 0 or self._has_changes()
@@ -218,33 +144,31 @@ class Scheduler:
         """Whether images have to leave or may join: at most turns nothing does. What runs between two steps of the
         engine runs on caches that the engine has filled, and takes twice its time.
         """
-        if self._gone or (self._room() > 0 and self._book.queued):
+        if self._gone or (self._room() > 0 and self._queue.queued):
             return True
-        soonest = self._book.soonest()
+        soonest = self._queue.soonest()
         return soonest is not None and soonest <= self._clock()
 
     def _leave_and_join(self) -> None:
-        """Between two steps."""
+        """Between two steps, images of ended requests leave their slots, and waiting ones get them."""
         with self._changed:
             now = self._clock()
             gone, self._gone = self._gone, []
-            late = self._book.expired(now)
+            late = self._queue.expired(now)
         for work in late:
-            self._end(work, DeadlineExceeded("the request was not done by its deadline"))
-        self._flight.drop({*gone, *late})
+            self._fail(work, DeadlineExceeded("the request was not done by its deadline"))
+        self._running.drop({*gone, *late})
         with self._changed:
-            self._occupied = len(self._flight)
-            picked = self._book.pick(self._room(), now)
-        for work, error in self._flight.take_in(picked):
-            self._end(work, error)
-        for work, _ in picked:
-            work.ticket.start()
+            self._occupied = len(self._running)
+            picked = self._queue.pick(self._room(), now)
+        for work, error in self._running.take_in(picked):
+            self._fail(work, error)
         with self._changed:
-            self._occupied = len(self._flight)
+            self._occupied = len(self._running)
             self._changed.notify_all()
 
     def _room(self) -> int:
-        """Images that may get a slot. Where decoding doesn't keep up, fewer do."""
+        """The number of images that may get a slot: fewer where decoding doesn't keep up."""
         return min(self.settings.slots, 2 * self.settings.slots - self._undecoded) - self._occupied
 
     def _account(self, ticked: Ticked) -> None:
@@ -253,60 +177,68 @@ class Scheduler:
             self._tally.ticked(ticked.seconds, images)
             self._undecoded += len(ticked.finished)
             if images:
-                self._book.pace.saw(ticked.shape, images, ticked.seconds)
+                self._queue.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
-                self._book.advance(work, steps)
+                self._queue.advance(work, steps)
             if ticked.finished or ticked.failed is not None:
-                self._occupied = len(self._flight)
+                self._occupied = len(self._running)
                 self._changed.notify_all()
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
-            self._delivery.progress(told)
+            self._deliver(_tell_progress, told)
         if ticked.finished:
-            self._delivery.images(ticked.finished, ticked.samples, ticked.shape)
+            self._deliver(self._decode, ticked.finished, ticked.samples, ticked.shape)
         if ticked.failed is not None:
-            self._end(*ticked.failed)
-
-    def _end(self, work: Work, error: Exception) -> None:
-        """A request fails, unless it has ended."""
-        if work.ticket.claim():
-            self._leave(work)
-            self._delivery.fail(work, error)
-
-    def _end_all(self, error: Exception) -> None:
-        with self._changed:
-            works = list(self._book.alive.values())
-        for work in works:
-            self._end(work, error)
+            self._fail(*ticked.failed)
 
     def _leave(self, work: Work) -> None:
         with self._changed:
             self._gone.append(work)
             self._changed.notify_all()
 
-    # What follows is called by the delivery's threads, and by those that cancel.
-
-    def _was_cancelled(self, ticket: Ticket) -> None:
-        with self._changed:
-            work = self._book.alive[ticket]
+    def _abandon(self, work: Work, error: Exception) -> None:
         self._leave(work)
-        self._delivery.fail(work, Cancelled("the request was cancelled"), State.CANCELLED)
+        self._deliver(self._give_up, work, error)
 
-    def _was_decoded(self, images: int) -> None:
-        with self._changed:
-            self._undecoded -= images
-            self._changed.notify_all()
+    def _deliver(self, job: Callable[..., None], *arguments: Any) -> None:
+        self._delivery.submit(job, *arguments).add_done_callback(_log_failure)
 
-    def _has_ended(self, work: Work) -> None:
-        with self._changed:
-            state = work.ticket.state
-            self._tally.ended[state] += 1
-            if state is not State.FINISHED:
-                self._gone.append(work)
-            else:
-                assert work.prepared is not None
-                manifest = work.prepared.manifest
-                self._tally.images += work.n
-                self._tally.assign(manifest.request.scope, Counter(image.top_code for image in manifest.images))
-            self._book.forget(work)
-            self._changed.notify_all()
+    # What follows is called by the delivery's thread, which never waits for the loop.
+
+    def _decode(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
+        """Decodes the samples [B, *shape] of finished images, and hands the images over."""
+        try:
+            wanted = [i for i, (work, _) in enumerate(members) if not work.ticket.claimed]
+            if len(wanted) < len(members):
+                x0 = self.pipeline.engine.take(x0, np.array(wanted, np.int64))
+            self._decode_wanted([members[i] for i in wanted], x0, shape)
+        finally:
+            with self._changed:
+                self._undecoded -= len(members)
+                self._changed.notify_all()
+
+    def _decode_wanted(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
+        if not members:
+            return
+        try:
+            images = self.pipeline.decode(x0, len(members), shape)
+        except Exception as error:  # noqa: BLE001 (the request is told)
+            if len(members) > 1:  # one that can't be decoded takes none of its neighbours with it
+                for i, member in enumerate(members):
+                    self._decode_wanted([member], self.pipeline.engine.take(x0, np.array([i], np.int64)), shape)
+            elif members[0][0].ticket.claim():
+                self._abandon(members[0][0], error)
+            return
+        for (work, index), image in zip(members, images, strict=True):
+            if work.ticket.deliver(index, image):
+                self._finish(work)
+
+
+def _tell_progress(steps_done: Sequence[tuple[Ticket, int]]) -> None:
+    for ticket, done in steps_done:
+        ticket.advance(done)
+
+
+def _log_failure(job: "Future[None]") -> None:
+    if (error := job.exception()) is not None:
+        _log.error("a delivery failed", exc_info=error)

@@ -1,42 +1,215 @@
-"""What the HTTP interface needs of whoever samples: one scheduler in this process, or replicas elsewhere."""
+"""The life cycle of requests, whoever samples them: taken in or refused, ended, cancelled, and drained at the end."""
 
-from typing import Protocol
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, Self, TypeVar
 
-from ddm_rt.bundle import Bundle
-from ddm_rt.sample.balance.lending import Lender
-from ddm_rt.sample.request import Request
-from ddm_rt.serve.scheduling.settings import ServeSettings
-from ddm_rt.serve.scheduling.stats import Stats
-from ddm_rt.serve.scheduling.ticket import Ticket
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.generation import Cancelled
+from ddm_rt.sample.jobs import Prepared
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Extent, Request
+from ddm_rt.sample.shapes import Shape
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.stats import Stats, Tally
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket
+from ddm_rt.serve.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound="LiveRequest")
 
 
-class Source(Protocol):
-    """What is served; a `Pipeline` is one."""
+@dataclass(eq=False)
+class LiveRequest:
+    """A request of a service. Whoever claims its ticket ends it."""
 
-    bundle: Bundle
-    ledger: Lender
+    n: int
+    steps: int  # of each image
+    shape: Shape  # of the latents
+    key: str
+    priority: int
+    ticket: Ticket
+    draws: ExitStack = field(default_factory=ExitStack, kw_only=True)  # closing it says that they are done
 
 
-class Service(Protocol):
-    """See `serve.scheduling.scheduler.Scheduler`, which says what each of these does and raises."""
+class Service(ABC, Generic[R]):
+    """Takes requests from any thread, and gives a ticket for each: a scheduler here, or a front of replicas elsewhere.
 
-    settings: ServeSettings
+    What HTTP stands on. A `with` block starts and closes it.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, settings: ServeSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` gives the seconds that deadlines are measured by."""
+        self.pipeline, self.settings = pipeline, settings
+        self._clock = clock
+        self._changed = threading.Condition()  # guards all that follows, and what a service has to itself
+        self._alive: dict[Ticket, R] = {}  # from when there is room for a request to its last event
+        self._tally = Tally()
+        self._draining = self._closing = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
+        """Takes in a request.
+
+        Only so many requests of one `key` are taken at once, save of "". Higher priorities go first. The request fails
+        with DeadlineExceeded if it isn't done after `deadline_s` seconds (None: those of the settings).
+
+        Raises DdmError for what `generate` doesn't take and for more images or steps than the settings allow,
+        DeadlineExceeded where it can't be done in time however little waits, TooMany or QueueFull where it can't be
+        taken in now, and Draining.
+        """
 
     @property
-    def pipeline(self) -> Source: ...
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether the service's thread runs."""
 
     @property
-    def alive(self) -> bool: ...
+    def ready(self) -> bool:
+        """Whether requests are taken in, as far as there is room."""
+        return self.alive and not self._draining
 
-    @property
-    def ready(self) -> bool: ...
-
-    def submit(
-        self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None
-    ) -> Ticket: ...
-
+    @abstractmethod
     def stats(self) -> Stats: ...
 
-    def drain(self, timeout_s: float | None = None) -> bool: ...
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Takes in nothing more, and waits up to `timeout_s` seconds (None: those of the settings) for what was taken
+        in. Returns whether all of it has ended.
+        """
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(self._is_idle, self.settings.drain_s if timeout_s is None else timeout_s)
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Stops. Requests under way fail with Draining, and their draws are given back."""
+
+    @abstractmethod
+    def _abandon(self, request: R, error: Exception) -> None:
+        """Ends a request that the caller has claimed, without waiting for its last event."""
+
+    @abstractmethod
+    def _keep_room(self, request: R) -> None:
+        """Raises QueueFull, or DeadlineExceeded where no waiting helps."""
+
+    @abstractmethod
+    def _retry_s(self) -> float:
+        """Seconds after which a request that was refused may be taken in."""
+
+    def _is_idle(self) -> bool:
+        return not self._alive
+
+    def _extent(self, request: Request, deadline_s: float) -> Extent:
+        """How large the request is. Raises DdmError naming what is out of bounds."""
+        extent, settings = request.extent(self.pipeline.bundle), self.settings
+        most_images = min(settings.max_images, settings.queue)
+        for name, given, most in (("n", extent.n, most_images), ("num_steps", extent.steps, settings.max_steps)):
+            if not 1 <= given <= most:
+                raise DdmError(f"{name} is {given}; expected 1 to {most}")
+        if not deadline_s > 0:
+            raise DdmError(f"deadline_s is {deadline_s}; expected more than 0 seconds")
+        return extent
+
+    def _ticket(self, size: Extent, deadline_s: float) -> Ticket:
+        return Ticket(size.n, size.n * size.steps, self._clock() + deadline_s, self._was_cancelled)
+
+    @contextmanager
+    def _taking_in(self, request: R, preparing: AbstractContextManager[Prepared]) -> Iterator[Prepared]:
+        """Keeps room for a request before anything is done for it, draws its codes, and holds the draws from the
+        block's end on. Where anything raises, the request is forgotten.
+        """
+        with self._changed:
+            try:
+                if self._draining:
+                    raise Draining("the server is stopping; it takes in no more requests")
+                most = self.settings.per_key
+                if request.key and sum(other.key == request.key for other in self._alive.values()) >= most:
+                    message = f"{most} requests of this key are under way, as many as one key may have"
+                    raise TooMany(message, self._retry_s())
+                self._keep_room(request)
+                self._alive[request.ticket] = request
+            except (Draining, QueueFull, DeadlineExceeded) as error:
+                self._tally.reject(error)
+                raise
+        try:
+            with ExitStack() as draws:
+                prepared = draws.enter_context(preparing)
+                request.ticket.manifest = prepared.manifest
+                yield prepared
+                with self._changed:
+                    if self._closing:
+                        raise Draining("the server has stopped")
+                    request.draws = draws.pop_all()
+        except BaseException:
+            self._forget(request)
+            raise
+
+    def _fail(self, request: R, error: Exception) -> None:
+        """A request fails, unless it is settled how it ends."""
+        if request.ticket.claim():
+            self._abandon(request, error)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._changed:
+            requests = list(self._alive.values())
+        for request in requests:
+            self._fail(request, error)
+
+    def _was_cancelled(self, ticket: Ticket) -> None:
+        with self._changed:
+            request = self._alive[ticket]
+        self._abandon(request, Cancelled("the request was cancelled"))
+
+    def _finish(self, request: R) -> None:
+        """Ends a request whose images are all delivered, unless somebody has claimed it."""
+        if not request.ticket.claim():
+            return
+        assert request.ticket.manifest is not None
+        try:
+            end: Finished | Failed = Finished(request.ticket.manifest.tree())
+            request.draws.close()
+        except Exception as error:  # noqa: BLE001 (the ledger can't be written, say; the request is told)
+            end = Failed(error)
+        self._end(request, end)
+
+    def _give_up(self, request: R, error: Exception) -> None:
+        """Gives back the draws of a request that the caller has claimed, and ends it."""
+        self._give_back(request, error)
+        self._end(request, Failed(error))
+
+    def _give_back(self, request: R, error: Exception) -> None:
+        try:
+            with request.draws.pop_all():
+                raise error
+        except Exception as raised:  # noqa: BLE001 (`error` itself, most of the time)
+            if raised is not error:
+                _log.error("the draws of a request could not be given back", exc_info=raised)
+
+    def _end(self, request: R, event: Finished | Failed) -> None:
+        request.ticket.end(event)
+        with self._changed:
+            self._tally.end(request.ticket)
+            self._forget(request)
+
+    def _forget(self, request: R) -> None:
+        with self._changed:
+            self._alive.pop(request.ticket, None)
+            self._changed.notify_all()

@@ -1,22 +1,25 @@
-"""What a scheduler has done and is doing, counted."""
+"""Counts of what a service has done and is doing."""
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ddm_rt.serve.scheduling.ticket import State
+from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.ticket import State, Ticket
 
 OTHER_SCOPES = "(other)"
 
 _RECENT_TICKS = 512
 _MOST_SCOPES = 1000
+_REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineExceeded: "deadline"}
 
 
 @dataclass(frozen=True)
 class Stats:
-    """A snapshot. Counts are since the start."""
+    """A snapshot of a service's counts, which are since its start."""
 
     requests: int  # under way
     waiting: int  # images that wait for a slot
@@ -33,7 +36,7 @@ class Stats:
     finished: int  # requests
     failed: int
     cancelled: int
-    rejected: Mapping[str, int]  # by reason: "draining", "key", "queue", "deadline"
+    rejected: Mapping[str, int]  # by reason: "draining", "key", "queue", "deadline", "failure"
     assigned: Mapping[tuple[str | None, int], int]  # images of finished requests by scope and top code (-1: none)
 
 
@@ -45,7 +48,7 @@ class Tally:
         self.tick_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT_TICKS)
         self.images = 0
-        self.ended: Counter[str] = Counter()  # by `tickets.State`
+        self.ended: Counter[State | None] = Counter()
         self.rejected: Counter[str] = Counter()
         self.assigned: Counter[tuple[str | None, int]] = Counter()
         self._scopes: set[str | None] = set()
@@ -57,10 +60,22 @@ class Tally:
         self.tick_seconds += seconds
         self._recent.append(seconds)
 
+    def reject(self, error: Exception) -> None:
+        """A request was not taken in."""
+        self.rejected[_REASONS.get(type(error), "failure")] += 1
+
+    def end(self, ticket: Ticket) -> None:
+        """A request has ended as its ticket says."""
+        self.ended[ticket.state] += 1
+        if ticket.state is State.FINISHED:
+            manifest = ticket.manifest
+            assert manifest is not None
+            self.images += ticket.n
+            self.assign(manifest.request.scope, Counter(image.top_code for image in manifest.images))
+
     def assign(self, scope: str | None, top_codes: Counter[int]) -> None:
-        """Clients name scopes: those after the first thousand are counted together."""
-        if scope not in self._scopes and len(self._scopes) >= _MOST_SCOPES:
-            scope = OTHER_SCOPES
+        """Images of a finished request have these top codes."""
+        scope = counted_scope(scope, self._scopes)
         self._scopes.add(scope)
         for top_code, images in top_codes.items():
             self.assigned[scope, top_code] += images
@@ -72,28 +87,39 @@ class Tally:
         median, high = np.quantile(np.array(self._recent), [0.5, 0.95])
         return float(median), float(high)
 
+    def stats(self, **now: Any) -> Stats:
+        """The counts, with `now` for what else `Stats` has, or instead of the ticks counted here."""
+        median, high = self.tick_quantiles()
+        counts: dict[str, Any] = {
+            "ticks": self.ticks,
+            "steps": self.steps,
+            "tick_seconds": self.tick_seconds,
+            "tick_p50_s": median,
+            "tick_p95_s": high,
+            "images": self.images,
+            "finished": self.ended[State.FINISHED],
+            "failed": self.ended[State.FAILED],
+            "cancelled": self.ended[State.CANCELLED],
+            "rejected": dict(self.rejected),
+            "assigned": dict(self.assigned),
+        }
+        return Stats(**(counts | now))
+
+
+def counted_scope(scope: str | None, counted: Collection[str | None]) -> str | None:
+    """The name that a scope is counted by. Clients name scopes: those after the first thousand are counted together."""
+    return scope if scope in counted or len(counted) < _MOST_SCOPES else OTHER_SCOPES
+
 
 def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:
     """Of several schedulers: gauges of those that are `here`, work of all there `ever` were, and requests by `tally`.
 
     Quantiles of ticks are those of the slowest.
     """
-    return Stats(
+    gauges = ("waiting", "occupied", "decoding", "slots", "queue")
+    return tally.stats(
         requests=requests,
-        waiting=sum(each.waiting for each in here),
-        occupied=sum(each.occupied for each in here),
-        decoding=sum(each.decoding for each in here),
-        slots=sum(each.slots for each in here),
-        queue=sum(each.queue for each in here),
-        ticks=sum(each.ticks for each in ever),
-        steps=sum(each.steps for each in ever),
-        tick_seconds=sum(each.tick_seconds for each in ever),
-        tick_p50_s=max((each.tick_p50_s for each in here), default=0.0),
-        tick_p95_s=max((each.tick_p95_s for each in here), default=0.0),
-        images=tally.images,
-        finished=tally.ended[State.FINISHED],
-        failed=tally.ended[State.FAILED],
-        cancelled=tally.ended[State.CANCELLED],
-        rejected=dict(tally.rejected),
-        assigned=dict(tally.assigned),
+        **{name: sum(getattr(each, name) for each in here) for name in gauges},
+        **{name: sum(getattr(each, name) for each in ever) for name in ("ticks", "steps", "tick_seconds")},
+        **{name: max((getattr(each, name) for each in here), default=0.0) for name in ("tick_p50_s", "tick_p95_s")},
     )

@@ -1,4 +1,4 @@
-"""What who submits a request holds of it: its events, its images, and the way to call it off. All of it thread-safe."""
+"""The ticket of a request, for whoever submitted it: its events, its images, and a way to cancel. It is thread-safe."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.generation import Cancelled, Generation
 from ddm_rt.sample.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class ImageReady:
+    """One image of the request."""
+
     index: int  # in the request
     image: NDArray[np.uint8]  # [H, W, 3]
 
@@ -48,8 +50,8 @@ Event = Progress | ImageReady | Finished | Failed
 
 
 class State(StrEnum):
-    WAITING = "waiting"  # no image has a slot yet
-    RUNNING = "running"
+    """How a request ended."""
+
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -70,26 +72,21 @@ class Ticket:
         self.n, self.steps_total = n, steps_total
         self.manifest: Manifest | None = None  # from when the request is taken in: what each image is going to be
         self.deadline = deadline  # of time.monotonic
+        self.state: State | None = None  # None while the request has not ended
         self._on_cancel = on_cancel
         self._order = threading.RLock()  # events reach every subscriber in one order; a callback may subscribe
-        self._lock = threading.Lock()
-        self._claimed = False
-        self._state = State.WAITING
+        self._claim = threading.Lock()  # never released
         self._subscribers: list[_Subscriber] = []
         self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
-        self._ready: list[int] = []
+        self.ready: list[int] = []  # images that were delivered
         self._steps_done = 0
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
 
     @property
-    def state(self) -> State:
-        return self._state
-
-    @property
     def claimed(self) -> bool:
         """Whether it is settled how the request ends, though its last event may not be out yet."""
-        return self._claimed
+        return self._claim.locked()
 
     @property
     def wants_progress(self) -> bool:
@@ -107,14 +104,14 @@ class Ticket:
             if self._steps_done:
                 past.append(Progress(self._steps_done, self.steps_total))
             if self._images is not None:
-                past += [ImageReady(index, self._images[index]) for index in self._ready]
+                past += [ImageReady(index, self._images[index]) for index in self.ready]
             if self._end is not None:
                 past.append(self._end)
             if all(self._tell(subscriber, event) for event in past) and self._end is None:
                 self._subscribers.append(subscriber)
 
     def cancel(self) -> bool:
-        """Calls the request off, unless it has ended: then False. Its images leave their slots between two steps."""
+        """Cancels the request, unless it has ended: then False. Its images leave their slots between two steps."""
         if not self.claim():
             return False
         self._on_cancel(self)
@@ -133,16 +130,10 @@ class Ticket:
 
     def claim(self) -> bool:
         """For whoever is to end the request: true for the first alone."""
-        with self._lock:
-            first, self._claimed = not self._claimed, True
-            return first
-
-    def start(self) -> None:
-        with self._lock:
-            if self._state is State.WAITING:
-                self._state = State.RUNNING
+        return self._claim.acquire(blocking=False)
 
     def advance(self, steps_done: int) -> None:
+        """So many steps of all images together are done."""
         with self._order:
             if self._end is None and steps_done > self._steps_done:
                 self._steps_done = steps_done
@@ -154,15 +145,19 @@ class Ticket:
             if self._images is None:
                 self._images = np.empty((self.n, *image.shape), np.uint8)
             self._images[index] = image
-            self._ready.append(index)
+            self.ready.append(index)
             if self._end is None:
                 self._publish(ImageReady(index, self._images[index]))
-            return len(self._ready) == self.n
+            return len(self.ready) == self.n
 
-    def end(self, event: Finished | Failed, state: State) -> None:
-        """The last event, by who claimed the request."""
+    def end(self, event: Finished | Failed) -> None:
+        """Tells the last event, for whoever claimed the request."""
         with self._order:
-            self._end, self._state = event, state
+            self._end = event
+            if isinstance(event, Finished):
+                self.state = State.FINISHED
+            else:
+                self.state = State.CANCELLED if isinstance(event.error, Cancelled) else State.FAILED
             self._publish(event)
             self._subscribers.clear()
             self._ended.set()

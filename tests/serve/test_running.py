@@ -8,7 +8,7 @@ from fake_engine import FakeEngine, fake_bundle
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.queue import Work
-from ddm_rt.serve.scheduling.running import Flight
+from ddm_rt.serve.scheduling.running import RunningImages
 from ddm_rt.serve.scheduling.ticket import Ticket
 
 STEPS = 3
@@ -19,17 +19,17 @@ def pipeline() -> Pipeline:
     return Pipeline(fake_bundle(), FakeEngine())
 
 
-def work_of(pipeline: Pipeline, number: int, size: int, n: int = 2) -> Work:
+def work_of(pipeline: Pipeline, size: int, n: int = 2) -> Work:
     with ExitStack() as draws:
         prepared = draws.enter_context(pipeline.prepare(Request(n=n, num_steps=STEPS, height=size, width=size)))
         states = pipeline.first_states(prepared, range(n))
-    return Work(number, n, STEPS, prepared.shape, "", 0, Ticket(n, n * STEPS, 60.0), prepared, states)
+    return Work(n, STEPS, prepared.shape, "", 0, Ticket(n, n * STEPS, 60.0), prepared, states)
 
 
 def test_ticks_of_two_sizes_alternate(pipeline: Pipeline) -> None:
-    flight = Flight(pipeline, clock=lambda: 0.0)
-    small, large = (work_of(pipeline, i, size) for i, size in enumerate((8, 12)))
-    assert flight.take_in([(small, 0), (large, 0), (small, 1)]) == []
-    shapes = [flight.tick().shape for _ in range(2 * STEPS)]
+    running = RunningImages(pipeline, clock=lambda: 0.0)
+    small, large = (work_of(pipeline, size) for size in (8, 12))
+    assert running.take_in([(small, 0), (large, 0), (small, 1)]) == []
+    shapes = [running.tick().shape for _ in range(2 * STEPS)]
     assert shapes == [small.shape, large.shape] * STEPS
-    assert len(flight) == 0
+    assert len(running) == 0

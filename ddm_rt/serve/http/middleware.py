@@ -1,0 +1,105 @@
+"""Around the application: a log line and a count for each request, and bounds on what a client may send, and when."""
+
+import asyncio
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ddm_rt.serve.http.metrics import Metrics
+from ddm_rt.serve.settings import HttpSettings
+
+_log = logging.getLogger(__name__)
+
+_NO_ROUTE = "(none)"  # not the path: clients choose that
+_PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
+_GONE = 499  # the client left before there was an answer
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_PART = 2**16  # bytes of a response
+
+
+def notes(scope: MutableMapping[str, Any]) -> dict[str, Any]:
+    """What else the log line of this request says."""
+    found: dict[str, Any] = scope.setdefault("state", {}).setdefault("notes", {})
+    return found
+
+
+class Access:
+    """Logs and counts each request: what was asked for and how it went, without what was said."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), _GONE
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", _NO_ROUTE)
+            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            self._metrics.answered(method, route, status, seconds)
+            client = scope.get("client")
+            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 3)}
+            fields |= {"client": client[0] if client else None, **notes(scope)}
+            _log.log(logging.DEBUG if route in _PROBES else logging.INFO, "request", extra={"fields": fields})
+
+
+class Limits:
+    """Bounds the bodies of requests, and sends responses in parts. A body that is too long, or comes too slowly, raises
+    HTTPException (413, 408) in the application that reads it.
+    """
+
+    def __init__(self, app: ASGIApp, http: HttpSettings) -> None:
+        self._app, self._http = app, http
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body_s, most = self._http.body_s, self._http.max_body_bytes
+        due = asyncio.get_running_loop().time() + body_s
+        complete, got = False, 0
+
+        async def limited_receive() -> Message:
+            nonlocal complete, got
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body has not arrived within {body_s:g} s") from None
+            complete = not message.get("more_body", False)
+            got += len(message.get("body", b""))
+            if got > most:
+                raise HTTPException(413, f"the body is longer than {most} bytes")
+            return message
+
+        async def send_in_parts(message: Message) -> None:
+            """Each one waits until the client has taken those before it: the server sees whether it reads at all."""
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if len(body) <= _PART:
+                await send(message)
+                return
+            for start in range(0, len(body), _PART):
+                more_parts = more or start + _PART < len(body)
+                await send({"type": message["type"], "body": body[start : start + _PART], "more_body": more_parts})
+
+        await self._app(scope, limited_receive, send_in_parts)

@@ -1,0 +1,63 @@
+"""What bounds a server: its scheduler, its HTTP interface, and its replicas where there are several."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ddm_rt.config import Frozen, Positive
+
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0)]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")]  # WIDTHxHEIGHT in pixels
+
+
+class ServeSettings(Frozen):
+    """What the scheduler works on at once, and what may wait for how long. Each replica has these."""
+
+    slots: Positive = 16  # images in flight
+    queue: Positive = 256  # images waiting for a slot
+    max_images: Positive = 64  # of one request
+    max_steps: Positive = 200
+    per_key: Positive = 8  # requests of one key at once; requests without a key are not counted
+    deadline_s: Seconds = 60.0  # of a request that doesn't say
+    drain_s: Seconds = 30.0  # for requests under way when the server is told to stop
+
+
+class HttpSettings(Frozen):
+    """What the HTTP interface allows, apart from what the scheduler bounds."""
+
+    ignore_prompt: bool = False  # a prompt-free bundle drops prompts, where it would refuse them
+    scope: str | None = "default"  # of requests that name none: single images are balanced only over requests
+    sizes: tuple[Size, ...] = ()  # besides the bundle's own
+    max_body_bytes: Positive = 2**18  # a prompt of 32,000 characters, every one of them escaped
+    head_s: Seconds = 10.0  # for the head of a request to arrive
+    body_s: Seconds = 10.0  # for the whole of a request's body to arrive
+    write_s: Seconds = 30.0  # for a client to take the next part of its response
+    public_url: str | None = None  # what the URLs of images begin with; None: as the client named the server
+    origins: tuple[str, ...] = ()  # web pages elsewhere that may call
+    log_prompts: bool = False
+
+
+class RaySettings(Frozen):
+    """How many replicas there are, and what each of them takes."""
+
+    replicas: Positive = 2  # the fewest
+    max_replicas: Positive | None = None  # None: as many as the fewest, so that nothing scales
+    target_ongoing: Annotated[float, Field(gt=0)] = 8.0  # requests of one replica that scaling aims at
+    max_ongoing: Positive = 256  # requests of one replica; further ones wait for a replica, up to their deadlines
+    threads: Positive = 1  # of each replica's engine: one number, because bytes depend on it
+    cpus: Share = 1.0  # that each replica reserves
+    gpus: Share = 0.0
+    address: str | None = None  # of a Ray cluster that runs; None: one on this machine, for as long as the server runs
+    dashboard: bool = False  # of a cluster on this machine
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}; expected at least replicas, {self.replicas}")
+        return self
+
+    @property
+    def most(self) -> int:
+        """Replicas."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
