@@ -86,7 +86,8 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
     """`Trainer.advance` of ddm_rt on latents and contexts that lie ready."""
     from ddm_rt.config import BaseConfig, DataConfig, IndicatorMode, LoraConfig, RunConfig, TrainConfig
     from ddm_rt.train.checkpoint.model import LatentSubject
-    from ddm_rt.train.loop import Trainer, TrainingSet
+    from ddm_rt.train.loop import Trainer
+    from ddm_rt.train.trainee import Classes, Material
 
     architecture = models.sd15(tiny=rig.tiny)
     top_of = tuple(k // 2 for k in range(models.CODES)) if indicator else ()
@@ -119,8 +120,8 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
         top_of,
     )
     codes = torch.arange(IMAGES) % models.CODES if indicator else None
-    data = TrainingSet(latents, codes, models.CODES if indicator else 0, top_of)
-    trainer = Trainer(config, data, torch.device(rig.device), subject)
+    classes = Classes(codes, models.CODES if indicator else 0, top_of)
+    trainer = Trainer(config, Material(latents, classes, lambda: subject), torch.device(rig.device))
     return trainer.advance
 
 

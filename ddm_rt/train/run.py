@@ -18,15 +18,16 @@ from safetensors.torch import save
 
 import ddm_rt
 from ddm_rt import data
-from ddm_rt.config import RunConfig, parse_json
+from ddm_rt.config import Family, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic, write_json
 from ddm_rt.progress import OnFigures
 from ddm_rt.train import device
 from ddm_rt.train.distributed import Processes, connect
 from ddm_rt.train.loop import Trainer
-from ddm_rt.train.material import Material, prepare
+from ddm_rt.train.pixels import prepare_pixels
 from ddm_rt.train.preview import write_sheet
+from ddm_rt.train.trainee import Material
 
 
 class Interrupted(Exception):
@@ -59,18 +60,24 @@ def train(
         if (out / "weights.safetensors").is_file():
             return out
         material = processes.main_first(lambda: prepare(config, out, processes.device, progress))
-    trainer = Trainer(config, material.data, processes.device, material.subject, processes)
-    return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
+    return fit(Trainer(config, material, processes.device, processes), out, digest, progress, grid_every)
+
+
+def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
+    """Read the images and find their classes; of a checkpoint, encode images and prompts.
+
+    What is found is kept in the run directory `out`, and taken from there when it is. Raises DdmError for bad input,
+    before anything costly where that can be told.
+    """
+    if config.model.family is Family.PIXEL:
+        return prepare_pixels(config, out, device, progress)
+    from ddm_rt.train.checkpoint.prepare import prepare_checkpoint  # with transformers, which pixels don't need
+
+    return prepare_checkpoint(config, out, device, progress)
 
 
 def fit(
-    trainer: Trainer,
-    material: Material,
-    out: Path,
-    digest: str,
-    *,
-    progress: Mapping[str, OnFigures],
-    grid_every: int | None = None,
+    trainer: Trainer, out: Path, digest: str, progress: Mapping[str, OnFigures], grid_every: int | None = None
 ) -> Path:
     """Take the trainer from its newest checkpoint in `out` to its last step, and write what a finished run has.
 
@@ -99,9 +106,9 @@ def fit(
             if stopping and not last:
                 raise Interrupted(out, trainer.step)
     if processes.main:
-        write_json(out / "provenance.json", _provenance(config, material, processes))
+        write_json(out / "provenance.json", _provenance(config, trainer.material, processes))
         write_atomic(out / "weights.safetensors", save(trainer.weights()))
-        material.clear()
+        trainer.material.clear()
     return out
 
 
@@ -188,7 +195,7 @@ def _provenance(config: RunConfig, material: Material, processes: Processes) -> 
         "device": device.name(processes.device),
         "processes": processes.count,
         "preset": config.preset,
-        "images": len(material.data.latents),
+        "images": len(material.latents),
         "image_encoder": material.encoder,
         "labels_in_source": labels,  # for the reader; the codes mode never reads them
         "digits_sha256": sha256(digits) if config.data.source.startswith("digits") else None,
