@@ -20,7 +20,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.checkpoint import lora, prompts
 from ddm_rt.train.checkpoint.cache import Encoded
-from ddm_rt.train.checkpoint.model import LatentSubject, Texts, cached_texts, trained_texts
+from ddm_rt.train.checkpoint.model import Captions, LatentSubject, Texts, cached_texts, trained_texts
 from ddm_rt.train.checkpoint.student import LatentStudent, Teacher
 from ddm_rt.train.codes.classes import Views, find_classes
 from ddm_rt.train.codes.encoders import encoder_features, is_clip
@@ -104,10 +104,11 @@ def _prepare(
         embed = trained_texts(model, ids, null_is_zero)
     else:
         embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
+    captions = Captions(texts, text_of, embed, frames)
     return Material(
         latents,
         classes,
-        partial(make, config, model, texts, text_of, embed, frames, classes.top_of),
+        partial(make, config, model, captions, classes.top_of),
         listing.labels,
         encoder.name if encoder else None,
         partial(shutil.rmtree, out / CACHE, ignore_errors=True),
