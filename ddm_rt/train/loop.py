@@ -18,6 +18,7 @@ from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.files import write_atomic
 from ddm_rt.model.indicator import IndicatorHead
+from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.device import CPU, HALF
 from ddm_rt.train.distributed import ALONE, Processes
@@ -95,6 +96,9 @@ class Trainer:
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
         self._pools = _pools(classes) if classes.top_of and train.balance_minibatches else None
         self._part = processes.part(train.batch_size * train.accumulate)
+
+    def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
+        """Make what the first step needs besides, or take it from the run directory `out`: here nothing."""
 
     def advance(self) -> float:
         """One optimizer step; returns the loss."""
@@ -211,16 +215,21 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that the next step depends on, by name; of a base checkpoint only what is trained."""
-        found: dict[str, Tensor] = {f"model.{name}": value for name, value in self.subject.trained.items()}
-        found |= {f"ema.{name}": value for name, value in self._average().items()}
-        found["ema.n_averaged"] = self.ema.n_averaged
-        if self.head is not None:
-            found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        found = self._weights()
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{i}.{name}"] = value
         for name, number in self.scaler.state_dict().items():
             found[f"scaler.{name}"] = torch.tensor(number, dtype=torch.float64)
+        return found
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The tensors that are trained and their average, themselves and not copies, by their names in a checkpoint."""
+        found: dict[str, Tensor] = {f"model.{name}": value for name, value in self.subject.trained.items()}
+        found |= {f"ema.{name}": value for name, value in self._average().items()}
+        found["ema.n_averaged"] = self.ema.n_averaged
+        if self.head is not None:
+            found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         return found
 
     def _average(self) -> dict[str, Tensor]:
@@ -249,10 +258,17 @@ class Trainer:
             ) from error
         if metadata.get("config") != config_digest:
             raise BundleError(f"{path}: made with another configuration; choose another --out")
-        _load(self.subject.trained, found, "model.", path)
-        _load(self._average() | {"n_averaged": self.ema.n_averaged}, found, "ema.", path)
-        if self.head is not None:
-            _load(self.head.state_dict(), found, "head.", path)
+        weights = self._weights()
+        if odd := weights.keys() ^ {name for name in found if name.startswith(("model.", "ema.", "head."))}:
+            part, _, name = min(odd).partition(".")
+            raise BundleError(f"{path}: tensors under '{part}.' don't fit the model: {name} is in one of them only")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                if tensor.shape != found[name].shape:
+                    raise BundleError(
+                        f"{path}: tensor {name} is {list(found[name].shape)}; expected {list(tensor.shape)}"
+                    )
+                tensor.copy_(found[name])
         for i, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{i}."
             state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
@@ -305,17 +321,3 @@ def _pools(classes: Classes) -> list[Pool]:
             ends = torch.cumsum(each / each.sum(), 0)
         pools.append(Pool(index, ends))
     return pools
-
-
-def _load(module: Mapping[str, Tensor], found: dict[str, Tensor], prefix: str, path: Path) -> None:
-    """Copy the tensors of `found` under `prefix` into those of `module`. Raises BundleError where they don't fit."""
-    state = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    if odd := module.keys() ^ state.keys():
-        raise BundleError(f"{path}: tensors under {prefix!r} don't fit the model: {min(odd)} is in one of them only")
-    with torch.no_grad():
-        for name, tensor in module.items():
-            if tensor.shape != state[name].shape:
-                raise BundleError(
-                    f"{path}: tensor {prefix}{name} is {list(state[name].shape)}; expected {list(tensor.shape)}"
-                )
-            tensor.copy_(state[name])

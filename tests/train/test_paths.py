@@ -45,7 +45,7 @@ def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> Pa
     latents = torch.zeros(20, *config.model.latent_shape(config.data))
     classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
     made = PathDistiller(config, Material(latents, classes, lambda: PixelStudent(model)))
-    made.make_paths(cache / str(request.param))
+    made.get_ready(cache / str(request.param), {})
     return made
 
 
@@ -145,11 +145,11 @@ def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_
 
 
 def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, cache: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(cache / str(distiller.distill.one_step_start), tmp_path / "cache")
+    folder = shutil.copytree(cache / str(distiller.distill.one_step_start) / "cache", tmp_path / "cache")
     path = sorted(folder.iterdir())[1]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=rf"{path.name}: damaged .*; delete it and what it holds is made again"):
-        copy.copy(distiller).make_paths(folder)
+        copy.copy(distiller).get_ready(tmp_path, {})
 
 
 @pytest.mark.slow(reason="seconds of training")

@@ -12,7 +12,6 @@ from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.train.checkpoint import lora
 from ddm_rt.train.checkpoint.prompts import NULL_TEXT
 from ddm_rt.train.device import CPU, HALF
-from ddm_rt.train.disk_cache import Rows
 
 Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]
 
@@ -109,11 +108,6 @@ class LatentSubject:
         if self.model.family is Family.SDXL:
             added = {POOLED: text[POOLED], SIZES: frames.float().to(code.device)}
         return self.model.condition(text["context"], code, torch.ones(len(code), device=code.device), added)
-
-
-def cached_texts(rows: Mapping[str, Rows]) -> Texts:
-    """Texts as they were encoded once."""
-    return lambda index: {name: part.take(index) for name, part in rows.items()}
 
 
 def trained_texts(model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool) -> Texts:

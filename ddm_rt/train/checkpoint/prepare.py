@@ -20,7 +20,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.checkpoint import lora, prompts
 from ddm_rt.train.checkpoint.cache import Encoded
-from ddm_rt.train.checkpoint.model import Captions, LatentSubject, Texts, cached_texts, trained_texts
+from ddm_rt.train.checkpoint.model import Captions, LatentSubject, trained_texts
 from ddm_rt.train.checkpoint.student import LatentStudent, Teacher
 from ddm_rt.train.codes.classes import Views, find_classes
 from ddm_rt.train.codes.encoders import encoder_features, is_clip
@@ -99,11 +99,10 @@ def _prepare(
     fill(checkpoint)
     latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
     null_is_zero = checkpoint.empty_negative_is_zero
-    embed: Texts
     if train_texts:
         embed = trained_texts(model, ids, null_is_zero)
     else:
-        embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
+        embed = encoded.texts(model, ids, null_is_zero, device)
     captions = Captions(texts, text_of, embed, frames)
     return Material(
         latents,

@@ -4,6 +4,7 @@ The ends are not what the student's average sees, as in consistency.py, but wher
 they are right from the first step on, and states are those that sampling meets, not noised images.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from ddm_rt.config import RunConfig, SamplerName
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.device import CPU
-from ddm_rt.train.disk_cache import Portions, Rows, Tensors
+from ddm_rt.train.disk_cache import CACHE, Portions, Rows, Tensors
 from ddm_rt.train.distill.consistency import Distiller
 from ddm_rt.train.distill.walk import GRID
 from ddm_rt.train.distributed import ALONE, Processes
@@ -29,7 +30,7 @@ class PathDistiller(Distiller):
     def __init__(
         self, config: RunConfig, material: Material, device: torch.device = CPU, processes: Processes = ALONE
     ) -> None:
-        """`config.distill.paths` must be at least 1; `make_paths` must be called before the first step."""
+        """`config.distill.paths` must be at least 1; `get_ready` must be called before the first step."""
         super().__init__(config, material, device, processes)
         self.paths: dict[str, Rows] = {}
         schedule, walk = Schedule.from_config(config.schedule), self.walk
@@ -44,9 +45,10 @@ class PathDistiller(Distiller):
             first = int(walk.starts[1]) if len(walk.starts) > 1 else len(walk.t)
             self._steps[:first] = [(jumps[0], int(walk.t[0]), True)]
 
-    def make_paths(self, folder: Path, progress: OnFigures | None = None) -> None:
-        """Make the teacher's paths, or take those that are in `folder`: a function of the configuration."""
-        found = Portions(folder, "paths", self.distill.paths).made(self.walked, progress)
+    def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
+        """Make the teacher's paths, or take those that are in the run's cache: a function of the configuration."""
+        portions = Portions(out / CACHE, "paths", self.distill.paths)
+        found = portions.made(self.walked, progress.get("paths"))
         self.paths = {name: Rows(tuple(part[name] for part in found)) for name in found[0]}
 
     def walked(self, paths: range) -> Tensors:

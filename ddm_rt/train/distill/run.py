@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,8 @@ from ddm_rt.train.distill.consistency import Distiller
 from ddm_rt.train.distill.paths import PathDistiller
 from ddm_rt.train.distill.student import PixelStudent
 from ddm_rt.train.distill.walk import GRID
-from ddm_rt.train.distributed import connect
 from ddm_rt.train.pixels import prepare_pixels
-from ddm_rt.train.run import claim, fit, nothing_left_of_bad_input
+from ddm_rt.train.run import carry_out
 from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
@@ -70,21 +68,10 @@ def distill(
     `fields` are dotted fields of the student's configuration (`student_config`). What is computed where, what
     `progress` may hold ("paths" besides) and what is raised is as in `train.run.train`.
     """
-    processes = connect()
-    progress = progress if progress is not None and processes.main else {}
     config = student_config(teacher, fields)
-    torch.set_num_threads(config.train.threads)
-    with nothing_left_of_bad_input(out) if processes.main else nullcontext():
-        digest = processes.main_first(lambda: claim(config, out))
-        if (out / WEIGHTS).is_file():
-            return out
-        material = processes.main_first(lambda: _prepare(teacher, config, out, processes.device, progress))
     assert config.distill is not None
     kind = PathDistiller if config.distill.paths else Distiller
-    trainer = kind(config, material, processes.device, processes)
-    if isinstance(trainer, PathDistiller):
-        processes.main_first(partial(trainer.make_paths, out / CACHE, progress.get("paths")))
-    return fit(trainer, out, digest, progress, grid_every)
+    return carry_out(config, out, partial(_prepare, teacher, config, out), kind, progress, grid_every)
 
 
 def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> RunConfig:
