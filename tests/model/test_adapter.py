@@ -304,6 +304,27 @@ def test_single_files_that_are_none(
     refuse(checkpoints["sd15"], tmp_path / "lora.safetensors", said)
 
 
+@pytest.mark.parametrize("header", ["{", "[]", '{"unet.r": 0, "unet.lora_alpha": 1}'])
+def test_a_malformed_header_is_named(checkpoints: Mapping[str, Path], tmp_path: Path, header: str) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"unet.conv_in.lora_A.weight": torch.ones(1, 4, 3, 3)}, path, {"lora_adapter_metadata": header})
+    refuse(checkpoints["sd15"], path, "field r: " if "unet" in header else "field lora_adapter_metadata of the header")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_single_file_may_be_a_bin(checkpoints: Mapping[str, Path], tmp_path: Path, nested: bool) -> None:
+    tensors = {
+        f"unet.{LAYER.removeprefix('base_model.model.')}.lora_{side}.weight": torch.ones(shape)
+        for side, shape in (("A", (1, 32)), ("B", (32, 1)))
+    }
+    torch.save({"state_dict": tensors} if nested else tensors, tmp_path / "lora.bin")
+    model = adapters.load(checkpoints["sd15"])
+    layer = model.unet.get_submodule(LAYER.removeprefix("base_model.model."))
+    before = layer.weight.clone()
+    merge_adapter(model, tmp_path / "lora.bin")
+    torch.testing.assert_close(layer.weight, before + 1)
+
+
 def test_no_adapter_at_all(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
     refuse(checkpoints["sd15"], tmp_path / "nowhere", "no such adapter")
     (tmp_path / "empty").mkdir()

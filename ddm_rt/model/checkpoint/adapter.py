@@ -90,7 +90,7 @@ def _merged(part: Part, module: str, layer: nn.Linear | nn.Conv2d) -> Tensor:
 
 
 def _idle(part: Part, layers: Iterable[str]) -> list[str]:
-    """Target modules that no layer answers to."""
+    """The target modules that match no layer."""
     targets, names = part.settings.target_modules if part.settings is not None else None, tuple(layers)
     if isinstance(targets, re.Pattern):
         idle = targets.pattern != _ALL_LINEAR and not any(map(targets.fullmatch, names))

@@ -24,6 +24,7 @@ COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 SETTINGS = "adapter_config.json"
 SINGLE_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_METADATA = "lora_adapter_metadata of the header"  # PEFT's settings, by component, in a file of diffusers
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _EXPECTED = "low-rank factors named unet.LAYER.lora_A.weight and the like"
 
@@ -101,8 +102,8 @@ class Part:
 def read_adapter(path: Path, unet: UNet2DConditionModel) -> list[Part]:
     """The parts of the adapter at `path`: a PEFT folder, one for each component, or a single file.
 
-    `unet` tells the SDXL layout to kohya's block numbers. Raises BundleError naming the file, and the field or tensor
-    that is missing, malformed, or of a kind that isn't low-rank adaptation.
+    kohya numbers the blocks of SDXL's UNet otherwise; the layers of `unet` say how. Raises BundleError naming the file,
+    and the field or tensor that is missing, malformed, or of a kind that isn't low-rank adaptation.
     """
     if not path.exists():
         raise BundleError(f"{path}: no such adapter")
@@ -140,14 +141,19 @@ def _single_file(path: Path, unet: UNet2DConditionModel) -> list[Part]:
         if name.endswith(f".{ALPHA}") and not (value.numel() == 1 and torch.isfinite(value).all()):
             raise BundleError(f"{path}: tensor {name}: expected one finite number")
     kohya = all(name.startswith(_KOHYA) for name in stored_tensors)
+    header = path.suffix == ".safetensors"  # diffusers keeps PEFT's settings there, which no dictionary has
     try:
         tensors, alphas, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
-            path, unet_config=unet.config, return_lora_metadata=True, local_files_only=True
+            path if header else dict(stored_tensors),
+            **{"weight_name": path.name, "use_safetensors": True, "local_files_only": True},
+            unet_config=unet.config,
+            return_lora_metadata=True,
         )
+        settings = {component: _below(component, {} if metadata is None else metadata) for component in COMPONENTS}
     except Exception as error:  # diffusers checks nothing: whatever taking it apart comes to
-        what = "names of kohya's layout" if kohya else "a header"
+        what = "names of kohya's layout that diffusers can't read" if kohya else f"field {_METADATA} is malformed"
         first = str(error).split("\n")[0]
-        raise BundleError(f"{path}: {what} that diffusers can't read ({first})") from error
+        raise BundleError(f"{path}: {what} ({first})") from error
     tensors |= {name: torch.tensor(value) for name, value in (alphas or {}).items()}
     if len(tensors) != len(stored_tensors):
         raise BundleError(f"{path}: {len(stored_tensors)} tensors, of which diffusers can read {len(tensors)}")
@@ -156,7 +162,7 @@ def _single_file(path: Path, unet: UNet2DConditionModel) -> list[Part]:
     parts = []
     for component in COMPONENTS:
         if named := _below(component, tensors):
-            own = _below(component, metadata or {})
+            own = settings[component]
             parts.append(_part(component, path, named, _settings(own, path) if own else None))
     if not parts:
         raise BundleError(f"{path}: it is empty; expected {_EXPECTED}")
