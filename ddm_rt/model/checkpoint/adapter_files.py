@@ -102,7 +102,7 @@ class Part:
 def read_adapter(path: Path, unet: UNet2DConditionModel) -> list[Part]:
     """The parts of the adapter at `path`: a PEFT folder, one for each component, or a single file.
 
-    kohya numbers the blocks of SDXL's UNet otherwise; the layers of `unet` say how. Raises BundleError naming the file,
+    kohya numbers the blocks of SDXL's UNet otherwise; the sizes of `unet` say how. Raises BundleError naming the file,
     and the field or tensor that is missing, malformed, or of a kind that isn't low-rank adaptation.
     """
     if not path.exists():
