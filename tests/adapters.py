@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 
 UNET_TARGETS = ("to_q", "to_v", "query", "value")  # the last two of the DDM authors' script match no layer of today
@@ -22,6 +23,15 @@ def pipeline(checkpoint: Path) -> Any:
     found = DiffusionPipeline.from_pretrained(checkpoint)
     found.set_progress_bar_config(disable=True)
     return found
+
+
+def load(checkpoint: Path) -> LatentDDM:
+    """The networks of the checkpoint, without an indicator."""
+    found = read_checkpoint(checkpoint)
+    with torch.device("meta"):
+        model = LatentDDM(found.model)
+    load_base(model, found)
+    return model.eval().requires_grad_(False)
 
 
 def settings(component: str, **more: Any) -> LoraConfig:
@@ -63,9 +73,7 @@ def write_single_file(
         config = settings(component, **more)
         inject_adapter_in_model(config, module)
         draw(module, seed=1)
-        arguments[f"{component}_lora_layers"] = {
-            name.replace(".default.", "."): value for name, value in module.state_dict().items() if "lora_" in name
-        }
+        arguments[f"{component}_lora_layers"] = get_peft_model_state_dict(module)
         if metadata:
             arguments[f"{component}_lora_adapter_metadata"] = config.to_dict()
     type(pipe).save_lora_weights(folder, **arguments)

@@ -85,8 +85,9 @@ def _rows(rig: Rig, kind: str, batch: int, steps: dict[str, Step], memory: dict[
 def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
     """`Trainer.advance` of ddm_rt on latents and contexts that lie ready."""
     from ddm_rt.config import BaseConfig, DataConfig, IndicatorMode, LoraConfig, RunConfig, TrainConfig
-    from ddm_rt.train.checkpoint.model import LatentSubject
-    from ddm_rt.train.loop import Trainer, TrainingSet
+    from ddm_rt.train.checkpoint.model import Captions, LatentSubject
+    from ddm_rt.train.loop import Trainer
+    from ddm_rt.train.trainee import Classes, Material
 
     architecture = models.sd15(tiny=rig.tiny)
     top_of = tuple(k // 2 for k in range(models.CODES)) if indicator else ()
@@ -109,18 +110,16 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
         torch.manual_seed(0)
         latents = torch.randn(IMAGES, *architecture.latent)
         model = models.drawn(architecture, rig.device, indicator=False)
-    subject = LatentSubject(
-        config,
-        model,
+    captions = Captions(
         ("",) * PROMPTS,
         torch.arange(IMAGES) % PROMPTS,
         lambda rows: {"context": context[rows]},
         torch.zeros(IMAGES, 6, dtype=torch.int64),
-        top_of,
     )
+    subject = LatentSubject(config, model, captions, top_of)
     codes = torch.arange(IMAGES) % models.CODES if indicator else None
-    data = TrainingSet(latents, codes, models.CODES if indicator else 0, top_of)
-    trainer = Trainer(config, data, torch.device(rig.device), subject)
+    classes = Classes(codes, models.CODES if indicator else 0, top_of)
+    trainer = Trainer(config, Material(latents, classes, lambda: subject), torch.device(rig.device))
     return trainer.advance
 
 

@@ -51,9 +51,9 @@ def read_decoder(folder: Path, model: ModelConfig) -> TinyDecoder:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """Which decoder lies in `folder`: nothing of where that is."""
-    weights = [path for path in _files(folder).files if path.suffix != ".json"]
+    weights = [path for path in _files(folder) if path.suffix != ".json"]
     return {"class": "AutoencoderTiny", "name": folder.resolve().name, "sha256": [sha256(path) for path in weights]}
 
 
-def _files(folder: Path) -> stored.Stored:
+def _files(folder: Path) -> tuple[Path, ...]:
     return stored.find(folder, ("diffusion_pytorch_model",), None)

@@ -1,18 +1,15 @@
 """A run's model, whole: base checkpoint, what training changed, and low-rank factors folded in."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ddm_rt.config import Family, ModelConfig, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
-from ddm_rt.model.weights import load_weights
+from ddm_rt.model.weights import load_weights, read_weights
 from ddm_rt.runtime import Codes
 
 if TYPE_CHECKING:
@@ -23,8 +20,12 @@ _LORA = "lora."
 
 
 def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "DDM | LatentDDM":
-    """The family's module with random weights. transformers is imported for families that need it, on use."""
-    return _BUILDERS[config.family](config, latent_shape, top_of)
+    """The family's module with random weights."""
+    if config.family is Family.PIXEL:
+        return DDM(config, latent_shape, top_of)
+    from ddm_rt.model.latent import LatentDDM  # with transformers, which pixels don't need
+
+    return LatentDDM(config, top_of)
 
 
 def assemble(
@@ -73,9 +74,7 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
     expected = model.state_dict()
     trained: dict[str, Tensor] = {}
     factors: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _read(path).items():
-        if not torch.isfinite(tensor).all():
-            raise BundleError(f"{path}: tensor {name} has non-finite values")
+    for name, tensor in read_weights(path).items():
         if name.startswith(_LORA):
             module, _, factor = name.removeprefix(_LORA).rpartition(".")
             factors.setdefault(module, {})[factor] = tensor
@@ -104,29 +103,3 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
             )
         trained[name] = (weight + config.lora.alpha / config.lora.rank * (up @ down)).to(dtype)
     model.load_state_dict(trained, strict=False, assign=True)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; a finished run has it")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def _pixel(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> DDM:
-    return DDM(config, latent_shape, top_of)
-
-
-def _latent(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "LatentDDM":
-    from ddm_rt.model.latent import LatentDDM
-
-    return LatentDDM(config, top_of)
-
-
-_BUILDERS: dict[Family, Callable[[ModelConfig, tuple[int, int, int], tuple[int, ...]], "DDM | LatentDDM"]] = {
-    Family.PIXEL: _pixel,
-    Family.SD: _latent,
-    Family.SDXL: _latent,
-}

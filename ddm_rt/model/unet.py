@@ -21,18 +21,20 @@ SIZES = "time_ids"  # original height and width, crop top and left, height and w
 ADDED_COND = {POOLED: "pooled_text", SIZES: "sizes"}  # what `cond` calls them
 
 
-class DDM(nn.Module):
-    """UNet and conditioner. Without codes (`top_of` empty) it is diffusers' UNet and nothing else."""
+class IndicatorUNet(nn.Module):
+    """A UNet and its conditioner. Without codes it is diffusers' UNet and nothing else."""
 
-    def __init__(self, config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...] = ()) -> None:
+    unet: UNet2DConditionModel
+    added_names: tuple[str, ...] = ()  # conditions that the UNet takes besides text and code
+
+    def __init__(self) -> None:
         super().__init__()
-        self.patch = config.patch
-        channels, height, _ = latent_shape
-        self.unet = UNet2DConditionModel(sample_size=height, in_channels=channels, out_channels=channels, **config.unet)
         self.conditioner: Conditioner | None = None
-        if top_of:
-            install(self.unet)
-            self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
+
+    def add_indicator(self, config: ModelConfig, top_of: tuple[int, ...]) -> None:
+        """Put the indicator, with random weights, into networks that have none yet."""
+        install(self.unet)
+        self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
 
     @property
     def context_dim(self) -> int:
@@ -40,21 +42,38 @@ class DDM(nn.Module):
 
     @property
     def cond_names(self) -> tuple[str, ...]:
-        return (TEXT, INDICATOR, SCALE) if self.conditioner is not None else (TEXT,)
+        own = (TEXT, INDICATOR, SCALE) if self.conditioner is not None else (TEXT,)
+        return (*own, *(ADDED_COND[name] for name in self.added_names))
 
-    def condition(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> dict[str, Tensor]:
-        """context [B,T,D], code int64 [B] (-1: null), indicator_scale [B] -> cond, named by `cond_names`."""
-        if self.conditioner is None:
-            return {TEXT: context}
-        return dict(zip(self.cond_names, self.conditioner(context, code, indicator_scale), strict=True))
+    def condition(
+        self, context: Tensor, code: Tensor, indicator_scale: Tensor, added: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """context [B,T,D], code int64 [B] (-1: null), indicator_scale [B], `added_names` -> cond, by `cond_names`."""
+        own = (context,) if self.conditioner is None else self.conditioner(context, code, indicator_scale)
+        return dict(zip(self.cond_names, (*own, *((added or {})[name] for name in self.added_names)), strict=True))
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Prediction [B,C,H,W] for latents x_t at timesteps t float32 [B]."""
         indicator: dict[str, Tensor] | None = None
         if self.conditioner is not None:
             indicator = {"indicator_tokens": cond[INDICATOR], "indicator_scale": cond[SCALE]}
-        out: Tensor = self.unet(x_t, t, cond[TEXT], cross_attention_kwargs=indicator, return_dict=False)[0]
+        added: dict[str, Tensor] | None = {name: cond[ADDED_COND[name]] for name in self.added_names} or None
+        out: Tensor = self.unet(
+            x_t, t, cond[TEXT], cross_attention_kwargs=indicator, added_cond_kwargs=added, return_dict=False
+        )[0]
         return out
+
+
+class DDM(IndicatorUNet):
+    """A model of pixels: latents are the image, folded. It takes no text."""
+
+    def __init__(self, config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.patch = config.patch
+        channels, height, _ = latent_shape
+        self.unet = UNet2DConditionModel(sample_size=height, in_channels=channels, out_channels=channels, **config.unet)
+        if top_of:
+            self.add_indicator(config, top_of)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B,c,H·p,W·p] in [-1,1] -> latents [B,c·p²,H,W] (space to depth)."""

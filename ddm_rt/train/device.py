@@ -1,4 +1,4 @@
-"""Where training computes, the first CUDA device where torch finds one, else the CPU; and in what."""
+"""The device that training computes on, and the dtypes of half precision."""
 
 import torch
 
@@ -9,7 +9,7 @@ HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 def chosen() -> torch.device:
-    """The device of this process's training."""
+    """The first CUDA device where torch finds one, else the CPU."""
     return torch.device("cuda") if torch.cuda.is_available() else CPU
 
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,24 +18,41 @@ from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.files import write_atomic
 from ddm_rt.model.indicator import IndicatorHead
+from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule
 from ddm_rt.train.device import CPU, HALF
 from ddm_rt.train.distributed import ALONE, Processes
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
-from ddm_rt.train.trainee import PixelSubject, Subject
+from ddm_rt.train.trainee import Classes, Material
 
 KEPT_CHECKPOINTS = 2
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """What the loop reads: latents [N,C,H,W], the class y of each image that the head learns (codes or labels)."""
+class Batch(NamedTuple):
+    """What the images of a step are and get, each [B, ...]."""
 
-    latents: Tensor
-    y: Tensor | None  # int64 [N]
-    classes: int
-    top_of: tuple[int, ...]  # top code of each code; empty without codes
-    shares: tuple[float, ...] = ()  # of each code in its top code, for balanced minibatches; empty: by size
+    image: Tensor  # int64, its place in the set
+    x_t: Tensor
+    target: Tensor
+    t: Tensor  # int64
+    y: Tensor  # int64, their class; -1: none
+    code: Tensor  # int64; -1: null
+    no_text: Tensor  # bool, whether they lose their text
+
+    @property
+    def size(self) -> int:
+        return len(self.image)
+
+    def part(self, rows: slice) -> "Batch":
+        return Batch(*(tensor[rows] for tensor in self))
+
+    def split(self, size: int) -> list["Batch"]:
+        return [self.part(slice(start, start + size)) for start in range(0, self.size, size)]
+
+    def to(self, device: torch.device) -> "Batch":
+        """On `device`, but for `image` and `no_text`, which `Subject.condition` takes on the CPU."""
+        moved = Batch(*(tensor.to(device) for tensor in self))
+        return moved._replace(image=self.image, no_text=self.no_text)
 
 
 class Trainer:
@@ -44,25 +61,23 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        data: TrainingSet,
+        material: Material,
         device: torch.device = CPU,
-        subject: Subject | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        """`data` stays where it is and `device` gets each minibatch. Every random number is drawn on the CPU, so that
-        weights at the start, order of the data, timesteps and noise are the same on every device. Without a `subject`
-        the configuration's pixel model is trained.
+        """The latents stay where they are and `device` gets each minibatch. Every random number is drawn on the CPU, so
+        that weights at the start, order of the data, timesteps and noise are the same on every device.
         """
-        self.config, self.data, self.device, self.step = config, data, device, 0
+        self.config, self.material, self.device, self.step = config, material, device, 0
         self.processes = processes
-        train = config.train
+        train, classes = config.train, material.classes
         latent_shape = config.model.latent_shape(config.data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            self.subject = subject or PixelSubject(config, latent_shape, data.top_of)
+            self.subject = material.make_subject()
             self.head: IndicatorHead | None = None
             if train.indicator is not IndicatorMode.NONE and train.alpha > 0:
-                self.head = IndicatorHead(latent_shape, config.model.head_hidden, data.classes)
+                self.head = IndicatorHead(latent_shape, config.model.head_hidden, classes.number)
         self.model = self.subject.model
         self.subject.place(device)
         if self.head is not None:
@@ -79,24 +94,25 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision is Precision.FP16)
         schedule = Schedule.from_config(config.schedule)
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
-        self._pools = _pools(data) if data.top_of and train.balance_minibatches else None
+        self._pools = _pools(classes) if classes.top_of and train.balance_minibatches else None
         self._part = processes.part(train.batch_size * train.accumulate)
+
+    def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
+        """Make what the first step needs besides, or take it from the run directory `out`: here nothing."""
 
     def advance(self) -> float:
         """One optimizer step; returns the loss."""
         train = self.config.train
-        batch = self._batch()
-        batches = list(zip(*(torch.split(tensor[self._part], train.batch_size) for tensor in batch), strict=True))
-        count = sum(len(part[0]) for part in batches)
+        batch = self.batch()
+        own = batch.part(self._part)
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * self._rate()
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
         # Of the whole step, so that it doesn't matter how the step is shared out.
-        known = int((batch[4] >= 0).sum())
-        for part in batches:
-            share = known * len(part[0]) / len(batch[0])
-            part_loss = self._loss(*part, known=share) * (len(part[0]) / count)
+        known = int((batch.y >= 0).sum())
+        for part in own.split(train.batch_size):
+            part_loss = self._loss(part, known * part.size / batch.size) * (part.size / own.size)
             self.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss = loss + part_loss.detach()
         self._share_gradients()
@@ -109,55 +125,48 @@ class Trainer:
         self.processes.average([loss])
         return loss.item()
 
-    def _batch(self) -> tuple[Tensor, ...]:
-        """What the images of this step are and get, all [B, ...] on the CPU: a function of seed and step.
+    def autocast(self) -> AbstractContextManager[object]:
+        """A context in which the model computes in the run's precision."""
+        half = HALF.get(self.config.train.precision)
+        return nullcontext() if half is None else torch.autocast(self.device.type, half)
 
-        Their indices, x_t, target, t, class y (-1: none), code (-1: null) and whether they lose their text.
-        """
-        train, data = self.config.train, self.data
-        generator = torch.Generator().manual_seed(step_seed(train.seed, self.step))
-        index = self._draw(generator)
-        x0 = data.latents[index]
-        x_t, target, t = self._noised(x0, torch.randn(x0.shape, generator=generator), generator)
-        return index, x_t, target, t, *self._classes(index, generator)
+    def batch(self) -> Batch:
+        """The images of this step, on the CPU: a function of seed and step."""
+        generator = torch.Generator().manual_seed(step_seed(self.config.train.seed, self.step))
+        index = self.draw(generator)
+        x0 = self.material.latents[index]
+        noised = self._noised(x0, torch.randn(x0.shape, generator=generator), generator)
+        return Batch(index, *noised, *self._classes(index, generator))
 
     def _classes(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """y, code and no_text of the images `index`, as `_batch` has them."""
-        train, data = self.config.train, self.data
+        """y, code and no_text of the images `index`."""
+        train, classes = self.config.train, self.material.classes
         no_code, no_text = torch.zeros(2, len(index), dtype=torch.bool)
-        if data.top_of or self.subject.takes_text:
+        if classes.top_of or self.subject.takes_text:
             no_code, no_text = dropped(len(index), train.drop_both, train.drop_code, train.drop_text, generator)
         null = torch.full((len(index),), NULL_CODE)
-        y = data.y[index] if data.y is not None else null
-        if data.top_of:
+        y = classes.y[index] if classes.y is not None else null
+        if classes.top_of:
             y = torch.where(no_code, NULL_CODE, y)
-        return y, y if data.top_of else null, no_text
+        return y, y if classes.top_of else null, no_text
 
     def _noised(self, x0: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, target and t of clean latents x0 [B,C,H,W]."""
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), generator=generator)
         return *training_target(self.config.schedule.prediction_type, x0, noise, self.alphas_cumprod[t]), t
 
-    def _loss(
-        self,
-        index: Tensor,
-        x_t: Tensor,
-        target: Tensor,
-        t: Tensor,
-        y: Tensor,
-        code: Tensor,
-        no_text: Tensor,
-        *,
-        known: float,
-    ) -> Tensor:
-        train = self.config.train
-        x_t, target, t, y, code = (tensor.to(self.device) for tensor in (x_t, target, t, y, code))
-        half = HALF.get(train.precision)
-        with torch.autocast(self.device.type, half) if half is not None else nullcontext():
-            prediction = self.model(x_t, t.float(), self.subject.condition(index, code, no_text))
+    def _loss(self, batch: Batch, known: float) -> Tensor:
+        """The loss of `batch`, a part of a step; `known` is its share of the step's images that have a class."""
+        batch = batch.to(self.device)
+        with self.autocast():
+            prediction = self.model(batch.x_t, batch.t.float(), self.condition(batch))
         prediction = prediction.float()
         logits = self.head(prediction) if self.head is not None else None
-        return ddm_loss(prediction, target, logits, y, train.alpha, known)
+        return ddm_loss(prediction, batch.target, logits, batch.y, self.config.train.alpha, known)
+
+    def condition(self, batch: Batch) -> dict[str, Tensor]:
+        """`Subject.condition` of the images of `batch`."""
+        return self.subject.condition(batch.image, batch.code, batch.no_text)
 
     def _share_gradients(self) -> None:
         """Over the processes. What had no part in any loss of this one has a gradient of zero."""
@@ -173,13 +182,13 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / max(train.warmup_steps, 1))
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / train.steps))
 
-    def _draw(self, generator: torch.Generator, size: int | None = None) -> Tensor:
+    def draw(self, generator: torch.Generator, size: int | None = None) -> Tensor:
         """The images of a step, or `size` of them: uniform over images; or uniform over top codes, then over their
         images, or over their codes by `shares` and then over the code's images.
         """
         size = size or self.config.train.batch_size * self.config.train.accumulate
         if self._pools is None:
-            return torch.randint(len(self.data.latents), (size,), generator=generator)
+            return torch.randint(len(self.material.latents), (size,), generator=generator)
         # Whole rounds over the top codes first, so that each has its share in every minibatch.
         top = torch.arange(size) % len(self._pools)
         u = torch.rand(size, generator=generator, dtype=torch.float64)
@@ -206,16 +215,21 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that the next step depends on, by name; of a base checkpoint only what is trained."""
-        found: dict[str, Tensor] = {f"model.{name}": value for name, value in self.subject.trained.items()}
-        found |= {f"ema.{name}": value for name, value in self._average().items()}
-        found["ema.n_averaged"] = self.ema.n_averaged
-        if self.head is not None:
-            found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        found = self._weights()
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{i}.{name}"] = value
         for name, number in self.scaler.state_dict().items():
             found[f"scaler.{name}"] = torch.tensor(number, dtype=torch.float64)
+        return found
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The tensors that are trained and their average, themselves and not copies, by their names in a checkpoint."""
+        found: dict[str, Tensor] = {f"model.{name}": value for name, value in self.subject.trained.items()}
+        found |= {f"ema.{name}": value for name, value in self._average().items()}
+        found["ema.n_averaged"] = self.ema.n_averaged
+        if self.head is not None:
+            found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         return found
 
     def _average(self) -> dict[str, Tensor]:
@@ -244,10 +258,17 @@ class Trainer:
             ) from error
         if metadata.get("config") != config_digest:
             raise BundleError(f"{path}: made with another configuration; choose another --out")
-        _load(self.subject.trained, found, "model.", path)
-        _load(self._average() | {"n_averaged": self.ema.n_averaged}, found, "ema.", path)
-        if self.head is not None:
-            _load(self.head.state_dict(), found, "head.", path)
+        weights = self._weights()
+        if odd := weights.keys() ^ {name for name in found if name.startswith(("model.", "ema.", "head."))}:
+            part, _, name = min(odd).partition(".")
+            raise BundleError(f"{path}: tensors under '{part}.' don't fit the model: {name} is in one of them only")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                if tensor.shape != found[name].shape:
+                    raise BundleError(
+                        f"{path}: tensor {name} is {list(found[name].shape)}; expected {list(tensor.shape)}"
+                    )
+                tensor.copy_(found[name])
         for i, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{i}."
             state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
@@ -270,7 +291,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """Indices of the images of one top code, and where each one's stretch of [0, 1) ends (None: all equally long)."""
 
     index: Tensor
@@ -284,33 +305,19 @@ class _Pool:
         return self.index[min(int(torch.searchsorted(self.ends, v, right=True)), count - 1)]
 
 
-def _pools(data: TrainingSet) -> list[_Pool]:
+def _pools(classes: Classes) -> list[Pool]:
     """The images of each top code."""
-    if data.y is None:
+    if classes.y is None:
         raise ValueError("a training set with codes needs the code of each image")
-    top = torch.tensor(data.top_of)[data.y]
+    top = torch.tensor(classes.top_of)[classes.y]
     pools = []
-    for k in range(max(data.top_of) + 1):
+    for k in range(max(classes.top_of) + 1):
         index = torch.nonzero(top == k).flatten()
         ends = None
-        if data.shares:
-            code = data.y[index]
-            sizes = torch.bincount(code, minlength=data.classes)
-            each = torch.tensor(data.shares, dtype=torch.float64)[code] / sizes[code]
+        if classes.shares:
+            code = classes.y[index]
+            sizes = torch.bincount(code, minlength=classes.number)
+            each = torch.tensor(classes.shares, dtype=torch.float64)[code] / sizes[code]
             ends = torch.cumsum(each / each.sum(), 0)
-        pools.append(_Pool(index, ends))
+        pools.append(Pool(index, ends))
     return pools
-
-
-def _load(module: Mapping[str, Tensor], found: dict[str, Tensor], prefix: str, path: Path) -> None:
-    """Copy the tensors of `found` under `prefix` into those of `module`. Raises BundleError where they don't fit."""
-    state = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    if odd := module.keys() ^ state.keys():
-        raise BundleError(f"{path}: tensors under {prefix!r} don't fit the model: {min(odd)} is in one of them only")
-    with torch.no_grad():
-        for name, tensor in module.items():
-            if tensor.shape != state[name].shape:
-                raise BundleError(
-                    f"{path}: tensor {prefix}{name} is {list(state[name].shape)}; expected {list(tensor.shape)}"
-                )
-            tensor.copy_(state[name])

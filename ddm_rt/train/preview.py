@@ -1,7 +1,6 @@
 """Sheets of samples while a run trains: what its averaged weights make of a few prompts and codes, side by side."""
 
 import io
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from ddm_rt.config import NULL_CODE
 from ddm_rt.files import write_atomic
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.device import CPU, HALF
+from ddm_rt.train.device import CPU
 from ddm_rt.train.loop import Trainer
 
 MOST_PROMPTS, MOST_CODES = 4, 7
@@ -40,12 +39,12 @@ def write_sheet(trainer: Trainer, folder: Path) -> Path:
 
 def _codes(trainer: Trainer) -> list[int]:
     """The code with the most images of each top code."""
-    data = trainer.data
-    if not data.top_of or data.y is None:
+    classes = trainer.material.classes
+    if not classes.top_of or classes.y is None:
         return []
-    sizes = torch.bincount(data.y, minlength=data.classes).tolist()
-    tops = range(max(data.top_of) + 1)
-    largest = [max((c for c, k in enumerate(data.top_of) if k == top), key=lambda c: sizes[c]) for top in tops]
+    sizes = torch.bincount(classes.y, minlength=classes.number).tolist()
+    tops = range(max(classes.top_of) + 1)
+    largest = [max((c for c, k in enumerate(classes.top_of) if k == top), key=lambda c: sizes[c]) for top in tops]
     return largest[:MOST_CODES]
 
 
@@ -64,14 +63,13 @@ def _sample(trainer: Trainer, prompt: int, codes: list[int]) -> Tensor:
     scale = settings.guidance_scale if subject.takes_text else settings.indicator_guidance_scale
     count = len(codes)
     wanted = torch.tensor([NULL_CODE] * count + codes, device=device)
-    half = HALF.get(config.train.precision)
-    x = torch.randn(1, *trainer.data.latents.shape[1:], generator=torch.Generator().manual_seed(config.train.seed))
+    x = torch.randn(1, *trainer.material.latents.shape[1:], generator=torch.Generator().manual_seed(config.train.seed))
     x = (table.init_scale * x).repeat(count, 1, 1, 1).to(device)
     x0 = x
     rows = torch.from_numpy(table.rows()).to(device)
     scales = torch.full((count, 1), 1.0 if scale is None else scale, device=device)
     seeds = torch.full((count,), config.train.seed, device=device)
-    with torch.autocast(device.type, half) if half is not None else nullcontext():
+    with trainer.autocast():
         cond = subject.condition_on(torch.tensor([0] * count + [prompt] * count), wanted)
         for i, t in enumerate(table.timesteps.tolist()):
             out = trainer.model(x.repeat(2, 1, 1, 1), torch.full((2 * count,), t, device=device), cond).float()

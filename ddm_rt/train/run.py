@@ -5,8 +5,9 @@ import platform
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -18,15 +19,17 @@ from safetensors.torch import save
 
 import ddm_rt
 from ddm_rt import data
-from ddm_rt.config import RunConfig, parse_json
+from ddm_rt.config import Family, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic, write_json
+from ddm_rt.model.assemble import WEIGHTS
 from ddm_rt.progress import OnFigures
 from ddm_rt.train import device
 from ddm_rt.train.distributed import Processes, connect
 from ddm_rt.train.loop import Trainer
-from ddm_rt.train.material import Material, prepare
+from ddm_rt.train.pixels import prepare_pixels
 from ddm_rt.train.preview import write_sheet
+from ddm_rt.train.trainee import Material
 
 
 class Interrupted(Exception):
@@ -51,31 +54,46 @@ def train(
     It computes on the first CUDA device where torch finds one, else on the CPU; a checkpoint may go on on either.
     Processes that were launched together (`accelerate launch`) share each step.
     """
+    return carry_out(config, out, partial(prepare, config, out), Trainer, progress, grid_every)
+
+
+def carry_out(
+    config: RunConfig,
+    out: Path,
+    prepared: Callable[[torch.device, Mapping[str, OnFigures]], Material],
+    kind: Callable[[RunConfig, Material, torch.device, Processes], Trainer],
+    progress: Mapping[str, OnFigures] | None,
+    grid_every: int | None,
+) -> Path:
+    """As `train`: a run of a trainer of this `kind` on the material that `prepared` makes in `out`."""
     processes = connect()
     progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
-    with nothing_left_of_bad_input(out) if processes.main else nullcontext():
-        digest = processes.main_first(lambda: claim(config, out))
-        if (out / "weights.safetensors").is_file():
+    with _nothing_left_of_bad_input(out) if processes.main else nullcontext():
+        digest = processes.main_first(lambda: _claim(config, out))
+        if (out / WEIGHTS).is_file():
             return out
-        material = processes.main_first(lambda: prepare(config, out, processes.device, progress))
-    trainer = Trainer(config, material.data, processes.device, material.subject, processes)
-    return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
+        material = processes.main_first(lambda: prepared(processes.device, progress))
+    trainer = kind(config, material, processes.device, processes)
+    processes.main_first(lambda: trainer.get_ready(out, progress))
+    return _fit(trainer, out, digest, progress, grid_every)
 
 
-def fit(
-    trainer: Trainer,
-    material: Material,
-    out: Path,
-    digest: str,
-    *,
-    progress: Mapping[str, OnFigures],
-    grid_every: int | None = None,
-) -> Path:
-    """Take the trainer from its newest checkpoint in `out` to its last step, and write what a finished run has.
+def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
+    """Read the images and find their classes; of a checkpoint, encode images and prompts.
 
-    `digest` is what `claim` gave. Raises as `train` does.
+    What is found is kept in the run directory `out`, and taken from there when it is. Raises DdmError for bad input,
+    before anything costly where that can be told.
     """
+    if config.model.family is Family.PIXEL:
+        return prepare_pixels(config, out, device, progress)
+    from ddm_rt.train.checkpoint.prepare import prepare_checkpoint  # with transformers, which pixels don't need
+
+    return prepare_checkpoint(config, out, device, progress)
+
+
+def _fit(trainer: Trainer, out: Path, digest: str, progress: Mapping[str, OnFigures], grid_every: int | None) -> Path:
+    """Take the trainer from its newest checkpoint in `out` to its last step, and write what a finished run has."""
     config, processes = trainer.config, trainer.processes
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
@@ -99,13 +117,13 @@ def fit(
             if stopping and not last:
                 raise Interrupted(out, trainer.step)
     if processes.main:
-        write_json(out / "provenance.json", _provenance(config, material, processes))
-        write_atomic(out / "weights.safetensors", save(trainer.weights()))
-        material.clear()
+        write_json(out / "provenance.json", _provenance(config, trainer.material, processes))
+        write_atomic(out / WEIGHTS, save(trainer.weights()))
+        trainer.material.clear()
     return out
 
 
-def claim(config: RunConfig, out: Path) -> str:
+def _claim(config: RunConfig, out: Path) -> str:
     """Write config.json, or check that the run there was made with the same one; returns its digest."""
     text = config.model_dump_json(indent=1)
     path = out / "config.json"
@@ -135,7 +153,7 @@ def _first_difference(a: RunConfig, b: RunConfig) -> str:
 
 
 @contextmanager
-def nothing_left_of_bad_input(out: Path) -> Iterator[None]:
+def _nothing_left_of_bad_input(out: Path) -> Iterator[None]:
     """Input that turns out bad leaves `out` as it was: free for the corrected command."""
     existed = out.exists()
     before = set(out.iterdir()) if out.is_dir() else set()
@@ -188,7 +206,7 @@ def _provenance(config: RunConfig, material: Material, processes: Processes) -> 
         "device": device.name(processes.device),
         "processes": processes.count,
         "preset": config.preset,
-        "images": len(material.data.latents),
+        "images": len(material.latents),
         "image_encoder": material.encoder,
         "labels_in_source": labels,  # for the reader; the codes mode never reads them
         "digits_sha256": sha256(digits) if config.data.source.startswith("digits") else None,

@@ -1,17 +1,15 @@
-"""What a training run trains: a model, which of its tensors move, and what a minibatch conditions it with."""
+"""What a training run is about: the subject that it trains, and the material that it trains it on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ddm_rt.config import RunConfig
-from ddm_rt.model.unet import DDM
-
 
 class Subject(Protocol):
-    """One family's side of the loop. `model(x_t, t, cond)` gives the prediction."""
+    """A model in training, and which of its tensors move. `model(x_t, t, cond)` gives the prediction."""
 
     takes_text: bool
     prompts: tuple[str, ...]  # distinct ones of the images, after the null text
@@ -43,35 +41,23 @@ class Subject(Protocol):
         """Latents [B,C,H,W] -> images [B,c,H',W'], nominally in [-1,1]."""
 
 
-class PixelSubject:
-    """The whole of a `DDM`, from random weights. Its context is zeros."""
+@dataclass(frozen=True)
+class Classes:
+    """The class of each image that the indicator head learns: a code or a label."""
 
-    takes_text = False
-    prompts: tuple[str, ...] = ("",)
+    y: Tensor | None = None  # int64 [N]; None without an indicator
+    number: int = 0
+    top_of: tuple[int, ...] = ()  # top code of each code; empty without codes
+    shares: tuple[float, ...] = ()  # of each code in its top code, for balanced minibatches; empty: by size
 
-    def __init__(self, config: RunConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> None:
-        self.model = DDM(config.model, latent_shape, top_of)
-        if config.train.gradient_checkpointing:
-            self.model.unet.enable_gradient_checkpointing()
 
-    @property
-    def trained(self) -> Mapping[str, nn.Parameter]:
-        return dict(self.model.named_parameters())
+@dataclass(frozen=True)
+class Material:
+    """What a run has before its first step."""
 
-    @property
-    def fixed(self) -> Mapping[str, Tensor]:
-        trained = self.trained
-        return {name: value for name, value in self.model.state_dict().items() if name not in trained}
-
-    def place(self, device: torch.device) -> None:
-        self.model.to(device)
-
-    def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
-        context = torch.zeros(len(index), 1, self.model.context_dim, device=code.device)
-        return self.model.condition(context, code, torch.ones(len(index), device=code.device))
-
-    def condition_on(self, rows: Tensor, code: Tensor) -> dict[str, Tensor]:
-        return self.condition(rows, code, torch.ones(len(rows), dtype=torch.bool))
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return self.model.decode(x0)
+    latents: Tensor  # float32 [N, C, H, W] of the images
+    classes: Classes
+    make_subject: Callable[[], Subject]  # with random weights from torch's generator, if it has any
+    labels: tuple[str, ...] | None = None  # of the images, for the provenance alone
+    encoder: str | None = None  # name of the file or folder that gave the features of codes, where they weren't learned
+    clear: Callable[[], None] = lambda: None  # removes what only training needed

@@ -61,7 +61,7 @@ def test_help_has_examples(ddm_rt) -> None:
 
 def spoil_adapter(base: Path, tmp_path: Path) -> tuple[object, ...]:
     adapter = adapters.write_peft(base, tmp_path / "adapter")
-    edit(adapter / "unet/adapter_config.json", use_dora=True)
+    edit(adapter / "unet/adapter_config.json", bias="all")
     return ("--adapter", adapter)
 
 
@@ -95,7 +95,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], tuple[object, ...]], str]] = {
     "a family": (flux, "model_index.json: field _class_name: 'FluxPipeline' is not supported"),
     "a component": (no_vae, "base/vae: missing; a StableDiffusionPipeline has unet, vae"),
     "a file": (truncate, "text_encoder/model.safetensors: not a readable safetensors file"),
-    "an adapter": (spoil_adapter, "adapter_config.json: field use_dora: True is not supported; expected False"),
+    "an adapter": (spoil_adapter, "adapter_config.json: field bias: 'all' is not supported; expected 'none'"),
     "code in an adapter": (pickled_adapter, "lora.bin: not readable as weights alone"),
     "no adapter": (lambda base, tmp_path: ("--adapter", tmp_path / "nowhere"), "nowhere: no such adapter"),
     "a variant": (lambda base, tmp_path: ("--variant", "int3"), "no weight file is of the variant 'int3'"),

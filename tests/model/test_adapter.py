@@ -14,7 +14,6 @@ from tolerances import ADAPTER_ABS
 
 from ddm_rt.errors import DdmError
 from ddm_rt.model.checkpoint.adapter import merge_adapter
-from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 
 ENCODERS = {"sd15": ("text_encoder",), "sd21": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -24,14 +23,6 @@ _SLOW = pytest.mark.slow(reason="SDXL has all that they have, and a second encod
 VARIANT = pytest.mark.slow(reason="two seconds each; the family's own adapter is quick")
 FAMILIES = (pytest.param("sd15", marks=_SLOW), pytest.param("sd21", marks=_SLOW), "sdxl")
 STEPS = 6
-
-
-def load(checkpoint: Path) -> LatentDDM:
-    found = read_checkpoint(checkpoint)
-    with torch.device("meta"):
-        model = LatentDDM(found.model)
-    load_base(model, found)
-    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +58,7 @@ def test_a_peft_adapter_gives_what_peft_and_diffusers_give(
 ) -> None:
     base = checkpoints[family]
     folder = adapters.write_peft(base, tmp_path / "adapter", encoders=ENCODERS[family])
-    want, model = adapters.with_peft(base, folder), load(base)
+    want, model = adapters.with_peft(base, folder), adapters.load(base)
     report = merge_adapter(model, folder)
     assert report.unmatched == ("unet: query", "unet: value")
     assert len(report.merged) == len(set(report.merged))
@@ -89,13 +80,14 @@ def test_a_peft_adapter_gives_what_peft_and_diffusers_give(
         {"rank_pattern": {"attn1.to_q": 4}, "alpha_pattern": {"attn2.to_v": 5}},
         {"target_modules": r".*attn1\.to_(q|k|out\.0)"},
         {"target_modules": ["conv1", "proj_in", "to_out.0"]},
+        {"target_modules": ["to_q", "conv1"], "use_dora": True, "use_rslora": True},
     ],
     ids=lambda settings: " ".join(settings),
 )
 def test_settings_of_peft(checkpoints: Mapping[str, Path], tmp_path: Path, settings: dict[str, Any]) -> None:
     base = checkpoints["sd15"]
     folder = adapters.write_peft(base, tmp_path / "adapter", **settings)
-    model = load(base)
+    model = adapters.load(base)
     merge_adapter(model, folder)
     check_outputs(model, adapters.with_peft(base, folder), "sd15")
 
@@ -113,17 +105,20 @@ def test_a_single_file_of_diffusers(
     path, want = adapters.write_single_file(
         base, tmp_path, encoders=ENCODERS[family], metadata=metadata, lora_alpha=alpha
     )
-    model = load(base)
+    model = adapters.load(base)
     report = merge_adapter(model, path)
     assert {name.split(".")[0] for name in report.merged} == {"unet", *ENCODERS[family]}
     check_outputs(model, want, family)
 
 
 @VARIANT
-def test_a_single_file_as_diffusers_itself_loads_it(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"rank_pattern": {"attn1.to_q": 4}}, {"use_dora": True}], ids=" ".join)
+def test_a_single_file_as_diffusers_itself_loads_it(
+    checkpoints: Mapping[str, Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
     base = checkpoints["sd15"]
-    path, _ = adapters.write_single_file(base, tmp_path, rank_pattern={"attn1.to_q": 4})
-    want, model = adapters.pipeline(base), load(base)
+    path, _ = adapters.write_single_file(base, tmp_path, **settings)
+    want, model = adapters.pipeline(base), adapters.load(base)
     want.load_lora_weights(path)
     merge_adapter(model, path.parent)
     check_outputs(model, want, "sd15")
@@ -133,7 +128,7 @@ def test_a_single_file_as_diffusers_itself_loads_it(checkpoints: Mapping[str, Pa
 def test_kohyas_layout_with_its_alphas(checkpoints: Mapping[str, Path], tmp_path: Path, family: str) -> None:
     base = checkpoints[family]
     path = adapters.write_kohya(base, tmp_path / "lora.safetensors", alpha=2.0, sdxl=family == "sdxl")
-    want, model = adapters.pipeline(base), load(base)
+    want, model = adapters.pipeline(base), adapters.load(base)
     state, alphas = want.lora_state_dict(path, unet_config=want.unet.config)
     own, own_alphas = ({k: v for k, v in tree.items() if k.startswith("unet.")} for tree in (state, alphas))
     want.load_lora_into_unet(own, own_alphas, want.unet)
@@ -148,7 +143,7 @@ def test_kohyas_layout_with_its_alphas(checkpoints: Mapping[str, Path], tmp_path
 
 def test_a_peft_folder_for_the_unet_alone(checkpoints: Mapping[str, Path], sound: Path) -> None:
     base = checkpoints["sd15"]
-    model = load(base)
+    model = adapters.load(base)
     merge_adapter(model, sound / "unet")
     check_outputs(model, adapters.with_peft(base, sound), "sd15")
 
@@ -161,7 +156,7 @@ def test_layers_that_match_nothing_are_reported(checkpoints: Mapping[str, Path],
         "base_model.model.tower.to_q.lora_B.weight": torch.zeros(4, 8),
     }
     save_file(tensors, path)
-    report = merge_adapter(load(checkpoints["sd15"]), copied)
+    report = merge_adapter(adapters.load(checkpoints["sd15"]), copied)
     assert report.unmatched == ("unet.tower.to_q", "unet: query", "unet: value")
 
 
@@ -177,6 +172,9 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(tensors, path)
 
 
+LAYER = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
 def first_set(tensors: dict[str, torch.Tensor], end: str, value: torch.Tensor) -> None:
     tensors[min(name for name in tensors if name.endswith(end))] = value
 
@@ -186,8 +184,25 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "settings a list": (lambda f: (f / "unet/adapter_config.json").write_text("[]"), "expected a JSON object"),
     "no rank": (lambda f: edit_settings(f, r=0), "field r"),
     "no alpha": (lambda f: edit_settings(f, lora_alpha=None), "field lora_alpha"),
-    "a pattern": (lambda f: edit_settings(f, rank_pattern={"(": 4}), "field rank_pattern: Value error, '(' is not a"),
-    "DoRA": (lambda f: edit_settings(f, use_dora=True), "field use_dora: True is not supported"),
+    "a pattern": (
+        lambda f: edit_settings(f, rank_pattern={"(": 4}),
+        "field rank_pattern.(.[key]: Input should be a valid regular",
+    ),
+    "DoRA without magnitudes": (
+        lambda f: edit_settings(f, use_dora=True),
+        "has no lora_magnitude_vector; its settings say use_dora: True",
+    ),
+    "magnitudes without DoRA": (
+        lambda f: edit_tensors(f, lambda t: t.update({f"{LAYER}.lora_magnitude_vector": torch.ones(32)})),
+        "has a lora_magnitude_vector; its settings say use_dora: False",
+    ),
+    "magnitudes of another base": (
+        lambda f: (
+            edit_settings(f, use_dora=True),
+            edit_tensors(f, lambda t: t.update({f"{LAYER}.lora_magnitude_vector": torch.ones(7)})),
+        ),
+        "the adapter is for another base",
+    ),
     "LoKr": (lambda f: edit_settings(f, peft_type="LOKR"), "field peft_type: 'LOKR' is not supported"),
     "biases": (lambda f: edit_settings(f, bias="all"), "field bias: 'all' is not supported"),
     "whole modules": (lambda f: edit_settings(f, modules_to_save=["conv_in"]), "field modules_to_save"),
@@ -237,7 +252,7 @@ def test_what_cannot_be_merged(checkpoints: Mapping[str, Path], sound: Path, cop
 
 def refuse(base: Path, adapter: Path, said: str) -> None:
     """One line that names the adapter, and not a weight has changed."""
-    model = load(base)
+    model = adapters.load(base)
     before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
     with pytest.raises(DdmError) as error:
         merge_adapter(model, adapter)
@@ -276,6 +291,7 @@ def test_pickled_code_is_not_run(checkpoints: Mapping[str, Path], copied: Path, 
         ({"unet.conv_in.alpha": (2,)}, "expected one finite number"),
         ({"unet.conv_in.weight.alpha": (1,)}, "it is empty"),
         ({"lora_unet_conv_in.alpha": (3,)}, "expected one finite number"),
+        ({"lora_unet_conv_in.dora_scale": (4,)}, "DoRA is not supported in kohya's layout"),
         ({"lora_unet_conv_in.lora_down.weight": (4, 4)}, "names of kohya's layout that diffusers can't read"),
         ({"lora_unet_conv_in.hada_w1_a": (4, 4)}, "names of kohya's layout that diffusers can't read"),
     ],
@@ -286,6 +302,27 @@ def test_single_files_that_are_none(
 ) -> None:
     save_file({name: torch.ones(shape) for name, shape in tensors.items()}, tmp_path / "lora.safetensors")
     refuse(checkpoints["sd15"], tmp_path / "lora.safetensors", said)
+
+
+@pytest.mark.parametrize("header", ["{", "[]", '{"unet.r": 0, "unet.lora_alpha": 1}'])
+def test_a_malformed_header_is_named(checkpoints: Mapping[str, Path], tmp_path: Path, header: str) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"unet.conv_in.lora_A.weight": torch.ones(1, 4, 3, 3)}, path, {"lora_adapter_metadata": header})
+    refuse(checkpoints["sd15"], path, "field r: " if "unet" in header else "field lora_adapter_metadata of the header")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_single_file_may_be_a_bin(checkpoints: Mapping[str, Path], tmp_path: Path, nested: bool) -> None:
+    tensors = {
+        f"unet.{LAYER.removeprefix('base_model.model.')}.lora_{side}.weight": torch.ones(shape)
+        for side, shape in (("A", (1, 32)), ("B", (32, 1)))
+    }
+    torch.save({"state_dict": tensors} if nested else tensors, tmp_path / "lora.bin")
+    model = adapters.load(checkpoints["sd15"])
+    layer = model.unet.get_submodule(LAYER.removeprefix("base_model.model."))
+    before = layer.weight.clone()
+    merge_adapter(model, tmp_path / "lora.bin")
+    torch.testing.assert_close(layer.weight, before + 1)
 
 
 def test_no_adapter_at_all(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:

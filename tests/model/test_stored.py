@@ -40,7 +40,7 @@ def test_which_file_is_taken(
     tmp_path: Path, present: tuple[str, ...], variant: str | None, taken: tuple[str, ...]
 ) -> None:
     touch(tmp_path, *present)
-    assert stored.find(tmp_path, STEMS, variant).files == tuple(tmp_path / name for name in taken)
+    assert stored.find(tmp_path, STEMS, variant) == tuple(tmp_path / name for name in taken)
 
 
 @pytest.mark.parametrize("tag", ["", ".fp16"])
@@ -50,7 +50,7 @@ def test_shards_come_in_order_behind_their_index(tmp_path: Path, tag: str) -> No
     index = tmp_path / f"model.safetensors.index{tag}.json"
     index.write_text(json.dumps({"weight_map": {"b": shards[1], "a": shards[0], "c": shards[1]}}))
     found = stored.find(tmp_path, STEMS, tag.removeprefix(".") or None)
-    assert found.files == (index, *(tmp_path / name for name in shards))
+    assert found == (index, *(tmp_path / name for name in shards))
 
 
 def test_no_weights_names_what_was_looked_for(tmp_path: Path) -> None:

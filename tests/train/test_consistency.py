@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.train.distill.consistency import GRID, Distiller
+from ddm_rt.train.distill.consistency import Distiller
 from ddm_rt.train.distill.run import distill, student_config
 from ddm_rt.train.distill.student import PixelStudent
-from ddm_rt.train.loop import TrainingSet
+from ddm_rt.train.distill.walk import GRID
+from ddm_rt.train.loop import Batch
 from ddm_rt.train.run import Interrupted, train
+from ddm_rt.train.trainee import Classes, Material
 
 Make = Callable[..., RunConfig]
 FEW = {"distill.paths": 0, "train.steps": 12, "train.checkpoint_every": 5}
@@ -42,73 +45,76 @@ def distiller(tiny_run: Path) -> Callable[..., Distiller]:
         assert isinstance(model, DDM)
         shape = config.model.latent_shape(config.data)
         latents = torch.randn(20, *shape, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
-        data = TrainingSet(latents, torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-        return Distiller(config, data, PixelStudent(model))
+        classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
+        return Distiller(config, Material(latents, classes, lambda: PixelStudent(model)))
 
     return make
+
+
+def batch_at(made: Distiller, rows: torch.Tensor, code: torch.Tensor) -> Batch:
+    """Noise at rows of the walk, of images with text."""
+    count = len(rows)
+    x_t = torch.randn(count, *made.material.latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    return Batch(torch.arange(count), x_t, x_t, made.walk.t[rows], code, code, torch.zeros(count, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("phases", "starts"), [(4, [750, 500, 250, 0]), (2, [999, 499]), (1, [999])])
 def test_phases_begin_where_the_sampler_jumps_from(
     phases: int, starts: list[int], distiller: Callable[..., Distiller]
 ) -> None:
-    made = distiller({"distill.phases": phases})
-    t = made._t.tolist()
+    walk = distiller({"distill.phases": phases}).walk
+    t = walk.t.tolist()
+    assert walk.t[walk.starts].tolist() == starts
     assert t[0] == starts[0]
     assert t[-1] == (0 if phases == 4 else 1000 // GRID - 1)
     assert {a - b for a, b in pairwise(t)} <= {1000 // GRID}
     # The row before each start, and the last one: from there the teacher's step is the jump.
-    lasts = [t[i + 1] if i + 1 < len(t) else -1 for i in torch.nonzero(made._last).flatten().tolist()]
+    lasts = [t[i + 1] if i + 1 < len(t) else -1 for i in torch.nonzero(walk.last).flatten().tolist()]
     assert lasts == [*starts[1:], -1]
 
 
 def test_at_a_phases_last_row_the_target_is_the_guided_teachers_own_x0(distiller: Callable[..., Distiller]) -> None:
     made = distiller()
-    rows = torch.nonzero(made._last).flatten()
-    count = len(rows)
-    x_t = torch.randn(count, *made.data.latents.shape[1:], generator=torch.Generator().manual_seed(1))
-    t, code = made._t[rows], torch.arange(count) % made.data.classes
-    index, no_text = torch.arange(count), torch.zeros(count, dtype=torch.bool)
+    rows = torch.nonzero(made.walk.last).flatten()
+    batch = batch_at(made, rows, torch.arange(len(rows)) % made.material.classes.number)
     with torch.no_grad():
-        found = made._end(index, x_t, rows, t, code, no_text)
+        found = made.wanted(batch, rows)
         with made.subject.teacher() as model:
             null, coded = (
-                model(x_t, t.float(), made.subject.condition(index, c, no_text))
-                for c in (torch.full_like(code, NULL_CODE), code)
+                model(batch.x_t, batch.t.float(), made.subject.condition(batch.image, code, batch.no_text))
+                for code in (torch.full_like(batch.code, NULL_CODE), batch.code)
             )
-    a, b = (made._step[rows, k].view(-1, 1, 1, 1) for k in (0, 1))  # this teacher predicts ε
-    torch.testing.assert_close(found, (a * x_t + b * (null + 1.5 * (coded - null))).clamp(-1, 1))
+    a, b = (made.walk.step[rows, k].view(-1, 1, 1, 1) for k in (0, 1))  # this teacher predicts ε
+    torch.testing.assert_close(found, (a * batch.x_t + b * (null + 1.5 * (coded - null))).clamp(-1, 1))
 
 
 def test_an_image_beyond_the_clip_is_as_good_as_one_at_it_but_a_state_is_not(
     distiller: Callable[..., Distiller],
 ) -> None:
     made = distiller()
-    rows = torch.tensor([0, len(made._t) - 1])  # a jump into the path, and the one to the image
-    shape = (2, *made.data.latents.shape[1:])
+    rows = torch.tensor([0, len(made.walk.t) - 1])  # a jump into the path, and the one to the image
+    shape = (2, *made.material.latents.shape[1:])
     end = torch.full(shape, 1.0)
     for x0, same in ((1.5, [False, True]), (0.5, [False, False]), (-1.5, [False, False])):
-        found = made._within(torch.full(shape, x0), end, rows) == end
+        found = made.within(torch.full(shape, x0), end, rows) == end
         assert [bool(each.all()) for each in found] == same, x0
-    assert bool((made._within(torch.full(shape, -1.5), -end, rows)[1] == -end[1]).all())
+    assert bool((made.within(torch.full(shape, -1.5), -end, rows)[1] == -end[1]).all())
 
 
 def test_a_student_that_is_its_own_end_learns_nothing(distiller: Callable[..., Distiller]) -> None:
     """Where the teacher's x0 is the same all along the path, so is every target."""
     made = distiller({"distill.indicator_guidance_scale": 1.0, "schedule.prediction_type": "sample"})
-    constant = torch.rand(made.data.latents.shape[1:], generator=torch.Generator().manual_seed(2)) - 0.5
+    constant = torch.rand(made.material.latents.shape[1:], generator=torch.Generator().manual_seed(2)) - 0.5
 
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor, *_: object) -> torch.Tensor:
             return constant.expand(len(x), -1, -1, -1)
 
-    made.subject._teacher = Constant()
+    made.subject.teacher = lambda: nullcontext(Constant())
     made.model.forward = Constant().forward
-    rows = torch.arange(len(made._t))
-    x_t = torch.randn(len(rows), *constant.shape, generator=torch.Generator().manual_seed(1))
-    code, no_text = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(len(rows), dtype=torch.bool)
+    rows = torch.arange(len(made.walk.t))
     with torch.no_grad():
-        found = made._end(torch.zeros_like(rows), x_t, rows, made._t, code, no_text)
+        found = made.wanted(batch_at(made, rows, torch.zeros_like(rows)), rows)
     # (x_end - c·x) / d loses what d is small by.
     torch.testing.assert_close(found, constant.expand_as(found), rtol=0, atol=1e-3)
 

@@ -1,5 +1,6 @@
 """Frozen encoders for code discovery: CLIP's vision model, alone, in a whole CLIP, or in a checkpoint."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ def test_a_whole_clip_and_its_vision_model_give_the_same_unit_features(
     assert found.shape == (5, 12)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=UNIT_ABS)
     assert encoder_features([pixels], clip) == pytest.approx(found, abs=UNIT_ABS)
+
+
+@pytest.mark.parametrize("text", ["{", '{"image_mean": [0.5, 0.5]}', '{"image_std": [0.5, 0.5, 0]}'])
+def test_a_normalisation_that_is_none_is_named_and_a_sound_one_is_used(
+    clip: Path, pixels: NDArray[np.float32], tmp_path: Path, text: str
+) -> None:
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    file = folder / "preprocessor_config.json"
+    file.write_text(text)
+    with pytest.raises(DdmError, match=rf"features\.encoder .*{file.name}: field "):
+        encoder_features([pixels], folder)
+    file.write_text('{"image_mean": [0.1, 0.2, 0.3], "do_resize": true}')
+    assert np.abs(encoder_features([pixels], folder) - encoder_features([pixels], clip)).max() > UNIT_ABS
 
 
 def test_the_safety_checkers_deeper_names_are_understood(

@@ -15,8 +15,10 @@ from ddm_rt.data import load
 from ddm_rt.errors import DdmError
 from ddm_rt.train.codes.discover import describe, discover, halved
 from ddm_rt.train.codes.from_file import read_codes
-from ddm_rt.train.loop import Trainer, TrainingSet
+from ddm_rt.train.loop import Trainer
+from ddm_rt.train.pixels import PixelSubject
 from ddm_rt.train.run import train
+from ddm_rt.train.trainee import Classes, Material
 
 Make = Callable[..., RunConfig]
 # Leaves 0 and 1 merge, then 2 joins them, then 3: halving gives 1/8, 1/8, 1/4, 1/2.
@@ -56,9 +58,9 @@ def test_minibatches_follow_the_shares(tiny: Make) -> None:
     config = tiny({"train.batch_size": 64})
     y = torch.from_numpy(np.repeat([0, 1, 2], [30, 2, 8]))
     shares = (0.2, 0.8, 1.0)
-    found = TrainingSet(torch.zeros(40, 4, 8, 8), y, 3, (0, 0, 1), shares)
-    trainer = Trainer(config, found)
-    drawn = torch.cat([trainer._draw(torch.Generator().manual_seed(step)) for step in range(50)])
+    classes = Classes(y, 3, (0, 0, 1), shares)
+    trainer = Trainer(config, Material(torch.zeros(40, 4, 8, 8), classes, lambda: PixelSubject(config, classes.top_of)))
+    drawn = torch.cat([trainer.draw(torch.Generator().manual_seed(step)) for step in range(50)])
     counts = np.bincount(y[drawn].numpy(), minlength=3) / len(drawn)
     assert counts == pytest.approx([0.1, 0.4, 0.5], abs=0.03)  # of 3,200 draws
     assert len(set(drawn.tolist())) == 40, "every image can be drawn"

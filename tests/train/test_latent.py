@@ -22,8 +22,7 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.train import disk_cache
 from ddm_rt.train.device import CPU
 from ddm_rt.train.loop import Trainer
-from ddm_rt.train.material import prepare
-from ddm_rt.train.run import Interrupted, train
+from ddm_rt.train.run import Interrupted, prepare, train
 
 Make = Callable[..., RunConfig]
 LONG = {"train.steps": 30, "train.checkpoint_every": 10}
@@ -35,8 +34,7 @@ class Killed(Exception):
 
 def trainer(config: RunConfig, out: Path) -> Trainer:
     out.mkdir()
-    material = prepare(config, out, CPU, {})
-    return Trainer(config, material.data, CPU, material.subject)
+    return Trainer(config, prepare(config, out, CPU, {}))
 
 
 def assembled(run: Path) -> LatentDDM:

@@ -12,7 +12,9 @@ from torch import Tensor
 from ddm_rt.config import NULL_CODE, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
-from ddm_rt.train.loop import KEPT_CHECKPOINTS, Trainer, TrainingSet, _Pool, step_seed
+from ddm_rt.train.loop import KEPT_CHECKPOINTS, Batch, Pool, Trainer, step_seed
+from ddm_rt.train.pixels import PixelSubject
+from ddm_rt.train.trainee import Classes, Material
 
 STEPS = 12
 MODES = {
@@ -23,16 +25,18 @@ MODES = {
 }
 
 
-def training_set(mode: str, config: RunConfig, images: int = 30) -> TrainingSet:
+def training_set(mode: str, config: RunConfig, images: int = 30) -> Material:
     """Random latents; with codes 0, 0, 0, 1, 2, 3, 0, ... under top codes 0, 0, 1, 1 (5:1)."""
     latents = torch.randn(images, *config.model.latent_shape(config.data), generator=torch.Generator().manual_seed(9))
     code = torch.tensor([0, 0, 0, 1, 1, 2 + images % 2])[torch.arange(images) % 6]
     if mode == "none":
-        return TrainingSet(latents, None, 0, ())
-    if mode == "labels":
-        return TrainingSet(latents, (code > 1).long(), 2, ())
-    code[5] = 3
-    return TrainingSet(latents, code, 4, (0, 0, 1, 1))
+        classes = Classes()
+    elif mode == "labels":
+        classes = Classes((code > 1).long(), 2)
+    else:
+        code[5] = 3
+        classes = Classes(code, 4, (0, 0, 1, 1))
+    return Material(latents, classes, lambda: PixelSubject(config, classes.top_of))
 
 
 OTHERS = pytest.mark.slow(reason="codes are quick, which have most of the state")
@@ -145,16 +149,17 @@ def test_every_minibatch_holds_equal_shares_of_the_top_codes(tiny: Callable[...,
     config = tiny({"train.batch_size": batch})
     data = training_set("codes", config)
     trainer = Trainer(config, data)
-    assert data.y is not None
+    y, top_of = data.classes.y, torch.tensor(data.classes.top_of)
+    assert y is not None
     seen = torch.zeros(len(data.latents))
     for step in range(300):
-        index = trainer._draw(torch.Generator().manual_seed(step_seed(0, step)))
-        top = torch.tensor(data.top_of)[data.y[index]]
+        index = trainer.draw(torch.Generator().manual_seed(step_seed(0, step)))
+        top = top_of[y[index]]
         assert torch.bincount(top).tolist() == [batch // 2, batch // 2]
         seen += torch.bincount(index, minlength=len(seen))
     assert (seen > 0).all(), "every image is drawn"
     # Within a top code its images are equally likely: a micro-code's share is its own.
-    top = torch.tensor(data.top_of)[data.y]
+    top = top_of[y]
     for k in (0, 1):
         share = seen[top == k] / seen[top == k].sum()
         spread = 5 * (1 / len(share) / (300 * batch / 2)) ** 0.5
@@ -166,12 +171,14 @@ def test_an_odd_batch_is_off_by_one_at_most_and_without_balance_images_are_unifo
 ) -> None:
     config = tiny({"train.batch_size": 7})
     data = training_set("codes", config)
-    assert data.y is not None
-    top = torch.tensor(data.top_of)[data.y[Trainer(config, data)._draw(torch.Generator().manual_seed(0))]]
+    assert data.classes.y is not None
+    top = torch.tensor(data.classes.top_of)[
+        data.classes.y[Trainer(config, data).draw(torch.Generator().manual_seed(0))]
+    ]
     assert sorted(torch.bincount(top).tolist()) == [3, 4]
 
     plain = Trainer(tiny({"train.balance_minibatches": False, "train.batch_size": 3000}), data)
-    share = torch.bincount(plain._draw(torch.Generator().manual_seed(0)), minlength=30) / 3000
+    share = torch.bincount(plain.draw(torch.Generator().manual_seed(0)), minlength=30) / 3000
     assert ((share - 1 / 30).abs() < 5 * (1 / 30 / 3000) ** 0.5).all()
 
 
@@ -179,7 +186,7 @@ def test_the_draw_of_an_image_bears_stretches_that_add_up_to_a_little_less_than_
     ends = torch.cumsum(torch.full((10,), 0.1, dtype=torch.float64), 0)
     last = 1 - 2.0**-53  # the largest that is drawn
     assert ends[-1] <= last
-    pool = _Pool(torch.arange(20, 30), ends)
+    pool = Pool(torch.arange(20, 30), ends)
     assert [int(pool.at(v)) for v in (0.0, 0.05, 0.1, 0.15, 0.95, last)] == [20, 20, 21, 21, 29, 29]
 
 
@@ -194,6 +201,17 @@ def test_the_rate_rises_to_its_height_in_as_many_steps_as_the_warm_up_has_and_fa
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     cosine = [0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates == pytest.approx([0.25 * cosine[0], 0.5 * cosine[1], 0.75 * cosine[2], *cosine[3:]], rel=LOSS_REL)
+
+
+def test_a_batchs_parts_are_the_batch_and_only_its_numbers_move(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny({"train.batch_size": 7})
+    batch = Trainer(config, training_set("codes", config)).batch()
+    parts = batch.split(3)
+    assert [part.size for part in parts] == [3, 3, 1]
+    for found, expected in zip(map(torch.cat, zip(*parts, strict=True)), batch, strict=True):
+        assert torch.equal(found, expected)
+    moved = batch.to(torch.device("meta"))
+    assert {name for name in Batch._fields if getattr(moved, name).device.type == "cpu"} == {"image", "no_text"}
 
 
 def test_a_step_in_two_parts_is_the_step(tiny: Callable[..., RunConfig]) -> None:

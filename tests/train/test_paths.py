@@ -19,8 +19,8 @@ from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.distill.paths import PathDistiller
 from ddm_rt.train.distill.run import distill, student_config
 from ddm_rt.train.distill.student import PixelStudent
-from ddm_rt.train.loop import TrainingSet
 from ddm_rt.train.run import Interrupted
+from ddm_rt.train.trainee import Classes, Material
 
 PATHS = 70  # in two files
 FEW = {"distill.paths": PATHS, "train.steps": 9, "train.batch_size": PATHS, "train.checkpoint_every": 5}
@@ -43,16 +43,16 @@ def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> Pa
     model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
     assert isinstance(model, DDM)
     latents = torch.zeros(20, *config.model.latent_shape(config.data))
-    data = TrainingSet(latents, torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-    made = PathDistiller(config, data, PixelStudent(model))
-    made.walk(cache / str(request.param))
+    classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
+    made = PathDistiller(config, Material(latents, classes, lambda: PixelStudent(model)))
+    made.get_ready(cache / str(request.param), {})
     return made
 
 
 def guided(made: PathDistiller, path: int, row: int, x: torch.Tensor) -> torch.Tensor:
     """The teacher's ε at a state of a path, written out: two branches and a scale of 1.5."""
-    index, code, no_text = (made._paths[name].take(torch.tensor([path])) for name in ("index", "code", "no_text"))
-    t, condition = made._t[row : row + 1].float(), made.subject.condition
+    index, code, no_text = (made.paths[name].take(torch.tensor([path])) for name in ("index", "code", "no_text"))
+    t, condition = made.walk.t[row : row + 1].float(), made.subject.condition
     with torch.no_grad(), made.subject.teacher() as model:
         null = model(x, t, condition(index, torch.full_like(code, NULL_CODE), no_text))
         coded = model(x, t, condition(index, code, no_text))
@@ -61,13 +61,13 @@ def guided(made: PathDistiller, path: int, row: int, x: torch.Tensor) -> torch.T
 
 
 def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller) -> None:
-    states = distiller._paths["states"]
+    states = distiller.paths["states"]
     found = states.take(torch.arange(PATHS))
-    assert found.shape == (PATHS, len(distiller._starts) + 1, *distiller.data.latents.shape[1:])
+    assert found.shape == (PATHS, len(distiller.walk.starts) + 1, *distiller.material.latents.shape[1:])
     assert abs(found[:, 0].std().item() - 1) < 0.02
-    ts = [*distiller._t.tolist(), -1]
-    for path, phase in ((0, 0), (3, 1), (PATHS - 1, len(distiller._starts) - 1)):
-        x, bounds = found[path, phase], [*distiller._starts.tolist(), len(distiller._t)]
+    ts = [*distiller.walk.t.tolist(), -1]
+    for path, phase in ((0, 0), (3, 1), (PATHS - 1, len(distiller.walk.starts) - 1)):
+        x, bounds = found[path, phase], [*distiller.walk.starts.tolist(), len(distiller.walk.t)]
         stride = bounds[1] if phase == 0 and distiller.distill.one_step_start else 1
         for row in range(bounds[phase], bounds[phase + 1], stride):
             pair = (ts[row], ts[row + stride])
@@ -80,28 +80,30 @@ def test_a_path_is_the_guided_teachers_walk_from_noise(distiller: PathDistiller)
 
 def test_paths_of_two_files_begin_with_different_noise(distiller: PathDistiller) -> None:
     with torch.no_grad():
-        first, again, later = (distiller._walk(rows)["states"][:, 0] for rows in (range(6), range(6), range(64, PATHS)))
+        first, again, later = (
+            distiller.walked(rows)["states"][:, 0] for rows in (range(6), range(6), range(64, PATHS))
+        )
     assert torch.equal(first, again)
     assert not torch.isin(later, first).any()
 
 
 def test_paths_have_equal_shares_of_the_top_codes_and_some_lose_their_code(distiller: PathDistiller) -> None:
-    code = distiller._paths["code"].take(torch.arange(PATHS))
+    code = distiller.paths["code"].take(torch.arange(PATHS))
     lost = code == NULL_CODE
     assert 0 < lost.sum() < 0.3 * PATHS  # expected: .13
-    top = torch.tensor(distiller.data.top_of)[code]
+    top = torch.tensor(distiller.material.classes.top_of)[code]
     expected = torch.arange(64) % (int(top.max()) + 1)
     assert torch.equal(top[:64][~lost[:64]], expected[~lost[:64]])
 
 
 def test_a_jump_with_its_target_leads_to_the_phases_end(distiller: PathDistiller) -> None:
-    index, x_t, target, t, _, code, no_text = distiller._batch()
-    assert {int(each) for each in t} <= {750, 500, 250, 0}
-    rows = distiller._row[t]
-    assert distiller._t[rows].tolist() == t.tolist()
-    x0 = distiller._wanted(target, index, x_t, rows, t, code, no_text)
-    keep, add = (distiller._jump[rows, k].view(-1, 1, 1, 1) for k in (2, 3))
-    torch.testing.assert_close(keep * x_t + add * x0, target)
+    batch = distiller.batch()
+    assert {int(each) for each in batch.t} <= {750, 500, 250, 0}
+    rows = distiller.walk.row_of[batch.t]
+    assert distiller.walk.t[rows].tolist() == batch.t.tolist()
+    x0 = distiller.wanted(batch, rows)
+    keep, add = (distiller.walk.jump[rows, k].view(-1, 1, 1, 1) for k in (2, 3))
+    torch.testing.assert_close(keep * batch.x_t + add * x0, batch.target)
 
 
 def test_sampling_with_the_targets_is_the_walk(distiller: PathDistiller) -> None:
@@ -109,11 +111,11 @@ def test_sampling_with_the_targets_is_the_walk(distiller: PathDistiller) -> None
     settings = distiller.config.sampling
     schedule = Schedule.from_config(distiller.config.schedule)
     table = step_table(schedule, settings.sampler, settings.num_steps, clip=settings.clip)
-    assert table.t.tolist() == distiller._t[distiller._starts].tolist()
-    states = distiller._paths["states"].take(torch.arange(8))
+    assert table.t.tolist() == distiller.walk.t[distiller.walk.starts].tolist()
+    states = distiller.paths["states"].take(torch.arange(8))
     x = states[:, 0]
     for phase, row in enumerate(torch.from_numpy(table.rows())):
-        x0 = distiller._x0(states[:, phase + 1], x, distiller._starts[phase].expand(8))
+        x0 = distiller.walk.x0_of_jump(states[:, phase + 1], x, distiller.walk.starts[phase].expand(8))
         out = (x0 - row[0] * x) / row[1]
         x, _ = guided_step([out], torch.zeros(8, 0), row.expand(8, -1), x, x)
         torch.testing.assert_close(x, states[:, phase + 1], rtol=1e-4, atol=1e-4)
@@ -143,11 +145,11 @@ def test_an_interrupted_student_ends_in_the_same_bytes_and_leaves_no_paths(tiny_
 
 
 def test_a_damaged_file_of_paths_is_named(distiller: PathDistiller, cache: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(cache / str(distiller.distill.one_step_start), tmp_path / "cache")
+    folder = shutil.copytree(cache / str(distiller.distill.one_step_start) / "cache", tmp_path / "cache")
     path = sorted(folder.iterdir())[1]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=rf"{path.name}: damaged .*; delete it and what it holds is made again"):
-        copy.copy(distiller).walk(folder)
+        copy.copy(distiller).get_ready(tmp_path, {})
 
 
 @pytest.mark.slow(reason="seconds of training")

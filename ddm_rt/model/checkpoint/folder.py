@@ -115,8 +115,8 @@ def load_base(model: LatentDDM, checkpoint: Checkpoint, dtype: torch.dtype | Non
     into those files while the model lives. Raises BundleError naming the file and the first tensor that is missing,
     foreign, of another shape or not finite.
     """
-    for component, weights in _components(checkpoint.path, checkpoint.model.family, checkpoint.variant).items():
-        fill(component_module(model, component), weights, dtype)
+    for component, files in _components(checkpoint.path, checkpoint.model.family, checkpoint.variant).items():
+        fill(component_module(model, component), files, dtype)
 
 
 def save_checkpoint(model: LatentDDM, like: Checkpoint, out: Path, dtype: torch.dtype) -> None:
@@ -178,10 +178,10 @@ def encoder_name(name: str, known: Container[str]) -> str | None:
     return next((candidate for candidate in candidates if candidate in known), None)
 
 
-def _components(path: Path, family: Family, variant: str | None) -> dict[str, stored.Stored]:
+def _components(path: Path, family: Family, variant: str | None) -> dict[str, tuple[Path, ...]]:
     found = {name: stored.find(path / name, _DIFFUSERS_STEMS, variant) for name in ("unet", "vae")}
     found |= {name: stored.find(path / name, _ENCODER_STEMS, variant) for name in TEXT_ENCODERS[family]}
-    if variant and not any(f".{variant}." in file.name for part in found.values() for file in part.files):
+    if variant and not any(f".{variant}." in file.name for files in found.values() for file in files):
         raise BundleError(f"{path}: no weight file is of the variant {variant!r}")
     return found
 
@@ -191,13 +191,13 @@ def _own(names: Mapping[str, Tensor]) -> Iterator[str]:
     return (name for name in names if ".processor." not in name)
 
 
-def fill(module: nn.Module, weights: stored.Stored, dtype: torch.dtype | None) -> None:
+def fill(module: nn.Module, files: tuple[Path, ...], dtype: torch.dtype | None) -> None:
     """Put one component's weights into `module`, which may be on the meta device; see `load_base`."""
     expected = module.state_dict()
     missing = set(_own(expected))
     found: dict[str, Tensor] = {}
-    last = weights.files[-1]
-    for path, key, tensor in stored.tensors(weights):
+    last = files[-1]
+    for path, key, tensor in stored.tensors(files):
         name = _private(key, expected)
         if name is None:
             if key.endswith("position_ids"):  # a constant that older versions stored
@@ -247,7 +247,7 @@ def _digest(path: Path, family: Family, variant: str | None) -> str:
     components = _components(path, family, variant)
     files = {path / MODEL_INDEX, path / "scheduler" / "scheduler_config.json"}
     files |= {path / name / "config.json" for name in components}
-    files |= {file for part in components.values() for file in part.files}
+    files |= {file for own in components.values() for file in own}
     files |= {file for name in TOKENIZERS[family] for file in _tokenizer_files(path / name)}
     digest = hashlib.sha256()
     for file in sorted(files):

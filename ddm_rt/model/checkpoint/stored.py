@@ -3,7 +3,6 @@
 import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,27 +12,20 @@ from torch import Tensor
 from ddm_rt.errors import BundleError
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The weights of one component."""
+def find(folder: Path, stems: tuple[str, ...], variant: str | None) -> tuple[Path, ...]:
+    """The weight files of one component, in `folder`: those of `variant` where it has some, else the plain ones.
 
-    component: str
-    files: tuple[Path, ...]  # weight files, and the index where they are shards
-
-
-def find(folder: Path, stems: tuple[str, ...], variant: str | None) -> Stored:
-    """The weight files of `folder`: those of `variant` where it has some, else the plain ones.
-
-    `stems` are tried in order; safetensors come before .bin. Raises BundleError naming what was looked for.
+    Where they are shards, their index comes first. `stems` are tried in order; safetensors come before .bin. Raises
+    BundleError naming what was looked for.
     """
     for tag in (f".{variant}", "") if variant else ("",):
         for stem in stems:
             for kind in ("safetensors", "bin"):
                 whole, index = folder / f"{stem}{tag}.{kind}", folder / f"{stem}.{kind}.index{tag}.json"
                 if whole.is_file():
-                    return Stored(folder.name, (whole,))
+                    return (whole,)
                 if index.is_file():
-                    return Stored(folder.name, (index, *_shards(index)))
+                    return (index, *_shards(index))
     others = sorted(
         path.name for stem in stems for path in folder.glob(f"{stem}.*") if path.suffix in (".safetensors", ".bin")
     )
@@ -41,12 +33,12 @@ def find(folder: Path, stems: tuple[str, ...], variant: str | None) -> Stored:
     raise BundleError(f"{folder}: no weights; expected {stems[0]}.safetensors or .bin, whole or in shards{hint}")
 
 
-def tensors(stored: Stored) -> Iterator[tuple[Path, str, Tensor]]:
+def tensors(files: tuple[Path, ...]) -> Iterator[tuple[Path, str, Tensor]]:
     """File, name and tensor, one by one: mapped from the file where the format allows, so that no second copy is made.
 
     Raises BundleError naming a file that can't be read.
     """
-    for path in (path for path in stored.files if path.suffix != ".json"):
+    for path in (path for path in files if path.suffix != ".json"):
         yield from ((path, name, tensor) for name, tensor in read(path))
 
 

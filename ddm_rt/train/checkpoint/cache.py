@@ -1,4 +1,4 @@
-"""Latents of the images and embeddings of their prompts: made once, in portions (portions.py)."""
+"""Latents of the images and embeddings of their prompts: made once, in portions on disk."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from ddm_rt.data import Listing, to_model
 from ddm_rt.errors import DdmError
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
+from ddm_rt.train.checkpoint.model import Texts
 from ddm_rt.train.checkpoint.prompts import NULL_TEXT
 from ddm_rt.train.disk_cache import Portions, Rows, Tensors
 
@@ -55,9 +56,7 @@ class Encoded:
         found = self._portions(Portions(self.folder, "images", len(listing)), encode, [model.vae], device, progress)
         return torch.cat([part["latents"] for part in found]), torch.cat([part["frames"] for part in found])
 
-    def texts(
-        self, model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool, device: torch.device
-    ) -> dict[str, Rows]:
+    def texts(self, model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool, device: torch.device) -> Texts:
         """What `LatentDDM.encode_text` gives for token ids [P,T], row by row, left on disk.
 
         With `null_is_zero` the row of the null text is zeros.
@@ -73,7 +72,8 @@ class Encoded:
 
         portions = Portions(self.folder, "texts", len(ids[0]))
         found = self._portions(portions, encode, list(model.text_encoders), device, None)
-        return {name: Rows(tuple(part[name] for part in found)) for name in found[0]}
+        rows = {name: Rows(tuple(part[name] for part in found)) for name in found[0]}
+        return lambda index: {name: part.take(index) for name, part in rows.items()}
 
     def _portions(
         self,

@@ -1,6 +1,7 @@
 """A checkpoint as the subject of training: factors beside its layers, or its whole UNet, and the indicator's own."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,17 @@ from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.train.checkpoint import lora
 from ddm_rt.train.checkpoint.prompts import NULL_TEXT
 from ddm_rt.train.device import CPU, HALF
-from ddm_rt.train.disk_cache import Rows
 
 Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]
+
+
+class Captions(NamedTuple):
+    """What the N images are conditioned with besides their codes."""
+
+    prompts: tuple[str, ...]  # distinct ones, the null text first
+    row_of: Tensor  # int64 [N], of each image's prompt
+    texts: Texts  # of rows of prompts
+    frames: Tensor  # int64 [N, 6], SDXL's time_ids
 
 
 class LatentSubject:
@@ -24,18 +33,8 @@ class LatentSubject:
 
     takes_text = True
 
-    def __init__(
-        self,
-        config: RunConfig,
-        model: LatentDDM,
-        prompts: tuple[str, ...],  # the null text first
-        text_of: Tensor,  # int64 [N], the row of each image's prompt
-        texts: Texts,
-        frames: Tensor,  # int64 [N, 6], SDXL's time_ids
-        top_of: tuple[int, ...],
-    ) -> None:
-        self.model, self.prompts = model, prompts
-        self._texts, self._text_of, self._frames = texts, text_of, frames
+    def __init__(self, config: RunConfig, model: LatentDDM, captions: Captions, top_of: tuple[int, ...]) -> None:
+        self.model, self.prompts, self._captions = model, captions.prompts, captions
         self._side = config.data.image_size
         self._half = HALF.get(config.train.precision) if config.lora.rank else None
         self._text_encoder = config.lora.text_encoder
@@ -89,8 +88,8 @@ class LatentSubject:
                 module.to(device)
 
     def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
-        rows = torch.where(no_text, NULL_TEXT, self._text_of[index])
-        return self._condition(rows, code, self._frames[index])
+        rows = torch.where(no_text, NULL_TEXT, self._captions.row_of[index])
+        return self._condition(rows, code, self._captions.frames[index])
 
     def condition_on(self, rows: Tensor, code: Tensor) -> dict[str, Tensor]:
         frame = torch.tensor([self._side, self._side, 0, 0, self._side, self._side])
@@ -104,16 +103,11 @@ class LatentSubject:
         return image
 
     def _condition(self, rows: Tensor, code: Tensor, frames: Tensor) -> dict[str, Tensor]:
-        text = {name: tensor.to(code.device) for name, tensor in self._texts(rows).items()}
+        text = {name: tensor.to(code.device) for name, tensor in self._captions.texts(rows).items()}
         added: dict[str, Tensor] | None = None
         if self.model.family is Family.SDXL:
             added = {POOLED: text[POOLED], SIZES: frames.float().to(code.device)}
         return self.model.condition(text["context"], code, torch.ones(len(code), device=code.device), added)
-
-
-def cached_texts(rows: Mapping[str, Rows]) -> Texts:
-    """Texts as they were encoded once."""
-    return lambda index: {name: part.take(index) for name, part in rows.items()}
 
 
 def trained_texts(model: LatentDDM, ids: Sequence[Tensor], null_is_zero: bool) -> Texts:

@@ -20,13 +20,12 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.checkpoint import lora, prompts
 from ddm_rt.train.checkpoint.cache import Encoded
-from ddm_rt.train.checkpoint.model import LatentSubject, Texts, cached_texts, trained_texts
+from ddm_rt.train.checkpoint.model import Captions, LatentSubject, trained_texts
+from ddm_rt.train.checkpoint.student import LatentStudent, Teacher
 from ddm_rt.train.codes.classes import Views, find_classes
 from ddm_rt.train.codes.encoders import encoder_features, is_clip
 from ddm_rt.train.disk_cache import CACHE
-from ddm_rt.train.distill.checkpoint_student import LatentStudent, Teacher
-from ddm_rt.train.loop import TrainingSet
-from ddm_rt.train.material import Material
+from ddm_rt.train.trainee import Material
 
 IMAGE_ENCODERS = ("image_encoder", "safety_checker")  # folders of a checkpoint that hold CLIP's vision model
 VIEW_SIDE = 64  # most pixels of the images that features are learned from
@@ -56,7 +55,7 @@ def own_image_encoder(base: Path) -> Path | None:
 def prepare_checkpoint(
     config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
 ) -> Material:
-    """As `material.prepare`, for families other than pixels."""
+    """As `train.run.prepare`, for families other than pixels."""
     with torch.device("meta"):
         model = LatentDDM(config.model)
     lora.check_targets(model.unet, config.lora)
@@ -95,19 +94,24 @@ def _prepare(
     views = _views(listing, encoder, device, progress)
     if not encoded.has_images(len(listing)):
         views.pixels()  # which reads every image, so that one that doesn't do is found before the costly part
-    found = find_classes(config, listing, views, out, device, progress.get("features"))
+    classes = find_classes(config, listing, views, out, device, progress.get("features"))
     ids = prompts.token_ids(checkpoint, texts)
     fill(checkpoint)
     latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
     null_is_zero = checkpoint.empty_negative_is_zero
-    embed: Texts
     if train_texts:
         embed = trained_texts(model, ids, null_is_zero)
     else:
-        embed = cached_texts(encoded.texts(model, ids, null_is_zero, device))
-    subject = make(config, model, texts, text_of, embed, frames, found.top_of)
-    clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
-    return Material(TrainingSet(latents, *found), listing.labels, subject, encoder.name if encoder else None, clear)
+        embed = encoded.texts(model, ids, null_is_zero, device)
+    captions = Captions(texts, text_of, embed, frames)
+    return Material(
+        latents,
+        classes,
+        partial(make, config, model, captions, classes.top_of),
+        listing.labels,
+        encoder.name if encoder else None,
+        partial(shutil.rmtree, out / CACHE, ignore_errors=True),
+    )
 
 
 def _contents(listing: Listing, out: Path, source: str) -> str:

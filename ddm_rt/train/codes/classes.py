@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ddm_rt.config import IndicatorMode, RunConfig, parse_json
 from ddm_rt.data import ImageSet, Listing
@@ -20,17 +18,9 @@ from ddm_rt.train.codes.contrastive import contrastive_features, feature_sets
 from ddm_rt.train.codes.discover import discover
 from ddm_rt.train.codes.from_file import SUM_TOLERANCE, GivenCodes, read_codes
 from ddm_rt.train.codes.probe import probe, read_labels
+from ddm_rt.train.trainee import Classes
 
 Floats = NDArray[np.float32]
-
-
-class Classes(NamedTuple):
-    """`y` int64 [N] of `classes` classes (None without an indicator). Codes have top codes."""
-
-    y: Tensor | None = None
-    classes: int = 0
-    top_of: tuple[int, ...] = ()  # top code of each code; empty without codes
-    shares: tuple[float, ...] = ()  # of each code in its top code, where it isn't just by size
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, PositiveFloat
 from torch.nn import functional as F
 
+from ddm_rt.config import parse_open
 from ddm_rt.errors import DdmError
+from ddm_rt.quiet import quiet
 from ddm_rt.train.device import CPU
 
 Images = NDArray[np.float32]  # [B, C, H, W] in [-1, 1]
 Features = NDArray[np.float32]  # [N, D]
 
-# What CLIP's images were normalised with, where no preprocessor_config.json says so.
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
 _CLIP_TYPES = ("clip", "clip_vision_model")
 # Stable Diffusion 1.x keeps one in its safety checker, a level deeper.
 _NAMES = {r"^vision_model\.vision_model\.": "vision_model."}
+
+
+class _Normalisation(BaseModel):
+    """What the images of a CLIP are normalised with; by default those of the published ones."""
+
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
 
 
 def encoder_features(batches: Iterable[Images], encoder: Path, device: torch.device = CPU) -> Features:
@@ -80,50 +87,37 @@ def _clip(folder: Path, where: str, device: torch.device) -> Callable[[Images], 
 
     if not is_clip(folder):
         raise DdmError(f"{where}: config.json: field model_type: expected one of {', '.join(_CLIP_TYPES)}")
-    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()  # a whole CLIP has its text half besides
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
     try:
-        model, told = transformers.CLIPVisionModelWithProjection.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, key_mapping=_NAMES
-        )
+        with quiet("transformers"):  # which tells of the text half that a whole CLIP has besides
+            model, told = transformers.CLIPVisionModelWithProjection.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, key_mapping=_NAMES
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DdmError(f"{where}: not a CLIP vision model that transformers reads ({error})") from error
     finally:
-        transformers.logging.set_verbosity(said)
         if bars:
             transformers.logging.enable_progress_bar()
     if missing := sorted(told["missing_keys"]):
         raise DdmError(f"{where}: not a CLIP vision model: tensor {missing[0]} is missing")
     model.eval().requires_grad_(False).to(device)
     side = int(model.config.image_size)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in _normalisation(folder, where))
+    normal = _normalisation(folder, where)
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (normal.image_mean, normal.image_std))
 
     def encode(images: Images) -> Features:
         pixels = torch.from_numpy(images).to(device).expand(-1, 3, -1, -1)
         sized = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-        normal = ((sized.clamp(-1, 1) + 1) / 2 - mean) / std
-        found: Features = model(pixel_values=normal).image_embeds.cpu().numpy()
+        normalised = ((sized.clamp(-1, 1) + 1) / 2 - mean) / std
+        found: Features = model(pixel_values=normalised).image_embeds.cpu().numpy()
         return found
 
     return encode
 
 
-def _normalisation(folder: Path, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each colour: of the folder, or of the checkpoint that the folder is a part of."""
-    for path in (folder, folder.parent / "feature_extractor"):
-        file = path / "preprocessor_config.json"
-        if not file.is_file():
-            continue
-        try:
-            tree = json.loads(file.read_bytes())
-            mean, std = (tuple(float(value) for value in tree.get(key, default)) for key, default in _DEFAULTS)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise DdmError(f"{where}: {file}: expected image_mean and image_std ({error})") from error
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise DdmError(f"{where}: {file}: fields image_mean and image_std: expected three numbers each")
-        return mean, std
-    return _MEAN, _STD
-
-
-_DEFAULTS = (("image_mean", _MEAN), ("image_std", _STD))
+def _normalisation(folder: Path, where: str) -> _Normalisation:
+    """That of the folder, or of the checkpoint that the folder is a part of."""
+    files = (path / "preprocessor_config.json" for path in (folder, folder.parent / "feature_extractor"))
+    file = next((file for file in files if file.is_file()), None)
+    return _Normalisation() if file is None else parse_open(_Normalisation, file.read_bytes(), f"{where}: {file}")

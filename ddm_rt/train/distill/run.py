@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,13 @@ from ddm_rt.presets import override
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.disk_cache import CACHE
-from ddm_rt.train.distill.consistency import GRID, Distiller
+from ddm_rt.train.distill.consistency import Distiller
 from ddm_rt.train.distill.paths import PathDistiller
-from ddm_rt.train.distill.student import PixelStudent, Student
-from ddm_rt.train.distributed import connect
-from ddm_rt.train.material import Material, prepare
-from ddm_rt.train.run import claim, fit, nothing_left_of_bad_input
+from ddm_rt.train.distill.student import PixelStudent
+from ddm_rt.train.distill.walk import GRID
+from ddm_rt.train.pixels import prepare_pixels
+from ddm_rt.train.run import carry_out
+from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
 _TAKEN = ("codes.json", "assignment.json", "images.sha256")
@@ -68,21 +68,10 @@ def distill(
     `fields` are dotted fields of the student's configuration (`student_config`). What is computed where, what
     `progress` may hold ("paths" besides) and what is raised is as in `train.run.train`.
     """
-    processes = connect()
-    progress = progress if progress is not None and processes.main else {}
     config = student_config(teacher, fields)
-    torch.set_num_threads(config.train.threads)
-    with nothing_left_of_bad_input(out) if processes.main else nullcontext():
-        digest = processes.main_first(lambda: claim(config, out))
-        if (out / WEIGHTS).is_file():
-            return out
-        material, student = processes.main_first(lambda: _prepare(teacher, config, out, processes.device, progress))
     assert config.distill is not None
     kind = PathDistiller if config.distill.paths else Distiller
-    trainer = kind(config, material.data, student, processes.device, processes)
-    if isinstance(trainer, PathDistiller):
-        processes.main_first(partial(trainer.walk, out / CACHE, progress.get("paths")))
-    return fit(trainer, material, out, digest, progress=progress, grid_every=grid_every)
+    return carry_out(config, out, partial(_prepare, teacher, config, out), kind, progress, grid_every)
 
 
 def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> RunConfig:
@@ -115,9 +104,9 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         }
     )
     folded = {
-        # Where the first phase ends decides what an image shows. Learned from noise, the end of many steps lies between
-        # two kinds of images; that of a single guided step doesn't.
-        # It is half of a path with two phases. (Seen on 0v1.)
+        # Where the first phase ends decides what an image shows. A student that learns from noise where many steps end
+        # gives something between two kinds of images; where a single guided step ends it can learn. With two phases
+        # that step would be half of the path: too far (benchmarks/results/distill.md, digits 0 and 1).
         "distill.one_step_start": bool(paths) and phases >= 4,
         "train.indicator_weight": 0.0,
         "sampling.sampler": SamplerName.DDIM,
@@ -158,8 +147,8 @@ def _with_both_factors(teacher: RunConfig, student: RunConfig) -> RunConfig:
 
 def _prepare(
     teacher: Path, config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
-) -> tuple[Material, Student]:
-    """As `material.prepare`, with the teacher's codes and the student as the subject."""
+) -> Material:
+    """As `train.run.prepare`, with the teacher's codes and the student as the subject."""
     for name in _TAKEN:
         if (teacher / name).is_file() and not (out / name).exists():
             write_atomic(out / name, (teacher / name).read_bytes())
@@ -168,16 +157,15 @@ def _prepare(
     codes = parse_json(Codes, _read(teacher / "codes.json"), teacher / "codes.json")
     model = assemble(teacher, from_run, codes)
     if isinstance(model, DDM):
-        clear = partial(shutil.rmtree, out / CACHE, ignore_errors=True)
-        material = replace(prepare(config, out, device, progress), clear=clear)
-        return material, PixelStudent(model, config.train.gradient_checkpointing)
+        return replace(
+            prepare_pixels(config, out, device, progress),
+            make_subject=partial(PixelStudent, model, config.train.gradient_checkpointing),
+            clear=partial(shutil.rmtree, out / CACHE, ignore_errors=True),
+        )
     from ddm_rt.train.checkpoint.prepare import prepare_student
-    from ddm_rt.train.distill.checkpoint_student import LatentStudent, Teacher
+    from ddm_rt.train.checkpoint.student import Teacher
 
-    merged = Teacher(model, load_file(teacher / WEIGHTS), from_run.lora)
-    material = prepare_student(config, merged, out, device, progress)
-    assert isinstance(material.subject, LatentStudent)
-    return material, material.subject
+    return prepare_student(config, Teacher(model, load_file(teacher / WEIGHTS), from_run.lora), out, device, progress)
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ddm_rt.model.unet import DDM
-from ddm_rt.train.trainee import PixelSubject, Subject
+from ddm_rt.train.pixels import PixelSubject
+from ddm_rt.train.trainee import Subject
 
 
 class Student(Subject, Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddm_rt.config import LoraConfig, RunConfig
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.train.checkpoint import lora
-from ddm_rt.train.checkpoint.model import LatentSubject, Texts
+from ddm_rt.train.checkpoint.model import Captions, LatentSubject
 
 _LORA = "lora."
 
@@ -29,21 +29,14 @@ class LatentStudent(LatentSubject):
     """Trains the factors `distill.lora`, and nothing else."""
 
     def __init__(
-        self,
-        teacher: Teacher,
-        config: RunConfig,
-        model: LatentDDM,  # the teacher's
-        prompts: tuple[str, ...],
-        text_of: Tensor,
-        texts: Texts,
-        frames: Tensor,
-        top_of: tuple[int, ...],
+        self, teacher: Teacher, config: RunConfig, model: LatentDDM, captions: Captions, top_of: tuple[int, ...]
     ) -> None:
+        """`model` is the teacher's."""
         if config.distill is None or config.distill.lora is None:
             raise ValueError("the configuration is not that of a checkpoint's student")
         self._from, self._own = teacher, config.distill.lora
         own = config.model_copy(update={"lora": self._own})
-        super().__init__(own, model, prompts, text_of, texts, frames, top_of)
+        super().__init__(own, model, captions, top_of)
 
     def _adapt(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
         lora.inject(self.model, config.lora)

@@ -1,0 +1,73 @@
+"""Runs on pixels: the images are their own latents, folded, and the subject is a `DDM` from random weights."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddm_rt import data
+from ddm_rt.config import RunConfig
+from ddm_rt.errors import DdmError
+from ddm_rt.model.unet import DDM
+from ddm_rt.progress import OnFigures
+from ddm_rt.train.codes.classes import Views, find_classes
+from ddm_rt.train.codes.encoders import encoder_features
+from ddm_rt.train.trainee import Material
+
+
+class PixelSubject:
+    """The whole of a `DDM`, from random weights. Its context is zeros."""
+
+    takes_text = False
+    prompts: tuple[str, ...] = ("",)
+
+    def __init__(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
+        self.model = DDM(config.model, config.model.latent_shape(config.data), top_of)
+        if config.train.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        trained = self.trained
+        return {name: value for name, value in self.model.state_dict().items() if name not in trained}
+
+    def place(self, device: torch.device) -> None:
+        self.model.to(device)
+
+    def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
+        context = torch.zeros(len(index), 1, self.model.context_dim, device=code.device)
+        return self.model.condition(context, code, torch.ones(len(index), device=code.device))
+
+    def condition_on(self, rows: Tensor, code: Tensor) -> dict[str, Tensor]:
+        return self.condition(rows, code, torch.ones(len(rows), dtype=torch.bool))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return self.model.decode(x0)
+
+
+def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
+    """As `run.prepare`, for the family of pixels."""
+    images = data.load(config.data)
+    try:
+        with torch.device("meta"):  # a trial, before codes are found, which takes minutes
+            model = DDM(config.model, config.model.latent_shape(config.data))
+    except (TypeError, ValueError) as error:  # diffusers' own checks of its arguments
+        raise DdmError(f"model.unet: {error}") from error
+    pixels = images.latent_input()
+    encoder = config.features.encoder
+    batches = (pixels[i : i + 256] for i in range(0, len(pixels), 256))
+    encoded = None if encoder is None else lambda: encoder_features(batches, encoder, device)
+    classes = find_classes(config, images, Views(lambda: pixels, encoded), out, device, progress.get("features"))
+    return Material(
+        model.encode(torch.from_numpy(pixels)),
+        classes,
+        partial(PixelSubject, config, classes.top_of),
+        images.labels,
+        encoder.name if encoder else None,
+    )
