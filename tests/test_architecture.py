@@ -7,6 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
+from house_tree import with_tree
+
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted(
     {path.relative_to(ROOT / "ddm_rt").parts[0].removesuffix(".py") for path in (ROOT / "ddm_rt").rglob("*.py")}
@@ -99,6 +102,37 @@ def test_a_file_holds_one_idea() -> None:
     lengths = {told(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {path: lines for path, lines in lengths.items() if lines >= MAX_LINES} == {}
     assert [told(path) for path in SOURCES if path.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_the_tree_of_rooms_is_the_present_one() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert with_tree(text) == text, "run: python tests/house_tree.py"
+    (layers,) = (contract["layers"] for contract in contracts() if contract["type"] == "layers")
+    row = " > ".join(f"({layer})" if "|" in layer else layer for layer in layers).replace("ddm_rt.", "")
+    assert row in " ".join(text.split())
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    named = re.findall(
+        r"`((?:[\w-]+/)+[\w-]+\.(?:py|cpp|toml))`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    )
+    places = (ROOT, ROOT / "ddm_rt", ROOT / "benchmarks")
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+
+
+def test_a_room_has_no_more_files_than_one_can_look_over() -> None:
+    folders = {path.parent for folder in ("ddm_rt", "kernels") for path in (ROOT / folder).rglob("*.py")}
+    counts = {told(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: count for name, count in counts.items() if count > 16 and name != "ddm_rt/cli"} == {}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = grimp.build_graph("ddm_rt", exclude_type_checking_imports=True)
+    imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while leaves := [module for module, others in imported.items() if not others & imported.keys()]:
+        for module in leaves:
+            del imported[module]
+    assert imported == {}
 
 
 def test_imports_are_absolute() -> None:
