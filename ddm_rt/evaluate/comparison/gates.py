@@ -89,7 +89,7 @@ def gate_of(comparison: Comparison) -> Gate:
 
 
 def record(source: str, comparison: Comparison) -> Gate:
-    """`gate_of`, written into the bundle of B, in place of what was there. Raises DdmError as it, and for a bundle that
+    """`gate_of`, written into the bundle of B, in place of what was there. Raises DdmError as `gate_of`, and for a bundle that
     can't be written.
     """
     gate = gate_of(comparison)
