@@ -89,8 +89,8 @@ def gate_of(comparison: Comparison) -> Gate:
 
 
 def record(source: str, comparison: Comparison) -> Gate:
-    """`gate_of`, written into the bundle of B, in place of what was there. Raises DdmError as that does, and for a bundle
-    that can't be written.
+    """`gate_of`, written into the bundle of B, in place of what was there. Raises DdmError as that does, and for a
+    bundle that can't be written.
     """
     gate = gate_of(comparison)
     where = place(gate.backend, gate.precision)
