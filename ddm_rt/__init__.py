@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Pipeline", "__version__"]
+__all__ = ["Bundle", "Pipeline", "Request", "__version__"]
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
     from ddm_rt.sample.pipeline import Pipeline
+    from ddm_rt.sample.request import Request
 
-_LAZY = {"Bundle": "ddm_rt.bundle", "Pipeline": "ddm_rt.sample.pipeline"}
+_LAZY = {"Bundle": "ddm_rt.bundle", "Pipeline": "ddm_rt.sample.pipeline", "Request": "ddm_rt.sample.request"}
 
 
 def __getattr__(name: str) -> Any:
