@@ -1,4 +1,4 @@
-// The sampling loop of images that start and end together (ddm_rt/sample/loop/together.py).
+// The sampling loop of images that start and end together (`Pipeline._render` of ddm_rt/sample/pipeline.py).
 #ifndef DDM_RT_LOOP_H
 #define DDM_RT_LOOP_H
 
