@@ -299,7 +299,7 @@ def test_an_error_in_the_loop_itself_fails_what_is_under_way_and_no_more(
             engine.go.set()
             with pytest.raises(ZeroDivisionError):
                 ticket.result(WAIT_S)
-        assert positions(scheduler.submit({"scope": "today"})) == [0]
+        assert positions(scheduler.submit(Request(scope="today"))) == [0]
 
 
 def test_a_request_that_is_being_checked_while_the_server_closes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_a_request_that_is_being_checked_while_the_server_closes_is_refused(monk
 
     monkeypatch.setattr(scheduler.pipeline, "first_states", slow)
     with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(scheduler.submit, {"scope": "today"})
+        asking = pool.submit(scheduler.submit, Request(scope="today"))
         assert checking.wait(WAIT_S)
         scheduler.close()
         closed.set()
