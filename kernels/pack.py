@@ -36,9 +36,11 @@ class File(_Model):
 
 
 class Kernel(_Model):
-    """One kernel for one architecture. The fields are those of `compiled.Compiled`; sizes are in bytes.
+    """One kernel for one architecture, and everything that a launch of it must know; sizes are in bytes.
 
-    A block has 32 * `num_warps` threads. Pointer arguments must be multiples of `alignment`.
+    A block has 32 * `num_warps` threads and `shared_bytes` of dynamic shared memory. `arguments` is the whole argument
+    list in order; pointers must be multiples of `alignment`. `tile` holds block_m, block_n and num_stages (attention)
+    or block (guided_step). `head_dim` belongs to attention, `branches` and `noise` to guided_step.
     """
 
     name: Name
@@ -56,10 +58,10 @@ class Kernel(_Model):
     spill_bytes: Annotated[int, Field(ge=0, le=1 << 20)]
     tensor_core: Literal["mma.sync", "wgmma", "tcgen05"] | None
     ptx_version: Annotated[int, Field(ge=60, le=99)]
-    alignment: Annotated[int, Field(ge=1, le=4096)]
     arguments: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
-    cubin: File
     ptx: File
+    cubin: File
+    alignment: Annotated[int, Field(ge=1, le=4096)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

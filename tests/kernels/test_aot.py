@@ -31,7 +31,8 @@ SHARED_KIB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 22
 # One fresh process for all of the default run: the tests' own has Triton's interpreter in the compiler's place.
 PROGRAM = """
 import json
-from ddm_rt.kernels.aot import AotError, compile_guided_step, compile_indicator_attention, write_pack
+from ddm_rt.kernels.aot import write_pack
+from ddm_rt.kernels.compiled import AotError, compile_guided_step, compile_indicator_attention
 
 attention = ["indicator_attention"]
 write_pack("near", ["sm_90"], attention, head_dims=[40, 160], dtypes=["fp16"])
@@ -43,8 +44,8 @@ except AotError as error:
     refusal = str(error)
 older = compile_guided_step(1, False, "sm_80", ptx_version=70)
 tactic = compile_indicator_attention(64, "fp16", "sm_80", TACTIC)
-facts = {"refusal": refusal, "older": older.ptx_version, "text": older.ptx}
-print(json.dumps(facts | {"tile": tactic.tile, "warps": tactic.num_warps}))
+facts = {"refusal": refusal, "older": older.kernel.ptx_version, "text": older.ptx}
+print(json.dumps(facts | {"tile": tactic.kernel.tile, "warps": tactic.kernel.num_warps}))
 """
 
 

@@ -18,9 +18,6 @@ from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
 
-_EVENTS_PER_S = 10
-_LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING")
-
 
 class Request(Frozen):
     """What to build from what. Paths are absolute; `axes` gives each named axis its (min, opt, max)."""
@@ -38,7 +35,7 @@ class Events:
     """Lines of JSON to the other end."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._lock, self._last = stream, threading.Lock(), 0.0
+        self._stream, self._lock = stream, threading.Lock()
 
     def send(self, **event: Any) -> None:
         with self._lock:
@@ -46,10 +43,6 @@ class Events:
             self._stream.flush()
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Progress; more of it than a person reads is dropped."""
-        if done and time.monotonic() - self._last < 1 / _EVENTS_PER_S:
-            return
-        self._last = time.monotonic()
         self.send(phase=name, done=done, total=total)
 
 
@@ -85,7 +78,7 @@ def build(request: Request, events: Events) -> dict[str, Any]:
         raise DdmError("the builder gave no plan")
     built = time.monotonic()
     events.phase("write")
-    _write(request.plan, plan)
+    request.plan.write_bytes(plan)
     if cache is not None and request.timing_cache is not None:
         write_atomic(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     del monitor
@@ -156,21 +149,14 @@ def _open_timing_cache(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _write(path: Path, data: Any) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _logger(trt: Any, events: Events) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # no stubs
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity.name in _LOGGED:
-                events.send(log=severity.name, text=message)
+            if severity.name in ("INTERNAL_ERROR", "ERROR"):
+                events.send(log=message)
 
     return Logger()
 
