@@ -4,6 +4,7 @@ Reading a pack needs neither torch nor triton. `kernels/csrc/ddm_kernels.h` read
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -93,30 +94,18 @@ class Manifest(_Model):
         return self
 
 
+@dataclass(frozen=True)
 class Pack:
     """A pack whose manifest and files have been checked. `kernels` is in the manifest's order."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self.triton = manifest.triton
-        self.kernels = manifest.kernels
+    path: Path
+    kernels: tuple[Kernel, ...]
 
-    def find(
-        self,
-        op: str,
-        architecture: str,
-        *,
-        dtype: str | None = None,
-        head_dim: int | None = None,
-        branches: int | None = None,
-        noise: bool | None = None,
-    ) -> Kernel:
-        """The one kernel that was asked for; what is None isn't compared.
+    def find(self, op: str, architecture: str, **wanted: str | int) -> Kernel:
+        """The one kernel whose fields (dtype and head_dim, or branches and noise) are those `wanted`.
 
         Raises PackError where none or several fit, naming what the pack has of this op.
         """
-        wanted = {"dtype": dtype, "head_dim": head_dim, "branches": branches, "noise": noise}
-        wanted = {key: value for key, value in wanted.items() if value is not None}
         of_op = [kernel for kernel in self.kernels if kernel.op == op]
         found = [
             kernel
@@ -133,10 +122,6 @@ class Pack:
         """The kernel's code for the driver's cuModuleLoadData. Raises PackError where the file was altered."""
         return _checked(self.path, kernel.cubin)
 
-    def ptx(self, kernel: Kernel) -> str:
-        """The kernel's PTX. Raises PackError where the file was altered."""
-        return _checked(self.path, kernel.ptx).decode()
-
 
 def read_pack(path: Path | str) -> Pack:
     """The pack in folder `path`, with every field and every file's sha256 checked.
@@ -148,7 +133,7 @@ def read_pack(path: Path | str) -> Pack:
     for kernel in manifest.kernels:
         _checked(path, kernel.cubin)
         _checked(path, kernel.ptx)
-    return Pack(path, manifest)
+    return Pack(path, manifest.kernels)
 
 
 def parse_manifest(content: bytes, name: str = MANIFEST) -> Manifest:

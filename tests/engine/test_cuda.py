@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays
 from ddm_rt.errors import DdmError
+from ddm_rt.kernels.pack import Kernel
 from ddm_rt.kernels.ptx import Argument
 
 
@@ -172,6 +173,11 @@ def test_a_full_device_gives_up_what_is_unused_before_it_says_so(driver: FakeDri
 _ARGUMENTS = (Argument("x", "pointer", 8), Argument("n", "i32", 4), Argument("global_scratch", "scratch", 8))
 
 
+def entry_of(shared_bytes: int = 0) -> Kernel:
+    """Of a manifest, as far as a launch needs it."""
+    return Kernel.model_construct(entry="kernel", arguments=_ARGUMENTS, num_warps=4, shared_bytes=shared_bytes)
+
+
 def test_arguments_are_typed_by_their_kind() -> None:
     slots = cuda.pack(_ARGUMENTS, {"n": -3, "x": 2**40})
     assert [(bytes(slot), slot.value) for slot in slots] == [
@@ -197,16 +203,16 @@ def test_arguments_that_dont_fit_are_refused(values: dict[str, int], message: st
 
 def test_a_cubin_for_another_device_is_refused(device: cuda.Device, driver: FakeDriver) -> None:
     with pytest.raises(DdmError, match=r"cuModuleLoadData: .*INVALID_IMAGE"):
-        cuda.Kernel(device, b"something else", "kernel", _ARGUMENTS, 4, 0)
+        cuda.Kernel(device, b"something else", entry_of())
     driver.fail["cuModuleGetFunction"] = real.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(DdmError, match="cuModuleGetFunction"):
-        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), "kernel", _ARGUMENTS, 4, 0)
+        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), entry_of())
     assert driver.live["module"] == 0
 
 
 def test_much_shared_memory_is_asked_for(device: cuda.Device, driver: FakeDriver) -> None:
     for shared, asked in ((48 * 1024, 0), (48 * 1024 + 1, 1)):
-        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), "kernel", (), 4, shared)
+        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), entry_of(shared))
         assert driver.calls["cuFuncSetAttribute"] == asked
 
 

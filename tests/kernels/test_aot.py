@@ -82,7 +82,7 @@ def check_gates(pack: Pack, kernels: Iterable[Kernel]) -> None:
         assert kernel.spill_bytes == 0, f"{kernel.name} spills {kernel.spill_bytes} bytes"
         assert kernel.shared_bytes <= SHARED_KIB[kernel.architecture] * 1024, kernel.name
         assert (kernel.tensor_core is not None) == (kernel.op == "indicator_attention"), kernel.name
-        text = pack.ptx(kernel)
+        text = (pack.path / kernel.ptx.file).read_text(encoding="utf-8")
         start = text.index(".visible .entry")
         head = text[start : text.index("{", start)]
         types = re.findall(r"\.param \.(\w+)", head)

@@ -72,7 +72,7 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
                     for event in map(json.loads, lines):
                         outcome |= event
                         if "phase" in event:
-                            count = f" {event['done']}/{event['total']}" if event["total"] else ""
+                            count = f" {event['done']}/{event['total']}" if event.get("total") else ""
                             phase = event["phase"] + count
                         elif "log" in event:
                             logs.append(event["log"])
@@ -111,7 +111,7 @@ def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> st
     """
     if architecture not in ARCHITECTURES:
         return f"no kernels are shipped for {architecture}"
-    progress(f"{architecture} kernels: {len(variants())} variants of guided_step")
+    progress(f"{len(variants())} variants of guided_step")
     command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), start_new_session=True, check=False

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ddm_rt.errors import DdmError
+from ddm_rt.kernels.pack import Kernel as KernelEntry
 from ddm_rt.kernels.ptx import Argument
 
 NO_DRIVER = "no CUDA driver: libcuda.so.1 was not found"
@@ -160,20 +161,11 @@ class Stream:
 
     def launch(self, kernel: "Kernel", grid: tuple[int, int, int], values: Mapping[str, int]) -> None:
         """Enqueue a kernel; `values` holds an address or an integer for every argument but scratch."""
-        slots = pack(kernel.arguments, values)
+        slots = pack(kernel.facts.arguments, values)
         addresses = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
-        block = (kernel.num_warps * _WARP, 1, 1)
+        sizes = (*grid, kernel.facts.num_warps * _WARP, 1, 1, kernel.facts.shared_bytes)
         # The driver copies the arguments before it returns, so that `slots` need live no longer.
-        self._call(
-            "cuLaunchKernel",
-            kernel.function,
-            *grid,
-            *block,
-            kernel.shared_bytes,
-            self._stream,
-            ctypes.addressof(addresses),
-            0,
-        )
+        self._call("cuLaunchKernel", kernel.function, *sizes, self._stream, ctypes.addressof(addresses), 0)
 
     def capture(self, enqueue: Callable[[], None]) -> "Graph":
         """What `enqueue` puts on this stream, as a graph, not run. Other threads may use the device meanwhile.
@@ -240,26 +232,17 @@ class Event:
 
 
 class Kernel:
-    """A function of a cubin, with its arguments as the manifest declares them."""
+    """A function of a cubin, with what its pack's manifest says of it."""
 
-    def __init__(
-        self,
-        device: Device,
-        cubin: bytes,
-        entry: str,
-        arguments: Sequence[Argument],
-        num_warps: int,
-        shared_bytes: int,
-    ) -> None:
+    def __init__(self, device: Device, cubin: bytes, facts: KernelEntry) -> None:
         """Raises DdmError where the cubin isn't for this device or has no such function."""
-        self._call = device.call
-        self.arguments, self.num_warps, self.shared_bytes = tuple(arguments), num_warps, shared_bytes
+        self._call, self.facts = device.call, facts
         (self._module,) = self._call("cuModuleLoadData", cubin)
         try:
-            (self.function,) = self._call("cuModuleGetFunction", self._module, entry.encode())
-            if shared_bytes > _STATIC_SHARED_BYTES:
+            (self.function,) = self._call("cuModuleGetFunction", self._module, facts.entry.encode())
+            if facts.shared_bytes > _STATIC_SHARED_BYTES:
                 attribute = device.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                self._call("cuFuncSetAttribute", self.function, attribute, shared_bytes)
+                self._call("cuFuncSetAttribute", self.function, attribute, facts.shared_bytes)
         except DdmError:
             self.close()
             raise

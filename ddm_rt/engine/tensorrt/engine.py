@@ -65,7 +65,7 @@ class TensorRTEngine(OfNetworks):
         plan = _find(self._bundle, flavour, device.info)
         trt = flavours.load(flavour)
         self.precision = str(self._bundle.config.precision)
-        self.max_batch = plan.max_batch
+        self.max_batch = plan.key.parts.options.batch.max
         self.versions = {
             flavour.name: str(trt.__version__),
             "cuda": device.info.driver_version,
@@ -157,15 +157,17 @@ class TensorRTEngine(OfNetworks):
                 raise DdmError(f"guided_step: {name} is {array.dtype}; expected float32")
         if seeds is not None and counters is not None:
             given |= {"seeds": seeds, "counters": counters}
-        kernel, block = self._guided_step[len(outputs), seeds is not None]
+        kernel = self._guided_step[len(outputs), seeds is not None]
         n_elements = int(np.prod(x.shape[1:], dtype=np.int64))
         with self._on_device() as arrays:
             # New arrays, not in place: the first step's x0_prev is x itself, and the pool hands the old ones on.
             x_next, x0 = arrays.empty(x.shape, x.dtype), arrays.empty(x.shape, x.dtype)
             # Pointers that this variant doesn't read still have to be valid ones.
-            unread = dict.fromkeys((argument.name for argument in kernel.arguments if argument.kind == "pointer"), x)
+            unread = dict.fromkeys(
+                (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer"), x
+            )
             pointers = {name: array.pointer for name, array in (unread | given | {"x_next": x_next, "x0": x0}).items()}
-            grid = (-(-n_elements // block), x.shape[0], 1)
+            grid = (-(-n_elements // kernel.facts.tile["block"]), x.shape[0], 1)
             self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
         return x_next, x0
 
@@ -195,28 +197,22 @@ class TensorRTRtxEngine(TensorRTEngine):
 def _find(bundle: Bundle, flavour: flavours.Flavour, info: cuda.DeviceInfo) -> plans.Plan:
     """The plan for this device, with its kernels. Raises DdmError saying what doesn't fit."""
     plan = plans.find(bundle, flavour, flavours.version(flavour), info.architecture, info.name)
-    if plan.kernels is None:
+    if plan.key.kernels is not None:
         raise DdmError(f"plan {plan.name} has no guided_step kernel: {plan.key.kernels}")
     return plan
 
 
 def _guided_step_kernels(
     device: cuda.Device, plan: plans.Plan, resources: ExitStack
-) -> dict[tuple[int, bool], tuple[cuda.Kernel, int]]:
-    """(branches, noise) -> kernel, and the elements that one of its programs does.
-
-    All are loaded now, as loading may wait for the device.
-    """
+) -> dict[tuple[int, bool], cuda.Kernel]:
+    """(branches, noise) -> kernel. All are loaded now, as loading may wait for the device."""
     kernels = {}
     try:
         pack = read_pack(plan.path / plans.KERNELS)
         for branches, noise in variants():
             entry = pack.find("guided_step", device.info.architecture, branches=branches, noise=noise)
-            kernel = cuda.Kernel(
-                device, pack.cubin(entry), entry.entry, entry.arguments, entry.num_warps, entry.shared_bytes
-            )
+            kernels[branches, noise] = kernel = cuda.Kernel(device, pack.cubin(entry), entry)
             resources.callback(kernel.close)
-            kernels[branches, noise] = kernel, entry.tile["block"]
     except PackError as error:
         raise BundleError(f"plan {plan.name}: {error}") from error
     return kernels

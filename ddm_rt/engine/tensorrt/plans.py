@@ -95,19 +95,6 @@ class Plan:
         """Path of the serialized `conditioner`, `denoiser`, `decoder` or `text_encoder`."""
         return self.path / self.key.engines[name].file
 
-    def profile(self, name: str) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """The (min, opt, max) shapes of each input of that engine."""
-        return self.key.engines[name].profile
-
-    @property
-    def max_batch(self) -> int:
-        return self.key.parts.options.batch.max
-
-    @property
-    def kernels(self) -> Path | None:
-        """The pack of ahead-of-time kernels, or None; `key.kernels` then says why."""
-        return self.path / KERNELS if self.key.kernels is None else None
-
 
 def engines(bundle: Bundle) -> tuple[str, ...]:
     """What a plan of the bundle holds: its graphs by name, `text_encoder` among them where it takes prompts."""
@@ -171,44 +158,35 @@ def review(bundle: Bundle, name: str, device: tuple[str, str] | None) -> list[st
         plan = Plan(path, read_key(path / KEY))
         flavour = flavours.flavour(plan.key.parts.flavour)
         check_files(bundle, plan)
-        found = graph_differences(bundle, plan.key, flavour)
+        if (reason := flavours.unavailable(flavour)) is not None:
+            return [*differences(bundle, plan.key, flavour), reason]
+        return differences(bundle, plan.key, flavour, flavours.version(flavour), device)
     except DdmError as error:
         return [str(error)]
-    if (reason := flavours.unavailable(flavour)) is not None:
-        return [*found, reason]
-    if device is None:
-        return found + _version_differences(plan.key, flavours.version(flavour))
-    return differences(bundle, plan.key, flavour, flavours.version(flavour), *device)
 
 
-def differences(bundle: Bundle, key: Key, flavour: Flavour, version: str, architecture: str, gpu: str) -> list[str]:
-    """What keeps a plan from this bundle, flavour and device, in words; nothing where it fits.
+def differences(
+    bundle: Bundle, key: Key, flavour: Flavour, version: str | None = None, device: tuple[str, str] | None = None
+) -> list[str]:
+    """What keeps a plan from this bundle, flavour and `device` (architecture, name), in words; nothing where it fits.
 
-    `gpu` is the device's name; a plan that was built without one fits every GPU of its architecture.
+    What is None isn't compared. A plan that was built without a GPU fits every one of its architecture.
     """
-    parts, found = key.parts, _version_differences(key, version)
+    parts, found = key.parts, []
+    if version not in (None, parts.version):
+        found.append(f"it was built by version {parts.version}; {version} is installed")
     if parts.flavour != flavour.name:
         found.append(f"it is for {parts.flavour}, not {flavour.name}")
-    if parts.architecture != architecture:
-        found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
-    if parts.gpu not in (NO_GPU, gpu):
-        found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
-    return found + graph_differences(bundle, key, flavour)
-
-
-def _version_differences(key: Key, version: str) -> list[str]:
-    built = key.parts.version
-    return [] if built == version else [f"it was built by version {built}; {version} is installed"]
-
-
-def graph_differences(bundle: Bundle, key: Key, flavour: Flavour) -> list[str]:
-    """What keeps a plan from being of this bundle's graphs, in words."""
-    graphs = graph_files(bundle, flavour)
-    changed = sorted(name for name, _ in graphs.items() ^ key.parts.graphs.items())
-    if changed:
-        kind = "other graphs" if key.parts.bundle_id != bundle.bundle_id else "graphs that have changed"
-        return [f"it was built from {kind} ({', '.join(dict.fromkeys(changed))} differ)"]
-    return []
+    if device is not None:
+        architecture, gpu = device
+        if parts.architecture != architecture:
+            found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
+        if parts.gpu not in (NO_GPU, gpu):
+            found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
+    if changed := sorted({name for name, _ in graph_files(bundle, flavour).items() ^ parts.graphs.items()}):
+        kind = "other graphs" if parts.bundle_id != bundle.bundle_id else "graphs that have changed"
+        found.append(f"it was built from {kind} ({', '.join(changed)} differ)")
+    return found
 
 
 def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu: str) -> Plan:
@@ -223,7 +201,7 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
             continue
         try:
             plan = Plan(path, read_key(path / KEY))
-            why = differences(bundle, plan.key, flavour, version, architecture, gpu)
+            why = differences(bundle, plan.key, flavour, version, (architecture, gpu))
             if not why:
                 check_files(bundle, plan)
                 return plan
