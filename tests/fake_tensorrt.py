@@ -255,7 +255,7 @@ def with_fake_plan(
 
     def fill(folder: Path) -> None:
         engines = {}
-        for engine in plans.engines(bundle):
+        for engine in bundle.graphs:
             names = inputs[engine]
             profile = {name: (shape(name, 1, 0), shape(name, 4, 0), shape(name, MAX_BATCH, 1)) for name in names}
             content = fake_plan(bundle.graphs[engine], profile)

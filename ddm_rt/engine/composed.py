@@ -39,8 +39,8 @@ class Composed:
 
 
 class OfNetworks(Composed):
-    """The contract over `_call`, which computes one of the bundle's networks. The arrays it takes may be host arrays
-    where the network runs once per prompt.
+    """The part of the contract that calls the bundle's networks, over `_call`. Text encoder and conditioner, which run
+    once per prompt, are given host arrays.
     """
 
     _bundle: Bundle

@@ -33,7 +33,7 @@ def add_plan(bundle: Bundle, names: tuple[str, ...] = (), **changes: str) -> Bun
 
     def fill(folder: Path) -> None:
         engines = {}
-        for name in names or plans.engines(bundle):
+        for name in names or bundle.graphs:
             file = folder / f"{name}.plan"
             file.write_bytes(name.encode())
             profile = {"x": ((1, 4), (1, 4), (1, 4))}

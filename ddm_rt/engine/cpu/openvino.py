@@ -47,9 +47,7 @@ class OpenVinoEngine(CpuEngine):
 
 
 class _Graph:
-    """One graph: compiled when it is called, for the shapes of the call where it runs at each step or in large calls,
-    else once for all.
-    """
+    """One graph, compiled when it is called: denoiser and decoder for the shapes of the call, others once for all."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self._threads, self._fixed = threads, path.stem in ("denoiser", "decoder")

@@ -7,7 +7,7 @@ which copies, captured CUDA graphs and the ahead-of-time guided_step follow each
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -70,7 +70,7 @@ class TensorRTEngine(OfNetworks):
             flavour.name: str(trt.__version__),
             "cuda": device.info.driver_version,
             "gpu": device.info.name,
-            "plan": _plan_id(plan, plans.engines(self._bundle)),
+            "plan": _plan_id(plan, self._bundle.graphs),
         }
         self._stream = cuda.Stream(device)
         resources.callback(self._stream.close)
@@ -87,7 +87,7 @@ class TensorRTEngine(OfNetworks):
                 self._arrays,
                 self._stream,
             )
-            for name in plans.engines(self._bundle)
+            for name in self._bundle.graphs
         }
         most = max(network.workspace_bytes for network in self._networks.values())
         workspace = self._arrays.empty((most,), np.dtype(np.uint8))
@@ -218,7 +218,7 @@ def _guided_step_kernels(
     return kernels
 
 
-def _plan_id(plan: plans.Plan, engines: Sequence[str]) -> str:
+def _plan_id(plan: plans.Plan, engines: Iterable[str]) -> str:
     """Of the serialized engines: a second build from the same inputs may choose other tactics, so other bytes."""
     hashes = "".join(plan.key.engines[name].sha256 for name in engines)
     return hashlib.sha256(hashes.encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ ROOT = "plans"
 KEY = "key.json"
 KERNELS = "kernels"
 NO_GPU = "none"  # the GPU of a plan that was built without one: it fits every GPU of its architecture
-ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; see `engines`
+ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; with prompts also a text encoder's
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
@@ -96,11 +96,6 @@ class Plan:
         return self.path / self.key.engines[name].file
 
 
-def engines(bundle: Bundle) -> tuple[str, ...]:
-    """What a plan of the bundle holds: its graphs by name, `text_encoder` among them where it takes prompts."""
-    return tuple(bundle.graphs)
-
-
 def digest(parts: Parts) -> str:
     """The plan cache key: sha256 of the parts as JSON with sorted names."""
     return hashlib.sha256(json.dumps(parts.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
@@ -117,12 +112,11 @@ def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
 
     Raises BundleError where the bundle lacks the flavour's variant of the denoiser.
     """
-    names = engines(bundle)
-    graphs = {name: f"{name}.onnx" for name in names} | {"denoiser": flavour.denoiser(bundle.config.precision)}
+    graphs = {name: f"{name}.onnx" for name in bundle.graphs} | {"denoiser": flavour.denoiser(bundle.config.precision)}
     for graph in graphs.values():
         if graph not in bundle.index.files:
             raise BundleError(f"{bundle.path}: {graph} is missing; {flavour.name} needs it (ddm-rt export --plugin)")
-    data = (f"{name}.onnx.data" for name in names)
+    data = (f"{name}.onnx.data" for name in bundle.graphs)
     files = [*graphs.values(), *(name for name in data if name in bundle.index.files)]
     return {name: bundle.index.files[name].sha256 for name in sorted(files)}
 
@@ -216,7 +210,7 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
 
 def check_files(bundle: Bundle, plan: Plan) -> None:
     """Raises BundleError where an engine or a file of the plan is missing, truncated or altered."""
-    if missing := [name for name in engines(bundle) if name not in plan.key.engines]:
+    if missing := [name for name in bundle.graphs if name not in plan.key.engines]:
         raise BundleError(f"{plan.path / KEY}: field engines: {missing[0]} is not listed; this bundle's plans have it")
     bundle.check_directory(f"{ROOT}/{plan.name}")
     for name, engine in plan.key.engines.items():

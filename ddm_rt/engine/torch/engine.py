@@ -118,17 +118,6 @@ class TorchEngine(OfNetworks):
             return str(error)
         return None
 
-    def conditioner(
-        self,
-        context: NDArray[np.float32],
-        code: NDArray[np.int64],
-        indicator_scale: NDArray[np.float32],
-        added: Mapping[str, NDArray[Any]],
-    ) -> dict[str, Tensor]:
-        made = super().conditioner(context, code, indicator_scale, added)
-        denoiser = self._networks.signatures["denoiser"]
-        return {name: denoiser.taken(name, tensor) for name, tensor in made.items()}  # once, not at each call
-
     @torch.inference_mode()
     def images(self, x0: Tensor) -> NDArray[np.uint8]:
         made = self._call("decoder", {"x0": x0})["image"]
@@ -142,7 +131,11 @@ class TorchEngine(OfNetworks):
     def _call(self, name: str, feeds: Mapping[str, Tensor | NDArray[Any]]) -> dict[str, Tensor]:
         given = {each: value if isinstance(value, Tensor) else self.array(value) for each, value in feeds.items()}
         if name != "denoiser" or self._graphs is None:
-            return self._computed(name, given)
+            made = self._computed(name, given)
+            if name == "conditioner":  # as the denoiser takes it: once, not at each call
+                denoiser = self._networks.signatures["denoiser"]
+                made = {each: denoiser.taken(each, tensor) for each, tensor in made.items()}
+            return made
         key = (name, *((each, value.shape) for each, value in given.items()))
         room = {each: len(value) for each, value in given.items()}
         (output,) = self._graphs(
