@@ -30,18 +30,19 @@ _PAGE = 2**16
 _LARGE = 2**20
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, its external tensors left where they are.
-
-    Raises BundleError where it isn't an ONNX graph, and DdmError where an operator set is newer than the
-    installed onnx reads.
-    """
+def parse(path: Path) -> onnx.ModelProto:
+    """The graph at `path`, its external tensors left where they are. Raises BundleError where it isn't one."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
     except DecodeError as error:
         raise BundleError(f"{path}: not an ONNX graph ({error})") from error
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """As `parse`. Raises DdmError also where an operator set is newer than the installed onnx reads."""
+    model = parse(path)
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > newest:

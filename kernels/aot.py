@@ -6,8 +6,6 @@ Importing this needs neither torch nor triton; compiling needs both.
 """
 
 import argparse
-import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from ddm_rt.kernels.compiled import (
-    ALIGNMENT,
     AotError,
     Compiled,
     check_compiler,
@@ -32,21 +29,7 @@ from ddm_rt.kernels.compiled import (
 )
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, DTYPES, HEAD_DIMS
-from ddm_rt.kernels.pack import MANIFEST, SCHEMA, Kernel, Pack, PackError, parse_manifest, read_pack
-from ddm_rt.kernels.ptx import Argument
-
-__all__ = [
-    "AotError",
-    "Argument",
-    "Compiled",
-    "Kernel",
-    "Pack",
-    "PackError",
-    "compile_guided_step",
-    "compile_indicator_attention",
-    "read_pack",
-    "write_pack",
-]
+from ddm_rt.kernels.pack import MANIFEST, SCHEMA, parse_manifest
 
 OPS = ("indicator_attention", "guided_step")
 
@@ -81,9 +64,12 @@ def write_pack(
     try:
         entries = []
         for compiled in _compile_all(work, jobs):
-            entries.append(_write_kernel(temporary, compiled))
+            kernel = compiled.kernel
+            _write(temporary / kernel.ptx.file, compiled.ptx.encode())
+            _write(temporary / kernel.cubin.file, compiled.cubin)
+            entries.append(kernel.model_dump(mode="json"))
             if progress is not None:
-                progress(len(entries), len(work), compiled.name)
+                progress(len(entries), len(work), kernel.name)
         manifest = {"schema": SCHEMA, "triton": importlib.metadata.version("triton"), "kernels": entries}
         content = json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
         parse_manifest(content)
@@ -151,17 +137,6 @@ def _compile_all(work: Sequence[Job], jobs: int) -> Iterator[Compiled]:
             raise AotError("a compiling process died; try --jobs 1, or more memory") from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write_kernel(folder: Path, compiled: Compiled) -> dict[str, Any]:
-    """Write the kernel's two files; returns its entry of the manifest."""
-    entry = {field.name: getattr(compiled, field.name) for field in dataclasses.fields(compiled)}
-    entry |= {"alignment": ALIGNMENT, "arguments": [dataclasses.asdict(argument) for argument in compiled.arguments]}
-    for kind, content in (("cubin", compiled.cubin), ("ptx", compiled.ptx.encode())):
-        file = f"{compiled.name}.{kind}"
-        _write(folder / file, content)
-        entry[kind] = {"file": file, "sha256": hashlib.sha256(content).hexdigest()}
-    return entry
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -5,20 +5,21 @@ triton, and the kernels that need it, are imported inside the functions: this mo
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import os
 import re
 import tempfile
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddm_rt.kernels import ptx as reading
 from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
-from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, DTYPES, HEAD_DIMS, Tile
+from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, Tile
 from ddm_rt.kernels.indicator_attention.table import tile as shipped_tile
-from ddm_rt.kernels.ptx import Argument, Kind
+from ddm_rt.kernels.pack import File, Kernel
+from ddm_rt.kernels.ptx import Kind
 
 # Every pointer that is passed to a kernel must be a multiple of this many bytes, on which the vector loads rely.
 # cuMemAlloc and TensorRT give 256.
@@ -47,35 +48,15 @@ class AotError(RuntimeError):
     """Nothing can be compiled here, or a compiled kernel breaks what a launch relies on; one sentence says which."""
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """One kernel for one architecture: its code and everything that a launch must know.
+class Compiled(NamedTuple):
+    """One kernel for one architecture: what a pack's manifest says of it, and its code."""
 
-    A block has 32 * `num_warps` threads and `shared_bytes` of dynamic shared memory. `arguments` is the whole argument
-    list in order; pointers are multiples of `ALIGNMENT`. `tile` holds block_m, block_n, num_stages (attention) or block
-    (guided_step). `head_dim` belongs to attention, `branches` and `noise` to guided_step.
-    """
-
-    name: str
-    op: str
-    entry: str
-    architecture: str
-    dtype: str
-    head_dim: int | None
-    branches: int | None
-    noise: bool | None
-    tile: dict[str, int]
-    num_warps: int
-    shared_bytes: int
-    registers: int
-    spill_bytes: int
-    tensor_core: str | None
-    ptx_version: int
-    arguments: tuple[Argument, ...]
+    kernel: Kernel
     ptx: str
     cubin: bytes
 
 
+@functools.cache
 def compile_indicator_attention(
     head_dim: int, dtype: str, architecture: str, tile: Tile | None = None, ptx_version: int | None = None
 ) -> Compiled:
@@ -85,19 +66,10 @@ def compile_indicator_attention(
     again in one process costs nothing. Raises ValueError for an unknown head dim, dtype, architecture or PTX version,
     listing the choices; AotError without triton or under TRITON_INTERPRET.
     """
-    return _indicator_attention(
-        head_dim, dtype, architecture, tile or shipped_tile(head_dim, dtype, architecture), ptx_version
-    )
-
-
-@functools.cache
-def _indicator_attention(head_dim: int, dtype: str, architecture: str, tile: Tile, ptx_version: int | None) -> Compiled:
-    _choice("head_dim", head_dim, HEAD_DIMS)
-    _choice("dtype", dtype, DTYPES)
-    check_target(architecture, ptx_version)
-    check_compiler()
+    shipped = shipped_tile(head_dim, dtype, architecture)
+    tile = tile or shipped
     return _compile(
-        _source("indicator_attention"),
+        "indicator_attention",
         types=dict.fromkeys(_TENSORS, f"*{dtype}") | {"scale": "*fp32"},
         constants={"HEAD_DIM": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n},
         num_warps=tile.num_warps,
@@ -106,11 +78,8 @@ def _indicator_attention(head_dim: int, dtype: str, architecture: str, tile: Til
         ptx_version=ptx_version,
         facts={
             "name": f"indicator_attention-{architecture}-{dtype}-d{head_dim}",
-            "op": "indicator_attention",
             "dtype": dtype,
             "head_dim": head_dim,
-            "branches": None,
-            "noise": None,
             "tile": {"block_m": tile.block_m, "block_n": tile.block_n, "num_stages": tile.num_stages},
         },
     )
@@ -119,11 +88,11 @@ def _indicator_attention(head_dim: int, dtype: str, architecture: str, tile: Til
 @functools.cache
 def compile_guided_step(branches: int, noise: bool, architecture: str, ptx_version: int | None = None) -> Compiled:
     """The fused sampler step for 1 to 3 `branches`, with or without noise. Errors as `compile_indicator_attention`."""
-    _choice("(branches, noise)", (branches, noise), tuple(variants()))
-    check_target(architecture, ptx_version)
-    check_compiler()
+    if (branches, noise) not in variants():
+        listed = ", ".join(map(str, variants()))
+        raise ValueError(f"(branches, noise) {(branches, noise)} is not shipped; choices: {listed}")
     return _compile(
-        _source("guided_step"),
+        "guided_step",
         types={name: f"*{pointee}" for name, pointee in POINTEES.items()},
         constants={"BRANCHES": branches, "NOISE": noise, "BLOCK": GUIDED_STEP_BLOCK},
         num_warps=GUIDED_STEP_WARPS,
@@ -132,9 +101,7 @@ def compile_guided_step(branches: int, noise: bool, architecture: str, ptx_versi
         ptx_version=ptx_version,
         facts={
             "name": f"guided_step-{architecture}-fp32-b{branches}{'-noise' if noise else ''}",
-            "op": "guided_step",
             "dtype": "fp32",
-            "head_dim": None,
             "branches": branches,
             "noise": noise,
             "tile": {"block": GUIDED_STEP_BLOCK},
@@ -144,7 +111,8 @@ def compile_guided_step(branches: int, noise: bool, architecture: str, ptx_versi
 
 def check_target(architecture: str, ptx_version: int | None = None) -> None:
     """Raises ValueError for an architecture that isn't shipped, or a PTX version from before it."""
-    _choice("architecture", architecture, ARCHITECTURES)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {architecture!r} is not shipped; choices: {', '.join(ARCHITECTURES)}")
     least = MINIMUM_PTX[architecture]
     if ptx_version is not None and not least <= ptx_version <= 99:
         raise ValueError(
@@ -161,18 +129,9 @@ def check_compiler() -> None:
         raise AotError("TRITON_INTERPRET is set: kernels would be interpreted; compile in a process without it")
 
 
-def _source(op: str) -> Any:
-    """The op's kernel in Triton; by name, as in `dispatch`, so that building plans imports torch only to compile."""
-    return import_module(f"ddm_rt.kernels.{op}.fused")._kernel
-
-
-def _choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} {value!r} is not shipped; choices: {', '.join(map(str, choices))}")
-
-
 def _compile(
-    kernel: Any,
+    op: str,
+    *,
     types: dict[str, str],
     constants: dict[str, Any],
     num_warps: int,
@@ -182,24 +141,27 @@ def _compile(
     facts: dict[str, Any],
 ) -> Compiled:
     """Compile, then check what a launch relies on. `types` holds each pointer's type; what is in neither is an i32."""
+    check_target(architecture, ptx_version)
+    check_compiler()
+    kernel = import_module(f"ddm_rt.kernels.{op}.fused")._kernel  # by name, so that torch is imported to compile alone
     signature = {
         parameter.name: "constexpr" if parameter.is_constexpr else types.get(parameter.name, "i32")
         for parameter in kernel.params
     }
-    names = list(signature)
     attributes = {
-        (names.index(name),): [["tt.divisibility", ALIGNMENT]] for name in names if signature[name].startswith("*")
+        (place,): [["tt.divisibility", ALIGNMENT]]
+        for place, kind in enumerate(signature.values())
+        if kind.startswith("*")
     }
-    compiled, log = _run_triton(
-        kernel, signature, constants, attributes, num_warps, num_stages, architecture, ptx_version
-    )
-    text, metadata = compiled.asm["ptx"], compiled.metadata
+    options = {"num_warps": num_warps, "num_stages": num_stages, "ptx_version": ptx_version, "enable_fp_fusion": True}
+    compiled, log = _run_triton((kernel, signature, constants, attributes), architecture, options)
+    ptx, cubin, metadata = compiled.asm["ptx"], compiled.asm["cubin"], compiled.metadata
     name = facts["name"]
     # A null scratch pointer is only right for a kernel that has no scratch.
     for scratch in ("global_scratch_size", "profile_scratch_size"):
         if getattr(metadata, scratch, 0):
             raise AotError(f"{name} wants {getattr(metadata, scratch)} bytes of {scratch}; a launch passes null there")
-    entry = reading.read_entry(text)
+    entry = reading.read_entry(ptx)
     if entry.threads not in (None, 32 * num_warps):
         raise AotError(f"{name} insists on {entry.threads} threads a block; {num_warps} warps were asked for")
     declared: tuple[tuple[str, Kind], ...] = tuple(
@@ -211,32 +173,28 @@ def _compile(
     if metadata.shared > SHARED_BYTES[architecture]:
         limit = SHARED_BYTES[architecture]
         raise AotError(f"{name} needs {metadata.shared} bytes of shared memory; {architecture} has {limit}")
-    return Compiled(
-        **facts,
-        entry=entry.name,
-        architecture=architecture,
-        num_warps=num_warps,
-        shared_bytes=metadata.shared,
-        registers=int(registers[1]),
-        spill_bytes=int(spills[1]) + int(spills[2]),
-        tensor_core=reading.tensor_core(text),
-        ptx_version=reading.version(text),
-        arguments=reading.name_arguments(entry, declared),
-        ptx=text,
-        cubin=compiled.asm["cubin"],
+    made = Kernel.model_validate(
+        {"op": op, "head_dim": None, "branches": None, "noise": None}
+        | facts
+        | {
+            "entry": entry.name,
+            "architecture": architecture,
+            "num_warps": num_warps,
+            "shared_bytes": metadata.shared,
+            "registers": int(registers[1]),
+            "spill_bytes": int(spills[1]) + int(spills[2]),
+            "tensor_core": reading.tensor_core(ptx),
+            "ptx_version": reading.version(ptx),
+            "arguments": reading.name_arguments(entry, declared),
+            "ptx": File(file=f"{name}.ptx", sha256=hashlib.sha256(ptx.encode()).hexdigest()),
+            "cubin": File(file=f"{name}.cubin", sha256=hashlib.sha256(cubin).hexdigest()),
+            "alignment": ALIGNMENT,
+        }
     )
+    return Compiled(made, ptx, cubin)
 
 
-def _run_triton(
-    kernel: Any,
-    signature: dict[str, str],
-    constants: dict[str, Any],
-    attributes: dict[tuple[int], list[list[Any]]],
-    num_warps: int,
-    num_stages: int,
-    architecture: str,
-    ptx_version: int | None,
-) -> tuple[Any, str]:
+def _run_triton(source: tuple[Any, ...], architecture: str, options: dict[str, Any]) -> tuple[Any, str]:
     """triton's compiled kernel, and what ptxas said."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -244,8 +202,6 @@ def _run_triton(
     from triton.runtime.errors import PTXASError
 
     knobs = triton.knobs
-    source = ASTSource(kernel, signature, constants, attributes)
-    options = {"num_warps": num_warps, "num_stages": num_stages, "ptx_version": ptx_version, "enable_fp_fusion": True}
     log = io.StringIO()
     with (
         tempfile.TemporaryDirectory() as cache,
@@ -263,7 +219,9 @@ def _run_triton(
         knobs.nvidia.dump_ptxas_log = True
         knobs.runtime.override_arch = None
         try:
-            compiled = triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
+            compiled = triton.compile(
+                ASTSource(*source), target=GPUTarget("cuda", int(architecture[3:]), 32), options=options
+            )
         except PTXASError as error:
             said = re.search(r"(?:fatal|error)\s+:\s*([^\n]*)", str(error))
             raise AotError(f"ptxas refused a kernel for {architecture}: {said[1] if said else error}") from error

@@ -41,8 +41,6 @@ def unavailable(op: str, flavour: str) -> str | None:
         raise ValueError(f"op {op!r} is unknown; ops: {', '.join(TABLE)}")
     if flavour not in IMPLEMENTATIONS:
         raise ValueError(f"flavour {flavour!r} of {op} is unknown; flavours: {', '.join(IMPLEMENTATIONS)}")
-    if flavour not in TABLE[op]:
-        return f"no {flavour} implementation of {op} is shipped in this version"
     for package in _TRITON_NEEDS if flavour == "triton" else _NEEDS.get((op, flavour), ()):
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed"

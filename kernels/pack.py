@@ -4,6 +4,7 @@ Reading a pack needs neither torch nor triton. `kernels/csrc/ddm_kernels.h` read
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -36,9 +37,11 @@ class File(_Model):
 
 
 class Kernel(_Model):
-    """One kernel for one architecture. The fields are those of `compiled.Compiled`; sizes are in bytes.
+    """One kernel for one architecture, and everything that a launch of it must know; sizes are in bytes.
 
-    A block has 32 * `num_warps` threads. Pointer arguments must be multiples of `alignment`.
+    A block has 32 * `num_warps` threads and `shared_bytes` of dynamic shared memory. `arguments` is the whole argument
+    list in order; pointers must be multiples of `alignment`. `tile` holds block_m, block_n and num_stages (attention)
+    or block (guided_step). `head_dim` belongs to attention, `branches` and `noise` to guided_step.
     """
 
     name: Name
@@ -56,10 +59,10 @@ class Kernel(_Model):
     spill_bytes: Annotated[int, Field(ge=0, le=1 << 20)]
     tensor_core: Literal["mma.sync", "wgmma", "tcgen05"] | None
     ptx_version: Annotated[int, Field(ge=60, le=99)]
-    alignment: Annotated[int, Field(ge=1, le=4096)]
     arguments: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)]
-    cubin: File
     ptx: File
+    cubin: File
+    alignment: Annotated[int, Field(ge=1, le=4096)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -91,30 +94,18 @@ class Manifest(_Model):
         return self
 
 
+@dataclass(frozen=True)
 class Pack:
     """A pack whose manifest and files have been checked. `kernels` is in the manifest's order."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self.triton = manifest.triton
-        self.kernels = manifest.kernels
+    path: Path
+    kernels: tuple[Kernel, ...]
 
-    def find(
-        self,
-        op: str,
-        architecture: str,
-        *,
-        dtype: str | None = None,
-        head_dim: int | None = None,
-        branches: int | None = None,
-        noise: bool | None = None,
-    ) -> Kernel:
-        """The one kernel that was asked for; what is None isn't compared.
+    def find(self, op: str, architecture: str, **wanted: str | int) -> Kernel:
+        """The one kernel whose fields (dtype and head_dim, or branches and noise) are those `wanted`.
 
         Raises PackError where none or several fit, naming what the pack has of this op.
         """
-        wanted = {"dtype": dtype, "head_dim": head_dim, "branches": branches, "noise": noise}
-        wanted = {key: value for key, value in wanted.items() if value is not None}
         of_op = [kernel for kernel in self.kernels if kernel.op == op]
         found = [
             kernel
@@ -131,10 +122,6 @@ class Pack:
         """The kernel's code for the driver's cuModuleLoadData. Raises PackError where the file was altered."""
         return _checked(self.path, kernel.cubin)
 
-    def ptx(self, kernel: Kernel) -> str:
-        """The kernel's PTX. Raises PackError where the file was altered."""
-        return _checked(self.path, kernel.ptx).decode()
-
 
 def read_pack(path: Path | str) -> Pack:
     """The pack in folder `path`, with every field and every file's sha256 checked.
@@ -146,7 +133,7 @@ def read_pack(path: Path | str) -> Pack:
     for kernel in manifest.kernels:
         _checked(path, kernel.cubin)
         _checked(path, kernel.ptx)
-    return Pack(path, manifest)
+    return Pack(path, manifest.kernels)
 
 
 def parse_manifest(content: bytes, name: str = MANIFEST) -> Manifest:

@@ -17,7 +17,7 @@ from fake_cuda import FakeDriver, fake_cubin
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Backend
-from ddm_rt.engine.cpu.ort import OrtEngine, _session
+from ddm_rt.engine.cpu.ort import OrtEngine, open_session
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
 
@@ -100,7 +100,7 @@ class _Engine:
 
     def __init__(self, runtime: _Runtime, graph: str, profile: dict[str, Any]) -> None:
         self.runtime, self.profile = runtime, profile
-        self.session = _session(Path(graph), 1)
+        self.session = open_session(Path(graph), 1)
         self.tensors = {node.name: (node, TensorIOMode.INPUT) for node in self.session.get_inputs()}
         self.tensors |= {node.name: (node, TensorIOMode.OUTPUT) for node in self.session.get_outputs()}
         self.num_io_tensors = len(self.tensors)
@@ -255,7 +255,7 @@ def with_fake_plan(
 
     def fill(folder: Path) -> None:
         engines = {}
-        for engine in plans.engines(bundle):
+        for engine in bundle.graphs:
             names = inputs[engine]
             profile = {name: (shape(name, 1, 0), shape(name, 4, 0), shape(name, MAX_BATCH, 1)) for name in names}
             content = fake_plan(bundle.graphs[engine], profile)

@@ -200,7 +200,7 @@ def bundle(architecture: Architecture, *, indicator: bool) -> Any:
 
 def build(architecture: Architecture, rig: "Rig", *, indicator: bool) -> "LatentDDM":
     """The networks in bf16 on the device, as the engine holds them."""
-    from ddm_rt.engine.torch.half import converted
+    from ddm_rt.engine.torch.eager import converted
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What an engine can do by its other calls. One that can do it at once overrides it."""
+"""What engines share: the contract over calls of whole networks, and what an engine can do by its other calls."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.engine.contract import Array, Index
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.contract import Array, Index, check_finite, conditioner_feeds
+from ddm_rt.errors import DdmError
 
 
 class Composed:
-    """The part of `engine.contract.Engine` that needs no backend's own."""
+    """The part of `engine.contract.Engine` that needs no backend's own. One that can do it at once overrides it."""
 
     batch_sizes: tuple[int, ...] | None = None
 
@@ -36,7 +38,55 @@ class Composed:
         return grey_levels(self.decoder(x0))
 
 
+class OfNetworks(Composed):
+    """The part of the contract that calls the bundle's networks, over `_call`. Text encoder and conditioner, which run
+    once per prompt, are given host arrays.
+    """
+
+    _bundle: Bundle
+
+    def _call(self, name: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The network's outputs by name, in its order."""
+        raise NotImplementedError
+
+    def _host(self, array: Array) -> NDArray[np.float32]:
+        """The array's values on the host."""
+        raise NotImplementedError
+
+    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+        if self._bundle.config.prompt_free:
+            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
+        return {name: self._host(value) for name, value in self._call("text_encoder", input_ids).items()}
+
+    def conditioner(
+        self,
+        context: NDArray[np.float32],
+        code: NDArray[np.int64],
+        indicator_scale: NDArray[np.float32],
+        added: Mapping[str, NDArray[Any]],
+    ) -> Mapping[str, Array]:
+        feeds = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
+        return self._call("conditioner", feeds)
+
+    def denoiser(self, x_t: Array, t: Array, cond: Mapping[str, Array]) -> Array:
+        return next(iter(self._call("denoiser", {"x_t": x_t, "t": t, **cond}).values()))
+
+    def decoder(self, x0: Array) -> NDArray[np.float32]:
+        image = self._host(next(iter(self._call("decoder", {"x0": x0}).values())))
+        check_finite(np.isfinite(image).all(), self._bundle)
+        return image
+
+
 def grey_levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Pixels [B,channels,H,W], nominally in [-1, 1], as uint8 [B,H,W,channels]."""
     levels: NDArray[np.uint8] = np.rint((np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
     return levels.transpose(0, 2, 3, 1)
+
+
+def aligned(host: NDArray[Any], alignment: int) -> NDArray[Any]:
+    """The K entries of a host array [K, ...] as rows of a matrix, each padded with zeros to a multiple of `alignment`
+    bytes.
+    """
+    entries = np.ascontiguousarray(host).reshape(len(host), -1)
+    width = -(-entries.shape[1] * host.itemsize // alignment) * alignment // host.itemsize
+    return np.pad(entries, ((0, 0), (0, width - entries.shape[1])))

@@ -4,7 +4,7 @@ Arrays are the backend's own; nothing above this room looks inside them.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,40 +138,38 @@ def conditioner_feeds(
     return {name: given[name] for name in names}
 
 
-def text_outputs(config: RuntimeConfig) -> list[str]:
-    """Names of what the text encoder's graph gives."""
-    return ["context", *(spec.name for spec in config.added if spec.name in _POOLED)]
-
-
 def check_code(code: NDArray[np.int64], num_codes: int) -> None:
     """Raises DdmError for a code that is neither the null code nor one of the bundle's."""
     for value in code[(code < NULL_CODE) | (code >= num_codes)][:1]:
         raise DdmError(f"code is {value}; this bundle has {num_codes} codes (0 or more) and the null code -1")
 
 
-def check_finite(image: NDArray[np.float32], bundle: Bundle) -> None:
-    """Raises DdmError naming the bundle when the decoder gave NaN or infinity."""
-    check_all_finite(bool(np.isfinite(image).all()), bundle)
-
-
-def check_all_finite(finite: bool, bundle: Bundle) -> None:
-    """Raises the same where `finite` is false."""
+def check_finite(finite: bool | np.bool_, bundle: Bundle) -> None:
+    """Raises DdmError naming the bundle where not all numbers that its decoder gave are finite."""
     if not finite:
         raise DdmError(f"{bundle.path}: produced non-finite values; its weights or the requested scales are at fault")
 
 
-def check_names(path: Path, side: str, found: Sequence[str], expected: Sequence[str], field: str = "cond") -> None:
-    """Raises BundleError where the graph's inputs or outputs (`side`) aren't what the bundle's `field` says."""
-    if sorted(found) != sorted(expected):
-        raise BundleError(
-            f"{path}: {side} are {', '.join(found)}; the bundle says {', '.join(expected)} (field {field})"
-        )
-
-
-def refusal(graph: str, feeds: Mapping[str, NDArray[Any]], error: Exception) -> DdmError:
-    """What to raise where a graph takes other shapes than those of `feeds`."""
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-    return DdmError(f"{graph}.onnx refused its inputs ({shapes}): {error}")
+def check_names(
+    config: RuntimeConfig, network: str, where: Path | str, inputs: Iterable[str], outputs: Iterable[str]
+) -> None:
+    """Raises BundleError calling the network `where`, if its inputs or outputs aren't what the bundle says."""
+    cond = [spec.name for spec in config.cond]
+    pooled = [spec.name for spec in config.added if spec.name in _POOLED]
+    expected = {
+        "text_encoder inputs": ([spec.input for spec in config.text], "text"),
+        "text_encoder outputs": (["context", *pooled], "added"),
+        "conditioner inputs": (conditioner_inputs(config), "added"),
+        "conditioner outputs": (cond, "cond"),
+        "denoiser inputs": (["x_t", "t", *cond], "cond"),
+        "decoder inputs": (["x0"], "cond"),
+    }
+    for side, found in (("inputs", list(inputs)), ("outputs", list(outputs))):
+        names, field = expected.get(f"{network} {side}", (found, ""))
+        if sorted(found) != sorted(names):
+            raise BundleError(
+                f"{where}: {side} are {', '.join(found)}; the bundle says {', '.join(names)} (field {field})"
+            )
 
 
 def usable_cores() -> int:

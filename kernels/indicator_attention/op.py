@@ -26,10 +26,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale:
         if tensor.dim() != 4:
             raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected 4 axes")
     batch, _, heads, dim = q.shape
-    expected = {"k": k.shape[1], "v": k.shape[1], "k_ind": k_ind.shape[1], "v_ind": k_ind.shape[1]}
-    for name, tensor in (("k", k), ("v", v), ("k_ind", k_ind), ("v_ind", v_ind)):
-        if tensor.shape != (batch, expected[name], heads, dim):
-            wanted = (batch, expected[name], heads, dim)
+    for name, tensor, keys in (("k", k, k), ("v", v, k), ("k_ind", k_ind, k_ind), ("v_ind", v_ind, k_ind)):
+        if tensor.shape != (wanted := (batch, keys.shape[1], heads, dim)):
             raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
     if scale.shape != (batch,):
         raise RuntimeError(f"scale has shape {tuple(scale.shape)}, expected {(batch,)}")

@@ -10,8 +10,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import onnx
 import pytest
 
+from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.tensorrt import build, build_process, flavours, plans
@@ -38,8 +40,8 @@ def test_all_three_graphs_are_built_and_keyed(built: Bundle, tiny_bundle: Bundle
     for name in plans.ENGINES:
         assert plan.engine(name).stat().st_size > 10_000
         assert plan.key.build[name]["peak_rss_mib"] > 50
-    assert plan.profile("denoiser")["x_t"] == ((1, 4, 8, 8), (8, 4, 8, 8), (32, 4, 8, 8))
-    assert plan.profile("conditioner")["code"] == ((1,), (8,), (32,))  # int64, as it is in the graph
+    assert plan.key.engines["denoiser"].profile["x_t"] == ((1, 4, 8, 8), (8, 4, 8, 8), (32, 4, 8, 8))
+    assert plan.key.engines["conditioner"].profile["code"] == ((1,), (8,), (32,))  # int64, as it is in the graph
     assert built.bundle_id == tiny_bundle.bundle_id
 
 
@@ -52,8 +54,8 @@ def test_a_bundle_with_prompts_is_built_with_its_text_encoder(
     plan = build.build(bundle, RTX, SM_89, options_of(bundle)).plan
     assert set(plan.key.engines) == {"text_encoder", *plans.ENGINES}
     ids = ((1, 77), (8, 77), (32, 77))
-    assert plan.profile("text_encoder") == {"input_ids": ids, "input_ids_2": ids}
-    profile = plan.profile("conditioner")
+    assert plan.key.engines["text_encoder"].profile == {"input_ids": ids, "input_ids_2": ids}
+    profile = plan.key.engines["conditioner"].profile
     assert profile.keys() == {"context", "code", "indicator_scale", "text_embeds", "time_ids"}
     assert profile["context"] == ((1, 77, 32), (8, 77, 32), (32, 77, 32))
     assert profile["time_ids"] == ((1, 6), (8, 6), (32, 6))
@@ -79,8 +81,8 @@ def test_the_kernels_lie_beside_the_plan(built: Bundle) -> None:
     from ddm_rt.kernels.pack import read_pack
 
     plan = plans.find(built, RTX, flavours.version(RTX), "sm_89", "any")
-    assert plan.kernels is not None
-    pack = read_pack(plan.kernels)
+    assert plan.key.kernels is None
+    pack = read_pack(plan.path / plans.KERNELS)
     assert pack.cubin(pack.find("guided_step", "sm_89", branches=2, noise=True))
 
 
@@ -109,7 +111,7 @@ def test_an_up_to_date_plan_is_kept_until_something_changes_on_a_fake_builder(
     small = options_of(bundle, batch=plans.Range(min=1, opt=1, max=2))
     made = build.build(bundle, RTX, SM_89, small)
     assert made.fresh
-    assert made.plan.max_batch == 2
+    assert made.plan.key.parts.options.batch.max == 2
     bundle = Bundle.load(bundle.path)
     plan.write_bytes(b"altered")
     assert build.build(bundle, RTX, SM_89, small).fresh
@@ -223,8 +225,12 @@ def test_a_disk_that_refuses_the_plan_halfway(bundle: Bundle, monkeypatch: pytes
 
 
 def test_weights_that_have_moved_are_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = build.graph_header.read
-    lost = {"denoiser.onnx.data": 10}
-    monkeypatch.setattr(build.graph_header, "read", lambda path: build.graph_header.Header(real(path).opsets, [], lost))
+    def parse(path: Path) -> onnx.ModelProto:
+        model = onnx.load(path)
+        if path.name == "denoiser.onnx":
+            onnx.external_data_helper.convert_model_to_external_data(model, location="denoiser.onnx.data")
+        return model
+
+    monkeypatch.setattr(graph_files, "parse", parse)
     with pytest.raises(DdmError, match=r"denoiser\.onnx\.data: missing or moved"):
         build.build(bundle, RTX, SM_89, options_of(bundle))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from patience import PATIENCE_S
 
-from ddm_rt.engine.tensorrt import build, build_process, flavours
+from ddm_rt.engine.tensorrt import build_process, flavours, graph_header
 from ddm_rt.engine.tensorrt.build_worker import Request, _open_timing_cache
 from ddm_rt.errors import DdmError
 
@@ -76,7 +76,7 @@ def test_a_request_that_cannot_be_met(tmp_path: Path, change: dict[str, object],
 
 def test_an_opset_that_is_too_new_names_both(tmp_path: Path) -> None:
     with pytest.raises(DdmError, match=r"g\.onnx: ONNX opset 40; tensorrt-rtx takes opsets up to 22"):
-        build.check_graph(graph_of(tmp_path, node("Relu"), opset=40), RTX)
+        graph_header.check_graph(graph_of(tmp_path, node("Relu"), opset=40), RTX)
 
 
 def test_a_plugin_is_refused_where_there_are_none(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_plugin_is_refused_where_there_are_none(tmp_path: Path) -> None:
     with pytest.raises(
         DdmError, match="node 'the_IndicatorAttention' is the plugin IndicatorAttention; tensorrt-rtx takes"
     ):
-        build.check_graph(graph, RTX)
+        graph_header.check_graph(graph, RTX)
     with pytest.raises(DdmError, match="operator IndicatorAttention"):
         run(request_of(graph))
 

@@ -1,7 +1,9 @@
 """The driver layer on a fake driver in host memory, which is never a run on a device, and over the real bindings."""
 
 import importlib.util
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays
 from ddm_rt.errors import DdmError
+from ddm_rt.kernels.pack import Kernel
 from ddm_rt.kernels.ptx import Argument
 
 
@@ -36,11 +39,12 @@ def arrays(device: cuda.Device) -> Arrays:
     return Arrays(device, cuda.Stream(device))
 
 
-def test_the_real_bindings_have_every_name_of_the_protocol() -> None:
-    names = [name for name in dir(cuda.Driver) if name.startswith("cu")] + list(cuda.Driver.__annotations__)
+def test_the_real_bindings_have_every_name_that_is_used() -> None:
+    source = Path(cuda.__file__).read_text(encoding="utf-8")
+    names = set(re.findall(r"\b(?:cu[A-Z]|CU[a-z])\w+\b", source)) - {"CUstream"}  # of which prose speaks
     assert len(names) > 40
-    assert [name for name in names if not hasattr(real, name)] == []
-    assert [name for name in names if not hasattr(FakeDriver, name)] == []
+    assert [name for name in sorted(names) if not hasattr(real, name)] == []
+    assert [name for name in sorted(names) if not hasattr(FakeDriver, name)] == []
 
 
 @pytest.mark.skipif(has_cuda(), reason="this machine has a driver")
@@ -169,6 +173,11 @@ def test_a_full_device_gives_up_what_is_unused_before_it_says_so(driver: FakeDri
 _ARGUMENTS = (Argument("x", "pointer", 8), Argument("n", "i32", 4), Argument("global_scratch", "scratch", 8))
 
 
+def entry_of(shared_bytes: int = 0) -> Kernel:
+    """Of a manifest, as far as a launch needs it."""
+    return Kernel.model_construct(entry="kernel", arguments=_ARGUMENTS, num_warps=4, shared_bytes=shared_bytes)
+
+
 def test_arguments_are_typed_by_their_kind() -> None:
     slots = cuda.pack(_ARGUMENTS, {"n": -3, "x": 2**40})
     assert [(bytes(slot), slot.value) for slot in slots] == [
@@ -192,24 +201,18 @@ def test_arguments_that_dont_fit_are_refused(values: dict[str, int], message: st
         cuda.pack(_ARGUMENTS, values)
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    for argument in (Argument("s", "f64", 8), Argument("n", "i32", 8)):  # type: ignore[arg-type]
-        with pytest.raises(DdmError, match="is unknown"):
-            cuda.pack([argument], {argument.name: 1})
-
-
 def test_a_cubin_for_another_device_is_refused(device: cuda.Device, driver: FakeDriver) -> None:
     with pytest.raises(DdmError, match=r"cuModuleLoadData: .*INVALID_IMAGE"):
-        cuda.Kernel(device, b"something else", "kernel", _ARGUMENTS, 4, 0)
+        cuda.Kernel(device, b"something else", entry_of())
     driver.fail["cuModuleGetFunction"] = real.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(DdmError, match="cuModuleGetFunction"):
-        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), "kernel", _ARGUMENTS, 4, 0)
+        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), entry_of())
     assert driver.live["module"] == 0
 
 
 def test_much_shared_memory_is_asked_for(device: cuda.Device, driver: FakeDriver) -> None:
     for shared, asked in ((48 * 1024, 0), (48 * 1024 + 1, 1)):
-        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), "kernel", (), 4, shared)
+        cuda.Kernel(device, fake_cubin(1, False, 1024, 0, []), entry_of(shared))
         assert driver.calls["cuFuncSetAttribute"] == asked
 
 

@@ -1,4 +1,4 @@
-"""The reader of ONNX headers agrees with onnx, and refuses everything else in one sentence."""
+"""What TensorRT's parser would take wrongly is refused in one sentence."""
 
 import contextlib
 from pathlib import Path
@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.tensorrt import graph_header
+from ddm_rt.engine.tensorrt import flavours
+from ddm_rt.engine.tensorrt.graph_header import check_graph
 from ddm_rt.errors import DdmError
 
 onnx = pytest.importorskip("onnx")
+
+RTX = flavours.TABLE["tensorrt-rtx"]
 
 
 def model(opset: int = 18, domain: str | None = None) -> "onnx.ModelProto":
@@ -26,47 +29,68 @@ def model(opset: int = 18, domain: str | None = None) -> "onnx.ModelProto":
 
 def save(path: Path, proto: "onnx.ModelProto", data: str | None = None) -> Path:
     if data is None:
-        onnx.save(proto, path)
+        path.write_bytes(proto.SerializeToString())
     else:
         onnx.save(proto, path, save_as_external_data=True, location=data, size_threshold=0)
     return path
 
 
-def test_it_agrees_with_onnx(tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("flavour", flavours.TABLE.values(), ids=lambda flavour: flavour.name)
+def test_a_bundles_graphs_are_taken(tiny_bundle: Bundle, flavour: flavours.Flavour) -> None:
     for path in tiny_bundle.graphs.values():
-        header, proto = graph_header.read(path), onnx.load(path, load_external_data=False)
-        assert header.opsets == {opset.domain: opset.version for opset in proto.opset_import}
-        assert header.custom_nodes == []
-        graph_header.check_external(path, header)
+        check_graph(path, flavour)
 
 
 def test_nodes_of_another_domain_are_named(tmp_path: Path) -> None:
-    header = graph_header.read(save(tmp_path / "m.onnx", model(domain="ddm_rt")))
-    assert header.custom_nodes == [graph_header.Node("ddm_rt", "Relu", "last")]
-    assert header.opset == 18
+    path = save(tmp_path / "m.onnx", model(domain="ddm_rt"))
+    with pytest.raises(DdmError, match="node 'last' is the plugin Relu; tensorrt-rtx takes no plugins"):
+        check_graph(path, RTX)
+    check_graph(path, flavours.TABLE["tensorrt"])
+
+
+def test_a_newer_opset_is_named(tmp_path: Path) -> None:
+    check_graph(save(tmp_path / "m.onnx", model(22)), RTX)
+    with pytest.raises(DdmError, match=r"m\.onnx: ONNX opset 23; tensorrt-rtx takes opsets up to 22"):
+        check_graph(save(tmp_path / "m.onnx", model(23)), RTX)
 
 
 def test_external_data_is_found_missing_or_short(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", model(), data="m.onnx.data")
-    header = graph_header.read(path)
-    assert header.external == {"m.onnx.data": 64}
-    graph_header.check_external(path, header)
+    check_graph(path, RTX)
     (tmp_path / "m.onnx.data").write_bytes(b"short")
     with pytest.raises(DdmError, match=r"m\.onnx\.data: truncated: 5 bytes; m\.onnx reads 64"):
-        graph_header.check_external(path, header)
+        check_graph(path, RTX)
     (tmp_path / "m.onnx.data").unlink()
     with pytest.raises(DdmError, match=r"m\.onnx\.data: missing or moved; m\.onnx keeps its weights there"):
-        graph_header.check_external(path, header)
-    with pytest.raises(DdmError, match="expected a file beside it"):
-        graph_header.check_external(path, graph_header.Header({"": 18}, (), {"../m.onnx.data": 64}))
-    with pytest.raises(DdmError, match="keeps weights in ''; expected a file beside it"):
-        graph_header.check_external(path, graph_header.Header({"": 18}, (), {"": 64}))
+        check_graph(path, RTX)
+
+
+@pytest.mark.parametrize("location", ["../m.onnx.data", ""])
+def test_external_data_lies_beside_the_graph(tmp_path: Path, location: str) -> None:
+    proto = model()
+    tensor = proto.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    with pytest.raises(DdmError, match=f"keeps weights in '{location}'; expected a file beside it"):
+        check_graph(save(tmp_path / "m.onnx", proto), RTX)
+
+
+def test_weights_inside_a_nodes_own_graph_count(tmp_path: Path) -> None:
+    make, inner = onnx.helper, model()
+    tensor = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="lost.data")
+    inner.graph.node.append(make.make_node("Constant", [], ["c"], value=tensor))
+    outer = model()
+    outer.graph.node.append(make.make_node("If", ["x"], ["z"], then_branch=inner.graph))
+    with pytest.raises(DdmError, match=r"lost\.data: missing or moved"):
+        check_graph(save(tmp_path / "m.onnx", outer), RTX)
 
 
 def test_a_tensor_says_nothing_of_files_unless_it_lies_in_one(tmp_path: Path) -> None:
     proto = model()
     proto.graph.initializer[0].external_data.add(key="location", value="elsewhere")
-    assert graph_header.read(save(tmp_path / "m.onnx", proto)).external == {}
+    check_graph(save(tmp_path / "m.onnx", proto), RTX)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 90])
@@ -74,16 +98,16 @@ def test_a_truncated_graph_is_refused(tmp_path: Path, keep: int) -> None:
     path = save(tmp_path / "m.onnx", model())
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DdmError, match=r"m\.onnx: not an ONNX graph"):
-        graph_header.read(path)
+        check_graph(path, RTX)
 
 
 def test_a_missing_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DdmError, match="cannot be read"):
-        graph_header.read(tmp_path / "m.onnx")
+        check_graph(tmp_path / "m.onnx", RTX)
 
 
 @given(data=st.data(), content=st.binary(max_size=64))
-def test_bytes_of_any_kind_give_a_header_or_one_error(
+def test_bytes_of_any_kind_pass_or_are_one_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, content: bytes
 ) -> None:
     whole = model(domain="ddm_rt").SerializeToString()
@@ -91,4 +115,4 @@ def test_bytes_of_any_kind_give_a_header_or_one_error(
     path = tmp_path_factory.getbasetemp() / "any.onnx"
     path.write_bytes(whole[:at] + content + whole[at + len(content) :])
     with contextlib.suppress(DdmError):
-        assert "" in graph_header.read(path).opsets
+        check_graph(path, RTX)

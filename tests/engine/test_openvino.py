@@ -86,7 +86,7 @@ def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundl
 
 def test_keeps_the_shapes_that_are_used(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OpenVinoEngine(tiny_bundle, 1)
-    graph = engine._decoder
+    graph = engine._graphs["decoder"]
     graph._most = 2
     first = {side: engine.decoder(np.ones((1, 4, side, side), np.float32)) for side in (2, 3, 2, 4)}
     assert [shapes[0][2] for shapes in graph._compiled] == [2, 4], "the one that was used longest ago is gone"
@@ -95,7 +95,7 @@ def test_keeps_the_shapes_that_are_used(tiny_bundle: Bundle, monkeypatch: pytest
 
 def test_a_large_graph_is_kept_once(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "_WEIGHT_BYTES", 1)
-    assert OpenVinoEngine(tiny_bundle, 1)._denoiser._most == 1
+    assert OpenVinoEngine(tiny_bundle, 1)._graphs["denoiser"]._most == 1
 
 
 def test_what_was_given_out_stays_as_it_was(tiny_bundle: Bundle) -> None:

@@ -33,7 +33,7 @@ def add_plan(bundle: Bundle, names: tuple[str, ...] = (), **changes: str) -> Bun
 
     def fill(folder: Path) -> None:
         engines = {}
-        for name in names or plans.engines(bundle):
+        for name in names or bundle.graphs:
             file = folder / f"{name}.plan"
             file.write_bytes(name.encode())
             profile = {"x": ((1, 4), (1, 4), (1, 4))}
@@ -57,9 +57,9 @@ def find(bundle: Bundle, version: str = "1.7", architecture: str = "sm_89", gpu:
 
 def test_the_plan_that_fits_is_found(bundle: Bundle, tiny_bundle: Bundle) -> None:
     plan = find(bundle)
-    assert (plan.name, plan.max_batch, plan.kernels) == (NAME, 1, None)
+    assert (plan.name, plan.key.parts.options.batch.max, plan.key.kernels) == (NAME, 1, "none in a test")
     assert plan.engine("denoiser").read_bytes() == b"denoiser"
-    assert plan.profile("decoder") == {"x": ((1, 4), (1, 4), (1, 4))}
+    assert plan.key.engines["decoder"].profile == {"x": ((1, 4), (1, 4), (1, 4))}
     assert bundle.bundle_id == tiny_bundle.bundle_id
     assert plans.review(bundle, NAME, None) == [
         "it was built by version 1.7; " + flavours.version(RTX) + " is installed"

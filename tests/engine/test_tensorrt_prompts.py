@@ -98,7 +98,7 @@ def test_what_the_conditioner_needs_besides_must_be_given(machine: Machine, plan
 def test_a_prompt_free_bundle_has_no_text_encoder(machine: Machine, tiny_bundle: Bundle, tmp_path: Path) -> None:
     bundle = with_fake_plan(Bundle.load(shutil.copytree(tiny_bundle.path, tmp_path / "bundle")))
     engine = TensorRTRtxEngine(bundle)
-    with pytest.raises(DdmError, match="is prompt-free, so it has no text_encoder"):
+    with pytest.raises(DdmError, match="is prompt-free, so it has no text encoder"):
         engine.text_encoder({})
     engine.close()
 

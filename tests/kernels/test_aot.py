@@ -31,7 +31,8 @@ SHARED_KIB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 22
 # One fresh process for all of the default run: the tests' own has Triton's interpreter in the compiler's place.
 PROGRAM = """
 import json
-from ddm_rt.kernels.aot import AotError, compile_guided_step, compile_indicator_attention, write_pack
+from ddm_rt.kernels.aot import write_pack
+from ddm_rt.kernels.compiled import AotError, compile_guided_step, compile_indicator_attention
 
 attention = ["indicator_attention"]
 write_pack("near", ["sm_90"], attention, head_dims=[40, 160], dtypes=["fp16"])
@@ -43,8 +44,8 @@ except AotError as error:
     refusal = str(error)
 older = compile_guided_step(1, False, "sm_80", ptx_version=70)
 tactic = compile_indicator_attention(64, "fp16", "sm_80", TACTIC)
-facts = {"refusal": refusal, "older": older.ptx_version, "text": older.ptx}
-print(json.dumps(facts | {"tile": tactic.tile, "warps": tactic.num_warps}))
+facts = {"refusal": refusal, "older": older.kernel.ptx_version, "text": older.ptx}
+print(json.dumps(facts | {"tile": tactic.kernel.tile, "warps": tactic.kernel.num_warps}))
 """
 
 
@@ -81,7 +82,7 @@ def check_gates(pack: Pack, kernels: Iterable[Kernel]) -> None:
         assert kernel.spill_bytes == 0, f"{kernel.name} spills {kernel.spill_bytes} bytes"
         assert kernel.shared_bytes <= SHARED_KIB[kernel.architecture] * 1024, kernel.name
         assert (kernel.tensor_core is not None) == (kernel.op == "indicator_attention"), kernel.name
-        text = pack.ptx(kernel)
+        text = (pack.path / kernel.ptx.file).read_text(encoding="utf-8")
         start = text.index(".visible .entry")
         head = text[start : text.index("{", start)]
         types = re.findall(r"\.param \.(\w+)", head)

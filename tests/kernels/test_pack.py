@@ -94,7 +94,7 @@ def test_a_pack_reads_back(pack: Path) -> None:
     attention = found.find("indicator_attention", "sm_80", dtype="fp16", head_dim=64)
     assert (attention.name, attention.num_warps, attention.arguments[1]) == ("a", 4, Argument("n", "i32", 4))
     assert found.find("guided_step", "sm_80", branches=2, noise=True).name == "b"
-    assert (found.cubin(attention), found.ptx(attention)) == (b"code", PTX)
+    assert found.cubin(attention) == b"code"
 
 
 @pytest.mark.parametrize(

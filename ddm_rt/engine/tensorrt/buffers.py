@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.engine.composed import aligned
 from ddm_rt.engine.tensorrt.cuda import Device, Event, OutOfMemory, Stream
 
 Shape = tuple[int, ...]
@@ -125,11 +126,7 @@ class Arrays:
 
     def series(self, host: NDArray[Any]) -> list[Buffer]:
         """The entries of a host array [K, ...], in one transfer; each begins where kernels expect an array to begin."""
-        entry = np.ascontiguousarray(host).reshape(len(host), -1)
-        per_entry = -(-entry.shape[1] * host.itemsize // _ALIGNMENT) * _ALIGNMENT // host.itemsize
-        padded = np.zeros((len(host), per_entry), host.dtype)
-        padded[:, : entry.shape[1]] = entry
-        whole = self.from_host(padded)
+        whole = self.from_host(aligned(host, _ALIGNMENT))
         starts = range(whole.pointer, whole.pointer + whole.nbytes, whole.row_bytes)
         return [Buffer(host.shape[1:], host.dtype, start, whole.memory) for start in starts]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.engine.tensorrt import build_process, cuda, flavours, graph_header, plans
 from ddm_rt.engine.tensorrt.build_worker import Request
-from ddm_rt.engine.tensorrt.flavours import PLUGIN_DOMAIN, PLUGIN_GRAPH, Flavour
+from ddm_rt.engine.tensorrt.flavours import PLUGIN_GRAPH, Flavour
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import sha256
 from ddm_rt.runtime import RuntimeConfig
@@ -132,25 +132,26 @@ def build(
     if not force and (plan := _up_to_date(bundle, relative, parts)) is not None:
         return Built(bundle, plan, fresh=False)
     for graph in graphs.values():
-        check_graph(graph, flavour)
+        graph_header.check_graph(graph, flavour)
     _check_disk(bundle, parts)
-    say = progress or _silent
+    axes = {name: (axis.min, axis.opt, axis.max) for name, axis in options if isinstance(axis, plans.Range)}
 
     def fill(folder: Path) -> None:
         engines, figures = {}, {}
         cache = timing_cache or _seed_timing_cache(bundle, relative, folder, flavour)
         for name, graph in graphs.items():
-            label = f"{target.architecture} {name}"
             request = Request(
                 module=flavour.module,
                 graph=graph.absolute(),
                 plan=(folder / f"{name}.plan").absolute(),
                 architecture=None if flavour.needs_device else target.architecture,
                 plugins_for=target.architecture if graph.name == PLUGIN_GRAPH else None,
-                axes={axis: _triple(getattr(options, axis)) for axis in ("batch", "height", "width", "tokens")},
+                axes=axes,
                 timing_cache=None if cache is None else cache.absolute(),
             )
-            result = build_process.run(request, flavour.name, memory_gib, _labelled(say, label))
+            result = build_process.run(
+                request, flavour.name, memory_gib, _labelled(progress, f"{target.architecture} {name}")
+            )
             engines[name] = plans.EngineFile(
                 file=request.plan.name,
                 sha256=sha256(request.plan),
@@ -158,6 +159,7 @@ def build(
                 profile=result.profile,
             )
             figures[name] = result.figures
+        say = _labelled(progress, f"{target.architecture} kernels")
         why = build_process.kernels(folder / plans.KERNELS, target.architecture, say)
         key = plans.Key(key=plans.digest(parts), parts=parts, engines=engines, kernels=why, build=figures)
         (folder / plans.KEY).write_text(key.model_dump_json(indent=1) + "\n")
@@ -165,17 +167,6 @@ def build(
     bundle = add_directory(bundle, relative, fill)
     path = bundle.path / relative
     return Built(bundle, plans.Plan(path, plans.read_key(path / plans.KEY)), fresh=True)
-
-
-def check_graph(graph: Path, flavour: Flavour) -> None:
-    """Raises DdmError for a graph that the flavour's parser would take wrongly, crash on or refuse without a name."""
-    header = graph_header.read(graph)
-    if header.opset > flavour.max_opset:
-        raise DdmError(f"{graph}: ONNX opset {header.opset}; {flavour.name} takes opsets up to {flavour.max_opset}")
-    for node in header.custom_nodes:
-        if node.domain == PLUGIN_DOMAIN and not flavour.plugins:
-            raise DdmError(f"{graph}: node {node.name!r} is the plugin {node.op_type}; {flavour.name} takes no plugins")
-    graph_header.check_external(graph, header)
 
 
 def _up_to_date(bundle: Bundle, relative: str, parts: plans.Parts) -> plans.Plan | None:
@@ -211,13 +202,5 @@ def _seed_timing_cache(bundle: Bundle, relative: str, folder: Path, flavour: Fla
     return own
 
 
-def _triple(axis: plans.Range) -> tuple[int, int, int]:
-    return axis.min, axis.opt, axis.max
-
-
-def _labelled(say: Progress, label: str) -> Progress:
-    return lambda text: say(f"{label}: {text}")
-
-
-def _silent(_: str) -> None:
-    pass
+def _labelled(progress: Progress | None, label: str) -> Progress:
+    return lambda text: None if progress is None else progress(f"{label}: {text}")

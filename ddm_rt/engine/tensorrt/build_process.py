@@ -1,19 +1,19 @@
 """The processes that a build starts: fed, watched, limited, and reported on when they crash."""
 
+import contextlib
 import json
 import os
-import queue
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 from ddm_rt.config import Frozen, parse
 from ddm_rt.engine.tensorrt.build_worker import Request
@@ -24,7 +24,7 @@ from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
 _WORKER = (sys.executable, "-P", "-m", "ddm_rt.engine.tensorrt.build_worker")
 _AOT = (sys.executable, "-P", "-m", "ddm_rt.kernels.aot")
 _POLL_S = 0.1
-_END = None  # of a worker's lines
+_READ_BYTES = 2**16
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _LAST_WORDS = 3  # lines of a crashed builder that an error repeats
 _LINE = 240  # characters of each
@@ -46,26 +46,36 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
     Raises DdmError naming the graph: it was refused, the process crashed, or it grew over the limit.
     """
     started, logs, outcome = time.monotonic(), deque[str](maxlen=_LAST_WORDS), dict[str, Any]()
-    phase = "start"
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
+    phase, unread = "start", b""
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
             _WORKER,
-            stdin=subprocess.PIPE,
+            bufsize=0,
+            stdin=subprocess.PIPE,  # stays open: the worker ends when it does
             stdout=subprocess.PIPE,
             stderr=stderr,
-            text=True,
             env=_environment(),
             start_new_session=True,  # Ctrl-C is ours to pass on
-        )
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            lines = _feed(process, request)
-            while (line := _next(lines)) is not _END:
-                if line:
-                    event = _event(line, request.graph)
-                    phase = _phase(event, phase)
-                    if event.get("log") in ("ERROR", "INTERNAL_ERROR"):
-                        logs.append(str(event["text"]))
-                    outcome |= {key: event[key] for key in ("result", "refused", "failed") if key in event}
+            with contextlib.suppress(BrokenPipeError):  # it ended before it read; its exit code says how
+                process.stdin.write(request.model_dump_json().encode() + b"\n")
+            while True:
+                if select.select([process.stdout], [], [], _POLL_S)[0]:
+                    if not (chunk := process.stdout.read(_READ_BYTES)):
+                        break
+                    *lines, unread = (unread + chunk).split(b"\n")
+                    for event in map(json.loads, lines):
+                        outcome |= event
+                        if "phase" in event:
+                            count = f" {event['done']}/{event['total']}" if event.get("total") else ""
+                            phase = event["phase"] + count
+                        elif "log" in event:
+                            logs.append(event["log"])
                 progress(f"{phase}, {time.monotonic() - started:.0f} s")
                 if (held := resident_bytes(process.pid)) > memory_gib * 2**30:
                     raise DdmError(
@@ -74,14 +84,15 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
                     )
             code = process.wait()
         finally:
-            _end(process)
+            process.kill()
         if "refused" in outcome:
-            said = "" if not logs or ":" in outcome["refused"] else f": {_joined(logs)}"
+            said = "" if not logs or ":" in outcome["refused"] else f": {_last_words(b'', logs)}"
             raise DdmError(f"{request.graph}: {flavour} refused it: {outcome['refused']}{said}")
         if "failed" in outcome:
             raise DdmError(f"{request.graph}: its plan could not be written: {outcome['failed']}")
         if code != 0 or "result" not in outcome:
-            words = _joined([*_tail(stderr), *logs]) or "it said nothing"
+            stderr.seek(0)
+            words = _last_words(stderr.read(), logs) or "it said nothing"
             raise DdmError(f"{request.graph}: the builder of {flavour} {_death(code)} in {phase}; last words: {words}")
     return parse(Result, outcome["result"], f"{request.graph}: result of the build")
 
@@ -100,23 +111,14 @@ def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> st
     """
     if architecture not in ARCHITECTURES:
         return f"no kernels are shipped for {architecture}"
-    progress(f"{architecture} kernels: {len(variants())} variants of guided_step")
+    progress(f"{len(variants())} variants of guided_step")
     command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        start_new_session=True,
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), start_new_session=True, check=False
     )
-    try:
-        _, said = process.communicate()
-    finally:
-        _end(process)
-    if process.returncode != 0:
-        words = _joined(said.decode(errors="replace").splitlines()[-_LAST_WORDS:])
-        raise DdmError(f"kernels of {architecture}: the compiler {_death(process.returncode)}; last words: {words}")
+    if done.returncode != 0:
+        words = _last_words(done.stderr)
+        raise DdmError(f"kernels of {architecture}: the compiler {_death(done.returncode)}; last words: {words}")
     return None
 
 
@@ -135,57 +137,6 @@ def resident_bytes(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
 
 
-def _feed(process: "subprocess.Popen[str]", request: Request) -> "queue.Queue[str | None]":
-    """Send the request and read the answers on a thread; None marks their end. Stdin stays open: its end is ours."""
-    lines: queue.Queue[str | None] = queue.Queue()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    try:
-        process.stdin.write(request.model_dump_json() + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it ended before it read; its exit code says how
-    return lines
-
-
-def _read(stream: TextIO, lines: "queue.Queue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(_END)
-
-
-def _next(lines: "queue.Queue[str | None]") -> str | None:
-    """The next line, "" where none came in time, or the end."""
-    try:
-        return lines.get(timeout=_POLL_S)
-    except queue.Empty:
-        return ""
-
-
-def _event(line: str, graph: Path) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError as error:
-        raise DdmError(f"{graph}: the build process sent what is no event: {line[:_LINE]!r}") from error
-    return event if isinstance(event, dict) else {}
-
-
-def _phase(event: dict[str, Any], last: str) -> str:
-    if "phase" not in event:
-        return last
-    return f"{event['phase']} {event['done']}/{event['total']}" if event["total"] else str(event["phase"])
-
-
-def _end(process: "subprocess.Popen[Any]") -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
-
-
 def _death(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
@@ -193,11 +144,6 @@ def _death(code: int) -> str:
     return f"was killed ({name}; out of memory, if nobody did it)" if name == "SIGKILL" else f"crashed ({name})"
 
 
-def _tail(stream: BinaryIO) -> list[str]:
-    stream.seek(0)
-    lines = stream.read().decode(errors="replace").splitlines()
-    return [line for line in lines if line.strip()][-_LAST_WORDS:]
-
-
-def _joined(lines: Any) -> str:
-    return " | ".join(" ".join(line.split())[:_LINE] for line in lines)
+def _last_words(said: bytes, logs: Iterable[str] = ()) -> str:
+    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()][-_LAST_WORDS:]
+    return " | ".join(" ".join(line.split())[:_LINE] for line in (*lines, *logs))

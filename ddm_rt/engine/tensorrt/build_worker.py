@@ -10,16 +10,17 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ddm_rt.config import Frozen
+from ddm_rt.engine.tensorrt import flavours
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
 
-_EVENTS_PER_S = 10
-_LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING")
+Send = Callable[..., None]  # of an event, a line of JSON for the other end
 
 
 class Request(Frozen):
@@ -34,37 +35,18 @@ class Request(Frozen):
     timing_cache: Path | None
 
 
-class Events:
-    """Lines of JSON to the other end."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._lock, self._last = stream, threading.Lock(), 0.0
-
-    def send(self, **event: Any) -> None:
-        with self._lock:
-            self._stream.write(json.dumps(event) + "\n")
-            self._stream.flush()
-
-    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Progress; more of it than a person reads is dropped."""
-        if done and time.monotonic() - self._last < 1 / _EVENTS_PER_S:
-            return
-        self._last = time.monotonic()
-        self.send(phase=name, done=done, total=total)
-
-
-def build(request: Request, events: Events) -> dict[str, Any]:
+def build(request: Request, send: Send) -> dict[str, Any]:
     """Parse, build, write. Returns the profile's shapes and figures.
 
     Raises DdmError where the graph or the request can't be built.
     """
-    events.phase("load")
+    send(phase="load")
     trt = import_module(request.module)
     if request.plugins_for is not None:
         from ddm_rt.engine.tensorrt import plugins
 
         plugins.register(architecture=request.plugins_for)
-    logger = _logger(trt, events)
+    logger = flavours.logger(trt, lambda message: send(log=message))
     builder = trt.Builder(logger)
     if builder is None:
         raise DdmError("the builder could not be created")
@@ -72,20 +54,20 @@ def build(request: Request, events: Events) -> dict[str, Any]:
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
     _target(trt, config, request.architecture)
-    events.phase("parse")
+    send(phase="parse")
     started = time.monotonic()
     _parse(trt, network, request.graph, logger)
     parsed = time.monotonic()
     profile = _profile(builder, config, network, request.axes)
     cache = _open_timing_cache(config, request.timing_cache)
-    config.progress_monitor = monitor = _monitor(trt, events)
-    events.phase("build")
+    config.progress_monitor = monitor = _monitor(trt, send)
+    send(phase="build")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise DdmError("the builder gave no plan")
     built = time.monotonic()
-    events.phase("write")
-    _write(request.plan, plan)
+    send(phase="write")
+    request.plan.write_bytes(plan)
     if cache is not None and request.timing_cache is not None:
         write_atomic(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     del monitor
@@ -156,26 +138,7 @@ def _open_timing_cache(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _write(path: Path, data: Any) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _logger(trt: Any, events: Events) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # no stubs
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name in _LOGGED:
-                events.send(log=severity.name, text=message)
-
-    return Logger()
-
-
-def _monitor(trt: Any, events: Events) -> Any:
+def _monitor(trt: Any, send: Send) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # no stubs
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -183,13 +146,13 @@ def _monitor(trt: Any, events: Events) -> Any:
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
-            events.phase(f"build: {phase}", 0, steps)
+            send(phase=f"build: {phase}", done=0, total=steps)
 
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            events.phase(f"build: {phase}", step + 1, self.steps.get(phase, step + 1))
+            send(phase=f"build: {phase}", done=step + 1, total=self.steps.get(phase, step + 1))
             return True
 
     return Monitor()
@@ -203,19 +166,24 @@ def _end_with_parent() -> None:
 def main() -> int:
     """0 with a result, a refusal or a failure that was told; anything else is a crash."""
     # The libraries may print: whatever they say to stdout goes to stderr, events keep the pipe to themselves.
-    events = Events(os.fdopen(os.dup(1), "w"))
+    stream, lock = os.fdopen(os.dup(1), "w"), threading.Lock()
     os.dup2(2, 1)
+
+    def send(**event: Any) -> None:
+        with lock:
+            print(json.dumps(event), file=stream, flush=True)
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = Request.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        events.send(result=build(request, events))
+        send(result=build(request, send))
     except DdmError as error:
-        events.send(refused=str(error))
+        send(refused=str(error))
     except OSError as error:
-        events.send(failed=f"{error.filename or request.plan.name}: {error.strerror or error}")
+        send(failed=f"{error.filename or request.plan.name}: {error.strerror or error}")
     except MemoryError:
-        events.send(failed=f"{request.plan.name}: out of memory")
+        send(failed=f"{request.plan.name}: out of memory")
     return 0
 
 

@@ -4,93 +4,24 @@
 """
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
+from typing import Any
 
 from ddm_rt.errors import DdmError
+from ddm_rt.kernels.pack import Kernel as KernelEntry
+from ddm_rt.kernels.ptx import Argument
 
 NO_DRIVER = "no CUDA driver: libcuda.so.1 was not found"
 
+_CAPABILITY = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY"
 _WARP = 32
 _STATIC_SHARED_BYTES = 48 * 1024  # more than this must be asked for
 
 
-class Driver(Protocol):
-    """The names of `cuda.bindings.driver` that are used here. Each returns (CUresult, values...)."""
-
-    CUresult: Any
-    CUdevice_attribute: Any
-    CUfunction_attribute: Any
-    CUstream_flags: Any
-    CUstreamCaptureMode: Any
-    CUevent_flags: Any
-
-    def cuInit(self, flags: int, /) -> tuple[Any, ...]: ...
-    def cuGetErrorString(self, error: Any, /) -> tuple[Any, ...]: ...
-    def cuDriverGetVersion(self) -> tuple[Any, ...]: ...
-    def cuDeviceGetCount(self) -> tuple[Any, ...]: ...
-    def cuDeviceGet(self, ordinal: int, /) -> tuple[Any, ...]: ...
-    def cuDeviceGetName(self, length: int, device: Any, /) -> tuple[Any, ...]: ...
-    def cuDeviceGetAttribute(self, attribute: Any, device: Any, /) -> tuple[Any, ...]: ...
-    def cuDeviceTotalMem(self, device: Any, /) -> tuple[Any, ...]: ...
-    def cuDevicePrimaryCtxRetain(self, device: Any, /) -> tuple[Any, ...]: ...
-    def cuDevicePrimaryCtxRelease(self, device: Any, /) -> tuple[Any, ...]: ...
-    def cuCtxSetCurrent(self, context: Any, /) -> tuple[Any, ...]: ...
-    def cuMemAlloc(self, count: int, /) -> tuple[Any, ...]: ...
-    def cuMemFree(self, pointer: int, /) -> tuple[Any, ...]: ...
-    def cuMemHostAlloc(self, count: int, flags: int, /) -> tuple[Any, ...]: ...
-    def cuMemFreeHost(self, pointer: int, /) -> tuple[Any, ...]: ...
-    def cuMemcpyHtoDAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuMemcpyDtoHAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuMemcpyDtoDAsync(self, target: int, source: int, count: int, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuStreamCreate(self, flags: Any, /) -> tuple[Any, ...]: ...
-    def cuStreamDestroy(self, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuStreamSynchronize(self, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuStreamBeginCapture(self, stream: Any, mode: Any, /) -> tuple[Any, ...]: ...
-    def cuStreamEndCapture(self, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuGraphInstantiate(self, graph: Any, flags: int, /) -> tuple[Any, ...]: ...
-    def cuGraphLaunch(self, executable: Any, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuGraphDestroy(self, graph: Any, /) -> tuple[Any, ...]: ...
-    def cuGraphExecDestroy(self, executable: Any, /) -> tuple[Any, ...]: ...
-    def cuEventCreate(self, flags: Any, /) -> tuple[Any, ...]: ...
-    def cuEventDestroy(self, event: Any, /) -> tuple[Any, ...]: ...
-    def cuEventRecord(self, event: Any, stream: Any, /) -> tuple[Any, ...]: ...
-    def cuEventQuery(self, event: Any, /) -> tuple[Any, ...]: ...
-    def cuEventSynchronize(self, event: Any, /) -> tuple[Any, ...]: ...
-    def cuModuleLoadData(self, image: bytes, /) -> tuple[Any, ...]: ...
-    def cuModuleUnload(self, module: Any, /) -> tuple[Any, ...]: ...
-    def cuModuleGetFunction(self, module: Any, name: bytes, /) -> tuple[Any, ...]: ...
-    def cuFuncSetAttribute(self, function: Any, attribute: Any, value: int, /) -> tuple[Any, ...]: ...
-    def cuLaunchKernel(
-        self,
-        function: Any,
-        grid_x: int,
-        grid_y: int,
-        grid_z: int,
-        block_x: int,
-        block_y: int,
-        block_z: int,
-        shared_bytes: int,
-        stream: Any,
-        arguments: int,  # address of a void*[]
-        extra: int,
-        /,
-    ) -> tuple[Any, ...]: ...
-
-
-class Argument(Protocol):
-    """One kernel parameter, as an ahead-of-time pack's manifest declares it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...  # "pointer", "i32" or "scratch"
-    @property
-    def bytes(self) -> int: ...
+Driver = Any  # the module `cuda.bindings.driver`; each of its functions returns (CUresult, values...)
 
 
 class OutOfMemory(DdmError):
@@ -111,13 +42,12 @@ def load() -> Driver:
     """`cuda.bindings.driver`, initialized. Raises DdmError saying what is missing."""
     if not has_bindings():
         raise DdmError("the package cuda-bindings is not installed; pip install cuda-bindings")
-    driver = cast(Driver, import_module("cuda.bindings.driver"))
+    driver = import_module("cuda.bindings.driver")
     try:
-        result = driver.cuInit(0)
+        _call(driver, "cuInit", 0)
     except RuntimeError as error:
         # cuda-bindings opens the driver's library at the first call.
         raise DdmError(NO_DRIVER) from error
-    _checked(driver, "cuInit", result)
     return driver
 
 
@@ -141,20 +71,16 @@ def device_info(driver: Driver | None = None, ordinal: int = 0) -> DeviceInfo:
     Raises DdmError without a driver or such a device.
     """
     driver = load() if driver is None else driver
-    (count,) = _checked(driver, "cuDeviceGetCount", driver.cuDeviceGetCount())
+    (count,) = _call(driver, "cuDeviceGetCount")
     if ordinal >= count:
         raise DdmError(f"no CUDA device {ordinal}: the driver shows {count}")
-    (device,) = _checked(driver, "cuDeviceGet", driver.cuDeviceGet(ordinal))
-    (name,) = _checked(driver, "cuDeviceGetName", driver.cuDeviceGetName(256, device))
-    (memory,) = _checked(driver, "cuDeviceTotalMem", driver.cuDeviceTotalMem(device))
-    (version,) = _checked(driver, "cuDriverGetVersion", driver.cuDriverGetVersion())
-    attributes = driver.CUdevice_attribute
+    (device,) = _call(driver, "cuDeviceGet", ordinal)
+    (name,) = _call(driver, "cuDeviceGetName", 256, device)
+    (memory,) = _call(driver, "cuDeviceTotalMem", device)
+    (version,) = _call(driver, "cuDriverGetVersion")
     major, minor = (
-        _checked(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(attribute, device))[0]
-        for attribute in (
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
+        _call(driver, "cuDeviceGetAttribute", getattr(driver.CUdevice_attribute, f"{_CAPABILITY}_{part}"), device)[0]
+        for part in ("MAJOR", "MINOR")
     )
     return DeviceInfo(
         name=name.split(b"\0")[0].decode(),
@@ -180,7 +106,7 @@ class Device:
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         """The values of a driver call. Raises DdmError with the driver's text, OutOfMemory for that error."""
-        return _checked(self.driver, name, getattr(self.driver, name)(*arguments))
+        return _call(self.driver, name, *arguments)
 
     def activate(self) -> None:
         """Make the context current in the calling thread."""
@@ -235,49 +161,33 @@ class Stream:
 
     def launch(self, kernel: "Kernel", grid: tuple[int, int, int], values: Mapping[str, int]) -> None:
         """Enqueue a kernel; `values` holds an address or an integer for every argument but scratch."""
-        slots = pack(kernel.arguments, values)
+        slots = pack(kernel.facts.arguments, values)
         addresses = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
-        block = (kernel.num_warps * _WARP, 1, 1)
+        sizes = (*grid, kernel.facts.num_warps * _WARP, 1, 1, kernel.facts.shared_bytes)
         # The driver copies the arguments before it returns, so that `slots` need live no longer.
-        self._call(
-            "cuLaunchKernel",
-            kernel.function,
-            *grid,
-            *block,
-            kernel.shared_bytes,
-            self._stream,
-            ctypes.addressof(addresses),
-            0,
-        )
+        self._call("cuLaunchKernel", kernel.function, *sizes, self._stream, ctypes.addressof(addresses), 0)
 
     def capture(self, enqueue: Callable[[], None]) -> "Graph":
         """What `enqueue` puts on this stream, as a graph, not run. Other threads may use the device meanwhile.
 
         Raises DdmError where something in it can't be captured; the stream is usable again afterwards.
         """
-        with self._capturing() as graphs:
-            enqueue()
-        (graph,) = graphs
-        try:
-            (executable,) = self._call("cuGraphInstantiate", graph, 0)
-        finally:
-            self._call("cuGraphDestroy", graph)
-        return Graph(self._call, executable)
-
-    @contextmanager
-    def _capturing(self) -> Iterator[list[Any]]:
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", self._stream, mode)
-        graphs: list[Any] = []
         try:
-            yield graphs
+            enqueue()
         except BaseException:
             # The capture ends in either case, or the stream would stay in it; the first error is the one to tell.
             _, *left = self._driver.cuStreamEndCapture(self._stream)
             if left and left[0] is not None and int(left[0]):
                 self._driver.cuGraphDestroy(left[0])
             raise
-        graphs += self._call("cuStreamEndCapture", self._stream)
+        (graph,) = self._call("cuStreamEndCapture", self._stream)
+        try:
+            (executable,) = self._call("cuGraphInstantiate", graph, 0)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return Graph(self._call, executable)
 
     def replay(self, graph: "Graph") -> None:
         self._call("cuGraphLaunch", graph.executable, self._stream)
@@ -322,26 +232,17 @@ class Event:
 
 
 class Kernel:
-    """A function of a cubin, with its arguments as the manifest declares them."""
+    """A function of a cubin, with what its pack's manifest says of it."""
 
-    def __init__(
-        self,
-        device: Device,
-        cubin: bytes,
-        entry: str,
-        arguments: Sequence[Argument],
-        num_warps: int,
-        shared_bytes: int,
-    ) -> None:
+    def __init__(self, device: Device, cubin: bytes, facts: KernelEntry) -> None:
         """Raises DdmError where the cubin isn't for this device or has no such function."""
-        self._call = device.call
-        self.arguments, self.num_warps, self.shared_bytes = tuple(arguments), num_warps, shared_bytes
+        self._call, self.facts = device.call, facts
         (self._module,) = self._call("cuModuleLoadData", cubin)
         try:
-            (self.function,) = self._call("cuModuleGetFunction", self._module, entry.encode())
-            if shared_bytes > _STATIC_SHARED_BYTES:
+            (self.function,) = self._call("cuModuleGetFunction", self._module, facts.entry.encode())
+            if facts.shared_bytes > _STATIC_SHARED_BYTES:
                 attribute = device.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                self._call("cuFuncSetAttribute", self.function, attribute, shared_bytes)
+                self._call("cuFuncSetAttribute", self.function, attribute, facts.shared_bytes)
         except DdmError:
             self.close()
             raise
@@ -356,22 +257,23 @@ _TYPES: dict[str, Any] = {"pointer": ctypes.c_uint64, "scratch": ctypes.c_uint64
 def pack(arguments: Sequence[Argument], values: Mapping[str, int]) -> list[Any]:
     """One ctypes number per argument, typed by its kind; scratch is null.
 
-    Raises DdmError for a kind or size that isn't known, a value missing, left over or outside 32 bits.
+    Raises DdmError for a value missing, left over or outside 32 bits.
     """
     named = [argument.name for argument in arguments if argument.kind != "scratch"]
     if sorted(named) != sorted(values):
         raise DdmError(f"kernel arguments are {', '.join(named)}; given were {', '.join(values)}")
     slots = []
     for argument in arguments:
-        kind = _TYPES.get(argument.kind)
-        if kind is None or ctypes.sizeof(kind) != argument.bytes:
-            raise DdmError(f"kernel argument {argument.name}: {argument.kind} of {argument.bytes} bytes is unknown")
         value = 0 if argument.kind == "scratch" else int(values[argument.name])
-        slot = kind(value)
+        slot = _TYPES[argument.kind](value)
         if slot.value != value:
             raise DdmError(f"kernel argument {argument.name} is {value}, which {argument.kind} doesn't hold")
         slots.append(slot)
     return slots
+
+
+def _call(driver: Driver, name: str, *arguments: Any) -> tuple[Any, ...]:
+    return _checked(driver, name, getattr(driver, name)(*arguments))
 
 
 def _checked(driver: Driver, name: str, result: tuple[Any, ...]) -> tuple[Any, ...]:

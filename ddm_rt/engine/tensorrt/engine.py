@@ -7,8 +7,8 @@ which copies, captured CUDA graphs and the ahead-of-time guided_step follow each
 import hashlib
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
-from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import check_finite, conditioner_feeds, conditioner_inputs, text_outputs
+from ddm_rt.engine.composed import OfNetworks
+from ddm_rt.engine.contract import check_names
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
@@ -29,7 +29,7 @@ from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import PackError, read_pack
 
 
-class TensorRTEngine(Composed):
+class TensorRTEngine(OfNetworks):
     """`engine.contract.Engine` on TensorRT. The graphs' precision is the bundle's; guided_step is float32.
 
     One engine may be called from several threads, one call at a time; its stream and contexts are its own.
@@ -65,12 +65,12 @@ class TensorRTEngine(Composed):
         plan = _find(self._bundle, flavour, device.info)
         trt = flavours.load(flavour)
         self.precision = str(self._bundle.config.precision)
-        self.max_batch = plan.max_batch
+        self.max_batch = plan.key.parts.options.batch.max
         self.versions = {
             flavour.name: str(trt.__version__),
             "cuda": device.info.driver_version,
             "gpu": device.info.name,
-            "plan": _plan_id(plan, plans.engines(self._bundle)),
+            "plan": _plan_id(plan, self._bundle.graphs),
         }
         self._stream = cuda.Stream(device)
         resources.callback(self._stream.close)
@@ -87,7 +87,7 @@ class TensorRTEngine(Composed):
                 self._arrays,
                 self._stream,
             )
-            for name in plans.engines(self._bundle)
+            for name in self._bundle.graphs
         }
         most = max(network.workspace_bytes for network in self._networks.values())
         workspace = self._arrays.empty((most,), np.dtype(np.uint8))
@@ -114,48 +114,29 @@ class TensorRTEngine(Composed):
             return str(error)
         return None
 
-    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        with self._lock:
-            outputs = self._on_host_arrays("text_encoder", input_ids)
-            return {name: self._arrays.to_host(value).astype(np.float32, copy=False) for name, value in outputs.items()}
-
-    def conditioner(
-        self,
-        context: NDArray[np.float32],
-        code: NDArray[np.int64],
-        indicator_scale: NDArray[np.float32],
-        added: Mapping[str, NDArray[Any]],
-    ) -> dict[str, Buffer]:
-        given = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
-        with self._lock:
-            return self._on_host_arrays("conditioner", given)
-
-    def _on_host_arrays(self, name: str, given: Mapping[str, NDArray[Any]]) -> dict[str, Buffer]:
-        """Outputs of that network for host arrays, of which it takes what it has inputs for; under the lock.
-
-        Raises DdmError naming an input that isn't given.
-        """
-        if (network := self._networks.get(name)) is None:
-            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no {name}")
-        if missing := [tensor for tensor in network.inputs if tensor not in given]:
-            raise DdmError(f"{name}: input {missing[0]} is missing; given were {', '.join(given)}")
-        self._device.activate()
-        feeds = {tensor: given[tensor].astype(dtype, casting="same_kind") for tensor, dtype in network.inputs.items()}
-        return network({tensor: self._arrays.from_host(value) for tensor, value in feeds.items()})
-
-    def denoiser(self, x_t: Buffer, t: Buffer, cond: Mapping[str, Buffer]) -> Buffer:
+    @contextmanager
+    def _on_device(self) -> Iterator[Arrays]:
+        """The engine's arrays, for one thread at a time, with the device's context current in it."""
         with self._lock:
             self._device.activate()
-            (output,) = self._networks["denoiser"]({"x_t": x_t, "t": t, **cond}).values()
-        return output
+            yield self._arrays
 
-    def decoder(self, x0: Buffer) -> NDArray[np.float32]:
-        with self._lock:
-            self._device.activate()
-            (output,) = self._networks["decoder"]({"x0": x0}).values()
-            image = self._arrays.to_host(output).astype(np.float32, copy=False)
-        check_finite(image, self._bundle)
-        return image
+    def _call(self, name: str, feeds: Mapping[str, Buffer | NDArray[Any]]) -> dict[str, Buffer]:
+        network = self._networks[name]
+        if missing := [tensor for tensor in network.inputs if tensor not in feeds]:
+            raise DdmError(f"{name}: input {missing[0]} is missing; given were {', '.join(feeds)}")
+        with self._on_device() as arrays:
+            given = {
+                tensor: value
+                if isinstance(value, Buffer)
+                else arrays.from_host(value.astype(network.inputs[tensor], casting="same_kind"))
+                for tensor, value in feeds.items()
+            }
+            return network(given)
+
+    def _host(self, array: Buffer) -> NDArray[np.float32]:
+        with self._on_device() as arrays:
+            return arrays.to_host(array).astype(np.float32, copy=False)
 
     def guided_step(
         self,
@@ -176,38 +157,35 @@ class TensorRTEngine(Composed):
                 raise DdmError(f"guided_step: {name} is {array.dtype}; expected float32")
         if seeds is not None and counters is not None:
             given |= {"seeds": seeds, "counters": counters}
-        kernel, block = self._guided_step[len(outputs), seeds is not None]
+        kernel = self._guided_step[len(outputs), seeds is not None]
         n_elements = int(np.prod(x.shape[1:], dtype=np.int64))
-        with self._lock:
-            self._device.activate()
+        with self._on_device() as arrays:
             # New arrays, not in place: the first step's x0_prev is x itself, and the pool hands the old ones on.
-            x_next, x0 = self._arrays.empty(x.shape, x.dtype), self._arrays.empty(x.shape, x.dtype)
+            x_next, x0 = arrays.empty(x.shape, x.dtype), arrays.empty(x.shape, x.dtype)
             # Pointers that this variant doesn't read still have to be valid ones.
-            unread = dict.fromkeys((argument.name for argument in kernel.arguments if argument.kind == "pointer"), x)
+            unread = dict.fromkeys(
+                (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer"), x
+            )
             pointers = {name: array.pointer for name, array in (unread | given | {"x_next": x_next, "x0": x0}).items()}
-            grid = (-(-n_elements // block), x.shape[0], 1)
+            grid = (-(-n_elements // kernel.facts.tile["block"]), x.shape[0], 1)
             self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
         return x_next, x0
 
     def array(self, host: NDArray[Any]) -> Buffer:
-        with self._lock:
-            self._device.activate()
-            return self._arrays.from_host(host)
+        with self._on_device() as arrays:
+            return arrays.from_host(host)
 
     def series(self, host: NDArray[Any]) -> list[Buffer]:
-        with self._lock:
-            self._device.activate()
-            return self._arrays.series(host)
+        with self._on_device() as arrays:
+            return arrays.series(host)
 
     def take(self, array: Buffer, index: NDArray[np.int64]) -> Buffer:
-        with self._lock:
-            self._device.activate()
-            return self._arrays.take(array, index)
+        with self._on_device() as arrays:
+            return arrays.take(array, index)
 
     def concat(self, arrays: Sequence[Buffer]) -> Buffer:
-        with self._lock:
-            self._device.activate()
-            return self._arrays.concat(arrays)
+        with self._on_device() as here:
+            return here.concat(arrays)
 
 
 class TensorRTRtxEngine(TensorRTEngine):
@@ -219,34 +197,28 @@ class TensorRTRtxEngine(TensorRTEngine):
 def _find(bundle: Bundle, flavour: flavours.Flavour, info: cuda.DeviceInfo) -> plans.Plan:
     """The plan for this device, with its kernels. Raises DdmError saying what doesn't fit."""
     plan = plans.find(bundle, flavour, flavours.version(flavour), info.architecture, info.name)
-    if plan.kernels is None:
+    if plan.key.kernels is not None:
         raise DdmError(f"plan {plan.name} has no guided_step kernel: {plan.key.kernels}")
     return plan
 
 
 def _guided_step_kernels(
     device: cuda.Device, plan: plans.Plan, resources: ExitStack
-) -> dict[tuple[int, bool], tuple[cuda.Kernel, int]]:
-    """(branches, noise) -> kernel, and the elements that one of its programs does.
-
-    All are loaded now, as loading may wait for the device.
-    """
+) -> dict[tuple[int, bool], cuda.Kernel]:
+    """(branches, noise) -> kernel. All are loaded now, as loading may wait for the device."""
     kernels = {}
     try:
         pack = read_pack(plan.path / plans.KERNELS)
         for branches, noise in variants():
             entry = pack.find("guided_step", device.info.architecture, branches=branches, noise=noise)
-            kernel = cuda.Kernel(
-                device, pack.cubin(entry), entry.entry, entry.arguments, entry.num_warps, entry.shared_bytes
-            )
+            kernels[branches, noise] = kernel = cuda.Kernel(device, pack.cubin(entry), entry)
             resources.callback(kernel.close)
-            kernels[branches, noise] = kernel, entry.tile["block"]
     except PackError as error:
         raise BundleError(f"plan {plan.name}: {error}") from error
     return kernels
 
 
-def _plan_id(plan: plans.Plan, engines: Sequence[str]) -> str:
+def _plan_id(plan: plans.Plan, engines: Iterable[str]) -> str:
     """Of the serialized engines: a second build from the same inputs may choose other tactics, so other bytes."""
     hashes = "".join(plan.key.engines[name].sha256 for name in engines)
     return hashlib.sha256(hashes.encode()).hexdigest()[:16]
@@ -254,23 +226,9 @@ def _plan_id(plan: plans.Plan, engines: Sequence[str]) -> str:
 
 def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
     """Raises BundleError where tensors aren't those of the bundle, or don't fit from one network to the next."""
+    for name, network in sorted(networks.items()):  # the text encoder last: it is least often to blame
+        check_names(bundle.config, name, network.name, network.inputs, network.outputs)
     conditioner, denoiser, decoder = (networks[name] for name in plans.ENGINES)
-    config = bundle.config
-    cond = [spec.name for spec in config.cond]
-    expected = [
-        (conditioner, "inputs", conditioner.inputs, conditioner_inputs(config), "added"),
-        (conditioner, "outputs", conditioner.outputs, cond, "cond"),
-        (denoiser, "inputs", denoiser.inputs, ["x_t", "t", *cond], "cond"),
-        (decoder, "inputs", decoder.inputs, ["x0"], "cond"),
-    ]
-    if (text := networks.get("text_encoder")) is not None:
-        expected.append((text, "inputs", text.inputs, [spec.input for spec in config.text], "text"))
-        expected.append((text, "outputs", text.outputs, text_outputs(config), "added"))
-    for network, side, tensors, names, field in expected:
-        if sorted(tensors) != sorted(names):
-            raise BundleError(
-                f"{network.name}: {side} are {', '.join(tensors)}; the bundle says {', '.join(names)} (field {field})"
-            )
     for network in (denoiser, decoder):
         if len(network.outputs) != 1:
             raise BundleError(f"{network.name}: outputs are {', '.join(network.outputs)}; expected one")
@@ -283,7 +241,7 @@ def _check_tensors(bundle: Bundle, networks: Mapping[str, Network]) -> None:
     for name, dtype in state.items():
         if dtype != np.float32:
             raise BundleError(f"{bundle.path}: {name} is {dtype}; expected float32, which the sampler computes in")
-    for name in cond:
+    for name in conditioner.outputs:
         if conditioner.outputs[name] != denoiser.inputs[name]:
             raise BundleError(
                 f"{bundle.path}: cond {name} is {conditioner.outputs[name]} from the conditioner and "

@@ -1,6 +1,7 @@
 """The two flavours of TensorRT: one literal table, one code. What differs between them stands here and nowhere else."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from ddm_rt.errors import BackendUnavailable, DdmError
 
 PLUGIN_DOMAIN = "ddm_rt"  # of the node that indicator attention is in
 PLUGIN_GRAPH = "denoiser.plugin.onnx"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,6 @@ TABLE: dict[str, Flavour] = {
     ),
 }
 
-# What a build calls; a runtime without a builder (the lean one) lacks them.
-_BUILDER_NAMES = ("Builder", "OnnxParser")
-
 
 def flavour(name: str) -> Flavour:
     """The flavour of that name. Raises DdmError listing the choices."""
@@ -86,7 +86,7 @@ def unavailable(flavour: Flavour) -> str | None:
         import_module(flavour.module)
     except (ImportError, OSError, RuntimeError) as error:
         # Bindings without their libraries: the message names the library, or the package that failed.
-        return f"import of {flavour.module} failed: {_one_line(error)}; {flavour.install}"
+        return f"import of {flavour.module} failed: {' '.join(str(error).split())}; {flavour.install}"
     return None
 
 
@@ -95,7 +95,8 @@ def cannot_build(flavour: Flavour) -> str | None:
     if (reason := unavailable(flavour)) is not None:
         return reason
     module = import_module(flavour.module)
-    if missing := [name for name in _BUILDER_NAMES if not hasattr(module, name)]:
+    # What a build calls; a runtime without a builder (the lean one) lacks them.
+    if missing := [name for name in ("Builder", "OnnxParser") if not hasattr(module, name)]:
         return f"{flavour.module} {version(flavour)} is a runtime without {' and '.join(missing)}; {flavour.install}"
     return None
 
@@ -110,6 +111,21 @@ def load(flavour: Flavour) -> Any:
 def version(flavour: Flavour) -> str:
     """The version of the flavour's package, which its plans are bound to. Raises BackendUnavailable."""
     return str(load(flavour).__version__)
+
+
+def logger(trt: Any, on_error: Callable[[str], object]) -> Any:
+    """A logger for a flavour's module, which hands the errors of its library on."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # no stubs
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name in ("INTERNAL_ERROR", "ERROR"):
+                on_error(message)
+            _log.debug("%s: %s: %s", trt.__name__, severity, message)
+
+    return Logger()
 
 
 def architecture(name: str) -> str:
@@ -137,7 +153,3 @@ def check_precision(flavour: Flavour, precision: str, target: str) -> None:
         raise DdmError(
             f"precision {precision}: {flavour.name} on {target} takes {taken}; export the bundle in one of them"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -4,12 +4,13 @@ execution context of its own, with fixed arrays and a captured CUDA graph.
 
 import logging
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ddm_rt.engine.tensorrt import flavours
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer, Shape
 from ddm_rt.engine.tensorrt.cuda import Graph, Stream
 from ddm_rt.errors import DdmError
@@ -20,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 class Runtime:
-    """A flavour's runtime, with the last errors that its library logged."""
+    """A flavour's runtime, with the last error that its library logged."""
 
     def __init__(self, trt: Any) -> None:
         self.trt = trt
-        self.errors: list[str] = []
-        self._runtime = trt.Runtime(_logger(trt, self.errors))
+        self.errors = deque[str](maxlen=1)
+        self._runtime = trt.Runtime(flavours.logger(trt, self.errors.append))
 
     def deserialize(self, plan: bytes, name: str) -> Any:
         """The engine in `plan`. Raises DdmError calling it `name`."""
@@ -61,9 +62,9 @@ class Network:
         is_input = {tensor: engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT for tensor in names}
         self.inputs = {tensor: dtypes[tensor] for tensor in names if is_input[tensor]}
         self.outputs = {tensor: dtypes[tensor] for tensor in names if not is_input[tensor]}
-        # Per optimization profile: input -> its least and its largest shape.
+        # Per optimization profile: input -> its least, its best and its largest shape.
         self._profiles = [
-            {tensor: _range(engine.get_tensor_profile_shape(tensor, profile)) for tensor in self.inputs}
+            {tensor: engine.get_tensor_profile_shape(tensor, profile) for tensor in self.inputs}
             for profile in range(engine.num_optimization_profiles)
         ]
         self._calls: OrderedDict[tuple[Shape, ...], _Call] = OrderedDict()
@@ -123,7 +124,9 @@ class Network:
                 return number
         for tensor, shape in shapes.items():
             if not any(_within(shape, *ranges[tensor]) for ranges in self._profiles):
-                taken = " or ".join(f"{list(low)} to {list(high)}" for low, high in (r[tensor] for r in self._profiles))
+                taken = " or ".join(
+                    f"{list(low)} to {list(high)}" for low, _, high in (r[tensor] for r in self._profiles)
+                )
                 raise DdmError(
                     f"{self.name}: input {tensor} has shape {list(shape)}; the plan takes {taken}, "
                     "as `ddm-rt build` was told"
@@ -216,21 +219,6 @@ def _context_config(trt: Any, engine: Any) -> Any:
     return config
 
 
-def _logger(trt: Any, errors: list[str]) -> Any:
-    severities = trt.ILogger.Severity
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (severities.INTERNAL_ERROR, severities.ERROR):
-                errors[:] = [message]
-            _log.debug("%s: %s: %s", trt.__name__, severity, message)
-
-    return Logger()
-
-
 def _dtype(trt: Any, found: Any, name: str) -> np.dtype[Any]:
     known = {
         trt.DataType.FLOAT: np.float32,
@@ -244,11 +232,5 @@ def _dtype(trt: Any, found: Any, name: str) -> np.dtype[Any]:
     return np.dtype(known[found])
 
 
-def _range(shapes: Any) -> tuple[Shape, Shape]:
-    """Least and largest of a profile's (min, opt, max)."""
-    low, _, high = shapes
-    return tuple(low), tuple(high)
-
-
-def _within(shape: Shape, low: Shape, high: Shape) -> bool:
+def _within(shape: Shape, low: Shape, _: Shape, high: Shape) -> bool:
     return len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))

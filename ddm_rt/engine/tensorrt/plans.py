@@ -23,7 +23,7 @@ ROOT = "plans"
 KEY = "key.json"
 KERNELS = "kernels"
 NO_GPU = "none"  # the GPU of a plan that was built without one: it fits every GPU of its architecture
-ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; see `engines`
+ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; with prompts also a text encoder's
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
@@ -95,24 +95,6 @@ class Plan:
         """Path of the serialized `conditioner`, `denoiser`, `decoder` or `text_encoder`."""
         return self.path / self.key.engines[name].file
 
-    def profile(self, name: str) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """The (min, opt, max) shapes of each input of that engine."""
-        return self.key.engines[name].profile
-
-    @property
-    def max_batch(self) -> int:
-        return self.key.parts.options.batch.max
-
-    @property
-    def kernels(self) -> Path | None:
-        """The pack of ahead-of-time kernels, or None; `key.kernels` then says why."""
-        return self.path / KERNELS if self.key.kernels is None else None
-
-
-def engines(bundle: Bundle) -> tuple[str, ...]:
-    """What a plan of the bundle holds: its graphs by name, `text_encoder` among them where it takes prompts."""
-    return tuple(bundle.graphs)
-
 
 def digest(parts: Parts) -> str:
     """The plan cache key: sha256 of the parts as JSON with sorted names."""
@@ -130,12 +112,11 @@ def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
 
     Raises BundleError where the bundle lacks the flavour's variant of the denoiser.
     """
-    names = engines(bundle)
-    graphs = {name: f"{name}.onnx" for name in names} | {"denoiser": flavour.denoiser(bundle.config.precision)}
+    graphs = {name: f"{name}.onnx" for name in bundle.graphs} | {"denoiser": flavour.denoiser(bundle.config.precision)}
     for graph in graphs.values():
         if graph not in bundle.index.files:
             raise BundleError(f"{bundle.path}: {graph} is missing; {flavour.name} needs it (ddm-rt export --plugin)")
-    data = (f"{name}.onnx.data" for name in names)
+    data = (f"{name}.onnx.data" for name in bundle.graphs)
     files = [*graphs.values(), *(name for name in data if name in bundle.index.files)]
     return {name: bundle.index.files[name].sha256 for name in sorted(files)}
 
@@ -171,44 +152,35 @@ def review(bundle: Bundle, name: str, device: tuple[str, str] | None) -> list[st
         plan = Plan(path, read_key(path / KEY))
         flavour = flavours.flavour(plan.key.parts.flavour)
         check_files(bundle, plan)
-        found = graph_differences(bundle, plan.key, flavour)
+        if (reason := flavours.unavailable(flavour)) is not None:
+            return [*differences(bundle, plan.key, flavour), reason]
+        return differences(bundle, plan.key, flavour, flavours.version(flavour), device)
     except DdmError as error:
         return [str(error)]
-    if (reason := flavours.unavailable(flavour)) is not None:
-        return [*found, reason]
-    if device is None:
-        return found + _version_differences(plan.key, flavours.version(flavour))
-    return differences(bundle, plan.key, flavour, flavours.version(flavour), *device)
 
 
-def differences(bundle: Bundle, key: Key, flavour: Flavour, version: str, architecture: str, gpu: str) -> list[str]:
-    """What keeps a plan from this bundle, flavour and device, in words; nothing where it fits.
+def differences(
+    bundle: Bundle, key: Key, flavour: Flavour, version: str | None = None, device: tuple[str, str] | None = None
+) -> list[str]:
+    """What keeps a plan from this bundle, flavour and `device` (architecture, name), in words; nothing where it fits.
 
-    `gpu` is the device's name; a plan that was built without one fits every GPU of its architecture.
+    What is None isn't compared. A plan that was built without a GPU fits every one of its architecture.
     """
-    parts, found = key.parts, _version_differences(key, version)
+    parts, found = key.parts, []
+    if version not in (None, parts.version):
+        found.append(f"it was built by version {parts.version}; {version} is installed")
     if parts.flavour != flavour.name:
         found.append(f"it is for {parts.flavour}, not {flavour.name}")
-    if parts.architecture != architecture:
-        found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
-    if parts.gpu not in (NO_GPU, gpu):
-        found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
-    return found + graph_differences(bundle, key, flavour)
-
-
-def _version_differences(key: Key, version: str) -> list[str]:
-    built = key.parts.version
-    return [] if built == version else [f"it was built by version {built}; {version} is installed"]
-
-
-def graph_differences(bundle: Bundle, key: Key, flavour: Flavour) -> list[str]:
-    """What keeps a plan from being of this bundle's graphs, in words."""
-    graphs = graph_files(bundle, flavour)
-    changed = sorted(name for name, _ in graphs.items() ^ key.parts.graphs.items())
-    if changed:
-        kind = "other graphs" if key.parts.bundle_id != bundle.bundle_id else "graphs that have changed"
-        return [f"it was built from {kind} ({', '.join(dict.fromkeys(changed))} differ)"]
-    return []
+    if device is not None:
+        architecture, gpu = device
+        if parts.architecture != architecture:
+            found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
+        if parts.gpu not in (NO_GPU, gpu):
+            found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
+    if changed := sorted({name for name, _ in graph_files(bundle, flavour).items() ^ parts.graphs.items()}):
+        kind = "other graphs" if parts.bundle_id != bundle.bundle_id else "graphs that have changed"
+        found.append(f"it was built from {kind} ({', '.join(changed)} differ)")
+    return found
 
 
 def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu: str) -> Plan:
@@ -223,7 +195,7 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
             continue
         try:
             plan = Plan(path, read_key(path / KEY))
-            why = differences(bundle, plan.key, flavour, version, architecture, gpu)
+            why = differences(bundle, plan.key, flavour, version, (architecture, gpu))
             if not why:
                 check_files(bundle, plan)
                 return plan
@@ -238,7 +210,7 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
 
 def check_files(bundle: Bundle, plan: Plan) -> None:
     """Raises BundleError where an engine or a file of the plan is missing, truncated or altered."""
-    if missing := [name for name in engines(bundle) if name not in plan.key.engines]:
+    if missing := [name for name in bundle.graphs if name not in plan.key.engines]:
         raise BundleError(f"{plan.path / KEY}: field engines: {missing[0]} is not listed; this bundle's plans have it")
     bundle.check_directory(f"{ROOT}/{plan.name}")
     for name, engine in plan.key.engines.items():

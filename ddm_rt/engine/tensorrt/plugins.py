@@ -46,17 +46,6 @@ class Target:
     ptx_version: int | None = None
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """What one tactic launches: entry name, PTX, queries a block, threads a block, bytes of dynamic shared memory."""
-
-    entry: str
-    ptx: str
-    block_m: int
-    threads: int
-    shared_bytes: int
-
-
 _registered: Target | None = None
 
 logger = logging.getLogger(__name__)
@@ -123,7 +112,7 @@ def driver_ptx() -> int | None:
     return newest_ptx(cuda.device_info().driver_version)
 
 
-def offered(head_dim: int, dtype: str, target: Target) -> dict[int, Kernel]:
+def offered(head_dim: int, dtype: str, target: Target) -> dict[int, Compiled]:
     """Tactic number -> kernel. Numbers are places in the tile table from 1 on (TensorRT keeps 0 for "no tactic").
 
     Raises DdmError for a head dim or dtype without tiles, or where no tile fits into a plugin's shared memory.
@@ -134,8 +123,8 @@ def offered(head_dim: int, dtype: str, target: Target) -> dict[int, Kernel]:
             if (made := _fitting(head_dim, dtype, tile, target)) is not None:
                 # A name of its own: a plan holds several of these kernels, and a profiler shows no more than the name.
                 entry = f"ddm_rt_indicator_attention_{dtype}_d{head_dim}_tile{number}"
-                ptx = re.sub(rf"\b{re.escape(made.entry)}\b", entry, without_scratch(made.ptx))
-                kernels[number] = Kernel(entry, ptx, tile.block_m, 32 * made.num_warps, made.shared_bytes)
+                ptx = re.sub(rf"\b{re.escape(made.kernel.entry)}\b", entry, without_scratch(made.ptx))
+                kernels[number] = made._replace(kernel=made.kernel.model_copy(update={"entry": entry}), ptx=ptx)
     except (AotError, ValueError) as error:
         raise DdmError(f"{PLUGIN_ID}: {error}") from error
     if not kernels:
@@ -150,9 +139,9 @@ def _fitting(head_dim: int, dtype: str, tile: Tile, target: Target) -> Compiled 
     """The tile, without its pipeline where that takes too much shared memory; None where it doesn't fit at all."""
     for cut in (tile, tile._replace(num_stages=1)):
         made = compile_indicator_attention(head_dim, dtype, target.architecture, cut)
-        if target.ptx_version is not None and made.ptx_version > target.ptx_version:
+        if target.ptx_version is not None and made.kernel.ptx_version > target.ptx_version:
             made = compile_indicator_attention(head_dim, dtype, target.architecture, cut, target.ptx_version)
-        if made.shared_bytes <= MAX_SHARED_BYTES:
+        if made.kernel.shared_bytes <= MAX_SHARED_BYTES:
             return made
     return None
 
@@ -184,61 +173,40 @@ def without_scratch(ptx: str) -> str:
 def _define(target: Target) -> None:
     """The plugin's functions, whose parameter names and annotations TensorRT reads and checks."""
     import tensorrt.plugin as trtp
+    from tensorrt.plugin import TensorDesc as T
 
-    def tiles(q: trtp.TensorDesc) -> dict[int, Kernel]:
+    def tiles(q: T) -> dict[int, Compiled]:
         return offered(q.shape[3], _DTYPES[q.dtype.name], target)
 
-    def describe(
-        q: trtp.TensorDesc,
-        k: trtp.TensorDesc,
-        v: trtp.TensorDesc,
-        k_ind: trtp.TensorDesc,
-        v_ind: trtp.TensorDesc,
-        scale: trtp.TensorDesc,
-    ) -> trtp.TensorDesc:
+    def describe(q: T, k: T, v: T, k_ind: T, v_ind: T, scale: T) -> T:
         for name, rank, tensor in zip(INPUTS, RANKS, (q, k, v, k_ind, v_ind, scale), strict=True):
             if tensor.ndim != rank:
                 raise DdmError(f"{PLUGIN_ID}: {name} has {tensor.ndim} axes, expected {rank}")
         return q.like()
 
-    def autotune(
-        q: trtp.TensorDesc,
-        k: trtp.TensorDesc,
-        v: trtp.TensorDesc,
-        k_ind: trtp.TensorDesc,
-        v_ind: trtp.TensorDesc,
-        scale: trtp.TensorDesc,
-        outputs: tuple[trtp.TensorDesc],
-    ) -> list[trtp.AutoTuneCombination]:
+    def autotune(q: T, k: T, v: T, k_ind: T, v_ind: T, scale: T, outputs: tuple[T]) -> list[trtp.AutoTuneCombination]:
         _check((q, k, v, k_ind, v_ind))
         types = [q.dtype.name] * 5 + ["FLOAT", q.dtype.name]  # the scale is float32 beside half-precision tensors
         return [trtp.AutoTuneCombination(", ".join(types), "LINEAR", list(tiles(q)))]
 
     def kernel(
-        q: trtp.TensorDesc,
-        k: trtp.TensorDesc,
-        v: trtp.TensorDesc,
-        k_ind: trtp.TensorDesc,
-        v_ind: trtp.TensorDesc,
-        scale: trtp.TensorDesc,
-        outputs: tuple[trtp.TensorDesc],
-        tactic: int,
+        q: T, k: T, v: T, k_ind: T, v_ind: T, scale: T, outputs: tuple[T], tactic: int
     ) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
         kernels = tiles(q)
         if tactic not in kernels:
             raise DdmError(f"{PLUGIN_ID}: tactic {tactic} was not offered; expected one of {list(kernels)}")
-        made = kernels[tactic]
+        facts, ptx, _ = kernels[tactic]
         batch, n_queries, n_heads, _ = q.shape_expr
         launch = trtp.KernelLaunchParams()
-        launch.grid_x = trtp.cdiv(n_queries, made.block_m)
+        launch.grid_x = trtp.cdiv(n_queries, facts.tile["block_m"])
         launch.grid_y = batch * n_heads
-        launch.block_x = made.threads
-        launch.shared_mem = made.shared_bytes
+        launch.block_x = 32 * facts.num_warps
+        launch.shared_mem = facts.shared_bytes
         sizes = (n_queries, k.shape_expr[1], k_ind.shape_expr[1], n_heads)
         integers = trtp.SymIntExprs(len(sizes))
         for i, size in enumerate(sizes):
             integers[i] = trtp.SymInt32(size)
-        return made.entry, made.ptx, launch, integers
+        return facts.entry, ptx, launch, integers
 
     trtp.register(PLUGIN_ID)(describe)
     trtp.autotune(PLUGIN_ID)(autotune)

@@ -15,8 +15,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import packages, weights
-from ddm_rt.engine.torch.eager import Eager, signature
-from ddm_rt.engine.torch.half import converted
+from ddm_rt.engine.torch.eager import Eager, converted, signature
 from ddm_rt.engine.torch.networks import DTYPES, precision_of
 from ddm_rt.engine.torch.packages import EXTRAS, Code, Constant, Package, Record
 from ddm_rt.engine.torch.stored import Origin
@@ -117,13 +116,7 @@ def _compiled(
         if origin is None:
             extras[constant] = value.detach().cpu().contiguous().clone()
         else:
-            constants[constant] = Constant(
-                graph=origin.graph,
-                initializer=origin.initializer,
-                transposed=origin.transposed,
-                shape=origin.shape,
-                dtype=precision_of(value.dtype),
-            )
+            constants[constant] = Constant(**origin.model_dump(), dtype=precision_of(value.dtype))
     own = signature(part)
     code = Code(
         file=path.name,

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.torch import weights
-from ddm_rt.engine.torch.half import converted
 from ddm_rt.engine.torch.networks import DTYPES, Signature, precision_of
 from ddm_rt.model.parts import Part, parts
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 class Eager:
     """`engine.torch.networks.Networks` of modules."""
 
-    sizes = None
+    sizes: tuple[int, ...] | None = None
 
     def __init__(self, bundle: Bundle, model: "Model") -> None:
         weight = next(model.unet.parameters())
@@ -47,3 +46,32 @@ def signature(part: Part) -> Signature:
     """It computes in the dtype of its own networks; one without any, in float32."""
     dtype = next(part.own[0].parameters()).dtype if part.own else torch.float32
     return Signature(part.inputs, part.outputs, dtype)
+
+
+def converted(model: "Model", dtype: torch.dtype, device: torch.device) -> "Model":
+    """`model` on the device, computing in `dtype`; changed in place.
+
+    In half precision convolutions' weights are channels-last, as their kernels want them. The conditioner, which runs
+    once per prompt and code, stays float32, and so does in fp16 a VAE whose values leave its range (`force_upcast`).
+    Networks of a bundle that is of half precision already stay as they are stored.
+    """
+    model.to(device)
+    if dtype is torch.float32:
+        return model
+    stored = next(model.unet.parameters()).dtype
+    for name, module in model.named_children():
+        upcast = name == "vae" and dtype is torch.float16 and module.config.force_upcast  # type: ignore[union-attr]
+        if name == "conditioner":
+            module.float()
+        elif not upcast:
+            if stored is torch.float32:
+                nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
+            nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name, module in model.unet.named_modules():
+        if name.endswith("proj_out") and isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(_channels_last)  # diffusers hands attention's output over the other way
+    return model
+
+
+def _channels_last(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0].contiguous(memory_format=torch.channels_last),)

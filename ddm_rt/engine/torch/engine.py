@@ -1,8 +1,8 @@
 """`engine.contract.Engine` in torch."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import CPU_PIXELS, Index, check_all_finite, check_finite, conditioner_feeds
+from ddm_rt.engine.composed import OfNetworks, aligned
+from ddm_rt.engine.contract import CPU_PIXELS, Index, check_finite
 from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
 from ddm_rt.engine.torch import packages
 from ddm_rt.engine.torch.graphs import Graphs, captured_on
@@ -26,11 +26,11 @@ from ddm_rt.kernels import dispatch
 # VAE holds about four tensors of 256 channels at full size, and the rest of the model gets as much again. The limit
 # follows from the device's whole memory, not from what is free: batch sizes may decide bytes.
 _VALUES_PER_PIXEL = 2 * 4 * 256
-_ALIGNED = 4  # numbers of 4 bytes: addresses that are whole multiples of 16
+_ALIGNMENT = 16  # bytes, of each array of a series
 _KEPT_INDICES = 256
 
 
-class TorchEngine(Composed):
+class TorchEngine(OfNetworks):
     """Arrays are torch tensors on the engine's device, float32 whatever the engine computes in.
 
     In float32 it shows what exported graphs should give. In half precision weights and activations are half, and what
@@ -118,45 +118,24 @@ class TorchEngine(Composed):
             return str(error)
         return None
 
-    def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        if self._bundle.config.prompt_free:
-            raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
-        made = self._call("text_encoder", {name: self.array(ids) for name, ids in input_ids.items()})
-        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
-
-    def conditioner(
-        self,
-        context: NDArray[np.float32],
-        code: NDArray[np.int64],
-        indicator_scale: NDArray[np.float32],
-        added: Mapping[str, NDArray[Any]],
-    ) -> dict[str, Tensor]:
-        feeds = conditioner_feeds(self._bundle.config, context, code, indicator_scale, added)
-        made = self._call("conditioner", {name: self.array(value) for name, value in feeds.items()})
-        denoiser = self._networks.signatures["denoiser"]
-        return {name: denoiser.taken(name, tensor) for name, tensor in made.items()}  # once, not at each call
-
-    def denoiser(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return self._call("denoiser", {"x_t": x_t, "t": t, **cond})["output"]
-
-    def decoder(self, x0: Tensor) -> NDArray[np.float32]:
-        image: NDArray[np.float32] = self._call("decoder", {"x0": x0})["image"].cpu().numpy()
-        check_finite(image, self._bundle)
-        return image
-
     @torch.inference_mode()
     def images(self, x0: Tensor) -> NDArray[np.uint8]:
         made = self._call("decoder", {"x0": x0})["image"]
         # Rounded where it was made, and one transfer; the last byte says whether all of it was finite.
         levels = ((made.clamp(-1, 1) + 1) * 127.5).round().nan_to_num().to(torch.uint8).permute(0, 2, 3, 1)
         packed = torch.cat([levels.reshape(-1), made.isfinite().all().to(torch.uint8)[None]]).cpu().numpy()
-        check_all_finite(bool(packed[-1]), self._bundle)
+        check_finite(bool(packed[-1]), self._bundle)
         return packed[:-1].reshape(levels.shape)
 
     @torch.inference_mode()
-    def _call(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _call(self, name: str, feeds: Mapping[str, Tensor | NDArray[Any]]) -> dict[str, Tensor]:
+        given = {each: value if isinstance(value, Tensor) else self.array(value) for each, value in feeds.items()}
         if name != "denoiser" or self._graphs is None:
-            return self._computed(name, given)
+            made = self._computed(name, given)
+            if name == "conditioner":  # as the denoiser takes it: once, not at each call
+                denoiser = self._networks.signatures["denoiser"]
+                made = {each: denoiser.taken(each, tensor) for each, tensor in made.items()}
+            return made
         key = (name, *((each, value.shape) for each, value in given.items()))
         room = {each: len(value) for each, value in given.items()}
         (output,) = self._graphs(
@@ -164,13 +143,18 @@ class TorchEngine(Composed):
         )
         return {"output": output}
 
+    def _host(self, array: Tensor) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = array.cpu().numpy()
+        return values
+
     @torch.inference_mode()
     def _computed(self, name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         torch.set_num_threads(self.threads)
         signature = self._networks.signatures[name]
         rows = len(given[signature.inputs[0]])
         try:
-            with self._exact():
+            # float32 means it, and runs repeat: by default cuDNN rounds convolutions to TF32 and may add in any order.
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 made = self._networks(name, tuple(signature.taken(each, given[each]) for each in signature.inputs))
         except torch.OutOfMemoryError as error:
             shape = list(given[signature.inputs[0]].shape)
@@ -193,7 +177,7 @@ class TorchEngine(Composed):
         counters: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         torch.set_num_threads(self.threads)
-        with self._on_device():  # Triton launches on the current device
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current device
             stepped: tuple[Tensor, Tensor] = self._guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
         return stepped
 
@@ -248,11 +232,8 @@ class TorchEngine(Composed):
 
     def series(self, host: NDArray[Any]) -> list[Tensor]:
         """Each begins where Triton expects an array to begin, so that one compiled kernel serves all."""
-        entries = np.ascontiguousarray(host).reshape(len(host), -1)
-        per_entry = -(-entries.shape[1] // _ALIGNED) * _ALIGNED
-        padded = np.zeros((len(host), per_entry), host.dtype)
-        padded[:, : entries.shape[1]] = entries
-        return [row[: entries.shape[1]].view(host.shape[1:]) for row in self.array(padded)]
+        count = math.prod(host.shape[1:])
+        return [row[:count].view(host.shape[1:]) for row in self.array(aligned(host, _ALIGNMENT))]
 
     def take(self, array: Tensor, index: Index) -> Tensor:
         if len(index) == len(array) and (index == np.arange(len(index))).all():
@@ -269,21 +250,6 @@ class TorchEngine(Composed):
 
     def concat(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays))
-
-    def _on_device(self) -> AbstractContextManager[None]:
-        if self.device.type != "cuda":
-            return nullcontext()
-        on_device: AbstractContextManager[None] = torch.cuda.device(self.device)
-        return on_device
-
-    def _exact(self) -> AbstractContextManager[None]:
-        """float32 means it, and runs repeat: by default cuDNN rounds convolutions to TF32 and may add in any order."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
-            enabled=True, deterministic=True, allow_tf32=False
-        )
-        return exact
 
 
 def _networks(bundle: Bundle, precision: Precision, device: Device) -> Networks:

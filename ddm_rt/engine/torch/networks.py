@@ -1,6 +1,5 @@
 """What the engine computes with: a bundle's networks as callables of named tensors, eager or compiled."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,22 +37,11 @@ class Signature:
 class Networks(Protocol):
     """By name: `conditioner`, `denoiser`, `decoder`, and `text_encoder` where the bundle takes prompts."""
 
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def precision(self) -> Precision: ...
-
-    @property
-    def sizes(self) -> tuple[int, ...] | None:
-        """Batch sizes that denoiser and decoder take, ascending; None: any."""
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]: ...
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Of what computes; the bits depend on it."""
+    device: torch.device
+    precision: Precision
+    sizes: tuple[int, ...] | None  # of the batches that denoiser and decoder take, ascending; None: any
+    signatures: dict[str, Signature]
+    versions: dict[str, str]  # of what computes; the bits depend on it
 
     def __call__(self, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The outputs. Raises DdmError for shapes that it doesn't take."""

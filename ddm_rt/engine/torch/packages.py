@@ -49,13 +49,9 @@ class Made(Frozen):
     triton: str | None
 
 
-class Constant(Frozen):
+class Constant(Origin):
     """A constant of compiled code, as it lies in a graph of the bundle."""
 
-    graph: str
-    initializer: str
-    transposed: bool
-    shape: _Shape
     dtype: Precision
 
 
@@ -182,7 +178,8 @@ class Packaged:
 
     def __init__(self, bundle: Bundle, package: Package, device: torch.device) -> None:
         record = package.record
-        self.device, self.precision, self.sizes = device, record.made.precision, package.sizes
+        self.device, self.precision = device, record.made.precision
+        self.sizes: tuple[int, ...] | None = package.sizes
         self.signatures = {
             code.network: Signature(tuple(code.inputs), code.outputs, DTYPES[code.dtype]) for code in record.codes
         }
@@ -216,10 +213,7 @@ class Packaged:
     def _weights(self, code: Code) -> dict[str, Tensor]:
         """The code's constants; codes of several batch sizes share their memory."""
         new = {name: constant for name, constant in code.constants.items() if (name, constant) not in self._constants}
-        origins = {
-            name: Origin(each.graph, each.initializer, each.transposed, each.shape) for name, each in new.items()
-        }
-        for name, weight in read(self._bundle, origins).items():
+        for name, weight in read(self._bundle, new).items():
             dtype = DTYPES[new[name].dtype]
             layout = torch.channels_last if weight.dim() == 4 and dtype is not torch.float32 else torch.preserve_format
             self._constants[name, new[name]] = weight.to(self.device, dtype, memory_format=layout)

@@ -1,7 +1,6 @@
 """Weights as they lie in a bundle's graphs. Needs no model, so that compiled code starts quickly."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Frozen
 from ddm_rt.errors import BundleError
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Frozen):
     """Where a weight lies: an initializer of a graph of the bundle."""
 
     graph: str

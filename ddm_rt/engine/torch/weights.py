@@ -125,7 +125,8 @@ def _matched(path: Path, graph: str, uses: list[str], weights: Mapping[str, Tens
                 found[waiting.popleft()] = None
         name = waiting[0] if waiting else None
         if name is not None and (again or kept in (None, name)) and _fits(tensor.dims, transposed, weights[name].shape):
-            found[name] = Origin(graph, tensor.name, transposed, tuple(weights[name].shape))
+            shape = tuple(weights[name].shape)
+            found[name] = Origin(graph=graph, initializer=tensor.name, transposed=transposed, shape=shape)
             waiting.popleft()
         elif kept is not None and not again:
             wanted = "nothing more" if name is None else f"{name} {list(weights[name].shape)}"
