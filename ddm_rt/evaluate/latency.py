@@ -14,12 +14,11 @@ import ddm_rt
 from ddm_rt.config import Frozen
 from ddm_rt.engine.machine import Machine, machine
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.comparison.sides import Facts, Side, make_side, open_side
-from ddm_rt.evaluate.run import NO_TEXT, Text, check_prompts, text_of
+from ddm_rt.evaluate.comparison.sides import Facts, Side, check_side, make_side, open_side, seconds_of_requests
+from ddm_rt.evaluate.run import NO_TEXT, Text
 from ddm_rt.sample.pipeline import Pipeline
 
 BATCHES, ROUNDS, SECONDS, PROCESSES = (1, 4, 16), 30, 60.0, 3
-_LEAST = 3  # rounds, however long they take
 
 # In a process of its own: what a program does that wants one image.
 _FIRST_IMAGE = """
@@ -109,7 +108,8 @@ def bench(
             if on_round is not None:
                 on_round(before + done, rounds * len(batches))
 
-        samples = _interleaved(sides, [pipeline for pipeline, *_ in opened], n, rounds, seconds, text, progress)
+        pairs = [(each, pipeline) for each, (pipeline, *_) in zip(sides, opened, strict=True)]
+        samples = seconds_of_requests(pairs, n, rounds, text, seconds, progress)
         for k, own in enumerate(samples):
             taken[k].append(_latency(n, own, samples[1] if against is not None and k == 0 else None))
     made = [
@@ -125,7 +125,7 @@ def _open(side: Side, text: Text) -> tuple[Pipeline, Facts, float, float]:
     start = time.perf_counter()
     pipeline = open_side(side)
     assert pipeline is not None
-    check_prompts(pipeline.bundle, {**text, **text_of(guidance_scale=side.settings.get("guidance_scale"))})
+    check_side(side, pipeline.bundle, text)
     _ = pipeline.buckets
     loaded = time.perf_counter()
     facts = make_side(side, pipeline, 1, 0, text=text).facts
@@ -149,30 +149,6 @@ def first_image(side: Side, text: Text = NO_TEXT) -> float:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["(no message)"])[-1]
         raise DdmError(f"{side.text!r}: the first image in a new process failed: {last}")
-    return taken
-
-
-def _interleaved(
-    sides: Sequence[Side],
-    pipelines: Sequence[Pipeline],
-    n: int,
-    rounds: int,
-    seconds: float,
-    text: Text,
-    progress: Callable[[int], None],
-) -> list[list[float]]:
-    """Seconds of requests for n images, for each side; one round before isn't counted."""
-    taken: list[list[float]] = [[] for _ in sides]
-    begun = time.perf_counter()
-    for number in range(rounds + 1):
-        if number > _LEAST and time.perf_counter() - begun > seconds:
-            break
-        for side, pipeline, own in zip(sides, pipelines, taken, strict=True):
-            start = time.perf_counter()
-            pipeline.generate(n=n, seed=number, **{**text, **side.settings})
-            if number:
-                own.append(time.perf_counter() - start)
-        progress(number)
     return taken
 
 
