@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -128,20 +128,14 @@ def _open(side: Side, text: Text) -> tuple[Pipeline, Facts, float, float]:
     check_side(side, pipeline.bundle, text)
     _ = pipeline.buckets
     loaded = time.perf_counter()
-    facts = make_side(side, pipeline, 1, 0, text=text).facts
+    facts = make_side(side, pipeline, 1, 0, asked=text).facts
     return pipeline, facts, loaded - start, time.perf_counter() - loaded
 
 
 def first_image(side: Side, text: Text = NO_TEXT) -> float:
     """Seconds from starting a process to its end, which is when it has one image. Raises DdmError where it fails."""
-    given: dict[str, Any] = {
-        "source": side.source,
-        "backend": side.backend,
-        "device": side.device,
-        "threads": side.threads,
-        "precision": side.precision,
-        "request": {**text, **side.settings},
-    }
+    given = {name: getattr(side, name) for name in ("source", "backend", "device", "threads", "precision")}
+    given["request"] = {**text, **side.settings}
     command = [sys.executable, "-P", "-c", _FIRST_IMAGE, json.dumps(given, default=str)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,17 +147,13 @@ def first_image(side: Side, text: Text = NO_TEXT) -> float:
 
 
 def _latency(n: int, samples: Sequence[float], baseline: Sequence[float] | None) -> Latency:
-    p25, p50, p75, p95, p99 = (float(1000 * np.quantile(samples, q)) for q in (0.25, 0.5, 0.75, 0.95, 0.99))
+    ms = {f"latency_p{q}_ms": float(1000 * np.quantile(samples, q / 100)) for q in (25, 50, 75, 95, 99)}
     ratios = None if baseline is None else [b / a for a, b in zip(samples, baseline, strict=True)]
     return Latency(
         n=n,
         rounds=len(samples),
-        latency_p25_ms=p25,
-        latency_p50_ms=p50,
-        latency_p75_ms=p75,
-        latency_p95_ms=p95,
-        latency_p99_ms=p99,
-        images_per_s=1000 * n / p50,
+        **ms,
+        images_per_s=1000 * n / ms["latency_p50_ms"],
         speedup=None if ratios is None else statistics.median(ratios),
         speedup_range=None if ratios is None else (float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))),
     )

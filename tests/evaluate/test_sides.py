@@ -96,7 +96,7 @@ def test_no_bundle_is_converted_behind_ones_back() -> None:
 
 def test_a_side_s_own_settings_come_before_those_of_both() -> None:
     side = Side(text="fake@steps=3", source="fake", settings={"num_steps": 3})
-    made = make_side(side, Pipeline(fake_bundle(), FakeEngine()), 1, 0, text={"num_steps": 5, "sampler": "ddpm"})
+    made = make_side(side, Pipeline(fake_bundle(), FakeEngine()), 1, 0, asked={"num_steps": 5, "sampler": "ddpm"})
     assert (made.facts.num_steps, made.facts.sampler) == (3, "ddpm")
 
 

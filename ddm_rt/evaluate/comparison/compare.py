@@ -131,7 +131,19 @@ def compare(
     opened = [(side, pipe) for side, pipe in zip((side_a, side_b), pipelines, strict=True) if pipe is not None]
     _check_codes([pipeline.bundle for _, pipeline in opened])
     real = None if reference is None else labelled(reference, "reference", _data(side_a, pipelines)).balanced(groups)
-    made = _make((side_a, side_b), pipelines, n, seed, target, balance, text, on_step)
+    # B's images get the seeds, codes and prompts of A's, or A's those of B's images, made already.
+    there = {k: read_side(side) for k, side in enumerate((side_a, side_b)) if pipelines[k] is None}
+    codes, first_seed, asked = None, seed, dict(text)
+    if brought := next(iter(there.values()), None):
+        n, first_seed, codes = len(brought.images), brought.seed, brought.codes
+        asked |= {"prompt": brought.facts.prompt, "negative_prompt": brought.facts.negative_prompt}
+    for k, (side, pipeline) in enumerate(zip((side_a, side_b), pipelines, strict=True)):
+        if pipeline is not None:
+            assigned = {"target": target, "balance": balance} if codes is None else {"codes": codes}
+            progress = None if on_step is None else _half(on_step, k)
+            there[k] = make_side(side, pipeline, n, first_seed, asked={**asked, **assigned}, on_step=progress)
+            codes = there[k].codes
+    made = there[0], there[1]
     _check_pairs(made)
     verdicts = judge.predict(made[0].images), judge.predict(made[1].images)
     figures = Comparison(
@@ -224,33 +236,6 @@ def _quality_change(
         kid=(float(whole[1, 0]), float(whole[1, 1])),
         kid_change=(float(low[1]), float(high[1])),
     )
-
-
-def _make(
-    sides: tuple[Side, Side],
-    pipelines: tuple[Pipeline | None, Pipeline | None],
-    n: int,
-    seed: int,
-    target: str,
-    balance: Balance,
-    text: Text,
-    on_step: OnStep | None,
-) -> tuple[Images, Images]:
-    """Both sides' images: B's with the seeds, codes and prompts of A, or A's with those of B's images, made already."""
-    found: dict[int, Images] = {k: read_side(side) for k, side in enumerate(sides) if pipelines[k] is None}
-    codes = None
-    for given in found.values():
-        n, seed, codes = len(given.images), given.seed, given.codes
-        text = {**text, "prompt": given.facts.prompt, "negative_prompt": given.facts.negative_prompt}
-        break
-    for k, pipeline in enumerate(pipelines):
-        if pipeline is not None:
-            progress = None if on_step is None else _half(on_step, k)
-            found[k] = make_side(
-                sides[k], pipeline, n, seed, codes=codes, target=target, balance=balance, text=text, on_step=progress
-            )
-            codes = found[k].codes
-    return found[0], found[1]
 
 
 def _half(on_step: OnStep, k: int) -> OnStep:

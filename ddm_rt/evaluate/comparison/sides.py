@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.config import Backend, Balance, Frozen, Precision, SamplerName
+from ddm_rt.config import Backend, Frozen, Precision, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.devices import Device
 from ddm_rt.errors import DdmError
@@ -164,19 +164,14 @@ def make_side(
     n: int,
     seed: int,
     *,
-    codes: Sequence[int] | None = None,
-    target: str = "uniform",
-    balance: Balance = Balance.AUTO,
-    text: Text = NO_TEXT,
+    asked: Mapping[str, Any] = NO_TEXT,
     on_step: OnStep | None = None,
 ) -> Images:
-    """n images of a bundle: with `codes` [n] where they are given, else by quota.
+    """n images of a bundle. `asked` holds arguments of `Pipeline.generate`, which the side's own settings come before.
 
-    `text` holds arguments of `Pipeline.generate` about prompts, which the side's own settings come before. Raises
-    DdmError as that does.
+    Raises DdmError as that does.
     """
-    assigned: dict[str, Any] = {"target": target, "balance": balance} if codes is None else {"codes": codes}
-    generation = pipeline.generate(n=n, seed=seed, **{**text, **side.settings}, **assigned, on_step=on_step)
+    generation = pipeline.generate(n=n, seed=seed, **{**asked, **side.settings}, on_step=on_step)
     manifest = read_manifest(generation.manifest)
     return _images(side.text, pipeline.bundle.config.name, generation.images, manifest)
 
@@ -191,7 +186,7 @@ def seconds_of_requests(
 ) -> list[list[float]]:
     """For each side the seconds of `rounds` requests for n images, in turn, after one that isn't counted.
 
-    There are fewer rounds, but at least 3, once `limit_s` is over. `text` is as for `make_side`.
+    There are fewer rounds, but at least 3, once `limit_s` is over. `text` is as `asked` of `make_side`.
     """
     taken: list[list[float]] = [[] for _ in sides]
     begun = time.perf_counter()

@@ -52,7 +52,7 @@ class Conditions:
         return take(self._engine, concat(self._engine, rows), index)
 
     def probe_rows(self, indicator_scale: float, size: tuple[int, int]) -> tuple[Cond, int]:
-        """Rows of unlike texts and codes for `buckets.probe`, and how many they are."""
+        """Rows of unlike texts and codes for `batch_sizes.probe`, and how many they are."""
         codes = [NULL_CODE, *range(min(self._config.num_codes, _PROBE_ROWS - 1))]
         if self._config.prompt_free:
             wanted = [Condition(None, code) for code in codes]
