@@ -140,7 +140,7 @@ def teacher_first(teacher: Pipeline, student: Pipeline, seed: int) -> tuple[NDAr
                 slots.admit(part, np.asarray(x), [request.jobs[i] for i in members])
                 for _ in range(part.num_steps):
                     _, x = slots.tick()
-            images.append(student.decode(x, len(members), asked.shape))
+            images.append(student.decode(x, len(members), student.batch_sizes(asked.shape)))
         codes = np.array([image.code for image in asked.manifest.images])
     return np.concatenate(images), codes
 

@@ -31,9 +31,9 @@ import render
 from measured_steps import commit
 from store import RESULTS, save
 
-from ddm_rt.bundle import asset
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
+from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]

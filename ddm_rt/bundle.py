@@ -10,11 +10,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -22,7 +20,7 @@ from pydantic import ConfigDict, Field
 
 from ddm_rt.config import Frozen, ModelConfig, parse, parse_json, parse_open
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.files import atomic_directory, lock, name_place, settle, sha256, write_atomic
+from ddm_rt.files import asset, atomic_directory, lock, locked, name_place, settle, sha256, write_atomic
 from ddm_rt.runtime import (
     FORMAT_1,
     RUNTIME,
@@ -33,7 +31,6 @@ from ddm_rt.runtime import (
     changed_runtime_json,
     read_format_1,
     read_runtime,
-    read_training,
     runtime_json,
     training_of_format_1,
 )
@@ -119,13 +116,14 @@ class Bundle:
                 _check_file(path / name, entry)
         if index.bundle_id != bundle_id(index.files):
             raise BundleError(f"{path / INDEX}: field bundle_id does not match the files it lists")
+        shared = {name: entry for name, entry in index.files.items() if name not in (*FORMAT_1, RUNTIME)}
         for i, former in enumerate(index.former):
-            if former.bundle_id != _former_id(index, former):
+            had = shared | {name: FileEntry(sha256=digest, bytes=0) for name, digest in former.files.items()}
+            if former.bundle_id != bundle_id(had):
                 raise BundleError(f"{path / INDEX}: field former.{i}.bundle_id does not match the files it lists")
         paths = [path / name for name in first]
         contents = [_read(place) for place in paths]
-        read = read_format_1(contents, paths) if first is FORMAT_1 else read_runtime(contents[0], paths[0])
-        config, schedule = read
+        config, schedule = read_format_1(contents, paths) if first is FORMAT_1 else read_runtime(contents[0], paths[0])
         for name in () if config.prompt_free else (TEXT_GRAPH, *(spec.tokenizer for spec in config.text)):
             if name not in index.files:
                 raise BundleError(
@@ -149,7 +147,7 @@ class Bundle:
     @cached_property
     def training(self) -> Training:
         """What was trained. Raises DdmError naming the file and the field that is missing or wrong."""
-        return read_training(self._training_json(), self._training_path)
+        return parse_open(Training, self._training_json(), self._training_path)
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -295,16 +293,6 @@ def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str
         shutil.rmtree(old)
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One process at a time reads and rewrites the index; the lock goes with the process that holds it."""
-    handle = lock(directory)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
 def _sweep(out: Path) -> None:
     """Remove what processes that were killed have left beside `out`; those that live hold a lock on theirs."""
     for left in out.parent.glob(f".{out.name}.*"):
@@ -316,21 +304,15 @@ def _sweep(out: Path) -> None:
         os.close(handle)
 
 
+def is_writable(bundle: Bundle) -> bool:
+    """Whether something may be added to the bundle: not to those that ship in the package."""
+    return bundle.path not in map(asset, SHIPPED) and os.access(bundle.path, os.W_OK)
+
+
 def check_writable(bundle: Bundle, copy: str) -> None:
     """Raises DdmError where nothing may be added to the bundle; `copy` says what --out DIR does to a copy of it."""
-    if bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
+    if not is_writable(bundle):
         raise DdmError(f"{bundle.path}: can't be written to; --out DIR {copy} a copy of the bundle")
-
-
-def asset(name: str) -> Path:
-    """Path of a file or directory that ships in the package."""
-    return Path(str(resources.files("ddm_rt") / "assets" / name))
-
-
-def _former_id(index: Index, former: Former) -> str:
-    """What the id of the bundle must have been that had these files beside the graphs and tokenizers of this one."""
-    shared = {name: entry for name, entry in index.files.items() if name not in (*FORMAT_1, RUNTIME)}
-    return bundle_id(shared | {name: FileEntry(sha256=sha256, bytes=0) for name, sha256 in former.files.items()})
 
 
 def _read_index(path: Path) -> Index:

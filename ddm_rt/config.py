@@ -89,7 +89,7 @@ class SamplerName(StrEnum):
 class Balance(StrEnum):
     """`ON` draws codes by quota, `OFF` uses the null code.
 
-    `AUTO` is `ON` where the bundle has codes and the prompt names none of the scope's words (`left_alone`).
+    `AUTO` is `ON` where the bundle has codes and the prompt names none of the words to leave alone.
     """
 
     ON = "on"

@@ -8,7 +8,6 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,14 @@ from PIL import Image, ImageOps
 
 from ddm_rt.config import DataConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.files import asset, sha256
 
 DIGITS = ("0", "1", "3", "7", "8")
+DIGITS_FILE = "digits.xz"  # MNIST, CC BY-SA 3.0: see NOTICE
 SPLITS = ("train", "judge", "reference")  # disjoint: generators, judges and yardsticks never share an image
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What PIL raises for damaged files, besides its own errors (which are OSErrors).
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-_DIGITS_FILE = "digits.xz"
 _SOURCE = re.compile(r"digits(?::(?P<classes>[^@]*))?(?:@(?P<ratio>.*))?")
 
 
@@ -106,11 +106,6 @@ def find(config: DataConfig, split: str = "train") -> Listing:
     return _folder(Path(config.source), config)
 
 
-def asset_path() -> Path:
-    """The shipped digits (MNIST, CC BY-SA 3.0: see NOTICE)."""
-    return Path(str(resources.files("ddm_rt") / "assets" / _DIGITS_FILE))
-
-
 def _digits(config: DataConfig, split: str) -> Listing:
     match = _SOURCE.fullmatch(config.source)
     if match is None:
@@ -123,7 +118,7 @@ def _digits(config: DataConfig, split: str) -> Listing:
         raise DdmError(f"data {config.source!r}: classes must be distinct and among {', '.join(DIGITS)}")
     if config.image_size < 28:
         raise DdmError(f"data.image_size is {config.image_size}; digits are 28x28 and are padded, never shrunk")
-    raw = lzma.decompress(asset_path().read_bytes())
+    raw = lzma.decompress(asset(DIGITS_FILE).read_bytes())
     images, labels = _parse_digits(raw, split)
     per_class = {name: np.flatnonzero(labels == int(name)) for name in classes}
     counts = _ratio_counts(config.source, match["ratio"], [len(per_class[name]) for name in classes])
@@ -216,8 +211,7 @@ def _read(file: Path, config: DataConfig) -> Picture:
 
 def _file_digest(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(file)
     except OSError as error:
         raise DdmError(f"{file}: not a readable image ({error})") from error
 

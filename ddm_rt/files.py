@@ -7,10 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 from ddm_rt.errors import DdmError
+
+
+def asset(name: str) -> Path:
+    """Path of a file or directory that ships in the package."""
+    return Path(str(resources.files("ddm_rt") / "assets" / name))
 
 
 def check_free(out: Path) -> None:
@@ -41,13 +48,19 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name, fsync, rename: a reader sees the old file or the whole new one."""
-    data = content.encode() if isinstance(content, str) else content
+    """Write a file: a reader sees the old one or the whole new one."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BufferedRandom]:
+    """A file under a temporary name beside `path`, on the disk and renamed to it at the end, removed on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
@@ -83,11 +96,23 @@ def settle(temporary: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def lock(directory: Path, *, wait: bool = True) -> int:
-    """A handle that holds the directory's lock. Raises BlockingIOError where another holds it and `wait` is false."""
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One process at a time is in the block; the lock goes with the process that holds it."""
+    handle = lock(directory)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def lock(path: Path, *, wait: bool = True) -> int:
+    """A handle that holds the lock of a file or directory. Raises BlockingIOError where another holds it and `wait` is
+    false.
+    """
     import fcntl
 
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:

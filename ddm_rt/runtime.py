@@ -29,6 +29,8 @@ from ddm_rt.schedule import Schedule
 
 RUNTIME, TRAINING = "runtime.json", "training.json"
 FORMAT_1 = ("config.json", "schedule.json", "codes.json")
+Shape = tuple[int, int, int]  # C, H, W of latents
+Size = tuple[int, int]  # height and width of an image in pixels
 KNOWN_FEATURES: frozenset[str] = frozenset()  # what `requires` may name; nothing yet
 
 
@@ -117,6 +119,16 @@ class RuntimeConfig(Frozen):
     @property
     def num_codes(self) -> int:
         return len(self.codes)
+
+    def latents_of(self, size: Size) -> Shape:
+        """Shape of the latents of images of `size`."""
+        channels, height, width = self.latent_shape
+        return channels, size[0] * height // self.image_size, size[1] * width // self.image_size
+
+    def size_of(self, shape: Shape) -> Size:
+        """Size of images whose latents have this shape."""
+        _, height, width = self.latent_shape
+        return shape[1] * self.image_size // height, shape[2] * self.image_size // width
 
 
 class _Head(Frozen):
@@ -216,8 +228,3 @@ def training_of_format_1(config: bytes, codes: bytes) -> str:
     """The content of training.json, from files of format 1 that `read_format_1` has read."""
     tree = json.loads(config)
     return training_json(tree["model"], tree["run"], json.loads(codes))
-
-
-def read_training(content: str | bytes, where: Path) -> Training:
-    """Raises DdmError naming `where` and the field that is wrong; fields of newer versions are ignored."""
-    return parse_open(Training, content, where)

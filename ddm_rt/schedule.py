@@ -140,7 +140,17 @@ def step_table(
     "leading" starts below the last training timestep, and Euler's "linspace" with a single step starts at t = 0.
     Raises DdmError naming the argument that doesn't fit.
     """
-    _check_arguments(schedule, sampler, num_steps, eta, clip)
+    most = schedule.config.num_train_timesteps
+    if not 1 <= num_steps <= most:
+        raise DdmError(f"num_steps is {num_steps}; expected 1 to {most}, the number of training timesteps")
+    if sampler is SamplerName.LCM and num_steps > LCM_GRID:
+        raise DdmError(f"num_steps is {num_steps}; {sampler.value} takes at most {LCM_GRID}")
+    if not 0 <= eta <= 1:
+        raise DdmError(f"eta is {eta}; expected 0 to 1")
+    if eta and sampler is not SamplerName.DDIM:
+        raise DdmError(f"eta is {eta}; only {SamplerName.DDIM.value} takes one, not {sampler.value}")
+    if clip is not None and not clip[0] < clip[1]:
+        raise DdmError(f"clip is {clip}; expected a lower and a higher limit for x0")
     if spacing is None:
         own = schedule.config.timestep_spacing
         spacing = own if own in SPACINGS[sampler] else SPACINGS[sampler][0]
@@ -370,19 +380,3 @@ def _levels(values: Any, where: str) -> Float64:
         return np.array([float(value) for value in values])
     except OverflowError as error:
         raise BundleError(f"{where}: a number is too large") from error
-
-
-def _check_arguments(
-    schedule: Schedule, sampler: SamplerName, num_steps: int, eta: float, clip: tuple[float, float] | None
-) -> None:
-    most = schedule.config.num_train_timesteps
-    if not 1 <= num_steps <= most:
-        raise DdmError(f"num_steps is {num_steps}; expected 1 to {most}, the number of training timesteps")
-    if sampler is SamplerName.LCM and num_steps > LCM_GRID:
-        raise DdmError(f"num_steps is {num_steps}; {sampler.value} takes at most {LCM_GRID}")
-    if not 0 <= eta <= 1:
-        raise DdmError(f"eta is {eta}; expected 0 to 1")
-    if eta and sampler is not SamplerName.DDIM:
-        raise DdmError(f"eta is {eta}; only {SamplerName.DDIM.value} takes one, not {sampler.value}")
-    if clip is not None and not clip[0] < clip[1]:
-        raise DdmError(f"clip is {clip}; expected a lower and a higher limit for x0")

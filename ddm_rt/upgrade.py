@@ -8,8 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-from ddm_rt.bundle import FORMAT, INDEX, SETTINGS, Bundle, Former, Index, bundle_id, check_writable, entries, locked
-from ddm_rt.files import atomic_directory, sha256, write_atomic
+from ddm_rt.bundle import FORMAT, INDEX, SETTINGS, Bundle, Former, Index, bundle_id, check_writable, entries
+from ddm_rt.files import atomic_directory, locked, sha256, write_atomic
 from ddm_rt.runtime import FORMAT_1
 
 

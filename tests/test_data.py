@@ -14,6 +14,7 @@ from PIL import Image
 from ddm_rt import data
 from ddm_rt.config import DataConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.files import asset
 
 
 def digits(source: str, split: str = "train", **fields: int) -> data.ImageSet:
@@ -34,7 +35,7 @@ def test_the_splits_share_no_image() -> None:
 
 
 def test_the_digits_are_mnist_s_own_and_small_enough_to_ship() -> None:
-    assert data.asset_path().stat().st_size <= 3_000_000
+    assert asset(data.DIGITS_FILE).stat().st_size <= 3_000_000
     images = digits("digits", image_size=28)
     assert images.images.shape[1:] == (28, 28, 1)
     assert set(images.labels or ()) == set(data.DIGITS)

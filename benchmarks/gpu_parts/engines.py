@@ -25,7 +25,8 @@ def section_engines(record: Record, rig: Rig) -> None:
     if absent := [name for name in ("onnxruntime", "pydantic") if not has(name)]:
         record.leave_out(f"everything: not installed: {', '.join(absent)} (ONNX Runtime's images are the yardstick)")
         return
-    from ddm_rt.bundle import Bundle, asset
+    from ddm_rt.bundle import Bundle
+    from ddm_rt.files import asset
     from ddm_rt.sample.pipeline import Pipeline
 
     if record.rows:  # of a process that was cut off: all of it is quick beside the builds, which come last

@@ -82,6 +82,7 @@ def compare(
     from ddm_rt.evaluate.comparison import gates
     from ddm_rt.evaluate.comparison.sides import parse_side
     from ddm_rt.evaluate.report import comparison_page
+    from ddm_rt.evaluate.run import text_of
     from ddm_rt.workflows.compare import compare as measure
 
     sides = parse_side(a, threads), parse_side(b, threads)
@@ -97,9 +98,7 @@ def compare(
             seed=seed,
             target=target,
             balance=balance,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            guidance_scale=request.guidance_scale,
+            text=text_of(request),
             margin=margin,
             rounds=rounds,
             to_record=record,
@@ -163,9 +162,6 @@ def bench(
     sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
     if min(sizes) < 1:
         raise DdmError(f"--batch {batch!r}: expected numbers of at least 1 by comma, for example 1,4,16")
-    text = text_of(
-        prompt=request.prompt, negative_prompt=request.negative_prompt, guidance_scale=request.guidance_scale
-    )
     with display.bar("measuring") as update:
         speed = measure(
             parse_side(bundle, threads),
@@ -174,7 +170,7 @@ def bench(
             rounds=rounds,
             seconds=seconds,
             processes=processes,
-            text=text,
+            text=text_of(request),
             on_round=update,
         )
     if as_json:
@@ -221,12 +217,7 @@ def _tables(speed: "Speed") -> Iterator[Table]:
 
 def _notes(speed: "Speed") -> Iterator[str]:
     for side in filter(None, (speed.side, speed.baseline)):
-        facts = side.facts
-        versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-        yield (
-            f"{facts.label}: bundle {facts.bundle_id[:12]}, {facts.backend} {facts.precision}, {facts.threads} "
-            f"threads, {facts.sampler} {facts.num_steps} steps, guidance {facts.indicator_guidance_scale:g}; {versions}"
-        )
+        yield str(side.facts)
     machine, rounds = speed.machine, sorted({row.rounds for row in speed.side.rows})
     clock = f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else ""
     yield (

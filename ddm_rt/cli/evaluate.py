@@ -73,7 +73,7 @@ def evaluate(
 
         ddm-rt evaluate sd --prompt "a nurse" --judge gender.onnx --groups female,male --reference photos/ --out report/
     """
-    from ddm_rt.evaluate.run import evaluate_methods
+    from ddm_rt.evaluate.run import evaluate_methods, text_of
 
     with display.bar("generating") as update:
         page, table = evaluate_methods(
@@ -89,9 +89,7 @@ def evaluate(
             min_per_group=min_per_group,
             attributes=attribute or (),
             asked=asked,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            guidance_scale=request.guidance_scale,
+            text=text_of(request),
             on_step=update,
         )
     console.print(table)

@@ -154,7 +154,17 @@ def evaluate(
         DdmError: wrong shapes, groups unknown to judge or reference, no image in any group, a bad target.
     """
     n = len(images) if n is None else n
-    u = _check(images, codes, judge, groups, conditions, n, target)
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] != 3:
+        raise DdmError(f"images: {images.dtype} {list(images.shape)}; expected uint8 [N,H,W,3]")
+    if not 1 <= n <= len(images):
+        raise DdmError(f"n is {n}; expected 1 to {len(images)}, the number of images")
+    for name, values in (("codes", codes), ("conditions", conditions)):
+        if values is not None and len(values) != len(images):
+            raise DdmError(f"{name}: {len(values)} for {len(images)} images; expected one each")
+    fairness.check_known(groups, judge.classes)
+    u = np.array(target if target is not None else [1 / len(groups)] * len(groups), dtype=np.float64)
+    if u.shape != (len(groups),) or not (u > 0).all() or not np.isclose(u.sum(), 1):
+        raise DdmError(f"target is {u.tolist()}; expected {len(groups)} positive shares that sum to 1")
     if codes is not None and (codes[:n] == NULL_CODE).all():
         codes = None
     balanced = reference.balanced(groups)
@@ -240,27 +250,3 @@ def _code_rows(codes: NDArray[np.int64], strata: NDArray[np.int64]) -> tuple[Cod
             )
         )
     return tuple(rows)
-
-
-def _check(
-    images: Images,
-    codes: NDArray[np.int64] | None,
-    judge: Judge,
-    groups: Sequence[str],
-    conditions: Sequence[str] | None,
-    n: int,
-    target: Sequence[float] | None,
-) -> fairness.Shares:
-    """The target as an array [K]."""
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] != 3:
-        raise DdmError(f"images: {images.dtype} {list(images.shape)}; expected uint8 [N,H,W,3]")
-    if not 1 <= n <= len(images):
-        raise DdmError(f"n is {n}; expected 1 to {len(images)}, the number of images")
-    for name, values in (("codes", codes), ("conditions", conditions)):
-        if values is not None and len(values) != len(images):
-            raise DdmError(f"{name}: {len(values)} for {len(images)} images; expected one each")
-    fairness.check_known(groups, judge.classes)
-    u = np.array(target if target is not None else [1 / len(groups)] * len(groups), dtype=np.float64)
-    if u.shape != (len(groups),) or not (u > 0).all() or not np.isclose(u.sum(), 1):
-        raise DdmError(f"target is {u.tolist()}; expected {len(groups)} positive shares that sum to 1")
-    return u

@@ -11,10 +11,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddm_rt.bundle import asset
 from ddm_rt.engine.cpu.ort import UNREADABLE
 from ddm_rt.errors import DdmError
-from ddm_rt.files import sha256
+from ddm_rt.files import asset, sha256
 
 SHIPPED = {"digits": "judge_digits.onnx"}
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,12 +14,11 @@ import ddm_rt
 from ddm_rt.config import Frozen
 from ddm_rt.engine.machine import Machine, machine
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.comparison.sides import Facts, Side, make_side, open_side
-from ddm_rt.evaluate.run import NO_TEXT, Text, check_prompts, text_of
+from ddm_rt.evaluate.comparison.sides import Facts, Side, check_side, make_side, open_side, seconds_of_requests
+from ddm_rt.evaluate.run import NO_TEXT, Text
 from ddm_rt.sample.pipeline import Pipeline
 
 BATCHES, ROUNDS, SECONDS, PROCESSES = (1, 4, 16), 30, 60.0, 3
-_LEAST = 3  # rounds, however long they take
 
 # In a process of its own: what a program does that wants one image.
 _FIRST_IMAGE = """
@@ -109,7 +108,8 @@ def bench(
             if on_round is not None:
                 on_round(before + done, rounds * len(batches))
 
-        samples = _interleaved(sides, [pipeline for pipeline, *_ in opened], n, rounds, seconds, text, progress)
+        pairs = [(each, pipeline) for each, (pipeline, *_) in zip(sides, opened, strict=True)]
+        samples = seconds_of_requests(pairs, n, rounds, text, seconds, progress)
         for k, own in enumerate(samples):
             taken[k].append(_latency(n, own, samples[1] if against is not None and k == 0 else None))
     made = [
@@ -125,23 +125,17 @@ def _open(side: Side, text: Text) -> tuple[Pipeline, Facts, float, float]:
     start = time.perf_counter()
     pipeline = open_side(side)
     assert pipeline is not None
-    check_prompts(pipeline.bundle, {**text, **text_of(guidance_scale=side.settings.get("guidance_scale"))})
+    check_side(side, pipeline.bundle, text)
     _ = pipeline.buckets
     loaded = time.perf_counter()
-    facts = make_side(side, pipeline, 1, 0, text=text).facts
+    facts = make_side(side, pipeline, 1, 0, asked=text).facts
     return pipeline, facts, loaded - start, time.perf_counter() - loaded
 
 
 def first_image(side: Side, text: Text = NO_TEXT) -> float:
     """Seconds from starting a process to its end, which is when it has one image. Raises DdmError where it fails."""
-    given: dict[str, Any] = {
-        "source": side.source,
-        "backend": side.backend,
-        "device": side.device,
-        "threads": side.threads,
-        "precision": side.precision,
-        "request": {**text, **side.settings},
-    }
+    given = {name: getattr(side, name) for name in ("source", "backend", "device", "threads", "precision")}
+    given["request"] = {**text, **side.settings}
     command = [sys.executable, "-P", "-c", _FIRST_IMAGE, json.dumps(given, default=str)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -152,42 +146,14 @@ def first_image(side: Side, text: Text = NO_TEXT) -> float:
     return taken
 
 
-def _interleaved(
-    sides: Sequence[Side],
-    pipelines: Sequence[Pipeline],
-    n: int,
-    rounds: int,
-    seconds: float,
-    text: Text,
-    progress: Callable[[int], None],
-) -> list[list[float]]:
-    """Seconds of requests for n images, for each side; one round before isn't counted."""
-    taken: list[list[float]] = [[] for _ in sides]
-    begun = time.perf_counter()
-    for number in range(rounds + 1):
-        if number > _LEAST and time.perf_counter() - begun > seconds:
-            break
-        for side, pipeline, own in zip(sides, pipelines, taken, strict=True):
-            start = time.perf_counter()
-            pipeline.generate(n=n, seed=number, **{**text, **side.settings})
-            if number:
-                own.append(time.perf_counter() - start)
-        progress(number)
-    return taken
-
-
 def _latency(n: int, samples: Sequence[float], baseline: Sequence[float] | None) -> Latency:
-    p25, p50, p75, p95, p99 = (float(1000 * np.quantile(samples, q)) for q in (0.25, 0.5, 0.75, 0.95, 0.99))
+    ms = {f"latency_p{q}_ms": float(1000 * np.quantile(samples, q / 100)) for q in (25, 50, 75, 95, 99)}
     ratios = None if baseline is None else [b / a for a, b in zip(samples, baseline, strict=True)]
     return Latency(
         n=n,
         rounds=len(samples),
-        latency_p25_ms=p25,
-        latency_p50_ms=p50,
-        latency_p75_ms=p75,
-        latency_p95_ms=p95,
-        latency_p99_ms=p99,
-        images_per_s=1000 * n / p50,
+        **ms,
+        images_per_s=1000 * n / ms["latency_p50_ms"],
         speedup=None if ratios is None else statistics.median(ratios),
         speedup_range=None if ratios is None else (float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))),
     )

@@ -41,21 +41,15 @@ class Sampled:
     top_codes: tuple[int, ...] = ()  # where a manifest told them
 
 
-def text_of(**arguments: Any) -> Text:
-    """Those of the arguments that are given."""
-    return {name: value for name, value in arguments.items() if value is not None}
+def text_of(request: Request) -> Text:
+    """What of the request is about prompts, as far as it is given."""
+    told = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "guidance_scale")}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def check_prompts(bundle: Bundle, text: Text) -> None:
     """Raises DdmError naming the argument in `text` that the bundle doesn't take, before anything is generated."""
     Request(**text).check_text(bundle.config)
-
-
-def _check_text(text: Text, bundles: Sequence[Path]) -> None:
-    if text and not bundles:
-        raise DdmError(f"{next(iter(text))} is given, but no bundle to generate with it: all images are made already")
-    for path in bundles if text else ():
-        check_prompts(Bundle.load(path, verify=False), text)
 
 
 def generate_until(
@@ -245,16 +239,14 @@ def evaluate_methods(
     min_per_group: int,
     attributes: Sequence[str] = (),
     asked: str | None = None,
-    prompt: str | Sequence[str] | None = None,
-    negative_prompt: str | None = None,
-    guidance_scale: float | None = None,
+    text: Text = NO_TEXT,
     on_step: OnStep | None = None,
 ) -> tuple[Path, Table]:
     """`ddm-rt evaluate`: the page it wrote and the table for the terminal.
 
-    `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`. `prompt`, `negative_prompt` and
-    `guidance_scale` are of the bundles, which generate; images in a sampled directory keep those that they were made
-    with. Raises DdmError where a bundle takes no prompts, or no method is a bundle.
+    `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`. `text` is for the bundles, which
+    generate; images in a sampled directory keep the prompts that they were made with. Raises DdmError where a bundle
+    takes no prompts, or no method is a bundle.
     """
     check_free(out)
     loaded = Judge.load(judge, classes=classes)
@@ -266,8 +258,11 @@ def evaluate_methods(
     for name in attributes:
         attribute(name)  # one that isn't there shows before minutes are spent on sampling
     wanted = None if asked is None else parse_asked(asked)
-    text = text_of(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
-    _check_text(text, [path for _, path in methods if _is_bundle(path)])
+    bundles = [path for _, path in methods if _is_bundle(path)]
+    if text and not bundles:
+        raise DdmError(f"{next(iter(text))} is given, but no bundle to generate with it: all images are made already")
+    for path in bundles if text else ():
+        check_prompts(Bundle.load(path, verify=False), text)
     results: list[MethodResult] = []
     cards: list[CodeCard] = []
     stability: tuple[float, ...] = ()

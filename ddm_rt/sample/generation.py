@@ -38,13 +38,17 @@ class Generation:
         out = Path(out)
         try:
             with atomic_directory(out) as folder:
-                for record, image in zip(self.manifest["images"], self.images, strict=True):
-                    (folder / record["file"]).write_bytes(encoded(image))
+                self.write_into(folder)
                 (folder / "contact_sheet.png").write_bytes(encoded(contact_sheet(self.images)))
-                (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise DdmError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
         return out
+
+    def write_into(self, folder: Path) -> None:
+        """Write the images and manifest.json."""
+        for record, image in zip(self.manifest["images"], self.images, strict=True):
+            (folder / record["file"]).write_bytes(encoded(image))
+        (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,35 +1,25 @@
 """What sampling does for each image of a manifest, before anything is sampled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError
-from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.loop.guidance import Condition, branches
 from ddm_rt.sample.loop.slots import Job
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.request import ResolvedRequest
-from ddm_rt.sample.shapes import Shape, Size, latent_shape
 from ddm_rt.schedule import StepTable
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A request whose codes are drawn: its manifest, and the jobs that make its images."""
 
     manifest: Manifest
     table: StepTable
     shape: Shape
     jobs: tuple[Job, ...]
-
-    @property
-    def size(self) -> Size:
-        return self.manifest.request.height, self.manifest.request.width
-
-    @property
-    def indicator_scale(self) -> float:
-        return self.manifest.request.indicator_scale
 
 
 def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
@@ -38,13 +28,10 @@ def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
     texts = texts_of(bundle, request, [image.prompt for image in manifest.images])
     null = null_text(bundle.config, request.negative_prompt)
     jobs = tuple(
-        Job(
-            image.seed,
-            branches(Condition(text, image.code), null, *request.scales),
-        )
+        Job(image.seed, branches(Condition(text, image.code), null, *request.scales))
         for text, image in zip(texts, manifest.images, strict=True)
     )
-    return Prepared(manifest, table, latent_shape(bundle, (request.height, request.width)), jobs)
+    return Prepared(manifest, table, bundle.config.latents_of((request.height, request.width)), jobs)
 
 
 def texts_of(bundle: Bundle, request: ResolvedRequest, recorded: Sequence[str | None]) -> list[str | None]:

@@ -15,6 +15,7 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
+from ddm_rt.runtime import Shape
 from ddm_rt.sample.balance.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.balance.lending import Lender
@@ -27,7 +28,6 @@ from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.manifest import Manifest, image_records, read_manifest
 from ddm_rt.sample.request import Request, Resolved, choice, side
-from ddm_rt.sample.shapes import Shape, image_size
 from ddm_rt.schedule import step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline", "Request"]
@@ -87,7 +87,7 @@ class Pipeline:
     @property
     def buckets(self) -> tuple[int, ...]:
         """Batch sizes in use at the bundle's own image size, ascending; see `sample.loop.batch_sizes`."""
-        return self._batch_sizes(self.bundle.config.latent_shape, self._sizes.bucket)
+        return self.batch_sizes(self.bundle.config.latent_shape)
 
     def generate(
         self,
@@ -120,13 +120,13 @@ class Pipeline:
         """
         resolved = asked.resolve(self.bundle)
         request, table, bundle_id = resolved.request, resolved.table, self.bundle.bundle_id
-        weights = None if resolved.codes.codes is not None else self._weigh(resolved)
+        weights = None if resolved.codes.codes is not None else self._weigh(asked, resolved)
         with resolved.codes.draw(weights, bundle_id, request.seed, self.ledger) as assigned:
             manifest = Manifest(
                 bundle_id=bundle_id,
                 calibration_id=None if weights is None else weights.calibration_id,
                 request=request,
-                target=None if weights is None else resolved.target,
+                target=None if weights is None else asked.target,
                 sampler=table.sampler,
                 num_steps=table.num_steps,
                 **self.made_by,
@@ -196,9 +196,9 @@ class Pipeline:
 
     def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
         jobs, steps, manifest = request.jobs, request.table.num_steps, request.manifest
-        slots = self._slots(request.shape, manifest.bucket, request.indicator_scale)
+        slots = self.slots(request.shape, manifest)
         batches = _batches([len(job.branches.conditions) for job in jobs], slots.buckets[-1])
-        images = np.empty((len(jobs), *request.size, 3), np.uint8)
+        images = np.empty((len(jobs), manifest.request.height, manifest.request.width, 3), np.uint8)
         for number, members in enumerate(batches):
             slots.admit(request.table, self.first_states(request, members), [jobs[i] for i in members])
             for step in range(number * steps, (number + 1) * steps):
@@ -207,37 +207,33 @@ class Pipeline:
                 _, x0 = slots.tick()
                 if on_step is not None:
                     on_step(step + 1, len(batches) * steps)
-            images[members] = self._decode(x0, len(members), slots.buckets)
+            images[members] = self.decode(x0, len(members), slots.buckets)
         return Generation(images, tuple(image.code for image in manifest.images), manifest.tree())
 
-    def decode(self, x0: Array, batch: int, shape: Shape) -> NDArray[np.uint8]:
-        """Images uint8 [B, H, W, 3] of samples [B, *shape]; grey ones are repeated over the channels."""
-        return self._decode(x0, batch, self._batch_sizes(shape, self._sizes.bucket))
-
-    def _decode(self, x0: Array, batch: int, buckets: tuple[int, ...]) -> NDArray[np.uint8]:
+    def decode(self, x0: Array, batch: int, buckets: Sequence[int]) -> NDArray[np.uint8]:
+        """Images uint8 [B, H, W, 3] of samples [B, C, H', W']; grey ones are repeated over the channels."""
         calls = split(batch, buckets)
         pixels = np.concatenate([self.engine.images(self.engine.take(x0, index)) for index in calls])[:batch]
         return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
-    def slots(self, shape: Shape) -> Slots:
-        """Room for images in flight whose latents have this shape, with this pipeline's conditions and batch sizes."""
-        return self._slots(shape, self._sizes.bucket, self.bundle.config.sampling.indicator_scale)
+    def slots(self, shape: Shape, manifest: Manifest | None = None) -> Slots:
+        """Room for images in flight whose latents have this shape: those of a manifest, or of this pipeline's own."""
+        size, gather = self.bundle.config.size_of(shape), self._conditions.gather
+        scale = (self.bundle.config.sampling if manifest is None else manifest.request).indicator_scale
+        return Slots(self.engine, lambda wanted: gather(wanted, scale, size), self.batch_sizes(shape, manifest))
 
-    def _slots(self, shape: Shape, bucket: int | None, scale: float) -> Slots:
-        size = image_size(self.bundle, shape)
-        gather = self._conditions.gather
-        return Slots(self.engine, lambda wanted: gather(wanted, scale, size), self._batch_sizes(shape, bucket))
-
-    def _batch_sizes(self, shape: Shape, bucket: int | None) -> tuple[int, ...]:
-        size, scale = image_size(self.bundle, shape), self.bundle.config.sampling.indicator_scale
+    def batch_sizes(self, shape: Shape, manifest: Manifest | None = None) -> tuple[int, ...]:
+        """Those for latents of this shape, ascending; see `sample.loop.batch_sizes`."""
+        size, scale = self.bundle.config.size_of(shape), self.bundle.config.sampling.indicator_scale
+        bucket = self._sizes.bucket if manifest is None else manifest.bucket
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 
-    def _weigh(self, resolved: Resolved) -> Weights:
-        target, table = resolved.target, resolved.table
-        if names_top_codes(target):
-            return by_top_codes(self._tree, target)
+    def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
+        if names_top_codes(asked.target):
+            return by_top_codes(self._tree, asked.target)
+        table = resolved.table
         settings = Settings.of(resolved.request, table.sampler, table.num_steps, self.engine.precision)
-        found = resolve(self.bundle, target, settings, allow_stale=resolved.allow_stale)
+        found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
         return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
 
 

@@ -9,15 +9,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance, Fraction, Frozen, Positive, SamplerName
+from ddm_rt.config import NULL_CODE, Balance, Fraction, Frozen, Positive, SamplerName
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.runtime import RuntimeConfig
-from ddm_rt.sample.balance.assignment import Plan, plan
+from ddm_rt.runtime import RuntimeConfig, Shape
+from ddm_rt.sample.balance.assignment import Plan, check_codes
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
 from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.loop.tokenizers import check_text
-from ddm_rt.sample.shapes import Shape, latent_shape
 from ddm_rt.schedule import StepTable, step_table
+
+_SCOPE_LENGTH = 200
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -66,8 +67,6 @@ class Resolved(NamedTuple):
     request: ResolvedRequest
     codes: Plan
     table: StepTable
-    target: str
-    allow_stale: bool
 
 
 class Told(NamedTuple):
@@ -135,7 +134,7 @@ class Request:
         config = bundle.config
         height, width = (config.image_size if side is None else side for side in (self.height, self.width))
         steps = config.sampling.num_steps if self.num_steps is None else self.num_steps
-        return Extent(self.n, steps, latent_shape(bundle, (height, width)))
+        return Extent(self.n, steps, config.latents_of((height, width)))
 
     def resolve(self, bundle: Bundle) -> Resolved:
         """The request with the bundle's defaults. Raises DdmError naming the argument that doesn't fit."""
@@ -151,22 +150,11 @@ class Request:
         if self.leave_alone is not None and (balance is Balance.ON or self.codes is not None):
             reason = "codes are given" if self.codes is not None else 'balance is "on"'
             raise DdmError(f'leave_alone is given, but {reason}; it goes with balance "auto"')
-        named = [names_one(text, words) for text in texts if words]
         several = len(set(texts)) > 1
         text_scale = (
             None if config.prompt_free else scale("guidance_scale", self.guidance_scale, sampling.guidance_scale)
         )
-        codes = plan(
-            bundle,
-            n=self.n,
-            codes=self.codes,
-            target=self.target,
-            balance=balance,
-            scope=self.scope,
-            shuffle=self.shuffle,
-            left_alone=[i for i in range(self.n) if named[i % len(named)]] if any(named) else (),
-            prompts=len(texts) if several else 1,
-        )
+        codes = self._plan(bundle, balance, [names_one(text, words) for text in (texts if several else texts[:1])])
         request = ResolvedRequest(
             prompt=None if config.prompt_free else tuple(texts) if several else texts[0],
             negative_prompt=None if config.prompt_free else self.negative_prompt,
@@ -187,7 +175,36 @@ class Request:
         )
         steps = self.extent(bundle).steps
         table = step_table(bundle.schedule, sampler, steps, eta=request.eta, clip=request.clip)
-        return Resolved(request, codes, table, self.target, self.allow_stale)
+        return Resolved(request, codes, table)
+
+    def _plan(self, bundle: Bundle, balance: Balance, left_alone: Sequence[bool]) -> Plan:
+        """Checks what the request says about its codes; `left_alone` has an entry for each prompt, whose images get
+        none.
+
+        Each prompt has a run of the codes drawn: in the order of the images two prompts would have one of two top codes
+        each. Raises DdmError naming the argument that doesn't fit.
+        """
+        quota = self.codes is None and balance is not Balance.OFF and bundle.codes.num_codes > 0
+        if balance is Balance.ON and not quota:
+            reason = "codes are given" if self.codes is not None else "the bundle has no codes"
+            raise DdmError(f'balance is "on", but {reason}; expected "off" or "auto"')
+        if self.scope is not None and not (0 < len(self.scope) <= _SCOPE_LENGTH and self.scope.isprintable()):
+            raise DdmError(f"scope is {self.scope!r}; expected 1 to {_SCOPE_LENGTH} printable characters")
+        null = (NULL_CODE,) * self.n
+        if quota:
+            runs = [range(k, self.n, len(left_alone)) for k, alone in enumerate(left_alone) if not alone]
+            balanced = tuple(i for run in runs for i in run)
+            return Plan(self.n, None if balanced else null, balanced, self.scope, self.shuffle)
+        for name, default in (("target", "uniform"), ("scope", None), ("shuffle", False)):
+            if (value := getattr(self, name)) != default:
+                raise DdmError(f"{name} is {value!r}, but no quota draws the codes of this request")
+        given = null if self.codes is None else tuple(int(code) for code in self.codes)
+        if len(given) != self.n:
+            raise DdmError(f"codes has {len(given)} entries; expected n = {self.n}")
+        check_codes(bundle, given, "codes")
+        if balance is Balance.OFF and set(given) != {NULL_CODE}:
+            raise DdmError('balance is "off", which means the null code (-1); leave it at "auto" to give codes')
+        return Plan(self.n, given)
 
     def check_text(self, config: RuntimeConfig) -> list[str]:
         """The prompts that the images take in turn. Raises DdmError naming what of the text doesn't fit."""
@@ -198,7 +215,14 @@ class Request:
         else:
             raise DdmError(f"prompt is {self.prompt!r}; expected text, or a list of texts")
         if config.prompt_free:
-            self._check_no_text(config, texts)
+            free = f"bundle {config.name!r} is prompt-free"
+            for name, given in (("prompt", any(texts)), ("negative_prompt", bool(self.negative_prompt))):
+                if given:
+                    raise DdmError(f"{name} is given; {free} and takes none")
+            if self.guidance_scale is not None:
+                raise DdmError(f"guidance_scale is {self.guidance_scale}; {free}: use indicator_guidance_scale")
+            if self.leave_alone is not None:
+                raise DdmError(f"leave_alone is given; {free} and takes no prompts")
             return texts
         for text in texts:
             check_text("prompt", text)
@@ -208,16 +232,6 @@ class Request:
             raise DdmError(f"negative_prompt is given; bundle {config.name!r} is a student: it has no branch for one")
         scale("guidance_scale", self.guidance_scale, config.sampling.guidance_scale)
         return texts
-
-    def _check_no_text(self, config: RuntimeConfig, texts: Sequence[str]) -> None:
-        free = f"bundle {config.name!r} is prompt-free"
-        for name, given in (("prompt", any(texts)), ("negative_prompt", bool(self.negative_prompt))):
-            if given:
-                raise DdmError(f"{name} is given; {free} and takes none")
-        if self.guidance_scale is not None:
-            raise DdmError(f"guidance_scale is {self.guidance_scale}; {free}: use indicator_guidance_scale")
-        if self.leave_alone is not None:
-            raise DdmError(f"leave_alone is given; {free} and takes no prompts")
 
 
 class ToldField(NamedTuple):

@@ -6,11 +6,9 @@ is. A shard made again has the same bytes, so a directory needs no more than the
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from pydantic import Field
 
 from ddm_rt.config import Frozen, Positive, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.files import sha256, write_json
-from ddm_rt.sample.generation import Generation, encoded
+from ddm_rt.files import atomic_file, lock, sha256, write_json
+from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.manifest import Manifest, Recipe, image_records
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -86,8 +84,7 @@ def plan_shards(
         raise DdmError("scope: shards are balanced as one request and can't go on with a scope; leave it out")
     with pipeline.prepare(request) as prepared:
         made = prepared.manifest
-    # Not `model_dump`: that would turn every image into a dict first.
-    recipe = {name: getattr(made, name) for name in Recipe.model_fields if name != "schema_version"}
+    recipe = _recipe(made)
     if begun is not None and pipeline.bundle.is_of(begun.bundle_id):
         recipe["bundle_id"] = begun.bundle_id
     manifest = ShardManifest(**recipe, shard_format=shard_format, shard_size=size)
@@ -107,12 +104,11 @@ def write_shard(
             raise DdmError(f"{name} is {here} in the process that makes a shard; expected {getattr(manifest, name)}")
     images = manifest.images(number)
     path = directory / manifest.file(number)
-    with _appearing(path) as file:
+    with atomic_file(path) as file:
         writer = shard_writer(manifest.shard_format, file, with_prompts=manifest.request.prompt is not None)
         for start in range(0, len(images), _PART):
             part = codes[start : start + _PART]
-            made = _make(pipeline, manifest, images.start + start, part)
-            writer.add(_records(manifest, images.start + start, made))
+            writer.add(_records(pipeline, manifest, images.start + start, part))
             yield start + len(part)
         writer.close()
         size = file.tell()
@@ -121,13 +117,15 @@ def write_shard(
     yield Shard(file=path.name, first=images.start, count=len(images), bytes=size, sha256=digest)
 
 
-def _make(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Sequence[int]) -> Generation:
-    recipe = {name: getattr(manifest, name) for name in Recipe.model_fields if name != "schema_version"}
-    records = image_records(manifest.request, pipeline.bundle.codes.top_of, codes, first)
-    return pipeline.replay(Manifest(**recipe, images=records).tree())
+def _recipe(manifest: Recipe) -> dict[str, Any]:
+    """Without what else a manifest holds. Not by `model_dump`: that would turn every image into a dict first."""
+    return {name: getattr(manifest, name) for name in Recipe.model_fields if name != "schema_version"}
 
 
-def _records(manifest: ShardManifest, first: int, made: Generation) -> list[Record]:
+def _records(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Sequence[int]) -> list[Record]:
+    """The images from number `first` of the request on, made with these codes."""
+    images = image_records(manifest.request, pipeline.bundle.codes.top_of, codes, first)
+    made = pipeline.replay(Manifest(**_recipe(manifest), images=images).tree())
     prompt = manifest.request.prompt
     return [
         Record(
@@ -142,28 +140,12 @@ def _records(manifest: ShardManifest, first: int, made: Generation) -> list[Reco
     ]
 
 
-@contextmanager
-def _appearing(path: Path) -> Iterator[BufferedRandom]:
-    """A file under a temporary name beside `path`, on the disk and renamed to it at the end, removed on any error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
+@dataclass
 class ShardDirectory:
-    """The directory that a plan's shards go into, with its manifest. One process at a time has it open."""
+    """The directory that a plan's shards go into. One process at a time has it open."""
 
-    def __init__(self, path: Path, manifest: ShardManifest) -> None:
-        """`manifest` lists the shards that are whole; `ShardDirectory.open` finds them."""
-        self.path, self.manifest = path, manifest
+    path: Path
+    manifest: ShardManifest  # lists the shards that are whole; `open` finds them
 
     @classmethod
     @contextmanager
@@ -175,7 +157,10 @@ class ShardDirectory:
         """
         recorded_manifest(path)  # raises before anything is made
         path.mkdir(parents=True, exist_ok=True)
-        handle = _lock(path)
+        try:
+            handle = lock(path, wait=False)
+        except BlockingIOError as error:
+            raise DdmError(f"{path}: another process is making shards there") from error
         try:
             here = recorded_manifest(path)
             if here is not None:
@@ -221,22 +206,18 @@ def recorded_manifest(path: Path) -> ShardManifest | None:
     file = path / MANIFEST
     if file.exists():
         manifest = parse_json(ShardManifest, file.read_bytes(), file)
-        _check_shards(file, manifest)
+        for i, shard in enumerate(manifest.shards):
+            number = shard.first // manifest.shard_size
+            images = manifest.images(number)
+            if (shard.file, shard.first, shard.count) != (manifest.file(number), images.start, len(images)):
+                raise DdmError(
+                    f"{file}: field shards.{i}: {shard.file} with {shard.count} images from {shard.first} is no shard "
+                    f"of {manifest.shard_size} of {manifest.request.n} images"
+                )
         return manifest
     if any(not _is_temporary(entry) for entry in path.iterdir()):
         raise DdmError(f"{path} isn't empty and has no {MANIFEST} of shards; choose another directory")
     return None
-
-
-def _check_shards(file: Path, manifest: ShardManifest) -> None:
-    for i, shard in enumerate(manifest.shards):
-        number = shard.first // manifest.shard_size
-        images = manifest.images(number)
-        if (shard.file, shard.first, shard.count) != (manifest.file(number), images.start, len(images)):
-            raise DdmError(
-                f"{file}: field shards.{i}: {shard.file} with {shard.count} images from {shard.first} is no shard of "
-                f"{manifest.shard_size} of {manifest.request.n} images"
-            )
 
 
 def _check_same(file: Path, here: ShardManifest, planned: ShardManifest) -> None:
@@ -269,16 +250,3 @@ def _sweep(path: Path) -> None:
     for entry in path.iterdir():
         if _is_temporary(entry):
             entry.unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> int:
-    """A handle that holds the directory's lock; the lock goes with the process."""
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise DdmError(f"{path}: another process is making shards there") from error
-    return handle

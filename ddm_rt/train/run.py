@@ -21,7 +21,7 @@ import ddm_rt
 from ddm_rt import data
 from ddm_rt.config import Family, RunConfig, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.files import sha256, write_atomic, write_json
+from ddm_rt.files import asset, sha256, write_atomic, write_json
 from ddm_rt.model.assemble import WEIGHTS
 from ddm_rt.progress import OnFigures
 from ddm_rt.train import device
@@ -194,7 +194,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
 def _provenance(config: RunConfig, material: Material, processes: Processes) -> dict[str, Any]:
     labels = dict(sorted(Counter(material.labels).items())) if material.labels else None
-    digits = data.asset_path()
+    digits = asset(data.DIGITS_FILE)
     packages = ["torch", "diffusers", "numpy", "scikit-learn"]
     if config.base is not None:
         packages += ["transformers", "peft"]

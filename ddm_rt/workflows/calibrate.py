@@ -27,7 +27,6 @@ from ddm_rt.sample.calibration.calibration import (
     with_target,
 )
 from ddm_rt.sample.calibration.groups import Attribute, parse_target, uniform
-from ddm_rt.sample.generation import Generation
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -177,7 +176,7 @@ def from_judges(
         for code, *groups in zip(codes, *verdicts, strict=True):
             told = all(group in attribute.groups for group, attribute in zip(groups, attributes, strict=True))
             labelled.append((code, tuple(map(str, groups)) if told else None))
-        made.append(_manifest(generation))
+        made.append(read_manifest(generation.manifest))
         origin = _provenance(made) | provenance
         return calibration(bundle, attributes, labelled, _settings(made[0], scope), origin)
 
@@ -268,10 +267,6 @@ def _provenance(made: Sequence[Manifest]) -> dict[str, Any]:
 
 def _settings(manifest: Manifest, scope: str | None) -> Settings:
     return Settings.of(manifest.request, manifest.sampler, manifest.num_steps, manifest.precision, scope)
-
-
-def _manifest(generation: Generation) -> Manifest:
-    return read_manifest(generation.manifest)
 
 
 def _checked(n: int) -> int:

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("openvino")
 
-from ddm_rt.bundle import Bundle, asset, write_bundle
+from ddm_rt.bundle import Bundle, write_bundle
 from ddm_rt.engine import backends
 from ddm_rt.engine.cpu.openvino import OpenVinoEngine
 from ddm_rt.engine.gates import read
-from ddm_rt.files import write_json
+from ddm_rt.files import asset, write_json
 from ddm_rt.workflows.doctor import checks
 
 LINE = ("compare", "--threads", 1, "--record")

@@ -14,8 +14,9 @@ from embedding_build import Built
 from ledger_processes import STREAM, quota
 from paper_bundle import fill
 
-from ddm_rt.bundle import Bundle, FileEntry, asset, bundle_id, write_bundle
+from ddm_rt.bundle import Bundle, FileEntry, bundle_id, write_bundle
 from ddm_rt.errors import DdmError
+from ddm_rt.files import asset
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.upgrade import upgrade

@@ -15,7 +15,7 @@ from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
 from toolchain import reason
 
-from ddm_rt.bundle import asset
+from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = asset("digits")

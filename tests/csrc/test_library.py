@@ -14,9 +14,10 @@ from c_library import CError, CLibrary, CPipeline
 from embedding_build import ROOT
 from tolerances import IMAGE_GREY_LEVELS
 
-from ddm_rt.bundle import Bundle, asset
+from ddm_rt.bundle import Bundle
 from ddm_rt.engine.cpu import ort
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = asset("digits")

@@ -12,7 +12,7 @@ from checkpoints import tokenizer as clip
 from embedding_build import build, run
 from toolchain import EMBEDDING, missing, needs, reason
 
-from ddm_rt.bundle import asset
+from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 pytestmark = [

@@ -2,8 +2,7 @@
 
 from typing import Any, cast
 
-from ddm_rt.evaluate import latency
-from ddm_rt.evaluate.comparison.sides import Side
+from ddm_rt.evaluate.comparison.sides import Side, seconds_of_requests
 from ddm_rt.sample.pipeline import Pipeline
 
 
@@ -14,8 +13,8 @@ class FakePipeline:
 
 def test_three_rounds_are_timed_however_long_they_take() -> None:
     told: list[int] = []
-    pipelines = [cast(Pipeline, FakePipeline())] * 2
-    sides = [Side("a", "a"), Side("b", "b")]
-    taken = latency._interleaved(sides, pipelines, 1, 30, 0.0, {}, told.append)
+    pipeline = cast(Pipeline, FakePipeline())
+    sides = [(Side("a", "a"), pipeline), (Side("b", "b"), pipeline)]
+    taken = seconds_of_requests(sides, 1, 30, limit_s=0.0, progress=told.append)
     assert [len(seconds) for seconds in taken] == [3, 3]
     assert told == [0, 1, 2, 3]

@@ -50,14 +50,14 @@ def side(bundle: Bundle, **settings: Any) -> Side:
 def test_both_sides_get_the_prompts(bundle: Bundle, judge: Judge) -> None:
     text: dict[str, Any] = {"prompt": PROMPTS, "negative_prompt": "blurry", "guidance_scale": 5.0}
     arguments: dict[str, Any] = {"judge": judge, "groups": GROUPS, "n": 6, "rounds": 1, "timed": 1}
-    figures, (images, _) = compare(side(bundle), side(bundle), **arguments, **text)
+    figures, (images, _) = compare(side(bundle), side(bundle), **arguments, text=text)
     assert figures.images.unchanged == 6
     for facts in (figures.a, figures.b):
         assert (facts.prompt, facts.negative_prompt, facts.guidance_scale) == (tuple(PROMPTS), "blurry", 5.0)
     assert figures.speed is not None
     expected = Pipeline.load(bundle, threads=1).generate(n=6, num_steps=2, **text)
     np.testing.assert_array_equal(images, expected.images)
-    figures, _ = compare(side(bundle), side(bundle, text_guidance=2), **arguments | {"rounds": 0}, **text)
+    figures, _ = compare(side(bundle), side(bundle, text_guidance=2), **arguments | {"rounds": 0}, text=text)
     assert (figures.a.guidance_scale, figures.b.guidance_scale) == (5.0, 2.0)
     assert figures.images.unchanged < 6
 
@@ -78,7 +78,7 @@ def test_a_sampled_directory_brings_its_prompts(bundle: Bundle, judge: Judge, tm
     with pytest.raises(
         DdmError, match=r"prompt is given, but .* holds images, made already, with prompts of their own"
     ):
-        compare(side(bundle), there, prompt="a nurse", **arguments)
+        compare(side(bundle), there, text={"prompt": "a nurse"}, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_text_for_a_prompt_free_bundle_is_refused_before_sampling(
 ) -> None:
     _forbid_sampling(monkeypatch)
     with pytest.raises(DdmError, match=said):
-        compare(side(tiny_bundle), side(tiny_bundle), judge=judge, groups=GROUPS, reference=None, **text)
+        compare(side(tiny_bundle), side(tiny_bundle), judge=judge, groups=GROUPS, reference=None, text=text)
     with pytest.raises(DdmError, match=said):
         _evaluate([tiny_bundle.path], tmp_path, judge_file, **text)
     with pytest.raises(DdmError, match=f"{next(iter(text))} is given, but no bundle to generate with it"):
@@ -117,7 +117,7 @@ def test_bad_text_is_refused_before_sampling(
     )
     for text, said in cases:
         with pytest.raises(DdmError, match=said):
-            compare(side(bundle), side(bundle), judge=judge, groups=GROUPS, reference=None, **text)
+            compare(side(bundle), side(bundle), judge=judge, groups=GROUPS, reference=None, text=text)
         with pytest.raises(DdmError, match=said):
             _evaluate([bundle.path], tmp_path, judge_file, **text)
     with pytest.raises(DdmError, match=r"guidance_scale is -1\.0"):
@@ -166,7 +166,7 @@ def _evaluate(paths: list[Path], tmp_path: Path, judge_file: Path, **text: Any) 
         n=40,
         seed=0,
         min_per_group=12,
-        **text,
+        text=text,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.comparison.sides import Side, make_side, open_side, parse_side, read_side, seconds_per_image
+from ddm_rt.evaluate.comparison.sides import Side, make_side, open_side, parse_side, read_side, seconds_of_requests
 from ddm_rt.sample.pipeline import Pipeline
 
 
@@ -96,11 +96,11 @@ def test_no_bundle_is_converted_behind_ones_back() -> None:
 
 def test_a_side_s_own_settings_come_before_those_of_both() -> None:
     side = Side(text="fake@steps=3", source="fake", settings={"num_steps": 3})
-    made = make_side(side, Pipeline(fake_bundle(), FakeEngine()), 1, 0, text={"num_steps": 5, "sampler": "ddpm"})
+    made = make_side(side, Pipeline(fake_bundle(), FakeEngine()), 1, 0, asked={"num_steps": 5, "sampler": "ddpm"})
     assert (made.facts.num_steps, made.facts.sampler) == (3, "ddpm")
 
 
-def test_timing_takes_turns_and_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timing_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[tuple[str, object]] = []
     now = 0.0
 
@@ -115,6 +115,6 @@ def test_timing_takes_turns_and_is_of_one_image(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("ddm_rt.evaluate.comparison.sides.time", SimpleNamespace(perf_counter=lambda: now))
     slow, fast = Side(text="a", source="a", settings={"num_steps": 9}), Side(text="b", source="b")
-    taken = seconds_per_image([(slow, Timed("a", 2.0)), (fast, Timed("b", 1.0))], 4, rounds=2, text={"num_steps": 5})
+    taken = seconds_of_requests([(slow, Timed("a", 2.0)), (fast, Timed("b", 1.0))], 4, rounds=2, text={"num_steps": 5})
     assert order == [("a", 9), ("b", 5)] * 3
-    assert taken == [[0.5, 0.5], [0.25, 0.25]]
+    assert taken == [[2.0, 2.0], [1.0, 1.0]]

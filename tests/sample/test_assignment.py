@@ -5,21 +5,23 @@ from typing import Any
 
 import pytest
 from fake_engine import fake_bundle
+from fake_text import text_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import SHARE_ABS
 
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.balance.assignment import by_codes, by_top_codes, code_tree, names_top_codes, plan, shuffled
+from ddm_rt.sample.balance.assignment import Plan, by_codes, by_top_codes, code_tree, names_top_codes, shuffled
 from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.request import Request
 
 TREE = code_tree(fake_bundle())
 
 
-def request(**options: Any) -> Any:
-    defaults = {"n": 1, "codes": None, "target": "uniform", "balance": Balance.AUTO, "scope": None, "shuffle": False}
-    return plan(fake_bundle(), **(defaults | options))
+def request(**options: Any) -> Plan:
+    return Request(**options).resolve(fake_bundle()).codes
 
 
 @settings(deadline=None)
@@ -53,11 +55,17 @@ def test_a_shuffled_request_has_the_same_codes_in_another_order() -> None:
                 assert assigned.codes == tuple(plain.codes[i] for i in (5, 1, 2, 7, 0, 4, 6, 3))
 
 
+@pytest.fixture(scope="module")
+def with_prompts(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return text_bundle(tmp_path_factory.mktemp("prompts"))
+
+
 @given(prompts=st.integers(2, 5), n=st.integers(1, 80), share=st.sampled_from([0.5, 0.3, 0.1]))
-def test_prompts_in_turn_have_all_codes_each(prompts: int, n: int, share: float) -> None:
+def test_prompts_in_turn_have_all_codes_each(with_prompts: Bundle, prompts: int, n: int, share: float) -> None:
     """Two prompts and two top codes: in the order of the images each prompt would have one of them alone."""
     weights = by_top_codes(TREE, f"code:0={share},code:1={1 - share}")
-    with request(n=n, prompts=prompts).draw(weights, "ab" * 32, 0, Ledger()) as assigned:
+    asked = Request([f"prompt {k}" for k in range(prompts)], n=n)
+    with asked.resolve(with_prompts).codes.draw(weights, "ab" * 32, 0, Ledger()) as assigned:
         codes = assigned.codes
     top_of = {code: top for top, branch in enumerate(TREE) for code in branch}
     for first in range(prompts):

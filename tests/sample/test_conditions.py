@@ -7,22 +7,21 @@ import pytest
 from fake_engine import FakeEngine, fake_bundle
 from fake_text import MAX_LENGTH, text_bundle
 
-from ddm_rt.sample.loop.conditions import Conditions, Recent
+from ddm_rt.sample.loop.conditions import Conditions
 from ddm_rt.sample.loop.guidance import Condition
 
 SIZE = (8, 8)
 
 
-def test_the_least_recent_goes_first() -> None:
-    made: list[int] = []
-    kept: Recent[int, int] = Recent(2)
-
-    def get(key: int) -> int:
-        return kept.get(key, lambda: made.append(key) or 10 * key)
-
-    assert [get(key) for key in (1, 2, 1, 3, 1, 2)] == [10, 20, 10, 30, 10, 20]
-    assert made == [1, 2, 3, 2]
-    assert len(kept) == 2
+def test_the_least_recent_row_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddm_rt.sample.loop.conditions._KEPT", 0)  # then there is room for 16
+    engine = FakeEngine()
+    conditions = Conditions(fake_bundle(), engine)
+    made = []
+    for scale in (*range(16), 0, 16, 0, 1):
+        conditions.gather([Condition(None, 0)], float(scale), SIZE)
+        made.append(len(engine.conditioned))
+    assert made == [*range(1, 17), 16, 17, 17, 18]
 
 
 def test_each_text_is_encoded_once_and_each_row_made_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""p(group | code): the beta quantiles against scipy, and what the bounds promise."""
+"""p(group | code): its bounds against scipy, and what the bounds promise."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ from tolerances import SIMPLEX_ABS, STATISTIC_ABS
 from ddm_rt.sample.calibration import posterior
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (0.5, 9.5), (4.5, 0.5), (1.5, 10.5), (100.5, 3.5), (0.5, 300.0)])
-def test_beta_distribution(a: float, b: float) -> None:
-    for q in (0.01, 0.05, 0.5, 0.95):
-        assert posterior.beta_quantile(q, a, b) == pytest.approx(stats.beta.ppf(q, a, b), abs=STATISTIC_ABS)
-    for x in (0.0, 0.001, 0.4, 0.999, 1.0):
-        assert posterior.beta_cdf(x, a, b) == pytest.approx(stats.beta.cdf(x, a, b), abs=STATISTIC_ABS)
+@pytest.mark.parametrize("row", [(0, 0), (0, 9), (4, 0), (1, 10), (100, 3), (0, 300), (900, 800), (0, 0, 5, 70)])
+def test_bounds_are_quantiles_of_beta_distributions(row: tuple[int, ...]) -> None:
+    a = np.array(row) + 0.5
+    for q, found in zip((0.05, 0.95), posterior.bounds(np.array([row])), strict=True):
+        assert found[0] == pytest.approx(stats.beta.ppf(q, a, a.sum() - a), abs=STATISTIC_ABS)
 
 
 def test_means_variances_and_bounds_are_those_of_the_posterior() -> None:

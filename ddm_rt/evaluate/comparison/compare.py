@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, DataConfig, Frozen, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.paired import MARGIN, Paired, check, paired
@@ -15,17 +16,18 @@ from ddm_rt.evaluate.comparison.sides import (
     Facts,
     Images,
     Side,
+    check_side,
     make_side,
     open_side,
     read_side,
-    seconds_per_image,
+    seconds_of_requests,
 )
 from ddm_rt.evaluate.evaluation import JudgeIdentity
 from ddm_rt.evaluate.fairness import check_known
 from ddm_rt.evaluate.intervals import CONFIDENCE, Interval
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, kernel_between, kernel_within, kid
-from ddm_rt.evaluate.run import Text, check_prompts, labelled, text_of
+from ddm_rt.evaluate.run import NO_TEXT, Text, labelled
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.pipeline import Pipeline
 
@@ -95,9 +97,7 @@ def compare(
     seed: int = 0,
     target: str = "uniform",
     balance: Balance = Balance.AUTO,
-    prompt: str | Sequence[str] | None = None,
-    negative_prompt: str | None = None,
-    guidance_scale: float | None = None,
+    text: Text = NO_TEXT,
     margin: float = MARGIN,
     rounds: int = ROUNDS,
     timed: int = TIMED,
@@ -109,8 +109,7 @@ def compare(
         groups: two or more of the judge's classes; all others are "neither".
         reference: held-out labelled images for quality (`digits:3,8`, or a folder); None leaves quality out.
         n, seed, target, balance: of the request; a sampled directory sets its own, for the other side as well.
-        prompt, negative_prompt: as well, for bundles that take prompts.
-        guidance_scale: of bundles whose side doesn't set its own.
+        text: arguments of `Pipeline.generate` about prompts; a side's own guidance_scale comes before.
         margin: the largest difference in a share of all images that counts as none.
         rounds, timed: interleaved requests for `timed` images each; 0 rounds, or a sampled directory: no speed.
 
@@ -121,15 +120,32 @@ def compare(
     """
     # All that can be refused is, before minutes are spent on sampling.
     check_groups(judge, groups, margin)
-    text = text_of(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
     pipelines = open_side(side_a), open_side(side_b)
-    _check_text((side_a, side_b), pipelines, text)
-    _check_codes(pipelines)
+    for side, pipeline in zip((side_a, side_b), pipelines, strict=True):
+        if pipeline is not None:
+            check_side(side, pipeline.bundle, text)
+        elif given := [name for name in text if name != "guidance_scale"]:
+            raise DdmError(
+                f"{given[0]} is given, but {side.source} holds images, made already, with prompts of their own"
+            )
+    opened = [(side, pipe) for side, pipe in zip((side_a, side_b), pipelines, strict=True) if pipe is not None]
+    _check_codes([pipeline.bundle for _, pipeline in opened])
     real = None if reference is None else labelled(reference, "reference", _data(side_a, pipelines)).balanced(groups)
-    made = _make((side_a, side_b), pipelines, n, seed, target, balance, text, on_step)
+    # B's images get the seeds, codes and prompts of A's, or A's those of B's images, made already.
+    there = {k: read_side(side) for k, side in enumerate((side_a, side_b)) if pipelines[k] is None}
+    codes, first_seed, asked = None, seed, dict(text)
+    if brought := next(iter(there.values()), None):
+        n, first_seed, codes = len(brought.images), brought.seed, brought.codes
+        asked |= {"prompt": brought.facts.prompt, "negative_prompt": brought.facts.negative_prompt}
+    for k, (side, pipeline) in enumerate(zip((side_a, side_b), pipelines, strict=True)):
+        if pipeline is not None:
+            assigned = {"target": target, "balance": balance} if codes is None else {"codes": codes}
+            progress = None if on_step is None else _half(on_step, k)
+            there[k] = make_side(side, pipeline, n, first_seed, asked={**asked, **assigned}, on_step=progress)
+            codes = there[k].codes
+    made = there[0], there[1]
     _check_pairs(made)
     verdicts = judge.predict(made[0].images), judge.predict(made[1].images)
-    opened = [(side, pipe) for side, pipe in zip((side_a, side_b), pipelines, strict=True) if pipe is not None]
     figures = Comparison(
         a=made[0].facts,
         b=made[1].facts,
@@ -222,57 +238,16 @@ def _quality_change(
     )
 
 
-def _make(
-    sides: tuple[Side, Side],
-    pipelines: tuple[Pipeline | None, Pipeline | None],
-    n: int,
-    seed: int,
-    target: str,
-    balance: Balance,
-    text: Text,
-    on_step: OnStep | None,
-) -> tuple[Images, Images]:
-    """Both sides' images: B's with the seeds, codes and prompts of A, or A's with those of B's images, made already."""
-    found: dict[int, Images] = {k: read_side(side) for k, side in enumerate(sides) if pipelines[k] is None}
-    codes = None
-    for given in found.values():
-        n, seed, codes = len(given.images), given.seed, given.codes
-        text = {**text, "prompt": given.facts.prompt, "negative_prompt": given.facts.negative_prompt}
-        break
-    for k, pipeline in enumerate(pipelines):
-        if pipeline is not None:
-            progress = None if on_step is None else _half(on_step, k)
-            found[k] = make_side(
-                sides[k], pipeline, n, seed, codes=codes, target=target, balance=balance, text=text, on_step=progress
-            )
-            codes = found[k].codes
-    return found[0], found[1]
-
-
 def _half(on_step: OnStep, k: int) -> OnStep:
     return lambda done, total: on_step(done + k * total, 2 * total)
 
 
-def _check_codes(pipelines: tuple[Pipeline | None, Pipeline | None]) -> None:
-    a, b = pipelines
-    if a is None or b is None or a.bundle.path == b.bundle.path:
-        return
-    if a.bundle.codes != b.bundle.codes:
+def _check_codes(bundles: Sequence[Bundle]) -> None:
+    if len(bundles) == 2 and bundles[0].path != bundles[1].path and bundles[0].codes != bundles[1].codes:
         raise DdmError(
-            f"{a.bundle.path} and {b.bundle.path} have different codes, so their images are no pairs; "
+            f"{bundles[0].path} and {bundles[1].path} have different codes, so their images are no pairs; "
             "`ddm-rt evaluate` compares what two trainings sample"
         )
-
-
-def _check_text(sides: tuple[Side, Side], pipelines: tuple[Pipeline | None, Pipeline | None], text: Text) -> None:
-    for side, pipeline in zip(sides, pipelines, strict=True):
-        if pipeline is not None:
-            own = {name: value for name, value in side.settings.items() if name == "guidance_scale"}
-            check_prompts(pipeline.bundle, {**text, **own})
-        elif given := [name for name in text if name != "guidance_scale"]:
-            raise DdmError(
-                f"{given[0]} is given, but {side.source} holds images, made already, with prompts of their own"
-            )
 
 
 def _check_pairs(made: tuple[Images, Images]) -> None:
@@ -296,7 +271,7 @@ def _data(side: Side, pipelines: tuple[Pipeline | None, Pipeline | None]) -> Dat
 
 
 def _speed(sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int, text: Text) -> Speed:
-    taken = seconds_per_image(sides, n, rounds, text)
+    taken = [[seconds / n for seconds in own] for own in seconds_of_requests(sides, n, rounds, text)]
     ratios = [a / b for a, b in zip(*taken, strict=True)]
     medians = statistics.median(taken[0]), statistics.median(taken[1])
     return Speed(

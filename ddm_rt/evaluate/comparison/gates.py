@@ -1,12 +1,11 @@
 """Recording that a bundle on a backend passed, or didn't pass, the gates that let `auto` take it (`engine.gates`)."""
 
-import os
 from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
 
-from ddm_rt.bundle import SHIPPED, Bundle, add_directory, asset
+from ddm_rt.bundle import Bundle, add_directory, is_writable
 from ddm_rt.config import Balance, Precision
 from ddm_rt.engine import devices
 from ddm_rt.engine.devices import CPU
@@ -51,7 +50,7 @@ def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance
         raise DdmError(
             f"--record: {b.text!r} is converted for this comparison alone; `ddm-rt export` makes a bundle that stays"
         )
-    if bundle.path in {asset(name) for name in SHIPPED} or not os.access(bundle.path, os.W_OK):
+    if not is_writable(bundle):
         raise DdmError(f"--record: {bundle.path} can't be written to; give a copy of the bundle")
 
 

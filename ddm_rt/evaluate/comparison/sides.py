@@ -1,5 +1,6 @@
 """What is compared: a bundle with settings, BUNDLE@steps=8,sampler=euler, or a directory that `sample` wrote."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, Bundle
-from ddm_rt.config import Backend, Balance, Frozen, Precision, SamplerName
+from ddm_rt.config import Backend, Frozen, Precision, SamplerName
 from ddm_rt.engine import backends
 from ddm_rt.engine.devices import Device
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.run import NO_TEXT, Text, read_sampled
+from ddm_rt.evaluate.run import NO_TEXT, Text, check_prompts, read_sampled
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
@@ -32,6 +33,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "threads": ("threads", int, "a whole number"),
 }
 _LOADING = ("precision", "backend", "device", "threads")
+_LEAST_ROUNDS = 3  # of a timing, however long they take
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class Facts(Frozen):
     prompt: str | tuple[str, ...] | None = None
     negative_prompt: str | None = None
     versions: dict[str, str]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return (
+            f"{self.label}: bundle {self.bundle_id[:12]}, {self.backend} {self.precision}, {self.threads} threads, "
+            f"{self.sampler} {self.num_steps} steps, guidance {self.indicator_guidance_scale:g}; {versions}"
+        )
 
 
 class Images(NamedTuple):
@@ -136,11 +145,17 @@ def open_side(side: Side) -> Pipeline | None:
     return Pipeline.load(bundle, side.backend, side.threads, device=side.device, precision=side.precision)
 
 
+def check_side(side: Side, bundle: Bundle, text: Text) -> None:
+    """Raises DdmError naming what of `text`, or of the side's own guidance, the bundle doesn't take."""
+    own = {name: value for name, value in side.settings.items() if name == "guidance_scale"}
+    check_prompts(bundle, {**text, **own})
+
+
 def read_side(side: Side) -> Images:
     """Images of a sampled directory. Raises DdmError naming what is missing or damaged."""
     manifest = read_manifest(Path(side.source) / "manifest.json")
     images = read_sampled(Path(side.source)).images
-    return _images(images, manifest, _facts(side.text, Path(side.source).name, manifest))
+    return _images(side.text, Path(side.source).name, images, manifest)
 
 
 def make_side(
@@ -149,42 +164,51 @@ def make_side(
     n: int,
     seed: int,
     *,
-    codes: Sequence[int] | None = None,
-    target: str = "uniform",
-    balance: Balance = Balance.AUTO,
-    text: Text = NO_TEXT,
+    asked: Mapping[str, Any] = NO_TEXT,
     on_step: OnStep | None = None,
 ) -> Images:
-    """n images of a bundle: with `codes` [n] where they are given, else by quota.
+    """n images of a bundle. `asked` holds arguments of `Pipeline.generate`, which the side's own settings come before.
 
-    `text` holds arguments of `Pipeline.generate` about prompts, which the side's own settings come before. Raises
-    DdmError as that does.
+    Raises DdmError as that does.
     """
-    assigned: dict[str, Any] = {"target": target, "balance": balance} if codes is None else {"codes": codes}
-    generation = pipeline.generate(n=n, seed=seed, **{**text, **side.settings}, **assigned, on_step=on_step)
+    generation = pipeline.generate(n=n, seed=seed, **{**asked, **side.settings}, on_step=on_step)
     manifest = read_manifest(generation.manifest)
-    return _images(generation.images, manifest, _facts(side.text, pipeline.bundle.config.name, manifest))
+    return _images(side.text, pipeline.bundle.config.name, generation.images, manifest)
 
 
-def seconds_per_image(
-    sides: Sequence[tuple[Side, Pipeline]], n: int, rounds: int, text: Text = NO_TEXT
+def seconds_of_requests(
+    sides: Sequence[tuple[Side, Pipeline]],
+    n: int,
+    rounds: int,
+    text: Text = NO_TEXT,
+    limit_s: float = math.inf,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> list[list[float]]:
-    """For each side the seconds per image of `rounds` requests for n images, in turn, after one that isn't counted.
+    """For each side the seconds of `rounds` requests for n images, in turn, after one that isn't counted.
 
-    `text` is as for `make_side`.
+    There are fewer rounds, but at least 3, once `limit_s` is over. `text` is as `asked` of `make_side`.
     """
     taken: list[list[float]] = [[] for _ in sides]
+    begun = time.perf_counter()
     for number in range(rounds + 1):
-        for (side, pipeline), seconds in zip(sides, taken, strict=True):
+        if number > _LEAST_ROUNDS and time.perf_counter() - begun > limit_s:
+            break
+        for (side, pipeline), own in zip(sides, taken, strict=True):
             start = time.perf_counter()
-            pipeline.generate(n=n, seed=0, **{**text, **side.settings})
+            pipeline.generate(n=n, seed=number, **{**text, **side.settings})
             if number:
-                seconds.append((time.perf_counter() - start) / n)
+                own.append(time.perf_counter() - start)
+        progress(number)
     return taken
 
 
-def _images(images: NDArray[np.uint8], manifest: Manifest, facts: Facts) -> Images:
+def _images(label: str, bundle: str, images: NDArray[np.uint8], manifest: Manifest) -> Images:
     request, each = manifest.request, manifest.images
+    facts = {
+        name: getattr(source, name)
+        for source in (manifest, request)
+        for name in Facts.model_fields.keys() & type(source).model_fields.keys()
+    }
     shared = None if isinstance(request.prompt, tuple) else request.prompt
     return Images(
         images=images,
@@ -192,14 +216,5 @@ def _images(images: NDArray[np.uint8], manifest: Manifest, facts: Facts) -> Imag
         seeds=tuple(image.seed for image in each),
         codes=tuple(image.code for image in each),
         prompts=tuple(shared if image.prompt is None else image.prompt for image in each),
-        facts=facts,
+        facts=Facts(label=label, bundle=bundle, **facts),
     )
-
-
-def _facts(label: str, bundle: str, manifest: Manifest) -> Facts:
-    found = {
-        name: getattr(source, name)
-        for source in (manifest, manifest.request)
-        for name in Facts.model_fields.keys() & type(source).model_fields.keys()
-    }
-    return Facts(label=label, bundle=bundle, **found)

@@ -92,13 +92,8 @@ def _as_json(report: Report) -> dict[str, Any]:
         "schema_version": 1,
         "title": report.title,
         "methods": [
-            {
-                "name": method.name,
-                "label": method.label,
-                "note": method.note,
-                "from_other_run": method.from_other_run,
-                "evaluation": method.evaluation.model_dump(mode="json"),
-            }
+            {name: getattr(method, name) for name in ("name", "label", "note", "from_other_run")}
+            | {"evaluation": method.evaluation.model_dump(mode="json")}
             for method in report.methods
         ],
         "codes": [{"code": card.code, "top_code": card.top_code, "size": card.size} for card in report.codes],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import NULL_CODE, Balance
+from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import key_of
 from ddm_rt.sample.balance.ledger import Stream
@@ -17,7 +17,6 @@ from ddm_rt.sample.balance.quota import TreeQuota, parse_target
 from ddm_rt.sample.loop.noise import philox4x32
 
 _SHUFFLE = 2  # fourth word of the counter; noise has 0, `derive` has 1
-_SCOPE_LENGTH = 200
 
 Tree = Sequence[Mapping[int, float]]  # for each top code, its codes with their shares of it
 
@@ -76,46 +75,6 @@ class Plan:
                 codes[image], positions[image] = lease.draws[i].code, lease.draws[i].position
             yield Assigned(tuple(codes), tuple(positions))
             lease.commit()
-
-
-def plan(
-    bundle: Bundle,
-    *,
-    n: int,
-    codes: Sequence[int] | None,
-    target: str,
-    balance: Balance,
-    scope: str | None,
-    shuffle: bool,
-    left_alone: Sequence[int] = (),
-    prompts: int = 1,
-) -> Plan:
-    """Checks what a request says about its codes; images in `left_alone` get none.
-
-    Where the images take `prompts` prompts in turn, each prompt has a run of the codes drawn: in the order of the
-    images two prompts would have one of two top codes each. Raises DdmError naming the argument that doesn't fit.
-    """
-    known = bundle.codes
-    quota = codes is None and balance is not Balance.OFF and known.num_codes > 0
-    if balance is Balance.ON and not quota:
-        reason = "codes are given" if codes is not None else "the bundle has no codes"
-        raise DdmError(f'balance is "on", but {reason}; expected "off" or "auto"')
-    if scope is not None and not (0 < len(scope) <= _SCOPE_LENGTH and scope.isprintable()):
-        raise DdmError(f"scope is {scope!r}; expected 1 to {_SCOPE_LENGTH} printable characters")
-    if quota:
-        alone = set(left_alone)
-        balanced = tuple(i for first in range(prompts) for i in range(first, n, prompts) if i not in alone)
-        return Plan(n, None if balanced else (NULL_CODE,) * n, balanced, scope, shuffle)
-    for field, value, default in (("target", target, "uniform"), ("scope", scope, None), ("shuffle", shuffle, False)):
-        if value != default:
-            raise DdmError(f"{field} is {value!r}, but no quota draws the codes of this request")
-    given = (NULL_CODE,) * n if codes is None else tuple(int(code) for code in codes)
-    if len(given) != n:
-        raise DdmError(f"codes has {len(given)} entries; expected n = {n}")
-    check_codes(bundle, given, "codes")
-    if balance is Balance.OFF and set(given) != {NULL_CODE}:
-        raise DdmError('balance is "off", which means the null code (-1); leave it at "auto" to give codes')
-    return Plan(n, given)
 
 
 def check_codes(bundle: Bundle, codes: Sequence[int], field: str) -> None:

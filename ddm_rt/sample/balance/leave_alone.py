@@ -42,7 +42,8 @@ def words_for(given: Words | None, scope: str | None) -> tuple[str, ...]:
 def names_one(prompt: str, words: Sequence[str]) -> bool:
     """Whether the prompt has one of the words (or phrases), whole and in any case."""
     text = _folded(prompt)
-    return any(re.search(rf"(?<!\w){_pattern(word)}(?!\w)", text) for word in words)
+    patterns = (r"\s+".join(map(re.escape, _folded(word).split())) for word in words)
+    return any(re.search(rf"(?<!\w){pattern}(?!\w)", text) for pattern in patterns)
 
 
 def parse_words(text: str) -> Words:
@@ -69,10 +70,6 @@ def parse_words(text: str) -> Words:
 
 def _is_word(word: object) -> bool:
     return isinstance(word, str) and bool(word.strip())
-
-
-def _pattern(word: str) -> str:
-    return r"\s+".join(map(re.escape, _folded(word).split()))
 
 
 def _folded(text: str) -> str:

@@ -18,22 +18,22 @@ import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.balance import ledger_bundle, ledger_fork
-from ddm_rt.sample.balance.ledger_file import Owner, explain, open_ledger, resolved, take_back_from_dead
+from ddm_rt.sample.balance import ledger_fork
+from ddm_rt.sample.balance.ledger_file import Owner, explain, open_ledger, resolved, take_back, take_back_from_dead
 from ddm_rt.sample.balance.quota import TreeQuota
 
 _CACHED_STREAMS = 256
 _IN_MEMORY = "memory"  # the owner of every lease of a ledger without a file
 _FIND = "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?"
 _STREAMS = "SELECT bundle_id, scope, target, calibration_id FROM streams ORDER BY number LIMIT ?"
+_OTHER = "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1"
 _POOL = (
     "SELECT position, code FROM draws WHERE owner IS NULL AND lease IS NULL AND stream = ? ORDER BY position LIMIT ?"
 )
@@ -67,7 +67,7 @@ class Counts:
         return self.issued - self.leased - self.pooled
 
 
-class Lease:
+class Lease(AbstractContextManager["Lease"]):
     """Draws of one request. Leaving its `with` block gives back what was not committed; so does losing the object."""
 
     def __init__(self, ledger: "Ledger", key: tuple[str, int], draws: tuple[Draw, ...]) -> None:
@@ -88,22 +88,18 @@ class Lease:
         """Give the draws back, unless they were committed. Where the file is locked, the ledger's next use does it."""
         if self._lost.detach() is not None:
             self._ledger._returned.append(self._key)
-            self._ledger._return()
+            with suppress(LedgerError), self._ledger._transaction() as connection:
+                self._ledger._give_back(connection)
 
     def forget(self) -> None:
         """The lease stays open, for another object that has its number."""
         self._lost.detach()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """Counts per stream, in memory or in the file `path`. Any number of threads may use it.
 
     Each process opens the file for itself, after a fork. A file belongs to one bundle. `timeout_s` is how long to wait
@@ -135,7 +131,7 @@ class Ledger:
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        ledger_fork.watch(self)
+        ledger_fork.ledgers.add(self)
         if self._exists():  # a file that can't be used is refused now, and made when something is drawn
             with self._transaction():
                 pass
@@ -152,7 +148,7 @@ class Ledger:
         with self._transaction() as connection:
             self._give_back(connection)
             if self.path is not None:
-                ledger_bundle.check(connection, self._given, stream.bundle_id)
+                self._check_bundle(connection, stream.bundle_id)
             owner = self._register(connection)
             if number is None:
                 self._leases += 1
@@ -228,44 +224,41 @@ class Ledger:
         """Raises LedgerError where the file belongs to another bundle, or to this one before it was upgraded."""
         if self._exists():
             with self._transaction() as connection:
-                ledger_bundle.check_former(connection, self._given, bundle)
-                ledger_bundle.check(connection, self._given, bundle.bundle_id)
+                if former := _bundles(connection) & {*bundle.index.former_ids}:
+                    raise LedgerError(
+                        f"{self}: belongs to bundle {min(former)[:12]}…, from which this one was made; "
+                        f"move it with `ddm-rt upgrade {bundle.path} --ledger {self._given}`"
+                    )
+                self._check_bundle(connection, bundle.bundle_id)
 
     def check_upgrade(self, bundle: Bundle) -> None:
         """Raises LedgerError where there is no such file, or one that belongs neither to this bundle nor to a former id
         of it."""
-        if not self._exists():
-            raise LedgerError(f"{self}: no such file")
-        with self._transaction() as connection:
-            ledger_bundle.check_upgrade(connection, self._given, bundle)
+        with self._upgrading(bundle):
+            pass
 
     def move_to(self, bundle: Bundle) -> int:
         """What was counted for the bundle before it was upgraded counts for it now. How many streams that were.
 
         Requests under way keep their draws. Raises what `check_upgrade` raises, and changes nothing then.
         """
-        self.check_upgrade(bundle)
-        with self._transaction() as connection:
-            return ledger_bundle.move(connection, self._given, bundle)
+        with self._upgrading(bundle) as connection:
+            update = "UPDATE streams SET bundle_id = ? WHERE bundle_id != ?"
+            return connection.execute(update, (bundle.bundle_id, bundle.bundle_id)).rowcount
 
     def close(self) -> None:
         """Give back the draws of requests under way, and close the file. The ledger is of no use afterwards."""
         if self._owner is not None and not self._closed:
             # Where the file can't be written now, the end of the owner's lock does the same later.
             with suppress(LedgerError), self._transaction() as connection:
-                self._owner.retire(connection)
+                take_back(connection, self._owner.name)
             self._owner.unlock()
         with self._mutex:
             self._closed = True
             if self._connection is not None:
                 self._connection.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _commit(self, key: tuple[str, int], n: int) -> None:
@@ -276,10 +269,26 @@ class Ledger:
                     f"{self}: {n - done} of {n} draws of this request were taken back; it can't be completed"
                 )
 
-    def _return(self) -> None:
-        """Bring leases that were given back to the pool, if the file can be written now."""
-        with suppress(LedgerError), self._transaction() as connection:
-            self._give_back(connection)
+    @contextmanager
+    def _upgrading(self, bundle: Bundle) -> Iterator[sqlite3.Connection]:
+        """A transaction on a file of this bundle or of a former id of it; see `check_upgrade`."""
+        if not self._exists():
+            raise LedgerError(f"{self}: no such file")
+        with self._transaction() as connection:
+            if foreign := _bundles(connection) - {bundle.bundle_id, *bundle.index.former_ids}:
+                raise LedgerError(
+                    f"{self}: belongs to bundle {min(foreign)[:12]}…, from which {bundle.path} was not made; "
+                    "name another ledger, or the bundle that it was used with"
+                )
+            yield connection
+
+    def _check_bundle(self, connection: sqlite3.Connection, bundle_id: str) -> None:
+        """Raises LedgerError where something was drawn for another bundle."""
+        if (other := connection.execute(_OTHER, (bundle_id,)).fetchone()) is not None:
+            raise LedgerError(
+                f"{self}: belongs to bundle {other[0][:12]}…; this one is {bundle_id[:12]}…: "
+                "name another file, or open the bundle that it belongs to"
+            )
 
     def _exists(self) -> bool:
         return self._connection is not None or (self.path is not None and self.path.exists())
@@ -372,6 +381,10 @@ class Ledger:
         except (ValueError, AttributeError) as error:
             raise LedgerError(f"{self}: damaged: the counts of scope {stream.scope!r} are unreadable") from error
         return counts
+
+
+def _bundles(connection: sqlite3.Connection) -> set[str]:
+    return {bundle_id for (bundle_id,) in connection.execute("SELECT DISTINCT bundle_id FROM streams")}
 
 
 def _columns(stream: Stream) -> tuple[str, str, str, str]:

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ddm_rt.errors import LedgerError
+from ddm_rt.files import lock
 
 _APPLICATION_ID = 0x44444D31  # "DDM1": an SQLite file with another one is no ledger
 _VERSION = 1
@@ -89,11 +90,8 @@ def _create(path: Path) -> None:
 
     One process at a time does it, by a lock on the directory, and removes what one before it may have left.
     """
-    import fcntl
-
-    folder = os.open(path.parent, os.O_RDONLY)
+    folder = lock(path.parent)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         if path.exists():
             return
         new = path.with_name(f".{path.name}.new")
@@ -150,7 +148,7 @@ class Owner:
         self.name = secrets.token_hex(8) if name is None else name
         path = _lock_file(ledger, self.name)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_EXCL if name is None else 0), 0o644)
-        self._locked = weakref.finalize(self, _unlock, self._handle, path)
+        self.unlock = weakref.finalize(self, _unlock, self._handle, path)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         connection.execute("INSERT OR IGNORE INTO owners VALUES (?)", (self.name,))
         _remove_strays(connection, ledger)
@@ -159,16 +157,9 @@ class Owner:
         """Whether the name still stands: someone may have deleted the lock file, which looks like a death."""
         return connection.execute("SELECT 1 FROM owners WHERE name = ?", (self.name,)).fetchone() is not None
 
-    def retire(self, connection: sqlite3.Connection) -> None:
-        """Take the name off; draws that it still holds go to the pool."""
-        _take_back(connection, self.name)
-
-    def unlock(self) -> None:
-        self._locked()
-
     def forget(self) -> None:
         """In a forked child: let the copy of the lock go, which stays with the parent."""
-        if self._locked.detach() is not None:
+        if self.unlock.detach() is not None:
             os.close(self._handle)
 
 
@@ -191,11 +182,12 @@ def take_back_from_dead(connection: sqlite3.Connection, ledger: Path, own: str |
     for (name,) in connection.execute("SELECT name FROM owners").fetchall():
         path = _lock_file(ledger, name)
         if name != own and not _is_locked(path):
-            _take_back(connection, name)
+            take_back(connection, name)
             path.unlink(missing_ok=True)
 
 
-def _take_back(connection: sqlite3.Connection, name: str) -> None:
+def take_back(connection: sqlite3.Connection, name: str) -> None:
+    """Take an owner's name off; draws that it still holds go to the pool."""
     connection.execute("UPDATE draws SET owner = NULL, lease = NULL WHERE owner = ?", (name,))
     connection.execute("DELETE FROM owners WHERE name = ?", (name,))
 
@@ -205,16 +197,8 @@ def _lock_file(ledger: Path, name: str) -> Path:
 
 
 def _is_locked(path: Path) -> bool:
-    import fcntl
-
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
+        os.close(lock(path, wait=False))
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
     return False

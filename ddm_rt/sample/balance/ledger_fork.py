@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddm_rt.sample.balance.ledger import Ledger
 
-_ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
+ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
 _held: "list[Ledger]" = []
 
 
-def watch(ledger: "Ledger") -> None:
-    """From now on until the ledger is gone."""
-    _ledgers.add(ledger)
-
-
 def _before_fork() -> None:
-    for ledger in list(_ledgers):
+    for ledger in list(ledgers):
         ledger._mutex.acquire()
         _held.append(ledger)
 

@@ -157,6 +157,14 @@ def total(weights: Iterable[float]) -> float:
         return math.inf
 
 
+def share_of(name: str, share: str, target: str) -> float:
+    """A share as it is written in `target`. Raises DdmError quoting both where it is no number."""
+    try:
+        return float(share)
+    except ValueError as error:
+        raise DdmError(f"target {target!r}: {share!r} is no number; expected the share of {name}") from error
+
+
 def parse_target(target: str, num_top_codes: int) -> tuple[float, ...]:
     """Weights of the top codes from "uniform" or "code:0=.3,code:1=.7"; a top code that isn't named gets 0.
 
@@ -175,9 +183,6 @@ def parse_target(target: str, num_top_codes: int) -> tuple[float, ...]:
         if name in seen:
             raise DdmError(f"target {target!r}: {name} is given twice")
         seen.add(name)
-        try:
-            weights[name] = float(share)
-        except ValueError as error:
-            raise DdmError(f"target {target!r}: {share!r} is no number; expected the share of {name}") from error
+        weights[name] = share_of(name, share, target)
     quantise(list(weights.values()), f"target {target!r}")
     return tuple(weights.values())

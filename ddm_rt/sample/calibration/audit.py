@@ -6,7 +6,6 @@ an audit.csv beside its manifest.
 """
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import atomic_directory
 from ddm_rt.sample.balance.quota import Quota
 from ddm_rt.sample.calibration.groups import Attribute, check
-from ddm_rt.sample.generation import Generation
+from ddm_rt.sample.generation import Generation, encoded
 from ddm_rt.sample.manifest import Manifest, read_manifest
 
 UNSURE = "?"  # in a group's place: can't be told
@@ -66,17 +65,13 @@ def write(generation: Generation, attributes: Sequence[Attribute], out: Path, sc
 
     Raises DdmError where `out` exists and isn't an empty directory.
     """
-    from PIL import Image
-
     files = [str(record["file"]) for record in generation.manifest["images"]]
     with atomic_directory(out) as folder:
-        for name, pixels in zip(files, generation.images, strict=True):
-            Image.fromarray(pixels).save(folder / name)
+        generation.write_into(folder)
         for number, start in enumerate(range(0, len(files), _SHEET_IMAGES), start=1):
             rows = slice(start, start + _SHEET_IMAGES)
             sheet = numbered_sheet(generation.images[rows], [Path(name).stem for name in files[rows]])
-            Image.fromarray(sheet).save(folder / f"contact_sheet_{number:02d}.png")
-        (folder / "manifest.json").write_text(json.dumps(generation.manifest, indent=1, allow_nan=False) + "\n")
+            (folder / f"contact_sheet_{number:02d}.png").write_bytes(encoded(sheet))
         described = AuditSet(attributes=tuple(attributes), scope=scope)
         (folder / "audit.json").write_text(described.model_dump_json(indent=1) + "\n")
         with (folder / "audit.csv").open("w", newline="", encoding="utf-8") as file:

@@ -188,9 +188,14 @@ def solve(
     """
     columns = np.hstack([_means(found.table(part.attributes), prior) for part in parts])
     wanted = np.concatenate([part.shares for part in parts])
-    if not nearest:
-        for part in parts:
-            _check_reach(found, part, base)
+    reachable = [] if nearest else [(part, found.reachable(part.attributes, base)) for part in parts]
+    for part, reach in reachable:
+        for (cell, (low, high)), share in zip(reach.items(), part.shares, strict=True):
+            if not low - _EDGE_TOLERANCE <= share <= high + _EDGE_TOLERANCE:
+                raise DdmError(
+                    f"target {cell}={share:g} is out of reach: with {found.audited} audited images the codes surely "
+                    f"give {low:.3f} to {high:.3f} (90 % bounds). {_HELP}"
+                )
     result = tilt(columns, wanted, base, slack=1e-3 if nearest else 0.0)
     if not (result.reached or nearest):
         at = dict(zip((cell for part in parts for cell in cells(part.attributes)), result.shares, strict=True))
@@ -207,17 +212,6 @@ def _means(counts: NDArray[np.int64], prior: float | None = None) -> Floats:
 
 
 _HELP = "More codes (train --micro-codes), more audits (calibrate --n) or retraining with more such images is needed"
-
-
-def _check_reach(found: Calibration, part: Part, base: Floats) -> None:
-    reach = found.reachable(part.attributes, base)
-    for cell, share in zip(reach, part.shares, strict=True):
-        low, high = reach[cell]
-        if not low - _EDGE_TOLERANCE <= share <= high + _EDGE_TOLERANCE:
-            raise DdmError(
-                f"target {cell}={share:g} is out of reach: with {found.audited} audited images the codes surely give "
-                f"{low:.3f} to {high:.3f} (90 % bounds). {_HELP}"
-            )
 
 
 def with_target(found: Calibration, target: str | None, codes: CodeTable) -> tuple[Calibration, Weighted]:
@@ -294,20 +288,14 @@ def _check(record: Calibration, num_codes: int, where: Path) -> None:
             raise BundleError(f"{where}: field targets: weights of {stored.target}: expected {num_codes}, of sum 1")
 
 
-def resolve(
-    bundle: Bundle, target: str, settings: Settings, *, allow_stale: bool = False, name: str | None = None
-) -> Weighted:
-    """Weights of the codes for a target over groups, from the bundle's calibrations (or the one called `name`).
+def resolve(bundle: Bundle, target: str, settings: Settings, *, allow_stale: bool = False) -> Weighted:
+    """Weights of the codes for a target over groups, from the bundle's calibrations.
 
     Of several that know the target's groups and hold for `settings`, the one with the most audited images is taken.
     Raises DdmError where there is none, where the target is malformed or out of reach, and where every one is for other
     settings or another bundle, unless `allow_stale`: then a warning says what differs.
     """
     every = load_all(bundle)
-    if name is not None:
-        if name not in every:
-            raise DdmError(f"calibration {name!r} is unknown; this bundle has: {', '.join(every) or 'none'}")
-        every = {name: every[name]}
     if not every:
         raise DdmError(
             f"target {target!r}: this bundle has no calibration that knows groups; `ddm-rt calibrate` adds one"
@@ -321,7 +309,11 @@ def resolve(
             reasons[key] = str(error)
     if not knowing:
         raise DdmError("; ".join(dict.fromkeys(reasons.values())))
-    stale = {key: _stale(every[key][0], bundle, settings) for key in knowing}
+    stale = {}
+    for key in knowing:
+        record, _ = every[key]
+        foreign = [] if bundle.is_of(record.bundle_id) else [f"it is of another bundle, {record.bundle_id[:12]}"]
+        stale[key] = foreign + record.settings.differences(settings)
     fitting = [key for key in knowing if not stale[key]]
     if not fitting and not allow_stale:
         told = "; ".join(f"{key}: {', '.join(stale[key])}" for key in stale)
@@ -337,11 +329,6 @@ def resolve(
     base = base_weights(bundle.codes)
     weights = np.array(known[text]) if text in known else solve(record, knowing[chosen], base)
     return weighted(record, text, weights, bundle.codes, calibration_id, chosen)
-
-
-def _stale(record: Calibration, bundle: Bundle, settings: Settings) -> list[str]:
-    of = [] if bundle.is_of(record.bundle_id) else [f"it is of another bundle, {record.bundle_id[:12]}"]
-    return of + record.settings.differences(settings)
 
 
 def _plain(value: object) -> str:

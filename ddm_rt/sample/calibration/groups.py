@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.balance.quota import SUM_TOLERANCE, total
+from ddm_rt.sample.balance.quota import SUM_TOLERANCE, share_of, total
 
 _NAME = re.compile(r"[^=,;:&?\s]([^=,;:&?\n]*[^=,;:&?\s])?")
 RESERVED = "code"  # targets over top codes start with it
@@ -130,7 +130,9 @@ def _part(piece: str, text: str, attributes: Sequence[Attribute]) -> Part:
         cell = tuple(by_attribute[attribute.name] for attribute in chosen)
         if cell in wanted:
             raise DdmError(f"target {text!r}: {left} is given twice")
-        wanted[cell] = _share(share, left, text)
+        wanted[cell] = value = share_of(left, share, text)
+        if not (math.isfinite(value) and value >= 0):
+            raise DdmError(f"target {text!r}: the share of {left} is {value}; expected a finite number, not negative")
     assert chosen is not None
     size = total(wanted.values())
     if abs(size - 1) > SUM_TOLERANCE:
@@ -165,16 +167,6 @@ def _attributes_of(groups: Sequence[str], text: str, among: Sequence[Attribute])
     if len({attribute.name for attribute in found}) != len(found):
         raise DdmError(f"target {text!r}: {'&'.join(groups)} names two groups of {_twice([a.name for a in found])}")
     return found
-
-
-def _share(share: str, group: str, text: str) -> float:
-    try:
-        value = float(share)
-    except ValueError as error:
-        raise DdmError(f"target {text!r}: {share!r} is no number; expected the share of {group}") from error
-    if not (math.isfinite(value) and value >= 0):
-        raise DdmError(f"target {text!r}: the share of {group} is {value}; expected a finite number, not negative")
-    return value
 
 
 def _name(attribute: Attribute) -> str:

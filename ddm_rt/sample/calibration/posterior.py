@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 PRIOR = 0.5  # Jeffreys' prior for two groups
 _PRIORS = tuple(PRIOR / 2 ** (i / 2) for i in range(1, 11))  # down to 1/64
 _PREFERENCE = 1e-6  # of log likelihood: rounding decides nothing
+_NODES = 300  # of an integral: quantiles to 1e-9
 Z90 = 1.6448536269514722  # standard normal: 90 % lie between -Z90 and Z90
 
 
@@ -49,13 +50,31 @@ def variance(counts: NDArray[np.int64]) -> Floats:
 
 
 def bounds(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """The 5 % and 95 % quantiles [K, G] of each p(group | code)."""
-    alpha = counts + PRIOR
-    rest = alpha.sum(axis=1, keepdims=True) - alpha
-    pairs = [(float(a), float(b)) for a, b in zip(alpha.ravel(), rest.ravel(), strict=True)]
-    known = {pair: (beta_quantile(0.05, *pair), beta_quantile(0.95, *pair)) for pair in set(pairs)}
-    both = np.array([known[pair] for pair in pairs]).reshape(*alpha.shape, 2)
-    return both[..., 0], both[..., 1]
+    """The 5 % and 95 % quantiles [K, G] of each p(group | code).
+
+    With p = sin²θ a beta distribution's density is that of sin^(2a-1) θ · cos^(2b-1) θ: smooth, so Gauss's rule does.
+    """
+    a = counts + PRIOR
+    b = a.sum(axis=1, keepdims=True) - a
+    log_gamma = np.vectorize(math.lgamma)
+    scale = log_gamma(a + b) - log_gamma(a) - log_gamma(b)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+
+    def probability(angle: Floats) -> Floats:
+        """That of less than sin² of `angle` [K, G]."""
+        theta = angle[..., None] * (nodes + 1) / 2
+        powers = (2 * a - 1)[..., None] * np.log(np.sin(theta)) + (2 * b - 1)[..., None] * np.log(np.cos(theta))
+        return np.asarray(angle * (np.exp(scale[..., None] + powers) @ weights), np.float64)
+
+    def quantile(q: float) -> Floats:
+        low, high = np.zeros(a.shape), np.full(a.shape, np.pi / 2)
+        for _ in range(50):
+            middle = (low + high) / 2
+            below = probability(middle) < q
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return np.asarray(np.sin(high) ** 2, np.float64)
+
+    return quantile(0.05), quantile(0.95)
 
 
 def extremes(p: Floats, spread: Floats, base: Floats) -> tuple[float, float]:
@@ -81,43 +100,3 @@ def _largest_lower_bound(p: Floats, spread: Floats) -> float:
         else:
             high = middle
     return low
-
-
-def beta_quantile(q: float, a: float, b: float) -> float:
-    """The q-quantile of a beta distribution with parameters a, b > 0, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if beta_cdf(middle, a, b) < q:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) by its continued fraction (NIST DLMF 8.17.22)."""
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
-        return 1 - beta_cdf(1 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    return front / (a * _fraction(x, a, b))
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁/(1 + d₂/(1 + ...)) by Lentz's method."""
-    tiny = 1e-300
-    value, c, d = 1.0, 1.0, 0.0
-    for j in range(1, 1000):
-        m = j // 2
-        if j % 2:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1 / (1 + term * d or tiny)
-        c = 1 + term / c or tiny
-        value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return value

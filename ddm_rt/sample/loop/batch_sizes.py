@@ -14,8 +14,8 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import Shape, Size
 from ddm_rt.sample.loop.noise import Stream, normal
-from ddm_rt.sample.shapes import Shape, Size
 from ddm_rt.schedule import step_table
 
 Sizes = tuple[int, ...]
@@ -95,7 +95,10 @@ def probe(
 
     Raises DdmError where no size is left of those that the engine takes.
     """
-    sizes = _candidates(engine, shape, most)
+    sizes = engine.batch_sizes
+    if sizes is None:
+        most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1], _MAX_ELEMENTS // int(np.prod(shape)))
+        sizes = tuple(size for size in CANDIDATES if size <= most) or (1,)
     x = engine.array(normal(np.arange(sizes[-1], dtype=np.uint64), 0, Stream.INITIAL, shape))
 
     def run(index: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -120,14 +123,6 @@ def probe(
         else:
             groups.append([size])
     return tuple(tuple(reversed(group)) for group in groups)
-
-
-def _candidates(engine: Engine, shape: Shape, most: int | None) -> tuple[int, ...]:
-    if engine.batch_sizes is not None:
-        return engine.batch_sizes
-    most = min(engine.max_batch or CANDIDATES[-1], most or CANDIDATES[-1])
-    fitting = [size for size in CANDIDATES if size <= most and size * int(np.prod(shape)) <= _MAX_ELEMENTS]
-    return tuple(fitting) or (1,)
 
 
 def split(rows: int, buckets: Sequence[int]) -> list[NDArray[np.int64]]:

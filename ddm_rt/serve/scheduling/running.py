@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ddm_rt.engine.contract import Array
+from ddm_rt.runtime import Shape
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.queue import Work
 
 Member = tuple[Work, int]  # a request, and the number of an image in it

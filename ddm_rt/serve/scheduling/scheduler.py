@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ddm_rt.engine.contract import Array
+from ddm_rt.runtime import Shape
 from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Extent, Request
-from ddm_rt.sample.shapes import Shape
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
 from ddm_rt.serve.scheduling.queue import RequestQueue, Work
 from ddm_rt.serve.scheduling.running import Member, RunningImages, Ticked
@@ -221,7 +221,7 @@ class Scheduler(Service[Work]):
         if not members:
             return
         try:
-            images = self.pipeline.decode(x0, len(members), shape)
+            images = self.pipeline.decode(x0, len(members), self.pipeline.batch_sizes(shape))
         except Exception as error:  # noqa: BLE001 (the request is told)
             if len(members) > 1:  # one that can't be decoded takes none of its neighbours with it
                 for i, member in enumerate(members):
