@@ -125,8 +125,9 @@ def share(model: onnx.ModelProto, old: str, new: str) -> None:
     model.graph.initializer.remove(tensor(model, old))
 
 
+@pytest.mark.parametrize("kept", ["the first's name", "the last's name"])
 def test_layers_with_equal_weights_share_a_tensor(
-    changed: Callable[[Callable[[onnx.ModelProto], None]], Bundle], tiny_bundle: Bundle
+    changed: Callable[[Callable[[onnx.ModelProto], None]], Bundle], tiny_bundle: Bundle, kept: str
 ) -> None:
     block = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
     pairs = {
@@ -135,6 +136,14 @@ def test_layers_with_equal_weights_share_a_tensor(
         f"{block}.norm3.bias": f"{block}.norm1.bias",
         "unet.up_blocks.0.resnets.0.conv2.bias": "unet.up_blocks.0.resnets.0.conv1.bias",
     }
+
+    if kept == "the last's name":
+        pairs = {
+            f"{block}.norm1.weight": f"{block}.norm3.weight",
+            f"{block}.norm2.weight": f"{block}.norm3.weight",
+            f"{block}.norm1.bias": f"{block}.norm3.bias",
+            "unet.up_blocks.0.resnets.0.conv1.bias": "unet.up_blocks.0.resnets.0.conv2.bias",
+        }
 
     def how(model: onnx.ModelProto) -> None:
         for old, new in pairs.items():

@@ -6,7 +6,7 @@ weights. A name that was kept must agree, and so must every shape.
 """
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,20 +115,22 @@ def _uses(part: Part, inputs: Mapping[str, Tensor], names: Mapping[int, str]) ->
 def _matched(path: Path, graph: str, uses: list[str], weights: Mapping[str, Tensor]) -> dict[str, Origin | None]:
     """By name; None for what the module computes with and the graph doesn't, since nothing reads the result."""
     found: dict[str, Origin | None] = {}
-    waiting, used = deque(uses), set[str]()
-    for tensor, transposed in graph_files.in_order(graph_files.read_model(path)):
-        kept = tensor.name.removeprefix(_PREFIX) if tensor.name.startswith(_PREFIX) else None
-        again = tensor.name in used  # by a layer whose weights are equal to another one's
-        used.add(tensor.name)
-        if kept in waiting and not again:
+    waiting = deque(uses)
+    tensors = list(graph_files.in_order(graph_files.read_model(path)))
+    times = Counter(tensor.name for tensor, _ in tensors)
+    for tensor, transposed in tensors:
+        # What several layers with equal weights share has the name of any of them: their order alone tells.
+        own = times[tensor.name] == 1 and tensor.name.startswith(_PREFIX)
+        kept = tensor.name.removeprefix(_PREFIX) if own else None
+        if kept in waiting:
             while waiting[0] != kept:
                 found[waiting.popleft()] = None
         name = waiting[0] if waiting else None
-        if name is not None and (again or kept in (None, name)) and _fits(tensor.dims, transposed, weights[name].shape):
+        if name is not None and kept in (None, name) and _fits(tensor.dims, transposed, weights[name].shape):
             shape = tuple(weights[name].shape)
             found[name] = Origin(graph=graph, initializer=tensor.name, transposed=transposed, shape=shape)
             waiting.popleft()
-        elif kept is not None and not again:
+        elif kept is not None:
             wanted = "nothing more" if name is None else f"{name} {list(weights[name].shape)}"
             raise BundleError(
                 f"{path}: has tensor {kept} {list(tensor.dims)}; the model of training.json uses {wanted}"
