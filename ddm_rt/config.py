@@ -274,6 +274,11 @@ class SamplingConfig(Frozen):
     indicator_scale: Annotated[float, Field(ge=0)] = 1.0  # attention, s
     clip: tuple[float, float] | None = (-1.0, 1.0)  # of x0, for pixel models
 
+    @property
+    def scales(self) -> tuple[float, float | None]:
+        """Guidance on the text, and on the code."""
+        return self.guidance_scale, self.indicator_guidance_scale
+
 
 class DistillConfig(Frozen):
     """How a student was made of another run: consistency distillation, with guidance folded in."""
@@ -290,6 +295,11 @@ class DistillConfig(Frozen):
     one_step_start: bool = False  # of a path: the teacher takes the first phase in one guided step, the others in many
     huber: Annotated[float, Field(gt=0)] = 1e-3  # where the loss turns from squares to absolute values
     lora: LoraConfig | None = None  # the student's own factors; RunConfig.lora: with the teacher's
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Guidance on the text, and on the code."""
+        return self.guidance_scale, self.indicator_guidance_scale
 
 
 class RunConfig(Frozen):

@@ -60,7 +60,7 @@ def _sample(trainer: Trainer, prompt: int, codes: list[int]) -> Tensor:
         eta=settings.eta,
         clip=settings.clip,
     )
-    scale = settings.guidance_scale if subject.takes_text else settings.indicator_guidance_scale
+    scale = settings.scales[0 if subject.takes_text else 1]
     count = len(codes)
     wanted = torch.tensor([NULL_CODE] * count + codes, device=device)
     x = torch.randn(1, *trainer.material.latents.shape[1:], generator=torch.Generator().manual_seed(config.train.seed))

@@ -23,6 +23,7 @@ from ddm_rt.sample.pipeline import Pipeline
 # Trajectories of this many images, and one of four as many again with the null code; calls at this many of their steps.
 IMAGES, STEPS = 64, 8
 _SEED = 0
+_NOT_RECORDED = {"num_steps", "eta", "guidance_scale", "indicator_scale", "clip"}  # of the sampling's defaults
 
 
 def export(
@@ -90,8 +91,9 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
             "rows": sum(len(call["t"]) for call in recorder.calls),
             "steps": sorted(kept),
             "num_steps": steps,
-            "sampler": sampling.sampler.value,
-            "indicator_guidance_scale": sampling.indicator_guidance_scale,
+            **sampling.model_dump(
+                mode="json", exclude={"num_steps", "eta", "guidance_scale", "indicator_scale", "clip"}
+            ),
             "seed": seed,
             "buckets": list(buckets),
             "range": "largest magnitude",

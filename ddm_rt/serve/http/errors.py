@@ -12,16 +12,12 @@ from starlette.exceptions import HTTPException
 
 from ddm_rt.errors import BundleError, DdmError, LedgerError
 from ddm_rt.sample.generation import Cancelled
+from ddm_rt.sample.request import told_fields
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 
-# Fields of a request that `Pipeline.prepare` and `Scheduler.submit` complain of, most of them by the same name.
-_FIELDS = {"num_steps": "steps", "height": "size", "width": "size"} | {
-    name: name
-    for name in (
-        *("prompt", "negative_prompt", "n", "seed", "sampler", "guidance_scale", "indicator_guidance_scale"),
-        *("target", "balance", "scope", "leave_alone", "deadline_s"),
-    )
-}
+# What a request that doesn't fit complains of -> the body's field.
+_FIELDS = {name: field.told.name or name for name, field in told_fields().items()}
+_FIELDS |= {"height": "size", "width": "size", "deadline_s": "deadline_s"}
 
 
 @dataclass(eq=False)

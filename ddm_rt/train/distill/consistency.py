@@ -84,14 +84,15 @@ class Distiller(Trainer):
 
         Its branches are as `sample.loop.guidance` has them: joint where both scales are equal or there is no text.
         """
-        takes_text, scales = self.subject.takes_text, [self.distill.indicator_guidance_scale]
+        takes_text, (text_scale, code_scale) = self.subject.takes_text, self.distill.scales
+        scales = [code_scale]
         uncoded = batch._replace(code=torch.full_like(batch.code, NULL_CODE))
         nothing = uncoded._replace(no_text=torch.ones_like(batch.no_text))
         branches = [nothing, batch]  # from the least conditioned on
         if not self.material.classes.top_of and not takes_text:
             branches, scales = [batch], []
-        elif takes_text and self.distill.guidance_scale != self.distill.indicator_guidance_scale:
-            branches, scales = [nothing, uncoded, batch], [self.distill.guidance_scale, *scales]
+        elif takes_text and text_scale != code_scale:
+            branches, scales = [nothing, uncoded, batch], [text_scale, code_scale]
         conditions = [self.condition(branch) for branch in branches]
         with self.subject.teacher() as teacher:
             outputs = [teacher(batch.x_t, batch.t.float(), condition).float() for condition in conditions]
