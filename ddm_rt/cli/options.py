@@ -41,7 +41,6 @@ Judge = Annotated[str, Option(help="digits, or an ONNX classifier.")]
 Groups = Annotated[str, Option(help="Two or more of the judge's classes, by comma.")]
 Classes = Annotated[str | None, Option(help="The judge's classes, where its file doesn't name them.")]
 
-
 # Fields that the command line takes otherwise: their type, and what is said of them.
 _OTHERWISE: dict[str, tuple[Any, str | None]] = {
     "prompt": (list[str] | None, None),
@@ -148,4 +147,5 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
+# For commands that let bundles generate, and take the rest of the request from elsewhere.
 prompts = asks("prompt", "negative_prompt", "guidance_scale")

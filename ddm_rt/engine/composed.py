@@ -1,5 +1,6 @@
 """What engines share: the contract over calls of whole networks, and what an engine can do by its other calls."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,19 +40,19 @@ class Composed:
 
 
 class OfNetworks(Composed):
-    """The part of the contract that calls the bundle's networks, over `_call`. Text encoder and conditioner, which run
-    once per prompt, are given host arrays.
+    """An engine calls the bundle's networks by name, and this makes the contract's four calls of it. Text encoder and
+    conditioner, which run once per prompt, are given host arrays.
     """
 
     _bundle: Bundle
 
+    @abstractmethod
     def _call(self, name: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """The network's outputs by name, in its order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _host(self, array: Array) -> NDArray[np.float32]:
         """The array's values on the host."""
-        raise NotImplementedError
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         if self._bundle.config.prompt_free:

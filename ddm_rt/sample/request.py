@@ -190,15 +190,14 @@ class Request:
             raise DdmError(f'balance is "on", but {reason}; expected "off" or "auto"')
         if self.scope is not None and not (0 < len(self.scope) <= _SCOPE_LENGTH and self.scope.isprintable()):
             raise DdmError(f"scope is {self.scope!r}; expected 1 to {_SCOPE_LENGTH} printable characters")
-        null = (NULL_CODE,) * self.n
         if quota:
             runs = [range(k, self.n, len(left_alone)) for k, alone in enumerate(left_alone) if not alone]
             balanced = tuple(i for run in runs for i in run)
-            return Plan(self.n, None if balanced else null, balanced, self.scope, self.shuffle)
+            return Plan(self.n, None if balanced else (NULL_CODE,) * self.n, balanced, self.scope, self.shuffle)
         for name, default in (("target", "uniform"), ("scope", None), ("shuffle", False)):
             if (value := getattr(self, name)) != default:
                 raise DdmError(f"{name} is {value!r}, but no quota draws the codes of this request")
-        given = null if self.codes is None else tuple(int(code) for code in self.codes)
+        given = (NULL_CODE,) * self.n if self.codes is None else tuple(int(code) for code in self.codes)
         if len(given) != self.n:
             raise DdmError(f"codes has {len(given)} entries; expected n = {self.n}")
         check_codes(bundle, given, "codes")
