@@ -56,7 +56,7 @@ class BatchSizes:
         """
         if shape not in self.groups:
             self.groups[shape] = self._probed(shape, size, rows)
-            _log.info("batch sizes for latents %s: %s", shape, self.groups[shape])
+            _log.debug("batch sizes for latents %s: %s", shape, self.groups[shape])
         groups = self.groups[shape]
         if bucket is None:
             return groups[0]
