@@ -1,6 +1,8 @@
 # Each target sets up .venv by itself on a machine with Python 3.11 or later and nothing else installed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Each of these holds what the one before it does: what `make demo` needs, what tests need, what slow tests need besides.
+DEMO := .venv/.installed-demo
 STAMP := .venv/.installed
 INTEGRATION := .venv/.installed-integration
 # uv takes a quarter of the time that pip takes. It looks for packages where pip is told to look, too.
@@ -10,18 +12,21 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 .PHONY: demo test test-slow test-idle lint bench clean
 .DELETE_ON_ERROR:
 
-$(STAMP): pyproject.toml
+$(DEMO): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(INSTALL) --editable '.[train,evaluate]'
+	touch $@
+
+$(STAMP): $(DEMO)
 	$(INSTALL) --editable '.[train,evaluate,serve,ray,openvino,dev]'
 	touch $@
 
-# What slow tests need besides.
 $(INTEGRATION): $(STAMP)
 	$(INSTALL) --editable '.[integration]'
 	touch $@
 
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/ddm-rt demo --out demo-out
 
 test: $(STAMP) lint

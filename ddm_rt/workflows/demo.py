@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,9 @@ def demo(
         f"training images: {counts}\nbudget: {len(METHODS)} models, {steps} steps of "
         f"{PRESETS[PRESET].train.batch_size} images each, one thread each, {_workers()} side by side"
     )
-    _train_all(out, configs, progress)
     judge, results = Judge.load("digits"), []
-    for name, (label, _) in METHODS.items():
-        bundle = out / name / "bundle"
+    for name in _trained(out, configs, progress):
+        label, bundle = METHODS[name][0], out / name / "bundle"
         if not (bundle / INDEX).is_file():
             tell(f"{name}: exporting")
             from ddm_rt.export.run import export_run
@@ -128,26 +127,34 @@ def _check_same(path: Path, config: RunConfig) -> None:
         )
 
 
-def _train_all(out: Path, configs: dict[str, RunConfig], progress: Callable[[str], OnStep]) -> None:
-    """The models' training processes, as many side by side as there are CPUs."""
-    waiting = [name for name in METHODS if not (out / name / "run" / "weights.safetensors").is_file()]
+def _trained(out: Path, configs: dict[str, RunConfig], progress: Callable[[str], OnStep]) -> Iterator[str]:
+    """The models' names, each when it is trained: as many training processes run side by side as there are CPUs, and
+    they go on while the caller works.
+    """
+    there = [name for name in METHODS if (out / name / "run" / "weights.safetensors").is_file()]
+    ready, waiting = list(there), [name for name in METHODS if name not in there]
     updates = {name: progress(f"training {name}") for name in waiting}
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        while waiting or running:
+        while ready or waiting or running:
+            for name, process in list(running.items()):
+                log, total = out / name / "train.log", configs[name].train.steps
+                if process.poll() is None:
+                    updates[name](_step(log), total)
+                    continue
+                del running[name]
+                if process.returncode:
+                    tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+                    raise DdmError(f"training {name} failed: {' '.join(tail)} ({log})")
+                updates[name](total, total)
+                ready.append(name)
             while waiting and len(running) < _workers():
                 name = waiting.pop(0)
                 running[name] = _start(out / name, configs[name], METHODS[name][1])
-            for name, process in list(running.items()):
-                log, total = out / name / "train.log", configs[name].train.steps
-                updates[name](_step(log), total)
-                if process.poll() is not None:
-                    del running[name]
-                    if process.returncode:
-                        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-                        raise DdmError(f"training {name} failed: {' '.join(tail)} ({log})")
-                    updates[name](total, total)
-            time.sleep(0.5)
+            if ready:
+                yield ready.pop(0)
+            else:
+                time.sleep(0.5)
     finally:
         for process in running.values():
             process.terminate()

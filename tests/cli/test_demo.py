@@ -50,16 +50,16 @@ def configs() -> dict[str, RunConfig]:
 
 
 class Ended:
-    """A process that is over."""
+    """A process that is over; None: that runs."""
 
-    def __init__(self, returncode: int) -> None:
+    def __init__(self, returncode: int | None) -> None:
         self.returncode = returncode
 
-    def poll(self) -> int:
+    def poll(self) -> int | None:
         return self.returncode
 
     def terminate(self) -> None:
-        raise AssertionError("it has ended already")
+        assert self.returncode is None, "it has ended already"
 
 
 def test_a_training_that_fails_is_named_with_its_log(
@@ -73,7 +73,7 @@ def test_a_training_that_fails_is_named_with_its_log(
     monkeypatch.setattr(demo, "_start", start)
     monkeypatch.setattr(demo, "_workers", lambda: 1)
     with pytest.raises(demo.DdmError, match=r"training ours failed: error: the disk is full .*train\.log"):
-        demo._train_all(tmp_path, configs, lambda name: lambda done, total: None)
+        list(demo._trained(tmp_path, configs, lambda name: lambda done, total: None))
 
 
 def test_each_model_is_trained_once_and_finished_ones_are_kept(
@@ -91,8 +91,28 @@ def test_each_model_is_trained_once_and_finished_ones_are_kept(
     (tmp_path / "paper" / "run" / "weights.safetensors").write_bytes(b"")
     monkeypatch.setattr(demo, "_start", start)
     monkeypatch.setattr(demo.time, "sleep", lambda seconds: None)
-    demo._train_all(tmp_path, configs, lambda name: lambda done, total: None)
+    names = list(demo._trained(tmp_path, configs, lambda name: lambda done, total: None))
+    assert names == ["paper", "ours", "vanilla"]
     assert sorted(started) == ["ours", "vanilla"]
+
+
+def test_the_next_training_runs_while_the_caller_works_on_a_finished_one(
+    configs: dict[str, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def start(folder: Path, config: RunConfig, fields: dict[str, Any]) -> Ended:
+        folder.mkdir(parents=True)
+        (folder / "train.log").write_text("")
+        started.append(folder.name)
+        return Ended(0 if folder.name == "ours" else None)
+
+    monkeypatch.setattr(demo, "_start", start)
+    monkeypatch.setattr(demo, "_workers", lambda: 1)
+    monkeypatch.setattr(demo.time, "sleep", lambda seconds: None)
+    trained = demo._trained(tmp_path, configs, lambda name: lambda done, total: None)
+    assert next(trained) == "ours"
+    assert started == ["ours", "vanilla"]
 
 
 def test_the_command_line_of_a_training_gives_the_configuration_that_was_checked(
