@@ -1,4 +1,4 @@
-"""How long the sentences of README and the documentation are.
+"""How long the sentences of README, CONTRIBUTING and the documentation are.
 
     python docs/tools/prose.py                             # a line for each page, and each sentence that is too long
     python docs/tools/prose.py docs/pages/guides/*.md
@@ -19,8 +19,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 P95_WORDS, MOST_WORDS = 30, 40
-# A sentence ends with a mark, perhaps a bracket or quote, and space; what follows does not go on in lower case.
-_END = re.compile(r"(?<=[.!?])[)\"”*]*\s+(?=[^a-z\s])")
+# A sentence ends with a mark, perhaps a bracket or quote, and space; what follows does not go on in lower case. Code may
+# begin a sentence.
+_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[)\"”*]*\s+(?=[^a-z\s])")
 
 
 def sentences(page: Path) -> list[str]:
@@ -44,7 +45,7 @@ def _text(token: Token) -> str:
         if child.type == "text":
             parts.append(child.content)
         elif child.type == "code_inline":
-            parts.append("code" + ("." if child.content.endswith(".") else ""))
+            parts.append("Code")
         elif child.type in ("softbreak", "hardbreak"):
             parts.append(" ")
     return "".join(parts)
@@ -66,9 +67,11 @@ def faults(page: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", type=Path, help="pages to read; by default README and all of docs/pages")
+    parser.add_argument(
+        "pages", nargs="*", type=Path, help="pages to read; by default README, CONTRIBUTING and all of docs/pages"
+    )
     bad = False
-    for page in [path.resolve() for path in parser.parse_args().pages] or pages():
+    for page in [path.resolve() for path in parser.parse_args().pages] or [*pages(), ROOT / "CONTRIBUTING.md"]:
         lengths = sorted(map(words, sentences(page)))
         if not lengths:
             continue

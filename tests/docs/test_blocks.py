@@ -29,7 +29,7 @@ def test_a_block_that_no_test_can_run(block: Block, why: str) -> None:
     pytest.skip(f"not run: {block.where}: {why}")
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
+@pytest.mark.parametrize("page", [*pages(), ROOT / "CONTRIBUTING.md"], ids=name)
 def test_sentences_are_short(page: Path) -> None:
     assert faults(page) == []
 
