@@ -122,6 +122,8 @@ def test_page_table_and_json_say_the_same(planted: tuple[Comparison, comparison_
     text = console.export_text()
     change = figures.labels.changes[0]
     assert f"{change.difference:+.3f} [{change.interval[0]:+.3f}, {change.interval[1]:+.3f}]" in text
+    assert f"{before:.2f}" in text
+    assert f"{after:.2f}" in text
     with pytest.raises(DdmError, match="not an empty directory"):
         comparison_page.write(figures, pictures, tmp_path / "out")
 
