@@ -115,6 +115,17 @@ def test_bad_input_is_one_error_and_leaves_nothing(case: str, images: Path, adap
     assert not (tmp_path / "run").exists()
 
 
+def test_a_corrupt_image_is_found_before_weights_are_read(
+    images: Path, adapting: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without codes nothing else looks at the images before they are encoded."""
+    config = adapting("sd15", {"data.source": str(images), "train.indicator": "none"})
+    BAD["a corrupt image"][0](images)
+    monkeypatch.setattr("ddm_rt.train.checkpoint.prepare.load_base", lambda *_: pytest.fail("the weights were read"))
+    with pytest.raises(DdmError, match=r"003\.png: not a readable image"):
+        train(config, tmp_path / "run")
+
+
 def test_a_prompt_of_the_command_is_that_of_images_without_one(images: Path, adapting: Make) -> None:
     rows(images, no_prompt)
     rows(images, lambda table: table.pop(8))
