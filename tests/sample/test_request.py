@@ -56,6 +56,8 @@ def test_images_whose_prompt_has_a_word_are_left_alone(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"height": 0}, "height is 0; expected a multiple of"),
+        ({"width": 9}, "width is 9; expected a multiple of"),
         ({"prompt": "\ud800"}, "prompt is .*Unicode"),
         ({"prompt": ["a nurse", 3]}, "prompt is 3; expected text"),
         ({"prompt": b"a nurse"}, "prompt is 97; expected text"),
