@@ -57,7 +57,7 @@ def client_of(
     """A client of the application, without a network between them."""
     with Scheduler(pipeline, settings) as scheduler:
         app = create_app(scheduler, http or HttpSettings(), **options)
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
             yield client
 
 

@@ -33,6 +33,8 @@ class HttpSettings(Frozen):
     head_s: Seconds = 10.0  # for the head of a request to arrive
     body_s: Seconds = 10.0  # for the whole of a request's body to arrive
     write_s: Seconds = 30.0  # for a client to take the next part of its response
+    allowed_hosts: tuple[str, ...] = ()  # names that the server is called by, besides localhost and addresses; "*": any
+    max_requests: Positive = 1024  # under way at once, health checks apart
     public_url: str | None = None  # what the URLs of images begin with; None: as the client named the server
     origins: tuple[str, ...] = ()  # web pages elsewhere that may call
     log_prompts: bool = False

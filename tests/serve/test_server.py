@@ -112,7 +112,7 @@ def test_who_sends_no_whole_head_is_cut_off(sent: bytes) -> None:
         socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection,
     ):
         if sent == b"head of a second":
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200 OK" in connection.recv(65536)
             sent = b"GET /heal"
         connection.sendall(sent)
@@ -172,7 +172,8 @@ def test_two_servers_do_not_meet() -> None:
 
 def _head(length: int) -> bytes:
     return (
-        f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 
 

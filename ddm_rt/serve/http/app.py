@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from ddm_rt.config import SamplerName
 from ddm_rt.serve.http.balance import Measured, balances
 from ddm_rt.serve.http.errors import Failure, failure_of, invalid
 from ddm_rt.serve.http.generations import Images
+from ddm_rt.serve.http.guard import GENERATIONS, Guard
 from ddm_rt.serve.http.keys import Caller, Keys
 from ddm_rt.serve.http.metrics import CONTENT_TYPE, Metrics
 from ddm_rt.serve.http.middleware import Access, Limits, notes
@@ -94,16 +95,12 @@ def create_app(
         exception_handlers=dict.fromkeys((Failure, RequestValidationError, HTTPException, Exception), _tell_failure),
     )
 
-    async def caller(
-        request: Request, presented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-    ) -> Caller:
-        found = Caller() if keys is None else keys.find("" if presented is None else presented.credentials)
-        if found is None:
-            raise invalid("no valid API key; expected Authorization: Bearer KEY", code="invalid_api_key", status=401)
-        notes(request.scope)["key"] = found.name
+    async def caller(request: Request, presented: Annotated[Any, Security(_bearer)]) -> Caller:
+        """Found by `Guard`, before the body was read; named here for the schema."""
+        found: Caller = request.state.caller
         return found
 
-    @app.post("/v1/images/generations", response_model=None, responses=_IMAGES)
+    @app.post(GENERATIONS, response_model=None, responses=_IMAGES)
     async def generate(body: ImageRequest, request: Request, known: Annotated[Caller, Depends(caller)]) -> Response:
         """Images, as many as `n`, whose codes are balanced within the scope."""
         order = await images.take(body, known, (http.public_url or str(request.base_url)).rstrip("/"))
@@ -158,10 +155,17 @@ def create_app(
         response.status_code = 200 if scheduler.ready else 503
         return Health(status="ready" if scheduler.ready else "draining")
 
+    for unsupported in ("edits", "variations"):
+        app.add_api_route(f"/v1/images/{unsupported}", _unsupported, methods=["POST"], include_in_schema=False)
     _add_page(app)
+    app.add_middleware(Guard, http=http, keys=keys)
     if http.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=http.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "x-request-id", "x-should-retry", "openai-processing-ms"],
         )
     app.add_middleware(Limits, http=http)
     app.add_middleware(Access, metrics=metrics)
@@ -193,6 +197,10 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
 
 async def _tell_failure(request: Request, error: Exception) -> Response:
     return failure_of(error).response()
+
+
+async def _unsupported() -> Response:
+    raise invalid("this server generates images, and neither edits nor varies them", code="unsupported", status=404)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -19,6 +19,8 @@ from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
 _FIELDS = {name: field.told.name or name for name, field in told_fields().items()}
 _FIELDS |= {"height": "size", "width": "size", "deadline_s": "deadline_s"}
 
+_LONGEST, _LONGEST_NAME = 500, 100  # characters of an error
+
 
 @dataclass(eq=False)
 class Failure(Exception):
@@ -34,7 +36,9 @@ class Failure(Exception):
     retry: bool = True  # whether OpenAI's clients may try again by themselves where the status suggests it
 
     def tree(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        """A client's own words in it, such as a field's name, are no longer than a line."""
+        message, param = shorten(self.message, _LONGEST), self.param and shorten(self.param, _LONGEST_NAME)
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
     def response(self) -> Response:
         headers = dict(self.headers or {})
@@ -46,6 +50,10 @@ class Failure(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         # Escaped, not UTF-8: a field's name may hold half a surrogate pair.
         return Response(json.dumps(self.tree()), self.status, headers, "application/json")
+
+
+def shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> Failure:
@@ -102,6 +110,8 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, RequestValidationError):
         return malformed(error)
     if isinstance(error, HTTPException):  # no such path or method, a body that is too long or unreadable
-        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+        code = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
+            error.status_code
+        )
         return Failure(error.status_code, error.detail, "invalid_request_error", code, headers=error.headers)
     return broken()

@@ -2,18 +2,27 @@
 
 import asyncio
 import logging
+import re
+import secrets
 import time
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ddm_rt.serve.http.errors import Failure, broken
 from ddm_rt.serve.http.metrics import Metrics
 from ddm_rt.serve.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
 
+# Of the request that is answered here, for whoever logs meanwhile; empty outside of requests.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own, where it is no more than that
 _NO_ROUTE = "(none)"  # not the path: clients choose that
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
 _GONE = 499  # the client left before there was an answer
@@ -28,7 +37,9 @@ def notes(scope: MutableMapping[str, Any]) -> dict[str, Any]:
 
 
 class Access:
-    """Logs and counts each request: what was asked for and how it went, without what was said."""
+    """Logs and counts each request: what was asked for and how it went, without what was said. Each response has the
+    request's id, which the log has too, and the time that passed before it.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -38,41 +49,62 @@ class Access:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), _GONE
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        told = Headers(raw=scope.get("headers", [])).get("x-request-id", "")
+        name = told if _REQUEST_ID.fullmatch(told) else f"req_{secrets.token_hex(16)}"
+        request_id.set(name)
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = MutableHeaders(raw=message["headers"])
+                headers["x-request-id"] = name
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            status = 500
-            raise
+            if status != _GONE:
+                raise
+            _log.exception("a request failed")
+            await broken().response()(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", _NO_ROUTE)
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
             self._metrics.answered(method, route, status, seconds)
             client = scope.get("client")
-            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 3)}
+            fields = {"request_id": name, "method": method, "route": route, "status": status}
+            fields["ms"] = round(seconds * 1000, 3)
             fields |= {"client": client[0] if client else None, **notes(scope)}
             _log.log(logging.DEBUG if route in _PROBES else logging.INFO, "request", extra={"fields": fields})
 
 
 class Limits:
-    """Bounds the bodies of requests, and sends responses in parts. A body that is too long, or comes too slowly, raises
-    HTTPException (413, 408) in the application that reads it.
+    """Bounds how many requests are under way and how long their bodies are, and sends responses in parts. A body that
+    is too long, or comes too slowly, raises HTTPException (413, 408) in the application that reads it.
     """
 
     def __init__(self, app: ASGIApp, http: HttpSettings) -> None:
         self._app, self._http = app, http
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._under_way >= self._http.max_requests and scope["path"] not in _PROBES:
+            full = Failure(503, "too many requests are under way", "server_error", "overloaded", retry_after_s=1.0)
+            await full.response()(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            await self._bounded(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         body_s, most = self._http.body_s, self._http.max_body_bytes
         due = asyncio.get_running_loop().time() + body_s
         complete, got = False, 0

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ddm_rt.errors import DdmError
+from ddm_rt.serve.http.middleware import request_id
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.settings import HttpSettings
 
-_CONNECTIONS = 1024
+_CONNECTIONS = 1024  # open at once; the one that has been idle for longest makes room for another
+_OTHER_FILES = 256  # that the process has open besides
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -51,14 +54,13 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("Protocol", (_Protocol,), {"http": http}),
+                http=type("Protocol", (_Protocol,), {"http": http, "idle": {}, "most": _room_for_connections()}),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=math.ceil(http.write_s),
             )
         )
@@ -89,15 +91,29 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that doesn't wait for ever: not for the head of a request, nor for a client that doesn't read."""
+    """HTTP/1.1 that doesn't wait for ever: not for the head of a request, nor for a client that doesn't read. Where
+    there are too many connections, those close first that wait for a request.
+    """
 
     http: HttpSettings
+    idle: dict["_Protocol", None]  # the server's connections without a request, the longest so first
+    most: int  # connections
     _head: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_head()
+        while len(self.connections) > self.most and self.idle:
+            oldest = next(iter(self.idle))
+            del self.idle[oldest]
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.idle.pop(self, None)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -113,18 +129,32 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.idle.pop(self, None)
         _cancel(self._head)
         _cancel(self._unread)
 
     def _wait_for_head(self) -> None:
         _cancel(self._head)
         self._head = self.loop.call_later(self.http.head_s, self._give_up)
+        self.idle.pop(self, None)
+        if self.cycle is None or self.cycle.response_complete:
+            self.idle[self] = None
 
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
             # What is left of the last response may still be read.
             self._head = self.loop.call_later(self.http.write_s, self.transport.abort)
+
+
+def _room_for_connections() -> int:
+    """How many there may be. The process asks for as many open files, where it is allowed to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + _OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(min(_CONNECTIONS, soft - _OTHER_FILES), 1)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -143,6 +173,8 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
+        if name := request_id.get():
+            line.setdefault("request_id", name)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -1,0 +1,106 @@
+"""What a request must fulfil before its body is read: whom it is meant for, how it is framed, and who asks."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ddm_rt.serve.http.errors import Failure, invalid
+from ddm_rt.serve.http.keys import Caller, Keys
+from ddm_rt.serve.http.middleware import notes
+from ddm_rt.serve.settings import HttpSettings
+
+GENERATIONS = "/v1/images/generations"
+
+_ANY_HOST = "*"
+_CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
+
+
+class Guard:
+    """Refuses a request with an error in OpenAI's form. One that passes has its `Caller` in `request.state.caller`.
+
+    HEAD is answered as GET is, without a body, and OPTIONS with the methods that there are.
+    """
+
+    def __init__(self, app: ASGIApp, http: HttpSettings, keys: Keys | None) -> None:
+        self._app, self._http, self._keys = app, http, keys
+        public = None if http.public_url is None else urlsplit(http.public_url).hostname
+        self._hosts = {name.lower() for name in (*http.allowed_hosts, public) if name}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                self._check_host(headers)
+                self._check_framing(headers)
+                self._check_key(scope, headers)
+                _check_type(scope, headers)
+            except Failure as failure:
+                await failure.response()(scope, receive, send)
+                return
+            if scope["method"] == "OPTIONS":
+                await Response(status_code=204, headers={"Allow": "GET, HEAD, POST, OPTIONS"})(scope, receive, send)
+                return
+            if scope["method"] == "HEAD":
+                scope["method"], send = "GET", _without_body(send)
+        await self._app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        """A page of another site can have its own name point here (DNS rebinding); it can't use an address for one."""
+        host = headers.get("host")
+        if host is None or _ANY_HOST in self._hosts:  # browsers always send it
+            return
+        name = host.rpartition(":")[0] if host.rpartition("]")[2].startswith(":") or host.count(":") == 1 else host
+        name = name.strip("[]").rstrip(".").lower()
+        if not (_is_address(name) or name == "localhost" or name.endswith(".localhost") or name in self._hosts):
+            said = f"this server does not answer to the host {name[:100]!r}; --allowed-host names those that it does"
+            raise invalid(said, code="host_not_allowed", status=421)
+
+    def _check_framing(self, headers: Headers) -> None:
+        """RFC 9112, 6.1: with both, servers in a row may disagree on where the body ends (request smuggling)."""
+        length, most = headers.get("content-length"), self._http.max_body_bytes
+        if length is not None and "transfer-encoding" in headers:
+            said = "Content-Length and Transfer-Encoding stand together; expected one of them"
+            raise Failure(400, said, "invalid_request_error", "invalid_framing", headers=_CLOSE)
+        if length is not None and int(length) > most:  # h11 lets only digits through
+            said = f"the body is longer than {most} bytes"
+            raise Failure(413, said, "invalid_request_error", "body_too_large", headers=_CLOSE)
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        caller = Caller()
+        if self._keys is not None and (scope["path"].startswith("/v1/") or scope["path"] == "/metrics"):
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            found = self._keys.find(key.strip() if scheme.lower() == "bearer" else "")
+            if found is None:
+                said = "no valid API key; expected Authorization: Bearer KEY"
+                raise invalid(said, code="invalid_api_key", status=401)
+            caller = found
+            notes(scope)["key"] = caller.name
+        scope.setdefault("state", {})["caller"] = caller
+
+
+def _check_type(scope: Scope, headers: Headers) -> None:
+    """A page of another site can send a body of few types without being asked whether it may (CSRF): JSON is none."""
+    if scope["method"] != "POST" or scope["path"] != GENERATIONS:
+        return
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+        said = f"the body's type is {kind[:100]!r}; expected Content-Type: application/json"
+        raise invalid(said, code="unsupported_media_type", status=415)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _without_body(send: Send) -> Send:
+    async def head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return head
