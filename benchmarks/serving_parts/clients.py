@@ -104,7 +104,7 @@ class _Client:
         load, rng = self._load, self._rng
         n, steps = rng.randint(*load.sizes), rng.choice(load.steps)
         body: dict[str, Any] = {"n": n, "steps": steps, "seed": rng.randrange(2**32)}
-        body["stream"] = rng.random() < load.streaming
+        body["stream"] = body["extra_events"] = rng.random() < load.streaming
         if load.deadline_s is not None:
             body["deadline_s"] = load.deadline_s
         if load.scopes:

@@ -26,7 +26,9 @@ class ServeSettings(Frozen):
 class HttpSettings(Frozen):
     """What the HTTP interface allows, apart from what the scheduler bounds."""
 
-    ignore_prompt: bool = False  # a prompt-free bundle drops prompts, where it would refuse them
+    strict_prompt: bool = False  # a prompt-free bundle refuses prompts, where it would drop them with a warning
+    model_aliases: tuple[str, ...] = ()  # other names of the bundle, for clients that know OpenAI's models alone
+    resize: bool = False  # make the nearest size and scale the picture, where another size is asked for
     scope: str | None = "default"  # of requests that name none: single images are balanced only over requests
     sizes: tuple[Size, ...] = ()  # besides the bundle's own
     max_body_bytes: Positive = 2**18  # a prompt of 32,000 characters, every one of them escaped

@@ -19,8 +19,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 P95_WORDS, MOST_WORDS = 30, 40
-# A sentence ends with a mark, perhaps a bracket or quote, and space; what follows does not go on in lower case. Code may
-# begin a sentence.
+# A sentence ends with a mark, perhaps a bracket or quote, and space; what follows does not go on in lower case.
+# Code may begin a sentence.
 _END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[)\"”*]*\s+(?=[^a-z\s])")
 
 

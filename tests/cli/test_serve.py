@@ -61,7 +61,7 @@ def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:
 
 def test_sigterm_lets_a_request_finish() -> None:
     with process("--threads", 1) as (server, url):
-        body = json.dumps({"n": 4, "steps": 60, "stream": True}).encode()
+        body = json.dumps({"n": 4, "steps": 60, "stream": True, "extra_events": True}).encode()
         request = urllib.request.Request(url + GENERATIONS, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             assert response.readline() == b"event: image_generation.started\n"

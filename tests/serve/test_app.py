@@ -85,7 +85,9 @@ def test_urls_are_secrets_that_need_no_key() -> None:
 
 def test_a_stream_tells_progress_images_and_the_manifest() -> None:
     with client_of(fake_pipeline(SlowEngine(0.06)), ServeSettings(slots=2)) as client:
-        response = client.post(GENERATIONS, json={"n": 3, "seed": 5, "stream": True, "scope": None})
+        response = client.post(
+            GENERATIONS, json={"n": 3, "seed": 5, "stream": True, "extra_events": True, "scope": None}
+        )
     assert response.headers["content-type"].startswith("text/event-stream")
     events = [dict(line.split(": ", 1) for line in block.split("\n")) for block in response.text.strip().split("\n\n")]
     told = [(event["event"], json.loads(event["data"])) for event in events]
@@ -123,14 +125,14 @@ def test_single_images_are_balanced_over_requests() -> None:
         ({"n": 65}, "n", "invalid_value"),
         ({"steps": 201}, "steps", "invalid_value"),
         ({"size": "10x10"}, "size", "invalid_value"),
-        ({"prompt": "a dog"}, "prompt", "invalid_value"),
         ({"negative_prompt": "a dog"}, "negative_prompt", "invalid_value"),
         ({"guidance_scale": 3.0}, "guidance_scale", "invalid_value"),
         ({"target": "left=.5,right=.5"}, "target", "invalid_value"),
         ({"target": "code:9=1"}, "target", "invalid_value"),
         ({"scope": ""}, "scope", "invalid_value"),
         ({"balance": "off", "target": "code:0=1"}, "target", "invalid_value"),
-        ({"quality": "hd"}, "quality", "unknown_parameter"),
+        ({"quality": "best"}, "quality", "invalid_value"),
+        ({"qualities": "hd"}, "qualities", "unknown_parameter"),
         ({"\ud800": 1}, None, "invalid_value"),
     ],
 )
@@ -197,8 +199,31 @@ def test_with_keys_everything_but_health_and_the_page_asks_for_one() -> None:
 
 
 def test_an_ignored_prompt_is_no_error() -> None:
-    with client_of(fake_pipeline(), http=HttpSettings(ignore_prompt=True)) as client:
-        assert client.post(GENERATIONS, json={"prompt": "a dog"}).status_code == 200
+    with client_of(fake_pipeline()) as client:
+        answer = client.post(GENERATIONS, json={"prompt": "a dog"})
+        assert answer.status_code == 200
+        assert "ignored" in answer.headers["x-ddm-warning"]
+        assert "x-ddm-warning" not in client.post(GENERATIONS, json={"prompt": ""}).headers
+    with client_of(fake_pipeline(), http=HttpSettings(strict_prompt=True)) as client:
+        assert error_of(client.post(GENERATIONS, json={"prompt": "a dog"}), 400)["param"] == "prompt"
+
+
+def test_a_picture_is_scaled_to_the_size_that_was_asked_for() -> None:
+    http = HttpSettings(resize=True, model_aliases=("dall-e-2",))
+    with client_of(fake_pipeline(), http=http) as client:
+        reply = client.post(GENERATIONS, json={"model": "dall-e-2", "size": "256x128", "seed": 1}).json()
+        picture = Image.open(io.BytesIO(client.get(reply["data"][0]["url"]).content))
+        assert (reply["size"], picture.size) == ("256x128", (256, 128))
+        assert (reply["manifest"]["request"]["width"], reply["manifest"]["request"]["height"]) == (8, 8)
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["fake", "dall-e-2"]
+        assert client.get("/v1/models/dall-e-2").json()["id"] == "dall-e-2"
+
+
+def test_a_stream_has_openai_s_events_alone_where_no_others_are_asked_for() -> None:
+    with client_of(fake_pipeline()) as client:
+        told = client.post(GENERATIONS, json={"n": 2, "stream": True}).text
+    assert {line for line in told.splitlines() if line.startswith("event: ")} == {"event: image_generation.completed"}
+    assert told.count("event: ") == 2
 
 
 def test_a_full_queue_and_a_deadline() -> None:
@@ -243,7 +268,7 @@ def test_logs_name_routes_and_keys_and_no_prompts(caplog: pytest.LogCaptureFixtu
     prompts: list[dict[str, Any]] = []
     for log_prompts in (False, True):
         caplog.clear()
-        http = HttpSettings(ignore_prompt=True, log_prompts=log_prompts)
+        http = HttpSettings(log_prompts=log_prompts)
         with caplog.at_level(logging.INFO), client_of(fake_pipeline(), http=http, keys=_keys()) as client:
             headers = {"Authorization": f"Bearer {KEY}"}
             client.post(GENERATIONS, json={"prompt": "my own dog", "n": 2}, headers=headers)
@@ -292,7 +317,9 @@ def test_what_a_judge_measures(digits_pipeline: Pipeline) -> None:
     with client_of(digits_pipeline, measured=measured) as client:
         reply = client.post(GENERATIONS, json={"n": 4, "steps": 8, "seed": 1}).json()
         groups = [item["group"] for item in reply["data"]]
-        streamed = client.post(GENERATIONS, json={"n": 2, "steps": 8, "seed": 2, "stream": True}).text
+        streamed = client.post(
+            GENERATIONS, json={"n": 2, "steps": 8, "seed": 2, "stream": True, "extra_events": True}
+        ).text
         assert '"measured": {"images": 2, ' in streamed
         assert reply["measured"]["images"] == 4
         [stream] = client.get("/v1/balance").json()["data"]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow(reason="needs ddm-rt[integration]")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fake_pipeline(), http=HttpSettings(ignore_prompt=True)) as server:
+    with running(fake_pipeline(), http=HttpSettings()) as server:
         yield server
 
 
@@ -53,12 +53,38 @@ def test_it_gets_urls(client: Any) -> None:
 
 def test_it_reads_the_stream(client: Any) -> None:
     events = list(client.images.generate(prompt="", n=2, stream=True, extra_body={"seed": 5, "scope": None}))
-    completed = [event for event in events if event.type == "image_generation.completed"]
+    completed = events  # OpenAI's client knows no other events of ours
+    assert {event.type for event in events} == {"image_generation.completed"}
     images = fake_pipeline().generate(n=2, seed=5).images
     assert sorted(event.index for event in completed) == [0, 1]
     for event in completed:
         assert np.array_equal(pixels(event), images[event.index])
-    assert events[-1].type == "image_generation.finished"
+        assert event.usage.total_tokens == 0
+
+
+def test_it_reads_events_of_ours_on_request(client: Any) -> None:
+    more = {"extra_events": True, "scope": None}
+    types = [event.type for event in client.images.generate(prompt="", n=2, stream=True, extra_body=more)]
+    assert types[0] == "image_generation.started"
+    assert types[-1] == "image_generation.finished"
+
+
+def test_its_defaults_and_what_changes_nothing_are_taken(client: Any) -> None:
+    reply = client.images.generate(
+        prompt="a dog",
+        quality="auto",
+        background="auto",
+        moderation="auto",
+        style="vivid",
+        output_compression=100,
+        partial_images=0,
+        extra_body={"safety_identifier": "someone"},
+    )
+    assert reply.usage.total_tokens == 0
+    assert reply.background == "opaque"
+    raw = client.images.with_raw_response.generate(prompt="a dog")
+    assert "ignored" in raw.headers["x-ddm-warning"]
+    assert raw.request_id.startswith("req_")
 
 
 def test_it_understands_errors(client: Any) -> None:

@@ -176,7 +176,9 @@ def test_what_http_says_is_of_all_replicas(server: Running) -> None:
         wait_for(lambda: client.get("/readyz").status_code == 200)
         done = client.post(GENERATIONS, json={"n": 2, "steps": 4, "seed": 3, "scope": "told"}).json()
         assert done["manifest"]["backend"] == "onnxruntime"
-        with client.stream("POST", GENERATIONS, json={"n": 2, "steps": 100, "stream": True, "scope": None}) as stream:
+        with client.stream(
+            "POST", GENERATIONS, json={"n": 2, "steps": 100, "stream": True, "extra_events": True, "scope": None}
+        ) as stream:
             events = [line for line in stream.iter_lines() if line.startswith("event: ")]
         assert events[0] == "event: image_generation.started"
         assert events.count("event: image_generation.completed") == 2

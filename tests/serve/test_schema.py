@@ -1,6 +1,7 @@
 """What a request's body becomes, and which field an error names."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fake_engine import fake_bundle
@@ -94,10 +95,11 @@ def test_what_this_server_has_not_got(bundle: Bundle, body: dict[str, object], p
         {"steps": 0},
         {"guidance_scale": float("nan")},
         {"indicator_guidance_scale": float("inf")},
-        {"partial_images": 2},
+        {"partial_images": 4},
         {"leave_alone": [""]},
         {"deadline_s": 0},
-        {"quality": "hd"},
+        {"quality": "best"},
+        {"background": "transparent"},
         {"n_images": 3},
         {"prompt": "x" * 32_001},
     ],
@@ -109,10 +111,57 @@ def test_what_is_no_request(body: dict[str, object]) -> None:
 
 
 def test_a_prompt_is_dropped_only_where_the_bundle_takes_none(bundle: Bundle) -> None:
-    ignoring = HttpSettings(ignore_prompt=True)
-    assert asked(bundle, ignoring, prompt="a dog").prompt is None
-    assert asked(bundle, prompt="a dog").prompt == "a dog"  # the pipeline says no
-    assert asked(fake_bundle(prompt_free=False), ignoring, prompt="a dog").prompt == "a dog"
+    assert asked(bundle, prompt="a dog").prompt is None
+    assert asked(bundle, HttpSettings(strict_prompt=True), prompt="a dog").prompt == "a dog"  # the pipeline says no
+    assert asked(fake_bundle(prompt_free=False), prompt="a dog").prompt == "a dog"
+
+
+def test_a_model_has_other_names(bundle: Bundle) -> None:
+    http = HttpSettings(model_aliases=("gpt-image-1", "dall-e-2"))
+    for name in ("gpt-image-1", "dall-e-2", None):
+        assert asked(bundle, http, model=name)
+    with pytest.raises(Failure, match="this server has 'fake', 'gpt-image-1', 'dall-e-2'"):
+        asked(bundle, http, model="dall-e-3")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, "b64_json"),
+        ({"model": "gpt-image-1"}, "b64_json"),
+        ({"model": "dall-e-2"}, "url"),
+        ({"model": "dall-e-2", "response_format": "b64_json"}, "b64_json"),
+        ({"response_format": "url"}, "url"),
+    ],
+)
+def test_images_come_as_openai_s_model_has_them(body: dict[str, Any], expected: str) -> None:
+    assert ImageRequest.model_validate(body).answers_with == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "made"),
+    [
+        ("1024x1024", "16x16"),
+        ("1536x1024", "12x8"),
+        ("64x64", "16x16"),
+        ("12x8", "12x8"),
+        (None, "8x8"),
+        ("auto", "8x8"),
+        ("1x2048", "8x8"),
+    ],
+)
+def test_the_nearest_size_is_made_and_scaled(bundle: Bundle, size: str | None, made: str) -> None:
+    http = HttpSettings(sizes=("12x8", "16x16"), resize=True)
+    body = ImageRequest(size=size)
+    request = body.asked(bundle, http)
+    assert f"{request.width}x{request.height}" == made
+    scaled = body.scaled_to(bundle, http)
+    assert scaled == (None if size in (None, "auto", made) else tuple(map(int, str(size).split("x"))))
+
+
+def test_a_picture_is_not_scaled_to_any_length(bundle: Bundle) -> None:
+    with pytest.raises(Failure, match="at most 2048 a side"):
+        asked(bundle, HttpSettings(resize=True), size="2049x1")
 
 
 def test_sizes_are_listed_once(bundle: Bundle) -> None:

@@ -23,7 +23,7 @@ from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fake_pipeline(), http=HttpSettings(ignore_prompt=True)) as server:
+    with running(fake_pipeline(), http=HttpSettings()) as server:
         yield server
 
 

@@ -38,13 +38,15 @@ from ddm_rt.serve.settings import HttpSettings
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
 }
+WARNING = "x-ddm-warning"  # a header: what a client should know of a request that was answered
+_EVENTS = "text/event-stream"
 _TEXT = {"type": "string"}
 _EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["data"]}
 _IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImageReply,
         "description": "The images, or with stream=true events as they come.",
-        "content": {"text/event-stream": {"itemSchema": _EVENT}},
+        "content": {_EVENTS: {"itemSchema": _EVENT}},
     }
 }
 _PICTURE: dict[int | str, dict[str, Any]] = {
@@ -106,12 +108,13 @@ def create_app(
         order = await images.take(body, known, (http.public_url or str(request.base_url)).rstrip("/"))
         noted = {"n": order.ticket.n, "num_steps": order.manifest.num_steps, "stream": bool(body.stream)}
         notes(request.scope).update(noted | ({"prompt": body.prompt} if http.log_prompts else {}))
+        about_it = {} if (said := body.ignored(scheduler.pipeline.bundle)) is None else {WARNING: said}
         if body.stream:
             # For a client that left before the first event was made; later the stream itself sees to it.
             call_off = BackgroundTask(order.ticket.cancel)
-            return StreamingResponse(images.stream(order), media_type="text/event-stream", background=call_off)
+            return StreamingResponse(images.stream(order), headers=about_it, media_type=_EVENTS, background=call_off)
         async with cancel_when_gone(request.receive, order.ticket):
-            return Response(await images.whole(order), media_type="application/json")
+            return Response(await images.whole(order), headers=about_it, media_type="application/json")
 
     @app.get("/images/{name}", response_class=Response, responses=_PICTURE)
     async def picture(name: str) -> Response:
@@ -123,15 +126,15 @@ def create_app(
 
     @app.get("/v1/models", dependencies=[Depends(caller)])
     async def models() -> ModelList:
-        return ModelList(data=[about])
+        return ModelList(data=[about, *(about.model_copy(update={"id": name}) for name in http.model_aliases)])
 
     @app.get("/v1/models/{name}", dependencies=[Depends(caller)])
     async def model(name: str) -> ModelItem:
-        if name != about.id:
+        if name not in (about.id, *http.model_aliases):
             raise invalid(
                 f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404
             )
-        return about
+        return about.model_copy(update={"id": name})
 
     @app.get("/v1/balance", dependencies=[Depends(caller)])
     def balance(scope: Annotated[str | None, Query(max_length=256)] = None) -> BalanceList:
@@ -165,7 +168,7 @@ def create_app(
             allow_origins=http.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "x-request-id", "x-should-retry", "openai-processing-ms"],
+            expose_headers=["Retry-After", "x-request-id", "x-should-retry", "openai-processing-ms", WARNING],
         )
     app.add_middleware(Limits, http=http)
     app.add_middleware(Access, metrics=metrics)
@@ -180,7 +183,7 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
         created=int(time.time()),
         bundle_id=bundle.bundle_id,
         prompt_free=config.prompt_free,
-        ignores_prompt=config.prompt_free and http.ignore_prompt,
+        ignores_prompt=config.prompt_free and not http.strict_prompt,
         size=sizes[0],
         sizes=list(sizes),
         num_codes=config.num_codes,

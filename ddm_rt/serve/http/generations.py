@@ -19,12 +19,14 @@ from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.errors import Failure, failed, refused
 from ddm_rt.serve.http.image_store import Pictures, picture
 from ddm_rt.serve.http.keys import Caller
-from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares
+from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares, Usage
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import HttpSettings
 
 T = TypeVar("T")
+
+_USAGE = Usage().model_dump()
 
 _log = logging.getLogger(__name__)
 
@@ -48,12 +50,14 @@ class Order:
     manifest: Manifest
     body: ImageRequest
     base_url: str  # what the URLs of images begin with
+    scaled_to: tuple[int, int] | None = None  # width and height of pictures that are made in another size
 
     @property
     def look(self) -> dict[str, Any]:
         """Fields that all images share."""
         request = self.manifest.request
-        return {"output_format": self.body.output_format, "size": f"{request.width}x{request.height}"}
+        width, height = self.scaled_to or (request.width, request.height)
+        return {"output_format": self.body.output_format, "size": f"{width}x{height}"}
 
 
 class Images:
@@ -68,7 +72,8 @@ class Images:
 
     async def take(self, body: ImageRequest, caller: Caller, base_url: str) -> Order:
         """Raises Failure where the request isn't taken in."""
-        take, request = self._scheduler.submit, body.asked(self._scheduler.pipeline.bundle, self._http)
+        bundle = self._scheduler.pipeline.bundle
+        take, request = self._scheduler.submit, body.asked(bundle, self._http)
 
         def submit() -> Ticket:
             return take(request, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
@@ -78,7 +83,7 @@ class Images:
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None
-        return Order(ticket, ticket.manifest, body, base_url)
+        return Order(ticket, ticket.manifest, body, base_url, body.scaled_to(bundle, self._http))
 
     async def whole(self, order: Order) -> bytes:
         """All images and the manifest, as JSON. Raises Failure."""
@@ -101,42 +106,30 @@ class Images:
         return reply.model_dump_json(exclude={"data": {"__all__": _unused(order)}}).encode()
 
     async def stream(self, order: Order) -> AsyncIterator[bytes]:
-        """Server-sent events; the last one is that the request is finished, or its error."""
-        manifest, look, items = order.manifest, order.look, []
-        yield sse.encode(
-            STARTED,
-            {
-                "created_at": int(time.time()),
-                "n": order.ticket.n,
-                "seed": manifest.request.seed,
-                "num_steps": manifest.num_steps,
-                "steps_total": order.ticket.steps_total,
-                "scope": manifest.request.scope,
-                "target": manifest.target,
-                "calibration_id": manifest.calibration_id,
-                "images": [
-                    {"index": i, "seed": image.seed, "code": image.code, "top_code": image.top_code}
-                    for i, image in enumerate(manifest.images)
-                ],
-                **look,
-            },
-        )
-        async for event in sse.follow(order.ticket, idle_s=_IDLE_S, grace_s=_GRACE_S):
+        """Server-sent events; the last one is an image, or with `extra_events` that the request is finished; or an
+        error.
+        """
+        look, items, extra = order.look, [], bool(order.body.extra_events)
+        if extra:
+            yield sse.encode(STARTED, _start(order) | look)
+        async for event in sse.follow(order.ticket, idle_s=_IDLE_S, grace_s=_GRACE_S, progress=extra):
             if event is None:
                 yield sse.KEEP_ALIVE
             elif isinstance(event, Progress):
+                assert extra, "nobody asked for progress"
                 yield sse.encode(PROGRESS, {"steps_done": event.steps_done, "steps_total": event.steps_total})
             elif isinstance(event, ImageReady):
                 index, image = event.index, event.image
                 [item] = await self._in_pool(lambda: self._items(order, [index], [image]))  # noqa: B023 (awaited)
                 items.append(item)
                 told = item.model_dump(exclude=_unused(order))
-                fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto"}
+                fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto", "usage": _USAGE}
                 yield sse.encode(COMPLETED, {"index": index, **fixed, **look, **told})
             elif isinstance(event, Finished):
                 measured = await self._in_pool(lambda: self._measure(order, items))
                 told = {"measured": None if measured is None else measured.model_dump()}
-                yield sse.encode(FINISHED, {"manifest": event.manifest, **told})
+                if extra:
+                    yield sse.encode(FINISHED, {"manifest": event.manifest, **told})
             else:
                 yield sse.encode_error(_logged(failed(event.error), event.error).tree())
 
@@ -150,9 +143,9 @@ class Images:
         items = []
         for number, image, group in zip(numbers, images, groups, strict=True):
             record, body = order.manifest.images[number], order.body
-            content = picture(image, body.output_format, body.output_compression)
+            content = picture(image, body.output_format, body.output_compression, order.scaled_to)
             place: dict[str, str]
-            if body.response_format == "url":
+            if body.answers_with == "url":
                 name = self.pictures.keep(content, body.output_format)
                 place = {"url": f"{order.base_url}/images/{name}"}
             else:
@@ -168,9 +161,28 @@ class Images:
         return self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
 
 
+def _start(order: Order) -> dict[str, Any]:
+    """What is settled about a request's images before the first is made."""
+    manifest = order.manifest
+    return {
+        "created_at": int(time.time()),
+        "n": order.ticket.n,
+        "seed": manifest.request.seed,
+        "num_steps": manifest.num_steps,
+        "steps_total": order.ticket.steps_total,
+        "scope": manifest.request.scope,
+        "target": manifest.target,
+        "calibration_id": manifest.calibration_id,
+        "images": [
+            {"index": i, "seed": image.seed, "code": image.code, "top_code": image.top_code}
+            for i, image in enumerate(manifest.images)
+        ],
+    }
+
+
 def _unused(order: Order) -> set[str]:
     """Of an image's fields."""
-    return {"b64_json" if order.body.response_format == "url" else "url"}
+    return {"b64_json" if order.body.answers_with == "url" else "url"}
 
 
 def _logged(failure: Failure, error: Exception) -> Failure:

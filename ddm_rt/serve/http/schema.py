@@ -1,5 +1,6 @@
 """The bodies of requests and responses: OpenAI's fields with their meanings, and ours beside them."""
 
+import math
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+_LONGEST_SIDE = 2048  # that a picture is scaled to, as the largest of OpenAI's is shorter
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 # A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
@@ -58,6 +60,10 @@ _definitions: dict[str, Any] = dict(_FIELDS.values())
 _Asked: Any = create_model("_Asked", __base__=Frozen, **_definitions)
 
 
+def _unused_field(**limits: Any) -> Any:
+    return Field(default=None, description="Taken for the sake of clients, and not used.", **limits)
+
+
 class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
     """Body of `POST /v1/images/generations`. What is null or left out takes the bundle's or the server's default."""
 
@@ -67,32 +73,54 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
         description="WIDTHxHEIGHT, one that `GET /v1/models` lists.",
     )
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default=None,
+        description="b64_json, or url: the default where the model is called dall-e-..., as OpenAI has it.",
+    )
     output_format: PictureFormat = "png"
     output_compression: Annotated[int, Field(ge=0, le=100, strict=True)] | None = Field(
-        default=None, description="Quality of webp and jpeg; 100 by default."
+        default=None, description="Quality of webp and jpeg; 100 by default. A png is never compressed with losses."
     )
     stream: Annotated[bool, Field(strict=True)] | None = Field(
-        default=None, description="Server-sent events: progress, and each image once it is there."
+        default=None, description="Server-sent events: each image once it is there."
     )
-    partial_images: Literal[0] | None = Field(default=None, description="Images that are still noise are not sent.")
-    user: str | None = Field(default=None, max_length=512, description="Taken for the sake of clients, and not used.")
+    extra_events: Annotated[bool, Field(strict=True)] | None = Field(
+        default=None, description="With stream, events that OpenAI doesn't have: started, progress, finished."
+    )
+    partial_images: Annotated[int, Field(ge=0, le=3, strict=True)] | None = Field(
+        default=None, description="With stream, so many previews of each image at most."
+    )
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = _unused_field()
+    background: Literal["auto", "opaque"] | None = _unused_field()
+    moderation: Literal["auto", "low"] | None = _unused_field()
+    style: Literal["vivid", "natural"] | None = _unused_field()
+    user: str | None = _unused_field(max_length=512)
+    safety_identifier: str | None = _unused_field(max_length=512)
     deadline_s: Annotated[float, Field(gt=0, le=3600, strict=True)] | None = Field(
         default=None, description="The request fails if it isn't done after so many seconds."
     )
 
+    @property
+    def answers_with(self) -> Literal["b64_json", "url"]:
+        return self.response_format or ("url" if (self.model or "").startswith("dall-e-") else "b64_json")
+
+    def ignored(self, bundle: Bundle) -> str | None:
+        """What a client should know of its request; None where there is nothing."""
+        if self.prompt and bundle.config.prompt_free:
+            return "the prompt is ignored: this model was trained without prompts"
+        return None
+
     def asked(self, bundle: Bundle, http: HttpSettings) -> Request:
         """The request. Raises Failure naming the field that this server doesn't take."""
-        config = bundle.config
-        if self.model is not None and self.model != config.name:
-            raise invalid(
-                f"model {self.model!r} does not exist; this server has {config.name!r}", "model", "model_not_found", 404
-            )
-        if self.output_compression is not None and self.output_format == "png":
+        names = (bundle.config.name, *http.model_aliases)
+        if self.model is not None and self.model not in names:
+            said = f"model {self.model!r} does not exist; this server has {', '.join(map(repr, names))}"
+            raise invalid(said, "model", "model_not_found", 404)
+        if self.output_compression not in (None, 100) and self.output_format == "png":
             raise invalid("output_compression is given, but png has no quality: webp and jpeg do", "output_compression")
-        width, height = self._pixels(bundle, http)
+        width, height = _pixels(self._made(bundle, http))
         given = {name: getattr(self, here) for name, (here, _) in _FIELDS.items()}
-        if config.prompt_free and http.ignore_prompt:
+        if bundle.config.prompt_free and not http.strict_prompt:
             del given["prompt"]
         if self.n is None:
             del given["n"]
@@ -102,14 +130,36 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
             given["scope"] = http.scope
         return Request(**given, height=height, width=width)
 
-    def _pixels(self, bundle: Bundle, http: HttpSettings) -> tuple[int, int]:
-        """Width and height. Each size has slots and batch sizes of its own, so only those that were named are made."""
+    def scaled_to(self, bundle: Bundle, http: HttpSettings) -> tuple[int, int] | None:
+        """Width and height that its pictures are scaled to; None where they are made in the size that was asked for."""
+        made = self._made(bundle, http)
+        return None if self.size in (None, "auto", made) else _pixels(str(self.size))
+
+    def _made(self, bundle: Bundle, http: HttpSettings) -> str:
+        """The size that is made. Each size has slots and batch sizes of its own, so only those that were named are."""
         sizes = sizes_of(bundle, http)
-        size = sizes[0] if self.size in (None, "auto") else self.size
-        if size not in sizes:
-            raise invalid(f"size is {size!r}; this server makes: {', '.join(sizes)}", "size", "invalid_value")
-        width, height = size.split("x")
-        return int(width), int(height)
+        if self.size is None or self.size == "auto":
+            return sizes[0]
+        if self.size in sizes:
+            return self.size
+        wanted = _pixels(self.size)
+        if not http.resize:
+            raise invalid(f"size is {self.size!r}; this server makes: {', '.join(sizes)}", "size", "invalid_value")
+        if max(wanted) > _LONGEST_SIDE:
+            raise invalid(f"size is {self.size!r}; expected at most {_LONGEST_SIDE} a side", "size", "invalid_value")
+        return min(sizes, key=lambda size: _distance(wanted, _pixels(size)))
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    """Width and height of WIDTHxHEIGHT."""
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
+def _distance(wanted: tuple[int, int], made: tuple[int, int]) -> tuple[float, float]:
+    """How unlike two sizes are: in shape first, and then in pixels. Twice as much counts as half."""
+    shape = math.log((wanted[0] * made[1]) / (wanted[1] * made[0]))
+    return round(abs(shape), 6), abs(math.log((wanted[0] * wanted[1]) / (made[0] * made[1])))
 
 
 def sizes_of(bundle: Bundle, http: HttpSettings) -> tuple[str, ...]:
@@ -146,9 +196,26 @@ class MeasuredShares(Reply):
     groups: list[GroupShare]
 
 
+class TokenDetails(Reply):
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
+class Usage(Reply):
+    """OpenAI's count of tokens, which its clients expect. Nothing is charged by tokens here: all are 0."""
+
+    total_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: TokenDetails = TokenDetails()
+
+
 class ImageReply(Reply):
     created: int  # Unix time
     data: list[ImageItem]
+    background: Literal["opaque"] = "opaque"
+    quality: Literal["auto"] = "auto"
+    usage: Usage = Usage()
     output_format: PictureFormat
     size: str
     manifest: dict[str, Any]

@@ -33,7 +33,7 @@ export async function* generate(request, signal) {
   const response = await call("v1/images/generations", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...request, stream: true }),
+    body: JSON.stringify({ ...request, stream: true, extra_events: true }),
     signal,
   });
   for await (const { name, data } of serverSentEvents(response.body, signal)) {
