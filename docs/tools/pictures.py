@@ -45,7 +45,7 @@ def hero(demo: Path) -> bytes:
     source = ours.training.run.data
     labels = data.load(source).labels or ()
     groups = sorted(set(labels), key=lambda group: (-labels.count(group), group))
-    card = _card(1200, 832)
+    card = _card(1200, 884)
     draw = ImageDraw.Draw(card)
     counted = [f"{labels.count(group):,} images of {group}" for group in groups]
     _told(draw, 600, 30, f"Trained on {counted[0]} and {counted[1]}, without labels", 34, INK, "ma")
@@ -62,18 +62,20 @@ def hero(demo: Path) -> bytes:
             card.paste(Image.fromarray(_larger(image, 2)), (x, y))
         shares = [verdicts.count(group) for group in groups]
         rest = len(verdicts) - sum(shares)
-        words = [f"{count} seen as {group}" for count, group in zip(shares, groups, strict=True)]
-        words += [f"{rest} as neither"] * (rest > 0)
+        words = f"{shares[0]} of {groups[0]}, {shares[1]} of {groups[1]} (framed)"
+        words += f", {rest} of neither" if rest else ""
         end = left
         for count, colour in zip((*shares, rest), (INK, ORANGE, "#afb8c1"), strict=True):
             start, end = end, end + 540 * count / len(verdicts)
             if count:
                 draw.rectangle((start, 704, end - 1, 724), fill=colour)
-        _told(draw, left, 738, ", ".join(words), 30, INK)
-    steps = ours.training.run.train.steps
-    about = f"Models of `ddm-rt demo`, {steps} steps each. The first 64 images of seed {SEED}, none chosen. "
-    about += f"Framed: a classifier sees {groups[1]}."
-    _told(draw, 600, 784, about, 24, QUIET, "ma")
+        _told(draw, left, 738, words, 32, INK)
+    about = (
+        f"The first 64 images of seed {SEED}, none chosen, counted by a classifier of digits.",
+        f"Both models are those of ddm-rt demo: {ours.training.run.train.steps} training steps each.",
+    )
+    for i, line in enumerate(about):
+        _told(draw, 600, 796 + 34 * i, line, 26, QUIET, "ma")
     return _webp(card)
 
 
