@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 _STRONG, _PALE = "#2a6f97", "#b8b8b8"
-_BAR, _GAP, _LABELS, _WIDTH, _VALUES = 16, 6, 330, 420, 170
+_BAR, _GAP, _LABELS, _WIDTH, _VALUES = 16, 6, 330, 420, 200
 
 
 class Bar(NamedTuple):
@@ -36,7 +36,8 @@ def svg(groups: Mapping[str, Sequence[Bar]], title: str, note: str) -> str:
         y += 2 * _GAP
     size = f'width="{_LABELS + _WIDTH + _VALUES}" height="{y + 10}"'
     head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" role="img">',
+        f"<title>{escape(title)}: {escape(note)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
         _text(10, 20, title, bold=True),
         _text(10, 36, note),

@@ -59,7 +59,7 @@ def _row(row: Line, batches: Sequence[str], baseline: float, reference: Line) ->
     rates = []
     for batch in batches:
         low, middle, high = row["images_per_s"][batch]
-        text = f"{middle:.3g} [{low:.3g}, {high:.3g}]"
+        text = f"{_three(middle)} [{_three(low)}, {_three(high)}]"
         rates.append(f"**{text}**" if str(row["best_batch"]) == batch else text)
     low, high = row["balance"]["fd_ddm_interval"]
     return [
@@ -72,6 +72,11 @@ def _row(row: Line, batches: Sequence[str], baseline: float, reference: Line) ->
         f"{row['peak_mem_mib']:.0f}",
         "yes" if row["passes"] else "no",
     ]
+
+
+def _three(rate: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{rate:.3g}'):,g}"
 
 
 def _fastest(found: Sequence[Line], baseline: Line) -> str:
@@ -102,7 +107,10 @@ def _chart(record: Line, names: Sequence[str], title: str) -> str:
     by_name = {row["configuration"]: row for row in record["rows"]}
     baseline = best(by_name[record["baseline"]])
     shown = [(name, best(by_name[name]), by_name[name]["passes"]) for name in names if name in by_name]
-    found = [Bar(name, rate, f"{rate:.3g} ({rate / baseline:.1f}x)", passes) for name, rate, passes in shown]
+    found = [
+        Bar(name, rate, f"{_three(rate)} ({rate / baseline:.1f}x){'' if passes else ', fails a gate'}", passes)
+        for name, rate, passes in shown
+    ]
     return bars.svg({"": found}, title, "images/s at its best batch size; grey: fails a gate")
 
 
