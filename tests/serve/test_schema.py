@@ -147,7 +147,7 @@ def test_images_come_as_openai_s_model_has_them(body: dict[str, Any], expected: 
         ("12x8", "12x8"),
         (None, "8x8"),
         ("auto", "8x8"),
-        ("1x2048", "8x8"),
+        ("1x2048", "16x16"),
     ],
 )
 def test_the_nearest_size_is_made_and_scaled(bundle: Bundle, size: str | None, made: str) -> None:
