@@ -30,7 +30,7 @@ def write(folder: Path, counts: dict[str, int], seed: int, labels: bool) -> None
     rng = np.random.default_rng(seed)
     rows = [("file_name", "label")]
     for kind, count in counts.items():
-        for number in range(count):
+        for _ in range(count):
             rows.append((f"{kind if labels else 'photo'}-{len(rows):03d}.png", kind))
             drawing(rng, kind).save(folder / rows[-1][0])
     if labels:
