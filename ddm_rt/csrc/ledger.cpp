@@ -245,7 +245,7 @@ private:
                     .run();
             }
         }
-        if (path_) take_back_from_dead(connection, *path_, owner_ ? owner_->name : "");
+        if (path_) take_from_dead(connection, *path_, owner_ ? owner_->name : "");
     }
 
     // This ledger's name in the file; the first lease makes one.

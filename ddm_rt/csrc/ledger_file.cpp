@@ -281,7 +281,7 @@ void Owner::forget() {
     handle_ = -1;
 }
 
-void take_back_from_dead(Connection& connection, const std::string& ledger, const std::string& own) {
+void take_from_dead(Connection& connection, const std::string& ledger, const std::string& own) {
     for (const std::string& name : owners(connection)) {
         const std::string path = lock_file(ledger, name);
         if (name == own || is_locked(path)) continue;

@@ -48,7 +48,7 @@ private:
 };
 
 // The draws of owners that are no longer alive go to the pool.
-void take_back_from_dead(Connection& connection, const std::string& ledger, const std::string& own);
+void take_from_dead(Connection& connection, const std::string& ledger, const std::string& own);
 
 }  // namespace ddm
 

@@ -52,6 +52,7 @@ def serve(
             scheduler = stack.enter_context(service)
         else:
             counts = stack.enter_context(Ledger(ledger, fsync=fsync))
+            counts.check()
             pipeline = Pipeline.load(bundle, backend, ledger=counts, **loading)
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
         application = create_app(scheduler, http, keys=keys, measured=measured)

@@ -84,3 +84,12 @@ def test_a_name_that_was_taken_off_is_entered_again(path: Path) -> None:
         again.commit()
         with pytest.raises(LedgerError, match="taken back"):
             lost.commit()
+
+
+def test_a_ledger_keeps_its_name_from_lease_to_lease(path: Path) -> None:
+    with Ledger(path) as ledger:
+        held = ledger.lease(STREAM, quota, 1)
+        owner = ledger._owner
+        with ledger.lease(STREAM, quota, 1):
+            assert ledger._owner is owner
+        assert ledger.counts(STREAM).leased.total() == len(held.draws)

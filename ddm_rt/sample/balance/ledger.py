@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.sample.balance import ledger_fork
-from ddm_rt.sample.balance.ledger_file import Owner, explain, open_ledger, resolved, take_back, take_back_from_dead
+from ddm_rt.sample.balance.ledger_file import Owner, explain, open_ledger, resolved, take_back, take_from_dead, touch
 from ddm_rt.sample.balance.quota import TreeQuota
 
 _CACHED_STREAMS = 256
@@ -194,6 +194,11 @@ class Ledger(AbstractContextManager["Ledger"]):
                 connection.execute(standing, (found[0], draw.position)).fetchone() for draw in draws
             )
 
+    def check(self) -> None:
+        """Make the file where there is none, and write to it. Raises LedgerError where that can't be done."""
+        with self._transaction() as connection:
+            touch(connection)
+
     def counts(self, stream: Stream) -> Counts:
         """Where `stream` stands; all zero where nothing was drawn yet."""
         if not self._exists():
@@ -329,7 +334,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             [self._returned[i] for i in range(self._noted)],
         )
         if self.path is not None:
-            take_back_from_dead(connection, self.path, self._name if self._owner is None else self._owner.name)
+            take_from_dead(connection, self.path, self._name if self._owner is None else self._owner.name)
 
     def _register(self, connection: sqlite3.Connection) -> str:
         """This ledger's name in the file; the first lease makes one."""

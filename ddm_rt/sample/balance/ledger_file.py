@@ -85,6 +85,11 @@ def open_ledger(path: Path | None, name: str, fsync: bool, timeout_s: float) -> 
     return connection
 
 
+def touch(connection: sqlite3.Connection) -> None:
+    """Write to the file, and change nothing: a full disk refuses it all the same."""
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
 def _create(path: Path) -> None:
     """An empty ledger under another name, then renamed: a process that is killed leaves none half-made.
 
@@ -177,7 +182,7 @@ def _remove_strays(connection: sqlite3.Connection, ledger: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def take_back_from_dead(connection: sqlite3.Connection, ledger: Path, own: str | None) -> None:
+def take_from_dead(connection: sqlite3.Connection, ledger: Path, own: str | None) -> None:
     """The draws of owners that are no longer alive go to the pool."""
     for (name,) in connection.execute("SELECT name FROM owners").fetchall():
         path = _lock_file(ledger, name)

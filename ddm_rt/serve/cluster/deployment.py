@@ -61,6 +61,7 @@ def started(
         if ledger is None:
             ledger = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddm-rt-"))) / "counts.ledger"
         with Ledger(ledger) as counts:
+            counts.check()
             counts.check_bundle(opened)
         stack.enter_context(_cluster(scale))
         name = f"{_NAMESPACE}-{opened.config.name}"

@@ -56,6 +56,9 @@ class LedgerKeeper:
     def streams(self) -> list[Stream]:
         return self._opened().streams()
 
+    def check(self) -> None:
+        self._opened().check()
+
     def agree(self, made_by: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns on what all images are made: what the first replica says."""
         if self._made_by is None:
@@ -124,6 +127,9 @@ class SharedLedger:
 
     def streams(self) -> list[Stream]:
         return cast(list[Stream], self.ask("streams"))
+
+    def check(self) -> None:
+        self.ask("check")
 
     def ask(self, method: str, *arguments: object) -> Any:
         """Asks the actor. Raises what the actor raises, and LedgerError where no answer comes."""

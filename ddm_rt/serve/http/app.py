@@ -153,10 +153,12 @@ def create_app(
         return Health(status="ok" if scheduler.alive else "stopped")
 
     @app.get("/readyz")
-    async def ready(response: Response) -> Health:
-        """Whether it takes in requests."""
-        response.status_code = 200 if scheduler.ready else 503
-        return Health(status="ready" if scheduler.ready else "draining")
+    def ready(response: Response) -> Health:
+        """Whether it takes in requests. Without its ledger it doesn't."""
+        if scheduler.ready:
+            return Health(status="ready")
+        response.status_code = 503
+        return Health(status="ledger_unavailable" if scheduler.alive and not scheduler.draining else "draining")
 
     for unsupported in ("edits", "variations"):
         app.add_api_route(f"/v1/images/{unsupported}", _unsupported, methods=["POST"], include_in_schema=False)

@@ -19,6 +19,7 @@ from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
 _FIELDS = {name: field.told.name or name for name, field in told_fields().items()}
 _FIELDS |= {"height": "size", "width": "size", "deadline_s": "deadline_s"}
 
+_LEDGER_S = 5.0  # after which a ledger may be of use again
 _LONGEST, _LONGEST_NAME = 500, 100  # characters of an error
 
 
@@ -71,7 +72,9 @@ def refused(error: Exception) -> Failure:
         return Failure(429, str(error), "rate_limit_error", code, retry_after_s=error.retry_after_s)
     if isinstance(error, Draining):
         return Failure(503, str(error), "server_error", "draining", retry_after_s=1.0)
-    if isinstance(error, DdmError) and not isinstance(error, BundleError | LedgerError):
+    if isinstance(error, LedgerError):
+        return unavailable()
+    if isinstance(error, DdmError) and not isinstance(error, BundleError):
         return invalid(str(error), _FIELDS.get(str(error).partition(" ")[0]), "invalid_value")
     return broken()
 
@@ -80,11 +83,17 @@ def failed(error: Exception) -> Failure:
     """What a client is told of a request that was taken in, and came to nothing."""
     if isinstance(error, DeadlineExceeded):
         return Failure(504, str(error), "server_error", "deadline_exceeded", retry=False)
-    if isinstance(error, Draining):
+    if isinstance(error, Draining | LedgerError):
         return refused(error)
     if isinstance(error, Cancelled):
         return Failure(499, "the request was cancelled", "invalid_request_error", "cancelled", retry=False)
     return broken()
+
+
+def unavailable() -> Failure:
+    """What a client is told where the ledger can't be used: nothing was drawn for it, or what was is given back."""
+    message = "the ledger that keeps the balance can't be used now; the server's log says why"
+    return Failure(503, message, "server_error", "ledger_unavailable", retry_after_s=_LEDGER_S)
 
 
 def broken() -> Failure:

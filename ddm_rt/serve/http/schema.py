@@ -298,4 +298,4 @@ class BalanceList(Reply):
 
 
 class Health(Reply):
-    status: Literal["ok", "ready", "draining", "stopped"]
+    status: Literal["ok", "ready", "draining", "ledger_unavailable", "stopped"]

@@ -5,11 +5,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar
 
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.runtime import Shape
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.jobs import Prepared
@@ -54,6 +54,7 @@ class Service(ABC, Generic[R]):
         self._alive: dict[Ticket, R] = {}  # from when there is room for a request to its last event
         self._tally = Tally()
         self._draining = self._closing = False
+        self._ledger_failed = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,8 +85,17 @@ class Service(ABC, Generic[R]):
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken in, as far as there is room."""
-        return self.alive and not self._draining
+        """Whether requests are taken in, as far as there is room. A ledger that has failed is tried again."""
+        if self._ledger_failed:
+            with suppress(LedgerError):
+                self.pipeline.ledger.check()
+                self._ledger_failed = False
+        return self.alive and not self._draining and not self._ledger_failed
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is told to stop, and finishes what it has taken in."""
+        return self._draining
 
     @abstractmethod
     def stats(self) -> Stats: ...
@@ -158,9 +168,14 @@ class Service(ABC, Generic[R]):
                     if self._closing:
                         raise Draining("the server has stopped")
                     request.draws = draws.pop_all()
-        except BaseException:
+        except BaseException as error:
+            self._noted(error)
             self._forget(request)
             raise
+
+    def _noted(self, error: BaseException) -> None:
+        """Of an error, what it says of the ledger."""
+        self._ledger_failed |= isinstance(error, LedgerError)
 
     def _fail(self, request: R, error: Exception) -> None:
         """A request fails, unless it is settled how it ends."""
@@ -187,6 +202,7 @@ class Service(ABC, Generic[R]):
             end: Finished | Failed = Finished(request.ticket.manifest.tree())
             request.draws.close()
         except Exception as error:  # noqa: BLE001 (the ledger can't be written, say; the request is told)
+            self._noted(error)
             end = Failed(error)
         self._end(request, end)
 
