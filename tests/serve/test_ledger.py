@@ -38,7 +38,7 @@ def test_a_ledger_is_made_at_start(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_ends(tmp_path: Path) -> None:
-    """SQLite's own limit on pages stands for the disk: it refuses writes in the same way ("database or disk is full")."""
+    """SQLite has a limit on pages that refuses writes as a full disk does: "database or disk is full"."""
     with Ledger(tmp_path / "x") as ledger:
         pipeline = Pipeline(fake_bundle(), FakeEngine(), ledger)
         with client_of(pipeline) as client:
