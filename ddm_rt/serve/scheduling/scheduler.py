@@ -12,9 +12,8 @@ import numpy as np
 
 from ddm_rt.engine.contract import Array
 from ddm_rt.runtime import Shape
-from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.manifest import Manifest
-from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
 from ddm_rt.serve.scheduling.queue import RequestQueue, Work

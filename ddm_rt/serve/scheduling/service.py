@@ -12,8 +12,7 @@ from typing import Generic, Self, TypeVar
 from ddm_rt.errors import DdmError
 from ddm_rt.runtime import Shape
 from ddm_rt.sample.generation import Cancelled
-from ddm_rt.sample.jobs import Prepared
-from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.stats import Stats, Tally
