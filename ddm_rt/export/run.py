@@ -4,7 +4,7 @@ import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,13 +20,22 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import examples, graph, plugin_node
 from ddm_rt.export.decoder import provenance as decoder_provenance
 from ddm_rt.export.decoder import read_decoder
-from ddm_rt.export.prompts import Text, read_text
 from ddm_rt.files import check_free
 from ddm_rt.model.assemble import assemble
+from ddm_rt.model.checkpoint.folder import prompt_length, read_checkpoint, read_tokenizer
 from ddm_rt.model.parts import Part, parts
-from ddm_rt.model.unet import ADDED_COND, INDICATOR, SCALE, TEXT
+from ddm_rt.model.unet import ADDED_COND, INDICATOR, POOLED, SCALE, SIZES, TEXT
 from ddm_rt.progress import OnStage
-from ddm_rt.runtime import RUNTIME, TRAINING, Codes, RuntimeConfig, TensorSpec, runtime_json, training_json
+from ddm_rt.runtime import (
+    RUNTIME,
+    TRAINING,
+    Codes,
+    RuntimeConfig,
+    TensorSpec,
+    TextSpec,
+    runtime_json,
+    training_json,
+)
 from ddm_rt.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,6 +47,16 @@ MAX_ABS_ERROR, MAX_REL_ERROR = 1e-4, 1e-5
 ATTENTION = "decomposed"
 
 M = TypeVar("M", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a bundle says about prompts: nothing, for models that take none."""
+
+    specs: tuple[TextSpec, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # path in the bundle -> content
+    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides text and code
+    empty_negative_is_zero: bool = False
 
 
 def export_run(
@@ -137,6 +156,44 @@ def _checked_difference(
             f"expected at most {limit:g}; nothing was written"
         )
     return error
+
+
+def read_text(run: Path, config: RunConfig) -> Text:
+    """What the base checkpoint of `run` says about its prompts; nothing for a model of pixels, which takes none.
+
+    Raises BundleError naming the folder of a tokenizer that can't be read or has words that its encoder lacks.
+    """
+    if config.model.family is Family.PIXEL:
+        return Text()
+    assert config.base is not None
+    checkpoint = read_checkpoint(run / config.base.path, config.base.variant)
+    specs: list[TextSpec] = []
+    files: dict[str, str] = {}
+    encoders = config.model.text_encoders
+    for number, (folder, encoder) in enumerate(zip(checkpoint.tokenizers, encoders, strict=True)):
+        tokenizer = read_tokenizer(folder)
+        # Padding and truncation are the sampler's.
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        words, known = backend.get_vocab_size(), int(encoder["vocab_size"])
+        if words > known:
+            raise BundleError(f"{folder}: has {words} words; its text encoder's vocab_size is {known}")
+        name = f"tokenizer/{folder.name}.json"
+        files[name] = backend.to_str(pretty=False)
+        specs.append(
+            TextSpec(
+                tokenizer=name,
+                input="input_ids" if number == 0 else f"input_ids_{number + 1}",
+                max_length=prompt_length(tokenizer, encoder),
+                pad_id=int(tokenizer.pad_token_id),
+            )
+        )
+    added: tuple[TensorSpec, ...] = ()
+    if config.model.family is Family.SDXL:
+        pooled = TensorSpec(name=POOLED, shape=(int(encoders[-1]["projection_dim"]),))
+        added = (pooled, TensorSpec(name=SIZES, shape=(6,)))
+    return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
 
 
 def _runtime(config: RunConfig, codes: Codes, model: "Model", text: Text) -> RuntimeConfig:

@@ -20,8 +20,7 @@ from ddm_rt.files import write_atomic
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule
-from ddm_rt.train.device import CPU, HALF
-from ddm_rt.train.distributed import ALONE, Processes
+from ddm_rt.train.distributed import ALONE, CPU, HALF, Processes
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.trainee import Classes, Material
 

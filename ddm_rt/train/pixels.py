@@ -1,6 +1,8 @@
 """Runs on pixels: the images are their own latents, folded, and the subject is a `DDM` from random weights."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +51,31 @@ class PixelSubject:
 
     def decode(self, x0: Tensor) -> Tensor:
         return self.model.decode(x0)
+
+
+class PixelStudent(PixelSubject):
+    """All of the UNet of a `DDM`, from the teacher's weights on."""
+
+    def __init__(self, teacher: DDM, gradient_checkpointing: bool = False) -> None:
+        """`teacher` is in eval mode and takes no gradients, and stays so."""
+        self._teacher, self.model = teacher, deepcopy(teacher)
+        self.model.unet.requires_grad_(True)
+        if gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return {f"unet.{name}": parameter for name, parameter in self.model.unet.named_parameters()}
+
+    def place(self, device: torch.device) -> None:
+        self.model.to(device)
+        self._teacher.to(device)
+
+    def teacher(self) -> AbstractContextManager[nn.Module]:
+        return nullcontext(self._teacher)
+
+    def whole(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        return trained
 
 
 def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:

@@ -24,8 +24,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import asset, sha256, write_atomic, write_json
 from ddm_rt.model.assemble import WEIGHTS
 from ddm_rt.progress import OnFigures
-from ddm_rt.train import device
-from ddm_rt.train.distributed import Processes, connect
+from ddm_rt.train.distributed import Processes, connect, device_name
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.pixels import prepare_pixels
 from ddm_rt.train.preview import write_sheet
@@ -203,7 +202,7 @@ def _provenance(config: RunConfig, material: Material, processes: Processes) -> 
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": device.name(processes.device),
+        "device": device_name(processes.device),
         "processes": processes.count,
         "preset": config.preset,
         "images": len(material.latents),

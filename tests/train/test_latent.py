@@ -20,7 +20,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.train import disk_cache
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.run import Interrupted, prepare, train
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ddm_rt.data import Listing
 from ddm_rt.errors import DdmError
-from ddm_rt.model.checkpoint.folder import Checkpoint
-from ddm_rt.model.checkpoint.tokenizer import prompt_length, read_tokenizer
+from ddm_rt.model.checkpoint.folder import Checkpoint, prompt_length, read_tokenizer
 
 NULL_TEXT = 0  # the row of the null text, before those of the prompts
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ddm_rt.config import FeatureConfig
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.codes.patches import patch_features
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
 
 COLOUR_JITTER = 0.6  # of the second set of contrastive features
 

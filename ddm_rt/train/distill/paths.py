@@ -13,11 +13,9 @@ from torch import Tensor
 from ddm_rt.config import RunConfig, SamplerName
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.device import CPU
 from ddm_rt.train.disk_cache import CACHE, Portions, Rows, Tensors
-from ddm_rt.train.distill.consistency import Distiller
-from ddm_rt.train.distill.walk import GRID
-from ddm_rt.train.distributed import ALONE, Processes
+from ddm_rt.train.distill.consistency import GRID, Distiller
+from ddm_rt.train.distributed import ALONE, CPU, Processes
 from ddm_rt.train.loop import Batch, step_seed
 from ddm_rt.train.trainee import Material
 

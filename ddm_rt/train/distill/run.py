@@ -20,11 +20,9 @@ from ddm_rt.presets import override
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.disk_cache import CACHE
-from ddm_rt.train.distill.consistency import Distiller
+from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.paths import PathDistiller
-from ddm_rt.train.distill.student import PixelStudent
-from ddm_rt.train.distill.walk import GRID
-from ddm_rt.train.pixels import prepare_pixels
+from ddm_rt.train.pixels import PixelStudent, prepare_pixels
 from ddm_rt.train.run import carry_out
 from ddm_rt.train.trainee import Material
 
