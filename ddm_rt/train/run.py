@@ -60,7 +60,7 @@ def carry_out(
     config: RunConfig,
     out: Path,
     prepared: Callable[[torch.device, Mapping[str, OnFigures]], Material],
-    kind: Callable[[RunConfig, Material, torch.device, Processes], Trainer],
+    kind: Callable[[RunConfig, Material, Processes], Trainer],
     progress: Mapping[str, OnFigures] | None,
     grid_every: int | None,
 ) -> Path:
@@ -73,7 +73,7 @@ def carry_out(
         if (out / WEIGHTS).is_file():
             return out
         material = processes.main_first(lambda: prepared(processes.device, progress))
-    trainer = kind(config, material, processes.device, processes)
+    trainer = kind(config, material, processes)
     processes.main_first(lambda: trainer.get_ready(out, progress))
     return _fit(trainer, out, digest, progress, grid_every)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddm_rt.config import NULL_CODE, DistillConfig, PredictionType, RunConfig, SamplerName
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import Schedule, jumps, step_table
-from ddm_rt.train.distributed import ALONE, CPU, Processes
+from ddm_rt.train.distributed import ALONE, Processes
 from ddm_rt.train.loop import Batch, Trainer
 from ddm_rt.train.loss import training_target
 from ddm_rt.train.trainee import Material, Student
@@ -25,15 +25,13 @@ class Distiller(Trainer):
 
     subject: Student
 
-    def __init__(
-        self, config: RunConfig, material: Material, device: torch.device = CPU, processes: Processes = ALONE
-    ) -> None:
+    def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         """`config.distill` must be set; its scales are those of the teacher."""
-        super().__init__(config, material, device, processes)
+        super().__init__(config, material, processes)
         if config.distill is None:
             raise ValueError("the configuration is not a student's")
         self.distill = config.distill
-        self.walk = Walk(config, self.distill, device)
+        self.walk = Walk(config, self.distill, self.device)
 
     def weights(self) -> dict[str, Tensor]:
         return self.subject.whole(super().weights())
