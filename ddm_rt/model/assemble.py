@@ -1,15 +1,16 @@
 """A run's model, whole: base checkpoint, what training changed, and low-rank factors folded in."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ddm_rt.config import Family, ModelConfig, RunConfig
+from ddm_rt.config import Family, Frozen, ModelConfig, RunConfig, parse_json
 from ddm_rt.errors import BundleError
+from ddm_rt.files import read
 from ddm_rt.model.unet import DDM
 from ddm_rt.runtime import Codes
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 _LORA = "lora."
+
+M = TypeVar("M", bound=Frozen)
+
+
+def read_file(model: type[M], path: Path, rest: str = "a finished run has it") -> M:
+    """A JSON file of a run. Raises BundleError where it can't be read, and DdmError naming a field that is wrong."""
+    return parse_json(model, read(path, rest, BundleError), path)
 
 
 def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "DDM | LatentDDM":
