@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import onnx
 from torch import Tensor
@@ -15,15 +15,15 @@ from torch import Tensor
 import ddm_rt
 from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle, write_bundle
-from ddm_rt.config import Family, Frozen, RunConfig, parse_json
+from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import examples, graph, plugin_node
 from ddm_rt.export.decoder import provenance as decoder_provenance
 from ddm_rt.export.decoder import read_decoder
 from ddm_rt.files import check_free
-from ddm_rt.model.assemble import assemble
+from ddm_rt.model.assemble import assemble, read_file
 from ddm_rt.model.checkpoint.folder import prompt_length, read_checkpoint, read_tokenizer
-from ddm_rt.model.parts import Part, parts
+from ddm_rt.model.parts import Model, Part, parts
 from ddm_rt.model.unet import ADDED_COND, INDICATOR, POOLED, SCALE, SIZES, TEXT
 from ddm_rt.progress import OnStage
 from ddm_rt.runtime import (
@@ -38,15 +38,10 @@ from ddm_rt.runtime import (
 )
 from ddm_rt.schedule import Schedule
 
-if TYPE_CHECKING:
-    from ddm_rt.model.parts import Model
-
 # fp32, of every graph against torch. The second is of the largest output, and counts where that is above 10: hidden
 # states of large text encoders reach hundreds.
 MAX_ABS_ERROR, MAX_REL_ERROR = 1e-4, 1e-5
 ATTENTION = "decomposed"
-
-M = TypeVar("M", bound=Frozen)
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def read_text(run: Path, config: RunConfig) -> Text:
     return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
 
 
-def _runtime(config: RunConfig, codes: Codes, model: "Model", text: Text) -> RuntimeConfig:
+def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text) -> RuntimeConfig:
     shapes: dict[str, tuple[int | str, ...]] = {
         TEXT: ("tokens", model.context_dim),
         INDICATOR: (config.model.num_indicator_tokens, model.context_dim),
@@ -246,11 +241,3 @@ def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str,
         "decoder": None if decoder is None else decoder_provenance(decoder),
         "training": training,
     }
-
-
-def read_file(model: type[M], path: Path) -> M:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); a finished run has it") from error
-    return parse_json(model, content, path)

@@ -16,9 +16,9 @@ from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
 from ddm_rt.runtime import RuntimeConfig, Shape
-from ddm_rt.sample.balance.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes
+from ddm_rt.sample.balance import assignment
+from ddm_rt.sample.balance.assignment import Lender, Weights, check_codes
 from ddm_rt.sample.balance.ledger import Ledger
-from ddm_rt.sample.balance.lending import Lender
 from ddm_rt.sample.calibration.calibration import Settings, resolve
 from ddm_rt.sample.generation import Cancelled, Generation
 from ddm_rt.sample.loop.batch_sizes import BatchSizes, Mode, split
@@ -61,7 +61,7 @@ class Pipeline:
     ) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger: Lender = Ledger() if ledger is None else ledger
-        self._tree = code_tree(bundle)
+        self._tree = assignment.code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
         self._sizes = BatchSizes(engine, bundle, mode)
@@ -238,12 +238,12 @@ class Pipeline:
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 
     def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
-        if names_top_codes(asked.target):
-            return by_top_codes(self._tree, asked.target)
+        if assignment.names_top_codes(asked.target):
+            return assignment.by_top_codes(self._tree, asked.target)
         table = resolved.table
         settings = Settings.of(resolved.request, table.sampler, table.num_steps, self.engine.precision)
         found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
-        return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
+        return assignment.by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
 
 
 def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:

@@ -90,7 +90,8 @@ def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress:
     encoder = config.features.encoder
     batches = (pixels[i : i + 256] for i in range(0, len(pixels), 256))
     encoded = None if encoder is None else lambda: encoder_features(batches, encoder, device)
-    classes = find_classes(config, images, Views(lambda: pixels, encoded), out, device, progress.get("features"))
+    views = Views(lambda: pixels, encoded, device, progress.get("features"))
+    classes = find_classes(config, images, views, out)
     return Material(
         model.encode(torch.from_numpy(pixels)),
         classes,

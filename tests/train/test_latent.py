@@ -145,7 +145,7 @@ def test_training_starts_at_the_base_and_ends_in_what_is_assembled(
 
 def learner_ids(learner: Trainer, rows: torch.Tensor) -> list[torch.Tensor]:
     from ddm_rt.model.checkpoint.folder import read_checkpoint
-    from ddm_rt.train.checkpoint.prompts import token_ids
+    from ddm_rt.train.checkpoint.prepare import token_ids
 
     assert learner.config.base is not None
     checkpoint = read_checkpoint(learner.config.base.path)

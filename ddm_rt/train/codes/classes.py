@@ -13,7 +13,7 @@ from pydantic import Field
 from ddm_rt.config import Frozen, IndicatorMode, RunConfig, parse_json
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
-from ddm_rt.files import write_atomic, write_json
+from ddm_rt.files import read, write_atomic, write_json
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.codes.contrastive import contrastive_features, feature_sets
@@ -41,16 +41,11 @@ class Views:
 
     pixels: Callable[[], Floats]  # [N, C, H, W] in [-1, 1], for features that are learned from them
     encoded: Callable[[], Floats] | None  # [N, D] unit features of a frozen encoder, where there is one
+    device: torch.device  # that features are learned on
+    progress: OnFigures | None = None  # of learning them
 
 
-def find_classes(
-    config: RunConfig,
-    images: ImageSet | Listing,
-    views: Views,
-    out: Path,
-    device: torch.device,
-    progress: OnFigures | None = None,
-) -> Classes:
+def find_classes(config: RunConfig, images: ImageSet | Listing, views: Views, out: Path) -> Classes:
     """Classes of `images` by `train.indicator`; writes codes.json, and assignment.json where there are codes.
 
     Codes that `out` already holds are taken as they are. Raises DdmError for labels, codes or features that don't fit
@@ -58,7 +53,7 @@ def find_classes(
     """
     mode = config.train.indicator
     if mode in (IndicatorMode.CODES, IndicatorMode.PROBE):
-        codes, assignment = _codes(config, images, views, out, device, progress)
+        codes, assignment = _codes(config, images, views, out)
         return Classes(torch.from_numpy(assignment), codes.num_codes, codes.top_of, _shares(codes))
     write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
     if mode is IndicatorMode.NONE:
@@ -71,14 +66,7 @@ def find_classes(
     return Classes(torch.tensor([names.index(label) for label in images.labels]), len(names))
 
 
-def _codes(
-    config: RunConfig,
-    images: ImageSet | Listing,
-    views: Views,
-    out: Path,
-    device: torch.device,
-    progress: OnFigures | None,
-) -> tuple[Codes, NDArray[np.int64]]:
+def _codes(config: RunConfig, images: ImageSet | Listing, views: Views, out: Path) -> tuple[Codes, NDArray[np.int64]]:
     """The codes in the run directory, else discovered (or read from `codes.source`) and written there."""
     path, assignment_path = out / "codes.json", out / "assignment.json"
     if path.is_file() and assignment_path.is_file():
@@ -95,13 +83,13 @@ def _codes(
     elif config.codes.labels is not None:
         labels = read_labels(config.codes.labels, images)
         encoded = views.encoded() if views.encoded is not None else None
-        found = feature_sets(views.pixels(), config.features, seed, progress, device, encoded)
+        found = feature_sets(views.pixels(), config.features, seed, views.progress, views.device, encoded)
         codes, assignment = probe(found, labels, seed)
     else:
         if views.encoded is not None:
             features = views.encoded()
         else:
-            features = contrastive_features(views.pixels(), config.features, seed, progress, device)
+            features = contrastive_features(views.pixels(), config.features, seed, views.progress, views.device)
         codes, assignment = discover(features, config.codes, seed)
     write_json(assignment_path, {"code": assignment.tolist()})
     write_atomic(path, codes.model_dump_json(indent=1))
@@ -123,10 +111,7 @@ def read_codes(path: Path, images: ImageSet | Listing) -> tuple[Codes, NDArray[n
     a top code's codes don't sum to 1 (within 1e-6).
     """
     where = f"codes.source {path}"
-    try:
-        given = parse_json(GivenCodes, path.read_bytes(), where)
-    except OSError as error:
-        raise DdmError(f"{where}: cannot be read ({error.strerror}); expected a JSON file") from error
+    given = parse_json(GivenCodes, read(path, "expected a JSON file", where=where), where)
     if len(given.code) != len(images):
         raise DdmError(f"{where}: field code has {len(given.code)} entries for {len(images)} images")
     count = len(set(given.code))
