@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ddm_rt.model.attention import install
+from ddm_rt.model.indicator import install
 
 TOKENS = 77  # T of the text encoder
 INDICATOR_TOKENS = 4  # M

@@ -33,7 +33,7 @@ from ddm_rt import graph_files
 from ddm_rt.engine.machine import processor
 from ddm_rt.export import graph
 from ddm_rt.kernels.indicator_attention import indicator_attention
-from ddm_rt.model.attention import IndicatorAttnProcessor
+from ddm_rt.model.indicator import IndicatorAttnProcessor
 
 SCALE = 1 / 16  # of the parameters: a quarter of the channels
 CASES = ((1, 32), (4, 32), (1, 48))  # rows of one call, latent side

@@ -26,9 +26,9 @@ from store import RESULTS, save
 from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
+from ddm_rt.model.assemble import load_weights
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.model.unet import DDM
-from ddm_rt.model.weights import load_weights
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, CodeTable
 from ddm_rt.sample.pipeline import Pipeline

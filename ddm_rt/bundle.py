@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from ddm_rt.config import Frozen, ModelConfig, parse, parse_json, parse_open
+from ddm_rt.config import Frozen, ModelConfig, Sha256, parse, parse_json, parse_open
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.files import asset, atomic_directory, lock, locked, name_place, settle, sha256, write_atomic
+from ddm_rt.files import asset, atomic_directory, lock, locked, name_place, read, settle, sha256, write_atomic
 from ddm_rt.runtime import (
     FORMAT_1,
     RUNTIME,
@@ -46,13 +46,11 @@ WEIGHTS = "weights.safetensors"  # older bundles have it for torch; nothing read
 SETTINGS = (RUNTIME, TRAINING, *FORMAT_1)  # what `Bundle.write_settings` writes anew
 SHIPPED = ("digits",)  # bundles inside the package, by name
 
-_Hash = Field(pattern="^[0-9a-f]{64}$")
-
 
 class FileEntry(Frozen):
     model_config = ConfigDict(extra="allow")  # a newer program's fields stay where this one adds a file
 
-    sha256: str = _Hash
+    sha256: Sha256
     bytes: int = Field(ge=0)
 
 
@@ -63,8 +61,8 @@ class Former(Frozen):
 
     model_config = ConfigDict(extra="allow")
 
-    bundle_id: str = _Hash
-    files: dict[str, Annotated[str, _Hash]]
+    bundle_id: Sha256
+    files: dict[str, Sha256]
 
 
 class _Head(Frozen):
@@ -79,7 +77,7 @@ class Index(Frozen):
     model_config = ConfigDict(extra="allow")
 
     schema_version: int  # the bundle's format
-    bundle_id: str = _Hash
+    bundle_id: Sha256
     former: tuple[Former, ...] = ()  # oldest first
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
@@ -352,10 +350,7 @@ def _check_file(path: Path, entry: FileEntry) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); a bundle must have it") from error
+    return read(path, "a bundle must have it", BundleError)
 
 
 def entries(directory: Path, names: Iterable[str] | None = None) -> dict[str, FileEntry]:

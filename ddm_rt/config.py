@@ -1,5 +1,6 @@
 """Frozen configuration models, enums and named presets. What was resolved is saved with what it made."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -105,6 +106,7 @@ class Frozen(BaseModel):
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class DataConfig(Frozen):
@@ -172,7 +174,7 @@ class BaseConfig(Frozen):
     """The checkpoint that a run starts from: a folder in diffusers' format."""
 
     path: Path  # a relative one is relative to the run
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over names and contents of its weights and configurations
+    sha256: Sha256  # over names and contents of its weights and configurations
     variant: str | None = None  # of its files: diffusion_pytorch_model.VARIANT.safetensors
 
 
@@ -283,7 +285,7 @@ class SamplingConfig(Frozen):
 class DistillConfig(Frozen):
     """How a student was made of another run: consistency distillation, with guidance folded in."""
 
-    teacher: str = Field(pattern="^[0-9a-f]{64}$")  # sha256 of its weights.safetensors
+    teacher: Sha256  # sha256 of its weights.safetensors
     # What the student has learned; sampled with scales of 1 it needs no second branch.
     guidance_scale: Annotated[float, Field(ge=0)]  # text; 1 where the family takes none
     indicator_guidance_scale: Annotated[float, Field(ge=0)]
@@ -349,29 +351,23 @@ class RunConfig(Frozen):
 
 def parse(model: type[M], tree: Any, where: str | Path) -> M:
     """Validate `tree` as `model`; the first problem becomes one DdmError that names `where` and the field."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        raise _first_problem(error, where) from error
+    return _checked(lambda: model.model_validate(tree), where)
 
 
 def parse_json(model: type[M], text: str | bytes, where: str | Path) -> M:
     """As `parse`, from JSON text."""
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise _first_problem(error, where) from error
+    return _checked(lambda: model.model_validate_json(text), where)
 
 
 def parse_open(model: type[M], text: str | bytes, where: str | Path) -> M:
     """As `parse_json`, of a file that newer programs write too: fields that `model` hasn't got are ignored."""
+    return _checked(lambda: model.model_validate_json(text, extra="ignore"), where)
+
+
+def _checked(validate: Callable[[], M], where: str | Path) -> M:
     try:
-        return model.model_validate_json(text, extra="ignore")
+        return validate()
     except ValidationError as error:
-        raise _first_problem(error, where) from error
-
-
-def _first_problem(error: ValidationError, where: str | Path) -> DdmError:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-    return DdmError(f"{where}: field {field}: {first['msg']}")
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        raise DdmError(f"{where}: field {field}: {first['msg']}") from error

@@ -82,6 +82,14 @@ def write_json(path: Path, tree: Any) -> None:
     write_atomic(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
 
 
+def read(path: str | Path, rest: str, kind: type[DdmError] = DdmError, where: str | Path = "") -> bytes:
+    """A file's content. Raises `kind` where it can't be read; `where` (the path) begins the message, `rest` ends it."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise kind(f"{where or path}: cannot be read ({error.strerror}); {rest}") from error
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

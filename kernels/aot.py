@@ -16,8 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from operator import call
 from pathlib import Path
-from typing import Any
 
 from ddm_rt.kernels.compiled import (
     AotError,
@@ -34,7 +35,7 @@ from ddm_rt.kernels.pack import MANIFEST, SCHEMA, parse_manifest
 OPS = ("indicator_attention", "guided_step")
 
 Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the last one's name
-Job = tuple[str, tuple[Any, ...]]  # op, and the compile function's arguments
+Job = Callable[[], Compiled]
 
 
 def write_pack(
@@ -110,29 +111,24 @@ def _work(
         check_target(architecture, ptx_version)
         if "indicator_attention" in ops:
             work += [
-                ("indicator_attention", (head_dim, dtype, architecture, None, ptx_version))
+                partial(compile_indicator_attention, head_dim, dtype, architecture, None, ptx_version)
                 for head_dim in head_dims
                 for dtype in dtypes
             ]
         if "guided_step" in ops:
-            work += [("guided_step", (*variant, architecture, ptx_version)) for variant in variants()]
+            work += [partial(compile_guided_step, *variant, architecture, ptx_version) for variant in variants()]
     return work
-
-
-def _compile(job: Job) -> Compiled:
-    op, arguments = job
-    return (compile_indicator_attention if op == "indicator_attention" else compile_guided_step)(*arguments)
 
 
 def _compile_all(work: Sequence[Job], jobs: int) -> Iterator[Compiled]:
     if jobs == 1:
-        yield from map(_compile, work)
+        yield from map(call, work)
         return
     # A fresh process each: forking one in which torch has started threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
         try:
-            yield from pool.map(_compile, work)
+            yield from pool.map(call, work)
         except BrokenProcessPool:
             raise AotError("a compiling process died; try --jobs 1, or more memory") from None
         finally:

@@ -8,7 +8,7 @@ from format1 import write_format_1
 
 from ddm_rt.bundle import INDEX, Bundle, FileEntry, bundle_id
 from ddm_rt.files import sha256
-from ddm_rt.upgrade import upgrade
+from ddm_rt.workflows.upgrade import upgrade_bundle as upgrade
 
 Json = dict[str, Any]
 

@@ -23,7 +23,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
-from ddm_rt.upgrade import upgrade
+from ddm_rt.workflows.upgrade import upgrade_bundle as upgrade
 
 Made = TypeVar("Made")
 

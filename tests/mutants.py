@@ -67,7 +67,7 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        """ "sample" of ddm_rt/sample/jobs.py, "schedule" of ddm_rt/schedule.py, "benchmarks" of benchmarks/run.py."""
+        """ "sample" of ddm_rt/sample/shards.py, "schedule" of ddm_rt/schedule.py, "benchmarks" of benchmarks/run.py."""
         top, *rest = Path(self.file).with_suffix("").parts
         return rest[0] if top == "ddm_rt" and rest else top
 

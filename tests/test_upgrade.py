@@ -15,7 +15,7 @@ from ddm_rt.bundle import INDEX, Bundle, add_directory, write_bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
-from ddm_rt.upgrade import upgrade
+from ddm_rt.workflows.upgrade import upgrade_bundle as upgrade
 
 FORMAT_1 = ("config.json", "schedule.json", "codes.json")
 
@@ -129,7 +129,7 @@ def test_a_place_that_is_taken_is_refused(old: Bundle, exported: Bundle) -> None
 # Runs in a process of its own, which kills itself at the moment before it would change the file system the STEPth time.
 _KILLED = """
 import os, pathlib, signal, sys
-import ddm_rt.files, ddm_rt.upgrade
+import ddm_rt.files, ddm_rt.workflows.upgrade
 from ddm_rt.bundle import Bundle
 
 bundle, step = Bundle.load(sys.argv[1]), int(sys.argv[2])
@@ -147,7 +147,7 @@ def counted(function):
 
 for place, name in ((pathlib.Path, "replace"), (pathlib.Path, "rename"), (pathlib.Path, "unlink"), (os, "fsync")):
     setattr(place, name, counted(getattr(place, name)))
-ddm_rt.upgrade.upgrade(bundle, out)
+ddm_rt.workflows.upgrade.upgrade_bundle(bundle, out)
 """
 
 

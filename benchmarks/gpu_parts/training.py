@@ -86,6 +86,7 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
     """`Trainer.advance` of ddm_rt on latents and contexts that lie ready."""
     from ddm_rt.config import BaseConfig, DataConfig, IndicatorMode, LoraConfig, RunConfig, TrainConfig
     from ddm_rt.train.checkpoint.model import Captions, LatentSubject
+    from ddm_rt.train.distributed import Processes
     from ddm_rt.train.loop import Trainer
     from ddm_rt.train.trainee import Classes, Material
 
@@ -119,7 +120,7 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
     subject = LatentSubject(config, model, captions, top_of)
     codes = torch.arange(IMAGES) % models.CODES if indicator else None
     classes = Classes(codes, models.CODES if indicator else 0, top_of)
-    trainer = Trainer(config, Material(latents, classes, lambda: subject), torch.device(rig.device))
+    trainer = Trainer(config, Material(latents, classes, lambda: subject), Processes(torch.device(rig.device)))
     return trainer.advance
 
 

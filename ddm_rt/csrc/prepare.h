@@ -1,5 +1,5 @@
 // From what is asked for to a checked request whose codes are drawn: all of generating but the tensors.
-// (`Pipeline.prepare`, `Pipeline.recorded` and ddm_rt/sample/jobs.py in one.)
+// (`Pipeline.prepare` and `Pipeline.recorded` of ddm_rt/sample/pipeline.py in one.)
 #ifndef DDM_RT_PREPARE_H
 #define DDM_RT_PREPARE_H
 

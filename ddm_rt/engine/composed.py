@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.contract import Array, Index, check_finite, conditioner_feeds
+from ddm_rt.engine.contract import Array, Cond, Index, Update, check_finite, conditioner_feeds
 from ddm_rt.errors import DdmError
 
 
@@ -18,21 +18,10 @@ class Composed:
     batch_sizes: tuple[int, ...] | None = None
 
     def step(
-        self: Any,
-        x: Array,
-        x0_prev: Array,
-        t: Array,
-        cond: Mapping[str, Array],
-        image_of: Index,
-        parts: Sequence[Index],
-        scales: Array,
-        rows: Array,
-        seeds: Array | None,
-        counters: Array | None,
+        self: Any, t: Array, cond: Cond, image_of: Index, parts: Sequence[Index], update: Update
     ) -> tuple[Array, Array]:
-        outputs = self.denoiser(self.take(x, image_of), t, cond)
-        branches = [self.take(outputs, part) for part in parts]
-        stepped: tuple[Array, Array] = self.guided_step(branches, scales, rows, x, x0_prev, seeds, counters)
+        outputs = self.denoiser(self.take(update.x, image_of), t, cond)
+        stepped: tuple[Array, Array] = self.guided_step([self.take(outputs, part) for part in parts], *update)
         return stepped
 
     def images(self: Any, x0: Array) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ Arrays are the backend's own; nothing above this room looks inside them.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,20 +86,13 @@ class Engine(Protocol):
 
     def step(
         self,
-        x: Array,  # [B,C,H,W]
-        x0_prev: Array,  # [B,C,H,W]
         t: Array,  # [R]
         cond: Cond,  # R rows
         image_of: Index,  # [R], which image each row of the call is of
         parts: Sequence[Index],  # 1 to 3 branches, each [B]: the rows that are the images' own
-        scales: Array,
-        rows: Array,
-        seeds: Array | None,
-        counters: Array | None,
+        update: "Update",
     ) -> tuple[Array, Array]:
-        """One denoiser call of R rows and the `guided_step` of all B images, whose arguments the others are. Returns
-        (x, x0).
-        """
+        """One denoiser call of R rows and the `guided_step` of all B images. Returns (x, x0)."""
 
     def array(self, host: NDArray[Any]) -> Array:
         """A host array as the backend's own, of the same dtype; uint64 may become the int64 of the same bits."""
@@ -112,6 +105,17 @@ class Engine(Protocol):
 
     def concat(self, arrays: Sequence[Array]) -> Array:
         """Arrays joined along the batch axis, on the device."""
+
+
+class Update(NamedTuple):
+    """What `Engine.guided_step` takes of B images beside the branches' outputs, in its order."""
+
+    scales: Array
+    rows: Array
+    x: Array
+    x0_prev: Array
+    seeds: Array | None
+    counters: Array | None
 
 
 def conditioner_inputs(config: RuntimeConfig) -> list[str]:

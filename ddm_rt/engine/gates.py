@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.config import Frozen, Precision, Sha256, parse_json
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.machine import installed, processor
 from ddm_rt.engine.tensorrt import cuda
@@ -18,7 +18,6 @@ GATED = ("openvino",)  # names in `engine.backends`, which are those of their pa
 MAX_FD = 0.06  # FD_ddm of the images; with more than two groups FD_L2/√2, which is the same for two
 MAX_FRECHET_RATIO = 1.15  # of the Frechet distance to held-out images, to that of the fp32 bundle's own
 
-_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Distance = Annotated[float, Field(ge=0)]
 
 
@@ -30,13 +29,13 @@ class Gate(Frozen):
     """
 
     schema_version: Literal[1] = 1
-    bundle_id: _Hash
+    bundle_id: Sha256
     backend: str
     version: str  # of the backend's package
     precision: Precision | None = None  # None: the bundle's own
     processor: str  # or the GPU
     threads: int
-    against: _Hash  # the fp32 bundle's id
+    against: Sha256  # the fp32 bundle's id
     against_backend: str
     judge: str
     groups: tuple[str, ...]

@@ -1,6 +1,5 @@
 """What backends on the CPU share: their arrays are numpy's, and the arithmetic between calls is the reference's."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,7 +12,7 @@ from ddm_rt.engine.composed import OfNetworks
 from ddm_rt.engine.contract import CPU_PIXELS, check_names, usable_cores
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.kernels.guided_step import guided_step_reference
 
 Array = NDArray[Any]
 
@@ -21,18 +20,7 @@ Array = NDArray[Any]
 class HostArrays(OfNetworks):
     """The part of `engine.contract.Engine` that handles arrays, over numpy's."""
 
-    def guided_step(
-        self,
-        outputs: Sequence[Array],
-        scales: Array,
-        rows: Array,
-        x: Array,
-        x0_prev: Array,
-        seeds: Array | None,
-        counters: Array | None,
-    ) -> tuple[Array, Array]:
-        stepped: tuple[Array, Array] = guided_step(outputs, scales, rows, x, x0_prev, seeds, counters)
-        return stepped
+    guided_step = staticmethod(guided_step_reference)
 
     def array(self, host: NDArray[Any]) -> Array:
         return np.ascontiguousarray(host)
@@ -56,6 +44,8 @@ class Graph(Protocol):
     inputs: list[str]
     outputs: list[str]
 
+    def __init__(self, path: Path, threads: int) -> None: ...
+
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
 
@@ -69,6 +59,7 @@ class CpuEngine(HostArrays):
     version: ClassVar[str]
     unreadable: ClassVar[tuple[type[Exception], ...]]  # what it raises for a file that isn't a graph it can run
     refused: ClassVar[tuple[type[Exception], ...]]  # and for inputs that a graph doesn't take
+    graph: ClassVar[type[Graph]]  # opens one
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CPU_DEVICE) -> None:
         """Raises BundleError for a graph that isn't one, or that doesn't take what the bundle says."""
@@ -79,14 +70,10 @@ class CpuEngine(HostArrays):
         # The text encoder is opened when the first prompt comes: it is needed for no more than that.
         self._graphs = {name: self._open(name) for name in bundle.graphs if name != "text_encoder"}
 
-    @abstractmethod
-    def _load(self, path: Path) -> Graph:
-        """The graph in that file."""
-
     def _open(self, name: str) -> Graph:
         path = self._bundle.graphs[name]
         try:
-            graph = self._load(path)
+            graph = self.graph(path, self.threads)
         except self.unreadable as error:
             raise BundleError(f"{path}: not a graph that {self.library} {self.version} runs: {error}") from error
         check_names(self._bundle.config, name, path, graph.inputs, graph.outputs)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -173,23 +173,25 @@ def code_cards(bundle: Bundle) -> list[CodeCard]:
     ]
 
 
-def measure(
-    path: Path,
-    judge: Judge,
-    groups: Sequence[str],
-    reference: str,
-    training: str | None,
-    *,
-    n: int,
-    seed: int,
-    min_per_group: int,
-    attributes: Sequence[str] = (),
-    asked: Mapping[int, str] | None = None,
-    text: Text = NO_TEXT,
-    on_step: OnStep | None = None,
-) -> tuple[Evaluation, NDArray[np.uint8]]:
+@dataclass(frozen=True)
+class Yardstick:
+    """What every method of a report is measured by: `evaluation.evaluate` says what these are."""
+
+    judge: Judge
+    groups: Sequence[str]
+    reference: str
+    training: str | None
+    n: int  # images that a bundle generates
+    seed: int
+    min_per_group: int
+    attributes: Sequence[str] = ()
+    asked: Mapping[int, str] | None = None  # group of each top code
+    text: Text = field(default_factory=dict)  # for bundles
+
+
+def measure(path: Path, by: Yardstick, on_step: OnStep | None = None) -> tuple[Evaluation, NDArray[np.uint8]]:
     """Figures and the first images of a bundle (which generates n) or of a sampled directory."""
-    pipeline, sampled = None, None
+    pipeline, sampled, n = None, None, by.n
     if _is_bundle(path):
         pipeline = Pipeline.load(path)
         config = pipeline.bundle.training.run.data
@@ -198,12 +200,12 @@ def measure(
         config = parse(DataConfig, {"image_size": sampled.images.shape[1], "channels": 3}, path)
         n = len(sampled.images)
     # Real images first: what can't be loaded shows before minutes are spent on sampling.
-    real = labelled(reference, "reference", config)
+    real = labelled(by.reference, "reference", config)
     train_images = None
-    if training is not None:
-        train_images = three_channels(data.load(config.model_copy(update={"source": training})).images)
+    if by.training is not None:
+        train_images = three_channels(data.load(config.model_copy(update={"source": by.training})).images)
     if pipeline is not None:
-        sampled = generate_until(pipeline, judge, groups, n, seed, min_per_group, on_step, text)
+        sampled = generate_until(pipeline, by.judge, by.groups, n, by.seed, by.min_per_group, on_step, by.text)
     assert sampled is not None
     tops: Sequence[int] = sampled.top_codes
     if pipeline is not None:
@@ -213,14 +215,14 @@ def measure(
     figures = evaluate(
         sampled.images,
         sampled.codes,
-        judge,
-        groups,
+        by.judge,
+        by.groups,
         real,
         train_images,
-        min_per_group=min_per_group,
+        min_per_group=by.min_per_group,
         n=n,
-        conditions=None if asked is None else conditions(asked, tops, groups),
-        attributes=attributes,
+        conditions=None if by.asked is None else conditions(by.asked, tops, by.groups),
+        attributes=by.attributes,
     )
     return figures, sampled.images[:GRID_IMAGES]
 
@@ -258,6 +260,7 @@ def evaluate_methods(
     for name in attributes:
         attribute(name)  # one that isn't there shows before minutes are spent on sampling
     wanted = None if asked is None else parse_asked(asked)
+    by = Yardstick(loaded, groups, reference, training, n, seed, min_per_group, attributes, wanted, text)
     bundles = [path for _, path in methods if _is_bundle(path)]
     if text and not bundles:
         raise DdmError(f"{next(iter(text))} is given, but no bundle to generate with it: all images are made already")
@@ -268,20 +271,7 @@ def evaluate_methods(
     stability: tuple[float, ...] = ()
     labels = 0
     for name, path in methods:
-        figures, grid = measure(
-            path,
-            loaded,
-            groups,
-            reference,
-            training,
-            n=n,
-            seed=seed,
-            min_per_group=min_per_group,
-            attributes=attributes,
-            asked=wanted,
-            text=text,
-            on_step=on_step,
-        )
+        figures, grid = measure(path, by, on_step)
         bundle = Bundle.load(path, verify=False) if _is_bundle(path) else None
         found = Codes(origin="none") if bundle is None else bundle.training.discovery
         used = int(found.rule["labels"]) if found.origin == "probe" else 0

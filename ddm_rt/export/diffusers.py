@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 
 from ddm_rt.bundle import INDEX
-from ddm_rt.config import Family, Precision, RunConfig, parse_json
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.config import Family, Precision, RunConfig
+from ddm_rt.errors import DdmError
 from ddm_rt.export import diffusers_files
 from ddm_rt.files import atomic_directory, check_free
-from ddm_rt.model.assemble import assemble
-from ddm_rt.model.attention import IndicatorAttnProcessor
+from ddm_rt.model.assemble import assemble, read_file
 from ddm_rt.model.checkpoint.folder import read_checkpoint, save_checkpoint
+from ddm_rt.model.indicator import IndicatorAttnProcessor
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 
@@ -54,8 +54,8 @@ def export_diffusers(run: Path, out: Path, precision: Precision = Precision.FP32
     check_free(out)
     if (run / INDEX).is_file():
         raise DdmError(f"{run} is a bundle; a diffusers folder is made from the run that it was made from")
-    config = parse_json(RunConfig, _read(run / "config.json"), run / "config.json")
-    codes = parse_json(Codes, _read(run / "codes.json"), run / "codes.json")
+    config = read_file(RunConfig, run / "config.json", "a run has it")
+    codes = read_file(Codes, run / "codes.json", "a run has it")
     if config.base is None:
         raise DdmError(f"{run}: trained on pixels, without a base checkpoint; only runs with one become a pipeline")
     if precision not in DTYPES:
@@ -110,10 +110,3 @@ def _add(
     tree = json.loads(index.read_text()) | {INDICATOR: [MODULE, "DDMIndicator"]}
     index.write_text(json.dumps(tree, indent=2) + "\n")
     (directory / "README.md").write_text(README.format(name=run.preset, codes=codes.num_codes))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); a run has it") from error

@@ -4,10 +4,10 @@ import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import onnx
 from torch import Tensor
@@ -15,29 +15,43 @@ from torch import Tensor
 import ddm_rt
 from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle, write_bundle
-from ddm_rt.config import Family, Frozen, RunConfig, parse_json
+from ddm_rt.config import Family, RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import examples, graph, plugin_node
 from ddm_rt.export.decoder import provenance as decoder_provenance
 from ddm_rt.export.decoder import read_decoder
-from ddm_rt.export.prompts import Text, read_text
 from ddm_rt.files import check_free
-from ddm_rt.model.assemble import assemble
-from ddm_rt.model.parts import Part, parts
-from ddm_rt.model.unet import ADDED_COND, INDICATOR, SCALE, TEXT
+from ddm_rt.model.assemble import assemble, read_file
+from ddm_rt.model.checkpoint.folder import prompt_length, read_checkpoint, read_tokenizer
+from ddm_rt.model.parts import Model, Part, parts
+from ddm_rt.model.unet import ADDED_COND, INDICATOR, POOLED, SCALE, SIZES, TEXT
 from ddm_rt.progress import OnStage
-from ddm_rt.runtime import RUNTIME, TRAINING, Codes, RuntimeConfig, TensorSpec, runtime_json, training_json
+from ddm_rt.runtime import (
+    RUNTIME,
+    TRAINING,
+    Codes,
+    RuntimeConfig,
+    TensorSpec,
+    TextSpec,
+    runtime_json,
+    training_json,
+)
 from ddm_rt.schedule import Schedule
-
-if TYPE_CHECKING:
-    from ddm_rt.model.parts import Model
 
 # fp32, of every graph against torch. The second is of the largest output, and counts where that is above 10: hidden
 # states of large text encoders reach hundreds.
 MAX_ABS_ERROR, MAX_REL_ERROR = 1e-4, 1e-5
 ATTENTION = "decomposed"
 
-M = TypeVar("M", bound=Frozen)
+
+@dataclass(frozen=True)
+class Text:
+    """What a bundle says about prompts: nothing, for models that take none."""
+
+    specs: tuple[TextSpec, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # path in the bundle -> content
+    added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides text and code
+    empty_negative_is_zero: bool = False
 
 
 def export_run(
@@ -139,7 +153,45 @@ def _checked_difference(
     return error
 
 
-def _runtime(config: RunConfig, codes: Codes, model: "Model", text: Text) -> RuntimeConfig:
+def read_text(run: Path, config: RunConfig) -> Text:
+    """What the base checkpoint of `run` says about its prompts; nothing for a model of pixels, which takes none.
+
+    Raises BundleError naming the folder of a tokenizer that can't be read or has words that its encoder lacks.
+    """
+    if config.model.family is Family.PIXEL:
+        return Text()
+    assert config.base is not None
+    checkpoint = read_checkpoint(run / config.base.path, config.base.variant)
+    specs: list[TextSpec] = []
+    files: dict[str, str] = {}
+    encoders = config.model.text_encoders
+    for number, (folder, encoder) in enumerate(zip(checkpoint.tokenizers, encoders, strict=True)):
+        tokenizer = read_tokenizer(folder)
+        # Padding and truncation are the sampler's.
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        words, known = backend.get_vocab_size(), int(encoder["vocab_size"])
+        if words > known:
+            raise BundleError(f"{folder}: has {words} words; its text encoder's vocab_size is {known}")
+        name = f"tokenizer/{folder.name}.json"
+        files[name] = backend.to_str(pretty=False)
+        specs.append(
+            TextSpec(
+                tokenizer=name,
+                input="input_ids" if number == 0 else f"input_ids_{number + 1}",
+                max_length=prompt_length(tokenizer, encoder),
+                pad_id=int(tokenizer.pad_token_id),
+            )
+        )
+    added: tuple[TensorSpec, ...] = ()
+    if config.model.family is Family.SDXL:
+        pooled = TensorSpec(name=POOLED, shape=(int(encoders[-1]["projection_dim"]),))
+        added = (pooled, TensorSpec(name=SIZES, shape=(6,)))
+    return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
+
+
+def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text) -> RuntimeConfig:
     shapes: dict[str, tuple[int | str, ...]] = {
         TEXT: ("tokens", model.context_dim),
         INDICATOR: (config.model.num_indicator_tokens, model.context_dim),
@@ -189,11 +241,3 @@ def _provenance(run: Path, config: RunConfig, decoder: Path | None) -> dict[str,
         "decoder": None if decoder is None else decoder_provenance(decoder),
         "training": training,
     }
-
-
-def read_file(model: type[M], path: Path) -> M:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); a finished run has it") from error
-    return parse_json(model, content, path)

@@ -1,15 +1,17 @@
 """A run's model, whole: base checkpoint, what training changed, and low-rank factors folded in."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from ddm_rt.config import Family, ModelConfig, RunConfig
+from ddm_rt.config import Family, Frozen, ModelConfig, RunConfig, parse_json
 from ddm_rt.errors import BundleError
+from ddm_rt.files import read
 from ddm_rt.model.unet import DDM
-from ddm_rt.model.weights import load_weights, read_weights
 from ddm_rt.runtime import Codes
 
 if TYPE_CHECKING:
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 _LORA = "lora."
+
+M = TypeVar("M", bound=Frozen)
+
+
+def read_file(model: type[M], path: Path, rest: str = "a finished run has it") -> M:
+    """A JSON file of a run. Raises BundleError where it can't be read, and DdmError naming a field that is wrong."""
+    return parse_json(model, read(path, rest, BundleError), path)
 
 
 def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "DDM | LatentDDM":
@@ -103,3 +112,40 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
             )
         trained[name] = (weight + config.lora.alpha / config.lora.rank * (up @ down)).to(dtype)
     model.load_state_dict(trained, strict=False, assign=True)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a finished run. Raises BundleError naming the file, and the first tensor that isn't finite."""
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; a finished run has it")
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: not a readable safetensors file ({error})") from error
+    for name, tensor in found.items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(f"{path}: tensor {name} has non-finite values")
+    return found
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill `module` from `path`, which must hold its state_dict and nothing else.
+
+    Raises BundleError as `read_weights`, and naming the first tensor that is missing, foreign, or of another shape or
+    dtype. An integer buffer (the code tree) must be equal to what codes.json made it.
+    """
+    found, expected = read_weights(path), module.state_dict()
+    for name in expected.keys() - found.keys():
+        raise BundleError(f"{path}: tensor {name} is missing; the configuration beside it needs it")
+    for name in found.keys() - expected.keys():
+        raise BundleError(f"{path}: tensor {name} is foreign; the configuration beside it has no such tensor")
+    for name, want in expected.items():
+        tensor = found[name]
+        if tensor.shape != want.shape or tensor.dtype != want.dtype:
+            raise BundleError(
+                f"{path}: tensor {name} is {tensor.dtype} {list(tensor.shape)}; "
+                f"expected {want.dtype} {list(want.shape)}"
+            )
+        if not tensor.is_floating_point() and not torch.equal(tensor, want):
+            raise BundleError(f"{path}: tensor {name} differs from what codes.json says")
+    module.load_state_dict(found)

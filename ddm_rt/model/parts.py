@@ -1,8 +1,8 @@
 """Which graphs a model becomes: the callables of a bundle as modules of named tensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from ddm_rt.runtime import RuntimeConfig
 if TYPE_CHECKING:  # transformers, which only its families need
     from ddm_rt.model.latent import LatentDDM
 
-    Model = DDM | LatentDDM
-
+Model: TypeAlias = "DDM | LatentDDM"
 Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the free dimension
 
 BATCH = {0: "batch"}
@@ -30,7 +29,7 @@ _FREE: Axes = {
 
 @dataclass(frozen=True)
 class Part:
-    """One graph: the module, its inputs by name, which axes are free, and its own networks.
+    """One graph: the module, its inputs and outputs by name, which of their axes are free, and its own networks.
 
     No other graph computes with those: the exporter makes them float32 for this one, and drops them afterwards.
     """
@@ -38,11 +37,15 @@ class Part:
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    free: Axes
     own: tuple[nn.Module, ...] = ()
+    axes: Axes = field(default_factory=lambda: _FREE)  # free ones of tensors that have others than the batch
+
+    @property
+    def free(self) -> Axes:
+        return {name: self.axes.get(name, BATCH) for name in (*self.inputs, *self.outputs)}
 
 
-def parts(model: "Model", config: RuntimeConfig) -> dict[str, Part]:
+def parts(model: Model, config: RuntimeConfig) -> dict[str, Part]:
     """Text encoder (of bundles that take prompts), conditioner, denoiser and decoder of `model`, in the order in which
     they run.
 
@@ -52,31 +55,18 @@ def parts(model: "Model", config: RuntimeConfig) -> dict[str, Part]:
     added = tuple(spec.name for spec in config.added)
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
     found = {
-        "conditioner": part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
-        "denoiser": part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), own=(model.unet,)),
-        "decoder": part(_Decoder(model), ("x0",), ("image",), own=() if isinstance(model, DDM) else (model.vae,)),
+        "conditioner": Part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
+        "denoiser": Part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), own=(model.unet,)),
+        "decoder": Part(_Decoder(model), ("x0",), ("image",), own=() if isinstance(model, DDM) else (model.vae,)),
     }
     if isinstance(model, DDM):
         return found
     outputs = ("context", *(name for name in added if name == POOLED))
     # The sequence length is fixed: the tokenizers'.
-    encoder = part(
-        TextEncoder(model), tuple(spec.input for spec in config.text), outputs, free={}, own=(model.text_encoders,)
+    encoder = Part(
+        TextEncoder(model), tuple(spec.input for spec in config.text), outputs, axes={}, own=(model.text_encoders,)
     )
     return {"text_encoder": encoder, **found}
-
-
-def part(
-    module: nn.Module,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    *,
-    free: Axes = _FREE,
-    own: tuple[nn.Module, ...] = (),
-) -> Part:
-    """A `Part` whose inputs and outputs have the free axes that `free` gives them, or else the batch alone."""
-    axes = {name: free.get(name, BATCH) for name in (*inputs, *outputs)}
-    return Part(module, inputs, outputs, axes, own)
 
 
 class TextEncoder(nn.Module):
@@ -91,7 +81,7 @@ class TextEncoder(nn.Module):
 
 
 class _Conditioner(nn.Module):
-    def __init__(self, model: "Model", names: tuple[str, ...]) -> None:
+    def __init__(self, model: Model, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.names = model, names
 
@@ -107,7 +97,7 @@ class _Conditioner(nn.Module):
 
 
 class _Denoiser(nn.Module):
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -117,7 +107,7 @@ class _Denoiser(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 

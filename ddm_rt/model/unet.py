@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddm_rt.config import ModelConfig
-from ddm_rt.model.attention import install
-from ddm_rt.model.indicator import Conditioner
+from ddm_rt.model.indicator import Conditioner, install
 
 TEXT = "text_tokens"
 INDICATOR = "indicator_tokens"

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddm_rt.config import NULL_CODE, Frozen, Positive, SamplerName, parse, parse_json
-from ddm_rt.errors import DdmError
+from ddm_rt.config import NULL_CODE, Frozen, Positive, SamplerName, Sha256, parse, parse_json
+from ddm_rt.files import read
 from ddm_rt.sample.loop.noise import derive_range
 from ddm_rt.sample.request import SETTINGS, Code, Request, ResolvedRequest, Seed
 
@@ -27,7 +27,7 @@ class Recipe(Frozen):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
+    bundle_id: Sha256
     calibration_id: str | None = None
     request: ResolvedRequest
     target: str | None  # None where no quota drew the codes
@@ -96,8 +96,4 @@ def read_manifest(source: dict[str, Any] | str | Path) -> Manifest:
     """From plain data or a file. Raises DdmError naming the file and the field that is wrong."""
     if isinstance(source, dict):
         return parse(Manifest, source, "manifest")
-    try:
-        content = Path(source).read_bytes()
-    except OSError as error:
-        raise DdmError(f"{source}: cannot be read ({error.strerror}); expected a manifest.json") from error
-    return parse_json(Manifest, content, source)
+    return parse_json(Manifest, read(source, "expected a manifest.json"), source)

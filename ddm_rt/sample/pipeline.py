@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,20 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
-from ddm_rt.runtime import Shape
-from ddm_rt.sample.balance.assignment import Weights, by_codes, by_top_codes, check_codes, code_tree, names_top_codes
+from ddm_rt.runtime import RuntimeConfig, Shape
+from ddm_rt.sample.balance import assignment
+from ddm_rt.sample.balance.assignment import Lender, Weights, check_codes
 from ddm_rt.sample.balance.ledger import Ledger
-from ddm_rt.sample.balance.lending import Lender
 from ddm_rt.sample.calibration.calibration import Settings, resolve
 from ddm_rt.sample.generation import Cancelled, Generation
-from ddm_rt.sample.jobs import Prepared, prepared
 from ddm_rt.sample.loop.batch_sizes import BatchSizes, Mode, split
 from ddm_rt.sample.loop.conditions import Conditions
+from ddm_rt.sample.loop.guidance import Condition, branches
 from ddm_rt.sample.loop.noise import Stream, normal
-from ddm_rt.sample.loop.slots import Slots
+from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.sample.manifest import Manifest, image_records, read_manifest
-from ddm_rt.sample.request import Request, Resolved, choice, side
-from ddm_rt.schedule import step_table
+from ddm_rt.sample.request import Request, Resolved, ResolvedRequest, choice, side
+from ddm_rt.schedule import StepTable, step_table
 
 __all__ = ["Cancelled", "Generation", "Pipeline", "Request"]
 
@@ -36,6 +36,15 @@ Deliver = Callable[[Generation], object]
 Cancel = Callable[[], bool]
 
 _log = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """A request whose codes are drawn: its manifest, and the jobs that make its images."""
+
+    manifest: Manifest
+    table: StepTable
+    shape: Shape
+    jobs: tuple[Job, ...]
 
 
 class Pipeline:
@@ -52,7 +61,7 @@ class Pipeline:
     ) -> None:
         self.bundle, self.engine = bundle, engine
         self.ledger: Lender = Ledger() if ledger is None else ledger
-        self._tree = code_tree(bundle)
+        self._tree = assignment.code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
         self._sizes = BatchSizes(engine, bundle, mode)
@@ -106,8 +115,8 @@ class Pipeline:
         or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
         """
         asked = replace(request if isinstance(request, Request) else Request(prompt=request), **fields)
-        with self.prepare(asked) as prepared:
-            generation = self._render(prepared, on_step, cancel)
+        with self.prepare(asked) as drawn:
+            generation = self._render(drawn, on_step, cancel)
             if deliver is not None:
                 deliver(generation)
         return generation
@@ -229,12 +238,48 @@ class Pipeline:
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 
     def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
-        if names_top_codes(asked.target):
-            return by_top_codes(self._tree, asked.target)
+        if assignment.names_top_codes(asked.target):
+            return assignment.by_top_codes(self._tree, asked.target)
         table = resolved.table
         settings = Settings.of(resolved.request, table.sampler, table.num_steps, self.engine.precision)
         found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
-        return by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
+        return assignment.by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
+
+
+def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
+    """Raises DdmError where the manifest's prompts and the bundle don't go together."""
+    request = manifest.request
+    texts = texts_of(bundle, request, [image.prompt for image in manifest.images])
+    null = null_text(bundle.config, request.negative_prompt)
+    jobs = tuple(
+        Job(image.seed, branches(Condition(text, image.code), null, *request.scales))
+        for text, image in zip(texts, manifest.images, strict=True)
+    )
+    return Prepared(manifest, table, bundle.config.latents_of((request.height, request.width)), jobs)
+
+
+def texts_of(bundle: Bundle, request: ResolvedRequest, recorded: Sequence[str | None]) -> list[str | None]:
+    """The prompt of each image of a manifest. Raises DdmError where request and bundle don't go together."""
+    prompt_free = bundle.config.prompt_free
+    for field, value in (("prompt", request.prompt), ("guidance_scale", request.guidance_scale)):
+        if (value is None) != prompt_free:
+            wanted = "none: the bundle is prompt-free" if prompt_free else "one: the bundle takes prompts"
+            raise DdmError(f"manifest: field request.{field}: expected {wanted}")
+    found: list[str | None] = []
+    for number, own in enumerate(recorded):
+        shared = None if isinstance(request.prompt, tuple) else request.prompt
+        text = shared if own is None else own
+        if (text is None) != prompt_free:
+            raise DdmError(f"manifest: field images.{number}.prompt: expected {'none' if prompt_free else 'text'}")
+        found.append(text)
+    return found
+
+
+def null_text(config: RuntimeConfig, negative_prompt: str | None) -> str | None:
+    """What stands in for no prompt: the negative one, the empty one, or None where zeros do."""
+    if negative_prompt is not None:
+        return negative_prompt
+    return None if config.prompt_free or config.empty_negative_is_zero else ""
 
 
 def _batches(counts: Sequence[int], rows: int) -> list[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ddm_rt.config import Frozen, Positive, parse_json
+from ddm_rt.config import Frozen, Positive, Sha256, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import atomic_file, lock, sha256, write_json
 from ddm_rt.sample.generation import encoded
@@ -35,7 +35,7 @@ class Shard(Frozen):
     first: int = Field(ge=0)  # number of its first image in the request
     count: Positive
     bytes: Positive
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256
 
 
 class ShardManifest(Recipe):

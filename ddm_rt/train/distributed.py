@@ -13,11 +13,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
-from ddm_rt.train import device
-from ddm_rt.train.device import CPU
 
 T = TypeVar("T")
+
+CPU = torch.device("cpu")
+HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 _PATIENCE = timedelta(hours=12)  # the others wait while the main process finds codes and encodes images
 _AT_ONCE = 2**26  # numbers of gradients in one exchange
@@ -89,11 +91,21 @@ ALONE = Processes(CPU)
 def connect() -> Processes:
     """This process and those that were launched with it; alone where nothing launched it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(device.chosen())
+        return Processes(chosen_device())
     from accelerate import PartialState
 
-    state = PartialState(cpu=device.chosen() == CPU, timeout=_PATIENCE)
+    state = PartialState(cpu=chosen_device() == CPU, timeout=_PATIENCE)
     return Processes(state.device, state.num_processes, state.process_index)
+
+
+def chosen_device() -> torch.device:
+    """The first CUDA device where torch finds one, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else CPU
+
+
+def device_name(device: torch.device) -> str:
+    """For provenance: "cpu", or the card's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _portions(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -31,10 +31,10 @@ class Judge(nn.Module):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _block(channels, 24, stride=2),
-            _block(24, 32, stride=1),
-            _block(32, 64, stride=2),
-            _block(64, 64, stride=1),
+            block(channels, 24, stride=2),
+            block(24, 32, stride=1),
+            block(32, 64, stride=2),
+            block(64, 64, stride=1),
             nn.AdaptiveAvgPool2d(2),
             nn.Flatten(),
         )
@@ -119,7 +119,8 @@ def confusion(judge: Judge, images: NDArray[np.float32], labels: NDArray[np.int6
     return counts
 
 
-def _block(channels: int, width: int, *, stride: int) -> nn.Sequential:
+def block(channels: int, width: int, *, stride: int) -> nn.Sequential:
+    """[B, channels, H, W] -> [B, width, H/stride, W/stride]."""
     conv = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 

@@ -20,8 +20,7 @@ from ddm_rt.files import write_atomic
 from ddm_rt.model.indicator import IndicatorHead
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule
-from ddm_rt.train.device import CPU, HALF
-from ddm_rt.train.distributed import ALONE, Processes
+from ddm_rt.train.distributed import ALONE, CPU, HALF, Processes
 from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.trainee import Classes, Material
 
@@ -58,18 +57,12 @@ class Batch(NamedTuple):
 class Trainer:
     """A subject, the indicator head, optimizer and EMA, and the step that moves them on."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        material: Material,
-        device: torch.device = CPU,
-        processes: Processes = ALONE,
-    ) -> None:
-        """The latents stay where they are and `device` gets each minibatch. Every random number is drawn on the CPU, so
-        that weights at the start, order of the data, timesteps and noise are the same on every device.
+    def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
+        """The latents stay where they are and the process's device gets each minibatch. Every random number is drawn on
+        the CPU, so that weights at the start, order of the data, timesteps and noise are the same on every device.
         """
-        self.config, self.material, self.device, self.step = config, material, device, 0
-        self.processes = processes
+        self.config, self.material, self.processes, self.step = config, material, processes, 0
+        self.device = device = processes.device
         train, classes = config.train, material.classes
         latent_shape = config.model.latent_shape(config.data)
         with torch.random.fork_rng(devices=[]):

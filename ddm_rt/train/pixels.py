@@ -1,6 +1,8 @@
 """Runs on pixels: the images are their own latents, folded, and the subject is a `DDM` from random weights."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,31 @@ class PixelSubject:
         return self.model.decode(x0)
 
 
+class PixelStudent(PixelSubject):
+    """All of the UNet of a `DDM`, from the teacher's weights on."""
+
+    def __init__(self, teacher: DDM, gradient_checkpointing: bool = False) -> None:
+        """`teacher` is in eval mode and takes no gradients, and stays so."""
+        self._teacher, self.model = teacher, deepcopy(teacher)
+        self.model.unet.requires_grad_(True)
+        if gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return {f"unet.{name}": parameter for name, parameter in self.model.unet.named_parameters()}
+
+    def place(self, device: torch.device) -> None:
+        self.model.to(device)
+        self._teacher.to(device)
+
+    def teacher(self) -> AbstractContextManager[nn.Module]:
+        return nullcontext(self._teacher)
+
+    def whole(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        return trained
+
+
 def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:
     """As `run.prepare`, for the family of pixels."""
     images = data.load(config.data)
@@ -63,7 +90,8 @@ def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress:
     encoder = config.features.encoder
     batches = (pixels[i : i + 256] for i in range(0, len(pixels), 256))
     encoded = None if encoder is None else lambda: encoder_features(batches, encoder, device)
-    classes = find_classes(config, images, Views(lambda: pixels, encoded), out, device, progress.get("features"))
+    views = Views(lambda: pixels, encoded, device, progress.get("features"))
+    classes = find_classes(config, images, views, out)
     return Material(
         model.encode(torch.from_numpy(pixels)),
         classes,

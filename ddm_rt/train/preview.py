@@ -11,7 +11,7 @@ from ddm_rt.config import NULL_CODE
 from ddm_rt.files import write_atomic
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
 from ddm_rt.train.loop import Trainer
 
 MOST_PROMPTS, MOST_CODES = 4, 7

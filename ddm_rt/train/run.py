@@ -24,8 +24,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import asset, sha256, write_atomic, write_json
 from ddm_rt.model.assemble import WEIGHTS
 from ddm_rt.progress import OnFigures
-from ddm_rt.train import device
-from ddm_rt.train.distributed import Processes, connect
+from ddm_rt.train.distributed import Processes, connect, device_name
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.pixels import prepare_pixels
 from ddm_rt.train.preview import write_sheet
@@ -61,7 +60,7 @@ def carry_out(
     config: RunConfig,
     out: Path,
     prepared: Callable[[torch.device, Mapping[str, OnFigures]], Material],
-    kind: Callable[[RunConfig, Material, torch.device, Processes], Trainer],
+    kind: Callable[[RunConfig, Material, Processes], Trainer],
     progress: Mapping[str, OnFigures] | None,
     grid_every: int | None,
 ) -> Path:
@@ -74,7 +73,7 @@ def carry_out(
         if (out / WEIGHTS).is_file():
             return out
         material = processes.main_first(lambda: prepared(processes.device, progress))
-    trainer = kind(config, material, processes.device, processes)
+    trainer = kind(config, material, processes)
     processes.main_first(lambda: trainer.get_ready(out, progress))
     return _fit(trainer, out, digest, progress, grid_every)
 
@@ -203,7 +202,7 @@ def _provenance(config: RunConfig, material: Material, processes: Processes) -> 
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": device.name(processes.device),
+        "device": device_name(processes.device),
         "processes": processes.count,
         "preset": config.preset,
         "images": len(material.latents),

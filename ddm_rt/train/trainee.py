@@ -1,6 +1,7 @@
 """What a training run is about: the subject that it trains, and the material that it trains it on."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,16 @@ class Subject(Protocol):
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents [B,C,H,W] -> images [B,c,H',W'], nominally in [-1,1]."""
+
+
+class Student(Subject, Protocol):
+    """A subject that starts as its teacher. The conditioner is the teacher's and stays: codes mean what they meant."""
+
+    def teacher(self) -> AbstractContextManager[nn.Module]:
+        """The teacher, called as `model` is and with the same `cond`."""
+
+    def whole(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What weights.safetensors holds, of `Trainer.weights`."""
 
 
 @dataclass(frozen=True)

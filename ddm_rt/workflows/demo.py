@@ -17,7 +17,7 @@ from ddm_rt.config import DataConfig, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report.evaluation_page import MethodResult, Report, write
-from ddm_rt.evaluate.run import code_cards, measure
+from ddm_rt.evaluate.run import Yardstick, code_cards, measure
 from ddm_rt.presets import PRESETS, resolve
 from ddm_rt.progress import OnStep
 
@@ -70,7 +70,8 @@ def demo(
         f"training images: {counts}\nbudget: {len(METHODS)} models, {steps} steps of "
         f"{PRESETS[PRESET].train.batch_size} images each, one thread each, {_workers()} side by side"
     )
-    judge, results = Judge.load("digits"), []
+    by = Yardstick(Judge.load("digits"), groups, f"digits:{','.join(groups)}", source, N, SEED, MIN_PER_GROUP)
+    results = []
     for name in _trained(out, configs, progress):
         label, bundle = METHODS[name][0], out / name / "bundle"
         if not (bundle / INDEX).is_file():
@@ -79,17 +80,7 @@ def demo(
 
             export_run(out / name / "run", bundle)
         tell(f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging")
-        figures, grid = measure(
-            bundle,
-            judge,
-            groups,
-            f"digits:{','.join(groups)}",
-            source,
-            n=N,
-            seed=SEED,
-            min_per_group=MIN_PER_GROUP,
-            on_step=progress(f"sampling {name}"),
-        )
+        figures, grid = measure(bundle, by, progress(f"sampling {name}"))
         results.append(MethodResult(name, label, figures, grid))
     results.sort(key=lambda result: ("vanilla", "paper", "ours").index(result.name))
     ours = Bundle.load(out / "ours" / "bundle")

@@ -91,9 +91,7 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
             "rows": sum(len(call["t"]) for call in recorder.calls),
             "steps": sorted(kept),
             "num_steps": steps,
-            **sampling.model_dump(
-                mode="json", exclude={"num_steps", "eta", "guidance_scale", "indicator_scale", "clip"}
-            ),
+            **sampling.model_dump(mode="json", exclude=_NOT_RECORDED),
             "seed": seed,
             "buckets": list(buckets),
             "range": "largest magnitude",

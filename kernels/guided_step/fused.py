@@ -147,22 +147,15 @@ def guided_step_fused(
     import torch  # compiling the kernel needs none
 
     check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
-    named = {
-        "scales": scales,
-        "rows": rows,
-        "x": x,
-        "x0_prev": x0_prev,
-        **{f"out{i}": out for i, out in enumerate(outputs)},
-    }
-    for name, tensor in named.items():
-        if tensor.dtype != torch.float32 or tensor.device != x.device:
-            raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}; expected torch.float32 on {x.device}")
-    inputs = {name: tensor.contiguous() for name, tensor in named.items()}
+    named = {"scales": scales, "rows": rows, "x": x, "x0_prev": x0_prev}
+    named |= {f"out{i}": out for i, out in enumerate(outputs)}
     if seeds is not None and counters is not None:
-        for name, words in (("seeds", seeds), ("counters", counters)):
-            if words.dtype != torch.int64 or words.device != x.device:
-                raise ValueError(f"{name} is {words.dtype} on {words.device}; expected torch.int64 on {x.device}")
-            inputs[name] = words.contiguous()
+        named |= {"seeds": seeds, "counters": counters}
+    for name, tensor in named.items():
+        dtype = torch.float32 if POINTEES[name] == "fp32" else torch.int64
+        if tensor.dtype != dtype or tensor.device != x.device:
+            raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}; expected {dtype} on {x.device}")
+    inputs = {name: tensor.contiguous() for name, tensor in named.items()}
     x_next, x0 = torch.empty_like(inputs["x"]), torch.empty_like(inputs["x"])
     n_elements = x[0].numel()
     pointers = [inputs.get(name, inputs["x"]) for name in POINTEES if name not in ("x_next", "x0")]

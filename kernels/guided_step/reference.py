@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddm_rt.kernels.philox import STEP_STREAM, normal
-from ddm_rt.kernels.philox_torch import normal_like
+from ddm_rt.kernels.philox import STEP_STREAM, normal, normal_like
 
 Array = Any  # numpy.ndarray or torch.Tensor
 

@@ -19,7 +19,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import asset
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.upgrade import upgrade
+from ddm_rt.workflows.upgrade import upgrade_bundle as upgrade
 
 DIGITS = asset("digits")
 

@@ -21,7 +21,7 @@ from ddm_rt.engine.torch.graphs import Graphs
 from ddm_rt.errors import DdmError
 from ddm_rt.half import STATISTICS, TRIGONOMETRY
 from ddm_rt.kernels.guided_step import reference
-from ddm_rt.kernels.philox_torch import normal_elementwise
+from ddm_rt.kernels.philox import normal_elementwise
 from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request

@@ -27,8 +27,7 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import graph
 from ddm_rt.export import run as run_export
 from ddm_rt.export.precision.convert import convert
-from ddm_rt.export.prompts import read_text
-from ddm_rt.export.run import export_run
+from ddm_rt.export.run import export_run, read_text
 from ddm_rt.graph_files import open_session
 from ddm_rt.model.assemble import assemble
 from ddm_rt.model.checkpoint.importing import import_run

@@ -23,7 +23,8 @@ from ddm_rt.bundle import GRAPHS, Bundle
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.classifier import export_classifier
-from ddm_rt.export.run import export_run, read_file
+from ddm_rt.export.run import export_run
+from ddm_rt.model.assemble import read_file
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tolerances import NOISE_ULP
 
-from ddm_rt.kernels import philox, philox_torch
+from ddm_rt.kernels import philox
 from ddm_rt.kernels.philox import STEP_STREAM
 
 SEEDS = np.array([0, 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 0x243F6A8885A308D3], np.uint64)
@@ -33,7 +33,7 @@ def test_elementwise_noise_is_numpys(shape: tuple[int, ...], device: str) -> Non
     want = philox.normal(SEEDS, ROWS, STEP_STREAM, shape)
     seeds, rows = torch.from_numpy(SEEDS.view(np.int64)).to(device), torch.from_numpy(ROWS).to(device)
     like = torch.zeros((len(SEEDS), *shape), device=device)
-    found = philox_torch.normal_elementwise(like, seeds, rows, STEP_STREAM)
+    found = philox.normal_elementwise(like, seeds, rows, STEP_STREAM)
     assert found.device.type == device
     assert found.dtype == torch.float32
     np.testing.assert_array_max_ulp(found.cpu().numpy(), want, maxulp=NOISE_ULP)
@@ -41,5 +41,5 @@ def test_elementwise_noise_is_numpys(shape: tuple[int, ...], device: str) -> Non
 
 def test_noise_of_tensors_on_the_cpu_has_numpys_bits() -> None:
     like = torch.zeros((len(SEEDS), 3, 7, 5))
-    found = philox_torch.normal_like(like, torch.from_numpy(SEEDS.view(np.int64)), torch.from_numpy(ROWS), 0)
+    found = philox.normal_like(like, torch.from_numpy(SEEDS.view(np.int64)), torch.from_numpy(ROWS), 0)
     assert found.numpy().tobytes() == philox.normal(SEEDS, ROWS, 0, (3, 7, 5)).tobytes()

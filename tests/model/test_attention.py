@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from tolerances import ATTENTION_FP32_ABS
 
 from ddm_rt.kernels.indicator_attention import attention_reference
-from ddm_rt.model.attention import IndicatorAttnProcessor, SelfAttnProcessor, install
+from ddm_rt.model.indicator import IndicatorAttnProcessor, SelfAttnProcessor, install
 from ddm_rt.presets import resolve
 
 

@@ -7,8 +7,7 @@ from tolerances import EXPORT_FP32_ABS
 from torch import Tensor
 
 from ddm_rt.kernels.indicator_attention import attention_reference
-from ddm_rt.model.attention import SelfAttnProcessor
-from ddm_rt.model.indicator import Conditioner, IndicatorHead
+from ddm_rt.model.indicator import Conditioner, IndicatorHead, SelfAttnProcessor
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import PRESETS, resolve
 

@@ -11,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample.calibration.calibration import Settings
-from ddm_rt.sample.jobs import null_text, texts_of
+from ddm_rt.sample.pipeline import null_text, texts_of
 from ddm_rt.sample.request import SETTINGS, Request, ResolvedRequest, indicator_guidance
 
 

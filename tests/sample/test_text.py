@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from ddm_rt.config import RunConfig, parse_json
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.export.prompts import read_text
+from ddm_rt.export.run import read_text
 from ddm_rt.sample.loop.tokenizers import Tokenizers, check_text
 from ddm_rt.sample.pipeline import Pipeline
 

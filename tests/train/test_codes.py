@@ -15,8 +15,8 @@ from tolerances import SHARE_ABS
 from ddm_rt.config import CodesConfig, DataConfig, RunConfig
 from ddm_rt.data import ImageSet, load
 from ddm_rt.errors import DdmError
+from ddm_rt.train.codes.classes import read_codes
 from ddm_rt.train.codes.discover import EXEMPLARS, describe, discover, spectral_embedding
-from ddm_rt.train.codes.from_file import read_codes
 
 CONFIG = CodesConfig(micro_codes=6, top_codes=2, bootstraps=3)
 

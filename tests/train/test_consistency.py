@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from ddm_rt.config import NULL_CODE, RunConfig, parse_json
-from ddm_rt.train.distill.consistency import Distiller
+from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.run import distill, student_config
-from ddm_rt.train.distill.student import PixelStudent
-from ddm_rt.train.distill.walk import GRID
 from ddm_rt.train.loop import Batch
+from ddm_rt.train.pixels import PixelStudent
 from ddm_rt.train.run import Interrupted, train
 from ddm_rt.train.trainee import Classes, Material
 

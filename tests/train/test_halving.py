@@ -13,8 +13,8 @@ from tolerances import SHARE_ABS
 from ddm_rt.config import CodesConfig, DataConfig, RunConfig
 from ddm_rt.data import load
 from ddm_rt.errors import DdmError
+from ddm_rt.train.codes.classes import read_codes
 from ddm_rt.train.codes.discover import describe, discover, halved
-from ddm_rt.train.codes.from_file import read_codes
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.pixels import PixelSubject
 from ddm_rt.train.run import train

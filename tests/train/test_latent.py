@@ -20,7 +20,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.train import disk_cache
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
 from ddm_rt.train.loop import Trainer
 from ddm_rt.train.run import Interrupted, prepare, train
 
@@ -145,7 +145,7 @@ def test_training_starts_at_the_base_and_ends_in_what_is_assembled(
 
 def learner_ids(learner: Trainer, rows: torch.Tensor) -> list[torch.Tensor]:
     from ddm_rt.model.checkpoint.folder import read_checkpoint
-    from ddm_rt.train.checkpoint.prompts import token_ids
+    from ddm_rt.train.checkpoint.prepare import token_ids
 
     assert learner.config.base is not None
     checkpoint = read_checkpoint(learner.config.base.path)

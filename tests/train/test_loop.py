@@ -12,6 +12,7 @@ from torch import Tensor
 from ddm_rt.config import NULL_CODE, RunConfig
 from ddm_rt.errors import BundleError
 from ddm_rt.model.unet import DDM
+from ddm_rt.train.distributed import Processes
 from ddm_rt.train.loop import KEPT_CHECKPOINTS, Batch, Pool, Trainer, step_seed
 from ddm_rt.train.pixels import PixelSubject
 from ddm_rt.train.trainee import Classes, Material
@@ -82,7 +83,7 @@ def test_losses_gradients_and_state_are_on_the_trainers_device_for_which_torchs_
 ) -> None:
     """Tensors of two devices can't meet; a meta tensor has a place and a shape, and no numbers."""
     config = tiny()
-    there = Trainer(config, training_set("codes", config), torch.device("meta"))
+    there = Trainer(config, training_set("codes", config), Processes(torch.device("meta")))
     with pytest.raises(RuntimeError, match="fused=True` requires"):  # the optimizer's step, which has no such device
         there.advance()
     assert {parameter.grad.device.type for parameter in there.parameters if parameter.grad is not None} == {"meta"}
@@ -100,7 +101,7 @@ def test_a_cuda_device_learns_as_the_cpu_and_hands_its_checkpoint_over(
 ) -> None:
     config = tiny()
     data = training_set("codes", config)
-    host, device = Trainer(config, data), Trainer(config, data, torch.device("cuda"))
+    host, device = Trainer(config, data), Trainer(config, data, Processes(torch.device("cuda")))
     assert advance(device, 3) == pytest.approx(advance(host, 3), rel=DEVICE_LOSS_REL)
     path = device.save_checkpoint(tmp_path, "digest")
     host.load_checkpoint(path, "digest")

@@ -18,7 +18,7 @@ from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.distill.paths import PathDistiller
 from ddm_rt.train.distill.run import distill, student_config
-from ddm_rt.train.distill.student import PixelStudent
+from ddm_rt.train.pixels import PixelStudent
 from ddm_rt.train.run import Interrupted
 from ddm_rt.train.trainee import Classes, Material
 

@@ -14,8 +14,7 @@ from tolerances import PROCESSES_ABS
 
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import DdmError
-from ddm_rt.train.device import CPU
-from ddm_rt.train.distributed import ALONE, Processes
+from ddm_rt.train.distributed import ALONE, CPU, Processes
 from ddm_rt.train.run import train
 
 

@@ -9,7 +9,8 @@ import torch
 
 from ddm_rt.errors import BundleError
 from ddm_rt.model.checkpoint.folder import read_checkpoint
-from ddm_rt.train.checkpoint.prompts import NULL_TEXT, distinct, token_ids
+from ddm_rt.train.checkpoint.model import NULL_TEXT
+from ddm_rt.train.checkpoint.prepare import distinct, token_ids
 
 BEGIN, END = 49406, 49407
 

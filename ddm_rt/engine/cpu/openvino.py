@@ -22,30 +22,6 @@ _SHAPES, _WEIGHT_BYTES = 16, 2**31
 _Shapes = tuple[tuple[int, ...], ...]
 
 
-class OpenVinoEngine(CpuEngine):
-    """`engine.contract.Engine` on OpenVINO's CPU plugin.
-
-    It computes in what the bundle's graphs say: bf16 and int8 as such on a CPU that has instructions for them, fp16 and
-    fp8 as float32 with weights that were rounded. What it takes and gives is float32. Compiled graphs are kept in
-    memory alone, nothing is written.
-    """
-
-    backend = "openvino"
-    library, version = "OpenVINO", ov.__version__
-    unreadable = refused = (RuntimeError,)
-
-    @staticmethod
-    def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
-        """Why this backend can't run `bundle`, or None."""
-        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        if bundle is not None and bundle.config.precision is Precision.BF16 and "BF16" not in capabilities:
-            return "this CPU has no bf16 instructions, and this bundle is bf16"
-        return None
-
-    def _load(self, path: Path) -> "_Graph":
-        return _Graph(path, self.threads)
-
-
 class _Graph:
     """One graph, compiled when it is called: denoiser and decoder for the shapes of the call, others once for all."""
 
@@ -86,6 +62,28 @@ class _Graph:
         }
         self._compiled[shapes] = _core().compile_model(model, _DEVICE, settings).create_infer_request()
         return self._compiled[shapes]
+
+
+class OpenVinoEngine(CpuEngine):
+    """`engine.contract.Engine` on OpenVINO's CPU plugin.
+
+    It computes in what the bundle's graphs say: bf16 and int8 as such on a CPU that has instructions for them, fp16 and
+    fp8 as float32 with weights that were rounded. What it takes and gives is float32. Compiled graphs are kept in
+    memory alone, nothing is written.
+    """
+
+    backend = "openvino"
+    library, version = "OpenVINO", ov.__version__
+    unreadable = refused = (RuntimeError,)
+    graph = _Graph
+
+    @staticmethod
+    def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
+        """Why this backend can't run `bundle`, or None."""
+        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if bundle is not None and bundle.config.precision is Precision.BF16 and "BF16" not in capabilities:
+            return "this CPU has no bf16 instructions, and this bundle is bf16"
+        return None
 
 
 @cache

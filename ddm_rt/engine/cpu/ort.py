@@ -21,7 +21,18 @@ UNREADABLE = (
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
 )
-_REFUSED_PRECISIONS = {Precision.BF16: "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"}
+
+
+class _Graph:
+    """One graph, opened."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._session = open_session(path, threads)
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(self.outputs, self._session.run(None, feeds), strict=True))
 
 
 class OrtEngine(CpuEngine):
@@ -35,30 +46,16 @@ class OrtEngine(CpuEngine):
     library, version = "ONNX Runtime", ort.__version__
     unreadable = UNREADABLE
     refused = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
+    graph = _Graph
 
     @staticmethod
     def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
         """Why this backend can't run `bundle`, or None."""
         if _PROVIDERS[0] not in ort.get_available_providers():
             return f"this build of onnxruntime has no {_PROVIDERS[0]}"
-        if bundle is not None and bundle.config.precision in _REFUSED_PRECISIONS:
-            return _REFUSED_PRECISIONS[bundle.config.precision]
+        if bundle is not None and bundle.config.precision is Precision.BF16:
+            return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"
         return None
-
-    def _load(self, path: Path) -> "_Graph":
-        return _Graph(path, self.threads)
-
-
-class _Graph:
-    """One graph, opened."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self._session = open_session(path, threads)
-        self.inputs = [item.name for item in self._session.get_inputs()]
-        self.outputs = [item.name for item in self._session.get_outputs()]
-
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(self.outputs, self._session.run(None, feeds), strict=True))
 
 
 def open_session(path: Path, threads: int) -> ort.InferenceSession:

@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.config import Frozen, Precision, Sha256, parse_json
 from ddm_rt.engine.tensorrt import flavours
 from ddm_rt.engine.tensorrt.flavours import Flavour
 from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import read
 
 ROOT = "plans"
 KEY = "key.json"
@@ -25,7 +26,6 @@ KERNELS = "kernels"
 NO_GPU = "none"  # the GPU of a plan that was built without one: it fits every GPU of its architecture
 ENGINES = ("conditioner", "denoiser", "decoder")  # of every plan; with prompts also a text encoder's
 
-Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Shape = tuple[int, ...]
 
@@ -51,8 +51,8 @@ class Options(Frozen):
 class Parts(Frozen):
     """All that a plan was made from; the key is its sha256."""
 
-    bundle_id: Hash
-    graphs: dict[str, Hash]  # file in the bundle, external data included -> sha256
+    bundle_id: Sha256
+    graphs: dict[str, Sha256]  # file in the bundle, external data included -> sha256
     options: Options
     flavour: str
     version: str  # of the flavour's package
@@ -64,7 +64,7 @@ class EngineFile(Frozen):
     """One serialized engine, and the shapes that its profile takes."""
 
     file: Annotated[str, Field(pattern=r"^[a-z_]+\.plan$")]
-    sha256: Hash
+    sha256: Sha256
     bytes: Size
     profile: dict[str, tuple[Shape, Shape, Shape]]  # input -> min, opt, max
 
@@ -73,7 +73,7 @@ class Key(Frozen):
     """key.json."""
 
     schema_version: Literal[1] = 1
-    key: Hash
+    key: Sha256
     parts: Parts
     engines: dict[str, EngineFile]
     kernels: str | None  # why there is no pack of kernels; None where there is one
@@ -123,11 +123,7 @@ def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
 
 def read_key(path: Path) -> Key:
     """key.json at `path`. Raises DdmError naming the field that is malformed, or a key that isn't its parts'."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise DdmError(f"{path}: cannot be read ({error.strerror}); a plan must have it") from error
-    key = parse_json(Key, text, path)
+    key = parse_json(Key, read(path, "a plan must have it"), path)
     if key.key != digest(key.parts):
         raise DdmError(f"{path}: field key is not that of its parts")
     for name in ENGINES:

@@ -16,9 +16,8 @@ from ddm_rt.config import Precision
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import packages, weights
 from ddm_rt.engine.torch.eager import Eager, converted, signature
-from ddm_rt.engine.torch.networks import DTYPES, precision_of
+from ddm_rt.engine.torch.networks import DTYPES, Origin, precision_of
 from ddm_rt.engine.torch.packages import EXTRAS, Code, Constant, Package, Record
-from ddm_rt.engine.torch.stored import Origin
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256
 from ddm_rt.model.parts import Part

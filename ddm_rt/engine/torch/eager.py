@@ -1,7 +1,6 @@
 """The model's own modules, with the weights of a bundle's graphs. In float32 they are the oracle of all others."""
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import diffusers
 import torch
@@ -11,10 +10,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.torch import weights
 from ddm_rt.engine.torch.networks import DTYPES, Signature, precision_of
-from ddm_rt.model.parts import Part, parts
-
-if TYPE_CHECKING:
-    from ddm_rt.model.parts import Model
+from ddm_rt.model.parts import Model, Part, parts
 
 
 class Eager:
@@ -22,7 +18,7 @@ class Eager:
 
     sizes: tuple[int, ...] | None = None
 
-    def __init__(self, bundle: Bundle, model: "Model") -> None:
+    def __init__(self, bundle: Bundle, model: Model) -> None:
         weight = next(model.unet.parameters())
         self.device = weight.device
         self.precision = precision_of(weight.dtype)
@@ -48,7 +44,7 @@ def signature(part: Part) -> Signature:
     return Signature(part.inputs, part.outputs, dtype)
 
 
-def converted(model: "Model", dtype: torch.dtype, device: torch.device) -> "Model":
+def converted(model: Model, dtype: torch.dtype, device: torch.device) -> Model:
     """`model` on the device, computing in `dtype`; changed in place.
 
     In half precision convolutions' weights are channels-last, as their kernels want them. The conditioner, which runs

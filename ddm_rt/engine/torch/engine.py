@@ -14,7 +14,7 @@ from torch import Tensor
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.composed import OfNetworks, aligned
-from ddm_rt.engine.contract import CPU_PIXELS, Index, check_finite
+from ddm_rt.engine.contract import CPU_PIXELS, Index, Update, check_finite
 from ddm_rt.engine.devices import CPU, CPU_DEVICE, CUDA, Device
 from ddm_rt.engine.torch import packages
 from ddm_rt.engine.torch.graphs import Graphs, captured_on
@@ -183,25 +183,13 @@ class TorchEngine(OfNetworks):
 
     @torch.inference_mode()
     def step(
-        self,
-        x: Tensor,
-        x0_prev: Tensor,
-        t: Tensor,
-        cond: Mapping[str, Tensor],
-        image_of: Index,
-        parts: Sequence[Index],
-        scales: Tensor,
-        rows: Tensor,
-        seeds: Tensor | None,
-        counters: Tensor | None,
+        self, t: Tensor, cond: Mapping[str, Tensor], image_of: Index, parts: Sequence[Index], update: Update
     ) -> tuple[Tensor, Tensor]:
         if self._graphs is None:
-            return super().step(x, x0_prev, t, cond, image_of, parts, scales, rows, seeds, counters)
+            return super().step(t, cond, image_of, parts, update)
         calls, images = len(t), len(t) // len(parts)
-        of_images = {"x": x, "x0_prev": x0_prev, "scales": scales, "rows": rows}
+        of_images: dict[str, Tensor] = {name: value for name, value in update._asdict().items() if value is not None}
         of_images |= {f"part {k}": self._index(part) for k, part in enumerate(parts)}
-        if seeds is not None and counters is not None:
-            of_images |= {"seeds": seeds, "counters": counters}
         of_calls = {
             "t": t,
             "image_of": self._index(image_of),
@@ -219,7 +207,7 @@ class TorchEngine(OfNetworks):
 
         key = ("step", calls, *((name, value.shape[1:]) for name, value in (of_images | of_calls).items()))
         room = dict.fromkeys(of_images, images) | dict.fromkeys(of_calls, calls)
-        x_next, x0 = self._graphs(key, function, of_images | of_calls, room, len(x))
+        x_next, x0 = self._graphs(key, function, of_images | of_calls, room, len(update.x))
         return x_next, x0
 
     def array(self, host: NDArray[Any]) -> Tensor:

@@ -22,11 +22,10 @@ from torch import Tensor
 # Registers the op that compiled code calls by its name.
 import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Frozen, Precision, parse_json
+from ddm_rt.config import Frozen, Precision, Sha256, parse_json
 from ddm_rt.engine.devices import CUDA, Device
 from ddm_rt.engine.machine import installed, processor
-from ddm_rt.engine.torch.networks import DTYPES, Signature
-from ddm_rt.engine.torch.stored import Origin, read
+from ddm_rt.engine.torch.networks import DTYPES, Origin, Signature, read
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic
 
@@ -34,14 +33,13 @@ CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
 RECORD, SIGNATURE, SECRET = "package.json", "package.json.hmac", "secret"
 EXTRAS = "constants.safetensors"  # those that lie in no graph
 
-_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Shape = tuple[int, ...]
 
 
 class Made(Frozen):
     """On what a package was compiled. It runs where all of it is the same."""
 
-    bundle_id: _Hash
+    bundle_id: Sha256
     precision: Precision
     device: str  # "cpu" or "cuda"
     processor: str  # of that device
@@ -59,7 +57,7 @@ class Code(Frozen):
     """One network, compiled for the shapes of its inputs."""
 
     file: Annotated[str, Field(pattern=r"^[a-z_]+-[0-9]+\.pt2$")]
-    sha256: _Hash
+    sha256: Sha256
     network: str
     inputs: dict[str, _Shape]
     outputs: tuple[str, ...]
@@ -78,7 +76,7 @@ class Record(Frozen):
 
     schema_version: Literal[1] = 1
     made: Made
-    extras: _Hash
+    extras: Sha256
     codes: tuple[Code, ...]
 
 

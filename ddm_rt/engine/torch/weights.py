@@ -9,7 +9,7 @@ import copy
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -19,21 +19,18 @@ from torch.utils import _pytree as pytree
 
 from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine.torch.stored import Origin, read
+from ddm_rt.engine.torch.networks import Origin, read
 from ddm_rt.errors import BundleError
 from ddm_rt.model.assemble import build
-from ddm_rt.model.parts import Part, parts
+from ddm_rt.model.parts import Model, Part, parts
 from ddm_rt.model.unet import DDM
 from ddm_rt.runtime import RuntimeConfig
-
-if TYPE_CHECKING:
-    from ddm_rt.model.parts import Model
 
 _PREFIX = "module.model."  # of what kept its name: a part's module holds the model
 _SIDE = 2  # of an example's latents, in the smallest sides that the UNet takes
 
 
-def load(bundle: Bundle) -> "Model":
+def load(bundle: Bundle) -> Model:
     """The bundle's model in eval mode, with the weights of its graphs, in their dtypes, on the CPU.
 
     What no graph computes with (a VAE's encoder) isn't there. Raises BundleError for graphs that aren't
@@ -52,7 +49,7 @@ def load(bundle: Bundle) -> "Model":
     return model.eval().requires_grad_(False)
 
 
-def find(bundle: Bundle, model: "Model") -> dict[str, Origin | None]:
+def find(bundle: Bundle, model: Model) -> dict[str, Origin | None]:
     """Where each weight that `model` computes with lies, by its name in the state_dict; None where nothing reads what
     it is computed for, so that the graph has no such weight.
     """

@@ -1,7 +1,7 @@
 """Recording that a bundle on a backend passed, or didn't pass, the gates that let `auto` take it (`engine.gates`)."""
 
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,16 +13,10 @@ from ddm_rt.engine.gates import GATED, Gate, place
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.compare import Comparison
-from ddm_rt.evaluate.comparison.paired import NEITHER, Decision
+from ddm_rt.evaluate.comparison.paired import NEITHER
 from ddm_rt.evaluate.comparison.sides import Side
 from ddm_rt.evaluate.fairness import fd_l2, shares
 from ddm_rt.files import write_json
-
-_WORDS: dict[Decision, Literal["equivalent", "drift", "undecided"]] = {
-    Decision.EQUIVALENT: "equivalent",
-    Decision.DRIFT: "drift",
-    Decision.UNDECIDED: "undecided",
-}
 
 
 def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance: Balance, rounds: int) -> None:
@@ -79,7 +73,7 @@ def gate_of(comparison: Comparison) -> Gate:
         groups=comparison.groups,
         n=comparison.labels.n,
         seed=comparison.seed or 0,
-        decision=_WORDS[comparison.labels.decision],
+        decision=cast(Any, comparison.labels.decision.name.lower()),
         margin=comparison.labels.margin,
         fd=fd_l2(p, np.full(len(p), 1 / len(p))) / 2**0.5,
         frechet=whole.frechet,

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig
 
 from ddm_rt.config import Family, ModelConfig, parse
 from ddm_rt.errors import BundleError
+from ddm_rt.files import read
 
 CONFIG = "config.json"
 # Folders of the text encoders, in the order in which the UNet takes their outputs.
@@ -59,10 +60,9 @@ def image_size(model: ModelConfig, path: Path) -> int:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises BundleError where there is none."""
+    content = read(path, "expected a JSON object", BundleError)
     try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); expected a JSON object") from error
+        tree = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error})") from error
     if not isinstance(tree, dict):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizerFast
 
 from ddm_rt.config import BaseConfig, Family, ModelConfig, SamplingConfig, ScheduleConfig
 from ddm_rt.errors import BundleError
@@ -43,6 +44,7 @@ _TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.json", "merges.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
+_CLIP_LENGTH = 77  # tokens, where a text encoder doesn't say
 _DIFFUSERS_STEMS = ("diffusion_pytorch_model",)
 _ENCODER_STEMS = ("model", "pytorch_model")
 
@@ -257,3 +259,16 @@ def _digest(path: Path, family: Family, variant: str | None) -> str:
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in _TOKENIZER_FILES if (folder / name).is_file())
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Raises BundleError naming `folder` where transformers can't read it."""
+    try:
+        return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{folder}: not a tokenizer that transformers reads ({error})") from error
+
+
+def prompt_length(tokenizer: Any, encoder: Mapping[str, Any]) -> int:
+    """Tokens that every prompt is padded or cut to, for the text encoder with the arguments `encoder`."""
+    return min(int(tokenizer.model_max_length), int(encoder.get("max_position_embeddings", _CLIP_LENGTH)))

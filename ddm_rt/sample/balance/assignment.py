@@ -1,9 +1,10 @@
 """Which code each image of a request gets: given, none, or drawn by a quota, of the request alone or of a scope."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -11,14 +12,36 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import key_of
-from ddm_rt.sample.balance.ledger import Stream
-from ddm_rt.sample.balance.lending import Lender
+from ddm_rt.sample.balance.ledger import Counts, Draw, Stream
 from ddm_rt.sample.balance.quota import TreeQuota, parse_target
 from ddm_rt.sample.loop.noise import philox4x32
 
 _SHUFFLE = 2  # fourth word of the counter; noise has 0, `derive` has 1
 
 Tree = Sequence[Mapping[int, float]]  # for each top code, its codes with their shares of it
+
+
+class Lent(Protocol):
+    """Draws of one request; see `sample.balance.ledger.Lease`."""
+
+    @property
+    def draws(self) -> tuple[Draw, ...]: ...
+
+    def commit(self) -> None: ...
+
+
+class Lender(Protocol):
+    """What sampling needs of a ledger, wherever it is: in this process, or in one that others share. See
+    `sample.balance.ledger.Ledger`, which says what each of these does and raises.
+    """
+
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> AbstractContextManager[Lent]: ...
+
+    def counts(self, stream: Stream) -> Counts: ...
+
+    def streams(self) -> list[Stream]: ...
+
+    def check(self) -> None: ...
 
 
 @dataclass(frozen=True)

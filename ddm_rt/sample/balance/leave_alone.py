@@ -12,9 +12,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ddm_rt.errors import DdmError
+from ddm_rt.files import read
 
 ANY = "*"  # in a mapping, in place of a scope: words for every request
 
@@ -53,10 +53,9 @@ def parse_words(text: str) -> Words:
     """
     if not text.endswith(".json"):
         return [word.strip() for word in text.split(",")]
+    content = read(text, "expected words in JSON")
     try:
-        found = json.loads(Path(text).read_bytes())
-    except OSError as error:
-        raise DdmError(f"{text}: cannot be read ({error.strerror}); expected words in JSON") from error
+        found = json.loads(content)
     except ValueError as error:
         raise DdmError(f"{text}: not JSON ({error})") from error
     if not isinstance(found, list | dict):

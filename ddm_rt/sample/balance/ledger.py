@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.errors import DdmError, LedgerError
-from ddm_rt.sample.balance import ledger_fork
+from ddm_rt.sample.balance import ledger_file
 from ddm_rt.sample.balance.ledger_file import Owner, explain, open_ledger, resolved, take_back, take_from_dead, touch
 from ddm_rt.sample.balance.quota import TreeQuota
 
@@ -131,7 +131,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        ledger_fork.ledgers.add(self)
+        ledger_file.ledgers.add(self)
         if self._exists():  # a file that can't be used is refused now, and made when something is drawn
             with self._transaction():
                 pass

@@ -11,9 +11,13 @@ import sqlite3
 import weakref
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddm_rt.errors import LedgerError
 from ddm_rt.files import lock
+
+if TYPE_CHECKING:
+    from ddm_rt.sample.balance.ledger import Ledger
 
 _APPLICATION_ID = 0x44444D31  # "DDM1": an SQLite file with another one is no ledger
 _VERSION = 1
@@ -207,3 +211,32 @@ def _is_locked(path: Path) -> bool:
     except (FileNotFoundError, BlockingIOError) as error:
         return isinstance(error, BlockingIOError)
     return False
+
+
+# A child process that is forked has a copy of the connection, which it must not use, and of the owner's lock, which it
+# must not keep when the parent dies. No transaction may be under way while it is copied.
+
+ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
+_held: "list[Ledger]" = []
+
+
+def _before_fork() -> None:
+    for ledger in list(ledgers):
+        ledger._mutex.acquire()
+        _held.append(ledger)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._mutex.release()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in _held:
+        if ledger._owner is not None:
+            ledger._owner.forget()
+    _after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

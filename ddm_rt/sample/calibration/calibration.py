@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle, add_directory
-from ddm_rt.config import Frozen, Positive, SamplerName, parse_json
+from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.runtime import CodeTable
@@ -91,7 +91,7 @@ class Calibration(Frozen):
     """
 
     schema_version: Literal[1] = 1
-    bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
+    bundle_id: Sha256
     attributes: tuple[Attribute, ...]
     counts: tuple[tuple[Count, ...], ...]
     unsure: tuple[Count, ...]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.engine.contract import Array, Cond, Engine, Index
+from ddm_rt.engine.contract import Array, Cond, Engine, Index, Update
 from ddm_rt.sample.loop.batch_sizes import split
 from ddm_rt.sample.loop.guidance import Branches
 from ddm_rt.schedule import StepTable
@@ -142,11 +142,10 @@ class Slots:
             groups.setdefault((len(image.conditions), bool(layout.noisy[k, i])), []).append(i)
         if len(layout.calls) == len(groups) == 1:
             (call,), ((branches, with_noise),) = layout.calls, groups
-            self._state, self._x0 = engine.step(
-                *(self._state, self._x0, call.t[k], call.cond, call.image_of, layout.parts[branches]),
-                *(self._scales(layout, np.arange(len(images))), layout.rows[k]),
-                *((self._keys, layout.done[k]) if with_noise else (None, None)),
-            )
+            noise = (self._keys, layout.done[k]) if with_noise else (None, None)
+            scales = self._scales(layout, np.arange(len(images)))
+            update = Update(scales, layout.rows[k], self._state, self._x0, *noise)
+            self._state, self._x0 = engine.step(call.t[k], call.cond, call.image_of, layout.parts[branches], update)
         else:
             outputs = engine.concat(
                 [

@@ -86,7 +86,6 @@ class Front(Service[_RemoteRequest]):
         """Takes in a request once a replica has taken it in. Where there is no replica for the moment, the request
         waits for one up to its deadline.
         """
-        deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         size = self._extent(request, deadline_s)
         sent = _RemoteRequest(*size, key, priority, self._ticket(size, deadline_s))
         with self._taking_in(sent, self.pipeline.prepare(request)):

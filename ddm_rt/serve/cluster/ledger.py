@@ -98,7 +98,7 @@ def start_keeper(path: Path, fsync: bool, name: str) -> ActorHandle[Any]:
 
 
 class SharedLedger:
-    """An actor's ledger, for any number of threads; a `sample.balance.lending.Lender`."""
+    """An actor's ledger, for any number of threads; a `sample.balance.assignment.Lender`."""
 
     def __init__(self, keeper: ActorHandle[Any], timeout_s: float) -> None:
         self._keeper, self._timeout_s = keeper, timeout_s

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.balance.assignment import Lender
 from ddm_rt.sample.balance.ledger import Stream
-from ddm_rt.sample.balance.lending import Lender
 from ddm_rt.serve.http.schema import Assigned, GroupShare, JudgeItem, MeasuredShares, StreamBalance, TopCodeShare
 from ddm_rt.serve.scheduling.stats import counted_scope
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ddm_rt.errors import DdmError
+from ddm_rt.files import read
 
 _SHORTEST = 16  # characters of a key
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,9 +42,7 @@ class Keys:
         holds anything else.
         """
         try:
-            lines = Path(path).read_bytes().decode().splitlines()
-        except OSError as error:
-            raise DdmError(f"{path}: cannot be read ({error.strerror}); expected a file of API keys") from error
+            lines = read(path, "expected a file of API keys").decode().splitlines()
         except UnicodeDecodeError as error:
             raise DdmError(f"{path}: not text; {_EXPECTED}") from error
         callers = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.runtime import Shape
-from ddm_rt.sample.jobs import Prepared
+from ddm_rt.sample.pipeline import Prepared
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
 from ddm_rt.serve.scheduling.service import LiveRequest
 from ddm_rt.serve.settings import ServeSettings

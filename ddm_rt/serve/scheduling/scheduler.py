@@ -12,9 +12,8 @@ import numpy as np
 
 from ddm_rt.engine.contract import Array
 from ddm_rt.runtime import Shape
-from ddm_rt.sample.jobs import Prepared
 from ddm_rt.sample.manifest import Manifest
-from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining
 from ddm_rt.serve.scheduling.queue import RequestQueue, Work
@@ -58,7 +57,6 @@ class Scheduler(Service[Work]):
         self._thread.start()
 
     def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
-        deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         size = self._extent(request, deadline_s)
         work = Work(*size, key, priority, self._ticket(size, deadline_s))
         return self._take_in(work, self.pipeline.prepare(request))
@@ -68,7 +66,6 @@ class Scheduler(Service[Work]):
 
         Raises what `submit` raises, and DdmError for a manifest that this pipeline can't make.
         """
-        deadline_s = self.settings.deadline_s if deadline_s is None else deadline_s
         prepared = self.pipeline.recorded(manifest)
         size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
         return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s)), nullcontext(prepared))

@@ -12,8 +12,7 @@ from typing import Generic, Self, TypeVar
 from ddm_rt.errors import DdmError, LedgerError
 from ddm_rt.runtime import Shape
 from ddm_rt.sample.generation import Cancelled
-from ddm_rt.sample.jobs import Prepared
-from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.stats import Stats, Tally
@@ -127,19 +126,20 @@ class Service(ABC, Generic[R]):
     def _is_idle(self) -> bool:
         return not self._alive
 
-    def _extent(self, request: Request, deadline_s: float) -> Extent:
+    def _extent(self, request: Request, deadline_s: float | None) -> Extent:
         """How large the request is. Raises DdmError naming what is out of bounds."""
         extent, settings = request.extent(self.pipeline.bundle), self.settings
         most_images = min(settings.max_images, settings.queue)
         for name, given, most in (("n", extent.n, most_images), ("num_steps", extent.steps, settings.max_steps)):
             if not 1 <= given <= most:
                 raise DdmError(f"{name} is {given}; expected 1 to {most}")
-        if not deadline_s > 0:
+        if deadline_s is not None and not deadline_s > 0:
             raise DdmError(f"deadline_s is {deadline_s}; expected more than 0 seconds")
         return extent
 
-    def _ticket(self, size: Extent, deadline_s: float) -> Ticket:
-        return Ticket(size.n, size.n * size.steps, self._clock() + deadline_s, self._was_cancelled)
+    def _ticket(self, size: Extent, deadline_s: float | None) -> Ticket:
+        seconds = self.settings.deadline_s if deadline_s is None else deadline_s
+        return Ticket(size.n, size.n * size.steps, self._clock() + seconds, self._was_cancelled)
 
     @contextmanager
     def _taking_in(self, request: R, preparing: AbstractContextManager[Prepared]) -> Iterator[Prepared]:

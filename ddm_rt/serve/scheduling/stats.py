@@ -97,9 +97,7 @@ class Tally:
             "tick_p50_s": median,
             "tick_p95_s": high,
             "images": self.images,
-            "finished": self.ended[State.FINISHED],
-            "failed": self.ended[State.FAILED],
-            "cancelled": self.ended[State.CANCELLED],
+            **{state.value: self.ended[state] for state in State},
             "rejected": dict(self.rejected),
             "assigned": dict(self.assigned),
         }

@@ -57,10 +57,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, eq=False)
-class _Subscriber:
-    callback: Callable[[Event], None]
-    progress: bool
+_Subscriber = tuple[Callable[[Event], None], bool]  # whom to call, also with progress or without
 
 
 class Ticket:
@@ -90,7 +87,7 @@ class Ticket:
 
     @property
     def wants_progress(self) -> bool:
-        return any(subscriber.progress for subscriber in self._subscribers)
+        return any(progress for _, progress in self._subscribers)
 
     def subscribe(self, callback: Callable[[Event], None], *, progress: bool = True) -> None:
         """Calls `callback` with the events so far, then with each one that comes, from the server's threads.
@@ -98,7 +95,7 @@ class Ticket:
         It must not block. One that raises is called no more. Without `progress` it gets no Progress events; of those
         before now it gets the last one alone.
         """
-        subscriber = _Subscriber(callback, progress)
+        subscriber = callback, progress
         with self._order:
             past: list[Event] = []
             if self._steps_done:
@@ -169,10 +166,11 @@ class Ticket:
 
     def _tell(self, subscriber: _Subscriber, event: Event) -> bool:
         """False where the subscriber raised."""
-        if isinstance(event, Progress) and not subscriber.progress:
+        callback, progress = subscriber
+        if isinstance(event, Progress) and not progress:
             return True
         try:
-            subscriber.callback(event)
+            callback(event)
         except Exception:  # noqa: BLE001 (who listens must not stop who works)
             _log.exception("a subscriber failed; it is told no more")
             return False

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,20 @@ from ddm_rt.data import Listing, to_model
 from ddm_rt.errors import DdmError
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
-from ddm_rt.train.checkpoint.model import Texts
-from ddm_rt.train.checkpoint.prompts import NULL_TEXT
+from ddm_rt.train.checkpoint.model import NULL_TEXT, Texts
 from ddm_rt.train.disk_cache import Portions, Rows, Tensors
 
 _AT_ONCE = 4  # images in one call of the VAE
 
 
-@dataclass(frozen=True)
 class Encoded:
     """A folder for what is encoded from one set of images by one checkpoint."""
 
-    folder: Path
-
-    @classmethod
-    def at(cls, place: Path, config: RunConfig, contents: str) -> "Encoded":
-        """The folder in `place` for images of these `contents` (`Listing.contents`)."""
+    def __init__(self, place: Path, config: RunConfig, contents: str) -> None:
+        """The folder lies in `place`; `contents` are those of the images (`Listing.contents`)."""
         assert config.base is not None
         what = [config.base.sha256, config.data.image_size, contents]
-        return cls(place / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16])
+        self.folder = place / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     def has_images(self, count: int) -> bool:
         """Whether all `count` of them are there."""

@@ -10,8 +10,9 @@ from ddm_rt.config import Family, RunConfig
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.train.checkpoint import lora
-from ddm_rt.train.checkpoint.prompts import NULL_TEXT
-from ddm_rt.train.device import CPU, HALF
+from ddm_rt.train.distributed import CPU, HALF
+
+NULL_TEXT = 0  # the row of the null text, before those of the prompts
 
 Texts = Callable[[Tensor], dict[str, Tensor]]  # rows int64 [B] -> context [B,T,D]; SDXL: and text_embeds [B,P]
 

@@ -1,7 +1,8 @@
 """A run on a checkpoint: its configuration, and its images and prompts as the checkpoint's networks encode them."""
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ddm_rt import data
 from ddm_rt.config import RunConfig
 from ddm_rt.data import Listing
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
-from ddm_rt.model.checkpoint.folder import Checkpoint, load_base, read_checkpoint
+from ddm_rt.model.checkpoint.folder import (
+    Checkpoint,
+    load_base,
+    prompt_length,
+    read_checkpoint,
+    read_tokenizer,
+)
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
-from ddm_rt.train.checkpoint import lora, prompts
+from ddm_rt.train.checkpoint import lora
 from ddm_rt.train.checkpoint.cache import Encoded
 from ddm_rt.train.checkpoint.model import Captions, LatentSubject, trained_texts
 from ddm_rt.train.checkpoint.student import LatentStudent, Teacher
@@ -31,6 +39,8 @@ IMAGE_ENCODERS = ("image_encoder", "safety_checker")  # folders of a checkpoint 
 VIEW_SIDE = 64  # most pixels of the images that features are learned from
 _SMALLEST = 8  # an image must have this part of the checkpoint's own size a side
 _BATCH = 64  # images that a frozen encoder gets at once
+
+_log = logging.getLogger(__name__)
 
 
 def fields(base: Path, variant: str | None = None) -> dict[str, Any]:
@@ -87,15 +97,15 @@ def _prepare(
     assert config.base is not None
     base = out / config.base.path
     listing = data.find(config.data)
-    texts, text_of = prompts.distinct(prompts.prompts(listing, config.data.source))
+    texts, text_of = distinct(prompts(listing, config.data.source))
     checkpoint = read_checkpoint(base, config.base.variant)
-    encoded = Encoded.at(out / CACHE, config, _contents(listing, out, config.data.source))
+    encoded = Encoded(out / CACHE, config, _contents(listing, out, config.data.source))
     encoder = config.features.encoder or own_image_encoder(base)
     views = _views(listing, encoder, device, progress)
     if not encoded.has_images(len(listing)):
         views.pixels()  # which reads every image, so that one that doesn't do is found before the costly part
-    classes = find_classes(config, listing, views, out, device, progress.get("features"))
-    ids = prompts.token_ids(checkpoint, texts)
+    classes = find_classes(config, listing, views, out)
+    ids = token_ids(checkpoint, texts)
     fill(checkpoint)
     latents, frames = encoded.images(model, listing, device, progress.get("encoding"))
     null_is_zero = checkpoint.empty_negative_is_zero
@@ -141,4 +151,40 @@ def _views(listing: Listing, encoder: Path | None, device: torch.device, progres
                 features(rows.stop, len(listing), {})
 
     encoded = None if encoder is None else lambda: encoder_features(batches(), encoder, device)
-    return Views(lambda: data.to_model(small()), encoded)
+    return Views(lambda: data.to_model(small()), encoded, device, progress.get("features"))
+
+
+def prompts(listing: Listing, source: str) -> tuple[str, ...]:
+    """The prompt of each image. Raises DdmError where some have none, saying how many and which is the first."""
+    if listing.prompts is None:
+        raise DdmError(f"data {source}: its images have no prompts; give --prompt, or metadata.csv a column prompt")
+    missing = [name for name, prompt in zip(listing.names, listing.prompts, strict=True) if not prompt.strip()]
+    if missing:
+        raise DdmError(
+            f"data {source}: {len(missing)} of {len(listing)} images have no prompt, the first is {missing[0]!r}; "
+            "metadata.csv must give each its own, or --prompt one for those without"
+        )
+    return listing.prompts
+
+
+def distinct(of_images: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+    """The texts, the null text "" first, and the row int64 [N] of each image's prompt among them."""
+    rows = {text: row for row, text in enumerate(("", *dict.fromkeys(of_images)))}
+    return tuple(rows), torch.tensor([rows[prompt] for prompt in of_images])
+
+
+def token_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[Tensor, ...]:
+    """int64 [P,T] for each text encoder. A text that is longer than an encoder reads is cut, and a warning says so.
+
+    Raises BundleError naming a tokenizer's folder that can't be read.
+    """
+    found = []
+    for folder, encoder in zip(checkpoint.tokenizers, checkpoint.model.text_encoders, strict=True):
+        tokenizer = read_tokenizer(folder)
+        most = prompt_length(tokenizer, encoder)
+        lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]
+        if long := [text for text, length in zip(texts, lengths, strict=True) if length > most]:
+            _log.warning("prompts that are longer than %d tokens and cut there: %d, first %r", most, len(long), long[0])
+        made = tokenizer(list(texts), padding="max_length", truncation=True, max_length=most, return_tensors="pt")
+        found.append(made.input_ids)
+    return tuple(found)

@@ -3,24 +3,36 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
-from ddm_rt.config import IndicatorMode, RunConfig, parse_json
+from ddm_rt.config import Frozen, IndicatorMode, RunConfig, parse_json
 from ddm_rt.data import ImageSet, Listing
 from ddm_rt.errors import DdmError
-from ddm_rt.files import write_atomic, write_json
+from ddm_rt.files import read, write_atomic, write_json
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.codes.contrastive import contrastive_features, feature_sets
-from ddm_rt.train.codes.discover import discover
-from ddm_rt.train.codes.from_file import SUM_TOLERANCE, GivenCodes, read_codes
+from ddm_rt.train.codes.discover import describe, discover
 from ddm_rt.train.codes.probe import probe, read_labels
 from ddm_rt.train.trainee import Classes
 
 Floats = NDArray[np.float32]
+
+SUM_TOLERANCE = 1e-6
+Number = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+
+
+class GivenCodes(Frozen):
+    """A codes file that someone else made; without `top_code` each code is a top code of its own."""
+
+    code: tuple[Number, ...] = Field(min_length=1)  # of each image
+    top_code: tuple[Number, ...] | None = None  # of each code
+    share_in_top: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None  # of each code; None: by size
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,11 @@ class Views:
 
     pixels: Callable[[], Floats]  # [N, C, H, W] in [-1, 1], for features that are learned from them
     encoded: Callable[[], Floats] | None  # [N, D] unit features of a frozen encoder, where there is one
+    device: torch.device  # that features are learned on
+    progress: OnFigures | None = None  # of learning them
 
 
-def find_classes(
-    config: RunConfig,
-    images: ImageSet | Listing,
-    views: Views,
-    out: Path,
-    device: torch.device,
-    progress: OnFigures | None = None,
-) -> Classes:
+def find_classes(config: RunConfig, images: ImageSet | Listing, views: Views, out: Path) -> Classes:
     """Classes of `images` by `train.indicator`; writes codes.json, and assignment.json where there are codes.
 
     Codes that `out` already holds are taken as they are. Raises DdmError for labels, codes or features that don't fit
@@ -46,7 +53,7 @@ def find_classes(
     """
     mode = config.train.indicator
     if mode in (IndicatorMode.CODES, IndicatorMode.PROBE):
-        codes, assignment = _codes(config, images, views, out, device, progress)
+        codes, assignment = _codes(config, images, views, out)
         return Classes(torch.from_numpy(assignment), codes.num_codes, codes.top_of, _shares(codes))
     write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
     if mode is IndicatorMode.NONE:
@@ -59,14 +66,7 @@ def find_classes(
     return Classes(torch.tensor([names.index(label) for label in images.labels]), len(names))
 
 
-def _codes(
-    config: RunConfig,
-    images: ImageSet | Listing,
-    views: Views,
-    out: Path,
-    device: torch.device,
-    progress: OnFigures | None,
-) -> tuple[Codes, NDArray[np.int64]]:
+def _codes(config: RunConfig, images: ImageSet | Listing, views: Views, out: Path) -> tuple[Codes, NDArray[np.int64]]:
     """The codes in the run directory, else discovered (or read from `codes.source`) and written there."""
     path, assignment_path = out / "codes.json", out / "assignment.json"
     if path.is_file() and assignment_path.is_file():
@@ -83,13 +83,13 @@ def _codes(
     elif config.codes.labels is not None:
         labels = read_labels(config.codes.labels, images)
         encoded = views.encoded() if views.encoded is not None else None
-        found = feature_sets(views.pixels(), config.features, seed, progress, device, encoded)
+        found = feature_sets(views.pixels(), config.features, seed, views.progress, views.device, encoded)
         codes, assignment = probe(found, labels, seed)
     else:
         if views.encoded is not None:
             features = views.encoded()
         else:
-            features = contrastive_features(views.pixels(), config.features, seed, progress, device)
+            features = contrastive_features(views.pixels(), config.features, seed, views.progress, views.device)
         codes, assignment = discover(features, config.codes, seed)
     write_json(assignment_path, {"code": assignment.tolist()})
     write_atomic(path, codes.model_dump_json(indent=1))
@@ -102,3 +102,37 @@ def _shares(codes: Codes) -> tuple[float, ...]:
     by_size = sizes / np.bincount(codes.top_of, weights=sizes)[list(codes.top_of)]
     shares = tuple(leaf.share_in_top for leaf in codes.leaves)
     return () if np.allclose(shares, by_size, rtol=0, atol=SUM_TOLERANCE) else shares
+
+
+def read_codes(path: Path, images: ImageSet | Listing) -> tuple[Codes, NDArray[np.int64]]:
+    """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code], "share_in_top": [per code]}`.
+
+    Raises DdmError when the file doesn't give one code for each image and one top code for each code, or the shares of
+    a top code's codes don't sum to 1 (within 1e-6).
+    """
+    where = f"codes.source {path}"
+    given = parse_json(GivenCodes, read(path, "expected a JSON file", where=where), where)
+    if len(given.code) != len(images):
+        raise DdmError(f"{where}: field code has {len(given.code)} entries for {len(images)} images")
+    count = len(set(given.code))
+    if max(given.code) >= count:
+        raise DdmError(f"{where}: field code must use every number from 0 on; there are {count} different ones")
+    top_of = given.top_code if given.top_code is not None else tuple(range(count))
+    if len(top_of) != count:
+        raise DdmError(f"{where}: field top_code has {len(top_of)} entries for {count} codes")
+    if max(top_of) >= len(set(top_of)):
+        raise DdmError(f"{where}: field top_code must use every number from 0 on")
+    assignment = np.array(given.code, np.int64)
+    codes = describe(assignment, np.array(top_of, np.int64), origin=f"file:{path.name}")
+    if given.share_in_top is not None:
+        if len(given.share_in_top) != count:
+            raise DdmError(f"{where}: field share_in_top has {len(given.share_in_top)} entries for {count} codes")
+        totals = np.bincount(top_of, weights=given.share_in_top)
+        if (off := np.abs(totals - 1) > SUM_TOLERANCE).any():
+            top = int(off.argmax())
+            raise DdmError(f"{where}: field share_in_top sums to {totals[top]:.9g} in top code {top}; expected 1")
+        leaves = zip(codes.leaves, given.share_in_top, strict=True)
+        codes = codes.model_copy(
+            update={"leaves": tuple(leaf.model_copy(update={"share_in_top": share}) for leaf, share in leaves)}
+        )
+    return codes, assignment

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ddm_rt.config import FeatureConfig
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.codes.patches import patch_features
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
+from ddm_rt.train.judge import block
 
 COLOUR_JITTER = 0.6  # of the second set of contrastive features
 
@@ -26,16 +27,11 @@ class ContrastiveEncoder(nn.Module):
 
     def __init__(self, channels: int, width: int, projection: int = 64) -> None:
         super().__init__()
-
-        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-            conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
-
         self.body = nn.Sequential(
-            block(channels, width, 2),
-            block(width, 2 * width, 2),
-            block(2 * width, 4 * width, 1),
-            block(4 * width, 8 * width, 2),
+            block(channels, width, stride=2),
+            block(width, 2 * width, stride=2),
+            block(2 * width, 4 * width, stride=1),
+            block(4 * width, 8 * width, stride=2),
             nn.AdaptiveAvgPool2d(2),
             nn.Flatten(),
         )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ddm_rt.config import parse_open
 from ddm_rt.errors import DdmError
 from ddm_rt.quiet import quiet
-from ddm_rt.train.device import CPU
+from ddm_rt.train.distributed import CPU
 
 Images = NDArray[np.float32]  # [B, C, H, W] in [-1, 1]
 Features = NDArray[np.float32]  # [N, D]

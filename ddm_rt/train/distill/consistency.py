@@ -5,18 +5,19 @@ step of the guided teacher leads. So every f on a path becomes the path's end, a
 with guidance, and the student needs neither many steps nor a second branch.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ddm_rt.config import NULL_CODE, PredictionType, RunConfig
+from ddm_rt.config import NULL_CODE, DistillConfig, PredictionType, RunConfig, SamplerName
 from ddm_rt.kernels.guided_step import guided_step
-from ddm_rt.train.device import CPU
-from ddm_rt.train.distill.student import Student
-from ddm_rt.train.distill.walk import Walk
+from ddm_rt.schedule import Schedule, jumps, step_table
 from ddm_rt.train.distributed import ALONE, Processes
 from ddm_rt.train.loop import Batch, Trainer
 from ddm_rt.train.loss import training_target
-from ddm_rt.train.trainee import Material
+from ddm_rt.train.trainee import Material, Student
+
+GRID = 40  # steps of the teacher's walk
 
 
 class Distiller(Trainer):
@@ -24,15 +25,13 @@ class Distiller(Trainer):
 
     subject: Student
 
-    def __init__(
-        self, config: RunConfig, material: Material, device: torch.device = CPU, processes: Processes = ALONE
-    ) -> None:
+    def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         """`config.distill` must be set; its scales are those of the teacher."""
-        super().__init__(config, material, device, processes)
+        super().__init__(config, material, processes)
         if config.distill is None:
             raise ValueError("the configuration is not a student's")
         self.distill = config.distill
-        self.walk = Walk(config, self.distill, device)
+        self.walk = Walk(config, self.distill, self.device)
 
     def weights(self) -> dict[str, Tensor]:
         return self.subject.whole(super().weights())
@@ -98,3 +97,30 @@ class Distiller(Trainer):
             outputs = [teacher(batch.x_t, batch.t.float(), condition).float() for condition in conditions]
         weights = torch.tensor(scales, device=self.device).expand(len(batch.x_t), -1)
         return *guided_step(outputs, weights, step, batch.x_t, batch.x_t), conditions[-1]
+
+
+class Walk:
+    """Tables with a row for each step of the teacher: where it leads, and where the student jumps to from its start."""
+
+    def __init__(self, config: RunConfig, distill: DistillConfig, device: torch.device) -> None:
+        schedule = Schedule.from_config(config.schedule)
+        # Timesteps of the walk and, among them, those that the student jumps from; -1 is the clean end.
+        walk, starts = (step_table(schedule, SamplerName.DDIM, steps).t for steps in (GRID, distill.phases))
+        walk = walk[walk <= starts[0]]
+        following, landings = np.append(walk[1:], -1), np.append(starts, -1)
+        ends = np.array([landings[landings < t][0] for t in walk])
+        last = following == ends
+        self.t = torch.from_numpy(walk).long()  # [R], on the CPU
+        self.starts = torch.from_numpy(np.flatnonzero(np.append(True, last[:-1])))  # the first row of each phase
+        self.last = torch.from_numpy(last).to(device)  # [R], of the phase
+        self.clean = torch.from_numpy(ends == -1).to(device)  # [R], whether the phase's end is the image
+        self.row_of = torch.zeros(int(walk[0]) + 1, dtype=torch.int64)  # of a timestep
+        self.row_of[self.t] = torch.arange(len(walk))
+        self.step, self.jump = (  # [R, 7], rows of a step table
+            torch.from_numpy(jumps(schedule, walk, to, distill.clip)).to(device) for to in (following, ends)
+        )
+
+    def x0_of_jump(self, x: Tensor, x_t: Tensor, row: Tensor) -> Tensor:
+        """The x0 with which the jump from x_t [B,C,H,W] leads to x."""
+        keep, add = (self.jump[row, k].view(-1, 1, 1, 1) for k in (2, 3))
+        return (x - keep * x_t) / add

@@ -13,10 +13,8 @@ from torch import Tensor
 from ddm_rt.config import RunConfig, SamplerName
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
-from ddm_rt.train.device import CPU
 from ddm_rt.train.disk_cache import CACHE, Portions, Rows, Tensors
-from ddm_rt.train.distill.consistency import Distiller
-from ddm_rt.train.distill.walk import GRID
+from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distributed import ALONE, Processes
 from ddm_rt.train.loop import Batch, step_seed
 from ddm_rt.train.trainee import Material
@@ -27,13 +25,11 @@ _SEEDS = 2**40  # of paths: beyond those of steps
 class PathDistiller(Distiller):
     """A `Distiller` whose minibatches are phases of paths, each as likely as any other."""
 
-    def __init__(
-        self, config: RunConfig, material: Material, device: torch.device = CPU, processes: Processes = ALONE
-    ) -> None:
+    def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         """`config.distill.paths` must be at least 1; `get_ready` must be called before the first step."""
-        super().__init__(config, material, device, processes)
+        super().__init__(config, material, processes)
         self.paths: dict[str, Rows] = {}
-        schedule, walk = Schedule.from_config(config.schedule), self.walk
+        schedule, walk, device = Schedule.from_config(config.schedule), self.walk, self.device
         # The teacher's steps: row of a step table, timestep, and whether a phase ends there. They are as it samples:
         # with the ε of the x0 before it is clipped.
         rows, jumps = (

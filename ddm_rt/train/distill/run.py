@@ -11,20 +11,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ddm_rt.config import DistillConfig, Family, LoraConfig, RunConfig, SamplerName, parse_json
+from ddm_rt.config import DistillConfig, Family, LoraConfig, RunConfig, SamplerName
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.files import write_atomic
-from ddm_rt.model.assemble import WEIGHTS, assemble
+from ddm_rt.files import read, write_atomic
+from ddm_rt.model.assemble import WEIGHTS, assemble, read_file
 from ddm_rt.model.unet import DDM
 from ddm_rt.presets import override
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.disk_cache import CACHE
-from ddm_rt.train.distill.consistency import Distiller
+from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.paths import PathDistiller
-from ddm_rt.train.distill.student import PixelStudent
-from ddm_rt.train.distill.walk import GRID
-from ddm_rt.train.pixels import prepare_pixels
+from ddm_rt.train.pixels import PixelStudent, prepare_pixels
 from ddm_rt.train.run import carry_out
 from ddm_rt.train.trainee import Material
 
@@ -80,7 +78,7 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     By default its guidance is what the teacher samples with. Raises BundleError for a run that isn't finished, and
     DdmError for one that is a student itself and for fields that don't fit.
     """
-    config = parse_json(RunConfig, _read(teacher / "config.json"), teacher / "config.json")
+    config = read_file(RunConfig, teacher / "config.json")
     if config.distill is not None:
         raise DdmError(f"{teacher} is a student itself; distil the run that it was made from")
     sampling, pixel = config.sampling, config.model.family is Family.PIXEL
@@ -92,10 +90,11 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     code = sampling.indicator_guidance_scale
     own = _CHECKPOINT if not pixel else _IMAGES if fields.get("distill.paths") == 0 else _PATHS
     paths = fields.get("distill.paths", own.get("distill.paths", 0))
+    weights = read(teacher / WEIGHTS, "a finished run has it", BundleError)
     student = config.model_copy(
         update={
             "distill": DistillConfig(
-                teacher=hashlib.sha256(_read(teacher / WEIGHTS)).hexdigest(),
+                teacher=hashlib.sha256(weights).hexdigest(),
                 guidance_scale=text,
                 indicator_guidance_scale=text if code is None else code,
                 clip=sampling.clip,
@@ -152,9 +151,8 @@ def _prepare(
     for name in _TAKEN:
         if (teacher / name).is_file() and not (out / name).exists():
             write_atomic(out / name, (teacher / name).read_bytes())
-    path = teacher / "config.json"
-    from_run = parse_json(RunConfig, _read(path), path)
-    codes = parse_json(Codes, _read(teacher / "codes.json"), teacher / "codes.json")
+    from_run = read_file(RunConfig, teacher / "config.json")
+    codes = read_file(Codes, teacher / "codes.json")
     model = assemble(teacher, from_run, codes)
     if isinstance(model, DDM):
         return replace(
@@ -166,10 +164,3 @@ def _prepare(
     from ddm_rt.train.checkpoint.student import Teacher
 
     return prepare_student(config, Teacher(model, load_file(teacher / WEIGHTS), from_run.lora), out, device, progress)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); a finished run has it") from error
