@@ -54,7 +54,7 @@ def build(
 
     of_plans = {"--sm": sm, "--timing-cache": timing_cache, "--memory-gib": memory_gib, "--out": out}
     of_torch = {"--precision": precision, "--device": device}
-    options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"not with --backend {backend}")
+    options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"this option can't go with --backend {backend}")
     if backend == Backend.TORCH:
         batches = None if batch is None else [options.number("--batch", part) for part in batch.split(",")]
         sides = None if size is None else [options.number("--size", part) for part in size.split("x")]

@@ -66,13 +66,15 @@ def calibrate(
 
     attributes = None if groups is None else parse_attributes(groups)
     if audit and judge:
-        raise DdmError("--audit and --judge: expected one of them")
+        raise DdmError("--audit and --judge: give one of them, not both")
     if audit and (scope is not None or request != Request()):
-        raise DdmError("--audit: its images were made with settings of their own; give --steps and the like without it")
+        raise DdmError(
+            "--audit: its images were made with settings of their own; leave out --scope, --steps and the like"
+        )
     if judge and images is not None:
-        raise DdmError("--images: writes images for a person to label; a judge looks at them where they are made")
+        raise DdmError("--images: this directory is for images that a person labels; --judge needs none")
     if not audit and attributes is None:
-        raise DdmError("--groups: which groups are to be told apart? for example --groups female,male")
+        raise DdmError("--groups: name the groups to tell apart, for example --groups female,male")
     with display.progress(errors) as bars:
         run: dict[str, Any] = {
             "backend": backend,
@@ -120,9 +122,7 @@ def _images(
     from ddm_rt.workflows import calibrate as work
 
     if images is None:
-        raise DdmError(
-            "--images: a directory for the images to label is needed (or --judge, or filled ones by --audit)"
-        )
+        raise DdmError("--images: name a directory for the images to label (or give --judge, or --audit)")
     seed = 1_000_000 + len(audits) if seed is None else seed
     if audits:
         path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, **run)

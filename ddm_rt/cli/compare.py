@@ -148,7 +148,7 @@ def bench(
 
     sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
     if min(sizes) < 1:
-        raise DdmError(f"--batch {batch!r}: expected numbers of at least 1 by comma, for example 1,4,16")
+        raise DdmError(f"--batch {batch!r}: expected numbers of at least 1 with commas, for example 1,4,16")
     with display.bar("measuring") as update:
         speed = measure(
             parse_side(bundle, threads),

@@ -70,14 +70,14 @@ def export(
     """
     if diffusers is not None:
         given = {"--out": out, "--plugin": plugin, "--decoder": decoder}
-        options.refuse(given, "not with --diffusers, which writes no bundle")
+        options.refuse(given, "this option can't go with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 
         export_diffusers(Path(source), diffusers, precision)
         say(f"diffusers pipeline: {diffusers}")
         return
     if out is None:
-        raise DdmError("--out: missing; name a bundle directory to write, or with --diffusers a pipeline folder")
+        raise DdmError("--out: name a bundle directory to write, or a pipeline folder with --diffusers")
     from ddm_rt.workflows.export import export as export_bundle
 
     with display.bar("exporting") as update:

@@ -84,14 +84,16 @@ def sample(
         options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     of_shards = {"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers}
     if shards is None:
-        options.refuse(of_shards, "is about shards; name their directory with --shards")
+        options.refuse(of_shards, "this option needs --shards, the directory of the shards")
     else:
-        options.refuse({"--out": out, "--from": from_}, "doesn't go with --shards: they do without")
+        options.refuse({"--out": out, "--from": from_}, "this option can't go with --shards")
         options.refuse(
-            {"--scope": request.scope}, "doesn't go with --shards: a scope's counts can't be resumed with them"
+            {"--scope": request.scope}, "this option can't go with --shards, which can't resume a scope's counts"
         )
         own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
-        options.refuse(own, "not with --shards; each worker takes what Ray gives it and the bundle says")
+        options.refuse(
+            own, "this option can't go with --shards; each worker takes what Ray gives it and the bundle says"
+        )
         how = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, {**how, "backend": backend, "threads": threads}, request)
         return

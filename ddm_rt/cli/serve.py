@@ -99,7 +99,7 @@ def serve(
         options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     if replicas is not None:
         own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
-        options.refuse(own, "not with --replicas; each takes what Ray gives it and the bundle says")
+        options.refuse(own, "this option can't go with --replicas; each takes what Ray gives it and the bundle says")
     bounds = _settings(ServeSettings, given)
     http = _settings(HttpSettings, given).model_copy(update={"scope": scope or None})
     scale = _scale(given)
@@ -148,13 +148,13 @@ def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
         return _settings(RaySettings, given)
     about = {"--max-replicas": given["max_replicas"], "--ray-address": given["address"]}
     about["--ray-dashboard"] = given["dashboard"]
-    options.refuse(about, "is about the replicas of --replicas, which is not given")
+    options.refuse(about, "this option needs --replicas")
     return None
 
 
 def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":
     if judge is None:
-        options.refuse({"--groups": groups, "--classes": classes}, "is about the judge of --judge, which is not given")
+        options.refuse({"--groups": groups, "--classes": classes}, "this option needs --judge")
         return None
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.serve.http.balance import Measured
