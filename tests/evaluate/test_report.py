@@ -211,7 +211,7 @@ def test_chart_of_three_groups(report):
 @needs("chromium")
 @needs_playwright
 @pytest.mark.slow(reason="needs ddm-rt[integration]")
-def test_texts_of_charts_lie_within_them(report):
+def test_texts_of_charts_lie_within_them_and_the_page_in_a_phone(report, tmp_path):
     evaluation = report.methods[0].evaluation
     groups = ("a group with a rather long name", "another group, whose name is longer")
     named = evaluation.model_copy(update={"groups": groups})
@@ -240,6 +240,10 @@ def test_texts_of_charts_lie_within_them(report):
             texts = tab.evaluate(inside)
             assert any(groups[0].split()[-1] in text for text, _ in texts)
             assert [text for text, fits in texts if not fits] == [], font
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        long = replace(report, title="long-" * 20, methods=[replace(report.methods[0], label="digits@steps=4," * 4)])
+        tab.goto(write(long, tmp_path / "report").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_terminal_table(report):

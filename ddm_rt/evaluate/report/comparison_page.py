@@ -33,7 +33,7 @@ def sentence(comparison: Comparison) -> str:
     a, b, margin = comparison.a.label, comparison.b.label, f"{labels.margin:g}"
     widest = max(labels.changes, key=lambda change: max(map(abs, change.interval)))
     interval = f"{widest.group} {widest.difference:+.3f} [{widest.interval[0]:+.3f}, {widest.interval[1]:+.3f}]"
-    p = f"{labels.test.name} p = {labels.test.p:.2g}"
+    p = f"{labels.test.name}, p = {labels.test.p:.2g}"
     if labels.decision is Decision.EQUIVALENT:
         return f"{b} keeps the shares of {a}: every difference lies within ±{margin} (widest: {interval})."
     if labels.decision is Decision.DRIFT:
@@ -50,9 +50,10 @@ def terminal_tables(comparison: Comparison) -> list[Columns]:
     """Shares with their differences; then, where there is a reference, quality."""
     labels, speed, images = comparison.labels, comparison.speed, comparison.images
     notes = (
-        f"Shares of all {labels.n} images; differences B - A with 90 % intervals. {_changed(comparison)} "
-        f"{labels.test.name}: p = {labels.test.p:.2g}. Images differ by {images.mean:.2f} grey levels on average "
-        f"(at most {images.largest}); {images.unchanged} are the same."
+        f"Shares are of all {labels.n} images, differences are B less A with 90 % intervals. Lost, gained: images that "
+        f"only A, only B has in the group. {_changed(comparison)} Test ({labels.test.name}): p = {labels.test.p:.2g}. "
+        f"Images differ by {images.mean:.2f} grey levels on average (at most {images.largest}); {images.unchanged} are "
+        "the same."
     )
     if speed is not None:
         first, second = (1000 * seconds for seconds in speed.seconds_per_image)
@@ -67,7 +68,7 @@ def terminal_tables(comparison: Comparison) -> list[Columns]:
     ]
     tables = [Columns({"group": [change.group for change in changes]}, shares, notes)]
     if comparison.quality:
-        notes = "Frechet distance in the judge's features, equally many images of both; change B - A."
+        notes = "Frechet distances are in the judge's features, over n images of both. The change is B less A."
         cells = []
         for row in comparison.quality:
             if row.frechet is None or row.frechet_change is None:
