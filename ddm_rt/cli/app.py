@@ -76,8 +76,8 @@ def program(
 
 
 def tell(text: str, indent: str = "", first: str = "") -> None:
-    """Text on stdout whose lines are broken between words alone."""
-    say(wrapped(text, indent, console.width, first).rstrip())
+    """Text on stdout; where that is a terminal, lines are broken between words alone."""
+    say(wrapped(text, indent, console.width, first).rstrip() if console.is_terminal else first + text)
 
 
 def say(text: str) -> None:

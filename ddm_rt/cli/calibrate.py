@@ -54,12 +54,12 @@ def calibrate(
         ddm-rt calibrate bundles/ours --audit audit1/audit.csv --target female=.5,male=.5 --images audit2/
         ddm-rt calibrate bundles/ours --audit audit1/audit.csv --audit audit2/audit.csv --target female=.5,male=.5
 
-    With several attributes, --groups is "gender:female,male;race:asian,black,white", and --target is
-    "gender:uniform;race:uniform", or names combinations: "female&asian=.2,...".
+    With several attributes, --groups is "gender:female,male;race:asian,black,white". --target is then
+    "gender:uniform;race:uniform", or it names combinations: "female&asian=.2,...".
 
-    A calibration holds for the sampler, steps, guidance, size and precision that made the images. With a bundle that
-    takes prompts it also holds for one prompt, negative prompt and guidance on the prompt alone. With --scope it holds
-    for all prompts of that scope.
+    A calibration holds for the sampler, steps, guidance, size and precision that made the images. Where there are
+    prompts, it holds for those prompts, the negative prompt and the guidance on them. With --scope it holds for all
+    prompts of that scope.
     """
     from ddm_rt.sample.calibration.groups import parse_attributes
     from ddm_rt.workflows import calibrate as work

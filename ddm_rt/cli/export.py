@@ -54,7 +54,7 @@ def export(
     out: Annotated[Path | None, Option(help="Bundle to write. The directory must not exist, or be empty.")] = None,
     diffusers: Annotated[Path | None, Option(help="Folder for a diffusers pipeline, in place of a bundle.")] = None,
     precision: Annotated[Precision, Option(help="Precision of the graphs or the pipeline's weights.")] = Precision.FP32,
-    plugin: Annotated[bool, Option(help="Add the graph that --backend tensorrt needs.")] = False,
+    plugin: Annotated[bool, Option(help="Add denoiser.plugin.onnx, a graph for --backend tensorrt.")] = False,
     decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
     calibration_images: Annotated[int, Option(min=1, help="Balanced images that set int8's and fp8's ranges.")] = 64,
 ) -> None:

@@ -43,7 +43,9 @@ class Command(TyperCommand):
             if (record := each.get_help_record(ctx)) is not None:
                 group = getattr(each, "rich_help_panel", None) or "Options"
                 group = "Arguments" if each.param_type_name == "argument" else group
-                groups.setdefault(group, []).append((_TYPES.sub(r"<\1>", record[0]), record[1]))
+                groups.setdefault(group, []).append(
+                    (_TYPES.sub(lambda kind: f"<{kind[1].lower()}>", record[0]), record[1])
+                )
         for name, rows in groups.items():
             _write_rows(name, rows, formatter)
 

@@ -159,7 +159,7 @@ def test_bad_audit_sets(ddm_rt, copied: Path, tmp_path: Path) -> None:
         "--audit", path, "--target", "4=.5,3=.5"
     )
     assert "is out of reach" in said("--audit", path, "--target", "3=.99,8=.01")
-    assert "give --steps and the like without it" in said("--audit", path, "--steps", 8)
+    assert "leave out --scope, --steps and the like" in said("--audit", path, "--steps", 8)
     assert "--n is 10, and" in said("--audit", path, "-n", 10, "--images", tmp_path / "more")
     assert "--seed is 1000000, which made an earlier set" in said(
         *("--audit", path, "--images", tmp_path / "more", "--seed", 1_000_000)
@@ -185,7 +185,7 @@ def test_bad_arguments(ddm_rt, tmp_path: Path) -> None:
         ((*judge, "--groups", "3,8", "-n", 0), "--n is 0"),
         ((*judge, "--groups", "3,8", "--target", "3=.5,8=.6"), "sum to 1.1; expected 1"),
         ((*judge, "--groups", "3,8", "--audit", "a.csv"), "--audit and --judge: give one of them"),
-        ((*judge, "--groups", "3,8", "--images", "x"), "a judge looks at them where they are made"),
+        ((*judge, "--groups", "3,8", "--images", "x"), "--judge needs none"),
     ):
         assert message in ddm_rt(*line).refusal()
     assert not list(tmp_path.iterdir())

@@ -138,6 +138,7 @@ def test_the_table_of_codes_cuts_no_word(trained: tuple[Path, Any], printed: lis
 def test_doctor_and_sentences_break_between_words(
     ddm_rt: Callable, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", columns)
     said = ddm_rt("doctor", "digits")
     assert "\nyes  backend onnxruntime: ready\n" in said.out
@@ -145,6 +146,7 @@ def test_doctor_and_sentences_break_between_words(
 
 
 def test_a_path_is_never_broken(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", 40)
     path = "/somewhere/with-hyphens/" + 60 * "x"
     tell(f"some words, then {path} and more")
