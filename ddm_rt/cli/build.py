@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, say
+from ddm_rt.cli.app import of_machine, say
 from ddm_rt.config import Backend, Precision
 
 if TYPE_CHECKING:
@@ -14,50 +14,47 @@ if TYPE_CHECKING:
     from ddm_rt.engine.torch.packages import Package
 
 
-@app.command()
+@of_machine(Options="backend precision device", TensorRT="sm memory_gib timing_cache out")
 def build(
-    bundle: Annotated[str, Argument(help="A bundle directory, or with --out the shipped one: digits.")],
-    backend: Annotated[str, Option(help="torch, tensorrt or tensorrt-rtx.")],
+    bundle: Annotated[str, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")],
+    backend: Annotated[str, Option(help="Backend to build for: torch, tensorrt or tensorrt-rtx.")],
     precision: Annotated[
-        Precision | None, Option(help="torch: what to compute an fp32 bundle in. The others take the bundle's own.")
+        Precision | None, Option(help="Precision to compute an fp32 bundle in, for torch alone.")
     ] = None,
     device: options.DeviceName = None,
-    sm: Annotated[str | None, Option(help="Compute capabilities, by comma; by default this GPU's.")] = None,
+    sm: Annotated[str | None, Option(help="GPUs to build for, by capability, e.g. 86,89. By default this GPU.")] = None,
     batch: Annotated[
         str | None,
-        Option(help="Batch sizes MIN,OPT,MAX; by default 1,8,32. torch: every one by comma; by default 1,2,8,16."),
+        Option(
+            help="Batch sizes. For TensorRT MIN,OPT,MAX, by default 1,8,32. For torch each one, by default 1,2,8,16."
+        ),
     ] = None,
     size: Annotated[
         str | None,
-        Option(help="Pixels a side, MIN,OPT,MAX; by default as trained. torch: HEIGHTxWIDTH, or one number."),
+        Option(help="Image size in pixels, by default as trained. For TensorRT MIN,OPT,MAX. For torch HEIGHTxWIDTH."),
     ] = None,
-    memory_gib: Annotated[
-        float | None, Option(help="Resident memory that a build may hold, by default 8; TensorRT's only.")
-    ] = None,
-    timing_cache: Annotated[Path | None, Option(help="File of measured tactics; tensorrt only.")] = None,
-    out: Annotated[Path | None, Option("--out", help="Build into a copy of the bundle here.")] = None,
+    memory_gib: Annotated[float | None, Option(help="Memory in GiB that a build may hold. By default 8.")] = None,
+    timing_cache: Annotated[Path | None, Option(help="File that keeps measured tactics, for tensorrt alone.")] = None,
+    out: Annotated[Path | None, Option(help="Copy the bundle into this directory and build there.")] = None,
     force: Annotated[bool, Option(help="Build again what is up to date.")] = False,
 ) -> None:
-    """Build TensorRT plans for a bundle, each engine in a process of its own; or compile its networks for torch.
+    """Compile a bundle for this machine: networks for torch, or TensorRT plans.
 
-    What is compiled for torch lies in a cache of yours (DDM_RT_CACHE, by default ~/.cache/ddm_rt), is taken by
-    --backend torch from then on, and runs on this kind of processor and this version of torch alone.
+    Networks for torch lie in your cache (DDM_RT_CACHE, by default ~/.cache/ddm_rt). --backend torch takes them from
+    then on. They fit this kind of processor and this version of torch. Plans lie in the bundle.
 
     Examples:
 
         ddm-rt build digits --backend torch --precision bf16
-
         ddm-rt build bundles/sd --backend torch --precision bf16 --device cuda --batch 2,8,16 --size 512
-
         ddm-rt build digits --backend tensorrt-rtx --sm 89 --out bundles/digits
-
         ddm-rt build bundles/ours --backend tensorrt --batch 1,16,64
     """
     from ddm_rt.workflows.build import build_package, build_plans
 
     of_plans = {"--sm": sm, "--timing-cache": timing_cache, "--memory-gib": memory_gib, "--out": out}
     of_torch = {"--precision": precision, "--device": device}
-    options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"not with --backend {backend}")
+    options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"this option can't go with --backend {backend}")
     if backend == Backend.TORCH:
         batches = None if batch is None else [options.number("--batch", part) for part in batch.split(",")]
         sides = None if size is None else [options.number("--size", part) for part in size.split("x")]

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, console, errors, say
+from ddm_rt.cli.app import console, errors, makes_images, say
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.report.columns import Columns
 from ddm_rt.sample.request import SETTINGS, Request
 
 if TYPE_CHECKING:
@@ -17,68 +17,64 @@ if TYPE_CHECKING:
     from ddm_rt.workflows.calibrate import Calibrated
 
 
-@app.command()
+@makes_images(Other_options="name scope")
 @options.asks(*SETTINGS)
 def calibrate(
-    bundle: Annotated[str, Argument(help="A bundle directory, or with --out the shipped one: digits.")],
+    bundle: Annotated[str, Argument(help="A bundle directory. With --out also digits, the shipped bundle.")],
     *,
-    audit: Annotated[
-        list[Path] | None, Option("--audit", help="A filled audit.csv beside its images; more than one may be given.")
-    ] = None,
+    audit: Annotated[list[Path] | None, Option(help="A filled audit.csv, beside its images. May be repeated.")] = None,
     judge: Annotated[
         list[str] | None,
-        Option("--judge", metavar="[ATTRIBUTE=]FILE", help="digits, or an ONNX classifier; one per attribute."),
+        Option(metavar="[ATTRIBUTE=]FILE", help="Classifier that labels the images: digits or an ONNX file."),
     ] = None,
-    groups: Annotated[
-        str | None,
-        Option("--groups", help="female,male; several attributes: gender:female,male;race:asian,black,white."),
-    ] = None,
-    target: Annotated[
-        str | None, Option(help="Shares of the groups, e.g. female=.5,male=.5; by default even in each attribute.")
-    ] = None,
-    n: Annotated[int, Option("-n", "--n", help="Audited images in all; 16 are few, 256 allow 32 codes.")] = 64,
-    images: Annotated[
-        Path | None, Option("--images", help="Write images to be labelled into this directory; nothing is stored.")
-    ] = None,
-    out: Annotated[Path | None, Option("--out", help="Calibrate a copy of the bundle, here.")] = None,
-    name: Annotated[str, Option(help="The calibration's name in the bundle; replaces one of that name.")] = "default",
-    scope: Annotated[str | None, Option(help="Holds for requests of this scope alone, whatever their prompts.")] = None,
-    seed: Annotated[int | None, Option(help="Of the audited images.")] = None,
+    groups: Annotated[str | None, Option(help="Groups to tell apart, e.g. female,male.")] = None,
+    target: Annotated[str | None, Option(help="Shares of the groups, e.g. female=.5,male=.5. Even by default.")] = None,
+    n: Annotated[
+        int, Option("-n", "--n", help="Number of audited images in all. 16 are few; 256 allow 32 codes.")
+    ] = 64,
+    images: Annotated[Path | None, Option(help="Directory for images to label. This calibrates nothing yet.")] = None,
+    out: Annotated[Path | None, Option(help="Copy the bundle into this directory and calibrate the copy.")] = None,
+    name: Annotated[str, Option(help="Name of the calibration. It replaces one of the same name.")] = "default",
+    scope: Annotated[str | None, Option(help="Scope whose requests it holds for, whatever their prompts.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of the audited images.")] = None,
     request: Request,
     backend: options.BackendName = "auto",
     threads: options.Threads = None,
 ) -> None:
     """Learn from audited images which groups the codes give, so that `sample --target` can name groups.
 
-    With a judge, in one go:
+    With a judge, one command does it:
 
         ddm-rt calibrate bundles/ours --judge digits --groups 3,8 -n 64 --target 3=.5,8=.5
 
-    By hand: images to label, half of them; then, drawn by what was learnt, the other half; then the calibration:
+    By hand, the first command writes half of the images. Label them. The second command draws the other half by what
+    it has learnt. Label these, too. The third command calibrates:
 
         ddm-rt calibrate bundles/ours --groups female,male --images audit1/
-
         ddm-rt calibrate bundles/ours --audit audit1/audit.csv --target female=.5,male=.5 --images audit2/
-
         ddm-rt calibrate bundles/ours --audit audit1/audit.csv --audit audit2/audit.csv --target female=.5,male=.5
 
-    Several attributes: --groups "gender:female,male;race:asian,black,white", --target "gender:uniform;race:uniform",
-    or combinations, --target "female&asian=.2,...". It holds for the sampler, steps, guidance, size and precision that
-    made the images; with a bundle that takes prompts also for --prompt, --negative-prompt and --guidance-scale, or
-    with --scope for whatever prompts that scope has.
+    With several attributes, --groups is "gender:female,male;race:asian,black,white". --target is then
+    "gender:uniform;race:uniform", or it names combinations: "female&asian=.2,...".
+
+    A calibration holds for the sampler, steps, guidance, size and precision that made the images. Where there are
+    prompts, it holds for those prompts, the negative prompt and the guidance on them. With --scope it holds for all
+    prompts of that scope.
     """
     from ddm_rt.sample.calibration.groups import parse_attributes
     from ddm_rt.workflows import calibrate as work
 
     attributes = None if groups is None else parse_attributes(groups)
     if audit and judge:
-        raise DdmError("--audit and --judge: expected one of them")
+        raise DdmError("--audit and --judge: give one of them, not both")
     if audit and (scope is not None or request != Request()):
-        raise DdmError("--audit: its images were made with settings of their own; give --steps and the like without it")
+        raise DdmError(
+            "--audit: its images were made with settings of their own; leave out --scope, --steps and the like"
+        )
     if judge and images is not None:
-        raise DdmError("--images: writes images for a person to label; a judge looks at them where they are made")
+        raise DdmError("--images: this directory is for images that a person labels; --judge needs none")
     if not audit and attributes is None:
-        raise DdmError("--groups: which groups are to be told apart? for example --groups female,male")
+        raise DdmError("--groups: name the groups to tell apart, for example --groups female,male")
     with display.progress(errors) as bars:
         run: dict[str, Any] = {
             "backend": backend,
@@ -126,9 +122,7 @@ def _images(
     from ddm_rt.workflows import calibrate as work
 
     if images is None:
-        raise DdmError(
-            "--images: a directory for the images to label is needed (or --judge, or filled ones by --audit)"
-        )
+        raise DdmError("--images: name a directory for the images to label (or give --judge, or --audit)")
     seed = 1_000_000 + len(audits) if seed is None else seed
     if audits:
         path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, **run)
@@ -151,7 +145,7 @@ def _named(text: str, attribute: str) -> tuple[str, str]:
     return (name, file) if equals else (attribute, text)
 
 
-def _tables(shown: "Calibrated") -> Iterator[Table]:
+def _tables(shown: "Calibrated") -> Iterator[Columns]:
     """What the codes give, and what the target does to every audited attribute."""
     from ddm_rt.sample.calibration import posterior
     from ddm_rt.sample.calibration.calibration import base_weights
@@ -161,20 +155,20 @@ def _tables(shown: "Calibrated") -> Iterator[Table]:
     for attribute in record.attributes:
         counts = record.table([attribute])
         low, high = posterior.bounds(counts)
-        table = Table("code", "audited", *attribute.groups, "weight", title=f"share of each {attribute.name}, by code")
-        for code, row in enumerate(counts):
-            shares = [f"{a:.2f}-{b:.2f}" for a, b in zip(low[code], high[code], strict=True)]
-            table.add_row(str(code), str(row.sum()), *shares, f"{shown.after.code_weights[code]:.3f}")
-        yield table
-        table = Table(attribute.name, "uniform target", "calibrated", "reachable", title="expected shares, 90 % bounds")
-        reach = record.reachable([attribute], base)
-        for group in cells([attribute]):
-            figures = [
-                f"{share:.3f} ± {half:.3f}"
-                for share, half in (one.shares[attribute.name][group] for one in (shown.before, shown.after))
-            ]
-            table.add_row(group, *figures, f"{reach[group][0]:.3f}-{reach[group][1]:.3f}")
-        yield table
+        shares = [
+            (group, [f"{a:.2f}-{b:.2f}" for a, b in zip(low[:, k], high[:, k], strict=True)])
+            for k, group in enumerate(attribute.groups)
+        ]
+        shares.append(("weight", [f"{weight:.3f}" for weight in shown.after.code_weights[: len(counts)]]))
+        names = {"code": list(map(str, range(len(counts)))), "audited": [str(row.sum()) for row in counts]}
+        yield Columns(names, shares, title=f"share of each {attribute.name}, by code")
+        reach, groups = record.reachable([attribute], base), cells([attribute])
+        expected = [
+            (name, ["{:.3f} ± {:.3f}".format(*one.shares[attribute.name][group]) for group in groups])
+            for name, one in (("uniform target", shown.before), ("calibrated", shown.after))
+        ]
+        expected.append(("reachable", ["{:.3f}-{:.3f}".format(*reach[group][:2]) for group in groups]))
+        yield Columns({attribute.name: groups}, expected, title="expected shares, 90 % bounds")
 
 
 def _describe(shown: "Calibrated") -> str:

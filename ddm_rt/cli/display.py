@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from ddm_rt.cli.app import console, errors, say
+from ddm_rt.cli.app import console, errors, tell
 from ddm_rt.config import parse_json
 from ddm_rt.runtime import Codes
 
@@ -96,9 +96,9 @@ def show_codes(run: Path) -> None:
         table.add_section()
     console.print(table)
     if by_probe:
-        say(f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels")
+        tell(f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels")
     if stability := codes.stability_ari:
-        say(
+        tell(
             f"stability: adjusted Rand index {sum(stability) / len(stability):.3f} on average over {len(stability)} "
             f"bootstrap samples (lowest {min(stability):.3f}; 1 is the same split again)"
         )

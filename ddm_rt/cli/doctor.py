@@ -2,32 +2,31 @@
 
 from typing import Annotated
 
-from rich.table import Table
-from rich.text import Text
 from typer import Argument
 
 import ddm_rt
 from ddm_rt.bundle import Bundle
-from ddm_rt.cli.app import app, console, say
+from ddm_rt.cli.app import of_machine, say, tell
 
 
-@app.command()
+@of_machine()
 def doctor(
-    bundle: Annotated[str | None, Argument(help="Also: which backends and plans of this bundle fit.")] = None,
+    bundle: Annotated[str | None, Argument(help="Tell also which backends and plans of this bundle fit.")] = None,
 ) -> None:
-    """What this machine can run, and why not the rest.
+    """Tell what this machine can run, and why it can't run the rest.
 
     Example: ddm-rt doctor bundles/ours
     """
     from ddm_rt.workflows.doctor import checks
 
-    table = Table("part", "available", "detail")
     for name, ok, detail in checks(None if bundle is None else Bundle.load(bundle)):
-        table.add_row(name, Text("yes", "green") if ok else Text("no", "yellow"), Text(detail))
-    console.print(table)
+        reason, *more = detail.split("; ")
+        tell(f"{name}: {reason}", " " * 5, "yes  " if ok else "no   ")
+        for each in more:
+            tell(each, " " * 7, " " * 7)
 
 
-@app.command()
+@of_machine()
 def version() -> None:
-    """Print the version."""
+    """Print the version, as --version does."""
     say(ddm_rt.__version__)

@@ -6,25 +6,21 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, console, say
+from ddm_rt.cli.app import console, measures, say
 from ddm_rt.sample.request import Request
 
 
-@app.command("train-judge")
+@measures("train-judge")
 def train_judge(
-    out: Annotated[Path, Option("--out", help="The ONNX file to write.")],
-    data: Annotated[
-        str, Option(help="Labelled images that no generator sees: digits (its judge split), or a folder.")
-    ] = "digits",
-    held_out: Annotated[
-        str | None, Option(help="Labelled images that measure the judge; digits: its reference split.")
-    ] = None,
-    steps: Annotated[int, Option(help="Optimizer steps.")] = 1200,
-    seed: Annotated[int, Option()] = 0,
-    image_size: Annotated[int, Option()] = 32,
-    channels: Annotated[int, Option()] = 1,
+    out: Annotated[Path, Option(help="ONNX file to write.")],
+    data: Annotated[str, Option(help="Labelled images that no generator sees: digits, or a folder.")] = "digits",
+    held_out: Annotated[str | None, Option(help="Labelled images that measure the judge. digits has its own.")] = None,
+    steps: Annotated[int, Option(help="Number of optimizer steps.")] = 1200,
+    seed: Annotated[int, Option(help="Seed of the training.")] = 0,
+    image_size: Annotated[int, Option(help="Width and height of the images that the judge sees.")] = 32,
+    channels: Annotated[int, Option(help="1 for grey images, 3 for colour.")] = 1,
 ) -> None:
-    """Train the classifier that measures groups. It never takes part in training or sampling a generator.
+    """Train the classifier that measures groups. No generator is trained or sampled with it.
 
     Example: ddm-rt train-judge --data digits --out judge.onnx
     """
@@ -37,40 +33,35 @@ def train_judge(
     say(f"judge: {out}\nheld-out accuracy: {accuracy:.4f}")
 
 
-@app.command()
+@measures(More_measurements="training min_per_group attribute asked")
 @options.prompts
 def evaluate(
     methods: Annotated[
-        list[str], Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that `sample` wrote.")
+        list[str], Argument(metavar="[NAME=]PATH...", help="Bundles, or directories that ddm-rt sample wrote.")
     ],
     out: options.Out,
     *,
     judge: options.Judge = "digits",
     groups: options.Groups = "3,8",
-    reference: Annotated[str, Option(help="Held-out labelled images: digits:..., or a folder.")] = "digits:3,8",
-    training: Annotated[str | None, Option(help="The training images, for nearest neighbours.")] = None,
-    n: Annotated[int, Option("-n", help="Images for each bundle.")] = 1000,
+    reference: Annotated[str, Option(help="Labelled images for quality: digits:CLASSES, or a folder.")] = "digits:3,8",
+    n: Annotated[int, Option("-n", help="Number of images that each bundle makes.")] = 1000,
     seed: options.Seed = 0,
-    min_per_group: Annotated[
-        int, Option(help="Equal n per group for quality; bundles generate until it is reached.")
-    ] = 400,
+    training: Annotated[str | None, Option(help="Training images, to look for nearest neighbours in.")] = None,
+    min_per_group: Annotated[int, Option(help="Images per group for quality. Bundles make enough.")] = 400,
     classes: options.Classes = None,
     attribute: Annotated[
-        list[str] | None, Option(help="Also compare its distribution: slant, skin_luminance or MODULE:FUNCTION.")
+        list[str] | None, Option(help="Attribute to compare, too: slant, skin_luminance or MODULE:FUNCTION.")
     ] = None,
-    asked: Annotated[
-        str | None, Option(help="The group that each top code stands for, code:0=3,code:1=8; gives SPD.")
-    ] = None,
+    asked: Annotated[str | None, Option(help="Group of each top code, code:0=3,code:1=8, for the SPD.")] = None,
     request: Request,
 ) -> None:
-    """Measure group shares and quality with a judge, and write report/index.html.
+    """Measure group shares and quality with a judge, and write a report. Its page is index.html in --out.
 
-    Prompts are for the bundles, which generate; images of a sampled directory keep theirs.
+    Prompts are for bundles, which make images. The images of a sampled directory keep their own prompts.
 
     Examples:
 
         ddm-rt evaluate vanilla=bundles/vanilla ours=bundles/ours --training digits:3,8@4:1 --out report/
-
         ddm-rt evaluate sd --prompt "a nurse" --judge gender.onnx --groups female,male --reference photos/ --out report/
     """
     from ddm_rt.evaluate.run import evaluate_methods, text_of

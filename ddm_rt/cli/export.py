@@ -6,32 +6,29 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, say
+from ddm_rt.cli.app import makes_models, say
 from ddm_rt.config import Precision
 from ddm_rt.errors import DdmError
 
 _SHOWN = 10  # of the layers that an adapter names and the checkpoint hasn't got
 
 
-@app.command("import")
+@makes_models("import")
 def import_checkpoint(
-    base: Annotated[Path, Option(help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint (diffusers).")],
+    base: Annotated[Path, Option(help="Checkpoint folder (diffusers): Stable Diffusion 1.x, 2.x or XL.")],
     out: options.Out,
     adapter: Annotated[
-        Path | None,
-        Option(help="LoRA to merge: a PEFT folder (unet/, text_encoder/), or one .safetensors or .bin file."),
+        Path | None, Option(help="LoRA to merge: a PEFT folder (unet/, text_encoder/), or a .safetensors or .bin file.")
     ] = None,
-    variant: Annotated[str | None, Option(help="Of the checkpoint's weight files, e.g. fp16.")] = None,
-    dtype: Annotated[Literal["fp32", "fp16"], Option(help="What the run's weights are written in.")] = "fp32",
+    variant: Annotated[str | None, Option(help="Variant of the checkpoint's weight files, e.g. fp16.")] = None,
+    dtype: Annotated[Literal["fp32", "fp16"], Option(help="Precision that the run's weights are stored in.")] = "fp32",
 ) -> None:
-    """Make a run of a checkpoint, with or without a published adapter, for `ddm-rt export`. It has no codes.
+    """Make a run from a checkpoint, with or without a published adapter. The run has no codes; export takes it.
 
     Examples:
 
         ddm-rt import --base checkpoints/sd15 --out runs/plain
-
         ddm-rt import --base checkpoints/sd15 --adapter ddm-adapter/ --out runs/ddm
-
         ddm-rt import --base checkpoints/sdxl --variant fp16 --dtype fp16 --adapter lora.safetensors --out runs/xl
     """
     import torch
@@ -51,50 +48,36 @@ def import_checkpoint(
             say(f"not in the checkpoint, left out: {', '.join(left[:_SHOWN])}{more}")
 
 
-@app.command()
+@makes_models(Options="precision", Other_options="plugin decoder calibration_images")
 def export(
-    source: Annotated[str, Argument(help="A finished run of `ddm-rt train`; or a bundle, to be converted.")],
-    out: Annotated[Path | None, Option("--out", help="Bundle to write; must not exist, or be empty.")] = None,
-    diffusers: Annotated[
-        Path | None,
-        Option(help="In place of --out: a diffusers pipeline folder to write, from a run with a checkpoint."),
-    ] = None,
-    precision: Annotated[
-        Precision, Option(help="What the graphs compute in, or the folder's weights are stored in.")
-    ] = Precision.FP32,
-    plugin: Annotated[bool, Option(help="Add denoiser.plugin.onnx, for --backend tensorrt.")] = False,
-    decoder: Annotated[
-        Path | None,
-        Option(help="Folder with a small decoder (diffusers' AutoencoderTiny) to use in place of the VAE's."),
-    ] = None,
-    calibration_images: Annotated[
-        int, Option(min=1, help="int8, fp8: images, balanced by quota, that set the ranges.")
-    ] = 64,
+    source: Annotated[str, Argument(help="A finished run of ddm-rt train, or a bundle to convert.")],
+    out: Annotated[Path | None, Option(help="Bundle to write. The directory must not exist, or be empty.")] = None,
+    diffusers: Annotated[Path | None, Option(help="Folder for a diffusers pipeline, in place of a bundle.")] = None,
+    precision: Annotated[Precision, Option(help="Precision of the graphs or the pipeline's weights.")] = Precision.FP32,
+    plugin: Annotated[bool, Option(help="Add denoiser.plugin.onnx, a graph for --backend tensorrt.")] = False,
+    decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
+    calibration_images: Annotated[int, Option(min=1, help="Balanced images that set int8's and fp8's ranges.")] = 64,
 ) -> None:
-    """Make a bundle from a run: its ONNX graphs, checked against torch before anything is written.
+    """Make a bundle from a run. Its ONNX graphs are checked against torch before anything is written.
 
     Examples:
 
         ddm-rt export runs/ours --out bundles/ours
-
         ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
-
         ddm-rt export digits --precision int8 --out bundles/digits-int8
-
         ddm-rt export runs/sd --precision fp16 --decoder taesd/ --out bundles/sd
-
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
         given = {"--out": out, "--plugin": plugin, "--decoder": decoder}
-        options.refuse(given, "not with --diffusers, which writes no bundle")
+        options.refuse(given, "this option can't go with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 
         export_diffusers(Path(source), diffusers, precision)
         say(f"diffusers pipeline: {diffusers}")
         return
     if out is None:
-        raise DdmError("--out: missing; name a bundle directory to write, or with --diffusers a pipeline folder")
+        raise DdmError("--out: name a bundle directory to write, or a pipeline folder with --diffusers")
     from ddm_rt.workflows.export import export as export_bundle
 
     with display.bar("exporting") as update:
@@ -110,29 +93,22 @@ def export(
     say(f"bundle: {out}\nid: {bundle.bundle_id}\nprecision: {bundle.config.precision}")
 
 
-@app.command()
+@makes_models()
 def upgrade(
-    bundle: Annotated[str, Argument(help="A bundle directory; to move ledgers alone, also the shipped one: digits.")],
-    out: Annotated[
-        Path | None,
-        Option("--out", help="Write the upgraded bundle here. Without it, the bundle is upgraded where it is."),
-    ] = None,
-    ledger: Annotated[
-        list[Path] | None, Option("--ledger", help="A ledger to move to the new bundle id; may be repeated.")
-    ] = None,
+    bundle: Annotated[str, Argument(help="A bundle directory. Of digits, only ledgers are moved.")],
+    out: Annotated[Path | None, Option(help="Directory for the new bundle. By default it stays in place.")] = None,
+    ledger: Annotated[list[Path] | None, Option(help="Ledger to move to the bundle's new id. May be repeated.")] = None,
 ) -> None:
-    """Bring a bundle of an earlier format to the present one, with its calibrations and recorded gates.
+    """Bring a bundle of an earlier format to the present one. Its calibrations and recorded gates come along.
 
-    Its graphs stay as they are and images stay the same. Its id changes; the new bundle records the old id, so that old
-    manifests replay. A ledger counts for one id, so each must be moved, once; first stop what draws from it with the
-    old bundle. It is safe to run the command again: what is done is left alone.
+    The graphs don't change, and neither do images. The id does: the new bundle records the old one, and old manifests
+    still replay. A ledger counts for one id, so you must move each ledger once. First stop what draws from it with
+    the old bundle. You can run the command again: what is done is left alone.
 
     Examples:
 
         ddm-rt upgrade bundles/ours
-
         ddm-rt upgrade bundles/ours --out bundles/ours-2 --ledger counts.ledger
-
         ddm-rt upgrade digits --ledger counts.ledger
     """
     from ddm_rt.workflows.upgrade import upgrade as upgrade_bundle

@@ -14,39 +14,28 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.leave_alone import parse_words
 from ddm_rt.sample.request import Request, told_fields
 
-Out = Annotated[Path, Option("--out", help="Directory to write; must not exist, or be empty.")]
-Seed = Annotated[int, Option(help="Of the images.")]
-Threads = Annotated[int | None, Option("--threads", min=1, help="CPU threads; by default all.")]
-Ledger = Annotated[Path | None, Option(help="File that keeps the counts of scopes; made where there is none.")]
-Fsync = Annotated[bool, Option("--fsync", help="The ledger also survives a power loss; slower.")]
-BackendName = Annotated[str, Option(help=f"One of: {', '.join(Backend)}.")]
-DeviceName = Annotated[
-    str | None, Option("--device", help="cpu, cuda or cuda:N; by default a GPU where the backend can use one.")
-]
+Out = Annotated[Path, Option(help="Directory to write. It must not exist, or be empty.")]
+Seed = Annotated[int, Option(help="Seed of the images. The same seed gives the same images.")]
+Judge = Annotated[str, Option(help="Classifier that tells the groups apart: digits, or an ONNX file.")]
+Groups = Annotated[str, Option(help="Groups to measure: two or more classes of the judge, with commas between them.")]
+Classes = Annotated[str | None, Option(help="Names of the judge's classes, if its file has none.")]
+Ledger = Annotated[Path | None, Option(help="File that keeps the counts of scopes. It is made where there is none.")]
+Fsync = Annotated[bool, Option(help="Let the ledger survive a power loss, too. Each request takes longer.")]
+BackendName = Annotated[str, Option(help=f"Backend that computes the images, one of: {', '.join(Backend)}.")]
+DeviceName = Annotated[str | None, Option(help="Device: cpu, cuda or cuda:N. By default a GPU if possible.")]
 PrecisionName = Annotated[
     str | None,
-    Option(
-        "--precision",
-        help="What to compute in; by default the bundle's own, or what a recorded gate allows. Backend torch computes "
-        "an fp32 bundle in bf16 or fp16.",
-    ),
+    Option(help="Precision to compute in (torch: fp32, bf16, fp16). By default the bundle's, or a recorded one."),
 ]
-ModeName = Annotated[
-    str,
-    Option(
-        "--mode", help="Where the batch size changes bits: throughput takes the largest sizes, latency the smallest."
-    ),
-]
-Judge = Annotated[str, Option(help="digits, or an ONNX classifier.")]
-Groups = Annotated[str, Option(help="Two or more of the judge's classes, by comma.")]
-Classes = Annotated[str | None, Option(help="The judge's classes, where its file doesn't name them.")]
+ModeName = Annotated[str, Option(help="Batch sizes that are used: large ones (throughput) or small ones (latency).")]
+Threads = Annotated[int | None, Option(min=1, help="Number of CPU threads. By default all are used.")]
 
 # Fields that the command line takes otherwise: their type, and what is said of them.
 _OTHERWISE: dict[str, tuple[Any, str | None]] = {
     "prompt": (list[str] | None, None),
     "leave_alone": (
         str | None,
-        "woman,man: prompts with one of these words get the null code. Or a .json: scope -> words.",
+        "woman,man: prompts with one of these words get the null code. Or a .json file of words by scope.",
     ),
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ddm_rt.cli import bulk, display, options
-from ddm_rt.cli.app import app, errors, say
+from ddm_rt.cli.app import errors, makes_images, say
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.request import Request
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ddm_rt.sample.pipeline import Pipeline
 
 
-@app.command()
+@makes_images(Options="prompt num_steps", Replay="from_ index", Many_images="shards shard_size shard_format workers")
 @options.asks(n=16)
 def sample(
-    bundle: Annotated[str | None, Argument(help="A bundle directory, or the shipped one: digits.")] = None,
+    bundle: Annotated[str | None, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")] = None,
     *,
-    out: Annotated[Path | None, Option("--out", help="Directory to write; must not exist, or be empty.")] = None,
+    out: Annotated[Path | None, Option(help="Directory to write. It must not exist, or be empty.")] = None,
     request: Request,
     ledger: options.Ledger = None,
     fsync: options.Fsync = False,
@@ -32,47 +32,33 @@ def sample(
     precision: options.PrecisionName = None,
     mode: options.ModeName = "throughput",
     threads: options.Threads = None,
-    from_: Annotated[Path | None, Option("--from", help="Replay this manifest.json.")] = None,
-    index: Annotated[int | None, Option(help="With --from: this image alone.")] = None,
+    from_: Annotated[Path | None, Option("--from", help="Make the images of this manifest.json again.")] = None,
+    index: Annotated[int | None, Option(help="Make only this image of the manifest, by its number.")] = None,
     shards: Annotated[
-        Path | None,
-        Option(
-            help="In place of --out: a directory for many images, in shards. The same command again resumes it. "
-            "Not with --scope, whose counts can't be resumed."
-        ),
+        Path | None, Option(help="Directory for many images. The same command resumes it. Not with --out or --scope.")
     ] = None,
     shard_size: Annotated[
-        int | None, Option(help="Images of a shard; by default 1000. A run that is killed loses the shards under way.")
+        int | None, Option(help="Images in a shard, by default 1000. A run that is killed loses unfinished shards.")
     ] = None,
     shard_format: Annotated[
-        ShardFormat | None,
-        Option(help="webdataset: tar files, the default. parquet: as the datasets library has images."),
+        ShardFormat | None, Option(help="webdataset writes tar files; parquet what the datasets library reads.")
     ] = None,
-    workers: Annotated[
-        int | None,
-        Option(help="Processes that make shards; by default as cores and memory allow, or one for each GPU."),
-    ] = None,
+    workers: Annotated[int | None, Option(help="Processes that make shards. By default as many as fit.")] = None,
 ) -> None:
-    """Write balanced images, a contact sheet and manifest.json; or, with --shards, many images in shards.
+    """Make balanced images. It also writes a contact sheet and manifest.json; with --shards it writes shards.
 
     Examples:
 
         ddm-rt sample digits -n 64 --seed 0 --out out/
-
         ddm-rt sample digits -n 64 --target code:0=.3,code:1=.7 --out out30/
-
         ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
-
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
-
         ddm-rt sample digits -n 100000 --shards shards/
 
     From a Stable Diffusion bundle:
 
         ddm-rt sample bundles/sd --prompt "a photo of a doctor" --negative-prompt "blurry" -n 16 --out doctors/
-
         ddm-rt sample bundles/sd --prompt "a nurse" --guidance-scale 7.5 --indicator-guidance-scale 2 --out nurses/
-
         ddm-rt sample bundles/sd --prompt "a judge" --prompt "a female judge" --leave-alone woman,female --out judges/
     """
     from ddm_rt.files import check_free
@@ -98,14 +84,16 @@ def sample(
         options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     of_shards = {"--shard-size": shard_size, "--shard-format": shard_format, "--workers": workers}
     if shards is None:
-        options.refuse(of_shards, "is about shards; name their directory with --shards")
+        options.refuse(of_shards, "this option needs --shards, the directory of the shards")
     else:
-        options.refuse({"--out": out, "--from": from_}, "doesn't go with --shards: they do without")
+        options.refuse({"--out": out, "--from": from_}, "this option can't go with --shards")
         options.refuse(
-            {"--scope": request.scope}, "doesn't go with --shards: a scope's counts can't be resumed with them"
+            {"--scope": request.scope}, "this option can't go with --shards, which can't resume a scope's counts"
         )
         own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
-        options.refuse(own, "not with --shards; each worker takes what Ray gives it and the bundle says")
+        options.refuse(
+            own, "this option can't go with --shards; each worker takes what Ray gives it and the bundle says"
+        )
         how = {"shard_size": shard_size, "shard_format": shard_format, "workers": workers}
         bulk.write_shards(bundle, shards, {**how, "backend": backend, "threads": threads}, request)
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from typer import Argument, Option
 
 from ddm_rt.cli import options
-from ddm_rt.cli.app import app, say
+from ddm_rt.cli.app import say, serves
 from ddm_rt.config import Frozen, parse
 
 if TYPE_CHECKING:
@@ -22,80 +22,66 @@ _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
 
 
-@app.command()
+@serves(
+    Limits="queue max_images max_steps per_key deadline_s drain_s",
+    Access="keys ignore_prompt origins public_url",
+    Judge="judge groups classes",
+    Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
+    Log="log_level log_prompts",
+)
 def serve(
-    bundle: Annotated[str, Argument(help="A bundle directory, or the shipped one: digits.")],
-    host: Annotated[str, Option(help="Address to listen at; 0.0.0.0 is every one of this machine.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    slots: Annotated[int, Option(min=1, help="Images in flight, which share one batch.")] = 16,
-    queue: Annotated[int, Option(min=1, help="Images that may wait for a slot; then requests get 429.")] = 256,
-    max_images: Annotated[int, Option(min=1, help="Of one request.")] = 64,
-    max_steps: Annotated[int, Option(min=1, help="Of one image.")] = 200,
-    per_key: Annotated[int, Option(min=1, help="Requests of one API key at once.")] = 8,
-    deadline_s: Annotated[float, Option("--deadline", help="Seconds that a request has, where it doesn't say.")] = 60.0,
-    drain_s: Annotated[
-        float, Option("--drain", help="Seconds for requests under way when the server is told to stop.")
-    ] = 30.0,
-    sizes: Annotated[
-        list[str] | None, Option("--size", help="WIDTHxHEIGHT that may be asked for, besides the bundle's.")
-    ] = None,
-    scope: Annotated[
-        str | None, Option(help="Requests that name no scope are balanced together under this name.")
-    ] = "default",
+    bundle: Annotated[str, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")],
+    host: Annotated[str, Option(help="Address to listen at. 0.0.0.0 means all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen at. 0 takes a free one.")] = 8000,
+    slots: Annotated[int, Option(min=1, help="Number of images that are made at once, in one batch.")] = 16,
+    sizes: Annotated[list[str] | None, Option("--size", help="Another size that is allowed: WIDTHxHEIGHT.")] = None,
+    queue: Annotated[
+        int, Option(min=1, help="Images that may wait for a slot. Further requests get status 429.")
+    ] = 256,
+    max_images: Annotated[int, Option(min=1, help="Largest number of images in a request.")] = 64,
+    max_steps: Annotated[int, Option(min=1, help="Largest number of sampling steps of an image.")] = 200,
+    per_key: Annotated[int, Option(min=1, help="Number of requests that an API key may have at once.")] = 8,
+    deadline_s: Annotated[float, Option("--deadline", help="Seconds for a request that names no deadline.")] = 60.0,
+    drain_s: Annotated[float, Option("--drain", help="Seconds to finish requests when stopped.")] = 30.0,
+    scope: Annotated[str | None, Option(help="Scope of requests that name none.")] = "default",
     ledger: options.Ledger = None,
     fsync: options.Fsync = False,
     keys: Annotated[
-        Path | None, Option(help="File with a line NAME KEY [PRIORITY] for each API key; KEY may be sha256:HEX.")
+        Path | None, Option(help="File of API keys, with a line NAME KEY [PRIORITY] for each. KEY may be sha256:HEX.")
     ] = None,
-    judge: Annotated[
-        str | None, Option(help="digits, or an ONNX classifier: looks at each image, for the shares on the page.")
-    ] = None,
-    groups: Annotated[str | None, Option(help="The judge's classes to report, by comma; by default all.")] = None,
+    judge: Annotated[str | None, Option(help="Classifier of each image, for the page: digits or an ONNX file.")] = None,
+    groups: Annotated[str | None, Option(help="Classes of the judge to report, with commas. By default all.")] = None,
     classes: options.Classes = None,
-    ignore_prompt: Annotated[
-        bool, Option("--ignore-prompt", help="A bundle that takes no prompts drops them, instead of an error.")
-    ] = False,
-    origins: Annotated[
-        list[str] | None, Option("--origin", help="A web page elsewhere, https://HOST, that may call (CORS).")
-    ] = None,
-    public_url: Annotated[str | None, Option(help="What the URLs of images begin with, behind a proxy.")] = None,
+    ignore_prompt: Annotated[bool, Option(help="Drop prompts for a bundle that takes none.")] = False,
+    origins: Annotated[list[str] | None, Option("--origin", help="Site https://HOST that may call (CORS).")] = None,
+    public_url: Annotated[str | None, Option(help="Address that image URLs begin with, behind a proxy.")] = None,
     backend: options.BackendName = "auto",
     device: options.DeviceName = None,
     precision: options.PrecisionName = None,
     mode: options.ModeName = "throughput",
     threads: options.Threads = None,
-    replicas: Annotated[
-        int | None,
-        Option(min=1, help="Engines in processes of their own, by Ray Serve; one takes over where another dies."),
-    ] = None,
-    max_replicas: Annotated[
-        int | None, Option(min=1, help="As many at the most, where there is more to do than --replicas do.")
-    ] = None,
-    target_ongoing: Annotated[
-        float, Option(help="Requests under way in a replica, above which there are to be more of them.")
-    ] = 8.0,
-    max_ongoing: Annotated[int, Option(min=1, help="Requests of one replica; others wait for room.")] = 256,
-    cpus: Annotated[float, Option(help="That each replica reserves in Ray.")] = 1.0,
-    gpus: Annotated[
-        float, Option(help="That each replica reserves in Ray. With 0, --backend auto stays on the CPU.")
-    ] = 0.0,
-    address: Annotated[
-        str | None, Option("--ray-address", help="Of a Ray cluster, or auto; otherwise one is started on this machine.")
-    ] = None,
-    dashboard: Annotated[bool, Option("--ray-dashboard", help="Ray's own page, on port 8265.")] = False,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option(help="JSON lines on stderr.")] = "info",
-    log_prompts: Annotated[bool, Option("--log-prompts", help="Prompts stand in the log too.")] = False,
+    replicas: Annotated[int | None, Option(min=1, help="Processes that make images, by Ray Serve.")] = None,
+    max_replicas: Annotated[int | None, Option(min=1, help="Largest number of replicas, under load.")] = None,
+    target_ongoing: Annotated[float, Option(help="Requests in a replica above which one more is started.")] = 8.0,
+    max_ongoing: Annotated[int, Option(min=1, help="Largest number of requests in a replica. Others wait.")] = 256,
+    cpus: Annotated[float, Option(help="CPUs for each replica.")] = 1.0,
+    gpus: Annotated[float, Option(help="GPUs for each replica. With 0, auto stays on the CPU.")] = 0.0,
+    address: Annotated[str | None, Option("--ray-address", help="Ray cluster, or auto. By default a new one.")] = None,
+    dashboard: Annotated[bool, Option("--ray-dashboard", help="Serve Ray's own page on port 8265.")] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option(help="Least severe messages to log, as JSON on stderr.")
+    ] = "info",
+    log_prompts: Annotated[bool, Option(help="Log prompts, too.")] = False,
 ) -> None:
-    """Serve a bundle: OpenAI's image API, a page to look at, metrics. SIGTERM and Ctrl+C finish what is under way.
+    """Serve a bundle over HTTP. The server has OpenAI's image API, a page to look at, and metrics.
+
+    Ctrl+C and SIGTERM stop it. It finishes the requests that are under way.
 
     Examples:
 
         ddm-rt serve digits
-
         ddm-rt serve digits --judge digits --groups 3,8 --ledger digits.ledger
-
         ddm-rt serve bundles/sd --host 0.0.0.0 --keys keys.txt --slots 8 --size 768x512
-
         ddm-rt serve digits --replicas 2 --max-replicas 8 --threads 4 --ray-address auto
 
     Then:
@@ -113,7 +99,7 @@ def serve(
         options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
     if replicas is not None:
         own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
-        options.refuse(own, "not with --replicas; each takes what Ray gives it and the bundle says")
+        options.refuse(own, "this option can't go with --replicas; each takes what Ray gives it and the bundle says")
     bounds = _settings(ServeSettings, given)
     http = _settings(HttpSettings, given).model_copy(update={"scope": scope or None})
     scale = _scale(given)
@@ -162,13 +148,13 @@ def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
         return _settings(RaySettings, given)
     about = {"--max-replicas": given["max_replicas"], "--ray-address": given["address"]}
     about["--ray-dashboard"] = given["dashboard"]
-    options.refuse(about, "is about the replicas of --replicas, which is not given")
+    options.refuse(about, "this option needs --replicas")
     return None
 
 
 def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Measured | None":
     if judge is None:
-        options.refuse({"--groups": groups, "--classes": classes}, "is about the judge of --judge, which is not given")
+        options.refuse({"--groups": groups, "--classes": classes}, "this option needs --judge")
         return None
     from ddm_rt.evaluate.judge import Judge
     from ddm_rt.serve.http.balance import Measured

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,20 +10,29 @@ from rich.text import Text
 from typer import Argument, Option
 
 from ddm_rt.cli import display, options
-from ddm_rt.cli.app import app, errors, say
+from ddm_rt.cli.app import errors, makes_models, say
 from ddm_rt.config import IndicatorMode
 from ddm_rt.presets import PRESETS
 from ddm_rt.progress import OnFigures
 
 _TRAINING = {"reading": "reading", "features": "features", "encoding": "encoding", "train": "training"}
 _DISTILLING = {"reading": "reading", "encoding": "encoding", "paths": "the teacher's paths", "train": "distilling"}
-_checkpoint = partial(Option, rich_help_panel="Checkpoints")  # an option of models that have a checkpoint
 
-Steps = Annotated[int | None, Option(help="Optimizer steps.")]
-TrainingThreads = Annotated[int | None, Option(help="CPU threads; part of what decides the weights.")]
-ComputedIn = Annotated[Literal["fp32", "fp16", "bf16"] | None, Option(help="What a step computes in.")]
-LogSteps = Annotated[bool, Option(help="Plain progress lines on stdout, for logs.")]
-LoraAlpha = Annotated[float | None, _checkpoint(help="The factors count α/rank times.")]
+Steps = Annotated[int | None, Option(help="Number of optimizer steps.")]
+Seed = Annotated[int | None, Option(help="Seed of all that training draws. The same seed gives the same weights.")]
+TrainingThreads = Annotated[int | None, Option(help="CPU threads. Another number gives slightly other weights.")]
+ComputedIn = Annotated[Literal["fp32", "fp16", "bf16"] | None, Option(help="Precision that a step computes in.")]
+GridEvery = Annotated[int | None, Option(min=1, help="Steps between sheets of samples, in the run's folder samples.")]
+LogSteps = Annotated[bool, Option(help="Print plain lines of progress on stdout, for a log.")]
+Set = Annotated[
+    list[str] | None,
+    Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any field of the configuration, e.g. train.batch_size=32. Repeatable.",
+    ),
+]
+LoraAlpha = Annotated[float | None, Option(help="α of the factors. They count α/rank times.")]
 
 
 @contextmanager
@@ -45,76 +53,72 @@ def _watched(stages: Mapping[str, str], log_steps: bool) -> Iterator[dict[str, O
             raise typer.Exit(130) from None
 
 
-@app.command()
+@makes_models(
+    Codes="top_codes micro_codes codes labels features indicator_weight",
+    Checkpoints="base variant prompt lora_rank lora_alpha lora_targets train_text_encoder accumulate "
+    "gradient_checkpointing",
+    Progress="grid_every log_steps",
+)
 def train(
-    out: Annotated[Path, Option("--out", help="Run directory; the same command again resumes it.")],
-    preset: Annotated[
-        str | None, Option(help=f"One of: {', '.join(PRESETS)}. By default digits; with --base, checkpoint.")
-    ] = None,
-    data: Annotated[str | None, Option(help="digits:CLASSES@RATIO, or a folder of images.")] = None,
+    out: Annotated[Path, Option(help="Directory of the run. The same command resumes it where it stopped.")],
+    data: Annotated[str | None, Option(help="Training images: a folder, or digits:CLASSES@RATIO.")] = None,
     indicator: Annotated[
         IndicatorMode | None,
-        Option(help="none: plain. labels: DDM as published. codes: ours. probe: ours, with --labels."),
+        Option(
+            help="What tells the model about modes. codes: codes found without labels (ours). probe: codes from the "
+            "few labels of --labels. labels: labels for all images (DDM as published). none: nothing."
+        ),
     ] = None,
-    indicator_weight: Annotated[float | None, Option(help="The paper's α; .05 with labels, .01 with codes.")] = None,
-    top_codes: Annotated[int | None, Option(help="How many modes get equal shares.")] = None,
-    micro_codes: Annotated[int | None, Option(help="Leaves of the tree of codes.")] = None,
-    codes: Annotated[Path | None, Option(help="JSON with codes to use in place of discovery.")] = None,
-    labels: Annotated[
-        Path | None, Option(help="With --indicator probe: CSV (image,label) of 64 to 256 training images.")
+    preset: Annotated[
+        str | None, Option(help=f"Set of defaults: {', '.join(PRESETS)}. By default digits; with --base, checkpoint.")
     ] = None,
-    features: Annotated[
-        Path | None,
-        Option(help="Encoder to use for code discovery: an ONNX file, or a folder with CLIP's vision model."),
-    ] = None,
-    image_size: Annotated[int | None, Option(help="Side of the square images the model sees.")] = None,
-    channels: Annotated[int | None, Option(help="1: grey, 3: colour.")] = None,
+    image_size: Annotated[int | None, Option(help="Width and height of the images that the model sees.")] = None,
+    channels: Annotated[int | None, Option(help="1 for grey images, 3 for colour.")] = None,
     steps: Steps = None,
-    seed: Annotated[int | None, Option(help="Of weights, features and minibatches.")] = None,
-    threads: TrainingThreads = None,
-    precision: ComputedIn = None,
-    grid_every: Annotated[
-        int | None,
-        Option(min=1, help="Steps between sheets of samples of prompts and codes, in the run's folder samples."),
+    seed: Seed = None,
+    top_codes: Annotated[int | None, Option(help="Number of modes that get equal shares.")] = None,
+    micro_codes: Annotated[int | None, Option(help="Number of codes in all. They are the leaves of the tree.")] = None,
+    labels: Annotated[
+        Path | None, Option(help="CSV file (image,label) for --indicator probe: 64 to 256 images.")
     ] = None,
-    log_steps: LogSteps = False,
+    codes: Annotated[Path | None, Option(help="JSON file with codes. They are used, and none are discovered.")] = None,
+    features: Annotated[
+        Path | None, Option(help="Encoder to find codes with: ONNX file, or folder with CLIP's.")
+    ] = None,
+    indicator_weight: Annotated[
+        float | None, Option(help="Weight α of the indicator: .05 with labels, .01 with codes.")
+    ] = None,
     base: Annotated[
-        Path | None, _checkpoint(help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint to start from.")
+        Path | None, Option(help="Folder of a Stable Diffusion 1.x, 2.x or XL checkpoint to start from.")
     ] = None,
-    variant: Annotated[str | None, _checkpoint(help="Of the checkpoint's weight files, e.g. fp16.")] = None,
-    prompt: Annotated[str | None, _checkpoint(help="Of images to which metadata.csv gives none.")] = None,
-    lora_rank: Annotated[
-        int | None, _checkpoint(help="Of the factors beside the UNet's layers; 0: train all of it.")
-    ] = None,
+    variant: Annotated[str | None, Option(help="Variant of the checkpoint's weight files, e.g. fp16.")] = None,
+    prompt: Annotated[str | None, Option(help="Prompt of the images to which metadata.csv gives none.")] = None,
+    lora_rank: Annotated[int | None, Option(help="Rank of the UNet's low-rank factors. 0 trains all of it.")] = None,
     lora_alpha: LoraAlpha = None,
-    lora_targets: Annotated[str | None, _checkpoint(help="Names of layers, by comma; by default to_q,to_v.")] = None,
-    train_text_encoder: Annotated[bool, _checkpoint(help="Factors beside its q_proj and v_proj too.")] = False,
-    accumulate: Annotated[int | None, _checkpoint(help="Batches whose gradients make one step.")] = None,
-    gradient_checkpointing: Annotated[bool, _checkpoint(help="Compute activations twice: less memory.")] = False,
-    set_: Annotated[
-        list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=32.")
-    ] = None,
+    lora_targets: Annotated[str | None, Option(help="Layers with factors, with commas. By default to_q,to_v.")] = None,
+    train_text_encoder: Annotated[bool, Option(help="Train factors of the text encoder, too.")] = False,
+    accumulate: Annotated[int | None, Option(help="Number of batches whose gradients make one step.")] = None,
+    gradient_checkpointing: Annotated[bool, Option(help="Compute activations twice. This takes less memory.")] = False,
+    precision: ComputedIn = None,
+    threads: TrainingThreads = None,
+    grid_every: GridEvery = None,
+    log_steps: LogSteps = False,
+    set_: Set = None,
 ) -> None:
-    """Train a model; killed at any moment, the same command resumes to the same weights.
+    """Train a model on images. A run that was killed goes on with the same command, to the same weights.
 
-    With --base a checkpoint's UNet is adapted (LoRA) on images with prompts: a folder whose metadata.csv has the
-    columns file_name and prompt, or --prompt for those without.
+    With --base, training adapts the UNet of a checkpoint (LoRA). Its images have prompts: the folder holds a
+    metadata.csv with the columns file_name and prompt. --prompt gives one to the images that have none there.
 
     Examples:
 
         ddm-rt train --data digits:3,8@4:1 --out runs/ours
-
         ddm-rt train --data photos/ --image-size 64 --channels 3 --indicator codes --top-codes 4 --out runs/photos
-
         ddm-rt train --data digits:3,8@4:1 --indicator labels --indicator-weight .05 --out runs/paper
-
         ddm-rt train --data photos/ --channels 3 --indicator probe --labels few.csv --out runs/few
-
         ddm-rt train --base checkpoints/sd15 --data faces/ --prompt "a photo of a face" --out runs/sd
-
         ddm-rt train --base checkpoints/sdxl --variant fp16 --data faces/ --precision bf16 --gradient-checkpointing
-        --lora-targets to_q,to_k,to_v,to_out.0 --train-text-encoder --out runs/xl
-
+            --lora-targets to_q,to_k,to_v,to_out.0 --train-text-encoder --out runs/xl
         accelerate launch --num_processes 4 -m ddm_rt.cli train --base checkpoints/sd15 --data faces/ --out runs/sd4
     """
     from ddm_rt.train.distributed import connect
@@ -152,56 +156,54 @@ def train(
         say(f"run: {out}")
 
 
-@app.command()
+@makes_models(
+    Options="num_steps guidance_scale indicator_guidance_scale",
+    Checkpoints="lora_rank lora_alpha lora_targets",
+    Progress="grid_every log_steps",
+)
 def distill(
-    run: Annotated[Path, Argument(help="A finished run of `ddm-rt train`: the teacher.")],
-    out: Annotated[Path, Option("--out", help="The student's run directory; the same command resumes it.")],
+    run: Annotated[Path, Argument(help="Teacher: a finished run of ddm-rt train.")],
+    out: Annotated[Path, Option(help="Directory of the student's run. The same command resumes it.")],
     num_steps: Annotated[
-        int | None, Option(min=1, help="Steps that the student is made for: 4 by default; also 1, 2, 5, 8, 10.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, Option(min=0, help="Of the prompt, folded in; by default what the teacher samples with.")
-    ] = None,
-    indicator_guidance_scale: Annotated[
-        float | None, Option(min=0, help="Of the code, folded in; by default what the teacher samples with.")
-    ] = None,
-    paths: Annotated[
-        int | None,
-        Option(min=0, help="Of the teacher, to learn from; 0: from noised images, as by default beside a checkpoint."),
+        int | None, Option(min=1, help="Steps that the student needs: 4 by default; also 1, 2, 5, 8, 10.")
     ] = None,
     steps: Steps = None,
-    seed: Annotated[int | None, Option(help="Of minibatches and noise.")] = None,
-    threads: TrainingThreads = None,
-    precision: ComputedIn = None,
-    grid_every: Annotated[
-        int | None, Option(min=1, help="Steps between sheets of samples, in the run's folder samples.")
+    seed: Seed = None,
+    paths: Annotated[
+        int | None,
+        Option(
+            min=0,
+            help="Sampling paths of the teacher to learn from. 0 takes noised images, as is usual with a checkpoint.",
+        ),
     ] = None,
-    log_steps: LogSteps = False,
-    lora_rank: Annotated[
-        int | None, _checkpoint(min=1, help="Of the student's factors beside the teacher's layers.")
+    guidance_scale: Annotated[
+        float | None, Option(min=0, help="Guidance on the prompt to learn. By default the teacher's.")
     ] = None,
+    indicator_guidance_scale: Annotated[
+        float | None, Option(min=0, help="Guidance on the code to learn. By default the teacher's.")
+    ] = None,
+    lora_rank: Annotated[int | None, Option(min=1, help="Rank of the student's factors beside the layers.")] = None,
     lora_alpha: LoraAlpha = None,
     lora_targets: Annotated[
-        str | None, _checkpoint(help="Names of layers, by comma; by default all linear ones.")
+        str | None, Option(help="Layers with factors, with commas. By default all linear ones.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any field, e.g. train.batch_size=8.")
-    ] = None,
+    precision: ComputedIn = None,
+    threads: TrainingThreads = None,
+    grid_every: GridEvery = None,
+    log_steps: LogSteps = False,
+    set_: Set = None,
 ) -> None:
-    """Distil a run into a student: a few steps, guidance folded in, the teacher's codes.
+    """Distil a run into a student, a model that needs a few steps. It has the teacher's codes and learns its guidance.
 
-    The student is a run too: `export`, `calibrate` and `evaluate` take it as any other. It learns on the teacher's own
-    paths, or on noised training images; these must still be where they were. Of a run with a checkpoint the student is
-    low-rank factors beside the merged teacher.
+    A student is a run, too: export, calibrate and evaluate take it like any other. It learns from the teacher's
+    sampling paths, or from noised training images, which must still be where they were. With a checkpoint, the student
+    is a set of low-rank factors beside the merged teacher.
 
     Examples:
 
         ddm-rt distill runs/ours --out runs/ours-4
-
         ddm-rt distill runs/ours --num-steps 2 --paths 2000 --steps 2000 --out runs/ours-2
-
         ddm-rt distill runs/sd --guidance-scale 7.5 --lora-rank 64 --precision bf16 --out runs/sd-4
-
         ddm-rt export runs/ours-4 --out bundles/ours-4
     """
     from ddm_rt.train.distill.run import distill as run_distillation

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.table import Table
 
 from ddm_rt import data
 from ddm_rt.bundle import INDEX, Bundle
@@ -19,6 +18,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.continuous import attribute
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
+from ddm_rt.evaluate.report.columns import Columns
 from ddm_rt.evaluate.report.evaluation_page import GRID_IMAGES, CodeCard, MethodResult, Report, terminal_table, write
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStep
@@ -243,7 +243,7 @@ def evaluate_methods(
     asked: str | None = None,
     text: Text = NO_TEXT,
     on_step: OnStep | None = None,
-) -> tuple[Path, Table]:
+) -> tuple[Path, Columns]:
     """`ddm-rt evaluate`: the page it wrote and the table for the terminal.
 
     `attributes` and `asked` are as for `evaluation.evaluate` and `parse_asked`. `text` is for the bundles, which

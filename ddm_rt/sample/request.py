@@ -102,30 +102,30 @@ class Request:
     requests.
     """
 
-    prompt: Annotated[str | Sequence[str] | None, Told("Text; given several times, the images take them in turn.")] = (
-        None
-    )
-    negative_prompt: Annotated[str | None, Told("Text to stay away from.")] = None
+    prompt: Annotated[str | Sequence[str] | None, Told("Text that the images show. Several texts take turns.")] = None
+    negative_prompt: Annotated[str | None, Told("Text that the images stay away from.")] = None
     n: Annotated[int, Field(ge=1), Told("Number of images.")] = 1
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Told("Image i has the seed derive(seed, i).")] = 0
+    seed: Annotated[
+        int, Field(ge=0, le=MAX_SEED), Told("Seed. The same seed gives the same images. Image i has derive(seed, i).")
+    ] = 0
     codes: Sequence[int] | None = None
-    num_steps: Annotated[int | None, Field(ge=1), Told("Sampling steps.", "steps")] = None
-    sampler: Annotated[str | None, Told(f"One of: {', '.join(SamplerName)}.")] = None
-    guidance_scale: Annotated[float | None, Told("Guidance on the prompt.")] = None
+    num_steps: Annotated[int | None, Field(ge=1), Told("Number of sampling steps of each image.", "steps")] = None
+    sampler: Annotated[str | None, Told(f"Sampling algorithm, one of: {', '.join(SamplerName)}.")] = None
+    guidance_scale: Annotated[float | None, Told("How strongly the images follow the prompt.")] = None
     indicator_guidance_scale: Annotated[
         float | None,
-        Told("Guidance on the code; other than the guidance on the prompt, each step takes half as long again."),
+        Told("How strongly images follow their codes. Unless it is the prompt's scale, steps take half as long again."),
     ] = None
-    height: Annotated[int | None, Told("Pixels.")] = None
-    width: Annotated[int | None, Told("Pixels.")] = None
+    height: Annotated[int | None, Told("Height of the images in pixels.")] = None
+    width: Annotated[int | None, Told("Width of the images in pixels.")] = None
     target: Annotated[
-        str, Told("Shares: uniform, of top codes: code:0=.3,code:1=.7, or, calibrated, of groups: a=.5,b=.5.")
+        str, Told("Shares: uniform; of top codes, code:0=.3,code:1=.7; or, with a calibration, of groups, a=.5,b=.5.")
     ] = "uniform"
-    balance: Annotated[Balance, Told("on: codes by quota. off: the null code.")] = Balance.AUTO
+    balance: Annotated[Balance, Told("on: a quota draws the codes. off: all images get the null code.")] = Balance.AUTO
     scope: Annotated[
-        str | None, Told("Go on with the codes where the last request of this scope stopped; vary the seed.")
+        str | None, Told("Stream of requests. Codes go on where its last request stopped. Give each its own seed.")
     ] = None
-    shuffle: Annotated[bool, Told("Permute the codes by the seed: balance then holds at the request's end.")] = False
+    shuffle: Annotated[bool, Told("Put the codes in random order. Balance then holds at a request's end.")] = False
     allow_stale: Annotated[bool, Told("Use a calibration that was made for other settings.")] = False
     leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.")] = None
 

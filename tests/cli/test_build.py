@@ -113,9 +113,9 @@ def test_another_bundle_at_out_is_kept(ddm_rt: Callable, bundle: Bundle, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--sm", "89"), "--sm: not with --backend torch"),
-        (("--out", "copy"), "--out: not with --backend torch"),
-        (("--memory-gib", "4"), "--memory-gib: not with --backend torch"),
+        (("--sm", "89"), "--sm: this option can't go with --backend torch"),
+        (("--out", "copy"), "--out: this option can't go with --backend torch"),
+        (("--memory-gib", "4"), "--memory-gib: this option can't go with --backend torch"),
         (("--batch", "1,x"), "--batch 'x': expected a number of at least 1"),
         (("--batch", "0"), "--batch '0': expected a number of at least 1"),
         (("--size", "12x"), "--size '': expected a number of at least 1"),
@@ -136,7 +136,7 @@ def test_mistakes_of_a_build_for_torch(
 def test_options_of_torchs_build_are_not_tensorrts(ddm_rt: Callable, bundle: Bundle) -> None:
     for option, value in (("--precision", "bf16"), ("--device", "cuda:1")):
         refusal = ddm_rt("build", bundle.path, "--backend", "tensorrt-rtx", option, value).refusal()
-        assert f"{option}: not with --backend tensorrt-rtx" in refusal
+        assert f"{option}: this option can't go with --backend tensorrt-rtx" in refusal
 
 
 @pytest.mark.slow(reason="compiles C++ for minutes")

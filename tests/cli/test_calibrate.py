@@ -159,7 +159,7 @@ def test_bad_audit_sets(ddm_rt, copied: Path, tmp_path: Path) -> None:
         "--audit", path, "--target", "4=.5,3=.5"
     )
     assert "is out of reach" in said("--audit", path, "--target", "3=.99,8=.01")
-    assert "give --steps and the like without it" in said("--audit", path, "--steps", 8)
+    assert "leave out --scope, --steps and the like" in said("--audit", path, "--steps", 8)
     assert "--n is 10, and" in said("--audit", path, "-n", 10, "--images", tmp_path / "more")
     assert "--seed is 1000000, which made an earlier set" in said(
         *("--audit", path, "--images", tmp_path / "more", "--seed", 1_000_000)
@@ -177,15 +177,15 @@ def test_bad_audit_sets(ddm_rt, copied: Path, tmp_path: Path) -> None:
 def test_bad_arguments(ddm_rt, tmp_path: Path) -> None:
     judge = ("calibrate", "digits", "--judge", "digits", "--out", tmp_path / "bundle")
     for line, message in (
-        (("calibrate", "digits", "--images", tmp_path / "x"), "--groups: which groups are to be told apart?"),
-        (("calibrate", "digits", "--groups", "3,8"), "--images: a directory for the images to label is needed"),
+        (("calibrate", "digits", "--images", tmp_path / "x"), "--groups: name the groups to tell apart"),
+        (("calibrate", "digits", "--groups", "3,8"), "--images: name a directory for the images to label"),
         (("calibrate", "digits", "--judge", "digits", "--groups", "3,8"), "can't be written to; --out DIR"),
         ((*judge, "--groups", "3,9"), "--groups: 9 is unknown to the judge of group; its classes: 0, 1, 3, 7, 8"),
         ((*judge, "--groups", "a:3,8;b:0,1"), "--judge: judges of a; expected one for each of a, b"),
         ((*judge, "--groups", "3,8", "-n", 0), "--n is 0"),
         ((*judge, "--groups", "3,8", "--target", "3=.5,8=.6"), "sum to 1.1; expected 1"),
-        ((*judge, "--groups", "3,8", "--audit", "a.csv"), "--audit and --judge: expected one of them"),
-        ((*judge, "--groups", "3,8", "--images", "x"), "a judge looks at them where they are made"),
+        ((*judge, "--groups", "3,8", "--audit", "a.csv"), "--audit and --judge: give one of them"),
+        ((*judge, "--groups", "3,8", "--images", "x"), "--judge needs none"),
     ):
         assert message in ddm_rt(*line).refusal()
     assert not list(tmp_path.iterdir())

@@ -37,9 +37,11 @@ def test_a_device_that_is_not_there(ddm_rt, bundle: Bundle, tmp_path: Path, opti
 
 def test_shards_have_no_device_of_their_own(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:
     said = ddm_rt("sample", bundle.path, "--shards", tmp_path / "shards", "--device", "cuda").refusal()
-    assert "--device: not with --shards; each worker takes what Ray gives it and the bundle says" in said
+    assert (
+        "--device: this option can't go with --shards; each worker takes what Ray gives it and the bundle says" in said
+    )
 
 
 def test_replicas_have_no_device_of_their_own(ddm_rt) -> None:
     said = ddm_rt("serve", "digits", "--replicas", 1, "--device", "cuda").refusal()
-    assert "--device: not with --replicas; each takes what Ray gives it and the bundle says" in said
+    assert "--device: this option can't go with --replicas; each takes what Ray gives it and the bundle says" in said

@@ -30,8 +30,8 @@ def test_a_run_without_codes_becomes_a_plain_checkpoint_in_half(
     ("line", "said"),
     [
         (("--precision", "int8"), "precision is int8; a diffusers folder stores fp32, fp16, bf16"),
-        (("--out", "bundle"), "--out: not with --diffusers, which writes no bundle"),
-        (("--plugin",), "--plugin: not with --diffusers"),
+        (("--out", "bundle"), "--out: this option can't go with --diffusers, which writes no bundle"),
+        (("--plugin",), "--plugin: this option can't go with --diffusers"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -50,4 +50,4 @@ def test_what_is_no_run_of_a_checkpoint(ddm_rt, tiny_run: Path, tiny_bundle: Bun
     for source, said in sources.items():
         assert said in ddm_rt("export", source, "--diffusers", tmp_path / "out").refusal()
     assert list(tmp_path.iterdir()) == []
-    assert "--out: missing; name a bundle directory" in ddm_rt("export", tiny_run).refusal()
+    assert "--out: name a bundle directory" in ddm_rt("export", tiny_run).refusal()

@@ -91,7 +91,10 @@ def test_words_by_scope_from_a_file(ddm_rt, sd: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--prompt", "a", "--prompt", "b", "--prompt", "c", "--prompt", "d"), "--prompt: 4 texts for 3 images"),
+        (
+            ("--prompt", "a", "--prompt", "b", "--prompt", "c", "--prompt", "d"),
+            "--prompt: 4 texts for 3 images",
+        ),
         (("--prompt", "\udcff"), "prompt is '\\udcff'; expected Unicode text"),
         (("--negative-prompt", "\udcff"), "negative_prompt is '\\udcff'; expected Unicode text"),
         (("--guidance-scale", "nan"), "guidance_scale is nan"),

@@ -49,9 +49,9 @@ def test_replicas_are_served_until_sigterm(tmp_path: Path) -> None:
 
 def test_what_is_refused(ddm_rt: Command) -> None:
     for arguments, reason in (
-        (("--max-replicas", 2), "--replicas, which is not given"),
-        (("--ray-address", "auto"), "--replicas, which is not given"),
-        (("--ray-dashboard",), "--replicas, which is not given"),
+        (("--max-replicas", 2), "this option needs --replicas"),
+        (("--ray-address", "auto"), "this option needs --replicas"),
+        (("--ray-dashboard",), "this option needs --replicas"),
         (("--replicas", 3, "--max-replicas", 2), "expected at least replicas, 3"),
         (("--replicas", 2, "--target-ongoing", 0), "field target_ongoing"),
         (("--replicas", 2, "--cpus", -1), "field cpus"),

@@ -8,14 +8,19 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from chromium import chromium, needs_playwright
 from rich.console import Console
+from tables import check_words, rendered
+from toolchain import needs
 
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.comparison.paired import ShareChange
 from ddm_rt.evaluate.evaluation import Evaluation, LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import page
+from ddm_rt.evaluate.report.columns import Columns
 from ddm_rt.evaluate.report.evaluation_page import LIMITS, CodeCard, MethodResult, Report, terminal_table, write
-from ddm_rt.evaluate.report.plots import share_chart
+from ddm_rt.evaluate.report.plots import difference_chart, share_chart
 
 NASTY = "<script>alert('x')</script> & \"$x_1$\" [b]"
 
@@ -203,6 +208,44 @@ def test_chart_of_three_groups(report):
     assert all(f">{label}<" in svg for label in ("one", "$two$", "a", "b", "c"))
 
 
+@needs("chromium")
+@needs_playwright
+@pytest.mark.slow(reason="needs ddm-rt[integration]")
+def test_texts_of_charts_lie_within_them_and_the_page_in_a_phone(report, tmp_path):
+    evaluation = report.methods[0].evaluation
+    groups = ("a group with a rather long name", "another group, whose name is longer")
+    named = evaluation.model_copy(update={"groups": groups})
+    labels = ("Ours, with 64 labels of the training images and three seeds", "bundles/a-long-name-without-spaces", "x")
+    change = ShareChange(
+        group=groups[1], share_a=0.5, share_b=0.4, lost=2, gained=1, difference=-0.1, interval=(-0.2, 0.05)
+    )
+    charts = [
+        share_chart([(label, named) for label in labels], "alt"),
+        share_chart([("x", named)], "alt"),
+        difference_chart([change] * 3, 0.03, "alt"),
+    ]
+    inside = """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
+      const whole = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll("text")].map((text) => {
+        const box = text.getBoundingClientRect();
+        const fits = box.left >= whole.left && box.right <= whole.right
+          && box.top >= whole.top && box.bottom <= whole.bottom;
+        return [text.textContent, fits];
+      });
+    })"""
+    with chromium() as browser:
+        for font in ("sans-serif", "serif", "monospace"):
+            tab = browser.new_page()
+            tab.set_content(f"<body style='width: 600px; font-family: {font}'>{''.join(charts)}")
+            texts = tab.evaluate(inside)
+            assert any(groups[0].split()[-1] in text for text, _ in texts)
+            assert [text for text, fits in texts if not fits] == [], font
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        long = replace(report, title="long-" * 20, methods=[replace(report.methods[0], label="digits@steps=4," * 4)])
+        tab.goto(write(long, tmp_path / "report").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_terminal_table(report):
     console = Console(width=220, record=True, file=io.StringIO())
     console.print(terminal_table(report.methods))
@@ -216,6 +259,27 @@ def test_terminal_table(report):
         "1 missing",
     ):
         assert needed in shown
+
+
+def test_terminal_table_cuts_no_word(report):
+    plain, coded = report.methods
+    labels = (
+        "Vanilla",
+        "DDM as published",
+        "Ours, 64 labels of the training images",
+        "bundles/long-name-without-spaces",
+    )
+    four = [replace(plain, name=label, label=label) for label in labels]
+    for methods in (report.methods, four, [replace(coded, label="x" * 40)]):
+        check_words(terminal_table(methods))
+
+
+def test_columns_that_fit_stand_in_one_table():
+    columns = Columns({"figure": ["n"]}, [(f"method {k}", ["[0.000, 0.106]"]) for k in range(5)], "Notes.")
+    heads = [line for line in rendered(columns, 80) if "figure" in line]
+    assert [line.count("method") for line in heads] == [4, 1]
+    assert sum("figure" in line for line in rendered(columns, 120)) == 1
+    assert rendered(columns, 80)[-1] == "Notes."
 
 
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 8, (4, 55)), (8, 8, (4, 55)), (9, 4, (14, 27))])

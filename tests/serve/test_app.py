@@ -260,7 +260,8 @@ def test_a_ledger_that_fails_is_no_mistake_of_the_client(tmp_path: Path) -> None
     pipeline = fake_pipeline()
     pipeline.ledger.close()
     with client_of(pipeline) as client:
-        assert "ledger" not in error_of(client.post(GENERATIONS, json={}), 500)["message"]
+        error = error_of(client.post(GENERATIONS, json={}), 503)
+        assert (error["type"], error["code"]) == ("server_error", "ledger_unavailable")
         assert client.post(GENERATIONS, json={"scope": None}).status_code == 200
 
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from ddm_rt.evaluate.comparison.compare import Comparison
 from ddm_rt.evaluate.comparison.paired import Decision
 from ddm_rt.evaluate.report import page
+from ddm_rt.evaluate.report.columns import Columns
 from ddm_rt.evaluate.report.plots import difference_chart
 
 _PAIRS = 24  # shown of each side
@@ -34,7 +33,7 @@ def sentence(comparison: Comparison) -> str:
     a, b, margin = comparison.a.label, comparison.b.label, f"{labels.margin:g}"
     widest = max(labels.changes, key=lambda change: max(map(abs, change.interval)))
     interval = f"{widest.group} {widest.difference:+.3f} [{widest.interval[0]:+.3f}, {widest.interval[1]:+.3f}]"
-    p = f"{labels.test.name} p = {labels.test.p:.2g}"
+    p = f"{labels.test.name}, p = {labels.test.p:.2g}"
     if labels.decision is Decision.EQUIVALENT:
         return f"{b} keeps the shares of {a}: every difference lies within ±{margin} (widest: {interval})."
     if labels.decision is Decision.DRIFT:
@@ -47,37 +46,41 @@ def sentence(comparison: Comparison) -> str:
     return f"Undecided between {a} and {b}: {p}, and {interval} is not within ±{margin}.{more}"
 
 
-def terminal_tables(comparison: Comparison) -> list[Table]:
+def terminal_tables(comparison: Comparison) -> list[Columns]:
     """Shares with their differences; then, where there is a reference, quality."""
     labels, speed, images = comparison.labels, comparison.speed, comparison.images
-    timing = ""
+    notes = (
+        f"Shares are of all {labels.n} images, differences are B less A with 90 % intervals. Lost, gained: images that "
+        f"only A, only B has in the group. {_changed(comparison)} Test ({labels.test.name}): p = {labels.test.p:.2g}. "
+        f"Images differ by {images.mean:.2f} grey levels on average (at most {images.largest}); {images.unchanged} are "
+        "the same."
+    )
     if speed is not None:
         first, second = (1000 * seconds for seconds in speed.seconds_per_image)
-        timing = f" A {first:.1f} ms, B {second:.1f} ms per image: B is {speed.ratio:.2f} times as fast."
-    shares = Table(
-        caption=f"Shares of all {labels.n} images; differences B - A with 90 % intervals. {_changed(comparison)} "
-        f"{labels.test.name}: p = {labels.test.p:.2g}. Images differ by {images.mean:.2f} grey levels on average "
-        f"(at most {images.largest}); {images.unchanged} are the same.{timing}"
-    )
-    for name in ("group", "A", "B", "lost", "gained", "difference [90 %]"):
-        shares.add_column(Text(name), justify="left" if name == "group" else "right", no_wrap=name != "group")
-    for change in labels.changes:
-        cells = (f"{change.share_a:.3f}", f"{change.share_b:.3f}", str(change.lost), str(change.gained))
-        low, high = change.interval
-        shares.add_row(Text(change.group), *cells, Text(f"{change.difference:+.3f} [{low:+.3f}, {high:+.3f}]"))
-    if not comparison.quality:
-        return [shares]
-    quality = Table(caption="Frechet distance in the judge's features, equally many images of both; change B - A.")
-    for name in ("images", "n", "Frechet A", "Frechet B", "change [95 %]"):
-        quality.add_column(Text(name), justify="left" if name == "images" else "right", no_wrap=name != "images")
-    for row in comparison.quality:
-        if row.frechet is None or row.frechet_change is None:
-            quality.add_row(Text(row.group), str(row.n), "–", "–", Text(row.reason or ""))
-            continue
-        (a, b), (low, high) = row.frechet, row.frechet_change
-        change_text = Text(f"{b - a:+.2f} [{low:+.2f}, {high:+.2f}]")
-        quality.add_row(Text(row.group), str(row.n), f"{a:.2f}", f"{b:.2f}", change_text)
-    return [shares, quality]
+        notes += f" A {first:.1f} ms, B {second:.1f} ms per image: B is {speed.ratio:.2f} times as fast."
+    changes = labels.changes
+    shares = [
+        ("A", [f"{change.share_a:.3f}" for change in changes]),
+        ("B", [f"{change.share_b:.3f}" for change in changes]),
+        ("lost", [str(change.lost) for change in changes]),
+        ("gained", [str(change.gained) for change in changes]),
+        ("difference [90 %]", ["{:+.3f} [{:+.3f}, {:+.3f}]".format(c.difference, *c.interval) for c in changes]),
+    ]
+    tables = [Columns({"group": [change.group for change in changes]}, shares, notes)]
+    if comparison.quality:
+        notes = "Frechet distances are in the judge's features, over n images of both. The change is B less A."
+        cells = []
+        for row in comparison.quality:
+            if row.frechet is None or row.frechet_change is None:
+                cells.append((str(row.n), "–", "–", "–"))
+                notes += f"\n{row.group}: {row.reason}"
+                continue
+            (a, b), (low, high) = row.frechet, row.frechet_change
+            cells.append((str(row.n), f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f} [{low:+.2f}, {high:+.2f}]"))
+        heads = ("n", "Frechet A", "Frechet B", "change [95 %]")
+        columns = list(zip(heads, zip(*cells, strict=True), strict=True))
+        tables.append(Columns({"images": [row.group for row in comparison.quality]}, columns, notes))
+    return tables
 
 
 def write(comparison: Comparison, pictures: Pictures, out_dir: Path) -> Path:

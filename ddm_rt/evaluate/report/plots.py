@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from html import escape
 
@@ -15,6 +16,8 @@ from ddm_rt.evaluate.evaluation import Evaluation
 _INK = "#010203"  # a colour that nothing else has: becomes currentColor
 _COLOURS = ("#3b82c4", "#dd7733", "#2a9d6f", "#b065c9", "#b8922a", "#d05a77", "#4aa8a8", "#8a8f3c")
 _MARKERS = "os^Dvp*X"
+_LABEL, _ABOUT = 24, 60  # characters of a line of a row's label, and of what the chart is about
+_LINE = 0.16  # inches
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, and read out
     "svg.hashsalt": "ddm_rt",  # the same figures give the same bytes
@@ -81,9 +84,14 @@ def _draw(axes: Axes, y: float, evaluation: Evaluation, k: int, lines: int) -> N
 
 def _svg(figure: Figure, axes: Axes, rows: Sequence[str], about: str, alt: str) -> str:
     """The chart, its rows named and its values said to be `about` something."""
+    about = textwrap.fill(about, _ABOUT)
+    rows = [textwrap.fill(row, _LABEL) for row in rows]
+    more = about.count("\n") + sum(max(0, row.count("\n") - 1) for row in rows)  # lines; a row has room for two
+    figure.set_figheight(figure.get_figheight() + more * _LINE)
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
+    # Below the whole figure: beside long labels the axes may be narrower than what is said of them.
+    figure.supxlabel(about, fontsize="medium", parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(about, parse_math=False)
     axes.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
