@@ -16,10 +16,10 @@ from ddm_rt.schedule import StepTable
 class Prepared(NamedTuple):
     """A request whose codes are drawn: its manifest, and the jobs that make its images."""
 
-    manifest: Manifest
-    table: StepTable
-    shape: Shape
-    jobs: tuple[Job, ...]
+    manifest: Manifest  # seed, prompt, code and settings of each image
+    table: StepTable  # the coefficients of each step
+    shape: Shape  # of each image's latents: C, H, W
+    jobs: tuple[Job, ...]  # one for each image
 
 
 def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:

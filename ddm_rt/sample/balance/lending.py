@@ -20,10 +20,14 @@ class Lent(Protocol):
 class Lender(Protocol):
     """See `sample.balance.ledger.Ledger`, which says what each of these does and raises."""
 
-    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> AbstractContextManager[Lent]: ...
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> AbstractContextManager[Lent]:
+        """`n` draws of a stream, for a request."""
 
-    def counts(self, stream: Stream) -> Counts: ...
+    def counts(self, stream: Stream) -> Counts:
+        """Where a stream stands."""
 
-    def streams(self) -> list[Stream]: ...
+    def streams(self) -> list[Stream]:
+        """The streams that have counts."""
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Whether it can be written to: raises LedgerError where not."""
