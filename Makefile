@@ -5,16 +5,23 @@ BIN := .venv/bin
 DEMO := .venv/.installed-demo
 STAMP := .venv/.installed
 INTEGRATION := .venv/.installed-integration
+UV := .venv/.uv
+DOCS := .venv/.installed-docs
 # uv takes a quarter of the time that pip takes. It looks for packages where pip is told to look, too.
 INSTALL := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Without the theme's notice of its successor.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: demo test test-slow test-idle lint bench clean
+.PHONY: demo docs docs-serve test test-slow test-idle lint bench clean
 .DELETE_ON_ERROR:
 
-$(DEMO): pyproject.toml
+$(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+$(DEMO): pyproject.toml $(UV)
 	$(INSTALL) --editable '.[train,evaluate]'
 	touch $@
 
@@ -26,13 +33,25 @@ $(INTEGRATION): $(STAMP)
 	$(INSTALL) --editable '.[integration]'
 	touch $@
 
+# What the documentation needs: neither torch nor anything else that trains.
+$(DOCS): pyproject.toml $(UV)
+	$(INSTALL) --editable '.[serve,docs]'
+	touch $@
+
 demo: $(DEMO)
 	$(BIN)/ddm-rt demo --out demo-out
+
+# Into site/. A dead link, a page that no menu has, and a public name without a word about it end it.
+docs: $(DOCS)
+	$(MKDOCS) build -f docs/mkdocs.yml
+
+docs-serve: $(DOCS)
+	$(MKDOCS) serve -f docs/mkdocs.yml
 
 test: $(STAMP) lint
 	$(PYTEST) -m "not slow and not idle"
 
-test-slow: $(INTEGRATION)
+test-slow: $(INTEGRATION) $(DOCS)
 	$(PYTEST) -m "slow and not idle"
 
 # What measures time. The machine must do nothing else meanwhile.
@@ -49,4 +68,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/balance.py
 
 clean:
-	rm -rf .venv demo-out
+	rm -rf .venv demo-out site

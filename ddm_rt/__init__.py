@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # of this package, and of the C library beside it
 __all__ = ["Bundle", "Pipeline", "Request", "__version__"]
 
 if TYPE_CHECKING:

@@ -72,33 +72,40 @@ class _Head(Frozen):
 
 
 class Index(Frozen):
-    """bundle.json."""
+    """bundle.json: the list of a bundle's files, and its id."""
 
     model_config = ConfigDict(extra="allow")
 
     schema_version: int  # the bundle's format
-    bundle_id: Sha256
-    former: tuple[Former, ...] = ()  # oldest first
-    files: dict[str, FileEntry]
-    provenance: dict[str, Any]
+    bundle_id: Sha256  # sha256 over the files that decide an image's content
+    former: tuple[Former, ...] = ()  # what it was made from, where it was upgraded; oldest first
+    files: dict[str, FileEntry]  # every file by its path in the bundle, with its hash and size
+    provenance: dict[str, Any]  # how it was made; nothing depends on it
 
     @property
     def former_ids(self) -> tuple[str, ...]:
+        """Ids that the bundle had in earlier formats, oldest first."""
         return tuple(former.bundle_id for former in self.former)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked, opened bundle directory."""
+    """A bundle on disk, checked and opened: the graphs of a model, and all that sampling needs to know of them.
 
-    path: Path
-    index: Index
-    config: RuntimeConfig
-    schedule: Schedule = field(repr=False)
+    It holds no weights in memory; a `Pipeline` loads its graphs. `load` is how you get one.
+    """
+
+    path: Path  # the directory
+    index: Index  # what bundle.json says
+    config: RuntimeConfig  # shapes, sizes, defaults of sampling, and codes
+    schedule: Schedule = field(repr=False)  # noise levels
 
     @classmethod
     def load(cls, source: str | Path, *, verify: bool = True) -> "Bundle":
-        """Open the bundle at `source` (a directory, or the name of a shipped one) and check every file but `DERIVED`.
+        """Open the bundle at `source`: a directory, or the name of a shipped one ("digits").
+
+        The hash of every file is checked, unless `verify` is false. Plans, calibrations, reports and tables, which are
+        made from a bundle, are checked when they are used.
 
         Raises BundleError naming the first file that is missing, altered, truncated or malformed.
         """
@@ -131,10 +138,11 @@ class Bundle:
 
     @property
     def bundle_id(self) -> str:
+        """sha256, in 64 hexadecimal digits, over the files that decide an image's content."""
         return self.index.bundle_id
 
     def is_of(self, bundle_id: str) -> bool:
-        """Whether that is this bundle's id, or one that it had in an earlier format: images are the same."""
+        """Whether that is this bundle's id, or one that it had in an earlier format. Its images are the same."""
         return bundle_id in (self.index.bundle_id, *self.index.former_ids)
 
     @cached_property
@@ -144,13 +152,15 @@ class Bundle:
 
     @cached_property
     def training(self) -> Training:
-        """What was trained. Raises DdmError naming the file and the field that is missing or wrong."""
+        """What was trained, and how. Raises DdmError naming the file and the field that is missing or wrong."""
         return parse_open(Training, self._training_json(), self._training_path)
 
     @cached_property
     def model(self) -> ModelConfig:
-        """The networks, for those who build them in torch. Unlike what else training.json says, it is read whole: a
-        field that this version doesn't know would make another network. Raises DdmError as `training`.
+        """The networks, for programs that build them in torch.
+
+        A field that this version doesn't know would make another network, so it is refused here. In the rest of
+        training.json it is ignored. Raises DdmError as `training`.
         """
         return parse(ModelConfig, self.training.model, f"{self._training_path}: model")
 
@@ -169,7 +179,10 @@ class Bundle:
         return _read(self.path / TRAINING)
 
     def write_settings(self, directory: Path, **changes: Any) -> None:
-        """runtime.json, with these fields changed, and training.json into a directory that becomes a bundle."""
+        """Write runtime.json, with these fields changed, and training.json into a directory that becomes a bundle.
+
+        Raises DdmError as `training`.
+        """
         config = self.config.model_copy(update=changes)
         if self.index.schema_version == 1:
             content = runtime_json(config, self.schedule)
@@ -180,7 +193,7 @@ class Bundle:
 
     @property
     def runtime_path(self) -> Path:
-        """The file that says what the graphs take and give, for messages."""
+        """The file that says what the graphs take and give; error messages name it."""
         return self.path / _READ_FIRST[self.index.schema_version][0]
 
     @cached_property

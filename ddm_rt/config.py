@@ -80,6 +80,8 @@ class PredictionType(StrEnum):
 
 
 class SamplerName(StrEnum):
+    """The algorithm that makes an image of noise. `LCM` is for students."""
+
     DDPM = "ddpm"
     DDIM = "ddim"
     EULER = "euler"
@@ -136,14 +138,14 @@ class ScheduleConfig(Frozen):
 class ModelConfig(Frozen):
     """The networks (diffusers' and transformers' own arguments), the latent they work in, and the indicator."""
 
-    family: Family = Family.PIXEL
+    family: Family = Family.PIXEL  # what surrounds the denoiser
     patch: Annotated[int, Field(ge=1, le=16)] = 4  # pixels a side to a latent's: space-to-depth factor, or the VAE's
     unet: dict[str, Any] = Field(default_factory=dict)  # UNet2DConditionModel's; `PIXEL`: but in/out/sample sizes
     vae: dict[str, Any] = Field(default_factory=dict)  # AutoencoderKL's
     # CLIPTextConfig's, with `architectures`: ["CLIPTextModel"] or ["CLIPTextModelWithProjection"]; one per encoder.
     text_encoders: tuple[dict[str, Any], ...] = ()
     num_indicator_tokens: Annotated[int, Field(ge=1, le=16)] = 4  # M
-    code_embed_dim: Positive = 64
+    code_embed_dim: Positive = 64  # channels of a code's embedding
     head_hidden: tuple[Positive, Positive] = (1024, 512)  # layers of the indicator head C
 
     def latent_shape(self, data: DataConfig) -> tuple[int, int, int]:

@@ -63,14 +63,16 @@ class Leaf(Frozen):
 class CodeTable(Frozen):
     """The codes that a bundle samples with. Codes are modes of the data and never claimed to be groups."""
 
-    leaves: tuple[Leaf, ...] = ()
+    leaves: tuple[Leaf, ...] = ()  # each code, with its top code, size and share
 
     @property
     def num_codes(self) -> int:
+        """Number of codes; 0 where the bundle has none."""
         return len(self.leaves)
 
     @property
     def num_top_codes(self) -> int:
+        """Number of top codes, which get equal shares by default."""
         return len({leaf.top_code for leaf in self.leaves})
 
     @property
@@ -99,25 +101,26 @@ class StoredSchedule(ScheduleConfig):
 class RuntimeConfig(Frozen):
     """What a backend and the sampler need to know of a bundle, in either format, but for the schedule."""
 
-    name: str
-    family: Family = Family.PIXEL
-    precision: Precision = Precision.FP32
+    name: str  # of the bundle, for people
+    family: Family = Family.PIXEL  # what surrounds the denoiser
+    precision: Precision = Precision.FP32  # in which the graphs compute
     latent_shape: tuple[Positive, Positive, Positive]  # C, H, W at the training size
-    image_size: Positive
-    channels: Literal[1, 3]
+    image_size: Positive  # height and width of an image by default, in pixels
+    channels: Literal[1, 3]  # 1: grey, 3: colour
     size_multiple: Positive  # height and width must be multiples of it
     context_shape: tuple[int | str, int]  # T, D of the conditioner's context
-    prompt_free: bool
+    prompt_free: bool  # whether it takes no prompts
     takes_negative_prompt: bool = True  # False: a student, which has no branch for one
     text: tuple[TextSpec, ...] = ()  # empty where prompt-free
     added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides: SDXL's text_embeds and time_ids
     empty_negative_is_zero: bool = False  # SDXL: without a negative prompt the null text is zeros
-    cond: tuple[TensorSpec, ...]
-    sampling: SamplingConfig
-    codes: tuple[Leaf, ...] = ()
+    cond: tuple[TensorSpec, ...]  # what the conditioner gives to the denoiser
+    sampling: SamplingConfig  # defaults of requests
+    codes: tuple[Leaf, ...] = ()  # each code, with its top code, size and share
 
     @property
     def num_codes(self) -> int:
+        """Number of codes; 0 where the bundle has none."""
         return len(self.codes)
 
     def latents_of(self, size: Size) -> Shape:
@@ -147,9 +150,9 @@ class Runtime(RuntimeConfig):
 class Training(Frozen):
     """training.json: what was trained, and how. Nobody needs it to sample; the torch backend builds `model`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = 1  # of this file's format
     model: dict[str, Any]  # `config.ModelConfig`, which is no provenance to those who build it: they read all of it
-    run: RunConfig
+    run: RunConfig  # every setting of the training run
     discovery: Codes  # without `leaves`, which stand in runtime.json
 
 

@@ -41,8 +41,8 @@ class Schedule:
     are those that diffusers holds in float32, so a checkpoint means the same noise levels there and here.
     """
 
-    config: ScheduleConfig
-    alphas_cumprod: Float64
+    config: ScheduleConfig  # what the levels follow from
+    alphas_cumprod: Float64  # ᾱ of every training timestep
 
     def __post_init__(self) -> None:
         self.alphas_cumprod.setflags(write=False)

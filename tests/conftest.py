@@ -92,6 +92,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "OpenAI's client": has_package("openai"),
     "requests made from the OpenAPI schema": has_package("schemathesis"),
     "webdataset's reader": has_package("webdataset"),
+    "the documentation site": has_package("mkdocs"),
     "the page in a browser": lambda: has_debian("chromium")() and has_package("playwright")(),
 }
 

@@ -16,7 +16,7 @@ ROOMS = sorted(
 )
 SOURCES = sorted(
     path
-    for folder in ("ddm_rt", "kernels", "tests", "benchmarks")
+    for folder in ("ddm_rt", "kernels", "tests", "benchmarks", "docs")
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts
 )

@@ -19,21 +19,22 @@ _SHEET_GAP = 2  # pixels
 
 
 class Cancelled(Exception):
-    """`cancel` returned true: sampling stopped between two steps and nothing was returned."""
+    """Sampling was cancelled: the `cancel` of a call returned true, and the call stopped between two steps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """`images` uint8 [n, H, W, 3], `codes` with one code per image (-1 is the null code), `manifest` as plain data."""
+    """The images of a request, with what each of them was made of."""
 
-    images: NDArray[np.uint8]
-    codes: tuple[int, ...]
-    manifest: dict[str, Any]
+    images: NDArray[np.uint8]  # [n, H, W, 3], RGB
+    codes: tuple[int, ...]  # one for each image; -1 is the null code
+    manifest: dict[str, Any]  # what manifest.json holds: bundle, request, settings, and seed and code of each image
 
     def save(self, out: str | Path) -> Path:
-        """Write the images, contact_sheet.png and manifest.json into `out`: all of them or nothing.
+        """Write the images as PNG files, contact_sheet.png and manifest.json into the directory `out`, and return it.
 
-        Raises DdmError where `out` exists and isn't an empty directory, or can't be written.
+        All files are written, or none. Raises DdmError where `out` exists and isn't an empty directory, or can't be
+        written.
         """
         out = Path(out)
         try:
@@ -45,7 +46,7 @@ class Generation:
         return out
 
     def write_into(self, folder: Path) -> None:
-        """Write the images and manifest.json."""
+        """Write the images as PNG files and manifest.json into `folder`, which must be there. Files are overwritten."""
         for record, image in zip(self.manifest["images"], self.images, strict=True):
             (folder / record["file"]).write_bytes(encoded(image))
         (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")

@@ -26,17 +26,17 @@ class Recipe(Frozen):
     design: `schema`, not `schema_version`.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    bundle_id: Sha256
-    calibration_id: str | None = None
-    request: ResolvedRequest
-    target: str | None  # None where no quota drew the codes
-    sampler: SamplerName
-    num_steps: Positive
-    backend: str
-    precision: str
-    threads: int
-    versions: dict[str, str]
+    schema_version: Literal[1] = Field(default=1, alias="schema")  # of this file's format
+    bundle_id: Sha256  # of the bundle that made the images
+    calibration_id: str | None = None  # of the calibration that gave the codes' weights, where one did
+    request: ResolvedRequest  # what was asked for, with every default filled in
+    target: str | None  # shares; None where no quota drew the codes
+    sampler: SamplerName  # the algorithm
+    num_steps: Positive  # of each image
+    backend: str  # what computed the images
+    precision: str  # in which the networks computed
+    threads: int  # of the CPU
+    versions: dict[str, str]  # of the libraries on which bytes depend
     bucket: Positive | None = None  # the batch sizes were those that go with it; None: with the largest
 
     def tree(self) -> dict[str, Any]:
@@ -52,9 +52,9 @@ class Recipe(Frozen):
 
 
 class Manifest(Recipe):
-    """The whole file."""
+    """manifest.json: all that is needed to make the images again."""
 
-    images: tuple[ImageRecord, ...] = Field(min_length=1)
+    images: tuple[ImageRecord, ...] = Field(min_length=1)  # seed, code and file of each image
 
     def again(self) -> Request:
         """A request with the settings of this one, and with other seeds and codes."""

@@ -41,26 +41,29 @@ _log = logging.getLogger(__name__)
 class Prepared(NamedTuple):
     """A request whose codes are drawn: its manifest, and the jobs that make its images."""
 
-    manifest: Manifest
-    table: StepTable
-    shape: Shape
-    jobs: tuple[Job, ...]
+    manifest: Manifest  # seed, prompt, code and settings of each image
+    table: StepTable  # the coefficients of each step
+    shape: Shape  # of each image's latents: C, H, W
+    jobs: tuple[Job, ...]  # one for each image
 
 
 class Pipeline:
-    """A bundle on one backend. An image's bytes are a function of the bundle, the backend with its precision, versions
-    and threads, the image's seed, its prompt, its code and the settings; of nothing else.
+    """A bundle on one backend, ready to make images. `load` is how you get one.
 
-    What is balanced are the bundle's codes, and nothing else: modes of the training images. They stand for groups as
-    far as the images of a code are of one group (`sample.calibration` finds out). An attribute that the codes don't
-    follow, and whatever a prompt or a negative prompt asks for by name, stays as the model makes it.
+    An image's bytes depend on the bundle, the backend with its precision, versions and threads, the image's seed, its
+    prompt, its code and the settings. They depend on nothing else.
+
+    A pipeline balances the codes of its bundle, and nothing else. Codes are modes of the training images. A code stands
+    for a group as far as its images are of one group; `ddm-rt calibrate` measures that. An attribute that the codes
+    don't follow stays as the model makes it. So does what a prompt or a negative prompt asks for by name.
     """
 
     def __init__(
         self, bundle: Bundle, engine: Engine, ledger: Lender | None = None, mode: Mode = Mode.THROUGHPUT
     ) -> None:
-        self.bundle, self.engine = bundle, engine
-        self.ledger: Lender = Ledger() if ledger is None else ledger
+        self.bundle = bundle  # whose images it makes
+        self.engine = engine  # the backend, with the bundle's graphs loaded
+        self.ledger: Lender = Ledger() if ledger is None else ledger  # keeps the counts of scopes
         self._tree = assignment.code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
@@ -77,15 +80,21 @@ class Pipeline:
         precision: str | None = None,
         mode: str = Mode.THROUGHPUT,
     ) -> "Pipeline":
-        """Open `bundle` (a directory, the name of a shipped one, or an opened Bundle) on `backend`.
+        """Open `bundle` on `backend`.
 
-        `threads` is the backend's CPU thread count; None leaves it to the backend. `device` is "cpu", "cuda" or
-        "cuda:1"; None takes a GPU where there is one that the backend can use. `precision` is what torch computes an
-        fp32 bundle in ("bf16", "fp16"); None is the bundle's own. `mode` matters where a backend's bits depend on the
-        batch size: "latency" takes the smallest sizes, which make one image sooner, "throughput" the largest. `ledger`
-        keeps the counts of scopes: a file, which other processes may use at the same time, or an opened Ledger; None
-        counts in memory. Raises DdmError for a bad bundle or ledger, and BackendUnavailable, with the choices, for a
-        backend that can't run here.
+        `bundle` is a directory, the name of a shipped bundle ("digits"), or an opened Bundle. `backend` "auto" takes
+        the fastest one that can run here and has passed its gates for this bundle.
+
+        `threads` is the number of CPU threads; None leaves it to the backend. `device` is "cpu", "cuda" or "cuda:1";
+        None takes a GPU where there is one that the backend can use. `precision` is what torch computes an fp32 bundle
+        in ("bf16" or "fp16"); None is the bundle's own. `mode` matters where a backend's bits depend on the batch size:
+        "latency" takes the smallest sizes, which make one image sooner, and "throughput" the largest.
+
+        `ledger` keeps the counts of scopes. It is a file, which other processes may use at the same time, or an opened
+        Ledger. None counts in memory, for as long as this pipeline lives.
+
+        Raises DdmError for a bad bundle or ledger. Raises BackendUnavailable, which names the choices, for a backend
+        that can't run here.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
@@ -95,7 +104,7 @@ class Pipeline:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes in use at the bundle's own image size, ascending; see `sample.loop.batch_sizes`."""
+        """Batch sizes in use at the bundle's own image size, ascending."""
         return self.batch_sizes(self.bundle.config.latent_shape)
 
     def generate(
@@ -107,12 +116,16 @@ class Pipeline:
         deliver: Deliver | None = None,
         **fields: Any,
     ) -> Generation:
-        """The images of `request`, which may be its prompt alone; `fields` are those of `Request`, which says what may
-        be asked for.
+        """Make the images of a request.
 
-        `on_step` is told the steps done and the steps in all; `cancel` is asked before each step, and Cancelled is
-        raised once it returns true. `deliver` is called with the result before a scope's draws count as done: where it
-        or anything before it raises, they are given back. Raises DdmError naming the argument that doesn't fit.
+        `request` is a `Request`, or a prompt, or a list of prompts. `fields` are fields of `Request`, and win over
+        those of `request`.
+
+        `on_step(done, total)` is told after each step how many steps are done, and how many there are in all. `cancel`
+        is asked before each step; once it returns true, Cancelled is raised. `deliver` is called with the result before
+        a scope's draws count as done. Where it or anything before it raises, the draws are given back.
+
+        Raises DdmError naming the argument that doesn't fit the bundle.
         """
         asked = replace(request if isinstance(request, Request) else Request(prompt=request), **fields)
         with self.prepare(asked) as drawn:
@@ -123,9 +136,10 @@ class Pipeline:
 
     @contextmanager
     def prepare(self, asked: Request) -> Iterator[Prepared]:
-        """The first half of `generate`, for who runs the sampling loop: the request is checked and its codes are drawn.
+        """Check a request and draw its codes: the first half of `generate`, for programs that run the loop themselves.
 
-        A scope's draws are done when the block ends, and given back where it raises. Raises DdmError as `generate`.
+        It is a context manager. A scope's draws count as done when the block ends, and are given back where it raises.
+        Raises DdmError as `generate`.
         """
         resolved = asked.resolve(self.bundle)
         request, table, bundle_id = resolved.request, resolved.table, self.bundle.bundle_id
@@ -151,10 +165,13 @@ class Pipeline:
         on_step: OnStep | None = None,
         cancel: Cancel | None = None,
     ) -> Generation:
-        """The images of a manifest again, or only number `index`: the same bytes on the same backend and versions.
+        """Make the images of a manifest again, or only number `index`.
 
-        The ledger isn't asked. Raises DdmError for a malformed manifest, one of another bundle, and an index or code
-        that it hasn't got.
+        `manifest` is a file, or its content as plain data. On the same backend, versions and threads the bytes are the
+        same; where these differ, a warning is logged. The ledger isn't asked. `on_step` and `cancel` are as in
+        `generate`.
+
+        Raises DdmError for a malformed manifest, one of another bundle, and an index or code that it hasn't got.
         """
         recorded = read_manifest(manifest)
         if index is not None:
@@ -168,7 +185,7 @@ class Pipeline:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """The fields of a manifest that say on what its images were made."""
+        """The fields of a manifest that say on what its images are made: backend, precision, threads and versions."""
         engine = self.engine
         return {
             "backend": engine.backend,
@@ -178,7 +195,7 @@ class Pipeline:
         }
 
     def recorded(self, manifest: Manifest) -> Prepared:
-        """What `prepare` gave for this manifest, or for one with some of its images. The ledger isn't asked.
+        """What `prepare` gave for this manifest, or for a manifest with some of its images. The ledger isn't asked.
 
         A manifest of a former id of the bundle becomes one of its present id. Raises DdmError for a manifest of another
         bundle, and a code or size that it hasn't got.
@@ -198,7 +215,7 @@ class Pipeline:
         return prepared(self.bundle, manifest, table)
 
     def first_states(self, request: Prepared, images: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Where the sampling of these images of the request starts, float32 [B, C, H, W]."""
+        """The noise from which sampling starts, float32 [B, C, H, W], for these images of the request."""
         seeds = np.array([request.jobs[i].seed for i in images], np.uint64)
         states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape)
         return states * np.float32(request.table.init_scale)
@@ -226,13 +243,16 @@ class Pipeline:
         return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
     def slots(self, shape: Shape, manifest: Manifest | None = None) -> Slots:
-        """Room for images in flight whose latents have this shape: those of a manifest, or of this pipeline's own."""
+        """The sampling loop, without images yet, for latents of this shape.
+
+        With a manifest, its indicator scale and batch sizes are taken in place of the bundle's.
+        """
         size, gather = self.bundle.config.size_of(shape), self._conditions.gather
         scale = (self.bundle.config.sampling if manifest is None else manifest.request).indicator_scale
         return Slots(self.engine, lambda wanted: gather(wanted, scale, size), self.batch_sizes(shape, manifest))
 
     def batch_sizes(self, shape: Shape, manifest: Manifest | None = None) -> tuple[int, ...]:
-        """Those for latents of this shape, ascending; see `sample.loop.batch_sizes`."""
+        """Batch sizes in use for latents of this shape, ascending: those of a manifest, or this pipeline's own."""
         size, scale = self.bundle.config.size_of(shape), self.bundle.config.sampling.indicator_scale
         bucket = self._sizes.bucket if manifest is None else manifest.bucket
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)

@@ -56,17 +56,17 @@ class ResolvedRequest(Frozen):
 class Extent(NamedTuple):
     """How large a request is."""
 
-    n: int
+    n: int  # images
     steps: int  # of each image
-    shape: Shape
+    shape: Shape  # of each image's latents: C, H, W
 
 
 class Resolved(NamedTuple):
     """A request that fits its bundle. Its codes are not drawn yet."""
 
-    request: ResolvedRequest
-    codes: Plan
-    table: StepTable
+    request: ResolvedRequest  # with every default filled in
+    codes: Plan  # which images get a code by quota
+    table: StepTable  # the coefficients of each step
 
 
 class Told(NamedTuple):
@@ -78,28 +78,32 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it is asked for: by Python, the command line, HTTP, shards or a calibration. None takes the bundle's
+    """What is asked for: how many images, of which prompts, in which shares, by which settings.
+
+    The command line, HTTP, shards and calibrations make the same requests. A field that is None takes the bundle's
     default. Nothing is checked before `resolve`.
 
-    Image i has the seed `derive(seed, i)`, and `prompt[i % len(prompt)]` where there are several prompts.
-    `negative_prompt` takes the place of the empty one. Where neither request nor bundle sets
-    `indicator_guidance_scale`, or it equals `guidance_scale`, text and code share two branches; where they differ there
-    are three, half as much work again (`sample.loop.guidance`). `height` and `width` are multiples of the bundle's
+    Image i has the seed `derive(seed, i)`. Where there are several prompts, it has `prompt[i % len(prompt)]`.
+    `negative_prompt` takes the place of the empty prompt. `height` and `width` are multiples of the bundle's
     `size_multiple`.
 
-    `codes` gives one code per image (-1: the null code); otherwise a quota over the bundle's code tree draws them, in
-    the shares `target` of the top codes ("uniform", or "code:0=.3,code:1=.7"), so that every prefix of the request is
-    off by less than one image per top code (where prompts differ: every prefix of the images of one prompt, by less
-    than two); or of groups ("female=.5,male=.5"), where the bundle has a calibration for these settings, or
-    `allow_stale`. `balance` "off" uses the null code, "on" insists on a bundle with codes, and "auto" is "on" where the
-    bundle has codes, but for the prompts that `leave_alone` is about: a list of words, or words by scope ("*": any). An
-    image whose prompt has one of them as a whole word gets the null code and counts in no quota; the others are
-    balanced among themselves. ddm_rt brings no such list.
+    Text and code share two branches where `indicator_guidance_scale` equals `guidance_scale`, and where neither request
+    nor bundle sets it. Where the two differ there are three branches, which is half as much work again.
 
-    `scope` names a stream of requests: their codes go on where the last request with that scope and target stopped, so
-    that the bound holds over all of them (`sample.balance`). Give each of them a seed of its own: equal seeds and codes
-    are equal images. `shuffle` permutes the codes within the request by its seed; the bound then holds at the ends of
-    requests.
+    `codes` gives one code for each image; -1 is the null code. Without it, a quota over the bundle's code tree draws
+    them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7") or of groups
+    ("female=.5,male=.5"). Groups need a calibration for these settings, or `allow_stale`. Every prefix of the request
+    is then off by less than one image per top code. Where prompts differ, every prefix of the images of one prompt is
+    off by less than two.
+
+    `balance` "off" uses the null code. "on" insists on a bundle with codes. "auto" is "on" where the bundle has codes,
+    but for prompts that `leave_alone` is about: a list of words, or words by scope ("*": any). An image whose prompt
+    has one of them as a whole word gets the null code and counts in no quota. The other images are balanced among
+    themselves. ddm_rt brings no such list.
+
+    `scope` names a stream of requests. Their codes go on where the last request with that scope and target stopped, so
+    that the bound holds over all of them. Give each request a seed of its own: equal seeds and codes are equal images.
+    `shuffle` permutes the codes within the request by its seed; the bound then holds at the ends of requests.
     """
 
     prompt: Annotated[str | Sequence[str] | None, Told("Text that the images show. Several texts take turns.")] = None
@@ -108,7 +112,7 @@ class Request:
     seed: Annotated[
         int, Field(ge=0, le=MAX_SEED), Told("Seed. The same seed gives the same images. Image i has derive(seed, i).")
     ] = 0
-    codes: Sequence[int] | None = None
+    codes: Sequence[int] | None = None  # one for each image, -1 for the null code; None: drawn by quota
     num_steps: Annotated[int | None, Field(ge=1), Told("Number of sampling steps of each image.", "steps")] = None
     sampler: Annotated[str | None, Told(f"Sampling algorithm, one of: {', '.join(SamplerName)}.")] = None
     guidance_scale: Annotated[float | None, Told("How strongly the images follow the prompt.")] = None
@@ -130,14 +134,17 @@ class Request:
     leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.")] = None
 
     def extent(self, bundle: Bundle) -> Extent:
-        """The size of the request; whether it fits is not checked."""
+        """Images, steps and the shape of the latents, with the bundle's defaults. Whether it fits is not checked."""
         config = bundle.config
         height, width = (config.image_size if side is None else side for side in (self.height, self.width))
         steps = config.sampling.num_steps if self.num_steps is None else self.num_steps
         return Extent(self.n, steps, config.latents_of((height, width)))
 
     def resolve(self, bundle: Bundle) -> Resolved:
-        """The request with the bundle's defaults. Raises DdmError naming the argument that doesn't fit."""
+        """Check the request against a bundle, and fill in the bundle's defaults. No code is drawn yet.
+
+        Raises DdmError naming the field that doesn't fit.
+        """
         config, sampling = bundle.config, bundle.config.sampling
         if self.n < 1:
             raise DdmError(f"n is {self.n}; expected at least 1")

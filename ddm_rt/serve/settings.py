@@ -17,7 +17,7 @@ class ServeSettings(Frozen):
     slots: Positive = 16  # images in flight
     queue: Positive = 256  # images waiting for a slot
     max_images: Positive = 64  # of one request
-    max_steps: Positive = 200
+    max_steps: Positive = 200  # of an image
     per_key: Positive = 8  # requests of one key at once; requests without a key are not counted
     deadline_s: Seconds = 60.0  # of a request that doesn't say
     drain_s: Seconds = 30.0  # for requests under way when the server is told to stop
@@ -39,7 +39,7 @@ class HttpSettings(Frozen):
     max_requests: Positive = 1024  # under way at once, health checks apart
     public_url: str | None = None  # what the URLs of images begin with; None: as the client named the server
     origins: tuple[str, ...] = ()  # web pages elsewhere that may call
-    log_prompts: bool = False
+    log_prompts: bool = False  # whether the log has the texts of prompts
 
 
 class RaySettings(Frozen):

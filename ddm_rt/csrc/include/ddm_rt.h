@@ -32,13 +32,14 @@
 extern "C" {
 #endif
 
-/* Of this header. It grows with each change; a library reads programs of every ABI from 1 to its own. */
+/* The ABI of this header. It grows with each change; a library serves programs of every ABI from 1 to its own. */
 #define DDM_RT_ABI 1
 
-/* Of the library that is loaded. */
+/* ABI and version of the library that is loaded. */
 DDM_RT_API int32_t ddm_rt_abi(void);
 DDM_RT_API const char *ddm_rt_version(void); /* "0.1.0": that of the Python package beside it */
 
+/* What a function that can fail returns. */
 typedef int32_t ddm_rt_status;
 #define DDM_RT_OK 0
 #define DDM_RT_BAD_INPUT 1     /* an argument, a manifest or a calibration; nothing was made */
@@ -65,10 +66,11 @@ typedef struct ddm_rt_pipeline ddm_rt_pipeline;
 /* Told, on the thread that calls, what Python would log as a warning: a prompt that is cut off, a replay elsewhere. */
 typedef void (*ddm_rt_warn)(void *user, const char *message);
 
+/* Options with the defaults of a pipeline that is opened without any. Free them with ddm_rt_options_destroy. */
 DDM_RT_API ddm_rt_status ddm_rt_options_create(ddm_rt_options **options);
 DDM_RT_API void ddm_rt_options_destroy(ddm_rt_options *options);
 
-/* "auto" (the default) or a name of ddm_rt_backends(). */
+/* The backend: "auto" (the default) or a name of ddm_rt_backends(). */
 DDM_RT_API ddm_rt_status ddm_rt_options_set_backend(ddm_rt_options *options, const char *name);
 
 /* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. */
@@ -101,29 +103,37 @@ DDM_RT_API const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline)
 
 typedef struct ddm_rt_request ddm_rt_request;
 
+/* A request with the bundle's defaults: one image of seed 0. Free it with ddm_rt_request_destroy. */
 DDM_RT_API ddm_rt_status ddm_rt_request_create(ddm_rt_request **request);
 DDM_RT_API void ddm_rt_request_destroy(ddm_rt_request *request);
 
+/* Number of images, at least 1; 1 by default. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_n(ddm_rt_request *request, int64_t n);
+/* Seed of the request, 0 by default. Image i has a seed of its own that is made of it; image 0 has this one. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_seed(ddm_rt_request *request, uint64_t seed);
 
 /* One prompt, or several in turn: image i has number i % count. For bundles that take prompts. */
 DDM_RT_API ddm_rt_status ddm_rt_request_add_prompt(ddm_rt_request *request, const char *prompt);
+/* Text to stay away from: it takes the place of the empty prompt. For bundles that take prompts. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_negative_prompt(ddm_rt_request *request, const char *prompt);
+/* Guidance on the prompt. For bundles that take prompts. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_guidance_scale(ddm_rt_request *request, double scale);
+/* Guidance on the code. With a prompt, a scale other than the guidance on the prompt makes each step half as long again. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_indicator_guidance_scale(ddm_rt_request *request, double scale);
 
+/* Sampling steps of each image. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps);
-/* "ddpm", "ddim", "euler", "dpm++2m" or "lcm" */
+/* The sampler: "ddpm", "ddim", "euler", "dpm++2m" or "lcm". */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_sampler(ddm_rt_request *request, const char *sampler);
+/* Height and width in pixels: multiples of the bundle's "size_multiple". */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_height(ddm_rt_request *request, int64_t pixels);
 DDM_RT_API ddm_rt_status ddm_rt_request_set_width(ddm_rt_request *request, int64_t pixels);
 
 /* One code for each of the n images in place of a quota; -1 is the null code. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_codes(ddm_rt_request *request, const int64_t *codes, int64_t count);
-/* "uniform", shares of top codes ("code:0=.3,code:1=.7"), or of groups where the bundle has a calibration */
+/* Shares of the images: "uniform", of top codes ("code:0=.3,code:1=.7"), or of groups where the bundle has a calibration. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_target(ddm_rt_request *request, const char *target);
-/* "auto", "on" or "off" */
+/* "auto" (the default): codes by quota where the bundle has codes. "on" refuses a bundle that has none. "off": the null code. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_balance(ddm_rt_request *request, const char *balance);
 /* The codes go on where the last request of this scope and target stopped. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_scope(ddm_rt_request *request, const char *scope);
@@ -148,11 +158,12 @@ typedef struct ddm_rt_images ddm_rt_images;
 typedef int32_t (*ddm_rt_deliver)(void *user, const ddm_rt_images *images);
 DDM_RT_API ddm_rt_status ddm_rt_request_set_deliver(ddm_rt_request *request, ddm_rt_deliver deliver, void *user);
 
-/* From any thread, before or while the request is used: it ends before its next step. A cancelled request stays so. */
+/* Cancel a request, from any thread, before or while it is used: it ends before its next step. A cancelled request stays so. */
 DDM_RT_API ddm_rt_status ddm_rt_request_cancel(ddm_rt_request *request);
 
 /* ---- Images ---- */
 
+/* The images of a request. Free them with ddm_rt_images_destroy. */
 DDM_RT_API ddm_rt_status ddm_rt_generate(ddm_rt_pipeline *pipeline, const ddm_rt_request *request,
                                          ddm_rt_images **images);
 
@@ -163,8 +174,10 @@ DDM_RT_API ddm_rt_status ddm_rt_generate(ddm_rt_pipeline *pipeline, const ddm_rt
 DDM_RT_API ddm_rt_status ddm_rt_replay(ddm_rt_pipeline *pipeline, const char *manifest, int64_t size, const char *name,
                                        int64_t index, const ddm_rt_request *request, ddm_rt_images **images);
 
+/* Free images, and all that was read from them. */
 DDM_RT_API void ddm_rt_images_destroy(ddm_rt_images *images);
 
+/* Number of images, and their height and width in pixels. */
 DDM_RT_API int64_t ddm_rt_images_count(const ddm_rt_images *images);
 DDM_RT_API int64_t ddm_rt_images_height(const ddm_rt_images *images);
 DDM_RT_API int64_t ddm_rt_images_width(const ddm_rt_images *images);
@@ -172,7 +185,7 @@ DDM_RT_API int64_t ddm_rt_images_width(const ddm_rt_images *images);
 /* RGB bytes of image `index`, row by row: height * width * 3. Null beyond the last. They live as long as the images. */
 DDM_RT_API const uint8_t *ddm_rt_images_rgb(const ddm_rt_images *images, int64_t index);
 
-/* -1 is the null code, and what is beyond the last. */
+/* The code of image `index`, its top code, and its seed. -1 is the null code. Beyond the last, codes are -1 and the seed is 0. */
 DDM_RT_API int64_t ddm_rt_images_code(const ddm_rt_images *images, int64_t index);
 DDM_RT_API int64_t ddm_rt_images_top_code(const ddm_rt_images *images, int64_t index);
 DDM_RT_API uint64_t ddm_rt_images_seed(const ddm_rt_images *images, int64_t index);

@@ -35,13 +35,17 @@ class Lender(Protocol):
     `sample.balance.ledger.Ledger`, which says what each of these does and raises.
     """
 
-    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> AbstractContextManager[Lent]: ...
+    def lease(self, stream: Stream, make_quota: Callable[[], TreeQuota], n: int) -> AbstractContextManager[Lent]:
+        """`n` draws of a stream, for a request."""
 
-    def counts(self, stream: Stream) -> Counts: ...
+    def counts(self, stream: Stream) -> Counts:
+        """Where a stream stands."""
 
-    def streams(self) -> list[Stream]: ...
+    def streams(self) -> list[Stream]:
+        """The streams that have counts."""
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Make it where there is none, and write to it. Raises LedgerError where that can't be done."""
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,12 @@ def create_app(
 
     @app.get("/v1/models", dependencies=[Depends(caller)])
     async def models() -> ModelList:
+        """What this server makes images with: its one bundle, under each of its names, with limits and defaults."""
         return ModelList(data=[about, *(about.model_copy(update={"id": name}) for name in http.model_aliases)])
 
     @app.get("/v1/models/{name}", dependencies=[Depends(caller)])
     async def model(name: str) -> ModelItem:
+        """The same for one of these names."""
         if name not in (about.id, *http.model_aliases):
             raise invalid(
                 f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404
@@ -144,6 +146,7 @@ def create_app(
 
     @app.get("/metrics", dependencies=[Depends(caller)], response_class=Response)
     def prometheus() -> Response:
+        """Counters and histograms in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")

@@ -77,7 +77,7 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         default=None,
         description="b64_json, or url: the default where the model is called dall-e-..., as OpenAI has it.",
     )
-    output_format: PictureFormat = "png"
+    output_format: PictureFormat = Field(default="png", description="Of the image file.")
     output_compression: Annotated[int, Field(ge=0, le=100, strict=True)] | None = Field(
         default=None, description="Quality of webp and jpeg; 100 by default. A png is never compressed with losses."
     )
@@ -175,127 +175,153 @@ class Reply(Frozen):
 
 
 class ImageItem(Reply):
-    b64_json: str | None = None
-    url: str | None = None
+    """One image."""
+
+    b64_json: str | None = None  # the image file in base64, with response_format b64_json
+    url: str | None = None  # where the image file is, with response_format url
     seed: int  # the image's own
     code: int  # -1: the null code
-    top_code: int
+    top_code: int  # -1: the null code
     group: str | None = None  # as the judge sees it, where there is one
 
 
 class GroupShare(Reply):
-    group: str
-    images: int
-    share: float
+    """How many images a judge took for one of its groups."""
+
+    group: str  # a class of the judge
+    images: int  # that the judge took for it
+    share: float  # of all images that were judged
     low: float  # of a 95 % interval
-    high: float
+    high: float  # of a 95 % interval
 
 
 class MeasuredShares(Reply):
-    images: int
-    groups: list[GroupShare]
+    """What a judge saw. It is a measurement: nothing is balanced by it."""
+
+    images: int  # that were judged
+    groups: list[GroupShare]  # one for each of the judge's groups
 
 
 class TokenDetails(Reply):
-    text_tokens: int = 0
-    image_tokens: int = 0
+    """OpenAI's count of tokens by kind."""
+
+    text_tokens: int = 0  # none
+    image_tokens: int = 0  # none
 
 
 class Usage(Reply):
     """OpenAI's count of tokens, which its clients expect. Nothing is charged by tokens here: all are 0."""
 
-    total_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    input_tokens_details: TokenDetails = TokenDetails()
+    total_tokens: int = 0  # none
+    input_tokens: int = 0  # none
+    output_tokens: int = 0  # none
+    input_tokens_details: TokenDetails = TokenDetails()  # by kind
 
 
 class ImageReply(Reply):
+    """Images, and what is needed to make them again."""
+
     created: int  # Unix time
-    data: list[ImageItem]
-    background: Literal["opaque"] = "opaque"
-    quality: Literal["auto"] = "auto"
-    usage: Usage = Usage()
-    output_format: PictureFormat
-    size: str
-    manifest: dict[str, Any]
+    data: list[ImageItem]  # the images, in the order of the manifest
+    background: Literal["opaque"] = "opaque"  # as OpenAI has it: no image has a transparent one
+    quality: Literal["auto"] = "auto"  # as OpenAI has it: there is one quality
+    usage: Usage = Usage()  # all 0
+    output_format: PictureFormat  # of the image files
+    size: str  # WIDTHxHEIGHT
+    manifest: dict[str, Any]  # what `ddm-rt sample --from` takes
     measured: MeasuredShares | None = None  # of these images, where there is a judge
 
 
 class ErrorItem(Reply):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    """An error in OpenAI's form."""
+
+    message: str  # what was wrong, and what was expected
+    type: str  # whose mistake it is
+    param: str | None  # the field that is wrong, where it is one
+    code: str | None  # the kind of error
 
 
 class ErrorReply(Reply):
-    error: ErrorItem
+    """The body of every answer that is an error."""
+
+    error: ErrorItem  # what went wrong
 
 
 class JudgeItem(Reply):
-    name: str
-    groups: list[str]
+    """The judge that looks at each image."""
+
+    name: str  # of its file
+    groups: list[str]  # classes that it counts
 
 
 class ModelItem(Reply):
     """OpenAI's four fields, and what a page or a client may want to know before it asks for images."""
 
-    id: str
-    object: Literal["model"] = "model"
+    id: str  # the bundle's name
+    object: Literal["model"] = "model"  # what this is
     created: int  # Unix time at which the server started
-    owned_by: str = "ddm-rt"
-    bundle_id: str
-    prompt_free: bool
-    ignores_prompt: bool
-    size: str
-    sizes: list[str]
+    owned_by: str = "ddm-rt"  # for clients that ask for it
+    bundle_id: str  # sha256 over what decides an image's content
+    prompt_free: bool  # whether the bundle takes no prompts
+    ignores_prompt: bool  # whether the server drops prompts that the bundle doesn't take
+    size: str  # WIDTHxHEIGHT by default
+    sizes: list[str]  # WIDTHxHEIGHT that the server makes
     num_codes: int  # 0: nothing is balanced
-    num_top_codes: int
-    num_steps: int
-    max_steps: int
-    max_images: int
-    sampler: SamplerName
-    samplers: list[SamplerName]
-    scope: str | None
-    judge: JudgeItem | None
+    num_top_codes: int  # that get equal shares by default
+    num_steps: int  # by default
+    max_steps: int  # the most of an image
+    max_images: int  # the most of one request
+    sampler: SamplerName  # by default
+    samplers: list[SamplerName]  # to choose from
+    scope: str | None  # of requests that name none
+    judge: JudgeItem | None  # null where nothing is measured
 
 
 class ModelList(Reply):
-    object: Literal["list"] = "list"
-    data: list[ModelItem]
+    """The server's models. There is one."""
+
+    object: Literal["list"] = "list"  # what this is
+    data: list[ModelItem]  # the models
 
 
 class Assigned(Reply):
     """Images of a stream: positions handed out; of those, how many are done, under way, and to be handed out again."""
 
-    issued: int
-    done: int
-    in_progress: int
-    pooled: int
+    issued: int  # positions handed out so far
+    done: int  # images that were delivered
+    in_progress: int  # images under way
+    pooled: int  # positions that were given back, for the next requests
 
 
 class TopCodeShare(Reply):
-    top_code: int
-    issued: int
-    done: int
-    in_progress: int
+    """What a stream's images have of one top code."""
+
+    top_code: int  # its number
+    issued: int  # images of it that were handed out so far
+    done: int  # of these, images that were delivered
+    in_progress: int  # of these, images under way
     share: float  # of those issued
 
 
 class StreamBalance(Reply):
-    scope: str
-    target: str
-    calibration_id: str | None
-    assigned: Assigned
-    top_codes: list[TopCodeShare]
-    measured: MeasuredShares | None
+    """Where a stream stands: requests of one scope and target."""
+
+    scope: str  # its name
+    target: str  # the shares that were asked for
+    calibration_id: str | None  # of the calibration that gave the codes' weights, where one did
+    assigned: Assigned  # images in all
+    top_codes: list[TopCodeShare]  # the images by top code
+    measured: MeasuredShares | None  # null where there is no judge
 
 
 class BalanceList(Reply):
-    object: Literal["list"] = "list"
-    data: list[StreamBalance]
+    """Where the ledger's streams stand."""
+
+    object: Literal["list"] = "list"  # what this is
+    data: list[StreamBalance]  # one for each stream
 
 
 class Health(Reply):
-    status: Literal["ok", "ready", "draining", "ledger_unavailable", "stopped"]
+    """Whether the server is of use."""
+
+    status: Literal["ok", "ready", "draining", "ledger_unavailable", "stopped"]  # ok and ready are good
