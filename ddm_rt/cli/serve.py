@@ -24,7 +24,8 @@ S = TypeVar("S", bound=Frozen)
 
 @serves(
     Limits="queue max_images max_steps per_key deadline_s drain_s",
-    Access="keys ignore_prompt origins public_url",
+    Access="keys origins public_url allowed_hosts",
+    Clients="strict_prompt ignore_prompt model_aliases resize",
     Judge="judge groups classes",
     Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
     Log="log_level log_prompts",
@@ -52,9 +53,21 @@ def serve(
     judge: Annotated[str | None, Option(help="Classifier of each image, for the page: digits or an ONNX file.")] = None,
     groups: Annotated[str | None, Option(help="Classes of the judge to report, with commas. By default all.")] = None,
     classes: options.Classes = None,
-    ignore_prompt: Annotated[bool, Option(help="Drop prompts for a bundle that takes none.")] = False,
+    strict_prompt: Annotated[
+        bool, Option(help="Refuse prompts that the bundle can't use, and don't drop them.")
+    ] = False,
+    ignore_prompt: Annotated[
+        bool, Option(help="Has no effect any more: such prompts are dropped.", hidden=True)
+    ] = False,
+    model_aliases: Annotated[
+        list[str] | None, Option("--model-alias", help="Another name of the model, such as gpt-image-1.")
+    ] = None,
+    resize: Annotated[bool, Option(help="Scale pictures to any size that is asked for.")] = False,
     origins: Annotated[list[str] | None, Option("--origin", help="Site https://HOST that may call (CORS).")] = None,
     public_url: Annotated[str | None, Option(help="Address that image URLs begin with, behind a proxy.")] = None,
+    allowed_hosts: Annotated[
+        list[str] | None, Option("--allowed-host", help="Name by which clients may call this server. * means any.")
+    ] = None,
     backend: options.BackendName = "auto",
     device: options.DeviceName = None,
     precision: options.PrecisionName = None,
@@ -82,12 +95,16 @@ def serve(
         ddm-rt serve digits
         ddm-rt serve digits --judge digits --groups 3,8 --ledger digits.ledger
         ddm-rt serve bundles/sd --host 0.0.0.0 --keys keys.txt --slots 8 --size 768x512
+        ddm-rt serve digits --resize --model-alias gpt-image-1 --model-alias dall-e-2
         ddm-rt serve digits --replicas 2 --max-replicas 8 --threads 4 --ray-address auto
 
     Then:
 
         curl localhost:8000/v1/images/generations -H 'Content-Type: application/json' -d '{"n": 4}'
     """
+    if strict_prompt:
+        options.refuse({"--ignore-prompt": ignore_prompt}, "can't go with --strict-prompt")
+    allowed_hosts = [*(allowed_hosts or ()), host]
     given = locals()  # the options by name: those of the three settings are named as their fields
 
     from ddm_rt.serve.http.keys import Keys
