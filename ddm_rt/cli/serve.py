@@ -24,8 +24,7 @@ S = TypeVar("S", bound=Frozen)
 
 @serves(
     Limits="queue max_images max_steps per_key deadline_s drain_s",
-    Access="keys origins public_url allowed_hosts",
-    Clients="strict_prompt ignore_prompt model_aliases resize",
+    Access="keys strict_prompt ignore_prompt model_aliases resize origins public_url allowed_hosts",
     Judge="judge groups classes",
     Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
     Log="log_level log_prompts",

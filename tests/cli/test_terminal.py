@@ -46,6 +46,8 @@ def test_help_cuts_no_name_choice_or_word(
     command = PROGRAM.commands[name]
     words = set(text.split())
     for each in command.get_params(command.make_context(name, [], resilient_parsing=True)):
+        if each.hidden:
+            continue
         head, said = each.get_help_record(command.make_context(name, [], resilient_parsing=True))
         assert set(each.opts) - {each.name} <= set(re.findall(r"-[\w-]+", text)), head
         for choice in re.findall(r"[\w-]+", head.partition("<")[2]) if "|" in head else ():
