@@ -45,6 +45,7 @@ class Prepared(NamedTuple):
     table: StepTable  # the coefficients of each step
     shape: Shape  # of each image's latents: C, H, W
     jobs: tuple[Job, ...]  # one for each image
+    target: str | None = None  # as the ledger writes it; None where no quota drew the codes, or they are a manifest's
 
 
 class Pipeline:
@@ -156,7 +157,8 @@ class Pipeline:
                 bucket=self._sizes.bucket,
                 images=image_records(request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions),
             )
-            yield prepared(self.bundle, manifest, table)
+            drawn = prepared(self.bundle, manifest, table)
+            yield drawn if weights is None else drawn._replace(target=weights.target)
 
     def replay(
         self,

@@ -324,6 +324,13 @@ def test_what_a_judge_measures(digits_pipeline: Pipeline) -> None:
         assert '"measured": {"images": 2, ' in streamed
         assert reply["measured"]["images"] == 4
         [stream] = client.get("/v1/balance").json()["data"]
+        uneven = client.post(GENERATIONS, json={"n": 4, "steps": 8, "target": "code:0=.25, code:1=0.75"}).json()
+        data = client.get("/v1/balance").json()["data"]
+        assert {each["target"]: each["measured"]["images"] for each in data} == {
+            "uniform": 6,
+            "code:0=0.25,code:1=0.75": 4,
+        }
+        assert uneven["manifest"]["target"] == "code:0=.25, code:1=0.75", "as it was asked for"
         assert client.get("/v1/models").json()["data"][0]["judge"] == {"name": "digits", "groups": ["3", "8"]}
     shares = stream["measured"]
     assert shares["images"] == 6

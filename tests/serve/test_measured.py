@@ -9,33 +9,45 @@ import pytest
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.intervals import stratified
 from ddm_rt.serve.http.balance import Measured
-from ddm_rt.serve.scheduling.stats import OTHER_SCOPES
+from ddm_rt.serve.scheduling.stats import OTHER, Aim
 
-MOST_SCOPES = 1000
+MOST_AIMS = 1000
+TODAY = Aim("today", "uniform")
 JUDGE: Any = SimpleNamespace(name="fake", classes=("a", "b", "c"))
 
 
 def test_shares_are_of_all_images_of_a_scope_and_each_request_s_own() -> None:
     measured = Measured(JUDGE, ("a", "b"))
-    measured.add("today", [0, 0, 1], ["a", "a", "b"])
-    own = measured.add("today", [0, 1, 1], ["a", "c", "b"])
+    measured.add(TODAY, [0, 0, 1], ["a", "a", "b"])
+    own = measured.add(TODAY, [0, 1, 1], ["a", "c", "b"])
     assert [(share.group, share.images, share.share) for share in own.groups] == [("a", 1, 1 / 3), ("b", 1, 1 / 3)]
-    found = measured.shares("today")
+    found = measured.shares(TODAY)
     assert found is not None
     assert [(share.group, share.images, share.share) for share in found.groups] == [("a", 3, 1 / 2), ("b", 2, 1 / 3)]
     for share, of_codes in zip(found.groups, ([3, 0], [0, 2]), strict=True):
         assert (share.low, share.high) == stratified(np.array(of_codes), np.array([3, 3]))
-    assert measured.shares("yesterday") is None
+    assert measured.shares(Aim("yesterday", "uniform")) is None
+
+
+def test_targets_of_a_scope_are_counted_apart() -> None:
+    measured, other = Measured(JUDGE, ("a", "b")), TODAY._replace(target="code:0=0.2,code:1=0.8")
+    measured.add(TODAY, [0, 1], ["a", "b"])
+    measured.add(other, [1, 1, 1, 1, 0], ["b", "b", "b", "b", "a"])
+    for aim, share in ((TODAY, 0.5), (other, 0.2)):
+        found = measured.shares(aim)
+        assert found is not None
+        assert found.groups[0].share == share
 
 
 def test_scopes_after_the_first_thousand_are_counted_together() -> None:
     measured = Measured(JUDGE, ("a",))
-    for number in range(MOST_SCOPES + 2):
-        measured.add(f"scope {number}", [0], ["a"])
-    measured.add("scope 0", [0], ["a"])
-    counted = {scope: measured.shares(scope) for scope in ("scope 0", f"scope {MOST_SCOPES - 1}", OTHER_SCOPES)}
+    for number in range(MOST_AIMS + 2):
+        measured.add(Aim(f"scope {number}", "uniform"), [0], ["a"])
+    measured.add(Aim("scope 0", "uniform"), [0], ["a"])
+    first, last = Aim("scope 0", "uniform"), Aim(f"scope {MOST_AIMS - 1}", "uniform")
+    counted = {aim: measured.shares(aim) for aim in (first, last, OTHER)}
     assert [shares.images for shares in counted.values() if shares is not None] == [2, 1, 2]
-    assert measured.shares(f"scope {MOST_SCOPES}") is None
+    assert measured.shares(Aim(f"scope {MOST_AIMS}", "uniform")) is None
 
 
 def test_groups_are_the_judge_s() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from ddm_rt.serve.http.metrics import Metrics
-from ddm_rt.serve.scheduling.stats import Stats
+from ddm_rt.serve.scheduling.stats import Aim, Stats
 
 STATS = Stats(
     requests=3,
@@ -24,7 +24,7 @@ STATS = Stats(
     failed=1,
     cancelled=2,
     rejected={"queue": 5},
-    assigned={("default", 0): 6, (None, 1): 3},
+    assigned={(Aim("default", "uniform"), 0): 6, (Aim(None, None), 1): 3},
 )
 
 
@@ -48,8 +48,8 @@ def test_counts_of_the_scheduler() -> None:
         ("ddm_images_total", (), 9),
         ("ddm_requests_total", ("cancelled",), 2),
         ("ddm_rejected_total", ("queue",), 5),
-        ("ddm_assigned_total", ("default", "0"), 6),
-        ("ddm_assigned_total", ("", "1"), 3),
+        ("ddm_assigned_total", ("default", "uniform", "0"), 6),
+        ("ddm_assigned_total", ("", "", "1"), 3),
     ):
         assert found[name, labels] == value
 

@@ -185,7 +185,7 @@ def test_what_http_says_is_of_all_replicas(server: Running) -> None:
         assert events[-1] == "event: image_generation.finished"
         metrics = client.get("/metrics").text
         assert "ddm_slots 8.0" in metrics
-        assert 'ddm_assigned_total{scope="told",top_code="0"} 1.0' in metrics
+        assert 'ddm_assigned_total{scope="told",target="uniform",top_code="0"} 1.0' in metrics
         [balance] = client.get("/v1/balance", params={"scope": "told"}).json()["data"]
         assert balance["assigned"] == {"issued": 2, "done": 2, "in_progress": 0, "pooled": 0}
         for body, field in (({"n": 65}, "n"), ({"steps": 201}, "steps"), ({"target": "code:9=1"}, "target")):

@@ -18,6 +18,7 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.errors import Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
+from ddm_rt.serve.scheduling.stats import Aim
 from ddm_rt.serve.scheduling.ticket import Event, Finished, ImageReady, Progress, State, Ticket
 from ddm_rt.serve.settings import ServeSettings
 
@@ -80,7 +81,8 @@ def test_a_thousand_single_images_are_as_balanced_as_one_request_of_a_thousand()
                     (image,) = ticket.result(WAIT_S).manifest["images"]
                     codes[image["position"]] = image["code"]
                 waiting.clear()
-        assert scheduler.stats().assigned == {("today", 0): 500, ("today", 1): 500}
+        aim = Aim("today", "uniform")
+        assert scheduler.stats().assigned == {(aim, 0): 500, (aim, 1): 500}
     whole = Pipeline(fake_bundle(), FakeEngine()).generate(n=1000, num_steps=1, balance="on")
     assert [codes[position] for position in range(1000)] == list(whole.codes)
     assert counts(scheduler).done == Counter(whole.codes)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddm_rt.serve.scheduling.stats import OTHER_SCOPES, Stats, Tally, over_replicas
+from ddm_rt.serve.scheduling.stats import OTHER, Aim, Stats, Tally, over_replicas
 from ddm_rt.serve.scheduling.ticket import State
 
-MOST_SCOPES = 1000
+MOST_AIMS = 1000
 
 
 def stats_of(**counts: Any) -> Stats:
@@ -20,14 +20,15 @@ def stats_of(**counts: Any) -> Stats:
 
 def test_scopes_after_the_first_thousand_are_counted_together() -> None:
     tally = Tally()
-    for number in range(MOST_SCOPES + 2):
-        tally.assign(f"scope {number}", Counter({0: 1}))
-    tally.assign("scope 0", Counter({0: 2, 1: 1}))
-    assert tally.assigned["scope 0", 0] == 3
-    assert tally.assigned["scope 0", 1] == 1
-    assert tally.assigned[f"scope {MOST_SCOPES - 1}", 0] == 1
-    assert tally.assigned[OTHER_SCOPES, 0] == 2
-    assert len({scope for scope, _ in tally.assigned}) == MOST_SCOPES + 1
+    for number in range(MOST_AIMS + 2):
+        tally.assign(Aim(f"scope {number}", "uniform"), Counter({0: 1}))
+    first = Aim("scope 0", "uniform")
+    tally.assign(first, Counter({0: 2, 1: 1}))
+    assert tally.assigned[first, 0] == 3
+    assert tally.assigned[first, 1] == 1
+    assert tally.assigned[Aim(f"scope {MOST_AIMS - 1}", "uniform"), 0] == 1
+    assert tally.assigned[OTHER, 0] == 2
+    assert len({aim for aim, _ in tally.assigned}) == MOST_AIMS + 1
 
 
 def test_quantiles_are_of_the_latest_512_ticks() -> None:

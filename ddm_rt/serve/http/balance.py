@@ -12,7 +12,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.assignment import Lender
 from ddm_rt.sample.balance.ledger import Stream
 from ddm_rt.serve.http.schema import Assigned, GroupShare, JudgeItem, MeasuredShares, StreamBalance, TopCodeShare
-from ddm_rt.serve.scheduling.stats import counted_scope
+from ddm_rt.serve.scheduling.stats import Aim, counted
 
 if TYPE_CHECKING:
     from ddm_rt.evaluate.judge import Judge  # onnxruntime and scipy, which a server without a judge doesn't need
@@ -32,7 +32,7 @@ class Measured:
                 raise DdmError(f"group {group!r} is unknown; judge {judge.name} has: {', '.join(judge.classes)}")
         self._judge = judge
         self._lock = threading.Lock()
-        self._counts: dict[str | None, Counter[tuple[int, str]]] = {}  # scope -> images of each code and group
+        self._counts: dict[Aim, Counter[tuple[int, str]]] = {}  # aim -> images of each code and group
 
     @property
     def about(self) -> JudgeItem:
@@ -44,17 +44,17 @@ class Measured:
             labels: list[str] = self._judge.predict(images).labels.tolist()
         return labels
 
-    def add(self, scope: str | None, codes: Sequence[int], labels: Sequence[str]) -> MeasuredShares:
+    def add(self, aim: Aim, codes: Sequence[int], labels: Sequence[str]) -> MeasuredShares:
         """Images that were delivered, by the code of each and what the judge said of it; returns their own shares."""
         own = Counter(zip(codes, labels, strict=True))
         with self._lock:
-            self._counts.setdefault(counted_scope(scope, self._counts), Counter()).update(own)
+            self._counts.setdefault(counted(aim, self._counts), Counter()).update(own)
         return self._shares(own)
 
-    def shares(self, scope: str | None) -> MeasuredShares | None:
-        """None where nothing was delivered in this scope."""
+    def shares(self, aim: Aim) -> MeasuredShares | None:
+        """None where nothing was delivered in this scope with this target."""
         with self._lock:
-            counts = self._counts.get(scope, Counter()).copy()
+            counts = self._counts.get(aim, Counter()).copy()
         return self._shares(counts) if counts else None
 
     def _shares(self, counts: Counter[tuple[int, str]]) -> MeasuredShares:
@@ -104,7 +104,7 @@ def _balance(ledger: Lender, stream: Stream, top_of: tuple[int, ...], measured: 
             )
             for top in range(max(top_of, default=-1) + 1)
         ],
-        measured=None if measured is None else measured.shares(stream.scope),
+        measured=None if measured is None else measured.shares(Aim(stream.scope, stream.target)),
     )
 
 

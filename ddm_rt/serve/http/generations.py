@@ -21,6 +21,7 @@ from ddm_rt.serve.http.image_store import Pictures, picture
 from ddm_rt.serve.http.keys import Caller
 from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares, Usage
 from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.scheduling.stats import Aim
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import HttpSettings
 
@@ -158,7 +159,8 @@ class Images:
         if self._measured is None:
             return None
         groups = [item.group for item in items if item.group is not None]
-        return self._measured.add(order.manifest.request.scope, [item.code for item in items], groups)
+        aim = Aim(order.manifest.request.scope, order.ticket.target)
+        return self._measured.add(aim, [item.code for item in items], groups)
 
 
 def _start(order: Order) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Metrics(Collector):
         yield _counter("ddm_requests", "Requests that ended.", ("state",), ended)
         rejected = {(reason,): count for reason, count in stats.rejected.items()}
         yield _counter("ddm_rejected", "Requests that were not taken in.", ("reason",), rejected)
-        assigned = {(scope or "", str(top_code)): count for (scope, top_code), count in stats.assigned.items()}
-        yield _counter("ddm_assigned", "Images of requests that finished.", ("scope", "top_code"), assigned)
+        assigned = {(aim.scope or "", aim.target or "", str(top)): n for (aim, top), n in stats.assigned.items()}
+        yield _counter("ddm_assigned", "Images of requests that finished.", ("scope", "target", "top_code"), assigned)
 
 
 def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[Any, int]) -> Metric:

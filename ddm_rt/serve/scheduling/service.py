@@ -162,7 +162,7 @@ class Service(ABC, Generic[R]):
         try:
             with ExitStack() as draws:
                 prepared = draws.enter_context(preparing)
-                request.ticket.manifest = prepared.manifest
+                request.ticket.manifest, request.ticket.target = prepared.manifest, prepared.target
                 yield prepared
                 with self._changed:
                     if self._closing:

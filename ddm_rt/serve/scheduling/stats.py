@@ -3,17 +3,25 @@
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.ticket import State, Ticket
 
-OTHER_SCOPES = "(other)"
+
+class Aim(NamedTuple):
+    """What images are counted under: their scope, and their target as the ledger writes it."""
+
+    scope: str | None
+    target: str | None
+
+
+OTHER = Aim("(other)", None)
 
 _RECENT_TICKS = 512
-_MOST_SCOPES = 1000
+_MOST_AIMS = 1000
 _REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineExceeded: "deadline"}
 
 
@@ -37,7 +45,7 @@ class Stats:
     failed: int
     cancelled: int
     rejected: Mapping[str, int]  # by reason: "draining", "key", "queue", "deadline", "failure"
-    assigned: Mapping[tuple[str | None, int], int]  # images of finished requests by scope and top code (-1: none)
+    assigned: Mapping[tuple[Aim, int], int]  # images of finished requests by aim and top code (-1: none)
 
 
 class Tally:
@@ -50,8 +58,8 @@ class Tally:
         self.images = 0
         self.ended: Counter[State | None] = Counter()
         self.rejected: Counter[str] = Counter()
-        self.assigned: Counter[tuple[str | None, int]] = Counter()
-        self._scopes: set[str | None] = set()
+        self.assigned: Counter[tuple[Aim, int]] = Counter()
+        self._aims: set[Aim] = set()
 
     def ticked(self, seconds: float, images: int) -> None:
         """A tick moved so many images by a step."""
@@ -71,14 +79,16 @@ class Tally:
             manifest = ticket.manifest
             assert manifest is not None
             self.images += ticket.n
-            self.assign(manifest.request.scope, Counter(image.top_code for image in manifest.images))
+            self.assign(
+                Aim(manifest.request.scope, ticket.target), Counter(image.top_code for image in manifest.images)
+            )
 
-    def assign(self, scope: str | None, top_codes: Counter[int]) -> None:
+    def assign(self, aim: Aim, top_codes: Counter[int]) -> None:
         """Images of a finished request have these top codes."""
-        scope = counted_scope(scope, self._scopes)
-        self._scopes.add(scope)
+        aim = counted(aim, self._aims)
+        self._aims.add(aim)
         for top_code, images in top_codes.items():
-            self.assigned[scope, top_code] += images
+            self.assigned[aim, top_code] += images
 
     def tick_quantiles(self) -> tuple[float, float]:
         """Median and 95th percentile, in seconds."""
@@ -104,9 +114,9 @@ class Tally:
         return Stats(**(counts | now))
 
 
-def counted_scope(scope: str | None, counted: Collection[str | None]) -> str | None:
-    """The name that a scope is counted by. Clients name scopes: those after the first thousand are counted together."""
-    return scope if scope in counted or len(counted) < _MOST_SCOPES else OTHER_SCOPES
+def counted(aim: Aim, known: Collection[Aim]) -> Aim:
+    """What an aim is counted under. Clients name scopes: aims after the first thousand are counted together."""
+    return aim if aim in known or len(known) < _MOST_AIMS else OTHER
 
 
 def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:

@@ -68,6 +68,7 @@ class Ticket:
     ) -> None:
         self.n, self.steps_total = n, steps_total
         self.manifest: Manifest | None = None  # from when the request is taken in: what each image is going to be
+        self.target: str | None = None  # from then on, as the ledger writes it
         self.deadline = deadline  # of time.monotonic
         self.state: State | None = None  # None while the request has not ended
         self._on_cancel = on_cancel
