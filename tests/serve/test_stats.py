@@ -14,7 +14,7 @@ MOST_AIMS = 1000
 
 
 def stats_of(**counts: Any) -> Stats:
-    zeros = {field.name: {} if field.name in ("rejected", "assigned") else 0 for field in fields(Stats)}
+    zeros = {field.name: {} if field.name in ("rejected", "assigned", "tick_images") else 0 for field in fields(Stats)}
     return Stats(**(zeros | counts))
 
 

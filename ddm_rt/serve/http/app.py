@@ -1,6 +1,7 @@
 """The FastAPI application: OpenAI's image API, the balance, health checks, metrics, and a page to look at."""
 
 import time
+from collections.abc import Sequence
 from importlib import resources
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from starlette.exceptions import HTTPException
 
 import ddm_rt
 from ddm_rt.config import SamplerName
+from ddm_rt.sample.balance.assignment import names_top_codes
+from ddm_rt.sample.balance.quota import parse_target
 from ddm_rt.serve.http.balance import Measured, balances
 from ddm_rt.serve.http.errors import Failure, failure_of, invalid
 from ddm_rt.serve.http.generations import Images
@@ -82,8 +85,8 @@ def create_app(
     With `keys`, everything below /v1 and /metrics asks for one; the images behind URLs don't, because their names are
     secrets. With `measured`, a judge looks at each image that is delivered.
     """
-    images = Images(scheduler, http, measured)
-    metrics = Metrics(scheduler.stats)
+    metrics = Metrics(scheduler.stats, _labels(scheduler), lambda target: _wanted(scheduler, target))
+    images = Images(scheduler, http, measured, metrics)
     about = _about(scheduler, http, measured)
 
     app = FastAPI(
@@ -201,6 +204,19 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
         scope=http.scope,
         judge=None if measured is None else measured.about,
     )
+
+
+def _labels(scheduler: Service[Any]) -> dict[str, str]:
+    """What is served, for metrics."""
+    pipeline = scheduler.pipeline
+    made_by = {name: str(pipeline.made_by[name]) for name in ("backend", "precision")}
+    bundle = pipeline.bundle
+    return {"model": bundle.config.name, "bundle_id": bundle.bundle_id, "version": ddm_rt.__version__, **made_by}
+
+
+def _wanted(scheduler: Service[Any], target: str) -> Sequence[float] | None:
+    """The shares of top codes that a target asks for; None where it is about groups."""
+    return parse_target(target, scheduler.pipeline.bundle.codes.num_top_codes) if names_top_codes(target) else None
 
 
 async def _tell_failure(request: Request, error: Exception) -> Response:

@@ -19,10 +19,11 @@ from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.errors import Failure, failed, refused
 from ddm_rt.serve.http.image_store import Pictures, picture
 from ddm_rt.serve.http.keys import Caller
+from ddm_rt.serve.http.metrics import Metrics
 from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares, Usage
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.scheduling.stats import Aim
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, Ticket
 from ddm_rt.serve.settings import HttpSettings
 
 T = TypeVar("T")
@@ -64,8 +65,10 @@ class Order:
 class Images:
     """What `POST /v1/images/generations` does."""
 
-    def __init__(self, scheduler: Service[Any], http: HttpSettings, measured: Measured | None) -> None:
-        self._scheduler, self._http, self._measured = scheduler, http, measured
+    def __init__(
+        self, scheduler: Service[Any], http: HttpSettings, measured: Measured | None, metrics: Metrics
+    ) -> None:
+        self._scheduler, self._http, self._measured, self._metrics = scheduler, http, measured, metrics
         self.pictures = Pictures()
         self._encoding = ThreadPoolExecutor(_ENCODE_THREADS, "encoding")
         # Taking in waits: for a ledger that other processes use, or for a replica.
@@ -84,7 +87,12 @@ class Images:
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None
+        ticket.subscribe(lambda event: self._ended(ticket, event, bool(body.stream)), progress=False)
         return Order(ticket, ticket.manifest, body, base_url, body.scaled_to(bundle, self._http))
+
+    def _ended(self, ticket: Ticket, event: Event, stream: bool) -> None:
+        if isinstance(event, Finished | Failed):
+            self._metrics.generated(ticket, stream)
 
     async def whole(self, order: Order) -> bytes:
         """All images and the manifest, as JSON. Raises Failure."""

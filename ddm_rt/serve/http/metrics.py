@@ -1,40 +1,70 @@
 """What Prometheus reads at /metrics: the scheduler's counts, and those of the HTTP interface."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
-from ddm_rt.serve.scheduling.stats import Stats
+from ddm_rt.serve.scheduling.stats import Aim, Stats
+from ddm_rt.serve.scheduling.ticket import Ticket
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Wanted = Callable[[str], Sequence[float] | None]
 
 
 class Metrics(Collector):
     """A registry of its own: several servers in one process don't meet."""
 
-    def __init__(self, stats: Callable[[], Stats]) -> None:
-        self._stats = stats
+    def __init__(
+        self, stats: Callable[[], Stats], about: Mapping[str, str] | None = None, wanted: Wanted = lambda target: None
+    ) -> None:
+        """`about` are labels of `ddm_build_info`, "model" among them. `wanted` gives the shares of top codes that a
+        target asks for; None where it is about groups.
+        """
+        self._stats, self._about, self._wanted = stats, {"model": "", **(about or {})}, wanted
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
         self._requests = Counter(
             "ddm_http_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
         )
-        self._seconds = Histogram(
-            "ddm_http_request_seconds",
-            "From a request's head to the end of its response.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._seconds = self._histogram(
+            "ddm_http_request_seconds", "From a request's head to the end of its response.", "route", "status"
         )
+        by = ("model", "stream", "status")
+        self._whole = self._histogram("ddm_generation_seconds", "From taking a request in to its end.", *by)
+        self._first = self._histogram("ddm_first_image_seconds", "From taking a request in to its first image.", *by)
+        self._queued = self._histogram("ddm_queue_seconds", "From taking a request in to its first step.", *by)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request of any kind was answered."""
         self._requests.labels(method, route, status).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._seconds.labels(route, status).observe(seconds)
+
+    def generated(self, ticket: Ticket, stream: bool) -> None:
+        """A request for images has ended."""
+        status = "unfinished" if ticket.state is None else ticket.state.value
+        labels = (self._about["model"], "true" if stream else "false", status)
+        self._whole.labels(*labels).observe(time.monotonic() - ticket.taken_s)
+        for histogram, moment in ((self._first, ticket.first_s), (self._queued, ticket.begun_s)):
+            if moment is not None:
+                histogram.labels(*labels).observe(moment - ticket.taken_s)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
@@ -42,6 +72,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The counts of the scheduler, which the registry asks for each time that it is read."""
         stats = self._stats()
+        yield InfoMetricFamily("ddm_build", "What is served, by which version.", self._about)
         for name, about, value in (
             ("ddm_requests_under_way", "Requests taken in that have not ended.", stats.requests),
             ("ddm_queue_images", "Images that wait for a slot.", stats.waiting),
@@ -49,13 +80,19 @@ class Metrics(Collector):
             ("ddm_slots_occupied", "Images in flight.", stats.occupied),
             ("ddm_slots", "Images that may be in flight.", stats.slots),
             ("ddm_decoding_images", "Sampled images that are not delivered yet.", stats.decoding),
-            ("ddm_step_seconds_p50", "Median of the latest steps.", stats.tick_p50_s),
-            ("ddm_step_seconds_p95", "95th percentile of the latest steps.", stats.tick_p95_s),
         ):
             yield GaugeMetricFamily(name, about, value)
         yield SummaryMetricFamily(
             "ddm_step_seconds", "Steps of all slots together.", count_value=stats.ticks, sum_value=stats.tick_seconds
         )
+        yield SummaryMetricFamily(
+            "ddm_ledger_seconds",
+            "Checks of requests and draws of their codes from the ledger.",
+            count_value=stats.ledger_calls,
+            sum_value=stats.ledger_seconds,
+        )
+        yield CounterMetricFamily("ddm_ledger_errors", "Uses of the ledger that failed.", stats.ledger_errors)
+        yield _histogram("ddm_batch_images", "Images that a step moved.", stats.tick_images)
         yield CounterMetricFamily("ddm_image_steps", "Steps of each image, added up.", stats.steps)
         yield CounterMetricFamily("ddm_images", "Images of requests that finished.", stats.images)
         ended = {("finished",): stats.finished, ("failed",): stats.failed, ("cancelled",): stats.cancelled}
@@ -64,6 +101,24 @@ class Metrics(Collector):
         yield _counter("ddm_rejected", "Requests that were not taken in.", ("reason",), rejected)
         assigned = {(aim.scope or "", aim.target or "", str(top)): n for (aim, top), n in stats.assigned.items()}
         yield _counter("ddm_assigned", "Images of requests that finished.", ("scope", "target", "top_code"), assigned)
+        yield self._errors(stats)
+
+    def _histogram(self, name: str, about: str, *labels: str) -> Histogram:
+        return Histogram(name, about, labels, buckets=_SECONDS, registry=self._registry)
+
+    def _errors(self, stats: Stats) -> Metric:
+        about = "Largest distance of a top code's share from its target, among images of requests that finished."
+        family = GaugeMetricFamily("ddm_share_error", about, labels=("scope", "target"))
+        counts: dict[Aim, dict[int, int]] = {}
+        for (aim, top), images in stats.assigned.items():
+            counts.setdefault(aim, {})[top] = images
+        for aim, tops in counts.items():
+            wanted = None if aim.target is None else self._wanted(aim.target)
+            if wanted is not None:
+                total = sum(tops.values())
+                error = max(abs(tops.get(top, 0) / total - share) for top, share in enumerate(wanted))
+                family.add_metric((aim.scope or "", aim.target or ""), error)
+        return family
 
 
 def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[Any, int]) -> Metric:
@@ -71,4 +126,13 @@ def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[Any, 
     family = CounterMetricFamily(name, about, labels=labels)
     for values, count in counts.items():
         family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, about: str, counts: Mapping[int, int]) -> Metric:
+    """Of values that were counted one by one."""
+    buckets = [(str(float(most)), float(sum(n for value, n in counts.items() if value <= most))) for most in _IMAGES]
+    total = float(sum(counts.values()))
+    family = HistogramMetricFamily(name, about)
+    family.add_metric((), [*buckets, ("+Inf", total)], float(sum(value * n for value, n in counts.items())))
     return family

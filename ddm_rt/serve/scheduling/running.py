@@ -98,6 +98,7 @@ class RunningImages:
             work.states[list(indices)],
             jobs,
         )
+        work.ticket.begin()
         if not group.members:
             self._groups.append(group)
         group.members.update(zip(numbers, ((work, index) for index in indices), strict=True))

@@ -161,7 +161,11 @@ class Service(ABC, Generic[R]):
                 raise
         try:
             with ExitStack() as draws:
+                started = time.perf_counter()
                 prepared = draws.enter_context(preparing)
+                with self._changed:
+                    self._tally.ledger_calls += 1
+                    self._tally.ledger_seconds += time.perf_counter() - started
                 request.ticket.manifest, request.ticket.target = prepared.manifest, prepared.target
                 yield prepared
                 with self._changed:
@@ -175,7 +179,10 @@ class Service(ABC, Generic[R]):
 
     def _noted(self, error: BaseException) -> None:
         """Of an error, what it says of the ledger."""
-        self._ledger_failed |= isinstance(error, LedgerError)
+        if isinstance(error, LedgerError):
+            self._ledger_failed = True
+            with self._changed:
+                self._tally.ledger_errors += 1
 
     def _fail(self, request: R, error: Exception) -> None:
         """A request fails, unless it is settled how it ends."""

@@ -38,8 +38,12 @@ class Stats:
     ticks: int
     steps: int  # of all images together
     tick_seconds: float  # all of them together
+    tick_images: Mapping[int, int]  # ticks by the number of images that they moved
     tick_p50_s: float  # of the last 512; 0 before the first
     tick_p95_s: float
+    ledger_calls: int  # draws of requests, with their preparation
+    ledger_seconds: float  # all of them together
+    ledger_errors: int
     images: int  # delivered, in requests that finished
     finished: int  # requests
     failed: int
@@ -54,6 +58,9 @@ class Tally:
     def __init__(self) -> None:
         self.ticks = self.steps = 0
         self.tick_seconds = 0.0
+        self.tick_images: Counter[int] = Counter()
+        self.ledger_calls = self.ledger_errors = 0
+        self.ledger_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT_TICKS)
         self.images = 0
         self.ended: Counter[State | None] = Counter()
@@ -66,6 +73,7 @@ class Tally:
         self.ticks += 1
         self.steps += images
         self.tick_seconds += seconds
+        self.tick_images[images] += 1
         self._recent.append(seconds)
 
     def reject(self, error: Exception) -> None:
@@ -104,6 +112,10 @@ class Tally:
             "ticks": self.ticks,
             "steps": self.steps,
             "tick_seconds": self.tick_seconds,
+            "tick_images": dict(self.tick_images),
+            "ledger_calls": self.ledger_calls,
+            "ledger_seconds": self.ledger_seconds,
+            "ledger_errors": self.ledger_errors,
             "tick_p50_s": median,
             "tick_p95_s": high,
             "images": self.images,
@@ -129,5 +141,6 @@ def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequ
         requests=requests,
         **{name: sum(getattr(each, name) for each in here) for name in gauges},
         **{name: sum(getattr(each, name) for each in ever) for name in ("ticks", "steps", "tick_seconds")},
+        tick_images=dict(sum((Counter(each.tick_images) for each in ever), Counter())),
         **{name: max((getattr(each, name) for each in here), default=0.0) for name in ("tick_p50_s", "tick_p95_s")},
     )

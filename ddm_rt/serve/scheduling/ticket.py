@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,6 +72,9 @@ class Ticket:
         self.target: str | None = None  # from then on, as the ledger writes it
         self.deadline = deadline  # of time.monotonic
         self.state: State | None = None  # None while the request has not ended
+        self.taken_s = time.monotonic()  # when it was taken in
+        self.begun_s: float | None = None  # when its first image got a slot, where that is known
+        self.first_s: float | None = None  # when its first image was delivered
         self._on_cancel = on_cancel
         self._order = threading.RLock()  # events reach every subscriber in one order; a callback may subscribe
         self._claim = threading.Lock()  # never released
@@ -130,6 +134,11 @@ class Ticket:
         """For whoever is to end the request: true for the first alone."""
         return self._claim.acquire(blocking=False)
 
+    def begin(self) -> None:
+        """An image has got a slot."""
+        if self.begun_s is None:
+            self.begun_s = time.monotonic()
+
     def advance(self, steps_done: int) -> None:
         """So many steps of all images together are done."""
         with self._order:
@@ -142,6 +151,7 @@ class Ticket:
         with self._order:
             if self._images is None:
                 self._images = np.empty((self.n, *image.shape), np.uint8)
+                self.first_s = time.monotonic()
             self._images[index] = image
             self.ready.append(index)
             if self._end is None:
