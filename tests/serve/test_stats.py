@@ -1,11 +1,8 @@
-"""What a scheduler has counted: scopes within bounds, quantiles of ticks, and sums over replicas."""
+"""What a scheduler has counted: scopes within bounds, and sums over replicas."""
 
 from collections import Counter
 from dataclasses import fields
 from typing import Any
-
-import numpy as np
-import pytest
 
 from ddm_rt.serve.scheduling.stats import OTHER, Aim, Stats, Tally, over_replicas
 from ddm_rt.serve.scheduling.ticket import State
@@ -31,25 +28,15 @@ def test_scopes_after_the_first_thousand_are_counted_together() -> None:
     assert len({aim for aim, _ in tally.assigned}) == MOST_AIMS + 1
 
 
-def test_quantiles_are_of_the_latest_512_ticks() -> None:
-    tally = Tally()
-    assert tally.tick_quantiles() == (0, 0)
-    seconds = np.arange(600, dtype=float)
-    for each in seconds:
-        tally.ticked(float(each), images=3)
-    assert tally.tick_quantiles() == pytest.approx(tuple(np.percentile(seconds[-512:], [50, 95])))
-    assert (tally.ticks, tally.steps, tally.tick_seconds) == (600, 1800, seconds.sum())
-
-
 def test_of_replicas_that_are_gone_what_they_did_counts_and_what_they_held_does_not() -> None:
     tally = Tally()
     tally.images, tally.ended[State.FINISHED], tally.rejected["key"] = 7, 3, 1
     here = stats_of(waiting=1, occupied=2, decoding=3, slots=4, queue=5, ticks=6, steps=7, tick_seconds=1.0)
-    slow = stats_of(slots=4, queue=5, ticks=1, steps=1, tick_seconds=2.0, tick_p50_s=0.3, tick_p95_s=0.5)
-    gone = stats_of(waiting=9, occupied=9, decoding=9, slots=9, queue=9, ticks=9, steps=9, tick_seconds=9.0)
+    slow = stats_of(slots=4, queue=5, ticks=1, steps=1, tick_seconds=2.0, tick_images={2: 1})
+    gone = stats_of(waiting=9, occupied=9, decoding=9, slots=9, queue=9, ticks=9, steps=9, tick_seconds=9.0, tick_images={2: 3, 9: 4})
     found = over_replicas(tally, 2, [here, slow], [here, slow, gone])
     assert (found.requests, found.waiting, found.occupied, found.decoding) == (2, 1, 2, 3)
     assert (found.slots, found.queue) == (8, 10)
     assert (found.ticks, found.steps, found.tick_seconds) == (16, 17, 12.0)
-    assert (found.tick_p50_s, found.tick_p95_s) == (0.3, 0.5)
+    assert found.tick_images == {2: 4, 9: 4}
     assert (found.images, found.finished, found.failed, found.rejected) == (7, 3, 0, {"key": 1})

@@ -1,11 +1,9 @@
 """Counts of what a service has done and is doing."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.ticket import State, Ticket
@@ -20,7 +18,6 @@ class Aim(NamedTuple):
 
 OTHER = Aim("(other)", None)
 
-_RECENT_TICKS = 512
 _MOST_AIMS = 1000
 _REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineExceeded: "deadline"}
 
@@ -39,8 +36,6 @@ class Stats:
     steps: int  # of all images together
     tick_seconds: float  # all of them together
     tick_images: Mapping[int, int]  # ticks by the number of images that they moved
-    tick_p50_s: float  # of the last 512; 0 before the first
-    tick_p95_s: float
     ledger_calls: int  # draws of requests, with their preparation
     ledger_seconds: float  # all of them together
     ledger_errors: int
@@ -61,7 +56,6 @@ class Tally:
         self.tick_images: Counter[int] = Counter()
         self.ledger_calls = self.ledger_errors = 0
         self.ledger_seconds = 0.0
-        self._recent: deque[float] = deque(maxlen=_RECENT_TICKS)
         self.images = 0
         self.ended: Counter[State | None] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -74,7 +68,6 @@ class Tally:
         self.steps += images
         self.tick_seconds += seconds
         self.tick_images[images] += 1
-        self._recent.append(seconds)
 
     def reject(self, error: Exception) -> None:
         """A request was not taken in."""
@@ -98,16 +91,8 @@ class Tally:
         for top_code, images in top_codes.items():
             self.assigned[aim, top_code] += images
 
-    def tick_quantiles(self) -> tuple[float, float]:
-        """Median and 95th percentile, in seconds."""
-        if not self._recent:
-            return 0.0, 0.0
-        median, high = np.quantile(np.array(self._recent), [0.5, 0.95])
-        return float(median), float(high)
-
     def stats(self, **now: Any) -> Stats:
         """The counts, with `now` for what else `Stats` has, or instead of the ticks counted here."""
-        median, high = self.tick_quantiles()
         counts: dict[str, Any] = {
             "ticks": self.ticks,
             "steps": self.steps,
@@ -116,8 +101,6 @@ class Tally:
             "ledger_calls": self.ledger_calls,
             "ledger_seconds": self.ledger_seconds,
             "ledger_errors": self.ledger_errors,
-            "tick_p50_s": median,
-            "tick_p95_s": high,
             "images": self.images,
             **{state.value: self.ended[state] for state in State},
             "rejected": dict(self.rejected),
@@ -132,15 +115,11 @@ def counted(aim: Aim, known: Collection[Aim]) -> Aim:
 
 
 def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:
-    """Of several schedulers: gauges of those that are `here`, work of all there `ever` were, and requests by `tally`.
-
-    Quantiles of ticks are those of the slowest.
-    """
+    """Of several schedulers: gauges of those that are `here`, work of all there `ever` were, and requests by `tally`."""
     gauges = ("waiting", "occupied", "decoding", "slots", "queue")
     return tally.stats(
         requests=requests,
         **{name: sum(getattr(each, name) for each in here) for name in gauges},
         **{name: sum(getattr(each, name) for each in ever) for name in ("ticks", "steps", "tick_seconds")},
         tick_images=dict(sum((Counter(each.tick_images) for each in ever), Counter())),
-        **{name: max((getattr(each, name) for each in here), default=0.0) for name in ("tick_p50_s", "tick_p95_s")},
     )
