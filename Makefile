@@ -1,7 +1,7 @@
 # Each target sets up .venv by itself on a machine with Python 3.11 or later and nothing else installed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# Each of these holds what the one before it does: what `make demo` needs, what tests need, what slow tests need besides.
+# What is installed: for `make demo`; that and what tests need; that and what slow tests need besides.
 DEMO := .venv/.installed-demo
 STAMP := .venv/.installed
 INTEGRATION := .venv/.installed-integration

@@ -63,7 +63,7 @@ def test_the_import_contracts_are_kept() -> None:
 
 def test_every_room_stands_in_the_layers() -> None:
     layers = re.findall(r"ddm_rt\.(\w+)", " ".join(contracts()[0]["layers"]))
-    assert sorted(set(ROOMS) - {"__init__"}) == sorted(set(layers) - {"serve"} | ({"serve"} & set(ROOMS)))
+    assert sorted(set(ROOMS) - {"__init__"}) == sorted(layers)
 
 
 def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from ddm_rt.cli import bulk, display, options
 from ddm_rt.cli.app import errors, makes_images, say
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnStep
-from ddm_rt.sample.request import Request
+from ddm_rt.sample.request import Request, told_fields
 from ddm_rt.sample.shard_formats import ShardFormat
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from ddm_rt.sample.pipeline import Pipeline
 
 
+_N = 16
+
+
 @makes_images(Options="prompt num_steps", Replay="from_ index", Many_images="shards shard_size shard_format workers")
-@options.asks(n=16)
+@options.asks(n=_N)
 def sample(
     bundle: Annotated[str | None, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")] = None,
     *,
@@ -71,10 +74,12 @@ def sample(
         raise DdmError("--index: names an image of a manifest; give that with --from")
     if from_ is not None and (request.scope is not None or ledger is not None):
         raise DdmError("--from: a replay draws nothing; leave out --scope and --ledger")
-    for name in ("prompt", "negative_prompt", "leave_alone"):
-        if from_ is not None and getattr(request, name) is not None:
-            option = name.replace("_", "-")
-            raise DdmError(f"--from: a replay has the manifest's own prompts; leave out --{option}")
+    for name, field in told_fields().items() if from_ is not None else ():
+        if getattr(request, name) != (_N if name == "n" else field.default):
+            flag = (field.told.name or name).replace("_", "-")
+            what = "prompts" if name in ("prompt", "negative_prompt", "leave_alone") else "settings"
+            option = f"--{flag}" if len(flag) > 1 else f"-{flag}"
+            raise DdmError(f"--from: a replay has the manifest's own {what}; leave out {option}")
     n, texts = request.n, request.prompt or ()
     if texts and len(texts) > n:
         raise DdmError(f"--prompt: {len(texts)} texts for {n} image{'s' * (n != 1)}; expected -n to be no fewer")

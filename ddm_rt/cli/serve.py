@@ -12,6 +12,7 @@ from typer import Argument, Option
 from ddm_rt.cli import options
 from ddm_rt.cli.app import say, serves
 from ddm_rt.config import Frozen, parse
+from ddm_rt.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
+_BOUNDS = ServeSettings()
 
 
 @serves(
@@ -33,16 +35,20 @@ def serve(
     bundle: Annotated[str, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")],
     host: Annotated[str, Option(help="Address to listen at. 0.0.0.0 means all of this machine.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen at. 0 takes a free one.")] = 8000,
-    slots: Annotated[int, Option(min=1, help="Number of images that are made at once, in one batch.")] = 16,
+    slots: Annotated[int, Option(min=1, help="Number of images that are made at once, in one batch.")] = _BOUNDS.slots,
     sizes: Annotated[list[str] | None, Option("--size", help="Another size that is allowed: WIDTHxHEIGHT.")] = None,
     queue: Annotated[
         int, Option(min=1, help="Images that may wait for a slot. Further requests get status 429.")
-    ] = 256,
-    max_images: Annotated[int, Option(min=1, help="Largest number of images in a request.")] = 64,
-    max_steps: Annotated[int, Option(min=1, help="Largest number of sampling steps of an image.")] = 200,
-    per_key: Annotated[int, Option(min=1, help="Number of requests that an API key may have at once.")] = 8,
-    deadline_s: Annotated[float, Option("--deadline", help="Seconds for a request that names no deadline.")] = 60.0,
-    drain_s: Annotated[float, Option("--drain", help="Seconds to finish requests when stopped.")] = 30.0,
+    ] = _BOUNDS.queue,
+    max_images: Annotated[int, Option(min=1, help="Largest number of images in a request.")] = _BOUNDS.max_images,
+    max_steps: Annotated[int, Option(min=1, help="Largest number of sampling steps of an image.")] = _BOUNDS.max_steps,
+    per_key: Annotated[
+        int, Option(min=1, help="Number of requests that an API key may have at once.")
+    ] = _BOUNDS.per_key,
+    deadline_s: Annotated[
+        float, Option("--deadline", help="Seconds for a request that names no deadline.")
+    ] = _BOUNDS.deadline_s,
+    drain_s: Annotated[float, Option("--drain", help="Seconds to finish requests when stopped.")] = _BOUNDS.drain_s,
     scope: Annotated[str | None, Option(help="Scope of requests that name none.")] = "default",
     ledger: options.Ledger = None,
     fsync: options.Fsync = False,
@@ -108,7 +114,7 @@ def serve(
 
     from ddm_rt.serve.http.keys import Keys
     from ddm_rt.serve.http.server import listen, log_to
-    from ddm_rt.serve.settings import HttpSettings, ServeSettings
+    from ddm_rt.serve.settings import HttpSettings
     from ddm_rt.workflows.serve import serve as run
 
     if ledger is None:
@@ -162,8 +168,9 @@ def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
 
     if given["replicas"] is not None:
         return _settings(RaySettings, given)
-    about = {"--max-replicas": given["max_replicas"], "--ray-address": given["address"]}
-    about["--ray-dashboard"] = given["dashboard"]
+    names = ("max_replicas", "target_ongoing", "max_ongoing", "cpus", "gpus")
+    about = {f"--{name.replace('_', '-')}": given[name] for name in names}
+    about |= {"--ray-address": given["address"], "--ray-dashboard": given["dashboard"]}
     options.refuse(about, "this option needs --replicas")
     return None
 

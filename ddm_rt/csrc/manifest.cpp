@@ -51,6 +51,7 @@ const shape::Check& manifest_file() {
         {"precision", text()},
         {"threads", integer()},
         {"versions", mapping(text())},
+        {"bucket", nullable(positive()), "null"},
         {"images", list(image, 1)},
     });
     return check;
@@ -153,6 +154,7 @@ Manifest Manifest::parse(std::string_view content, const std::string& where) {
         .sampler = sampler_named(tree["sampler"].text()),
         .num_steps = tree["num_steps"].integer(),
         .made_by = {tree["backend"].text(), tree["precision"].text(), tree["threads"].integer(), {}},
+        .bucket = tree["bucket"].is_null() ? std::nullopt : std::optional(tree["bucket"].integer()),
         .images = {},
     };
     for (const auto& [name, version] : tree["versions"].object()) {
@@ -181,7 +183,7 @@ Value Manifest::tree() const {
         if (image.prompt) record.emplace_back("prompt", *image.prompt);
         records.emplace_back(std::move(record));
     }
-    return Value(json::Object{
+    json::Object out{
         {"schema", 1},
         {"bundle_id", bundle_id},
         {"calibration_id", or_null(calibration_id)},
@@ -193,8 +195,10 @@ Value Manifest::tree() const {
         {"precision", made_by.precision},
         {"threads", made_by.threads},
         {"versions", std::move(versions)},
-        {"images", std::move(records)},
-    });
+    };
+    if (bucket) out.emplace_back("bucket", *bucket);
+    out.emplace_back("images", std::move(records));
+    return Value(std::move(out));
 }
 
 std::string Manifest::write() const { return json::write(tree(), 1) + "\n"; }

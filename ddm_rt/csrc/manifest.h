@@ -60,6 +60,7 @@ struct Manifest {
     SamplerName sampler = SamplerName::ddim;
     int64_t num_steps = 1;
     MadeBy made_by;
+    std::optional<int64_t> bucket;  // of Python's batch sizes, where they were not those that go with the largest
     std::vector<ImageRecord> images;
 
     // Throws Error naming `where` and the field that is wrong.

@@ -232,6 +232,10 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
         manifest.images = {manifest.images[static_cast<size_t>(*index)]};
     }
     tell_differences(manifest.made_by, made_by, warn);
+    if (manifest.bucket && warn) {
+        warn(concat("the manifest's bucket is ", *manifest.bucket, "; batch sizes here are those that go with the largest: "
+                    "bytes may differ"));
+    }
     manifest.made_by = made_by;
     if (!bundle.is_of(manifest.bundle_id)) {
         throw Error(concat("manifest: bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",

@@ -163,7 +163,7 @@ class _Session:
         )
         if done.returncode:
             raise BlockFailed(f"{block.where}: exit code {done.returncode}\n{done.stdout[-3000:]}")
-        return done.stdout.replace(str(self.port), str(PORT))
+        return done.stdout.replace(f":{self.port}", f":{PORT}")
 
     def _serve(self, block: Block, command: list[str], url: str) -> None:
         self._stop(url)

@@ -24,6 +24,8 @@ def pages(root: Path) -> dict[str, str]:
     for path in sorted((root / _RESULTS).glob("*.md")):
         text = _LINK.sub(lambda link: link[1] + _name(link[2]), path.read_text(encoding="utf-8"))
         if not re.search(r"^# ", text, re.MULTILINE):
+            if path.name not in _TITLES:
+                raise ValueError(f"{path}: has no heading; expected a line '# TITLE', or a title in {__name__}")
             text = f"# {_TITLES[path.name]}\n\n{text}"
         found[f"results/{_name(path.name)}"] = text
     return found

@@ -106,6 +106,12 @@ def test_words_by_scope_from_a_file(ddm_rt, sd: Bundle, tmp_path: Path) -> None:
         (("--height", 61), "height is 61; expected a multiple of 4"),
         (("--from", "manifest.json", "--prompt", "a"), "--from: a replay has the manifest's own prompts"),
         (("--from", "manifest.json", "--leave-alone", "a"), "leave out --leave-alone"),
+        (
+            ("--from", "manifest.json", "--steps", 5),
+            "--from: a replay has the manifest's own settings; leave out --steps",
+        ),
+        (("--from", "manifest.json", "-n", 5), "leave out -n"),
+        (("--from", "manifest.json", "--target", "code:0=1"), "leave out --target"),
     ],
     ids=str,
 )

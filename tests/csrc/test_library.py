@@ -138,6 +138,16 @@ def test_pythons_manifest_replays_in_c(python: Pipeline, digits: CPipeline) -> N
     assert (one.images[0] == again.images[3]).all()
 
 
+def test_pythons_manifest_of_another_batch_size_replays_in_c(digits: CPipeline) -> None:
+    """Python writes a bucket where it takes the smallest batch sizes."""
+    python = Pipeline.load("digits", backend="onnxruntime", threads=1, mode="latency")
+    made = python.generate(n=3, seed=5, num_steps=2)
+    assert made.manifest["bucket"] == 1
+    again = digits.replay(json.dumps(made.manifest))
+    assert grey_levels(again.images, made.images) <= IMAGE_GREY_LEVELS
+    assert json.loads(again.text)["bucket"] == 1
+
+
 def test_cs_manifest_replays_in_python_and_in_c(python: Pipeline, digits: CPipeline, tmp_path: Path) -> None:
     made = digits.generate(n=5, seed=8, num_steps=4, codes=[4, -1, 0, 1, 2])
     (tmp_path / "manifest.json").write_text(made.text)

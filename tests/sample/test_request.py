@@ -1,5 +1,6 @@
 """What a request says about text: defaults, what a bundle doesn't take, and manifests that don't go with it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,14 @@ def test_manifests_of_another_kind_of_bundle(bundle: Bundle) -> None:
 def test_a_calibration_knows_every_setting() -> None:
     """A setting that it didn't know could change the images that it stands for, and nobody would say so."""
     assert {*SETTINGS} <= {*Settings.model_fields}
+
+
+def test_a_manifest_holds_every_field_that_images_depend_on() -> None:
+    """A new field of `Request` goes into `ResolvedRequest` too, or stands here, with what becomes of it."""
+    elsewhere = {
+        "num_steps",  # a field of the manifest itself
+        "sampler",  # the same
+        "target",  # the same
+        "allow_stale",  # decides whether there are images, not which
+    }
+    assert {field.name for field in dataclasses.fields(Request)} - elsewhere <= set(ResolvedRequest.model_fields)

@@ -33,7 +33,17 @@ def test_of_replicas_that_are_gone_what_they_did_counts_and_what_they_held_does_
     tally.images, tally.ended[State.FINISHED], tally.rejected["key"] = 7, 3, 1
     here = stats_of(waiting=1, occupied=2, decoding=3, slots=4, queue=5, ticks=6, steps=7, tick_seconds=1.0)
     slow = stats_of(slots=4, queue=5, ticks=1, steps=1, tick_seconds=2.0, tick_images={2: 1})
-    gone = stats_of(waiting=9, occupied=9, decoding=9, slots=9, queue=9, ticks=9, steps=9, tick_seconds=9.0, tick_images={2: 3, 9: 4})
+    gone = stats_of(
+        waiting=9,
+        occupied=9,
+        decoding=9,
+        slots=9,
+        queue=9,
+        ticks=9,
+        steps=9,
+        tick_seconds=9.0,
+        tick_images={2: 3, 9: 4},
+    )
     found = over_replicas(tally, 2, [here, slow], [here, slow, gone])
     assert (found.requests, found.waiting, found.occupied, found.decoding) == (2, 1, 2, 3)
     assert (found.slots, found.queue) == (8, 10)

@@ -11,6 +11,7 @@
 #include <iterator>
 #include <limits>
 #include <memory>
+#include <tuple>
 
 #include "../text.h"
 #include "arguments.h"
@@ -106,11 +107,29 @@ void check_options(const Given& g) {
     if (!g.bundle) throw Refused("bundle: name a bundle directory");
     if (g.index && !g.from) throw Refused("--index: names an image of a manifest; give that with --from");
     if (g.from && (g.scope || g.ledger)) throw Refused("--from: a replay draws nothing; leave out --scope and --ledger");
-    for (const auto& [name, there] : {std::pair{"--prompt", !g.prompt.empty()},
-                                      std::pair{"--negative-prompt", g.negative_prompt.has_value()},
-                                      std::pair{"--leave-alone", g.leave_alone.has_value()}}) {
-        if (g.from && there) throw Refused(ddm::concat("--from: a replay has the manifest's own prompts; leave out ",
-                                                       std::string(name)));
+    // In the order of Python's `Request`, and refused as there: where the value is not the default.
+    const auto other = [](const auto& given, const auto& value) { return given.has_value() && *given != value; };
+    const std::tuple<const char*, bool, const char*> asked[] = {
+        {"--prompt", !g.prompt.empty(), "prompts"},
+        {"--negative-prompt", g.negative_prompt.has_value(), "prompts"},
+        {"-n", other(g.n, 16), "settings"},
+        {"--seed", other(g.seed, "0"), "settings"},
+        {"--steps", g.steps.has_value(), "settings"},
+        {"--sampler", g.sampler.has_value(), "settings"},
+        {"--guidance-scale", g.guidance_scale.has_value(), "settings"},
+        {"--indicator-guidance-scale", g.indicator_guidance_scale.has_value(), "settings"},
+        {"--height", g.height.has_value(), "settings"},
+        {"--width", g.width.has_value(), "settings"},
+        {"--target", other(g.target, "uniform"), "settings"},
+        {"--balance", other(g.balance, "auto"), "settings"},
+        {"--shuffle", g.shuffle, "settings"},
+        {"--allow-stale", g.allow_stale, "settings"},
+        {"--leave-alone", g.leave_alone.has_value(), "prompts"},
+    };
+    for (const auto& [name, there, what] : asked) {
+        if (g.from && there) {
+            throw Refused(ddm::concat("--from: a replay has the manifest's own ", what, "; leave out ", name));
+        }
     }
     const int64_t n = g.n.value_or(16);
     if (static_cast<int64_t>(g.prompt.size()) > n && !g.prompt.empty()) {

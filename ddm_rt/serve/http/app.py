@@ -18,7 +18,7 @@ from ddm_rt.config import SamplerName
 from ddm_rt.sample.balance.assignment import names_top_codes
 from ddm_rt.sample.balance.quota import parse_target
 from ddm_rt.serve.http.balance import Measured, balances
-from ddm_rt.serve.http.errors import Failure, failure_of, invalid
+from ddm_rt.serve.http.errors import Failure, failure_of, invalid, unknown_model
 from ddm_rt.serve.http.generations import Images
 from ddm_rt.serve.http.guard import GENERATIONS, Guard
 from ddm_rt.serve.http.keys import Caller, Keys
@@ -136,9 +136,7 @@ def create_app(
     async def model(name: str) -> ModelItem:
         """The same for one of these names."""
         if name not in (about.id, *http.model_aliases):
-            raise invalid(
-                f"model {name!r} does not exist; this server has {about.id!r}", "model", "model_not_found", 404
-            )
+            raise unknown_model(name, (about.id, *http.model_aliases))
         return about.model_copy(update={"id": name})
 
     @app.get("/v1/balance", dependencies=[Depends(caller)])
@@ -168,8 +166,8 @@ def create_app(
 
     for unsupported in ("edits", "variations"):
         app.add_api_route(f"/v1/images/{unsupported}", _unsupported, methods=["POST"], include_in_schema=False)
-    _add_page(app)
-    app.add_middleware(Guard, http=http, keys=keys)
+    page = _add_page(app)
+    app.add_middleware(Guard, http=http, keys=keys, page=page)
     if http.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -227,13 +225,15 @@ async def _unsupported() -> Response:
     raise invalid("this server generates images, and neither edits nor varies them", code="unsupported", status=404)
 
 
-def _add_page(app: FastAPI) -> None:
-    """Routes for the page's files, which are read once; index.html is at / too."""
+def _add_page(app: FastAPI) -> list[str]:
+    """Routes for the page's files, which are read once; index.html is at / too. Returns their paths."""
+    added = []
     for file in sorted((resources.files("ddm_rt.serve.http") / "web").iterdir(), key=lambda file: file.name):
         if media_type := _PAGE_TYPES.get(file.name[file.name.rfind(".") :]):
-            _add_file(app, f"/{file.name}", file.read_bytes(), media_type)
-            if file.name == "index.html":
-                _add_file(app, "/", file.read_bytes(), media_type)
+            for path in (f"/{file.name}", *(["/"] if file.name == "index.html" else [])):
+                _add_file(app, path, file.read_bytes(), media_type)
+                added.append(path)
+    return added
 
 
 def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:

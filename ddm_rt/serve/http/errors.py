@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,11 @@ def shorten(text: str, most: int) -> str:
 
 def invalid(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> Failure:
     return Failure(status, message, "invalid_request_error", code, param)
+
+
+def unknown_model(name: str, names: Sequence[str]) -> Failure:
+    said = f"model {name!r} does not exist; this server has {', '.join(map(repr, names))}"
+    return invalid(said, "model", "model_not_found", 404)
 
 
 def refused(error: Exception) -> Failure:

@@ -1,6 +1,7 @@
 """What a request must fulfil before its body is read: whom it is meant for, how it is framed, and who asks."""
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -13,7 +14,11 @@ from ddm_rt.serve.http.middleware import notes
 from ddm_rt.serve.settings import HttpSettings
 
 GENERATIONS = "/v1/images/generations"
+# What needs no key. Names of images are secrets. A route that isn't here needs one.
+OPEN = ("/healthz", "/readyz", "/images/", "/openapi.json")
+_FORMS = ("/v1/images/edits", "/v1/images/variations")  # which OpenAI's clients send as forms, and get told of
 
+_READS = ("GET", "HEAD", "OPTIONS")
 _ANY_HOST = "*"
 _CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
 
@@ -24,8 +29,9 @@ class Guard:
     HEAD is answered as GET is, without a body, and OPTIONS with the methods that there are.
     """
 
-    def __init__(self, app: ASGIApp, http: HttpSettings, keys: Keys | None) -> None:
-        self._app, self._http, self._keys = app, http, keys
+    def __init__(self, app: ASGIApp, http: HttpSettings, keys: Keys | None, page: Collection[str] = ()) -> None:
+        """`page` are paths of the page's files, which need no key."""
+        self._app, self._http, self._keys, self._page = app, http, keys, frozenset(page)
         public = None if http.public_url is None else urlsplit(http.public_url).hostname
         self._hosts = {name.lower() for name in (*http.allowed_hosts, public) if name}
 
@@ -70,7 +76,8 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         caller = Caller()
-        if self._keys is not None and (scope["path"].startswith("/v1/") or scope["path"] == "/metrics"):
+        path = scope["path"]
+        if self._keys is not None and not (path in self._page or path.startswith(OPEN)):
             scheme, _, key = headers.get("authorization", "").partition(" ")
             found = self._keys.find(key.strip() if scheme.lower() == "bearer" else "")
             if found is None:
@@ -83,7 +90,7 @@ class Guard:
 
 def _check_type(scope: Scope, headers: Headers) -> None:
     """A page of another site can send a body of few types without being asked whether it may (CSRF): JSON is none."""
-    if scope["method"] != "POST" or scope["path"] != GENERATIONS:
+    if scope["method"] in _READS or scope["path"] in _FORMS:
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, create_model
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
 from ddm_rt.sample.request import Request, told_fields
-from ddm_rt.serve.http.errors import invalid
+from ddm_rt.serve.http.errors import invalid, unknown_model
 from ddm_rt.serve.settings import HttpSettings
 
 PictureFormat = Literal["png", "webp", "jpeg"]
@@ -24,7 +24,10 @@ Word = Annotated[str, Field(min_length=1, max_length=64)]
 _STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
 # Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
 _OTHERWISE: dict[str, tuple[Any, Any]] = {
-    "prompt": (Text | None, Field(default=None, description="Text.")),
+    "prompt": (
+        Text | None,
+        Field(default=None, description="Text that the images show. A bundle without prompts drops it."),
+    ),
     "negative_prompt": (Text | None, None),
     "n": (Annotated[int, Field(strict=True)] | None, None),
     "seed": (
@@ -67,11 +70,13 @@ def _unused_field(**limits: Any) -> Any:
 class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
     """Body of `POST /v1/images/generations`. What is null or left out takes the bundle's or the server's default."""
 
-    model: str | None = Field(default=None, description="This server has one: its bundle's name.")
+    model: str | None = Field(
+        default=None, description="The bundle's name, or another name that `GET /v1/models` lists."
+    )
     size: str | None = Field(
         default=None,
         pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
-        description="WIDTHxHEIGHT, one that `GET /v1/models` lists.",
+        description="WIDTHxHEIGHT, one that `GET /v1/models` lists. A server that resizes takes any.",
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
@@ -88,7 +93,7 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         default=None, description="With stream, events that OpenAI doesn't have: started, progress, finished."
     )
     partial_images: Annotated[int, Field(ge=0, le=3, strict=True)] | None = Field(
-        default=None, description="With stream, so many previews of each image at most."
+        default=None, description="Taken for the sake of clients. This server sends none, as OpenAI's may send fewer."
     )
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = _unused_field()
     background: Literal["auto", "opaque"] | None = _unused_field()
@@ -114,8 +119,7 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         """The request. Raises Failure naming the field that this server doesn't take."""
         names = (bundle.config.name, *http.model_aliases)
         if self.model is not None and self.model not in names:
-            said = f"model {self.model!r} does not exist; this server has {', '.join(map(repr, names))}"
-            raise invalid(said, "model", "model_not_found", 404)
+            raise unknown_model(self.model, names)
         if self.output_compression not in (None, 100) and self.output_format == "png":
             raise invalid("output_compression is given, but png has no quality: webp and jpeg do", "output_compression")
         width, height = _pixels(self._made(bundle, http))
@@ -257,7 +261,7 @@ class JudgeItem(Reply):
 class ModelItem(Reply):
     """OpenAI's four fields, and what a page or a client may want to know before it asks for images."""
 
-    id: str  # the bundle's name
+    id: str  # the bundle's name, or another one that the server was told
     object: Literal["model"] = "model"  # what this is
     created: int  # Unix time at which the server started
     owned_by: str = "ddm-rt"  # for clients that ask for it
@@ -278,7 +282,7 @@ class ModelItem(Reply):
 
 
 class ModelList(Reply):
-    """The server's models. There is one."""
+    """The server's one model, under each of its names."""
 
     object: Literal["list"] = "list"  # what this is
     data: list[ModelItem]  # the models

@@ -115,7 +115,7 @@ def counted(aim: Aim, known: Collection[Aim]) -> Aim:
 
 
 def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:
-    """Of several schedulers: gauges of those that are `here`, work of all there `ever` were, and requests by `tally`."""
+    """Of several schedulers: gauges of those `here`, work of all that there `ever` were, and requests by `tally`."""
     gauges = ("waiting", "occupied", "decoding", "slots", "queue")
     return tally.stats(
         requests=requests,
