@@ -10,6 +10,10 @@ Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")]  # WIDTHxHEIGHT in pixels
 
+Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]  # a name or an address, without a port
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]  # as browsers say where a page is from
+
 
 class ServeSettings(Frozen):
     """What the scheduler works on at once, and what may wait for how long. Each replica has these."""
@@ -35,10 +39,12 @@ class HttpSettings(Frozen):
     head_s: Seconds = 10.0  # for the head of a request to arrive
     body_s: Seconds = 10.0  # for the whole of a request's body to arrive
     write_s: Seconds = 30.0  # for a client to take the next part of its response
-    allowed_hosts: tuple[str, ...] = ()  # names that the server is called by, besides localhost and addresses; "*": any
-    max_requests: Positive = 1024  # under way at once, health checks apart
-    public_url: str | None = None  # what the URLs of images begin with; None: as the client named the server
-    origins: tuple[str, ...] = ()  # web pages elsewhere that may call
+    allowed_hosts: tuple[
+        Host, ...
+    ] = ()  # names that the server is called by, besides localhost and addresses; "*": any
+    max_requests: Positive = 512  # under way at once, health checks apart
+    public_url: Url | None = None  # what the URLs of images begin with; None: as the client named the server
+    origins: tuple[Origin, ...] = ()  # web pages elsewhere that may call
     log_prompts: bool = False  # whether the log has the texts of prompts
 
 

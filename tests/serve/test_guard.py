@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from gated_engine import GatedEngine
 from http_server import GENERATIONS, Running, client_of, fake_pipeline, running, stopped_pipeline
 from patience import PATIENCE_S, settled
+from pydantic import ValidationError
 
 from ddm_rt.serve.http import server as server_module
 from ddm_rt.serve.http.keys import Caller, Keys
@@ -46,7 +47,13 @@ def test_addresses_and_this_machine_s_names_are_answered(host: str) -> None:
     assert asked(host) == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "x:y:z"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "x:y:z", "127.0.0.1.."),
+        *("127.0.0.1:x@evil.com", 'localhost:"><script>', "127.0.0.1%.evil.com", "[::1", "[fe80::1%eth0/@evil.com]"),
+    ],
+)
 def test_another_name_is_refused(host: str) -> None:
     assert asked(host) == 421
 
@@ -219,3 +226,77 @@ def test_a_failure_is_logged_with_its_request_s_id() -> None:
     finally:
         request_id.reset(name)
     assert line["request_id"] == "req_7"
+
+
+def test_slow_bodies_do_not_crowd_out_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_CONNECTIONS", 8)
+    with running(fake_pipeline()) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) for _ in range(8)]
+        for connection in slow:
+            connection.sendall(head("Content-Type: application/json", "Content-Length: 20") + b"{")
+        with server.client() as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.post(GENERATIONS, json={}).status_code == 200
+        for connection in slow:
+            connection.close()
+
+
+def test_who_sends_requests_without_waiting_gets_one_answer(served: Running) -> None:
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = talk(served.port, 50 * one)
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_body_of_many_fields_is_refused_at_once(client: TestClient) -> None:
+    answer = client.post(GENERATIONS, json={str(number): 1 for number in range(101)})
+    assert told(answer) == (400, "invalid_value")
+    assert "101 fields; expected 100 at most" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allowed_hosts": ("gw.example:8000",)},
+        {"allowed_hosts": ("https://gw.example",)},
+        {"allowed_hosts": ("*.example.com",)},
+        {"origins": ("good.example",)},
+        {"origins": ("https://x.example/",)},
+        {"public_url": "img.example"},
+        {"public_url": "javascript:alert(1)"},
+    ],
+    ids=str,
+)
+def test_settings_that_could_never_fit_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="should match pattern"):
+        HttpSettings(**settings)
+
+
+def test_pictures_of_a_client_that_has_left_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> bytes:
+        made.append(1)
+        begun.set()
+        assert go.wait(PATIENCE_S)
+        return b"x"
+
+    monkeypatch.setattr("ddm_rt.serve.http.generations.picture", slow)
+    with running(fake_pipeline(), http=HttpSettings(resize=True)) as server:
+        body = json.dumps({"n": 9, "steps": 1, "size": "64x64"}).encode()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+            connection.sendall(head("Content-Type: application/json", f"Content-Length: {len(body)}") + body)
+            assert begun.wait(PATIENCE_S)
+        assert settled(lambda: len(server.server.server_state.connections) == 0)
+        go.set()
+        with server.client() as client:
+            assert client.get("/healthz").status_code == 200
+    assert len(made) < 9
+
+
+def test_scaled_pictures_have_only_so_many_pixels() -> None:
+    with client_of(fake_pipeline(), http=HttpSettings(resize=True)) as client:
+        answer = client.post(GENERATIONS, json={"n": 5, "size": "2048x2048"})
+        assert told(answer) == (400, "invalid_value")
+        assert answer.json()["error"]["param"] == "size"

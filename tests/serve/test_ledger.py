@@ -1,5 +1,7 @@
 """A server whose ledger can't be used says so, and goes on when it can."""
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,10 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, fake_bundle
 from http_server import GENERATIONS, client_of
+from ledger_processes import quota
 
 from ddm_rt.errors import LedgerError
-from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.sample.pipeline import Pipeline
 
 MANY = {"n": 40}
@@ -106,3 +109,25 @@ def test_a_ledger_that_fails_at_the_end_gives_the_draws_back() -> None:
         assert (failed.status_code, failed.json()["error"]["code"]) == (503, "ledger_unavailable")
         ledger.works = True
         assert total(client) == {"issued": 3, "done": 0, "in_progress": 0, "pooled": 3}
+
+
+def test_a_disk_that_is_nearly_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page may have room where a request's draws have none."""
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Ledger(tmp_path / "x") as ledger:
+        ledger.check()
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+        with pytest.raises(LedgerError, match=r"cannot be written \(No space left"):
+            ledger.check()
+
+
+def test_a_scope_is_found_among_more_than_are_listed() -> None:
+    ledger = Ledger()
+    for number in range(3):
+        with ledger.lease(Stream("ab" * 32, f"scope {number}", "uniform"), quota, 1) as lease:
+            lease.commit()
+    assert [stream.scope for stream in ledger.streams(most=2)] == ["scope 0", "scope 1"]
+    assert [stream.scope for stream in ledger.streams("scope 2", most=2)] == ["scope 2"]

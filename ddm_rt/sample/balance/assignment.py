@@ -41,8 +41,8 @@ class Lender(Protocol):
     def counts(self, stream: Stream) -> Counts:
         """Where a stream stands."""
 
-    def streams(self) -> list[Stream]:
-        """The streams that have counts."""
+    def streams(self, scope: str | None = None) -> list[Stream]:
+        """The streams that have counts, of one scope or of all."""
 
     def check(self) -> None:
         """Make it where there is none, and write to it. Raises LedgerError where that can't be done."""

@@ -32,7 +32,9 @@ from ddm_rt.sample.balance.quota import TreeQuota
 _CACHED_STREAMS = 256
 _IN_MEMORY = "memory"  # the owner of every lease of a ledger without a file
 _FIND = "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?"
-_STREAMS = "SELECT bundle_id, scope, target, calibration_id FROM streams ORDER BY number LIMIT ?"
+_STREAMS = (
+    "SELECT bundle_id, scope, target, calibration_id FROM streams WHERE ? IS NULL OR scope = ? ORDER BY number LIMIT ?"
+)
 _OTHER = "SELECT bundle_id FROM streams WHERE bundle_id != ? LIMIT 1"
 _POOL = (
     "SELECT position, code FROM draws WHERE owner IS NULL AND lease IS NULL AND stream = ? ORDER BY position LIMIT ?"
@@ -196,8 +198,11 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def check(self) -> None:
         """Make the file where there is none, and write to it. Raises LedgerError where that can't be done."""
-        with self._transaction() as connection:
-            touch(connection)
+        try:
+            with self._transaction() as connection:
+                touch(connection, self.path)
+        except OSError as error:
+            raise LedgerError(f"{self}: cannot be written ({error.strerror})") from error
 
     def counts(self, stream: Stream) -> Counts:
         """Where `stream` stands; all zero where nothing was drawn yet."""
@@ -217,12 +222,12 @@ class Ledger(AbstractContextManager["Ledger"]):
                 Counter({code: n for code, pooled, n in rows if pooled}),
             )
 
-    def streams(self, most: int = 1000) -> list[Stream]:
-        """The streams that something was drawn from, the first `most` of them."""
+    def streams(self, scope: str | None = None, most: int = 1000) -> list[Stream]:
+        """The streams that something was drawn from, of one scope or of all; the first `most` of them."""
         if not self._exists():
             return []
         with self._transaction() as connection:
-            rows = connection.execute(_STREAMS, (most,)).fetchall()
+            rows = connection.execute(_STREAMS, (scope, scope, most)).fetchall()
         return [Stream(bundle_id, scope, target, name or None) for bundle_id, scope, target, name in rows]
 
     def check_bundle(self, bundle: Bundle) -> None:

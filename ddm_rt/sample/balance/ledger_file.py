@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import sqlite3
+import tempfile
 import weakref
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID = 0x44444D31  # "DDM1": an SQLite file with another one is no ledger
 _VERSION = 1
+_ROOM = 2**18  # bytes
 # A transaction writes a few whole pages: small ones, copied back from the WAL when that has 4 MiB, make it quick.
 _PAGE_BYTES = 1024
 _WAL_PAGES = 4096
@@ -89,9 +91,12 @@ def open_ledger(path: Path | None, name: str, fsync: bool, timeout_s: float) -> 
     return connection
 
 
-def touch(connection: sqlite3.Connection) -> None:
-    """Write to the file, and change nothing: a full disk refuses it all the same."""
+def touch(connection: sqlite3.Connection, path: Path | None) -> None:
+    """Write to the file, and change nothing. Raises OSError where the disk has no room for some requests' draws."""
     connection.execute(f"PRAGMA user_version = {_VERSION}")
+    if path is not None:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(_ROOM))
 
 
 def _create(path: Path) -> None:

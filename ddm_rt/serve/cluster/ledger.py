@@ -53,8 +53,8 @@ class LedgerKeeper:
     def counts(self, stream: Stream) -> Counts:
         return self._opened().counts(stream)
 
-    def streams(self) -> list[Stream]:
-        return self._opened().streams()
+    def streams(self, scope: str | None = None) -> list[Stream]:
+        return self._opened().streams(scope)
 
     def check(self) -> None:
         self._opened().check()
@@ -125,8 +125,8 @@ class SharedLedger:
     def counts(self, stream: Stream) -> Counts:
         return cast(Counts, self.ask("counts", stream))
 
-    def streams(self) -> list[Stream]:
-        return cast(list[Stream], self.ask("streams"))
+    def streams(self, scope: str | None = None) -> list[Stream]:
+        return cast(list[Stream], self.ask("streams", scope))
 
     def check(self) -> None:
         self.ask("check")

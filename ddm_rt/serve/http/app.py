@@ -116,8 +116,8 @@ def create_app(
             # For a client that left before the first event was made; later the stream itself sees to it.
             call_off = BackgroundTask(order.ticket.cancel)
             return StreamingResponse(images.stream(order), headers=about_it, media_type=_EVENTS, background=call_off)
-        async with cancel_when_gone(request.receive, order.ticket):
-            return Response(await images.whole(order), headers=about_it, media_type="application/json")
+        async with cancel_when_gone(request.receive, order.ticket) as gone:
+            return Response(await images.whole(order, gone), headers=about_it, media_type="application/json")
 
     @app.get("/images/{name}", response_class=Response, responses=_PICTURE)
     async def picture(name: str) -> Response:

@@ -76,8 +76,7 @@ def balances(
     ledger: Lender, top_of: tuple[int, ...], scope: str | None = None, measured: Measured | None = None
 ) -> list[StreamBalance]:
     """Every stream of the ledger, or those of `scope`; `top_of` has the top code of each code."""
-    streams = [stream for stream in ledger.streams() if scope is None or stream.scope == scope]
-    return [_balance(ledger, stream, top_of, measured) for stream in streams]
+    return [_balance(ledger, stream, top_of, measured) for stream in ledger.streams(scope)]
 
 
 def _balance(ledger: Lender, stream: Stream, top_of: tuple[int, ...], measured: Measured | None) -> StreamBalance:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.sample.generation import Cancelled, Generation
 from ddm_rt.sample.manifest import Manifest
 from ddm_rt.serve.http import sse
 from ddm_rt.serve.http.balance import Measured
@@ -94,17 +95,22 @@ class Images:
         if isinstance(event, Finished | Failed):
             self._metrics.generated(ticket, stream)
 
-    async def whole(self, order: Order) -> bytes:
-        """All images and the manifest, as JSON. Raises Failure."""
+    async def whole(self, order: Order, gone: Callable[[], bool] = lambda: False) -> bytes:
+        """All images and the manifest, as JSON. Raises Failure, also where `gone` says that the client has left."""
         events = sse.follow(order.ticket, idle_s=math.inf, grace_s=_GRACE_S, progress=False)
         end = [event async for event in events][-1]
         if isinstance(end, Failed):
             raise _logged(failed(end.error), end.error)
-        return await self._in_pool(lambda: self._reply(order))
+        generation, numbers = order.ticket.result(), range(order.ticket.n)
+        items: list[ImageItem] = []
+        # Scaled pictures take long: one after the other, so that those of others come between, and a client may leave.
+        for part in [[number] for number in numbers] if order.scaled_to else [list(numbers)]:
+            if gone():
+                raise failed(Cancelled("the client has left"))
+            items += await self._in_pool(lambda: self._items(order, part, list(generation.images[part])))  # noqa: B023
+        return await self._in_pool(lambda: self._reply(order, generation, items))
 
-    def _reply(self, order: Order) -> bytes:
-        generation = order.ticket.result()
-        items = self._items(order, range(order.ticket.n), list(generation.images))
+    def _reply(self, order: Order, generation: Generation, items: list[ImageItem]) -> bytes:
         reply = ImageReply(
             created=int(time.time()),
             data=items,

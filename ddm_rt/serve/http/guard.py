@@ -1,6 +1,7 @@
 """What a request must fulfil before its body is read: whom it is meant for, how it is framed, and who asks."""
 
 import ipaddress
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ GENERATIONS = "/v1/images/generations"
 OPEN = ("/healthz", "/readyz", "/images/", "/openapi.json")
 _FORMS = ("/v1/images/edits", "/v1/images/variations")  # which OpenAI's clients send as forms, and get told of
 
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")
 _ANY_HOST = "*"
 _CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
@@ -58,10 +60,10 @@ class Guard:
         host = headers.get("host")
         if host is None or _ANY_HOST in self._hosts:  # browsers always send it
             return
-        name = host.rpartition(":")[0] if host.rpartition("]")[2].startswith(":") or host.count(":") == 1 else host
-        name = name.strip("[]").rstrip(".").lower()
+        parts = _HOST.fullmatch(host)
+        name = (parts[1] or parts[2]).removesuffix(".").lower() if parts else ""
         if not (_is_address(name) or name == "localhost" or name.endswith(".localhost") or name in self._hosts):
-            said = f"this server does not answer to the host {name[:100]!r}; --allowed-host names those that it does"
+            said = f"this server does not answer to the host {host[:100]!r}; --allowed-host names those that it does"
             raise invalid(said, code="host_not_allowed", status=421)
 
     def _check_framing(self, headers: Headers) -> None:

@@ -4,7 +4,7 @@ import math
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
@@ -18,6 +18,8 @@ _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 _LONGEST_SIDE = 2048  # that a picture is scaled to, as the largest of OpenAI's is shorter
+_MOST_FIELDS = 100  # of a body
+_MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 # A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
@@ -105,6 +107,14 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         default=None, description="The request fails if it isn't done after so many seconds."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, body: Any) -> Any:
+        """Before each of them is found to be unknown."""
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+            raise ValueError(f"the body has {len(body)} fields; expected {_MOST_FIELDS} at most")
+        return body
+
     @property
     def answers_with(self) -> Literal["b64_json", "url"]:
         return self.response_format or ("url" if (self.model or "").startswith("dall-e-") else "b64_json")
@@ -151,6 +161,9 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
             raise invalid(f"size is {self.size!r}; this server makes: {', '.join(sizes)}", "size", "invalid_value")
         if max(wanted) > _LONGEST_SIDE:
             raise invalid(f"size is {self.size!r}; expected at most {_LONGEST_SIDE} a side", "size", "invalid_value")
+        if (self.n or 1) * wanted[0] * wanted[1] > _MOST_PIXELS:
+            said = f"n images of size {self.size!r} have over {_MOST_PIXELS} pixels; expected fewer, or smaller ones"
+            raise invalid(said, "size", "invalid_value")
         return min(sizes, key=lambda size: _distance(wanted, _pixels(size)))
 
 

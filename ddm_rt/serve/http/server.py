@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ddm_rt.errors import DdmError
@@ -96,7 +97,7 @@ class _Protocol(H11Protocol):
     """
 
     http: HttpSettings
-    idle: dict["_Protocol", None]  # the server's connections without a request, the longest so first
+    idle: dict["_Protocol", None]  # the server's connections without a whole request, the longest so first
     most: int  # connections
     _head: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -105,15 +106,20 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         self._wait_for_head()
         while len(self.connections) > self.most and self.idle:
-            oldest = next(iter(self.idle))
+            oldest = next(iter(self.idle))  # itself only where all others have a request that has come whole
             del self.idle[oldest]
             self.connections.discard(oldest)
             oldest.transport.abort()
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.idle.pop(self, None)
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return  # who sends a body slowly is as idle as who sends no request
+        self.idle.pop(self, None)
+        if self.conn.trailing_data[0]:
+            # Who sends requests without waiting for answers would keep the loop from others: this one is the last.
+            self.cycle.keep_alive = False
+            self.headers.append(CLOSE_HEADER)  # uvicorn answers with what the client said of the connection
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -60,17 +60,22 @@ async def follow(
 
 
 @asynccontextmanager
-async def cancel_when_gone(receive: Receive, ticket: Ticket) -> AsyncIterator[None]:
-    """Within the block, the request is cancelled when its client leaves. The request's body has been read before."""
+async def cancel_when_gone(receive: Receive, ticket: Ticket) -> AsyncIterator[Callable[[], bool]]:
+    """Within the block, the request is cancelled when its client leaves; gives a function that tells whether it has.
+    The request's body has been read before.
+    """
+    gone = False
 
     async def watch() -> None:
+        nonlocal gone
         while (await receive())["type"] != "http.disconnect":
             pass
+        gone = True
         ticket.cancel()
 
     watching = asyncio.create_task(watch())
     try:
-        yield
+        yield lambda: gone
     finally:
         watching.cancel()
 
