@@ -80,10 +80,14 @@ def serve(
     threads: options.Threads = None,
     replicas: Annotated[int | None, Option(min=1, help="Processes that make images, by Ray Serve.")] = None,
     max_replicas: Annotated[int | None, Option(min=1, help="Largest number of replicas, under load.")] = None,
-    target_ongoing: Annotated[float, Option(help="Requests in a replica above which one more is started.")] = 8.0,
-    max_ongoing: Annotated[int, Option(min=1, help="Largest number of requests in a replica. Others wait.")] = 256,
-    cpus: Annotated[float, Option(help="CPUs for each replica.")] = 1.0,
-    gpus: Annotated[float, Option(help="GPUs for each replica. With 0, auto stays on the CPU.")] = 0.0,
+    target_ongoing: Annotated[
+        float | None, Option(help="Requests in a replica above which one more is started. By default 8.")
+    ] = None,
+    max_ongoing: Annotated[
+        int | None, Option(min=1, help="Largest number of requests in a replica. Others wait. By default 256.")
+    ] = None,
+    cpus: Annotated[float | None, Option(help="CPUs for each replica. By default 1.")] = None,
+    gpus: Annotated[float | None, Option(help="GPUs for each replica. Without any, auto stays on the CPU.")] = None,
     address: Annotated[str | None, Option("--ray-address", help="Ray cluster, or auto. By default a new one.")] = None,
     dashboard: Annotated[bool, Option("--ray-dashboard", help="Serve Ray's own page on port 8265.")] = False,
     log_level: Annotated[

@@ -1,18 +1,31 @@
 """What bounds a server: its scheduler, its HTTP interface, and its replicas where there are several."""
 
+import re
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ddm_rt.config import Frozen, Positive
 
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
-Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")]  # WIDTHxHEIGHT in pixels
 
-Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]  # a name or an address, without a port
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]  # as browsers say where a page is from
+
+def _text(pattern: str, expected: str) -> AfterValidator:
+    """Text of this form; `expected` says in words which."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r}; expected {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
+Size = Annotated[str, _text(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels, such as 768x512")]
+Host = Annotated[str, _text(r"\*|[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", "a name or an address without a port, or *")]
+Url = Annotated[str, _text(r"https?://[^\s/]\S*", "an address that begins with http:// or https://")]
+Origin = Annotated[str, _text(r"\*|https?://[^\s/]+", "https://HOST without a path, or *")]
 
 
 class ServeSettings(Frozen):

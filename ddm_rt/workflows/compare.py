@@ -18,7 +18,6 @@ from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.report import comparison_page
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
-from ddm_rt.workflows.export import export
 
 
 def compare(
@@ -81,6 +80,8 @@ def _converted(
 
         @functools.cache
         def convert(source: str, precision: Precision) -> str:
+            from ddm_rt.workflows.export import export  # onnx, which a comparison that converts nothing needs not
+
             bundle = export(source, Path(tempfile.mkdtemp(dir=folder)), precision, progress=on_stage)
             if on_converted is not None:
                 on_converted(source, bundle)

@@ -53,6 +53,8 @@ def demo(
     `tell` is called with a line of text at each stage, `progress` with the name of what begins, for a callback that
     follows its steps. Raises DdmError for an unfit `source`, an `out` of other settings, or where a training fails.
     """
+    from ddm_rt.export.run import export_run  # what isn't installed shows before anything is made
+
     started = time.monotonic()
     labels = data.load(DataConfig(source=source)).labels or ()
     groups = sorted(set(labels))
@@ -76,8 +78,6 @@ def demo(
         label, bundle = METHODS[name][0], out / name / "bundle"
         if not (bundle / INDEX).is_file():
             tell(f"{name}: exporting")
-            from ddm_rt.export.run import export_run
-
             export_run(out / name / "run", bundle)
         tell(f"{name}: sampling {N} images, and more until each group has {MIN_PER_GROUP}; judging")
         figures, grid = measure(bundle, by, progress(f"sampling {name}"))

@@ -1,7 +1,6 @@
 """The page on the command line: every command with its options, from the program's own help."""
 
 import re
-from itertools import pairwise
 from typing import Any
 
 _INTRODUCTION = """# Command line
@@ -102,11 +101,8 @@ def _prose(text: str) -> list[str]:
     text = re.sub(r"^Example: (?=ddm-rt )", f"Example:\n\n{_INDENT}", text.replace("\b", ""), flags=re.MULTILINE)
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         if paragraph.startswith(_INDENT):
-            lines = [line.strip() for line in paragraph.strip().splitlines()]
-            example = lines[0] + "".join(
-                f"\n{line}" if line.startswith("ddm-rt ") or before.endswith("\\") else f" \\\n    {line}"
-                for before, line in pairwise(lines)
-            )
+            # A line that is indented further belongs to the command before it.
+            example = re.sub(r"\n +", "\n", re.sub(r"\n {8,}", " ", paragraph.strip()))
             if found and found[-1].startswith("```sh"):
                 found[-1] = found[-1].removesuffix("\n```") + f"\n{example}\n```"
             else:

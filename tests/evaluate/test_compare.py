@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,11 @@ def test_page_table_and_json_say_the_same(planted: tuple[Comparison, comparison_
     assert f"{after:.2f}" in text
     with pytest.raises(DdmError, match="not an empty directory"):
         comparison_page.write(figures, pictures, tmp_path / "out")
+
+
+def test_a_comparison_that_converts_nothing_needs_no_onnx() -> None:
+    code = "import sys; sys.modules['onnx'] = None; import ddm_rt.workflows.compare"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
 def test_a_label_is_text_on_the_page(planted: tuple[Comparison, comparison_page.Pictures], tmp_path: Path) -> None:

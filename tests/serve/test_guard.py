@@ -268,7 +268,7 @@ def test_a_body_of_many_fields_is_refused_at_once(client: TestClient) -> None:
     ids=str,
 )
 def test_settings_that_could_never_fit_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="should match pattern"):
+    with pytest.raises(ValidationError, match="; expected "):
         HttpSettings(**settings)
 
 

@@ -62,7 +62,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None, sta
 
 
 def unknown_model(name: str, names: Sequence[str]) -> Failure:
-    said = f"model {name!r} does not exist; this server has {', '.join(map(repr, names))}"
+    said = f"model {name!r} does not exist; this server has {', '.join(map(repr, names))} (--model-alias adds a name)"
     return invalid(said, "model", "model_not_found", 404)
 
 

@@ -158,7 +158,8 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
             return self.size
         wanted = _pixels(self.size)
         if not http.resize:
-            raise invalid(f"size is {self.size!r}; this server makes: {', '.join(sizes)}", "size", "invalid_value")
+            said = f"size is {self.size!r}; this server makes: {', '.join(sizes)} (with --resize it takes any)"
+            raise invalid(said, "size", "invalid_value")
         if max(wanted) > _LONGEST_SIDE:
             raise invalid(f"size is {self.size!r}; expected at most {_LONGEST_SIDE} a side", "size", "invalid_value")
         if (self.n or 1) * wanted[0] * wanted[1] > _MOST_PIXELS:
