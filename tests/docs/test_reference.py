@@ -48,12 +48,12 @@ def test_a_command_or_an_option_without_help_is_named() -> None:
         command_line.page(program("Of it.", None))
 
 
-def test_long_examples_go_on_on_a_second_line_and_options_in_text_are_code() -> None:
-    text = "With --size it is `a --b`.\n\nExample:\n\n    ddm-rt work --size 2\n    --more\n\n    ddm-rt work\n"
+def test_each_example_is_one_command_and_options_in_text_are_code() -> None:
+    text = "With --size it is `a --b`.\n\nExample:\n\n    ddm-rt work --size 2\n        --more\n    accelerate launch\n\n    ddm-rt work\n"
     prose, example, block = command_line._prose(text)
     assert prose == "With `--size` it is `a --b`."
     assert example == "Example:"
-    assert block == "```sh\nddm-rt work --size 2 \\\n    --more\nddm-rt work\n```"
+    assert block == "```sh\nddm-rt work --size 2 --more\naccelerate launch\nddm-rt work\n```"
 
 
 def test_every_function_of_the_c_header_is_there_with_its_comment() -> None:
