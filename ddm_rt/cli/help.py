@@ -8,17 +8,17 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from ddm_rt.sample.request import told_fields
+
 _NAMES = 26  # characters at most that the names of options get; what is longer has a line of its own
 # Words of a shell: quoted text isn't taken apart, and an option keeps its value.
 _WORDS = re.compile(r"""(?:--?[\w-]+ (?!-))?(?:"[^"]*"|'[^']*'|\S)+""")
 _TYPES = re.compile(r"<(?:list\[)?(\w+)(?:\]| range)>")
 
 
-# What several commands have. What a command doesn't name stands under "Options".
+# What several commands have, besides the fields of `Request`. What a command doesn't name stands under "Options".
 _SHARED = {
-    "Prompts and sampling": "prompt negative_prompt guidance_scale indicator_guidance_scale num_steps sampler "
-    "height width",
-    "Balance": "balance scope shuffle allow_stale leave_alone ledger fsync",
+    "Balance": "ledger fsync",
     "Backend and device": "backend device precision mode threads",
     "Other options": "classes set_",
 }
@@ -29,7 +29,8 @@ class Command(TyperCommand):
 
     def __init__(self, groups: Mapping[str, str], **given: Any) -> None:
         super().__init__(**given)
-        titles = {name: title for each in (_SHARED, groups) for title, names in each.items() for name in names.split()}
+        titles = {name: field.told.group for name, field in told_fields().items()}
+        titles |= {name: title for each in (_SHARED, groups) for title, names in each.items() for name in names.split()}
         for each in self.params:
             each.rich_help_panel = titles.get(each.name, "Options")  # type: ignore[attr-defined]
             each.secondary_opts = []  # no --no-flag

@@ -70,10 +70,16 @@ class Resolved(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A field that the command line and HTTP offer: what it means, and its name there where that differs."""
+    """A field that the command line and HTTP offer: what it means, its name there where that differs, and the title
+    under which `--help` shows it.
+    """
 
     help: str
     name: str | None = None
+    group: str = "Prompts and sampling"
+
+
+_BALANCE = "Balance"  # a group of `--help`
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,11 @@ class Request:
 
     prompt: Annotated[str | Sequence[str] | None, Told("Text that the images show. Several texts take turns.")] = None
     negative_prompt: Annotated[str | None, Told("Text that the images stay away from.")] = None
-    n: Annotated[int, Field(ge=1), Told("Number of images.")] = 1
+    n: Annotated[int, Field(ge=1), Told("Number of images.", group="Options")] = 1
     seed: Annotated[
-        int, Field(ge=0, le=MAX_SEED), Told("Seed. The same seed gives the same images. Image i has derive(seed, i).")
+        int,
+        Field(ge=0, le=MAX_SEED),
+        Told("Seed. The same seed gives the same images. Image i has derive(seed, i).", group="Options"),
     ] = 0
     codes: Sequence[int] | None = None  # one for each image, -1 for the null code; None: drawn by quota
     num_steps: Annotated[int | None, Field(ge=1), Told("Number of sampling steps of each image.", "steps")] = None
@@ -123,15 +131,26 @@ class Request:
     height: Annotated[int | None, Told("Height of the images in pixels.")] = None
     width: Annotated[int | None, Told("Width of the images in pixels.")] = None
     target: Annotated[
-        str, Told("Shares: uniform; of top codes, code:0=.3,code:1=.7; or, with a calibration, of groups, a=.5,b=.5.")
+        str,
+        Told(
+            "Shares: uniform; of top codes, code:0=.3,code:1=.7; or, with a calibration, of groups, a=.5,b=.5.",
+            group="Options",
+        ),
     ] = "uniform"
-    balance: Annotated[Balance, Told("on: a quota draws the codes. off: all images get the null code.")] = Balance.AUTO
+    balance: Annotated[
+        Balance, Told("on: a quota draws the codes. off: all images get the null code.", group=_BALANCE)
+    ] = Balance.AUTO
     scope: Annotated[
-        str | None, Told("Stream of requests. Codes go on where its last request stopped. Give each its own seed.")
+        str | None,
+        Told("Stream of requests. Codes go on where its last request stopped. Give each its own seed.", group=_BALANCE),
     ] = None
-    shuffle: Annotated[bool, Told("Put the codes in random order. Balance then holds at a request's end.")] = False
-    allow_stale: Annotated[bool, Told("Use a calibration that was made for other settings.")] = False
-    leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.")] = None
+    shuffle: Annotated[
+        bool, Told("Put the codes in random order. Balance then holds at a request's end.", group=_BALANCE)
+    ] = False
+    allow_stale: Annotated[bool, Told("Use a calibration that was made for other settings.", group=_BALANCE)] = False
+    leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.", group=_BALANCE)] = (
+        None
+    )
 
     def extent(self, bundle: Bundle) -> Extent:
         """Images, steps and the shape of the latents, with the bundle's defaults. Whether it fits is not checked."""

@@ -49,7 +49,10 @@ def test_a_command_or_an_option_without_help_is_named() -> None:
 
 
 def test_each_example_is_one_command_and_options_in_text_are_code() -> None:
-    text = "With --size it is `a --b`.\n\nExample:\n\n    ddm-rt work --size 2\n        --more\n    accelerate launch\n\n    ddm-rt work\n"
+    text = (
+        "With --size it is `a --b`.\n\nExample:\n\n"
+        "    ddm-rt work --size 2\n        --more\n    accelerate launch\n\n    ddm-rt work\n"
+    )
     prose, example, block = command_line._prose(text)
     assert prose == "With `--size` it is `a --b`."
     assert example == "Example:"

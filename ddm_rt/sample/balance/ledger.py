@@ -198,11 +198,8 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def check(self) -> None:
         """Make the file where there is none, and write to it. Raises LedgerError where that can't be done."""
-        try:
-            with self._transaction() as connection:
-                touch(connection, self.path)
-        except OSError as error:
-            raise LedgerError(f"{self}: cannot be written ({error.strerror})") from error
+        with self._transaction() as connection:
+            touch(connection, self.path, str(self))
 
     def counts(self, stream: Stream) -> Counts:
         """Where `stream` stands; all zero where nothing was drawn yet."""

@@ -91,12 +91,15 @@ def open_ledger(path: Path | None, name: str, fsync: bool, timeout_s: float) -> 
     return connection
 
 
-def touch(connection: sqlite3.Connection, path: Path | None) -> None:
-    """Write to the file, and change nothing. Raises OSError where the disk has no room for some requests' draws."""
+def touch(connection: sqlite3.Connection, path: Path | None, name: str) -> None:
+    """Write to the file, and change nothing. Raises LedgerError where the disk has no room for some requests' draws."""
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     if path is not None:
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            file.write(bytes(_ROOM))
+        try:
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                file.write(bytes(_ROOM))
+        except OSError as error:
+            raise LedgerError(f"{name}: cannot be written ({error.strerror})") from error
 
 
 def _create(path: Path) -> None:
