@@ -93,6 +93,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "requests made from the OpenAPI schema": has_package("schemathesis"),
     "webdataset's reader": has_package("webdataset"),
     "the documentation site": has_package("mkdocs"),
+    "Prometheus's rules": has_debian("prometheus"),
     "the page in a browser": lambda: has_debian("chromium")() and has_package("playwright")(),
 }
 

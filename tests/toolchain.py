@@ -24,6 +24,7 @@ PACKAGES = {
     "valgrind": "valgrind",
     "clang": "clang++",
     "chromium": "chromium",
+    "prometheus": "promtool",
 }
 LOADER = ("cmake", "gcc", "libc6-dev", "make")
 EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")

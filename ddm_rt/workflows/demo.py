@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"train.indicator": "labels", "train.indicator_weight": 0.05},
     ),
 }
-N, SEED, MIN_PER_GROUP = 500, 0, 100
+N, SEED, MIN_PER_GROUP = 500, 0, 64
 LIMITATIONS = (
     "The models here are trained for minutes. Pictures are rougher and distances larger than with a real budget; "
     "compare the methods with each other, not with other work.",
