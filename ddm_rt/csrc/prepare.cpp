@@ -210,7 +210,7 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
     StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip);
-    Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}};
+    Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
     latent_shape(config, manifest.request.height, manifest.request.width);
