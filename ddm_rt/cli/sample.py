@@ -74,7 +74,7 @@ def sample(
         raise DdmError("--index: names an image of a manifest; give that with --from")
     if from_ is not None and (request.scope is not None or ledger is not None):
         raise DdmError("--from: a replay draws nothing; leave out --scope and --ledger")
-    for name, field in told_fields().items() if from_ is not None else ():
+    for name, field in told_fields().items() if from_ is not None and shards is None else ():
         if getattr(request, name) != (_N if name == "n" else field.default):
             flag = (field.told.name or name).replace("_", "-")
             what = "prompts" if name in ("prompt", "negative_prompt", "leave_alone") else "settings"

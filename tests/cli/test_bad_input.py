@@ -213,7 +213,6 @@ def test_a_run_with_missing_or_damaged_parts(refused, run: Path, tmp_path: Path)
         (("--target", "code:0=.3"), "target"),
         (("--target", "fair"), "target"),
         (("--target", "code:0=.3,code:1=.7", "--balance", "off"), "target"),
-        (("--from", "nowhere.json"), "nowhere.json: cannot be read"),
         (("--index", 3), "--index"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -231,6 +230,8 @@ def test_a_manifest_that_does_not_fit(refused, bundle: Bundle, sampled, tmp_path
 
     def said(*more: object) -> str:
         return refused("sample", bundle.path, "--from", path, "--out", tmp_path / "out", *more)
+
+    assert "manifest.json: cannot be read" in said()
 
     path.write_text(json.dumps(tree))
     assert "index is 12; the manifest has images 0 to 11" in said("--index", 12)

@@ -104,14 +104,6 @@ def test_words_by_scope_from_a_file(ddm_rt, sd: Bundle, tmp_path: Path) -> None:
         (("--leave-alone", "nowhere.json"), "nowhere.json: cannot be read"),
         (("--leave-alone", "man", "--balance", "on"), 'leave_alone is given, but balance is "on"'),
         (("--height", 61), "height is 61; expected a multiple of 4"),
-        (("--from", "manifest.json", "--prompt", "a"), "--from: a replay has the manifest's own prompts"),
-        (("--from", "manifest.json", "--leave-alone", "a"), "leave out --leave-alone"),
-        (
-            ("--from", "manifest.json", "--steps", 5),
-            "--from: a replay has the manifest's own settings; leave out --steps",
-        ),
-        (("--from", "manifest.json", "-n", 5), "leave out -n"),
-        (("--from", "manifest.json", "--target", "code:0=1"), "leave out --target"),
     ],
     ids=str,
 )
@@ -120,6 +112,25 @@ def test_a_request_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert said in ddm_rt(*line(sd, tmp_path / "out", *more)).refusal()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--prompt", "a"), "--from: a replay has the manifest's own prompts; leave out --prompt"),
+        (("--leave-alone", "a"), "leave out --leave-alone"),
+        (("--steps", 5), "--from: a replay has the manifest's own settings; leave out --steps"),
+        (("-n", 5), "leave out -n"),
+        (("--target", "code:0=1"), "leave out --target"),
+    ],
+    ids=str,
+)
+def test_a_replay_refuses_what_it_would_ignore(
+    ddm_rt, sd: Bundle, tmp_path: Path, more: tuple[object, ...], said: str
+) -> None:
+    replay = ("sample", sd.path, "--from", "manifest.json", "--out", tmp_path / "out")
+    assert said in ddm_rt(*replay, *more).refusal()
     assert not list(tmp_path.iterdir())
 
 
