@@ -66,6 +66,11 @@ def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
+def flag(name: str) -> str:
+    """The option of a field."""
+    return f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+
+
 def names(text: str | None) -> tuple[str, ...] | None:
     """Names by comma; None where there is no text."""
     return tuple(name.strip() for name in text.split(",")) if text else None
@@ -106,8 +111,7 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
         options = []
         for name, (hint, default, _, about) in told.items():
             kind, text = _OTHERWISE.get(name, (hint, None))
-            flag = (about.name or name).replace("_", "-")
-            option = Option(f"--{flag}" if len(flag) > 1 else f"-{flag}", help=text or about.help)
+            option = Option(flag(about.name or name), help=text or about.help)
             options.append(
                 inspect.Parameter(
                     name,

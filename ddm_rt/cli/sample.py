@@ -76,9 +76,8 @@ def sample(
         raise DdmError("--from: a replay draws nothing; leave out --scope and --ledger")
     for name, field in told_fields().items() if from_ is not None and shards is None else ():
         if getattr(request, name) != (_N if name == "n" else field.default):
-            flag = (field.told.name or name).replace("_", "-")
             what = "prompts" if name in ("prompt", "negative_prompt", "leave_alone") else "settings"
-            option = f"--{flag}" if len(flag) > 1 else f"-{flag}"
+            option = options.flag(field.told.name or name)
             raise DdmError(f"--from: a replay has the manifest's own {what}; leave out {option}")
     n, texts = request.n, request.prompt or ()
     if texts and len(texts) > n:

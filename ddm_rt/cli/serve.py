@@ -12,16 +12,14 @@ from typer import Argument, Option
 from ddm_rt.cli import options
 from ddm_rt.cli.app import say, serves
 from ddm_rt.config import Frozen, parse
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
     from ddm_rt.serve.http.balance import Measured
-    from ddm_rt.serve.settings import RaySettings
-
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
-_BOUNDS = ServeSettings()
+_BOUNDS, _SCALE = ServeSettings(), RaySettings()
 
 
 @serves(
@@ -81,12 +79,14 @@ def serve(
     replicas: Annotated[int | None, Option(min=1, help="Processes that make images, by Ray Serve.")] = None,
     max_replicas: Annotated[int | None, Option(min=1, help="Largest number of replicas, under load.")] = None,
     target_ongoing: Annotated[
-        float | None, Option(help="Requests in a replica above which one more is started. By default 8.")
+        float | None,
+        Option(help=f"Requests in a replica above which one more is started. By default {_SCALE.target_ongoing:g}."),
     ] = None,
     max_ongoing: Annotated[
-        int | None, Option(min=1, help="Largest number of requests in a replica. Others wait. By default 256.")
+        int | None,
+        Option(min=1, help=f"Largest number of requests in a replica. Others wait. By default {_SCALE.max_ongoing}."),
     ] = None,
-    cpus: Annotated[float | None, Option(help="CPUs for each replica. By default 1.")] = None,
+    cpus: Annotated[float | None, Option(help=f"CPUs for each replica. By default {_SCALE.cpus:g}.")] = None,
     gpus: Annotated[float | None, Option(help="GPUs for each replica. Without any, auto stays on the CPU.")] = None,
     address: Annotated[str | None, Option("--ray-address", help="Ray cluster, or auto. By default a new one.")] = None,
     dashboard: Annotated[bool, Option("--ray-dashboard", help="Serve Ray's own page on port 8265.")] = False,
@@ -166,10 +166,8 @@ def _settings(model: type[S], given: Mapping[str, Any]) -> S:
     return parse(model, options.given({name: given.get(name) for name in model.model_fields}), "serve")
 
 
-def _scale(given: Mapping[str, Any]) -> "RaySettings | None":
+def _scale(given: Mapping[str, Any]) -> RaySettings | None:
     """None where no replicas are asked for. Raises DdmError where only they could be meant."""
-    from ddm_rt.serve.settings import RaySettings
-
     if given["replicas"] is not None:
         return _settings(RaySettings, given)
     names = ("max_replicas", "target_ongoing", "max_ongoing", "cpus", "gpus")

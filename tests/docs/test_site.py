@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow(reason="needs ddm-rt[docs]; building takes ten sec
 
 def build(tree: Path, out: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "-f", "docs/mkdocs.yml", "-d", out]
-    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
