@@ -28,7 +28,6 @@ DIGITS = asset("digits")
 REFUSED = (
     ("--target", "code:9=1"),
     ("--prompt", "a nurse"),
-    ("--from", "damaged.json"),
     ("--scope", "s", "--ledger", "damaged.ledger"),
     ("--backend", "tensorrt"),
 )
@@ -52,7 +51,11 @@ def refused(command: list[str | Path], folder: Path, **environment: str) -> None
 
 
 def sample(build: Path, out: Path, *more: str | Path) -> list[str | Path]:
-    return [build / "ddm_rt" / "csrc" / "ddm-cli", "sample", DIGITS, "-n", "3", "--steps", "2", "--out", out, *more]
+    return [*replay(build, out), "-n", "3", "--steps", "2", *more]
+
+
+def replay(build: Path, out: Path, *more: str | Path) -> list[str | Path]:
+    return [build / "ddm_rt" / "csrc" / "ddm-cli", "sample", DIGITS, "--out", out, *more]
 
 
 def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
@@ -63,11 +66,12 @@ def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
     assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, **options)
     checked(sample(made, tmp_path / "out"), tmp_path, **options)
     manifest = tmp_path / "out" / "manifest.json"
-    checked(sample(made, tmp_path / "again", "--from", manifest, "--index", "1"), tmp_path, **options)
+    checked(replay(made, tmp_path / "again", "--from", manifest, "--index", "1"), tmp_path, **options)
     (tmp_path / "damaged.json").write_bytes(manifest.read_bytes()[:500])
     (tmp_path / "damaged.ledger").write_text("no ledger")
     for more in REFUSED:
         refused(sample(made, tmp_path / "no", *more), tmp_path, **options)
+    refused(replay(made, tmp_path / "no", "--from", "damaged.json"), tmp_path, **options)
 
 
 def test_no_data_race(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from http_server import client_of, fake_pipeline
 from hypothesis import HealthCheck, given, settings
 
-from ddm_rt.serve.settings import ServeSettings
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs ddm-rt[integration]")
 from schemathesis import GenerationMode  # noqa: E402
@@ -30,7 +30,9 @@ PATHS = (
 
 @pytest.fixture(scope="module")
 def described() -> Iterator[schemathesis.BaseSchema]:
-    with client_of(fake_pipeline(), ServeSettings(max_images=4, max_steps=10)) as client:
+    # schemathesis asks for an application by this name.
+    named = HttpSettings(allowed_hosts=("testserver",))
+    with client_of(fake_pipeline(), ServeSettings(max_images=4, max_steps=10), named) as client:
         yield schemathesis.openapi.from_asgi("/openapi.json", client.app)
 
 
