@@ -27,7 +27,12 @@ _NUMBERS = {
     "guidance_scale": "set_guidance_scale",
     "indicator_guidance_scale": "set_indicator_guidance_scale",
 }
-_FLAGS = {"shuffle": "set_shuffle", "allow_stale": "set_allow_stale"}
+_FLAGS = {
+    "shuffle": "set_shuffle",
+    "allow_stale": "set_allow_stale",
+    "provenance": "set_provenance",
+    "provenance_code": "set_provenance_code",
+}
 _LISTS = {"prompt": "add_prompt", "leave_alone": "add_leave_alone"}
 
 _WARN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
@@ -48,6 +53,7 @@ class Made:
     seeds: tuple[int, ...]
     manifest: dict[str, Any]
     text: str  # of the manifest
+    xmp: tuple[bytes | None, ...]  # of each image's file, and of a sheet of all
 
 
 class CLibrary:
@@ -55,7 +61,7 @@ class CLibrary:
 
     def __init__(self, path: Path) -> None:
         self.functions = ctypes.CDLL(str(path))
-        for name in ("last_error", "version", "backends", "pipeline_describe", "images_manifest"):
+        for name in ("last_error", "version", "backends", "pipeline_describe", "images_manifest", "images_xmp"):
             self.function(name).restype = ctypes.c_char_p
         self.function("images_rgb").restype = ctypes.POINTER(ctypes.c_uint8)
         for name in ("images_count", "images_height", "images_width", "images_code"):
@@ -163,6 +169,7 @@ class CPipeline:
                 seeds=tuple(library.function("images_seed")(images, i) for i in numbers),
                 manifest=json.loads(text),
                 text=text,
+                xmp=tuple(library.function("images_xmp")(images, i) for i in (*numbers, ctypes.c_int64(ALL))),
             )
         finally:
             library.function("images_destroy")(images)

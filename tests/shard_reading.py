@@ -73,7 +73,7 @@ def check_same(rows: list[Row], generation: Generation) -> None:
             name: image[name] for name in ("seed", "code", "top_code")
         }
         assert fields.get("prompt") == image.get("prompt", generation.manifest["request"]["prompt"])
-        assert png == encoded(pixels)
+        assert png == encoded(pixels, xmp=generation.xmp(image))
         assert (decoded(png) == pixels).all()
 
 

@@ -25,6 +25,7 @@ PACKAGES = {
     "clang": "clang++",
     "chromium": "chromium",
     "prometheus": "promtool",
+    "libimage-exiftool-perl": "exiftool",
 }
 LOADER = ("cmake", "gcc", "libc6-dev", "make")
 EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")

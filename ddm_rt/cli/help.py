@@ -33,7 +33,8 @@ class Command(TyperCommand):
         titles |= {name: title for each in (_SHARED, groups) for title, names in each.items() for name in names.split()}
         for each in self.params:
             each.rich_help_panel = titles.get(each.name, "Options")  # type: ignore[attr-defined]
-            each.secondary_opts = []  # no --no-flag
+            if each.default is not True:
+                each.secondary_opts = []  # no --no-flag
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         _write_text(self.help or "", formatter)

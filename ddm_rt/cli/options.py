@@ -66,9 +66,10 @@ def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def flag(name: str) -> str:
-    """The option of a field."""
-    return f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+def flag(name: str, default: Any = None) -> str:
+    """The option that gives a field another value than its default."""
+    dashed = name.replace("_", "-")
+    return f"-{name}" if len(name) == 1 else f"--no-{dashed}" if default is True else f"--{dashed}"
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
@@ -111,7 +112,8 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
         options = []
         for name, (hint, default, _, about) in told.items():
             kind, text = _OTHERWISE.get(name, (hint, None))
-            option = Option(flag(about.name or name), help=text or about.help)
+            spelled = flag(about.name or name)
+            option = Option(f"{spelled}/{flag(name, True)}" if default is True else spelled, help=text or about.help)
             options.append(
                 inspect.Parameter(
                     name,

@@ -77,7 +77,7 @@ def sample(
     for name, field in told_fields().items() if from_ is not None and shards is None else ():
         if getattr(request, name) != (_N if name == "n" else field.default):
             what = "prompts" if name in ("prompt", "negative_prompt", "leave_alone") else "settings"
-            option = options.flag(field.told.name or name)
+            option = options.flag(field.told.name or name, field.default)
             raise DdmError(f"--from: a replay has the manifest's own {what}; leave out {option}")
     n, texts = request.n, request.prompt or ()
     if texts and len(texts) > n:

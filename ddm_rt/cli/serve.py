@@ -25,6 +25,7 @@ _BOUNDS, _SCALE = ServeSettings(), RaySettings()
 @serves(
     Limits="queue max_images max_steps per_key deadline_s drain_s",
     Access="keys strict_prompt ignore_prompt model_aliases resize origins public_url allowed_hosts",
+    Files="provenance provenance_code",
     Judge="judge groups classes",
     Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
     Log="log_level log_prompts",
@@ -65,6 +66,10 @@ def serve(
     model_aliases: Annotated[
         list[str] | None, Option("--model-alias", help="Another name of the model, such as gpt-image-1.")
     ] = None,
+    provenance: Annotated[
+        bool, Option(help="Write into each file that a model made it, which one, and the seed.")
+    ] = True,
+    provenance_code: Annotated[bool, Option(help="Write the code into each file, too.")] = False,
     resize: Annotated[bool, Option(help="Scale pictures to any size that is asked for.")] = False,
     origins: Annotated[list[str] | None, Option("--origin", help="Site https://HOST that may call (CORS).")] = None,
     public_url: Annotated[str | None, Option(help="Address that image URLs begin with, behind a proxy.")] = None,

@@ -229,6 +229,12 @@ const char *ddm_rt_images_file(const ddm_rt_images *images, int64_t index) {
     return ddm::has(images, index) ? ddm::record(images, index).file.c_str() : nullptr;
 }
 
+const char *ddm_rt_images_xmp(const ddm_rt_images *images, int64_t index) {
+    if (!images || images->generation->xmp.empty()) return nullptr;
+    if (index == DDM_RT_ALL) return images->generation->xmp.back().c_str();
+    return ddm::has(images, index) ? images->generation->xmp[static_cast<size_t>(index)].c_str() : nullptr;
+}
+
 const char *ddm_rt_images_manifest(const ddm_rt_images *images) {
     return images ? images->generation->text.c_str() : nullptr;
 }

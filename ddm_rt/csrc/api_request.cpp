@@ -102,6 +102,14 @@ ddm_rt_status ddm_rt_request_set_allow_stale(ddm_rt_request *request, int32_t al
     return set(request, &ddm::Wanted::allow_stale, allow_stale != 0);
 }
 
+ddm_rt_status ddm_rt_request_set_provenance(ddm_rt_request *request, int32_t provenance) {
+    return set(request, &ddm::Wanted::provenance, provenance != 0);
+}
+
+ddm_rt_status ddm_rt_request_set_provenance_code(ddm_rt_request *request, int32_t provenance_code) {
+    return set(request, &ddm::Wanted::provenance_code, provenance_code != 0);
+}
+
 ddm_rt_status ddm_rt_request_add_leave_alone(ddm_rt_request *request, const char *word) {
     return add_text(request, &ddm::Wanted::leave_alone, word, "word");
 }

@@ -30,6 +30,8 @@ const shape::Check& manifest_file() {
         {"indicator_scale", scale()},
         {"eta", fraction()},
         {"clip", clip()},
+        {"provenance", boolean(), "false"},
+        {"provenance_code", boolean(), "false"},
     });
     static const Check image = object({
         {"file", image_file()},
@@ -94,6 +96,8 @@ Request request_of(const Value& tree) {
     out.indicator_scale = tree["indicator_scale"].number();
     out.eta = tree["eta"].number();
     if (!clip.is_null()) out.clip = {clip.list()[0].number(), clip.list()[1].number()};
+    out.provenance = tree["provenance"].boolean();
+    out.provenance_code = tree["provenance_code"].boolean();
     return out;
 }
 
@@ -134,6 +138,8 @@ Value tree_of(const Request& request) {
         {"clip", clip},
     };
     out.insert(out.end(), rest.begin(), rest.end());
+    if (request.provenance) out.emplace_back("provenance", true);
+    if (request.provenance_code) out.emplace_back("provenance_code", true);
     return Value(std::move(out));
 }
 

@@ -31,6 +31,7 @@ struct Request {
     double indicator_scale = 1;
     double eta = 0;
     Clip clip;
+    bool provenance = false, provenance_code = false;  // what files say of themselves; not written where false
     bool one_prompt = true;  // false: a list of prompts, as it was given
 };
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "noise.h"
+#include "provenance.h"
 #include "text.h"
 
 namespace ddm {
@@ -68,7 +69,7 @@ Generation Pipeline::render(const Prepared& request, const Hooks& hooks) {
         needed.push_back(branches({job.text, job.code}, request.null_text, settings.guidance_scale,
                                   settings.indicator_guidance_scale));
     }
-    Generation made{size.height, size.width, {}, request.manifest, {}};
+    Generation made{size.height, size.width, {}, request.manifest, {}, {}};
     made.rgb.resize(needed.size() * static_cast<size_t>(size.height * size.width) * 3);
 
     const auto [channels, height, width] = request.shape;
@@ -98,6 +99,7 @@ Generation Pipeline::render(const Prepared& request, const Hooks& hooks) {
         before += steps;
     }
     made.text = made.manifest.write();
+    made.xmp = packets(made.manifest);
     return made;
 }
 

@@ -30,7 +30,8 @@ struct Generation {
     int64_t height, width;
     std::vector<uint8_t> rgb;  // [n, height, width, 3]
     Manifest manifest;
-    std::string text;  // the manifest as it is written
+    std::string text;              // the manifest as it is written
+    std::vector<std::string> xmp;  // of each image's file, and of a sheet of all; empty: they say nothing
 };
 
 // `deliver` refused the images.

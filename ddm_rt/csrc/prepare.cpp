@@ -183,6 +183,9 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
     if (wanted.n > MOST_IMAGES) throw Error(concat("image index is ", wanted.n - 1, "; expected 0 to 2**32 - 1"));
     const Balance balance = balance_named(wanted.balance);
     const SamplerName sampler = wanted.sampler ? sampler_named(*wanted.sampler) : config.sampling.sampler;
+    if (wanted.provenance_code && !wanted.provenance) {
+        throw Error("provenance_code is given, but provenance is off; the code is a part of it");
+    }
     const Prompting text = prompting(bundle, wanted, balance);
     const auto guidance = config.prompt_free
                               ? std::nullopt
@@ -206,6 +209,8 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         .indicator_scale = config.sampling.indicator_scale,
         .eta = sampler == SamplerName::ddim ? config.sampling.eta : 0,
         .clip = config.sampling.clip,
+        .provenance = wanted.provenance,
+        .provenance_code = wanted.provenance_code,
         .one_prompt = text.prompts.size() < 2,
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);

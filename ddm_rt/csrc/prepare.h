@@ -35,6 +35,7 @@ struct Wanted {
     bool shuffle = false;
     bool allow_stale = false;
     std::optional<std::vector<std::string>> leave_alone;  // those that hold for this scope
+    bool provenance = true, provenance_code = false;
 };
 
 // One image: its seed, its prompt (none: a prompt-free bundle) and its code.

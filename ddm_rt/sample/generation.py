@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.errors import DdmError
 from ddm_rt.files import atomic_directory
+from ddm_rt.sample.provenance import xmp
 
 _SHEET_IMAGES = 256
 _SHEET_PIXELS = 2**25
@@ -40,7 +41,7 @@ class Generation:
         try:
             with atomic_directory(out) as folder:
                 self.write_into(folder)
-                (folder / "contact_sheet.png").write_bytes(encoded(contact_sheet(self.images)))
+                (folder / "contact_sheet.png").write_bytes(encoded(contact_sheet(self.images), xmp=self.xmp()))
         except OSError as error:
             raise DdmError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
         return out
@@ -48,8 +49,19 @@ class Generation:
     def write_into(self, folder: Path) -> None:
         """Write the images as PNG files and manifest.json into `folder`, which must be there. Files are overwritten."""
         for record, image in zip(self.manifest["images"], self.images, strict=True):
-            (folder / record["file"]).write_bytes(encoded(image))
+            (folder / record["file"]).write_bytes(encoded(image, xmp=self.xmp(record)))
         (folder / "manifest.json").write_text(json.dumps(self.manifest, indent=1, allow_nan=False) + "\n")
+
+    def xmp(self, record: dict[str, Any] | None = None) -> bytes | None:
+        """What the file of an image says of itself, by its record in the manifest, or that of a sheet of all images.
+        None where the request wanted nothing said.
+        """
+        request = self.manifest["request"]
+        if not request.get("provenance"):
+            return None
+        if record is None:
+            return xmp(self.manifest["bundle_id"])
+        return xmp(self.manifest["bundle_id"], record["seed"], record["code"] if "provenance_code" in request else None)
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -65,10 +77,17 @@ def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return sheet
 
 
-def encoded(image: NDArray[np.uint8], file_format: str = "png", **options: Any) -> bytes:
-    """A file's bytes of one image, uint8 [H, W, 3]; `options` are those that Pillow has for the format."""
-    from PIL import Image  # here, because only saving needs it
+def encoded(image: NDArray[np.uint8], file_format: str = "png", xmp: bytes | None = None, **options: Any) -> bytes:
+    """A file's bytes of one image, uint8 [H, W, 3], with an XMP packet where there is one. `file_format` is "png",
+    "webp" or "jpeg", and `options` are those that Pillow has for it.
+    """
+    from PIL import Image, PngImagePlugin  # here, because only saving needs it
 
+    if xmp is not None and file_format == "png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif xmp is not None:
+        options["xmp"] = xmp
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=file_format, **options)
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from pydantic import Field
 from ddm_rt.config import NULL_CODE, Frozen, Positive, SamplerName, Sha256, parse, parse_json
 from ddm_rt.files import read
 from ddm_rt.sample.loop.noise import derive_range
-from ddm_rt.sample.request import SETTINGS, Code, Request, ResolvedRequest, Seed
+from ddm_rt.sample.request import FILES, SETTINGS, Code, Request, ResolvedRequest, Seed
 
 
 class ImageRecord(Frozen):
@@ -40,12 +40,13 @@ class Recipe(Frozen):
     bucket: Positive | None = None  # the batch sizes were those that go with it; None: with the largest
 
     def tree(self) -> dict[str, Any]:
-        """As plain data, with the names on disk. A bucket, and words to leave alone, stand there only where there are
-        some.
+        """As plain data, with the names on disk. A bucket, words to leave alone, and provenance stand there only where
+        there are some.
         """
         tree = self.model_dump(mode="json", by_alias=True)
-        if tree["request"]["leave_alone"] is None:
-            del tree["request"]["leave_alone"]
+        for name, unsaid in (("leave_alone", None), *((name, False) for name in FILES)):
+            if tree["request"][name] == unsaid:
+                del tree["request"][name]
         if tree["bucket"] is None:
             del tree["bucket"]
         return tree
@@ -58,7 +59,8 @@ class Manifest(Recipe):
 
     def again(self) -> Request:
         """A request with the settings of this one, and with other seeds and codes."""
-        return Request(**{name: getattr(self if hasattr(self, name) else self.request, name) for name in SETTINGS})
+        kept = (*SETTINGS, *FILES)
+        return Request(**{name: getattr(self if hasattr(self, name) else self.request, name) for name in kept})
 
     def tree(self) -> dict[str, Any]:
         """As `Recipe.tree`; prompts of images stand there only where there are some."""

@@ -46,6 +46,8 @@ class ResolvedRequest(Frozen):
     indicator_scale: Scale
     eta: Fraction
     clip: tuple[float, float] | None
+    provenance: bool = False  # files say what made them; manifests that don't say are of files that don't
+    provenance_code: bool = False  # and with which code
 
     @property
     def scales(self) -> tuple[float | None, float]:
@@ -79,7 +81,7 @@ class Told(NamedTuple):
     group: str = "Prompts and sampling"
 
 
-_BALANCE = "Balance"  # a group of `--help`
+_BALANCE, _FILES = "Balance", "Files"  # groups of `--help`
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class Request:
     `scope` names a stream of requests. Their codes go on where the last request with that scope and target stopped, so
     that the bound holds over all of them. Give each request a seed of its own: equal seeds and codes are equal images.
     `shuffle` permutes the codes within the request by its seed; the bound then holds at the ends of requests.
+
+    `provenance` has the image files say that a trained model made them, by which bundle and from which seed, in the way
+    of IPTC. `provenance_code` adds the code. Pixels don't depend on either.
     """
 
     prompt: Annotated[str | Sequence[str] | None, Told("Text that the images show. Several texts take turns.")] = None
@@ -151,6 +156,12 @@ class Request:
     leave_alone: Annotated[Words | None, Told("Prompts with one of these words get the null code.", group=_BALANCE)] = (
         None
     )
+    provenance: Annotated[
+        bool, Told("Write into each file that a model made it, which one, and the seed.", group=_FILES)
+    ] = True
+    provenance_code: Annotated[
+        bool, Told("Write the code, too. Where codes follow people's groups, that labels each picture.", group=_FILES)
+    ] = False
 
     def extent(self, bundle: Bundle) -> Extent:
         """Images, steps and the shape of the latents, with the bundle's defaults. Whether it fits is not checked."""
@@ -171,6 +182,8 @@ class Request:
             raise DdmError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
         balance = choice(Balance, self.balance, "balance")
         sampler = sampling.sampler if self.sampler is None else choice(SamplerName, self.sampler, "sampler")
+        if self.provenance_code and not self.provenance:
+            raise DdmError("provenance_code is given, but provenance is off; the code is a part of it")
         texts = self.check_text(config)
         words = words_for(self.leave_alone, self.scope)
         if self.leave_alone is not None and (balance is Balance.ON or self.codes is not None):
@@ -198,6 +211,8 @@ class Request:
             indicator_scale=sampling.indicator_scale,
             eta=sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=sampling.clip,
+            provenance=self.provenance,
+            provenance_code=self.provenance_code,
         )
         steps = self.extent(bundle).steps
         table = step_table(bundle.schedule, sampler, steps, eta=request.eta, clip=request.clip)
@@ -280,7 +295,10 @@ def told_fields() -> dict[str, ToldField]:
 
 
 _ASSIGNMENT = {"n", "seed", "codes", "target", "balance", "scope", "shuffle", "allow_stale", "leave_alone"}
-SETTINGS = tuple(field.name for field in fields(Request) if field.name not in _ASSIGNMENT)
+FILES = ("provenance", "provenance_code")
+"""The fields that decide what a file says of its image."""
+
+SETTINGS = tuple(field.name for field in fields(Request) if field.name not in (*_ASSIGNMENT, *FILES))
 """The fields that decide how an image of some seed and code looks."""
 
 

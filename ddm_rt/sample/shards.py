@@ -129,7 +129,7 @@ def _records(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Seq
     prompt = manifest.request.prompt
     return [
         Record(
-            png=encoded(image),
+            png=encoded(image, xmp=made.xmp(record)),
             index=first + i,
             seed=record["seed"],
             code=record["code"],

@@ -45,6 +45,8 @@ class HttpSettings(Frozen):
 
     strict_prompt: bool = False  # a prompt-free bundle refuses prompts, where it would drop them with a warning
     model_aliases: tuple[str, ...] = ()  # other names of the bundle, for clients that know OpenAI's models alone
+    provenance: bool = True  # image files say what made them, and from which seed
+    provenance_code: bool = False  # and with which code
     resize: bool = False  # make the nearest size and scale the picture, where another size is asked for
     scope: str | None = "default"  # of requests that name none: single images are balanced only over requests
     sizes: tuple[Size, ...] = ()  # besides the bundle's own

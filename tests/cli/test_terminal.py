@@ -77,8 +77,8 @@ def test_options_are_said_in_sentences(name: str) -> None:
     ("name", "groups"),
     [
         ("train", ["Options", "Codes", "Checkpoints", "Backend and device", "Progress", "Other options"]),
-        ("sample", ["Arguments", "Options", "Prompts and sampling", "Balance", "Backend and device", "Replay"]),
-        ("serve", ["Arguments", "Options", "Limits", "Balance", "Access", "Judge", "Backend and device", "Replicas"]),
+        ("sample", ["Arguments", "Options", "Prompts and sampling", "Balance", "Files", "Backend and device"]),
+        ("serve", ["Arguments", "Options", "Limits", "Balance", "Access", "Judge", "Files", "Backend and device"]),
     ],
 )
 def test_options_stand_in_groups_the_common_ones_first(

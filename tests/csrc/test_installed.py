@@ -147,6 +147,8 @@ def test_the_command_samples_as_pythons(built: Built, tmp_path: Path) -> None:
     python = made.save(tmp_path / "python")
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in python.iterdir())
     assert grey_levels(images_of(out), made.images) <= IMAGE_GREY_LEVELS
+    for path in python.glob("*.png"):
+        assert Image.open(out / path.name).info["xmp"] == Image.open(path).info["xmp"]
     sheets = [np.asarray(Image.open(folder / "contact_sheet.png")) for folder in (out, python)]
     assert grey_levels(*sheets) <= IMAGE_GREY_LEVELS
     manifest = json.loads((out / "manifest.json").read_bytes())
@@ -155,6 +157,9 @@ def test_the_command_samples_as_pythons(built: Built, tmp_path: Path) -> None:
     again = tmp_path / "again"
     cli(built, "sample", DIGITS, "--from", out / "manifest.json", "--index", 3, "--threads", 1, "--out", again)
     assert (images_of(again)[0] == images_of(out)[3]).all()
+    assert (again / "00003.png").read_bytes() == (out / "00003.png").read_bytes()
+    cli(built, "sample", DIGITS, "-n", 1, "--steps", 1, "--no-provenance", "--out", tmp_path / "bare")
+    assert "xmp" not in Image.open(tmp_path / "bare" / "00000.png").info
 
 
 def test_the_command_keeps_a_scope(built: Built, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def compare(python: Pipeline, c: CPipeline, **request: Any) -> None:
         k: v for k, v in here.manifest.items() if k not in ON_WHAT
     }
     assert list(there.manifest) == list(here.manifest)
+    assert there.xmp == (*map(here.xmp, here.manifest["images"]), here.xmp())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,8 @@ def test_sessions_have_pythons_settings() -> None:
         {"n": 3, "num_steps": 6, "sampler": "euler"},
         {"n": 3, "num_steps": 6, "sampler": "dpm++2m"},
         {"n": 3, "num_steps": 4, "sampler": "lcm"},
-        {"n": 3, "num_steps": 4, "balance": "off"},
+        {"n": 3, "num_steps": 4, "balance": "off", "provenance_code": True},
+        {"n": 2, "num_steps": 2, "provenance": False},
         {"n": 70, "num_steps": 2, "target": "code:0=.3,code:1=.7", "shuffle": True},
         {"n": 6, "num_steps": 3, "codes": [-1, 0, 3, 3, 15, -1], "indicator_guidance_scale": 4.0},
         {"n": 2, "num_steps": 3, "height": 64, "width": 40, "indicator_guidance_scale": 0.0},
@@ -193,6 +195,7 @@ def refusal(call: Any) -> str:
         {"sampler": "abacus"},
         {"balance": "sometimes"},
         {"balance": "on", "codes": [1]},
+        {"provenance": False, "provenance_code": True},
         {"balance": "off", "codes": [1]},
         {"balance": "off", "target": "code:0=1"},
         {"codes": [1, 2]},

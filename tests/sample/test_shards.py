@@ -120,7 +120,7 @@ def test_a_shard_appears_when_it_is_whole(pipeline: Pipeline, tmp_path: Path, mo
     assert [next(reports), next(reports)] == [64, 128]
     assert [path.name[:7] for path in tmp_path.iterdir()] == [".shard-"]
 
-    def full(image: object) -> bytes:
+    def full(image: object, xmp: bytes | None) -> bytes:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(module, "encoded", full)

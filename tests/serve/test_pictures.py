@@ -1,12 +1,17 @@
 """Images behind URLs: kept for a while, within bounds, under names that nobody guesses."""
 
+import base64
 import io
+import json
 
 import numpy as np
 import pytest
+from http_server import GENERATIONS, client_of, fake_pipeline
 from PIL import Image
 
+from ddm_rt.sample.provenance import xmp
 from ddm_rt.serve.http.image_store import Pictures, picture
+from ddm_rt.serve.settings import HttpSettings
 
 
 class Clock:
@@ -64,3 +69,26 @@ def test_files_of_every_format(kind: str) -> None:
         assert np.array_equal(np.asarray(opened), image)
     else:
         assert len(picture(image, kind, 10)) < len(content)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize(("http", "with_code"), [({}, False), ({"provenance_code": True}, True)])
+def test_files_say_what_made_them(kind: str, http: dict[str, bool], with_code: bool) -> None:
+    body = {"output_format": kind, "n": 2, "seed": 3}
+    with client_of(fake_pipeline(), http=HttpSettings(**http)) as client:
+        reply = client.post(GENERATIONS, json=body).json()
+        with client.stream("POST", GENERATIONS, json=body | {"stream": True}) as streamed:
+            lines = [line[6:] for line in streamed.iter_lines() if line.startswith("data: {")]
+    assert reply["manifest"]["request"]["provenance"] is True
+    for item in (*reply["data"], *map(json.loads, lines)):
+        said = Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).info["xmp"]
+        assert said == xmp(reply["manifest"]["bundle_id"], item["seed"], item["code"] if with_code else None)
+
+
+def test_files_say_nothing_where_the_server_wants_that() -> None:
+    with client_of(fake_pipeline(), http=HttpSettings(provenance=False)) as client:
+        reply = client.post(GENERATIONS, json={}).json()
+        assert "provenance" not in reply["manifest"]["request"]
+        assert "xmp" not in Image.open(io.BytesIO(base64.b64decode(reply["data"][0]["b64_json"]))).info
+        told = client.post(GENERATIONS, json={"provenance": False})  # it isn't for clients to say
+        assert told.status_code == 400

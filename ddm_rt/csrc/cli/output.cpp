@@ -4,6 +4,7 @@
 #include <png.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr size_t kHeader = 33;  // bytes of a PNG before the first chunk that may be text
 constexpr int64_t kSheetImages = 256, kSheetPixels = 1 << 25, kSheetGap = 2;
 
 [[noreturn]] void fail() { throw std::system_error(errno, std::generic_category()); }
@@ -57,21 +59,34 @@ std::string contact_sheet(const ddm_rt_images* images) {
                         ddm_rt_images_rgb(images, i) + row * width * 3, static_cast<size_t>(width * 3));
         }
     }
-    return png(sheet.data(), sheet_height, sheet_width);
+    return png(sheet.data(), sheet_height, sheet_width, ddm_rt_images_xmp(images, DDM_RT_ALL));
 }
 
 void fill(const ddm_rt_images* images, const fs::path& folder) {
     const int64_t height = ddm_rt_images_height(images), width = ddm_rt_images_width(images);
     for (int64_t i = 0; i < ddm_rt_images_count(images); i++) {
-        write(folder / ddm_rt_images_file(images, i), png(ddm_rt_images_rgb(images, i), height, width));
+        write(folder / ddm_rt_images_file(images, i), png(ddm_rt_images_rgb(images, i), height, width, ddm_rt_images_xmp(images, i)));
     }
     write(folder / "contact_sheet.png", contact_sheet(images));
     write(folder / "manifest.json", ddm_rt_images_manifest(images));
 }
 
+std::string big_endian(size_t value) {
+    std::string bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 255);
+    return bytes;
+}
+
+// PNG's iTXt: keyword, not compressed, no language and no translated keyword. libpng writes text through setjmp alone.
+std::string text_chunk(const std::string& keyword, const std::string& text) {
+    const std::string content = "iTXt" + keyword + std::string(5, '\0') + text;
+    const uLong sum = crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
+    return big_endian(content.size() - 4) + content + big_endian(sum);
+}
+
 }  // namespace
 
-std::string png(const uint8_t* rgb, int64_t height, int64_t width) {
+std::string png(const uint8_t* rgb, int64_t height, int64_t width, const char* xmp) {
     png_image image{};
     image.version = PNG_IMAGE_VERSION;
     image.format = PNG_FORMAT_RGB;
@@ -83,6 +98,7 @@ std::string png(const uint8_t* rgb, int64_t height, int64_t width) {
         throw std::runtime_error(std::string("libpng: ") + image.message);
     }
     bytes.resize(size);
+    if (xmp) bytes.insert(kHeader, text_chunk("XML:com.adobe.xmp", xmp));
     return bytes;
 }
 

@@ -17,8 +17,8 @@ void check_free(const std::filesystem::path& out);
 // Throws Refused where `out` can't be written; nothing is left there then.
 void save(const ddm_rt_images* images, const std::filesystem::path& out);
 
-// A PNG's bytes of RGB ones. Throws std::runtime_error.
-std::string png(const uint8_t* rgb, int64_t height, int64_t width);
+// A PNG's bytes of RGB ones, with an XMP packet unless that is null. Throws std::runtime_error.
+std::string png(const uint8_t* rgb, int64_t height, int64_t width, const char* xmp = nullptr);
 
 }  // namespace cli
 

@@ -30,7 +30,7 @@ struct Given {
     std::optional<int64_t> n, steps, height, width, threads, index;
     std::optional<double> guidance_scale, indicator_guidance_scale;
     std::vector<std::string> prompt;
-    bool allow_stale = false, fsync = false, shuffle = false, help = false;
+    bool allow_stale = false, fsync = false, shuffle = false, no_provenance = false, provenance_code = false, help = false;
 };
 
 std::vector<Option> options_of(Given& g) {
@@ -50,6 +50,8 @@ std::vector<Option> options_of(Given& g) {
         {"--ledger", &g.ledger, "File that keeps the counts of scopes; made where there is none."},
         {"--fsync", &g.fsync, "The ledger also survives a power loss; slower."},
         {"--shuffle", &g.shuffle, "Permute the codes by the seed."},
+        {"--no-provenance", &g.no_provenance, "Files don't say that a model made them, which one, and the seed."},
+        {"--provenance-code", &g.provenance_code, "Files say the code, too."},
         {"--steps", &g.steps, "Sampling steps."},
         {"--sampler", &g.sampler, "One of: ddpm, ddim, euler, dpm++2m, lcm."},
         {"--height", &g.height, "Pixels."},
@@ -125,6 +127,8 @@ void check_options(const Given& g) {
         {"--shuffle", g.shuffle, "settings"},
         {"--allow-stale", g.allow_stale, "settings"},
         {"--leave-alone", g.leave_alone.has_value(), "prompts"},
+        {"--no-provenance", g.no_provenance, "settings"},
+        {"--provenance-code", g.provenance_code, "settings"},
     };
     for (const auto& [name, there, what] : asked) {
         if (g.from && there) {
@@ -185,6 +189,8 @@ void fill(ddm_rt_request* request, const Given& g) {
     if (g.width) check(ddm_rt_request_set_width(request, *g.width));
     check(ddm_rt_request_set_allow_stale(request, g.allow_stale));
     check(ddm_rt_request_set_shuffle(request, g.shuffle));
+    check(ddm_rt_request_set_provenance(request, !g.no_provenance));
+    check(ddm_rt_request_set_provenance_code(request, g.provenance_code));
 }
 
 void warn(void*, const char* message) { std::fprintf(stderr, "%s\n", message); }

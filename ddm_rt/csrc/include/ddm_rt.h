@@ -141,6 +141,11 @@ DDM_RT_API ddm_rt_status ddm_rt_request_set_scope(ddm_rt_request *request, const
 DDM_RT_API ddm_rt_status ddm_rt_request_set_shuffle(ddm_rt_request *request, int32_t shuffle);
 /* Other than 0: take a calibration that was made for other settings. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_allow_stale(ddm_rt_request *request, int32_t allow_stale);
+/* Other than 0 (it is 1 by default): the image files say that a model made them, by which bundle and from which seed. The
+ * manifest then says that they do, so write what ddm_rt_images_xmp gives into each file, or set this to 0. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_provenance(ddm_rt_request *request, int32_t provenance);
+/* Other than 0: they say the code, too. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_provenance_code(ddm_rt_request *request, int32_t provenance_code);
 /* A prompt with this word (or phrase) gets the null code and counts in no quota. Any number of them. */
 DDM_RT_API ddm_rt_status ddm_rt_request_add_leave_alone(ddm_rt_request *request, const char *word);
 /* In place of that: a list of words in JSON, or an object with a list for each scope ("*": any). `name` is what errors
@@ -191,6 +196,11 @@ DDM_RT_API int64_t ddm_rt_images_top_code(const ddm_rt_images *images, int64_t i
 DDM_RT_API uint64_t ddm_rt_images_seed(const ddm_rt_images *images, int64_t index);
 /* The name that the manifest has for it: "00000.png". Null beyond the last. */
 DDM_RT_API const char *ddm_rt_images_file(const ddm_rt_images *images, int64_t index);
+
+/* What the file of image `index` says of itself, or that of a sheet of all images where it is DDM_RT_ALL: an XMP packet, UTF-8.
+ * In a PNG it is an iTXt chunk with the keyword "XML:com.adobe.xmp". Null beyond the last, and where the request has no
+ * provenance. It lives as long as the images. */
+DDM_RT_API const char *ddm_rt_images_xmp(const ddm_rt_images *images, int64_t index);
 
 /* manifest.json's content, which ddm_rt_replay and `ddm-rt sample --from` take. */
 DDM_RT_API const char *ddm_rt_images_manifest(const ddm_rt_images *images);

@@ -71,7 +71,7 @@ def write(generation: Generation, attributes: Sequence[Attribute], out: Path, sc
         for number, start in enumerate(range(0, len(files), _SHEET_IMAGES), start=1):
             rows = slice(start, start + _SHEET_IMAGES)
             sheet = numbered_sheet(generation.images[rows], [Path(name).stem for name in files[rows]])
-            (folder / f"contact_sheet_{number:02d}.png").write_bytes(encoded(sheet))
+            (folder / f"contact_sheet_{number:02d}.png").write_bytes(encoded(sheet, xmp=generation.xmp()))
         described = AuditSet(attributes=tuple(attributes), scope=scope)
         (folder / "audit.json").write_text(described.model_dump_json(indent=1) + "\n")
         with (folder / "audit.csv").open("w", newline="", encoding="utf-8") as file:

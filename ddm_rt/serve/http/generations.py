@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.sample.generation import Cancelled, Generation
-from ddm_rt.sample.manifest import Manifest
+from ddm_rt.sample.manifest import ImageRecord, Manifest
+from ddm_rt.sample.provenance import xmp
 from ddm_rt.serve.http import sse
 from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.errors import Failure, failed, refused
@@ -61,6 +62,13 @@ class Order:
         request = self.manifest.request
         width, height = self.scaled_to or (request.width, request.height)
         return {"output_format": self.body.output_format, "size": f"{width}x{height}"}
+
+    def xmp(self, record: ImageRecord) -> bytes | None:
+        """What the file of an image says of itself; None: nothing."""
+        request = self.manifest.request
+        if not request.provenance:
+            return None
+        return xmp(self.manifest.bundle_id, record.seed, record.code if request.provenance_code else None)
 
 
 class Images:
@@ -158,7 +166,8 @@ class Images:
         items = []
         for number, image, group in zip(numbers, images, groups, strict=True):
             record, body = order.manifest.images[number], order.body
-            content = picture(image, body.output_format, body.output_compression, order.scaled_to)
+            told = order.xmp(record)
+            content = picture(image, body.output_format, body.output_compression, order.scaled_to, told)
             place: dict[str, str]
             if body.answers_with == "url":
                 name = self.pictures.keep(content, body.output_format)

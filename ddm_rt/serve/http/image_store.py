@@ -18,17 +18,21 @@ _MOST_BYTES = 2**28
 
 
 def picture(
-    image: NDArray[np.uint8], output_format: str, compression: int | None, scaled_to: tuple[int, int] | None = None
+    image: NDArray[np.uint8],
+    output_format: str,
+    compression: int | None,
+    scaled_to: tuple[int, int] | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
     """A file of one image, uint8 [H, W, 3], as it is or scaled to this width and height. `compression` is the quality
-    of "webp" and "jpeg", 0 to 100 (None: 100).
+    of "webp" and "jpeg", 0 to 100 (None: 100). `xmp` is what the file says of itself.
     """
     if scaled_to is not None:
         from PIL import Image  # here, because only this needs it
 
         image = np.asarray(Image.fromarray(image).resize(scaled_to, Image.Resampling.LANCZOS))
     options: dict[str, Any] = {} if output_format == "png" else {"quality": 100 if compression is None else compression}
-    return encoded(image, output_format, **options)
+    return encoded(image, output_format, xmp, **options)
 
 
 class Kept(NamedTuple):

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, create_model, model_validator
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
-from ddm_rt.sample.request import Request, told_fields
+from ddm_rt.sample.request import FILES, Request, told_fields
 from ddm_rt.serve.http.errors import invalid, unknown_model
 from ddm_rt.serve.settings import HttpSettings
 
@@ -47,7 +47,8 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     ),
     "leave_alone": (Annotated[list[Word], Field(max_length=256)] | None, None),
 }
-_WITHOUT = {"height", "width", "shuffle", "allow_stale"}  # `size` says the first two
+# `size` says the first two, and whoever runs the server the last two.
+_WITHOUT = {"height", "width", "shuffle", "allow_stale", *FILES}
 
 
 def _fields() -> dict[str, tuple[str, tuple[Any, Any]]]:
@@ -142,7 +143,8 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
             given["seed"] = secrets.randbelow(_EXACT_IN_JAVASCRIPT)
         if "scope" not in self.model_fields_set and bundle.codes.num_codes > 0 and self.balance is not Balance.OFF:
             given["scope"] = http.scope
-        return Request(**given, height=height, width=width)
+        given |= {name: getattr(http, name) for name in FILES} | {"height": height, "width": width}
+        return Request(**given)
 
     def scaled_to(self, bundle: Bundle, http: HttpSettings) -> tuple[int, int] | None:
         """Width and height that its pictures are scaled to; None where they are made in the size that was asked for."""
