@@ -131,3 +131,20 @@ def test_an_image_that_joins_after_a_split_has_a_number_of_its_own() -> None:
     assert slots.numbers + other.numbers == tuple(there)
     assert admit(other, (9, 0, [0], 1.5)) not in there
     assert admit(slots, (9, 0, [0], 1.5)) not in there
+
+
+def test_what_is_foreseen_does_not_depend_on_neighbours() -> None:
+    image, other = (3, 1, [0, 2], 1.5), (9, 3, [1], 0.0)
+    alone, among = slots_of(FakeEngine()), slots_of(FakeEngine())
+    number = admit(alone, image)
+    admit(among, other)
+    among.tick()
+    same = admit(among, image)
+    for _ in range(2):
+        alone.tick()
+        among.tick()
+    (found,), x0 = alone.foreseen({number: {2}})
+    (there,), also = among.foreseen({same: {2}})
+    assert (found, there) == (number, same)
+    assert np.array_equal(x0, also)
+    assert alone.foreseen({number: {1, 3}}) == ((), None)

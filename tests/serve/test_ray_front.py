@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_bundle
+from gated_engine import GatedEngine
 from http_server import SlowEngine, fake_pipeline
 from patience import PATIENCE_S, settled
 from ray.exceptions import ActorDiedError
@@ -26,7 +27,7 @@ from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.stats import Stats
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, State
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, State, Ticket
 from ddm_rt.serve.settings import ServeSettings
 
 Script = Callable[[int, AsyncIterator[Message]], AsyncIterator[Message]]
@@ -60,13 +61,18 @@ class Handle:
         self.given: list[Messages] = []
         self.render = self
 
+    @property
+    def tickets(self) -> list[Ticket]:
+        return list(self._scheduler._alive)
+
     def options(self, stream: bool) -> "Handle":
         assert stream
         return self
 
-    def remote(self, manifest: dict[str, Any], priority: int, deadline_s: float) -> Messages:
+    def remote(self, manifest: dict[str, Any], priority: int, deadline_s: float, previews: int) -> Messages:
         self.sent.append(manifest)
-        self.given.append(Messages(self._script(len(self.sent), self._messages(manifest, priority, deadline_s))))
+        made = self._messages(manifest, priority=priority, deadline_s=deadline_s, previews=previews)
+        self.given.append(Messages(self._script(len(self.sent), made)))
         return self.given[-1]
 
     def broadcast(self, method: str) -> Any:
@@ -76,8 +82,8 @@ class Handle:
 
         return Answers()
 
-    async def _messages(self, manifest: dict[str, Any], priority: int, deadline_s: float) -> AsyncIterator[Message]:
-        ticket = self._scheduler.replay(read_manifest(manifest), priority=priority, deadline_s=deadline_s)
+    async def _messages(self, manifest: dict[str, Any], **how: Any) -> AsyncIterator[Message]:
+        ticket = self._scheduler.replay(read_manifest(manifest), **how)
         yield Accepted()
         async for event in follow(ticket, idle_s=5, grace_s=1):
             if event is not None:
@@ -123,6 +129,24 @@ def test_images_are_those_of_one_pipeline() -> None:
     expected = fake_pipeline().generate(n=5, seed=3, num_steps=4)
     assert np.array_equal(done.images, expected.images)
     assert done.manifest == expected.manifest
+
+
+def test_previews_come_from_replicas_too() -> None:
+    engine, told = GatedEngine(), list[Event]()
+    with front_of(engine=engine) as (front, handle):
+        engine.stop_at = len(engine.sizes)
+        ticket = front.submit(Request(n=2, seed=3, num_steps=8), previews=2)
+        ticket.subscribe(told.append)
+        # Until the replica listens to its scheduler.
+        assert settled(lambda: any(there.wants_progress for there in handle.tickets))
+        engine.go.set()
+        ticket.result(PATIENCE_S)
+    told = [event for event in told if not isinstance(event, Progress)]
+    assert [(type(event).__name__, getattr(event, "index", None)) for event in told] == [
+        *[("Preview", 0), ("Preview", 1)] * 2,
+        *[("ImageReady", 0), ("ImageReady", 1)],
+        ("Finished", None),
+    ]
 
 
 def test_only_what_is_missing_is_sent_again_and_no_image_is_told_twice() -> None:

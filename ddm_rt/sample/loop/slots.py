@@ -4,7 +4,7 @@ This is the sampling loop, turned inside out: images may join and leave between 
 same bits whoever its neighbours were, since rows never meet and calls have sizes that round alike (`batch_sizes.py`).
 """
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -169,6 +169,14 @@ class Slots:
         samples = self._state if len(finished) == len(images) else engine.take(self._state, np.array(finished))
         self._keep([i for i, image in enumerate(images) if image.done < len(image.rows)])
         return numbers, samples
+
+    def foreseen(self, steps: Mapping[int, Collection[int]]) -> tuple[tuple[int, ...], Array | None]:
+        """Of images by number: those that have just done one of these steps, and the x0 [k, C, H, W] that the denoiser
+        foresees for them.
+        """
+        found = [i for i, image in enumerate(self._images) if image.done in steps.get(image.number, ())]
+        numbers = tuple(self._images[i].number for i in found)
+        return numbers, self._engine.take(self._x0, np.array(found, np.int64)) if found else None
 
     def _step(
         self, layout: _Layout, outputs: Array, members: Index, parts: tuple[Index, ...], with_noise: bool

@@ -24,7 +24,7 @@ from ddm_rt.serve.cluster.replica import Accepted, Message
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull
 from ddm_rt.serve.scheduling.service import LiveRequest, Service
 from ddm_rt.serve.scheduling.stats import Stats, over_replicas
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, ImageReady, Preview, Progress, Ticket
 from ddm_rt.serve.settings import ServeSettings
 
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, RaySystemError, ReplicaUnavailableError)
@@ -82,12 +82,14 @@ class Front(Service[_RemoteRequest]):
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
-    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
+    def submit(
+        self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None, previews: int = 0
+    ) -> Ticket:
         """Takes in a request once a replica has taken it in. Where there is no replica for the moment, the request
         waits for one up to its deadline.
         """
         size = self._extent(request, deadline_s)
-        sent = _RemoteRequest(*size, key, priority, self._ticket(size, deadline_s))
+        sent = _RemoteRequest(*size, key, priority, self._ticket(size, deadline_s, previews))
         with self._taking_in(sent, self.pipeline.prepare(request)):
             pass
         sent.carrying = asyncio.run_coroutine_threadsafe(self._carry(sent), self._loop)
@@ -173,7 +175,7 @@ class Front(Service[_RemoteRequest]):
         before = len(ticket.ready) * request.steps
         messages, ended = None, False
         try:
-            messages = self._stream.render.remote(part.tree(), request.priority, left_s)
+            messages = self._stream.render.remote(part.tree(), request.priority, left_s, len(ticket.previews))
             async with asyncio.timeout(left_s + _GRACE_S):
                 async for message in messages:
                     ended = isinstance(message, Finished)
@@ -201,6 +203,8 @@ class Front(Service[_RemoteRequest]):
                 request.taken.set_result(None)
         elif isinstance(message, Progress):
             request.ticket.advance(before + message.steps_done)
+        elif isinstance(message, Preview):
+            request.ticket.preview(missing[message.index], message.image)
         elif isinstance(message, ImageReady):
             request.ticket.deliver(missing[message.index], message.image)
         elif not isinstance(message, Finished):

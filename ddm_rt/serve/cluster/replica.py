@@ -60,13 +60,16 @@ class Replica:
         self._scheduler.start()
         self._name = str(serve.get_replica_context().replica_id.unique_id)
 
-    async def render(self, manifest: dict[str, Any], priority: int, deadline_s: float) -> AsyncIterator[Message]:
+    async def render(
+        self, manifest: dict[str, Any], priority: int, deadline_s: float, previews: int = 0
+    ) -> AsyncIterator[Message]:
         """The images of `manifest`, each with its place there, as they come, or why not. Who stops asking cancels."""
         due = time.monotonic() + _PROGRESS_S
         try:
             asked = read_manifest(manifest)
             self._check(asked.model_dump())
-            ticket = await asyncio.to_thread(self._scheduler.replay, asked, priority=priority, deadline_s=deadline_s)
+            wanted: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "previews": previews}
+            ticket = await asyncio.to_thread(self._scheduler.replay, asked, **wanted)
         except Exception as error:  # noqa: BLE001 (whoever sent it is told)
             yield Failed(portable(error))
             return

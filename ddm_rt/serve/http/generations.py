@@ -5,6 +5,7 @@ import base64
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ddm_rt.serve.http.metrics import Metrics
 from ddm_rt.serve.http.schema import ImageItem, ImageReply, ImageRequest, MeasuredShares, Usage
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.scheduling.stats import Aim
-from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Progress, Ticket
+from ddm_rt.serve.scheduling.ticket import Event, Failed, Finished, ImageReady, Preview, Progress, Ticket
 from ddm_rt.serve.settings import HttpSettings
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ _GRACE_S = 10.0  # past a request's deadline, for its end to be told
 # OpenAI has an event for an image that is complete; the others are ours, named likewise.
 STARTED = "image_generation.started"
 PROGRESS = "image_generation.progress"
+PARTIAL = "image_generation.partial_image"
 COMPLETED = "image_generation.completed"
 FINISHED = "image_generation.finished"
 
@@ -89,7 +91,8 @@ class Images:
         take, request = self._scheduler.submit, body.asked(bundle, self._http)
 
         def submit() -> Ticket:
-            return take(request, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
+            how: dict[str, Any] = {"key": caller.name, "priority": caller.priority, "deadline_s": body.deadline_s}
+            return take(request, **how, previews=body.previews)
 
         try:
             ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)
@@ -133,6 +136,7 @@ class Images:
         error.
         """
         look, items, extra = order.look, [], bool(order.body.extra_events)
+        partial: Counter[int] = Counter()  # previews of each image
         if extra:
             yield sse.encode(STARTED, _start(order) | look)
         async for event in sse.follow(order.ticket, idle_s=_IDLE_S, grace_s=_GRACE_S, progress=extra):
@@ -141,13 +145,17 @@ class Images:
             elif isinstance(event, Progress):
                 assert extra, "nobody asked for progress"
                 yield sse.encode(PROGRESS, {"steps_done": event.steps_done, "steps_total": event.steps_total})
+            elif isinstance(event, Preview):
+                content = await self._in_pool(lambda: self._picture(order, event.index, event.image))  # noqa: B023
+                told = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": partial[event.index]}
+                partial[event.index] += 1
+                yield sse.encode(PARTIAL, {"index": event.index, **_fixed(), **look, **told})
             elif isinstance(event, ImageReady):
                 index, image = event.index, event.image
                 [item] = await self._in_pool(lambda: self._items(order, [index], [image]))  # noqa: B023 (awaited)
                 items.append(item)
                 told = item.model_dump(exclude=_unused(order))
-                fixed = {"created_at": int(time.time()), "background": "opaque", "quality": "auto", "usage": _USAGE}
-                yield sse.encode(COMPLETED, {"index": index, **fixed, **look, **told})
+                yield sse.encode(COMPLETED, {"index": index, **_fixed(), "usage": _USAGE, **look, **told})
             elif isinstance(event, Finished):
                 measured = await self._in_pool(lambda: self._measure(order, items))
                 told = {"measured": None if measured is None else measured.model_dump()}
@@ -159,6 +167,11 @@ class Images:
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoding, work)
 
+    def _picture(self, order: Order, number: int, image: NDArray[np.uint8]) -> bytes:
+        """The file of an image, finished or foreseen."""
+        body, told = order.body, order.xmp(order.manifest.images[number])
+        return picture(image, body.output_format, body.output_compression, order.scaled_to, told)
+
     def _items(self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> list[ImageItem]:
         groups: Sequence[str | None] = [None] * len(images)
         if self._measured is not None:
@@ -166,8 +179,7 @@ class Images:
         items = []
         for number, image, group in zip(numbers, images, groups, strict=True):
             record, body = order.manifest.images[number], order.body
-            told = order.xmp(record)
-            content = picture(image, body.output_format, body.output_compression, order.scaled_to, told)
+            content = self._picture(order, number, image)
             place: dict[str, str]
             if body.answers_with == "url":
                 name = self.pictures.keep(content, body.output_format)
@@ -203,6 +215,11 @@ def _start(order: Order) -> dict[str, Any]:
             for i, image in enumerate(manifest.images)
         ],
     }
+
+
+def _fixed() -> dict[str, Any]:
+    """What OpenAI's events say of a picture besides, and ours always say alike."""
+    return {"created_at": int(time.time()), "background": "opaque", "quality": "auto"}
 
 
 def _unused(order: Order) -> set[str]:

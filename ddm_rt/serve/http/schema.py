@@ -96,7 +96,8 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         default=None, description="With stream, events that OpenAI doesn't have: started, progress, finished."
     )
     partial_images: Annotated[int, Field(ge=0, le=3, strict=True)] | None = Field(
-        default=None, description="Taken for the sake of clients. This server sends none, as OpenAI's may send fewer."
+        default=None,
+        description="With stream, so many previews of each image on its way; fewer where it has fewer steps.",
     )
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = _unused_field()
     background: Literal["auto", "opaque"] | None = _unused_field()
@@ -119,6 +120,11 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
     @property
     def answers_with(self) -> Literal["b64_json", "url"]:
         return self.response_format or ("url" if (self.model or "").startswith("dall-e-") else "b64_json")
+
+    @property
+    def previews(self) -> int:
+        """Of each image."""
+        return (self.partial_images or 0) if self.stream else 0
 
     def ignored(self, bundle: Bundle) -> str | None:
         """What a client should know of its request; None where there is nothing."""

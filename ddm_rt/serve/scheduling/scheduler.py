@@ -56,19 +56,23 @@ class Scheduler(Service[Work]):
         assert self.pipeline.buckets
         self._thread.start()
 
-    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
+    def submit(
+        self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None, previews: int = 0
+    ) -> Ticket:
         size = self._extent(request, deadline_s)
-        work = Work(*size, key, priority, self._ticket(size, deadline_s))
+        work = Work(*size, key, priority, self._ticket(size, deadline_s, previews))
         return self._take_in(work, self.pipeline.prepare(request))
 
-    def replay(self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None) -> Ticket:
+    def replay(
+        self, manifest: Manifest, *, priority: int = 0, deadline_s: float | None = None, previews: int = 0
+    ) -> Ticket:
         """Takes in a request whose codes were drawn elsewhere: the images of `manifest`. The ledger isn't asked.
 
         Raises what `submit` raises, and DdmError for a manifest that this pipeline can't make.
         """
         prepared = self.pipeline.recorded(manifest)
         size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
-        return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s)), nullcontext(prepared))
+        return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s, previews)), nullcontext(prepared))
 
     @property
     def alive(self) -> bool:
@@ -172,7 +176,7 @@ class Scheduler(Service[Work]):
         with self._changed:
             images = sum(ticked.advanced.values())
             self._tally.ticked(ticked.seconds, images)
-            self._undecoded += len(ticked.finished)
+            self._undecoded += len(ticked.finished) + len(ticked.foreseen)
             if images:
                 self._queue.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
@@ -183,6 +187,8 @@ class Scheduler(Service[Work]):
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
             self._deliver(_tell_progress, told)
+        if ticked.foreseen:
+            self._deliver(self._preview, ticked.foreseen, ticked.x0, ticked.shape)
         if ticked.finished:
             self._deliver(self._decode, ticked.finished, ticked.samples, ticked.shape)
         if ticked.failed is not None:
@@ -202,6 +208,22 @@ class Scheduler(Service[Work]):
 
     # What follows is called by the delivery's thread, which never waits for the loop.
 
+    def _preview(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
+        """Decodes what is foreseen [B, *shape] of images that are under way. Where that fails, they have a preview
+        less.
+        """
+        try:
+            images = self.pipeline.decode(x0, len(members), self.pipeline.batch_sizes(shape))
+            for (work, index), image in zip(members, images, strict=True):
+                work.ticket.preview(index, image)
+        finally:
+            self._decoded(len(members))
+
+    def _decoded(self, images: int) -> None:
+        with self._changed:
+            self._undecoded -= images
+            self._changed.notify_all()
+
     def _decode(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
         """Decodes the samples [B, *shape] of finished images, and hands the images over."""
         try:
@@ -210,9 +232,7 @@ class Scheduler(Service[Work]):
                 x0 = self.pipeline.engine.take(x0, np.array(wanted, np.int64))
             self._decode_wanted([members[i] for i in wanted], x0, shape)
         finally:
-            with self._changed:
-                self._undecoded -= len(members)
-                self._changed.notify_all()
+            self._decoded(len(members))
 
     def _decode_wanted(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
         if not members:

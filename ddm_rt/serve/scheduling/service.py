@@ -16,7 +16,7 @@ from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.stats import Stats, Tally
-from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket
+from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket, preview_steps
 from ddm_rt.serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
@@ -66,8 +66,11 @@ class Service(ABC, Generic[R]):
     def start(self) -> None: ...
 
     @abstractmethod
-    def submit(self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None) -> Ticket:
-        """Takes in a request.
+    def submit(
+        self, request: Request, *, key: str = "", priority: int = 0, deadline_s: float | None = None, previews: int = 0
+    ) -> Ticket:
+        """Takes in a request. Of each image, so many previews are made on the way, or as many as it has steps before
+        its last.
 
         Only so many requests of one `key` are taken at once, save of "". Higher priorities go first. The request fails
         with DeadlineExceeded if it isn't done after `deadline_s` seconds (None: those of the settings).
@@ -137,9 +140,11 @@ class Service(ABC, Generic[R]):
             raise DdmError(f"deadline_s is {deadline_s}; expected more than 0 seconds")
         return extent
 
-    def _ticket(self, size: Extent, deadline_s: float | None) -> Ticket:
+    def _ticket(self, size: Extent, deadline_s: float | None, previews: int) -> Ticket:
         seconds = self.settings.deadline_s if deadline_s is None else deadline_s
-        return Ticket(size.n, size.n * size.steps, self._clock() + seconds, self._was_cancelled)
+        ticket = Ticket(size.n, size.n * size.steps, self._clock() + seconds, self._was_cancelled)
+        ticket.previews = preview_steps(size.steps, previews)
+        return ticket
 
     @contextmanager
     def _taking_in(self, request: R, preparing: AbstractContextManager[Prepared]) -> Iterator[Prepared]:

@@ -26,6 +26,14 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False)
+class Preview:
+    """What an image of the request is going to look like, as far as that is known on the way."""
+
+    index: int  # of the image, in the request
+    image: NDArray[np.uint8]  # [H, W, 3]
+
+
+@dataclass(frozen=True, eq=False)
 class ImageReady:
     """One image of the request."""
 
@@ -47,7 +55,7 @@ class Failed:
     error: Exception
 
 
-Event = Progress | ImageReady | Finished | Failed
+Event = Progress | Preview | ImageReady | Finished | Failed
 
 
 class State(StrEnum):
@@ -56,6 +64,11 @@ class State(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+def preview_steps(steps: int, previews: int) -> frozenset[int]:
+    """After how many of an image's steps there is a preview: evenly spread, none after the last."""
+    return frozenset(k * steps // (previews + 1) for k in range(1, previews + 1)) - {0}
 
 
 _Subscriber = tuple[Callable[[Event], None], bool]  # whom to call, also with progress or without
@@ -72,6 +85,7 @@ class Ticket:
         self.target: str | None = None  # from then on, as the ledger writes it
         self.deadline = deadline  # of time.monotonic
         self.state: State | None = None  # None while the request has not ended
+        self.previews: frozenset[int] = frozenset()  # steps of an image after which there is one
         self.taken_s = time.monotonic()  # when it was taken in
         self.begun_s: float | None = None  # when its first image got a slot, where that is known
         self.first_s: float | None = None  # when its first image was delivered
@@ -81,6 +95,7 @@ class Ticket:
         self._subscribers: list[_Subscriber] = []
         self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
         self.ready: list[int] = []  # images that were delivered
+        self._foreseen: list[Preview] = []  # for those who subscribe late
         self._steps_done = 0
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
@@ -105,6 +120,7 @@ class Ticket:
             past: list[Event] = []
             if self._steps_done:
                 past.append(Progress(self._steps_done, self.steps_total))
+            past += self._foreseen
             if self._images is not None:
                 past += [ImageReady(index, self._images[index]) for index in self.ready]
             if self._end is not None:
@@ -145,6 +161,13 @@ class Ticket:
             if self._end is None and steps_done > self._steps_done:
                 self._steps_done = steps_done
                 self._publish(Progress(steps_done, self.steps_total))
+
+    def preview(self, index: int, image: NDArray[np.uint8]) -> None:
+        """What an image that is under way is going to look like, uint8 [H, W, 3]."""
+        with self._order:
+            if self._end is None and index not in self.ready:
+                self._foreseen.append(Preview(index, image))
+                self._publish(self._foreseen[-1])
 
     def deliver(self, index: int, image: NDArray[np.uint8]) -> bool:
         """An image is ready, uint8 [H, W, 3]. Returns whether all are."""
