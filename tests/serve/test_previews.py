@@ -73,7 +73,11 @@ def test_who_comes_late_is_told_all_that_came_before_their_images() -> None:
     ticket.preview(0, image)  # late, from another thread
     told: list[Event] = []
     ticket.subscribe(told.append)
-    assert [(type(event).__name__, event.index) for event in told] == [("Preview", 0), ("Preview", 1), ("ImageReady", 0)]
+    assert [(type(event).__name__, event.index) for event in told] == [
+        ("Preview", 0),
+        ("Preview", 1),
+        ("ImageReady", 0),
+    ]
 
 
 class BrokenAtFirst(FakeEngine):
