@@ -202,16 +202,16 @@ def test_a_scope_is_chosen_or_none(visit: Visit, plain: Running) -> None:
 
 def test_codes_are_explained_by_images_of_them(visit: Visit, plain: Running) -> None:
     page = visit(plain)
-    page.get_by_text("Images made here will stand below it.").wait_for()
+    page.get_by_text("Images made here will stand below each.").wait_for()
     for n, scope in ((4, "first"), (2, "second")):  # the second adds no code, and takes none away
         generate(page, number=n, scope=scope)
         told(page, f"{n} images in")
         for top, codes in ((0, (0, 2)), (1, (1, 3))):
             examples = page.get_by_role("list", name=f"Codes of top code {top}")
             examples.get_by_role("listitem").nth(1).wait_for()
-            assert examples.get_by_role("listitem").all_inner_texts() == [f"Code\n{code}" for code in codes]
+            assert examples.get_by_role("listitem").all_text_contents() == [f"Code {code}" for code in codes]
             assert examples.locator("canvas").first.evaluate("canvas => canvas.width") == 8
-    assert page.get_by_text("Images made here will stand below it.").is_hidden()
+    assert page.get_by_text("Images made here will stand below each.").is_hidden()
 
 
 def test_what_is_saved_is_the_server_s_own(visit: Visit, plain: Running) -> None:

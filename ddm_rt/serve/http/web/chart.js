@@ -70,6 +70,8 @@ function update(line, { images, share, low, high, wanted }, full) {
 
 /** In the row below: pictures of codes, with their numbers. */
 function showExamples(line, { label, examples = [] }) {
+  const shown = [...line.querySelectorAll("canvas")];
+  if (shown.length === examples.length && examples.every(({ picture }, i) => picture === shown[i])) return;
   const list = element("ul", { role: "list", "aria-label": `Codes of ${label.toLowerCase()}` });
   for (const { code, picture } of examples) {
     const item = element("li", {}, "");
