@@ -22,7 +22,8 @@ def test_the_page_tells_the_bundle_and_its_balance(tmp_path: Path) -> None:
     assert "<title>fake · ddm-rt</title>" in page
     assert '<p id="about">8 × 8 · 4 codes in 2 top codes · ddim</p>' in page
     assert '<div class="field wide" id="prompt-field" hidden="">' in page
-    assert "All requests in the scope “default”; target uniform." in page
+    basis = "All requests in the scope <strong>default</strong> with the target <strong>uniform</strong>."
+    assert basis in page
     table = page.partition('<table id="assigned"')[2].partition("</table>")[0]
     rows = [re.findall(r"<t[hd][^>]*>([^<]+)<", row) for row in table.split("<tr>")[2:]]
     assert rows == [["Top code 0", "50.0%", "2"], ["Top code 1", "50.0%", "2"]]

@@ -44,6 +44,17 @@ export async function* generate(request, signal) {
   throw new Problem("The connection was lost before the images were finished.");
 }
 
+/** JSON as the server writes it: seeds that are larger than a number of JavaScript can say exactly stay text. */
+function parse(text) {
+  const exact = (found, digits) => (Number.isSafeInteger(Number(digits)) ? found : `"seed":"${digits}"`);
+  return JSON.parse(text.replace(/"seed": ?(\d+)/g, exact));
+}
+
+/** A manifest as a file has it: the way back of `parse`. */
+export function manifestText(manifest) {
+  return JSON.stringify(manifest, null, 1).replace(/"seed": "(\d+)"/g, '"seed": $1');
+}
+
 async function* serverSentEvents(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -61,9 +72,15 @@ async function* serverSentEvents(body, signal) {
     for (const block of blocks) {
       const lines = block.split("\n");
       const of = (field) => lines.find((line) => line.startsWith(`${field}: `))?.slice(field.length + 2);
-      if (of("data")) yield { name: of("event"), data: JSON.parse(of("data")) };
+      if (of("data")) yield { name: of("event"), data: parse(of("data")) };
     }
   }
+}
+
+/** The image of an event, as the server made it. */
+export function fileOf({ b64_json: content, output_format: format }) {
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${format}` });
 }
 
 async function call(path, { headers = {}, ...options } = {}) {

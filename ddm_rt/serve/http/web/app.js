@@ -1,6 +1,6 @@
 // The page: a request from the form, its images and shares as they come.
 
-import { generate, model, Problem, useKey } from "./api.js";
+import { fileOf, generate, manifestText, model, Problem, useKey } from "./api.js";
 import { Balance } from "./balance.js";
 import { Gallery } from "./gallery.js";
 
@@ -8,7 +8,7 @@ const AGAIN_MS = 2000; // between two tries to reach the server
 
 const part = (id) => document.getElementById(id);
 const form = part("request");
-const gallery = new Gallery(part("images"), part("nothing"));
+let gallery = null; // these two, once the server has told its model
 let balance = null;
 let running = null; // the AbortController of the request under way
 
@@ -44,17 +44,33 @@ function describe(about) {
   const codes = about.num_codes ? `${about.num_codes} codes in ${about.num_top_codes} top codes` : "no codes";
   part("about").textContent = [about.size.replace("x", " × "), codes, about.sampler].join(" · ");
   part("prompt-field").hidden = about.prompt_free;
-  part("target-field").hidden = about.num_codes === 0;
+  part("target-field").hidden = part("scope-field").hidden = about.num_codes === 0;
   part("n").max = about.max_images;
   part("steps").max = about.max_steps;
   if (!part("steps").value) part("steps").value = about.num_steps;
+  if (!gallery) part("scope").value = about.scope ?? "";
   form.hidden = false;
+  gallery ??= new Gallery(
+    {
+      list: part("images"),
+      nothing: part("nothing"),
+      saving: part("saving"),
+      again: part("again"),
+      manifest: part("manifest"),
+    },
+    about,
+  );
   balance ??= new Balance(
     {
       section: part("balance"),
       basis: part("basis"),
+      shownField: part("shown-field"),
+      shown: part("shown"),
       assigned: part("assigned"),
       measured: part("measured"),
+      explained: part("explained"),
+      noExamples: part("no-examples"),
+      examplesLegend: part("examples-legend"),
       intervals: part("intervals"),
       mine: part("mine"),
     },
@@ -62,12 +78,13 @@ function describe(about) {
   );
 }
 
-/** What the form asks for, in the server's words. Fields that are hidden or empty are left out. */
+/** What the form asks for, in the server's words. Fields that are hidden or empty are left out, but for no scope. */
 function asked() {
   const request = {};
   for (const field of form.elements) {
-    if (!field.name || field.value === "" || field.closest("[hidden]")) continue;
-    request[field.name] = field.type === "number" ? field.valueAsNumber : field.value;
+    if (!field.name || field.closest("[hidden]")) continue;
+    if (field.value !== "") request[field.name] = field.type === "number" ? field.valueAsNumber : field.value;
+    else if (field.name === "scope") request.scope = null; // left out, it would be the server's
   }
   return request;
 }
@@ -94,7 +111,7 @@ async function run() {
   } finally {
     running = null;
     busy(false);
-    gallery.end();
+    gallery.end(tally.manifest);
     balance.end(tally.measured);
   }
 }
@@ -114,14 +131,20 @@ function take(event, tally) {
       break;
     case "image_generation.completed":
       tally.ready += 1;
-      gallery.put(event, tally.seed);
-      balance.put(event);
+      putImage(event);
       break;
     case "image_generation.finished":
       tally.measured = event.measured;
+      tally.manifest = { text: manifestText(event.manifest), seed: tally.seed };
       break;
   }
   part("count").textContent = `${tally.ready} of ${tally.n}`;
+}
+
+function putImage(event) {
+  const file = fileOf(event);
+  gallery.put(event, file);
+  balance.put(event, file);
 }
 
 function offerSeed(seed) {
@@ -148,7 +171,7 @@ function tell(text) {
 
 /** Says what went wrong, and at which field; null: nothing. */
 function complain(problem) {
-  part("problem").textContent = problem?.message ?? "";
+  part("problem").replaceChildren(...withCode(problem?.message ?? ""));
   for (const field of form.elements) field.removeAttribute("aria-invalid");
   if (problem?.status === 401) askForKey();
   const field = problem?.field && form.elements.namedItem(problem.field);
@@ -156,6 +179,16 @@ function complain(problem) {
   field.setAttribute("aria-invalid", "true");
   field.setAttribute("aria-errormessage", "problem");
   field.focus();
+}
+
+/** Text whose parts in backticks are code. A backtick alone stays one. */
+function withCode(text) {
+  return text.split(/`([^`]+)`/).map((piece, i) => {
+    if (i % 2 === 0) return piece;
+    const code = document.createElement("code");
+    code.textContent = piece;
+    return code;
+  });
 }
 
 function images(n) {

@@ -2,6 +2,7 @@
 
 import { balance, Problem } from "./api.js";
 import { drawShares } from "./chart.js";
+import { Examples } from "./examples.js";
 import { sameTarget, wantedShares } from "./target.js";
 
 const SOON_MS = 400; // between two questions while images arrive
@@ -14,8 +15,11 @@ export class Balance {
   #images = []; // of the latest request
   #found = null; // the server's shares of its groups, with intervals
   #waiting = false;
+  #examples = new Examples();
 
-  /** `parts` are elements: section, basis, assigned, measured, intervals, mine. */
+  /** `parts` are elements: section, basis, shownField, shown, assigned, explained, noExamples, examplesLegend, measured,
+   * intervals, mine.
+   */
   constructor(parts, model) {
     this.#parts = parts;
     this.#model = model;
@@ -24,6 +28,11 @@ export class Balance {
     parts.section.hidden = model.num_codes === 0 && model.judge === null;
     if (model.judge) parts.measured.caption.textContent = `Measured by the judge “${model.judge.name}”`;
     parts.intervals.hidden = model.judge === null;
+    parts.explained.hidden = model.num_codes === 0;
+    parts.shown.addEventListener("change", () => {
+      this.#stream = JSON.parse(parts.shown.value);
+      this.#refresh();
+    });
     this.#refresh();
     setInterval(() => document.visibilityState === "visible" && this.#refresh(), IDLE_MS);
   }
@@ -37,10 +46,11 @@ export class Balance {
     this.#soon();
   }
 
-  put({ index, group }) {
+  /** An image is ready: its event, and its file. */
+  put({ index, group, ...image }, file) {
     this.#images[index].group = group ?? null;
     this.#tell();
-    this.#soon();
+    this.#examples.keep(file, image).then(() => this.#soon());
   }
 
   /** The request is over; `measured` are the shares that the judge found in it, where there are any. */
@@ -62,9 +72,10 @@ export class Balance {
     const stream = this.#stream;
     const { scope, target, calibration_id: calibration } = stream;
     const { basis } = this.#parts;
-    const goal = target === null ? "" : `; target ${target}`;
+    const goal = (target) => (target === null ? [] : [" with the target ", strong(target)]);
     if (scope === null) {
-      basis.textContent = this.#images.length ? `This request${goal}.` : "Of each request by itself.";
+      this.#offer([]);
+      basis.replaceChildren(...(this.#images.length ? ["This request", ...goal(target), "."] : ["Each request by itself."]));
       this.#draw(this.#tops(), this.#found ?? shares(this.#groups()));
       return;
     }
@@ -75,13 +86,30 @@ export class Balance {
         (found) =>
           sameTarget(found.target, target) && (calibration === undefined || found.calibration_id === calibration),
       );
-      basis.textContent = `All requests in the scope “${scope}”${goal}.`;
+      this.#offer(known ? streams : [stream, ...streams]);
+      basis.replaceChildren("All requests in the scope ", strong(scope), ...goal(known?.target ?? target), ".");
       const tops = (known?.top_codes ?? []).map((top) => [top.top_code, top.done + top.in_progress]);
       this.#draw(new Map(tops), known?.measured?.groups ?? []);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       basis.textContent = `Not known now. ${error.message}`;
     }
+  }
+
+  /** Lets a person look at another target of the scope, where there are several. */
+  #offer(streams) {
+    const { shown, shownField } = this.#parts;
+    const now = this.#stream;
+    const options = streams.map(({ scope, target, calibration_id }) => {
+      const own = sameTarget(target, now.target) && (now.calibration_id ?? calibration_id) === calibration_id;
+      const name = calibration_id ? `${target} (calibration ${calibration_id.slice(0, 8)})` : target;
+      return new Option(name, JSON.stringify({ scope, target, calibration_id }), false, own);
+    });
+    const values = (list) => JSON.stringify([...list].map((option) => option.value));
+    const at = options.findIndex((option) => option.selected);
+    if (values(options) !== values(shown.options)) shown.replaceChildren(...options);
+    shown.selectedIndex = at;
+    shownField.hidden = options.length < 2;
   }
 
   /** `tops` has the images of each top code, `groups` the judge's shares; what is not there is 0. */
@@ -93,8 +121,12 @@ export class Balance {
       const all = sum(tops);
       const rows = Array.from({ length: topCodes }, (_, top) => {
         const images = tops.get(top) ?? 0;
-        return { label: `Top code ${top}`, images, share: all ? images / all : 0, wanted: wanted.get(`code:${top}`) };
+        const share = all ? images / all : 0;
+        const examples = this.#examples.of(top);
+        return { label: `Top code ${top}`, images, share, wanted: wanted.get(`code:${top}`), examples };
       });
+      this.#parts.noExamples.hidden = !this.#examples.none;
+      this.#parts.examplesLegend.hidden = this.#examples.none;
       drawShares(assigned, "Top code", rows);
       assigned.hidden = false;
     }
@@ -127,6 +159,12 @@ export class Balance {
     const seen = groups.size ? `; seen: ${told(groups)}` : "";
     this.#parts.mine.textContent = `This request: ${told(tops)}${seen}.`;
   }
+}
+
+function strong(text) {
+  const made = document.createElement("strong");
+  made.textContent = text;
+  return made;
 }
 
 function count(values) {

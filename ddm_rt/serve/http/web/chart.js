@@ -5,18 +5,22 @@ const HEIGHT = 22; // pixels of a bar's row
 const HEADS = ["", "Chart", "Share", "Images"];
 
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const whole = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 0 });
+const plain = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 /**
- * Show `rows` of {label, images, share, low, high, wanted}; `low` and `high` are the ends of an interval, `wanted` the
- * target's share, each undefined where there is none. `what` heads the column of labels.
+ * Show `rows` of {label, images, share, low, high, wanted, examples}; `low` and `high` are the ends of an interval,
+ * `wanted` the target's share, `examples` pictures of codes, each undefined where there is none. `what` heads the column
+ * of labels.
  */
 export function drawShares(table, what, rows) {
   if (table.dataset.labels !== JSON.stringify(rows.map((row) => row.label))) build(table, what, rows);
   const longest = Math.max(...rows.flatMap((row) => [row.share, row.high ?? 0, row.wanted ?? 0]));
   const full = Math.min(1, Math.max(longest, 2 / rows.length)); // the share at the right end
-  const bodies = table.tBodies[0].rows;
-  rows.forEach((row, i) => update(bodies[i], row, full));
+  const lines = table.tBodies[0].querySelectorAll("tr:not(.examples)");
+  rows.forEach((row, i) => {
+    update(lines[i], row, full);
+    showExamples(lines[i].nextSibling, row);
+  });
 }
 
 function build(table, what, rows) {
@@ -31,6 +35,10 @@ function build(table, what, rows) {
     line.insertCell().append(bar());
     line.insertCell();
     line.insertCell();
+    const below = body.insertRow();
+    below.className = "examples";
+    below.hidden = true;
+    below.insertCell().colSpan = HEADS.length;
   }
 }
 
@@ -55,9 +63,23 @@ function update(line, { images, share, low, high, wanted }, full) {
   place(whisker[0], low, high, at);
   place(whisker[1], low, low, at);
   place(whisker[2], high, high, at);
-  const interval = low === undefined ? "" : `${Math.round(100 * low)} – ${whole.format(high)}`;
+  const interval = low === undefined ? "" : `${plain.format(100 * low)} – ${percent.format(high)}`;
   line.cells[2].replaceChildren(percent.format(share), element("small", {}, interval));
   line.cells[3].textContent = images;
+}
+
+/** In the row below: pictures of codes, with their numbers. */
+function showExamples(line, { label, examples = [] }) {
+  const shown = [...line.querySelectorAll("canvas")];
+  if (shown.length === examples.length && examples.every(({ picture }, i) => picture === shown[i])) return;
+  const list = element("ul", { role: "list", "aria-label": `Codes of ${label.toLowerCase()}` });
+  for (const { code, picture } of examples) {
+    const item = element("li", {}, "");
+    item.append(picture, element("span", { class: "unseen" }, "Code "), `${code}`);
+    list.append(item);
+  }
+  line.cells[0].replaceChildren(list);
+  line.hidden = examples.length === 0;
 }
 
 function place(line, from, to, at) {

@@ -2,15 +2,19 @@
 
 const TINY = 96; // pixels: up to here each pixel of an image is shown as a square of whole pixels
 const WIDEST = 256;
+const ID_DIGITS = 12; // of the bundle's id in names of files
 
 export class Gallery {
+  #parts;
   #list;
-  #nothing;
+  #name; // what names of files begin with
   #urls = [];
 
-  constructor(list, nothing) {
-    this.#list = list;
-    this.#nothing = nothing;
+  /** `parts` are elements: list, nothing, saving, again, manifest. Files are named after `model`. */
+  constructor(parts, model) {
+    this.#parts = parts;
+    this.#list = parts.list;
+    this.#name = `${model.id}-${model.bundle_id.slice(0, ID_DIGITS)}`;
   }
 
   /** Makes the places, `started` being the request's first event. What was shown before goes. */
@@ -31,16 +35,13 @@ export class Gallery {
     this.#show(true);
   }
 
-  /** Shows a finished image, `completed` being its event. `seed` is the request's. */
-  put({ index, b64_json: content, output_format: format, ...image }, seed) {
-    const url = URL.createObjectURL(blob(content, `image/${format}`));
-    this.#urls.push(url);
+  /** Shows a finished image: `file` is what the server made, the rest is its event. */
+  put({ index, seed, output_format: format, ...image }, file) {
     const spot = this.#list.children[index];
     const link = document.createElement("a");
-    link.href = url;
-    link.download = `ddm-${seed}-${index}.${format}`;
+    this.#saves(link, file, `seed-${seed}.${format}`);
     const picture = document.createElement("img");
-    picture.src = url;
+    picture.src = link.href;
     picture.alt = `Image ${index + 1}: ${caption(image).join(", ")}. Save it.`;
     link.append(picture);
     spot.querySelector(".frame").replaceChildren(link);
@@ -48,22 +49,34 @@ export class Gallery {
     spot.classList.remove("pending");
   }
 
-  /** Takes the places away that stayed empty. */
-  end() {
+  /** The request is over: takes the places away that stayed empty. `manifest`: its text and seed, where it finished. */
+  end(manifest) {
     this.#list.querySelectorAll(".pending").forEach((spot) => spot.remove());
     this.#show(this.#list.children.length > 0);
+    if (!manifest) return;
+    const file = new Blob([manifest.text], { type: "application/json" });
+    this.#saves(this.#parts.manifest, file, `seed-${manifest.seed}-manifest.json`);
+    this.#parts.again.hidden = false;
   }
 
   clear() {
     this.#urls.forEach((url) => URL.revokeObjectURL(url));
     this.#urls = [];
     this.#list.replaceChildren();
+    this.#parts.again.hidden = true;
     this.#show(false);
   }
 
   #show(some) {
     this.#list.hidden = !some;
-    this.#nothing.hidden = some;
+    this.#parts.nothing.hidden = some;
+    this.#parts.saving.hidden = !some;
+  }
+
+  #saves(link, file, name) {
+    link.href = URL.createObjectURL(file);
+    link.download = `${this.#name}-${name}`;
+    this.#urls.push(link.href);
   }
 }
 
@@ -79,7 +92,7 @@ function place(image) {
 }
 
 function caption({ code, top_code: top, group }) {
-  const assigned = code < 0 ? "no code" : `top code ${top}`;
+  const assigned = code < 0 ? "no code" : `top code ${top}, code ${code}`;
   return group === undefined || group === null ? [assigned] : [assigned, `seen as ${group}`];
 }
 
@@ -89,8 +102,4 @@ function lines(texts) {
     line.textContent = text;
     return line;
   });
-}
-
-function blob(base64, type) {
-  return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type });
 }
