@@ -8,6 +8,7 @@ import time
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 # Of the request that is answered here, for whoever logs meanwhile; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)(/.*)?", re.IGNORECASE | re.DOTALL)  # a target with a host
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own, where it is no more than that
 _NO_ROUTE = "(none)"  # not the path: clients choose that
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
@@ -36,6 +38,14 @@ def notes(scope: MutableMapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def to_origin_form(scope: MutableMapping[str, Any]) -> None:
+    """Turn the target `http://HOST/PATH` into `/PATH`. Its host then stands for the Host header's (RFC 9112, 3.2.2)."""
+    if found := _ABSOLUTE.fullmatch(scope.get("raw_path") or b""):
+        host, path = found[1], found[2] or b"/"
+        others = [header for header in scope["headers"] if header[0] != b"host"]
+        scope |= {"raw_path": path, "path": unquote(path.decode("ascii")), "headers": [(b"host", host), *others]}
+
+
 class Access:
     """Logs and counts each request: what was asked for and how it went, without what was said. Each response has the
     request's id, which the log has too, and the time that passed before it.
@@ -48,6 +58,7 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        to_origin_form(scope)
         started, status = time.perf_counter(), _GONE
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         told = Headers(raw=scope.get("headers", [])).get("x-request-id", "")
