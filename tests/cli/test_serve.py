@@ -55,10 +55,10 @@ def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:
     assert (line["key"], line["status"], line["n"]) == ("alice", 200, 2)
     assert not any(line["level"] == "warning" for line in lines)  # a page has no key, so any page may be allowed
     # The next one goes on where this one stopped.
-    with (tmp_path / "log").open("w") as log:
-        with process("--ledger", ledger, "--threads", 1, "--origin", "*", log=log) as (_, url):
-            reply = ask(url, {"steps": 4})
-            assert reply["manifest"]["images"][0]["position"] == 2
+    options = ("--ledger", ledger, "--threads", 1, "--origin", "*")
+    with (tmp_path / "log").open("w") as log, process(*options, log=log) as (_, url):
+        reply = ask(url, {"steps": 4})
+        assert reply["manifest"]["images"][0]["position"] == 2
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     [warning] = [line["message"] for line in lines if line["level"] == "warning"]
     assert "--origin *: any web page may use" in warning

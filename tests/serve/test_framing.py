@@ -82,3 +82,12 @@ def test_a_request_that_breaks_has_one_answer(served: Running, caplog: pytest.Lo
         assert refused.count(b"HTTP/1.1 ") == 1
         assert talk(served.port, b"\0\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert logged(caplog) == []
+
+
+def test_a_body_that_comes_too_slowly_or_is_too_long_ends_the_connection() -> None:
+    """Else the client could send for as long again as a head may take."""
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running(fake_pipeline(), http=HttpSettings(body_s=0.1, head_s=2 * PATIENCE_S, max_body_bytes=10)) as server:
+        assert talk(server.port, f"{head}Content-Length: 9\r\n\r\n{{".encode()).startswith(b"HTTP/1.1 408 ")
+        chunk = f"{head}Transfer-Encoding: chunked\r\n\r\nff\r\n{'a' * 255}".encode()
+        assert talk(server.port, chunk).startswith(b"HTTP/1.1 413 ")

@@ -29,6 +29,7 @@ _NO_ROUTE = "(none)"  # not the path: clients choose that
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
 _GONE = 499  # the client left before there was an answer
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
 _PART = 2**16  # bytes of a response
 
 
@@ -43,7 +44,8 @@ def to_origin_form(scope: MutableMapping[str, Any]) -> None:
     if found := _ABSOLUTE.fullmatch(scope.get("raw_path") or b""):
         host, path = found[1], found[2] or b"/"
         others = [header for header in scope["headers"] if header[0] != b"host"]
-        scope |= {"raw_path": path, "path": unquote(path.decode("ascii")), "headers": [(b"host", host), *others]}
+        scope["raw_path"], scope["path"] = path, unquote(path.decode("ascii"))
+        scope["headers"] = [(b"host", host), *others]
 
 
 class Access:
@@ -128,11 +130,11 @@ class Limits:
                 async with asyncio.timeout_at(due):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body has not arrived within {body_s:g} s") from None
+                raise HTTPException(408, f"the body has not arrived within {body_s:g} s", CLOSE) from None
             complete = not message.get("more_body", False)
             got += len(message.get("body", b""))
             if got > most:
-                raise HTTPException(413, f"the body is longer than {most} bytes")
+                raise HTTPException(413, f"the body is longer than {most} bytes", CLOSE)
             return message
 
         async def send_in_parts(message: Message) -> None:
