@@ -142,8 +142,8 @@ def serving_page(results: Path) -> str:
         text += (
             f"\n## attacks\n\n{table(rows[0], [row.values() for row in rows])}\n"
             f"{sum(row['held'] for row in rows)} of {len(rows)} attacks were held. Connections were kept for at most "
-            f"{record['seconds']:g} s. {record['processor']}, {record['cpus']} CPUs, load {record['load_before']} before; "
-            f"commit {record['commit']}; `python benchmarks/attacks.py`\n"
+            f"{record['seconds']:g} s. {record['processor']}, {record['cpus']} CPUs, load {record['load_before']} "
+            f"before; commit {record['commit']}; `python benchmarks/attacks.py`\n"
         )
     return text
 
