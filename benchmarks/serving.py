@@ -10,6 +10,8 @@
 - **peer**: 16 clients at our server and at one that runs a request at a time, against what batching gives the engine.
 - **overload**: ten times what the server can take for two minutes.
 - **soak**: mixed requests for 20 minutes, a quarter of whose clients go away.
+- **faults**: 64 clients for ten minutes, some of whom go away, while the ledger's disk is full at times and replicas
+  are killed. It needs Ray.
 
 Cost, throughput and peer alternate with their baselines, and medians of the rounds count: the machine should be quiet.
 A part's figures are written when it is through, with the commit it was measured at.
@@ -29,6 +31,7 @@ import render
 from measured_steps import commit
 from serving_parts.closed import cost, peer, throughput
 from serving_parts.cold import cold
+from serving_parts.faults import faults
 from serving_parts.overload import overload
 from serving_parts.soak import soak
 from store import RESULTS, load, save
@@ -36,7 +39,7 @@ from store import RESULTS, load, save
 from ddm_rt.engine.machine import processor
 from ddm_rt.sample.pipeline import Pipeline
 
-PARTS = ("cold", "cost", "throughput", "peer", "overload", "soak")
+PARTS = ("cold", "cost", "throughput", "peer", "overload", "soak", "faults")
 SIZES = {"n = 1 to 16": (1, 16), "n = 1": (1, 1)}
 
 
@@ -47,6 +50,8 @@ def measure(part: str, threads: int, rounds: int, seconds: float | None, work: P
         return overload(seconds or 120.0, threads)
     if part == "soak":
         return soak(seconds or 1200.0, threads, work)
+    if part == "faults":
+        return faults(seconds or 600.0, threads, work, replicas=2)
     pipeline = Pipeline.load("digits", backend="onnxruntime", threads=threads)
     if part == "cost":
         return cost(pipeline, rounds=4 * rounds)

@@ -23,7 +23,7 @@ _FILES = {
     **dict.fromkeys(("drift", "drift gate", "precision"), "drift"),
     "fair throughput": "fair_throughput",
     **dict.fromkeys(("footprint", "embedding", "hoisting", "throughput"), "speed"),
-    **dict.fromkeys(("serving", "ledger", "malformed"), "serving"),
+    **dict.fromkeys(("serving", "ledger", "malformed", "attacks"), "serving"),
     **dict.fromkeys(("full size", "full size SD"), "full_size"),
 }
 

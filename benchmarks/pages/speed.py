@@ -137,6 +137,14 @@ def serving_page(results: Path) -> str:
             f"Answers to {record['requests']:,} requests, seed {record['seed']}; {record['server_errors']} server "
             f"errors. Commit {record['commit']}, Python {record['python']}; `python benchmarks/malformed.py`\n"
         )
+    if record := load("attacks", results):
+        rows = record["rows"]
+        text += (
+            f"\n## attacks\n\n{table(rows[0], [row.values() for row in rows])}\n"
+            f"{sum(row['held'] for row in rows)} of {len(rows)} attacks were held. Connections were kept for at most "
+            f"{record['seconds']:g} s. {record['processor']}, {record['cpus']} CPUs, load {record['load_before']} "
+            f"before; commit {record['commit']}; `python benchmarks/attacks.py`\n"
+        )
     return text
 
 

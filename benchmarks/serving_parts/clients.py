@@ -2,10 +2,13 @@
 
     python clients.py '{"port": 8000, "clients": 16, "seconds": 20}'
 
-prints one JSON list [start, end, status, n, steps, codes] per request, times in seconds of the system's monotonic
-clock. Status -1: the client went away; 0: no answer. `codes` maps a code to its images, for those that were delivered.
+prints one JSON list [start, end, status, n, steps, codes, images] per request, times in seconds of the system's
+monotonic clock. Status -1: the client went away; 0: no answer. `codes` maps a code to its images, for those that were
+delivered.
 """
 
+import base64
+import hashlib
 import http.client
 import json
 import random
@@ -46,6 +49,8 @@ class Load:
     leaving: float = 0.0  # the part of the requests whose client goes away
     streaming: float = 0.0  # the part that asks for server-sent events
     timeout_s: float = 120.0
+    seeds: int = 2**32  # of requests are drawn below this
+    digests: bool = False  # whether answers say what each image was
 
 
 class Answer(NamedTuple):
@@ -55,6 +60,7 @@ class Answer(NamedTuple):
     n: int
     steps: int
     codes: dict[str, int]
+    images: Sequence[tuple[int, int, str]] = ()  # seed, code and SHA-256 of each that came whole, where asked for
 
     @property
     def seconds(self) -> float:
@@ -103,7 +109,7 @@ class _Client:
     def ask(self) -> Answer:
         load, rng = self._load, self._rng
         n, steps = rng.randint(*load.sizes), rng.choice(load.steps)
-        body: dict[str, Any] = {"n": n, "steps": steps, "seed": rng.randrange(2**32)}
+        body: dict[str, Any] = {"n": n, "steps": steps, "seed": rng.randrange(load.seeds)}
         body["stream"] = body["extra_events"] = rng.random() < load.streaming
         if load.deadline_s is not None:
             body["deadline_s"] = load.deadline_s
@@ -125,7 +131,9 @@ class _Client:
             left = leave_s is not None and isinstance(error, TimeoutError)
             return Answer(start, time.monotonic(), GONE if left else NO_ANSWER, n, steps, {})
         end = time.monotonic()
-        return Answer(start, end, status, n, steps, _codes(content.decode(), kind))
+        text = content.decode()
+        images = _images(text, kind) if load.digests and status == 200 else []
+        return Answer(start, end, status, n, steps, _codes(text, kind), images)
 
     def _send(self, body: bytes, leave_s: float | None) -> tuple[int, str, bytes]:
         """Status, content type and content. Raises TimeoutError after `leave_s` seconds without a byte."""
@@ -149,11 +157,32 @@ class _Client:
             self._socket, self._used = None, False
 
 
+def _events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+def _images(text: str, kind: str) -> list[tuple[int, int, str]]:
+    """Seed, code and SHA-256 of each image that came."""
+    came = _events(text) if kind == "text/event-stream" else json.loads(text)["data"]
+    pictures = [each for each in came if each.get("b64_json")]
+    return [(each["seed"], each["code"], digest(base64.b64decode(each["b64_json"]))) for each in pictures]
+
+
+def digest(png: bytes) -> str:
+    """SHA-256 of what a PNG shows: its header and pixels, without texts that stand beside them."""
+    shown, at = hashlib.sha256(), 8
+    while at < len(png):
+        length, kind = int.from_bytes(png[at : at + 4]), png[at + 4 : at + 8]
+        if kind in (b"IHDR", b"IDAT"):
+            shown.update(png[at + 8 : at + 8 + length])
+        at += 12 + length
+    return shown.hexdigest()
+
+
 def _codes(text: str, kind: str) -> dict[str, int]:
     """How many images of each code an answer delivered."""
     if kind == "text/event-stream":
-        told = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
-        finished = [event for event in told if event.get("type") == "image_generation.finished"]
+        finished = [event for event in _events(text) if event.get("type") == "image_generation.finished"]
         images = finished[0]["manifest"]["images"] if finished else []
     else:
         images = json.loads(text).get("data", [])

@@ -9,7 +9,7 @@ import sys
 import threading
 import urllib.request
 from asyncio import Lock, to_thread
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +116,9 @@ class Commanded:
 
 
 @contextmanager
-def commanded(*options: str) -> Iterator[Commanded]:
-    """The shipped bundle, served by the command that users type."""
-    command = [sys.executable, "-P", "-m", "ddm_rt.cli", "serve", "digits", "--port", "0", *options]
+def commanded(*options: str, within: Sequence[str] = ()) -> Iterator[Commanded]:
+    """The shipped bundle, served by the command that users type, which the command `within` may start in its place."""
+    command = [*within, sys.executable, "-P", "-m", "ddm_rt.cli", "serve", "digits", "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:

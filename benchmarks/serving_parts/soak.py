@@ -34,7 +34,7 @@ def soak(seconds: float, threads: int, work: Path, seed: int = 0) -> dict[str, A
     settled, later = max(seen[:quarter]), max(seen[quarter:])
     return {
         "seconds": seconds,
-        "answers": _statuses(answers),
+        "answers": statuses(answers),
         "requests_finished": int(metrics['ddm_requests_total{state="finished"}']),
         "requests_cancelled": int(metrics['ddm_requests_total{state="cancelled"}']),
         "requests_failed": int(metrics['ddm_requests_total{state="failed"}']),
@@ -46,7 +46,7 @@ def soak(seconds: float, threads: int, work: Path, seed: int = 0) -> dict[str, A
         "threads_at_end": seen[-1][1],
         "open_files_first_quarter": max(files for _, _, files in seen[:quarter]),
         "open_files_at_end": open_at_end,
-        **_ledger(answers, metrics, balance, ledger),
+        **against_ledger(answers, metrics, balance, ledger),
     }
 
 
@@ -59,12 +59,12 @@ def _watch(server: Commanded, seconds: float, every: float) -> list[tuple[float,
     return seen
 
 
-def _statuses(answers: list[Answer]) -> dict[str, int]:
+def statuses(answers: list[Answer]) -> dict[str, int]:
     counts = Counter("client left" if answer.status == GONE else str(answer.status) for answer in answers)
     return dict(sorted(counts.items()))
 
 
-def _ledger(
+def against_ledger(
     answers: list[Answer], metrics: dict[str, float], balance: list[dict[str, Any]], ledger: Path
 ) -> dict[str, Any]:
     """The file against what the server counted and what clients got."""

@@ -146,6 +146,8 @@ def serve(
                 say("balance: the counts end with this command; --ledger keeps them")
             if callers is None and not _is_local(host):
                 _log.warning("anyone who reaches %s may use this server; --keys asks for API keys", where)
+            if callers is None and "*" in http.origins:
+                _log.warning("--origin *: any web page may use %s through its reader's browser; name the sites", where)
 
         run(
             bundle,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import serving
 from serving_parts import closed, overload
+from serving_parts.faults import faults
 from serving_parts.soak import soak
 from store import load
 
@@ -55,3 +56,16 @@ def test_two_minutes_of_clients_that_leave_leak_nothing(tmp_path: Path) -> None:
     assert found["rss_growth"] <= 0.05
     assert found["threads_at_end"] <= found["threads_first_quarter"] + 1
     assert found["open_files_at_end"] <= found["open_files_first_quarter"]
+
+
+@pytest.mark.slow  # half a minute
+def test_clients_lose_nothing_while_the_disk_is_full_at_times(tmp_path: Path, own_file_system: None) -> None:
+    """Ray's replicas, which take long to start, are killed in tests/serve/test_ray.py."""
+    found = faults(10.0, 1, tmp_path, number=16)
+    assert set(found["answers"]) <= {"200", "429", "503", "client left"}
+    assert found["not_as_expected"] == found["images_not_as_in_quiet"] == 0
+    assert found["images_compared"] > 0
+    assert found["ledger_equals_server"]
+    assert found["delivered_within_ledger"]
+    assert found["in_progress_at_end"] == 0
+    assert found["furthest_top_code_from_its_share_images"] < 2

@@ -43,7 +43,7 @@ def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("alice alice-0123456789abcdef\n")
     ledger = tmp_path / "counts.ledger"
     with (tmp_path / "log").open("w") as log:
-        options = ("--keys", tmp_path / "keys", "--ledger", ledger, "--threads", 1)
+        options = ("--keys", tmp_path / "keys", "--origin", "*", "--ledger", ledger, "--threads", 1)
         with process(*options, log=log) as (server, url):
             body = {"n": 2, "steps": 4, "prompt": ""}
             reply = ask(url, body, Authorization="Bearer alice-0123456789abcdef")
@@ -53,10 +53,15 @@ def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     [line] = [line for line in lines if line["message"] == "request"]
     assert (line["key"], line["status"], line["n"]) == ("alice", 200, 2)
+    assert not any(line["level"] == "warning" for line in lines)  # a page has no key, so any page may be allowed
     # The next one goes on where this one stopped.
-    with process("--ledger", ledger, "--threads", 1) as (_, url):
+    options = ("--ledger", ledger, "--threads", 1, "--origin", "*")
+    with (tmp_path / "log").open("w") as log, process(*options, log=log) as (_, url):
         reply = ask(url, {"steps": 4})
         assert reply["manifest"]["images"][0]["position"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    [warning] = [line["message"] for line in lines if line["level"] == "warning"]
+    assert "--origin *: any web page may use" in warning
 
 
 def test_sigterm_lets_a_request_finish() -> None:

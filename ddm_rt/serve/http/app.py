@@ -67,6 +67,7 @@ _PAGE_HEADERS = {
         "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",  # as frame-ancestors, for browsers that don't know that
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ddm_rt.serve.http.errors import Failure, invalid
 from ddm_rt.serve.http.keys import Caller, Keys
-from ddm_rt.serve.http.middleware import notes
+from ddm_rt.serve.http.middleware import CLOSE, notes
 from ddm_rt.serve.settings import HttpSettings
 
 GENERATIONS = "/v1/images/generations"
@@ -22,7 +22,6 @@ _FORMS = ("/v1/images/edits", "/v1/images/variations")  # which OpenAI's clients
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")
 _ANY_HOST = "*"
-_CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
 
 
 class Guard:
@@ -71,10 +70,10 @@ class Guard:
         length, most = headers.get("content-length"), self._http.max_body_bytes
         if length is not None and "transfer-encoding" in headers:
             said = "Content-Length and Transfer-Encoding stand together; expected one of them"
-            raise Failure(400, said, "invalid_request_error", "invalid_framing", headers=_CLOSE)
+            raise Failure(400, said, "invalid_request_error", "invalid_framing", headers=CLOSE)
         if length is not None and int(length) > most:  # h11 lets only digits through
             said = f"the body is longer than {most} bytes"
-            raise Failure(413, said, "invalid_request_error", "body_too_large", headers=_CLOSE)
+            raise Failure(413, said, "invalid_request_error", "body_too_large", headers=CLOSE)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         caller = Caller()

@@ -8,6 +8,7 @@ import time
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,11 +23,13 @@ _log = logging.getLogger(__name__)
 # Of the request that is answered here, for whoever logs meanwhile; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)(/.*)?", re.IGNORECASE | re.DOTALL)  # a target with a host
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own, where it is no more than that
 _NO_ROUTE = "(none)"  # not the path: clients choose that
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
 _GONE = 499  # the client left before there was an answer
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
 _PART = 2**16  # bytes of a response
 
 
@@ -34,6 +37,15 @@ def notes(scope: MutableMapping[str, Any]) -> dict[str, Any]:
     """What else the log line of this request says."""
     found: dict[str, Any] = scope.setdefault("state", {}).setdefault("notes", {})
     return found
+
+
+def to_origin_form(scope: MutableMapping[str, Any]) -> None:
+    """Turn the target `http://HOST/PATH` into `/PATH`. Its host then stands for the Host header's (RFC 9112, 3.2.2)."""
+    if found := _ABSOLUTE.fullmatch(scope.get("raw_path") or b""):
+        host, path = found[1], found[2] or b"/"
+        others = [header for header in scope["headers"] if header[0] != b"host"]
+        scope["raw_path"], scope["path"] = path, unquote(path.decode("ascii"))
+        scope["headers"] = [(b"host", host), *others]
 
 
 class Access:
@@ -48,6 +60,7 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        to_origin_form(scope)
         started, status = time.perf_counter(), _GONE
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         told = Headers(raw=scope.get("headers", [])).get("x-request-id", "")
@@ -117,11 +130,11 @@ class Limits:
                 async with asyncio.timeout_at(due):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body has not arrived within {body_s:g} s") from None
+                raise HTTPException(408, f"the body has not arrived within {body_s:g} s", CLOSE) from None
             complete = not message.get("more_body", False)
             got += len(message.get("body", b""))
             if got > most:
-                raise HTTPException(413, f"the body is longer than {most} bytes")
+                raise HTTPException(413, f"the body is longer than {most} bytes", CLOSE)
             return message
 
         async def send_in_parts(message: Message) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, TextIO
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
@@ -21,6 +22,10 @@ from ddm_rt.errors import DdmError
 from ddm_rt.serve.http.middleware import request_id
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.settings import HttpSettings
+
+# Of connections: errors alone. uvicorn warns of each `Upgrade` and each broken request, and clients choose how many.
+_connection_log = logging.getLogger("uvicorn.error.connections")
+_connection_log.setLevel(logging.ERROR)
 
 _CONNECTIONS = 1024  # open at once; the one that has been idle for longest makes room for another
 _OTHER_FILES = 256  # that the process has open besides
@@ -103,6 +108,7 @@ class _Protocol(H11Protocol):
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.logger = _connection_log
         super().connection_made(transport)
         self._wait_for_head()
         while len(self.connections) > self.most and self.idle:
@@ -120,6 +126,13 @@ class _Protocol(H11Protocol):
             # Who sends requests without waiting for answers would keep the loop from others: this one is the last.
             self.cycle.keep_alive = False
             self.headers.append(CLOSE_HEADER)  # uvicorn answers with what the client said of the connection
+
+    def send_400_response(self, msg: str) -> None:
+        """To a broken request. One that breaks after it was refused has its answer already."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

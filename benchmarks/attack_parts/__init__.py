@@ -1,0 +1,1 @@
+"""Attacks on a server over raw sockets, for benchmarks/attacks.py."""
