@@ -12,7 +12,7 @@ WITH_DEPENDENCIES = {
     "safetensors": "safetensors>=0.5,<1",
     "onnx": "onnx>=1.18,<2",
     "scikit-learn": "scikit-learn>=1.5,<2",
-    "pillow": "pillow>=10.1,<14",
+    "pillow": "pillow>=11.1,<14",
     "rich": "rich>=13,<16",
     "tokenizers": "tokenizers>=0.21,<1",
     "psutil": "psutil",  # accelerate's and peft's
