@@ -1,5 +1,6 @@
 """Object storage on this machine: moto's server in a process of its own, and a bucket."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,13 @@ class Storage:
         root = f"{BUCKET}/{prefix}"
         client = self.client
         return {key.removeprefix(f"{root}/"): client.cat_file(key) for key in client.find(root)}
+
+    def recorded(self, prefix: str) -> int:
+        """How many shards the manifest lists. 0 too where it is just being written: moto removes the old one first."""
+        try:
+            return len(json.loads(self.client.cat_file(f"{BUCKET}/{prefix}/manifest.json"))["shards"])
+        except FileNotFoundError:
+            return 0
 
     def refuse_strangers(self) -> None:
         """From here on only credentials that were made by IAM are good, and there are none."""
