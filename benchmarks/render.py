@@ -28,6 +28,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "fair_throughput_ladder.svg": ("fair_throughput", fair_throughput.ladder),
     "speed.md": ("speed", speed.speed_page),
     "serving.md": ("serving", speed.serving_page),
+    "object_storage.md": ("object_storage", speed.object_storage_page),
     "full_size.md": ("full_size", speed.full_size_page),
 }
 

@@ -24,6 +24,7 @@ _FILES = {
     "fair throughput": "fair_throughput",
     **dict.fromkeys(("footprint", "embedding", "hoisting", "throughput"), "speed"),
     **dict.fromkeys(("serving", "ledger", "malformed", "attacks"), "serving"),
+    "object storage": "object_storage",
     **dict.fromkeys(("full size", "full size SD"), "full_size"),
 }
 

@@ -78,8 +78,13 @@ def name_place(error: BaseException, path: Path) -> None:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """`write_atomic` of indented JSON; NaN and infinities are refused."""
-    write_atomic(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+    """`write_atomic` of `as_json`."""
+    write_atomic(path, as_json(tree))
+
+
+def as_json(tree: Any) -> str:
+    """Indented JSON as our files hold it; NaN and infinities are refused."""
+    return json.dumps(tree, indent=1, allow_nan=False) + "\n"
 
 
 def read(path: str | Path, rest: str, kind: type[DdmError] = DdmError, where: str | Path = "") -> bytes:

@@ -199,6 +199,23 @@ def _ledger(record: Line) -> str:
     )
 
 
+def object_storage_page(results: Path) -> str:
+    """A run into object storage that was killed, against the same in a folder."""
+    record = load("object storage", results)
+    kills = [(row["recorded"], row["whole_objects"], row["of"]) for row in record["rows"]]
+    return (
+        f"# Object storage\n\n{record['images']:,} digits of {record['n']:,} at {record['steps']} steps, in shards of "
+        f"{record['shard_size']}, {record['workers']} workers; the store is moto's server on the same machine. "
+        f"{record['bytes']:,} bytes; the same as in a folder: {'yes' if record['equal_to_local'] else 'NO'}."
+        f"\n\nThe run was killed {len(kills)} times. What could be seen then, all of it equal to the folder's:\n\n"
+        f"{table(('shards in the manifest', 'whole shards', 'of'), kills)}\n"
+        f"{record['seconds_local']:.0f} s into the folder, {record['seconds_stored']:.0f} s into the store with "
+        f"{len(kills) + 1} starts of Ray. Load {record['load_average']:.1f} before; the machine did other work "
+        f"meanwhile: these are no figures of speed.\n\n`python {record['command']}`, commit {record['commit']}, "
+        f"{record['machine']}, Python {record['python']}\n"
+    )
+
+
 def full_size_page(results: Path) -> str:
     """Steps of whole Stable Diffusion models: without a GPU, and on a CPU."""
     parts = ["# Full size\n"]

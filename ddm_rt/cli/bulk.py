@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress, TaskID
@@ -14,7 +13,7 @@ from ddm_rt.sample.request import Request
 _LINE_EVERY_S = 60.0  # where no terminal shows a bar
 
 
-def write_shards(bundle: str, directory: Path, how: dict[str, Any], request: Request) -> None:
+def write_shards(bundle: str, directory: str, how: dict[str, Any], request: Request) -> None:
     """Write the images of a request into shards; `how` has the options of `generate_shards`, None for its defaults."""
     from ddm_rt.serve.bulk import generate_shards
 

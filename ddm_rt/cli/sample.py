@@ -38,7 +38,11 @@ def sample(
     from_: Annotated[Path | None, Option("--from", help="Make the images of this manifest.json again.")] = None,
     index: Annotated[int | None, Option(help="Make only this image of the manifest, by its number.")] = None,
     shards: Annotated[
-        Path | None, Option(help="Directory for many images. The same command resumes it. Not with --out or --scope.")
+        str | None,
+        Option(
+            metavar="PATH",
+            help="Directory or s3://BUCKET/PREFIX for many images. The same command resumes it. Not with --out.",
+        ),
     ] = None,
     shard_size: Annotated[
         int | None, Option(help="Images in a shard, by default 1000. A run that is killed loses unfinished shards.")
@@ -57,6 +61,7 @@ def sample(
         ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
         ddm-rt sample digits -n 100000 --shards shards/
+        ddm-rt sample digits -n 100000 --shards s3://bucket/prefix
 
     From a Stable Diffusion bundle:
 

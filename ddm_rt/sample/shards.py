@@ -5,25 +5,22 @@ is. A shard made again has the same bytes, so a directory needs no more than the
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from ddm_rt.config import Frozen, Positive, Sha256, parse_json
 from ddm_rt.errors import DdmError
-from ddm_rt.files import atomic_file, lock, sha256, write_json
 from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.manifest import Manifest, Recipe, image_records
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import Record, ShardFormat, shard_writer
+from ddm_rt.sample.shard_places import MANIFEST, Place, Where, place_of
 
-MANIFEST = "manifest.json"
 # Images that are made, encoded and written at a time: bounds the memory, and is a row group of a Parquet file.
 _PART = 64
 
@@ -92,7 +89,7 @@ def plan_shards(
 
 
 def write_shard(
-    pipeline: Pipeline, directory: Path, manifest: ShardManifest, number: int, codes: Sequence[int]
+    pipeline: Pipeline, where: Where, manifest: ShardManifest, number: int, codes: Sequence[int]
 ) -> Iterator[int | Shard]:
     """Make shard `number` of `manifest`, whose images have these codes: all of it under its name, or nothing.
 
@@ -103,8 +100,8 @@ def write_shard(
         if getattr(manifest, name) != here:
             raise DdmError(f"{name} is {here} in the process that makes a shard; expected {getattr(manifest, name)}")
     images = manifest.images(number)
-    path = directory / manifest.file(number)
-    with atomic_file(path) as file:
+    name = manifest.file(number)
+    with place_of(where).file(name) as file:
         writer = shard_writer(manifest.shard_format, file, with_prompts=manifest.request.prompt is not None)
         for start in range(0, len(images), _PART):
             part = codes[start : start + _PART]
@@ -114,7 +111,7 @@ def write_shard(
         size = file.tell()
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    yield Shard(file=path.name, first=images.start, count=len(images), bytes=size, sha256=digest)
+    yield Shard(file=name, first=images.start, count=len(images), bytes=size, sha256=digest)
 
 
 def _recipe(manifest: Recipe) -> dict[str, Any]:
@@ -142,38 +139,31 @@ def _records(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Seq
 
 @dataclass
 class ShardDirectory:
-    """The directory that a plan's shards go into. One process at a time has it open."""
+    """The directory, or the prefix of a bucket, that a plan's shards go into. One process at a time has it open."""
 
-    path: Path
+    place: Place
     manifest: ShardManifest  # lists the shards that are whole; `open` finds them
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, planned: ShardManifest) -> Iterator["ShardDirectory"]:
-        """Make or resume `path`: its shards are checked against their sha256, and what a killed run left is removed.
+    def open(cls, where: Where, planned: ShardManifest) -> Iterator["ShardDirectory"]:
+        """Make or resume `where`: its shards are checked against their sha256, and what a killed run left is removed.
 
         Raises DdmError naming the field in which the plan differs from that of the shards that are there, where
-        something else is in `path`, and where another process has it open.
+        something else is in `where`, and where another process has it open.
         """
-        recorded_manifest(path)  # raises before anything is made
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = lock(path, wait=False)
-        except BlockingIOError as error:
-            raise DdmError(f"{path}: another process is making shards there") from error
-        try:
-            here = recorded_manifest(path)
+        place = place_of(where)
+        recorded_manifest(place)  # raises before anything is made
+        with place.held():
+            here = recorded_manifest(place)
             if here is not None:
-                _check_same(path / MANIFEST, here, planned)
-            _sweep(path)
-            whole = () if here is None else tuple(shard for shard in here.shards if _is_whole(path / shard.file, shard))
-            directory = cls(path, planned.model_copy(update={"shards": whole}))
-            if here is None or whole != here.shards:
+                _check_same(f"{place}/{MANIFEST}", here, planned)
+            found = () if here is None else here.shards
+            whole = tuple(shard for shard in found if place.holds(shard.file, shard.bytes, shard.sha256))
+            directory = cls(place, planned.model_copy(update={"shards": whole}))
+            if here is None or whole != found:
                 directory._write()
             yield directory
-            _sweep(path)  # workers of a run that was killed may have lived on for some seconds
-        finally:
-            os.close(handle)
 
     @property
     def images_done(self) -> int:
@@ -191,21 +181,18 @@ class ShardDirectory:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.path / MANIFEST, self.manifest.tree())
+        self.place.write(MANIFEST, self.manifest.tree())
 
 
-def recorded_manifest(path: Path) -> ShardManifest | None:
-    """The manifest of a directory of shards; None where there is none yet.
+def recorded_manifest(where: Where) -> ShardManifest | None:
+    """The manifest of a directory of shards, or of a prefix of a bucket; None where there is none yet.
 
     Raises DdmError naming the file that is no such manifest, or a directory that holds something else.
     """
-    if not path.exists():
-        return None
-    if not path.is_dir():
-        raise DdmError(f"{path} is a file; expected a directory for shards")
-    file = path / MANIFEST
-    if file.exists():
-        manifest = parse_json(ShardManifest, file.read_bytes(), file)
+    place = place_of(where)
+    file = f"{place}/{MANIFEST}"
+    if (content := place.read(MANIFEST)) is not None:
+        manifest = parse_json(ShardManifest, content, file)
         for i, shard in enumerate(manifest.shards):
             number = shard.first // manifest.shard_size
             images = manifest.images(number)
@@ -215,12 +202,12 @@ def recorded_manifest(path: Path) -> ShardManifest | None:
                     f"of {manifest.shard_size} of {manifest.request.n} images"
                 )
         return manifest
-    if any(not _is_temporary(entry) for entry in path.iterdir()):
-        raise DdmError(f"{path} isn't empty and has no {MANIFEST} of shards; choose another directory")
+    if place.occupied():
+        raise DdmError(f"{place} isn't empty and has no {MANIFEST} of shards; choose another directory")
     return None
 
 
-def _check_same(file: Path, here: ShardManifest, planned: ShardManifest) -> None:
+def _check_same(file: str, here: ShardManifest, planned: ShardManifest) -> None:
     recorded, wanted = (_flat(manifest.model_copy(update={"shards": ()}).tree()) for manifest in (here, planned))
     for field in dict.fromkeys((*recorded, *wanted)):
         if recorded.get(field) != wanted.get(field):
@@ -236,17 +223,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _is_whole(path: Path, shard: Shard) -> bool:
-    return path.is_file() and path.stat().st_size == shard.bytes and sha256(path) == shard.sha256
-
-
-def _is_temporary(entry: Path) -> bool:
-    return entry.name.startswith((".shard-", f".{MANIFEST}."))
-
-
-def _sweep(path: Path) -> None:
-    for entry in path.iterdir():
-        if _is_temporary(entry):
-            entry.unlink(missing_ok=True)

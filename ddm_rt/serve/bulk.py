@@ -30,6 +30,7 @@ from ddm_rt.sample.loop.tokenizers import Tokenizers
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.sample.shard_formats import ShardFormat
+from ddm_rt.sample.shard_places import Place, place_of
 from ddm_rt.sample.shards import (
     Shard,
     ShardDirectory,
@@ -73,7 +74,7 @@ def generate_shards(
     **fields: Any,
 ) -> Made:
     """The images of `request`, or of `Request(**fields)`, as shards in `directory`, but those that it holds. The
-    request has no scope.
+    request has no scope. `directory` may be `s3://BUCKET/PREFIX`.
 
     Image i has the bytes that `Pipeline.generate` gives it on the same backend and threads, whichever worker makes it.
     `workers` None takes as many as cores and memory allow, or one for each GPU. `threads` are those of each worker;
@@ -84,10 +85,10 @@ def generate_shards(
     doesn't fit, for a directory that was begun with other settings, and for what stops a worker; whole shards stay.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    directory = Path(directory).absolute()
+    place = place_of(directory)
     if workers is not None and workers < 1:
         raise DdmError(f"workers is {workers}; expected at least 1")
-    begun = recorded_manifest(directory)
+    begun = recorded_manifest(place)
     if threads is None and begun is not None:
         threads = begun.threads  # bytes depend on them
     cores = usable_cores()
@@ -99,7 +100,7 @@ def generate_shards(
     _warn_of_long_prompts(bundle, plan.manifest)
 
     total = plan.manifest.request.n
-    with ShardDirectory.open(directory, plan.manifest) as shards:
+    with ShardDirectory.open(place, plan.manifest) as shards:
         found, missing = shards.images_done, shards.missing()
         tell: OnImages = on_images or (lambda *figures: None)
         tell(found, found, total)
@@ -107,7 +108,7 @@ def generate_shards(
             started: dict[int, int] = {}  # images so far, of shards that aren't whole
             with _ray(fitting * plan.manifest.threads):
                 pool = _on_gpus(workers) if on_gpu else {"size": fitting, "num_gpus": 0}
-                for number, made in _make(bundle, directory, plan, missing, **pool):
+                for number, made in _make(bundle, str(place), plan, missing, **pool):
                     if isinstance(made, Shard):
                         shards.add(made)
                         started.pop(number, None)
@@ -120,7 +121,7 @@ def generate_shards(
 class _Worker:
     """A pipeline in a process of Ray's, which makes the shards of one plan."""
 
-    def __init__(self, bundle: Path, directory: Path, manifest: str) -> None:
+    def __init__(self, bundle: Path, directory: str, manifest: str) -> None:
         self._bundle, self._directory = bundle, directory
         self._manifest = parse_json(ShardManifest, manifest, "the plan of the shards")
 
@@ -129,9 +130,13 @@ class _Worker:
     def _pipeline(self) -> Pipeline:
         return Pipeline.load(self._bundle, self._manifest.backend, self._manifest.threads)
 
+    @cached_property
+    def _place(self) -> Place:
+        return place_of(self._directory)
+
     def __call__(self, row: Row) -> Iterator[Row]:
         number, codes = int(row["number"]), [int(code) for code in row["codes"]]
-        for made in write_shard(self._pipeline, self._directory, self._manifest, number, codes):
+        for made in write_shard(self._pipeline, self._place, self._manifest, number, codes):
             if isinstance(made, Shard):
                 yield {"number": number, "images": made.count, "shard": made.model_dump_json()}
             else:
@@ -206,7 +211,7 @@ def _sigterm_ends() -> Iterator[None]:
 
 
 def _make(
-    bundle: Bundle, directory: Path, plan: ShardPlan, missing: list[int], size: int, num_gpus: float
+    bundle: Bundle, directory: str, plan: ShardPlan, missing: list[int], size: int, num_gpus: float
 ) -> Iterator[tuple[int, int | Shard]]:
     """The number of a shard with its images so far, or with the whole shard, as workers report them."""
     rows = ray.data.from_items(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from object_storage import BUCKET, storage
 from serving_only import COMMAND
 
 from ddm_rt.cli import bulk
@@ -77,13 +78,48 @@ def test_a_run_that_is_done_says_so_and_changes_nothing(ddm_rt, done: Path) -> N
     assert contents(done) == before
 
 
-def test_without_ray_the_extra_is_named(tmp_path: Path) -> None:
-    block = "import sys; sys.modules['ray'] = None\n"
-    command = [sys.executable, "-c", block + COMMAND, "sample", "digits", "--shards", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("package", "extra", "where"), [("ray", "ray", "out"), ("s3fs", "s3", "s3://bucket/out")])
+def test_without_a_package_its_extra_is_named(tmp_path: Path, package: str, extra: str, where: str) -> None:
+    block = f"import sys; sys.modules[{package!r}] = None\n"
+    command = [sys.executable, "-c", block + COMMAND, "sample", "digits", "--shards", where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "pip install 'ddm-rt[ray]'" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert f"pip install 'ddm-rt[{extra}]'" in done.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://", "expected s3://BUCKET/PREFIX"),
+        ("s3://a//b", "expected s3://BUCKET/PREFIX"),
+        ("gs://bucket/shards", "expected a folder, or s3://BUCKET/PREFIX"),
+    ],
+)
+def test_places_that_are_none(ddm_rt, url: str, said: str) -> None:
+    pytest.importorskip("s3fs", reason="needs ddm-rt[s3]")
+    assert said in ddm_rt("sample", "digits", "-n", 4, "--backend", "onnxruntime", "--shards", url).refusal()
+
+
+@pytest.mark.slow(reason="needs ddm-rt[integration]")
+def test_buckets_credentials_and_endpoints_that_are_wrong(
+    ddm_rt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("moto", reason="needs ddm-rt[integration]")
+    line = ("sample", "digits", "-n", 4, "--backend", "onnxruntime", "--shards", f"s3://{BUCKET}/shards")
+    with storage() as strict:
+        for name, value in strict.environment.items():
+            monkeypatch.setenv(name, value)
+        none = (*line[:-1], "s3://no-such-bucket/shards")
+        assert "there is no bucket no-such-bucket; make it first" in ddm_rt(*none).refusal()
+        strict.refuse_strangers()
+        assert "expected credentials that may list, read and write there" in ddm_rt(*line).refusal()
+    assert "Could not connect to the endpoint" in ddm_rt(*line).refusal()  # it has ended
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "Unable to locate credentials; expected credentials" in ddm_rt(*line).refusal()
 
 
 def test_the_lines_of_a_long_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

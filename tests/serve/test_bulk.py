@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from object_storage import BUCKET, storage
 from shard_reading import check_same, read_shards
 
 from ddm_rt.sample.generation import Generation
@@ -31,7 +32,7 @@ _PATIENCE_S = 600.0  # Ray starts in seconds where the machine has nothing else 
 
 
 @contextmanager
-def started(out: Path, *more: object) -> Iterator[subprocess.Popen[str]]:
+def started(out: Path | str, *more: object) -> Iterator[subprocess.Popen[str]]:
     """The command, in a process group of its own; nothing of it is left at the end."""
     line = ["sample", "digits", "-n", N, "--seed", SEED, "--backend", "onnxruntime", "--threads", 1, "--shards", out]
     line += ["--shard-size", SIZE, "--workers", 2, *more]
@@ -126,6 +127,27 @@ def test_a_run_that_is_killed_goes_on_without_duplicates_or_gaps(
     rows = read_shards(out)
     check_same(rows, generation)
     assert Counter(fields["top_code"] for _, fields in rows) == {0: N // 2, 1: N // 2}
+
+
+def test_a_run_into_a_bucket_that_is_killed_goes_on(
+    uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("moto", reason="needs ddm-rt[integration]")
+    with storage() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{BUCKET}/shards"
+        with started(url) as process:
+            wait_for(lambda: store.recorded("shards") >= 2, process)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        there = store.contents("shards")
+        del there["manifest.json"]
+        assert 2 <= len(there) < len(uninterrupted) - 1
+        assert there.items() <= uninterrupted.items()
+        with started(url) as process:  # workers of the killed run may still be there
+            assert f"of {N} images are there already" in finished(process)
+        assert store.contents("shards") == uninterrupted
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

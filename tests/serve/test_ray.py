@@ -1,22 +1,16 @@
 """Two replicas and a ledger's actor over HTTP: killed under load, they cost no request, no byte and no balance."""
 
-import base64
-import io
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
-import numpy as np
 import pytest
 import ray
 import ray_processes
 from http_server import GENERATIONS, Running, answering
-from PIL import Image
+from ray_load import PATIENCE_S, check_balance, check_bytes, load, wait_for
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
@@ -29,11 +23,8 @@ from ddm_rt.serve.settings import RaySettings, ServeSettings
 # Starting Ray and two replicas takes most of a minute where other tests share the cores.
 pytestmark = pytest.mark.slow
 
-CLIENTS = 4
-STEPS = 60
 REPLICA = "ray::ServeReplica:"
 KEEPER = "ray::LedgerKeeper"
-PATIENCE_S = 900  # nothing takes that long, save on a machine that stands still meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -61,74 +52,6 @@ def server(ledger: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def alone() -> Pipeline:
     return Pipeline.load("digits", backend="onnxruntime", threads=1)
-
-
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def load(server: Running, scope: str, requests: int, event: Callable[[], None]) -> list[dict[str, Any]]:
-    """Replies to `requests` requests of each client; `event` comes once some have been answered, and images of others
-    are under way in both replicas.
-    """
-    front = server.scheduler
-    assert isinstance(front, Front)
-
-    def both_work() -> bool:
-        return all(stats.occupied for _, stats in front._handle.broadcast("stats").results(timeout_s=PATIENCE_S))
-
-    replies: list[dict[str, Any]] = []
-    problems: list[object] = []
-    lock = threading.Lock()
-
-    def ask(client: int) -> None:
-        with httpx2.Client(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as connection:
-            for number in range(requests):
-                n = 1 + (client + number) % 3
-                response = connection.post(GENERATIONS, json={"n": n, "steps": STEPS, "scope": scope})
-                with lock:
-                    if response.status_code != 200 or len(response.json()["data"]) != n:
-                        problems.append((response.status_code, response.text[:300]))
-                        continue
-                    replies.append(response.json())
-
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: problems or (len(replies) >= CLIENTS and both_work()))
-    event()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert not problems
-    assert len(replies) == CLIENTS * requests
-    return replies
-
-
-def check_balance(front: Front, scope: str, replies: list[dict[str, Any]]) -> None:
-    """Every position was handed out once, with the code that the quota gives it: the bound of one scheduler holds."""
-    images = [image for reply in replies for image in reply["manifest"]["images"]]
-    drawn = Pipeline.load("digits", backend="onnxruntime", threads=1)
-    with drawn.prepare(Request(n=len(images), scope="reference")) as reference:
-        codes = [image.code for image in reference.manifest.images]
-    assert {image["position"]: image["code"] for image in images} == dict(enumerate(codes))
-    assert len(images) == len(codes)
-    counts = front.pipeline.ledger.counts(Stream(front.pipeline.bundle.bundle_id, scope, "uniform"))
-    assert (counts.leased.total(), counts.pooled.total()) == (0, 0)
-    assert counts.done == Counter(codes)
-    tops = Counter(image["top_code"] for image in images)
-    assert all(abs(count - len(images) / len(tops)) < 1 for count in tops.values())
-
-
-def check_bytes(alone: Pipeline, replies: list[dict[str, Any]]) -> None:
-    for reply in replies:
-        request, codes = reply["manifest"]["request"], [image["code"] for image in reply["manifest"]["images"]]
-        expected = alone.generate(n=len(codes), seed=request["seed"], codes=codes, num_steps=STEPS).images
-        for item, image in zip(reply["data"], expected, strict=True):
-            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).convert("RGB"))
-            assert np.array_equal(pixels, image)
 
 
 def test_a_replica_that_is_killed_costs_no_request(
