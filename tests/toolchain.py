@@ -25,6 +25,9 @@ PACKAGES = {
     "clang": "clang++",
     "chromium": "chromium",
     "prometheus": "promtool",
+    "curl": "curl",
+    "nodejs": "node",
+    "npm": "npm",
 }
 LOADER = ("cmake", "gcc", "libc6-dev", "make")
 EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")
