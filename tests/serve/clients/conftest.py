@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_once import made_once
+from served_digits import served_digits
 
 OPTIONS = ("--resize", "--model-alias", "gpt-image-1", "--model-alias", "dall-e-2", "--model-alias", "dall-e-3")
 # litellm's proxy brings a hundred packages, fastapi and uvicorn among them: so these have an environment of their own.
@@ -19,16 +20,9 @@ INSTALL_S = 900.0
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """`ddm-rt serve digits` with those options: a process of its own. What clients take as their base URL."""
-    line = [sys.executable, "-P", "-m", "ddm_rt.cli", "serve", "digits", "--port", "0", "--threads", "1", *OPTIONS]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == "digits is served\n"
-            server.stdout.readline()
-            yield server.stdout.readline().removeprefix("clients: ").strip()
-        finally:
-            server.kill()
+    """`ddm-rt serve digits` with those options. What clients take as their base URL."""
+    with served_digits(*OPTIONS) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

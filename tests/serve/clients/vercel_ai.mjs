@@ -18,7 +18,10 @@ for (const [provider, model] of Object.entries(providers)) {
     }
   }
 }
-const providerOptions = { ddm: { steps: 5, scope: 'campaign', quality: 'auto' } };
-const options = { model: compatible.imageModel('digits'), prompt: 'a digit', providerOptions };
-found.push({ ours: (await experimental_generateImage(options)).images.length });
+// Fields that OpenAI doesn't have.
+for (const [provider, scope] of [['ddm', 'compatible'], ['openai', 'openai']]) {
+  const model = provider === 'ddm' ? providers.compatible : providers.openai;
+  const providerOptions = { [provider]: { steps: 5, scope, quality: 'auto' } };
+  await experimental_generateImage({ model: model('digits'), prompt: 'a digit', providerOptions });
+}
 console.log(JSON.stringify(found));
