@@ -90,6 +90,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "the embedding library's fuzz targets": has_debian("clang"),
     "writing onto a full disk": has_own_file_system,
     "OpenAI's client": has_package("openai"),
+    "clients that run on node": has_debian("nodejs", "npm"),
     "requests made from the OpenAPI schema": has_package("schemathesis"),
     "webdataset's reader": has_package("webdataset"),
     "the documentation site": has_package("mkdocs"),

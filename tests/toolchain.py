@@ -26,6 +26,9 @@ PACKAGES = {
     "chromium": "chromium",
     "prometheus": "promtool",
     "libimage-exiftool-perl": "exiftool",
+    "curl": "curl",
+    "nodejs": "node",
+    "npm": "npm",
 }
 LOADER = ("cmake", "gcc", "libc6-dev", "make")
 EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")

@@ -74,17 +74,35 @@ def test_its_defaults_and_what_changes_nothing_are_taken(client: Any) -> None:
         prompt="a dog",
         quality="auto",
         background="auto",
+        complexity="medium",
         moderation="auto",
         style="vivid",
         output_compression=100,
         partial_images=0,
-        extra_body={"safety_identifier": "someone"},
+        safety_identifier="someone",
     )
     assert reply.usage.total_tokens == 0
     assert reply.background == "opaque"
     raw = client.images.with_raw_response.generate(prompt="a dog")
     assert "ignored" in raw.headers["x-ddm-warning"]
     assert raw.request_id.startswith("req_")
+
+
+def test_a_loop_that_looks_at_no_type_gets_images_alone(client: Any) -> None:
+    for event in client.images.generate(prompt="a dog", n=3, stream=True, quality="high", background="opaque"):
+        assert pixels(event).shape == (8, 8, 3)
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # OpenAI has them no more, its client has
+def test_edits_and_variations_say_that_there_are_none(client: Any) -> None:
+    file = ("image.png", b"no image", "image/png")
+    for call in (
+        lambda: client.images.edit(image=file, prompt="a dog"),
+        lambda: client.images.create_variation(image=file),
+    ):
+        with pytest.raises(openai.NotFoundError, match="neither edits nor varies") as refused:
+            call()
+        assert refused.value.code == "unsupported"
 
 
 def test_it_understands_errors(client: Any) -> None:

@@ -25,7 +25,7 @@ def test_names_are_long_and_different() -> None:
     pictures = Pictures(60, 1000)
     names = {pictures.keep(b"x", "png") for _ in range(100)}
     assert len(names) == 100
-    assert all(len(name) == 43 for name in names)
+    assert all(len(name) == 43 + len(".png") and name.endswith(".png") for name in names)
     assert all(pictures.find(name) is not None for name in names)
     assert pictures.find("") is pictures.find("x") is None
 

@@ -160,8 +160,8 @@ def test_the_nearest_size_is_made_and_scaled(bundle: Bundle, size: str | None, m
 
 
 def test_a_picture_is_not_scaled_to_any_length(bundle: Bundle) -> None:
-    with pytest.raises(Failure, match="at most 2048 a side"):
-        asked(bundle, HttpSettings(resize=True), size="2049x1")
+    with pytest.raises(Failure, match="at most 3840 a side"):
+        asked(bundle, HttpSettings(resize=True), size="3841x1")
 
 
 def test_sizes_are_listed_once(bundle: Bundle) -> None:

@@ -53,8 +53,8 @@ class Pictures:
         self._bytes = 0
 
     def keep(self, content: bytes, output_format: str) -> str:
-        """Returns the name, 256 random bits."""
-        name = secrets.token_urlsafe(_NAME_BYTES)
+        """Returns the name: 256 random bits, and an ending by which clients name their own files."""
+        name = f"{secrets.token_urlsafe(_NAME_BYTES)}.{output_format}"
         with self._lock:
             self._kept[name] = Kept(content, f"image/{output_format}", self._clock() + self._seconds)
             self._bytes += len(content)

@@ -17,7 +17,7 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-_LONGEST_SIDE = 2048  # that a picture is scaled to, as the largest of OpenAI's is shorter
+_LONGEST_SIDE = 3840  # that a picture is scaled to, as the largest of OpenAI's is 3840x2160
 _MOST_FIELDS = 100  # of a body
 _MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
@@ -99,7 +99,8 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
         default=None,
         description="With stream, so many previews of each image on its way; fewer where it has fewer steps.",
     )
-    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = _unused_field()
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = _unused_field()
+    complexity: Literal["low", "medium", "high"] | None = _unused_field()
     background: Literal["auto", "opaque"] | None = _unused_field()
     moderation: Literal["auto", "low"] | None = _unused_field()
     style: Literal["vivid", "natural"] | None = _unused_field()

@@ -1,0 +1,69 @@
+"""A server as a user starts it for clients that know OpenAI's models only, and clients that nobody here wrote."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_once import made_once
+from served_digits import served_digits
+
+OPTIONS = ("--resize", "--model-alias", "gpt-image-1", "--model-alias", "dall-e-2", "--model-alias", "dall-e-3")
+# litellm's proxy brings a hundred packages, fastapi and uvicorn among them: so these have an environment of their own.
+PACKAGES = ("litellm[proxy]>=1.108,<2", "langchain-community>=0.4,<1")
+INSTALL_S = 900.0
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """`ddm-rt serve digits` with those options. What clients take as their base URL."""
+    with served_digits(*OPTIONS) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A folder with the packages of package.json, and the programs beside it."""
+    here = Path(__file__).parent
+    wanted = here / "package.json"
+
+    def install(stamp: Path) -> None:
+        shutil.copy(wanted, stamp.parent)
+        _run("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=stamp.parent)
+        stamp.touch()
+
+    folder = made_once(_cached("node", wanted.read_text()) / "made", install).parent
+    for program in here.glob("*.mjs"):  # they find their packages beside them
+        shutil.copy(program, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_python() -> Path:
+    """The interpreter of an environment with `PACKAGES`."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    assert uv is not None, "uv is missing, which `make test-slow` brings"
+
+    def install(stamp: Path) -> None:
+        _run(uv, "venv", "--clear", "--python", sys.executable, "env", folder=stamp.parent)
+        _run(uv, "pip", "install", "--quiet", "--python", "env/bin/python", *PACKAGES, folder=stamp.parent)
+        stamp.touch()
+
+    return made_once(_cached("python", *PACKAGES) / "made", install).parent / "env" / "bin" / "python"
+
+
+def _cached(kind: str, *wanted: str) -> Path:
+    """A folder for what was installed, which stays with this environment; another one for other versions."""
+    key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:12]
+    folder = Path(sys.prefix) / ".clients"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{kind}-{key}"
+
+
+def _run(*line: str, folder: Path) -> None:
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S)
+    assert done.returncode == 0, done.stderr
