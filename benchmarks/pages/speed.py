@@ -154,12 +154,15 @@ def _serving_bars(parts: dict[str, Line]) -> list[Line]:
     for part, label, path, limit, least in (
         ("cold", "first image, s", ("first_image_p50_s",), 3.0, False),
         *(("cost", f"a request of {k} steps, ms", (f"{k} steps", "cost_p50_ms"), 2.0, False) for k in (8, 25)),
-        ("throughput", "served over engine", ("served_over_engine",), 0.95, True),
+        ("throughput", "served over engine", ("served_over_engine",), 0.97, True),
         *(("peer", f"part of the gain of batching, {size}", (size, "part_of_the_gain"), 0.9, True) for size in sizes),
         *(("peer", f"p95 over one at a time, {size}", (size, "p95_over_one_at_a_time"), 1.0, False) for size in sizes),
         ("overload", "growth of memory", ("rss_growth",), 0.05, False),
         ("overload", "accepted and late", ("accepted_past_deadline",), 0, False),
         ("soak", "growth of memory", ("rss_growth",), 0.05, False),
+        ("faults", "answers that are neither images nor a refusal", ("not_as_expected",), 0, False),
+        ("faults", "images unlike those of a quiet run", ("images_not_as_in_quiet",), 0, False),
+        ("faults", "images on the way at the end", ("in_progress_at_end",), 0, False),
     ):
         value: Any = parts.get(part)
         for name in path:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def faults(seconds: float, threads: int, work: Path, replicas: int = 0, number: 
         seen = Path(f"/proc/{server.pid}/root{disk}")  # as the server sees it
         events: list[tuple[float, str, Callable[[], Any]]] = []
         for half in (0.0, 0.5):
-            events.append((half + 0.1, "disk full", lambda: _fill(seen / "filling")))
+            events.append((half + 0.1, "disk full", lambda: _fill(seen)))
             events.append((half + 0.2, "disk free", (seen / "filling").unlink))
             if replicas:
                 events.append((half + 0.35, "replica killed", lambda: _kill_a_replica(server.pid)))
@@ -92,9 +93,11 @@ def _ready(server: Commanded) -> bool:
     return True
 
 
-def _fill(file: Path) -> None:
-    """Until nothing more fits on its disk."""
-    with file.open("wb", buffering=0) as filling:
+def _fill(disk: Path) -> None:
+    """Until nothing more fits. The ledger's log gives its room back first, else it would be written over and over."""
+    with contextlib.closing(sqlite3.connect(disk / "l", timeout=END_S)) as ledger:
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (disk / "filling").open("wb", buffering=0) as filling:
         try:
             while True:
                 filling.write(bytes(4096))

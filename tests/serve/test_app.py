@@ -303,6 +303,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-frame-options"] == "DENY"
     assert page.text == client.get("/index.html").text
     for path in ("/app.js", "/style.css"):
         assert client.get(path).status_code == 200

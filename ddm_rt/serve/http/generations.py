@@ -112,14 +112,19 @@ class Images:
         end = [event async for event in events][-1]
         if isinstance(end, Failed):
             raise _logged(failed(end.error), end.error)
-        generation, numbers = order.ticket.result(), range(order.ticket.n)
-        items: list[ImageItem] = []
-        # Scaled pictures take long: one after the other, so that those of others come between, and a client may leave.
-        for part in [[number] for number in numbers] if order.scaled_to else [list(numbers)]:
+        generation, items = order.ticket.result(), list[ImageItem]()
+
+        def made(part: Sequence[int]) -> list[ImageItem]:
             if gone():
                 raise failed(Cancelled("the client has left"))
-            items += await self._in_pool(lambda: self._items(order, part, list(generation.images[part])))  # noqa: B023
-        return await self._in_pool(lambda: self._reply(order, generation, items))
+            return self._items(order, part, list(generation.images[part]))
+
+        numbers = list(range(order.ticket.n))
+        # Scaled pictures take long: one after the other, so that those of others come between, and a client may leave.
+        *parts, last = [[number] for number in numbers] if order.scaled_to else [numbers]
+        for part in parts:
+            items += await self._in_pool(lambda: made(part))  # noqa: B023 (awaited)
+        return await self._in_pool(lambda: self._reply(order, generation, items + made(last)))
 
     def _reply(self, order: Order, generation: Generation, items: list[ImageItem]) -> bytes:
         reply = ImageReply(
