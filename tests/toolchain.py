@@ -24,7 +24,7 @@ PACKAGES = {
     "valgrind": "valgrind",
     "clang": "clang++",
     "chromium": "chromium",
-    "prometheus": "promtool",
+    "prometheus": "prometheus",
 }
 LOADER = ("cmake", "gcc", "libc6-dev", "make")
 EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")

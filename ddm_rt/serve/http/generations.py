@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ class Images:
             return take(request, key=caller.name, priority=caller.priority, deadline_s=body.deadline_s)
 
         try:
-            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)
+            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, copy_context().run, submit)
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own, where it is no more than that
-_NO_ROUTE = "(none)"  # not the path: clients choose that
-_PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
-_GONE = 499  # the client left before there was an answer
+NO_ROUTE = "(none)"  # not the path: clients choose that
+PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
+GONE = 499  # the client left before there was an answer
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _PART = 2**16  # bytes of a response
 
@@ -34,6 +34,12 @@ def notes(scope: MutableMapping[str, Any]) -> dict[str, Any]:
     """What else the log line of this request says."""
     found: dict[str, Any] = scope.setdefault("state", {}).setdefault("notes", {})
     return found
+
+
+def method_of(scope: Scope) -> str:
+    """Of a request. Clients choose it, so what HTTP doesn't know is one for all."""
+    method: str = scope["method"]
+    return method if method in _METHODS else "(other)"
 
 
 class Access:
@@ -48,8 +54,8 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), _GONE
-        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        started, status = time.perf_counter(), GONE
+        method = method_of(scope)
         told = Headers(raw=scope.get("headers", [])).get("x-request-id", "")
         name = told if _REQUEST_ID.fullmatch(told) else f"req_{secrets.token_hex(16)}"
         request_id.set(name)
@@ -66,19 +72,19 @@ class Access:
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            if status != _GONE:
+            if status != GONE:
                 raise
             _log.exception("a request failed")
             await broken().response()(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", _NO_ROUTE)
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
             self._metrics.answered(method, route, status, seconds)
             client = scope.get("client")
             fields = {"request_id": name, "method": method, "route": route, "status": status}
             fields["ms"] = round(seconds * 1000, 3)
             fields |= {"client": client[0] if client else None, **notes(scope)}
-            _log.log(logging.DEBUG if route in _PROBES else logging.INFO, "request", extra={"fields": fields})
+            _log.log(logging.DEBUG if route in PROBES else logging.INFO, "request", extra={"fields": fields})
 
 
 class Limits:
@@ -94,7 +100,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._under_way >= self._http.max_requests and scope["path"] not in _PROBES:
+        if self._under_way >= self._http.max_requests and scope["path"] not in PROBES:
             full = Failure(503, "too many requests are under way", "server_error", "overloaded", retry_after_s=1.0)
             await full.response()(scope, receive, send)
             return
