@@ -144,16 +144,14 @@ def test_a_disk_that_is_full_raises_the_alarm(tmp_path: Path, own_file_system: N
     # Only the server sees the small disk, and whoever comes through its process.
     script = 'mount -t tmpfs -o size=1m tmpfs "$0" && echo $$ >"$0.pid" && exec "$@"'
     prefix = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(disk))
-    count = 8
+    count, body = 8, {"n": 4, "steps": 200, "deadline_s": 900}
     with (
         serving("digits", "--backend", "onnxruntime", "--ledger", str(disk / "l"), prefix=prefix) as url,
         scraping(tmp_path, url.removeprefix("http://")) as prometheus,
         httpx2.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as client,
         ThreadPoolExecutor(count) as pool,
     ):
-        under_way = [
-            pool.submit(client.post, GENERATIONS, json={"n": 16, "steps": 100, "deadline_s": 900}) for _ in range(count)
-        ]
+        under_way = [pool.submit(client.post, GENERATIONS, json=body, timeout=None) for _ in range(count)]
         assert settled(lambda: f"\nddm_requests_under_way {count}.0\n" in client.get("/metrics").text)
         seen = Path(f"/proc/{number.read_text().strip()}/root{disk}/all")
         with pytest.raises(OSError, match="No space left"):
