@@ -26,7 +26,7 @@ $(DEMO): pyproject.toml $(UV)
 	touch $@
 
 $(STAMP): $(DEMO)
-	$(INSTALL) --editable '.[train,evaluate,serve,ray,openvino,dev]'
+	$(INSTALL) --editable '.[train,evaluate,serve,otel,ray,openvino,dev]'
 	touch $@
 
 $(INTEGRATION): $(STAMP)

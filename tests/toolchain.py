@@ -24,7 +24,7 @@ PACKAGES = {
     "valgrind": "valgrind",
     "clang": "clang++",
     "chromium": "chromium",
-    "prometheus": "promtool",
+    "prometheus": "prometheus",
     "libimage-exiftool-perl": "exiftool",
     "curl": "curl",
     "nodejs": "node",

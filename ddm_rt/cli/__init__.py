@@ -28,6 +28,7 @@ _EXTRAS |= dict.fromkeys(("scipy", "matplotlib", "jinja2"), "evaluate")
 _EXTRAS |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 _EXTRAS |= dict.fromkeys(("ray", "pyarrow"), "ray")
 _EXTRAS["s3fs"] = "s3"
+_EXTRAS["opentelemetry"] = "otel"
 
 
 def main() -> None:

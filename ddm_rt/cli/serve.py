@@ -17,6 +17,7 @@ from ddm_rt.serve.settings import RaySettings, ServeSettings
 if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
     from ddm_rt.serve.http.balance import Measured
+    from ddm_rt.serve.http.traces import Traces
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
 _BOUNDS, _SCALE = ServeSettings(), RaySettings()
@@ -28,7 +29,7 @@ _BOUNDS, _SCALE = ServeSettings(), RaySettings()
     Files="provenance provenance_code",
     Judge="judge groups classes",
     Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
-    Log="log_level log_prompts",
+    Log="log_level log_prompts traces",
 )
 def serve(
     bundle: Annotated[str, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")],
@@ -99,6 +100,9 @@ def serve(
         Literal["debug", "info", "warning", "error"], Option(help="Least severe messages to log, as JSON on stderr.")
     ] = "info",
     log_prompts: Annotated[bool, Option(help="Log prompts, too.")] = False,
+    traces: Annotated[
+        bool, Option("--traces", help="Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT.")
+    ] = False,
 ) -> None:
     """Serve a bundle over HTTP. The server has OpenAI's image API, a page to look at, and metrics.
 
@@ -136,6 +140,7 @@ def serve(
     scale = _scale(given)
     callers = None if keys is None else Keys.load(keys)
     measured = _measured(judge, groups, classes)
+    spans = _traces() if traces else None
     with listen(host, port) as place:
         log_to(sys.stderr, log_level)
         where = _url(host, place.getsockname()[1])
@@ -157,6 +162,7 @@ def serve(
             replicas=scale,
             keys=callers,
             measured=measured,
+            traces=spans,
             ledger=ledger,
             fsync=fsync,
             on_ready=tell,
@@ -192,6 +198,12 @@ def _measured(judge: str | None, groups: str | None, classes: str | None) -> "Me
     from ddm_rt.serve.http.balance import Measured
 
     return Measured(Judge.load(judge, classes=options.names(classes)), options.names(groups))
+
+
+def _traces() -> "Traces":
+    from ddm_rt.serve.http.traces import Traces
+
+    return Traces()
 
 
 def _url(host: str, port: int) -> str:

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.sample.balance.ledger import Ledger
@@ -17,6 +17,9 @@ from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.settings import HttpSettings, RaySettings, ServeSettings
 
+if TYPE_CHECKING:
+    from ddm_rt.serve.http.traces import Traces
+
 
 def serve(
     bundle: str,
@@ -27,6 +30,7 @@ def serve(
     replicas: RaySettings | None = None,
     keys: Keys | None = None,
     measured: Measured | None = None,
+    traces: "Traces | None" = None,
     ledger: Path | None = None,
     fsync: bool = False,
     backend: str = "auto",
@@ -37,13 +41,15 @@ def serve(
 
     It runs on `replicas` by Ray Serve, or in this process on `backend`, with `loading` for `Pipeline.load`. The
     `ledger` keeps the counts of scopes and survives a power loss with `fsync`; without one they end with the call.
-    `keys` are those of callers; without any everyone may call. `measured` judges what is delivered. `on_ready` is
-    called when requests are answered.
+    `keys` are those of callers; without any everyone may call. `measured` judges what is delivered. `traces` gets
+    spans, and is closed at the end. `on_ready` is called when requests are answered.
 
     Raises DdmError for a bad bundle or ledger and where no replica can be started, BackendUnavailable for a backend
     that can't run here.
     """
     with ExitStack() as stack:
+        if traces is not None:
+            stack.callback(traces.close)
         scheduler: Service[Any]
         if replicas is not None:
             from ddm_rt.serve.cluster.deployment import started  # needs Ray, which one process doesn't
@@ -55,5 +61,5 @@ def serve(
             counts.check()
             pipeline = Pipeline.load(bundle, backend, ledger=counts, **loading)
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
-        application = create_app(scheduler, http, keys=keys, measured=measured)
+        application = create_app(scheduler, http, keys=keys, measured=measured, traces=traces)
         Server(application, scheduler, http, lambda: on_ready(scheduler.pipeline.bundle)).run([place])

@@ -1,4 +1,4 @@
-"""What operators are given is what their tools take. No image is built, and no cluster is there."""
+"""What operators are given is what their tools take. No image is built here, and no cluster is there."""
 
 import json
 import re

@@ -41,17 +41,17 @@ def read(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def test_counts_of_the_scheduler() -> None:
-    found = read(Metrics(lambda: STATS))
+    found = read(Metrics(lambda: STATS, {"model": "digits"}))
     for name, labels, value in (
         ("ddm_queue_images", (), 40),
         ("ddm_slots_occupied", (), 16),
         ("ddm_step_seconds_count", (), 7),
         ("ddm_step_seconds_sum", (), 1.5),
-        ("ddm_batch_images_bucket", ("2.0",), 0),
-        ("ddm_batch_images_bucket", ("4.0",), 1),
-        ("ddm_batch_images_bucket", ("16.0",), 7),
-        ("ddm_batch_images_bucket", ("+Inf",), 7),
-        ("ddm_batch_images_sum", (), 99),
+        ("ddm_batch_images_bucket", ("2.0", "digits"), 0),
+        ("ddm_batch_images_bucket", ("4.0", "digits"), 1),
+        ("ddm_batch_images_bucket", ("16.0", "digits"), 7),
+        ("ddm_batch_images_bucket", ("+Inf", "digits"), 7),
+        ("ddm_batch_images_sum", ("digits",), 99),
         ("ddm_ledger_seconds_count", (), 3),
         ("ddm_ledger_errors_total", (), 1),
         ("ddm_image_steps_total", (), 112),

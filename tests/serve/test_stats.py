@@ -1,13 +1,10 @@
 """What a scheduler has counted: scopes within bounds, and sums over replicas."""
 
-from collections import Counter
 from dataclasses import fields
 from typing import Any
 
-from ddm_rt.serve.scheduling.stats import OTHER, Aim, Stats, Tally, over_replicas
+from ddm_rt.serve.scheduling.stats import MOST_AIMS, OTHER, Aim, CountsByAim, Stats, Tally, over_replicas
 from ddm_rt.serve.scheduling.ticket import State
-
-MOST_AIMS = 1000
 
 
 def stats_of(**counts: Any) -> Stats:
@@ -15,22 +12,26 @@ def stats_of(**counts: Any) -> Stats:
     return Stats(**(zeros | counts))
 
 
-def test_scopes_after_the_first_thousand_are_counted_together() -> None:
-    tally = Tally()
-    for number in range(MOST_AIMS + 2):
-        tally.assign(Aim(f"scope {number}", "uniform"), Counter({0: 1}))
-    first = Aim("scope 0", "uniform")
-    tally.assign(first, Counter({0: 2, 1: 1}))
-    assert tally.assigned[first, 0] == 3
-    assert tally.assigned[first, 1] == 1
-    assert tally.assigned[Aim(f"scope {MOST_AIMS - 1}", "uniform"), 0] == 1
-    assert tally.assigned[OTHER, 0] == 2
-    assert len({aim for aim, _ in tally.assigned}) == MOST_AIMS + 1
+def test_scopes_that_were_not_used_of_late_are_counted_together() -> None:
+    counts: CountsByAim[int] = CountsByAim()
+    aims = [Aim(f"scope {number}", "uniform") for number in range(MOST_AIMS + 2)]
+    counts.add(aims[0], {0: 1})
+    for aim in aims[1:]:
+        counts.add(aim, {0: 1})
+        counts.add(aims[0], {0: 2, 1: 1})  # in use all the time
+    found = dict(counts.items())
+    assert found.keys() == {OTHER, aims[0], *aims[3:]}
+    assert found[OTHER] == {0: 2}
+    assert found[aims[0]] == counts.of(aims[0]) == {0: 1 + 2 * (MOST_AIMS + 1), 1: MOST_AIMS + 1}
+    assert not counts.of(aims[1])
+    counts.add(aims[1], {5: 1})  # it comes back, and another one goes
+    assert dict(counts.items())[OTHER] == {0: 3}
+    assert sum(each.total() for _, each in counts.items()) == 1 + MOST_AIMS + 1 + 3 * (MOST_AIMS + 1) + 1
 
 
 def test_of_replicas_that_are_gone_what_they_did_counts_and_what_they_held_does_not() -> None:
     tally = Tally()
-    tally.images, tally.ended[State.FINISHED], tally.rejected["key"] = 7, 3, 1
+    tally.images, tally.ends[State.FINISHED], tally.rejected["key"] = 7, 3, 1
     here = stats_of(waiting=1, occupied=2, decoding=3, slots=4, queue=5, ticks=6, steps=7, tick_seconds=1.0)
     slow = stats_of(slots=4, queue=5, ticks=1, steps=1, tick_seconds=2.0, tick_images={2: 1})
     gone = stats_of(

@@ -237,7 +237,8 @@ class Front(Service[_RemoteRequest]):
             self._end(request, Failed(error))
         else:  # no replica has taken it in
             with self._changed:
-                self._tally.reject(error)
+                for observer in self._observers:
+                    observer.refused(error)
                 self._forget(request)
 
 

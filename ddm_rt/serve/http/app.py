@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from importlib import resources
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +37,9 @@ from ddm_rt.serve.http.schema import (
 from ddm_rt.serve.http.sse import cancel_when_gone
 from ddm_rt.serve.scheduling.service import Service
 from ddm_rt.serve.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.http.traces import Traces  # OpenTelemetry, which a server without traces doesn't need
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorReply, "description": "What went wrong, in OpenAI's form."}
@@ -80,11 +83,12 @@ def create_app(
     *,
     keys: Keys | None = None,
     measured: Measured | None = None,
+    traces: "Traces | None" = None,
 ) -> FastAPI:
     """The application over a scheduler, which its owner starts and closes.
 
     With `keys`, everything below /v1 and /metrics asks for one; the images behind URLs don't, because their names are
-    secrets. With `measured`, a judge looks at each image that is delivered.
+    secrets. With `measured`, a judge looks at each image that is delivered. With `traces`, requests leave spans.
     """
     metrics = Metrics(scheduler.stats, _labels(scheduler), lambda target: _wanted(scheduler, target))
     images = Images(scheduler, http, measured, metrics)
@@ -178,6 +182,9 @@ def create_app(
             expose_headers=["Retry-After", "x-request-id", "x-should-retry", "openai-processing-ms", WARNING],
         )
     app.add_middleware(Limits, http=http)
+    if traces is not None:
+        scheduler.observe(traces)
+        app.add_middleware(traces.around)
     app.add_middleware(Access, metrics=metrics)
     return app
 

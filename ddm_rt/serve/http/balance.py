@@ -12,7 +12,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.assignment import Lender
 from ddm_rt.sample.balance.ledger import Stream
 from ddm_rt.serve.http.schema import Assigned, GroupShare, JudgeItem, MeasuredShares, StreamBalance, TopCodeShare
-from ddm_rt.serve.scheduling.stats import Aim, counted
+from ddm_rt.serve.scheduling.stats import Aim, CountsByAim
 
 if TYPE_CHECKING:
     from ddm_rt.evaluate.judge import Judge  # onnxruntime and scipy, which a server without a judge doesn't need
@@ -32,7 +32,7 @@ class Measured:
                 raise DdmError(f"group {group!r} is unknown; judge {judge.name} has: {', '.join(judge.classes)}")
         self._judge = judge
         self._lock = threading.Lock()
-        self._counts: dict[Aim, Counter[tuple[int, str]]] = {}  # aim -> images of each code and group
+        self._counts: CountsByAim[tuple[int, str]] = CountsByAim()  # images of each code and group
 
     @property
     def about(self) -> JudgeItem:
@@ -48,13 +48,13 @@ class Measured:
         """Images that were delivered, by the code of each and what the judge said of it; returns their own shares."""
         own = Counter(zip(codes, labels, strict=True))
         with self._lock:
-            self._counts.setdefault(counted(aim, self._counts), Counter()).update(own)
+            self._counts.add(aim, own)
         return self._shares(own)
 
     def shares(self, aim: Aim) -> MeasuredShares | None:
-        """None where nothing was delivered in this scope with this target."""
+        """None where nothing was delivered in this scope with this target, or not of late."""
         with self._lock:
-            counts = self._counts.get(aim, Counter()).copy()
+            counts = self._counts.of(aim)
         return self._shares(counts) if counts else None
 
     def _shares(self, counts: Counter[tuple[int, str]]) -> MeasuredShares:

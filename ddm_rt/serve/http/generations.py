@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -95,7 +96,7 @@ class Images:
             return take(request, **how, previews=body.previews)
 
         try:
-            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, submit)
+            ticket = await asyncio.get_running_loop().run_in_executor(self._taking, copy_context().run, submit)
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None

@@ -92,7 +92,7 @@ class Metrics(Collector):
             sum_value=stats.ledger_seconds,
         )
         yield CounterMetricFamily("ddm_ledger_errors", "Uses of the ledger that failed.", stats.ledger_errors)
-        yield _histogram("ddm_batch_images", "Images that a step moved.", stats.tick_images)
+        yield _histogram("ddm_batch_images", "Images that a step moved.", stats.tick_images, self._about["model"])
         yield CounterMetricFamily("ddm_image_steps", "Steps of each image, added up.", stats.steps)
         yield CounterMetricFamily("ddm_images", "Images of requests that finished.", stats.images)
         ended = {("finished",): stats.finished, ("failed",): stats.failed, ("cancelled",): stats.cancelled}
@@ -129,10 +129,10 @@ def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[Any, 
     return family
 
 
-def _histogram(name: str, about: str, counts: Mapping[int, int]) -> Metric:
+def _histogram(name: str, about: str, counts: Mapping[int, int], model: str) -> Metric:
     """Of values that were counted one by one."""
     buckets = [(str(float(most)), float(sum(n for value, n in counts.items() if value <= most))) for most in _IMAGES]
     total = float(sum(counts.values()))
-    family = HistogramMetricFamily(name, about)
-    family.add_metric((), [*buckets, ("+Inf", total)], float(sum(value * n for value, n in counts.items())))
+    family = HistogramMetricFamily(name, about, labels=("model",))
+    family.add_metric((model,), [*buckets, ("+Inf", total)], float(sum(value * n for value, n in counts.items())))
     return family

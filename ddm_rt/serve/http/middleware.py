@@ -25,9 +25,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(/.*)?", re.IGNORECASE | re.DOTALL)  # a target with a host
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own, where it is no more than that
-_NO_ROUTE = "(none)"  # not the path: clients choose that
-_PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
-_GONE = 499  # the client left before there was an answer
+NO_ROUTE = "(none)"  # not the path: clients choose that
+PROBES = ("/healthz", "/readyz", "/metrics")  # asked for all the time
+GONE = 499  # the client left before there was an answer
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 CLOSE = {"Connection": "close"}  # what follows on the connection can't be trusted, or is too long to be read
 _PART = 2**16  # bytes of a response
@@ -48,6 +48,12 @@ def to_origin_form(scope: MutableMapping[str, Any]) -> None:
         scope["headers"] = [(b"host", host), *others]
 
 
+def method_of(scope: Scope) -> str:
+    """Of a request. Clients choose it, so what HTTP doesn't know is one for all."""
+    method: str = scope["method"]
+    return method if method in _METHODS else "(other)"
+
+
 class Access:
     """Logs and counts each request: what was asked for and how it went, without what was said. Each response has the
     request's id, which the log has too, and the time that passed before it.
@@ -61,8 +67,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         to_origin_form(scope)
-        started, status = time.perf_counter(), _GONE
-        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        started, status = time.perf_counter(), GONE
+        method = method_of(scope)
         told = Headers(raw=scope.get("headers", [])).get("x-request-id", "")
         name = told if _REQUEST_ID.fullmatch(told) else f"req_{secrets.token_hex(16)}"
         request_id.set(name)
@@ -79,19 +85,19 @@ class Access:
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            if status != _GONE:
+            if status != GONE:
                 raise
             _log.exception("a request failed")
             await broken().response()(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", _NO_ROUTE)
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
             self._metrics.answered(method, route, status, seconds)
             client = scope.get("client")
             fields = {"request_id": name, "method": method, "route": route, "status": status}
             fields["ms"] = round(seconds * 1000, 3)
             fields |= {"client": client[0] if client else None, **notes(scope)}
-            _log.log(logging.DEBUG if route in _PROBES else logging.INFO, "request", extra={"fields": fields})
+            _log.log(logging.DEBUG if route in PROBES else logging.INFO, "request", extra={"fields": fields})
 
 
 class Limits:
@@ -107,7 +113,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._under_way >= self._http.max_requests and scope["path"] not in _PROBES:
+        if self._under_way >= self._http.max_requests and scope["path"] not in PROBES:
             full = Failure(503, "too many requests are under way", "server_error", "overloaded", retry_after_s=1.0)
             await full.response()(scope, receive, send)
             return

@@ -175,7 +175,8 @@ class Scheduler(Service[Work]):
     def _account(self, ticked: Ticked) -> None:
         with self._changed:
             images = sum(ticked.advanced.values())
-            self._tally.ticked(ticked.seconds, images)
+            for observer in self._observers:
+                observer.ticked(ticked.seconds, images, ticked.advanced)
             self._undecoded += len(ticked.finished) + len(ticked.foreseen)
             if images:
                 self._queue.pace.saw(ticked.shape, images, ticked.seconds)
@@ -237,6 +238,7 @@ class Scheduler(Service[Work]):
     def _decode_wanted(self, members: Sequence[Member], x0: Array, shape: Shape) -> None:
         if not members:
             return
+        started = self._clock()
         try:
             images = self.pipeline.decode(x0, len(members), self.pipeline.batch_sizes(shape))
         except Exception as error:  # noqa: BLE001 (the request is told)
@@ -246,6 +248,9 @@ class Scheduler(Service[Work]):
             elif members[0][0].ticket.claim():
                 self._abandon(members[0][0], error)
             return
+        with self._changed:
+            for observer in self._observers:
+                observer.decoded(self._clock() - started, len(members), {work for work, _ in members})
         for (work, index), image in zip(members, images, strict=True):
             if work.ticket.deliver(index, image):
                 self._finish(work)

@@ -15,6 +15,7 @@ from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.sample.request import Extent, Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.observer import Observer
 from ddm_rt.serve.scheduling.stats import Stats, Tally
 from ddm_rt.serve.scheduling.ticket import Failed, Finished, Ticket, preview_steps
 from ddm_rt.serve.settings import ServeSettings
@@ -52,6 +53,7 @@ class Service(ABC, Generic[R]):
         self._changed = threading.Condition()  # guards all that follows, and what a service has to itself
         self._alive: dict[Ticket, R] = {}  # from when there is room for a request to its last event
         self._tally = Tally()
+        self._observers: list[Observer] = [self._tally]
         self._draining = self._closing = False
         self._ledger_failed = False
 
@@ -101,6 +103,11 @@ class Service(ABC, Generic[R]):
 
     @abstractmethod
     def stats(self) -> Stats: ...
+
+    def observe(self, observer: Observer) -> None:
+        """Tells `observer` too what is done from now on."""
+        with self._changed:
+            self._observers.append(observer)
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Takes in nothing more, and waits up to `timeout_s` seconds (None: those of the settings) for what was taken
@@ -161,16 +168,19 @@ class Service(ABC, Generic[R]):
                     raise TooMany(message, self._retry_s())
                 self._keep_room(request)
                 self._alive[request.ticket] = request
+                for observer in self._observers:
+                    observer.taken(request.ticket)
             except (Draining, QueueFull, DeadlineExceeded) as error:
-                self._tally.reject(error)
+                for observer in self._observers:
+                    observer.refused(error)
                 raise
         try:
             with ExitStack() as draws:
                 started = time.perf_counter()
                 prepared = draws.enter_context(preparing)
                 with self._changed:
-                    self._tally.ledger_calls += 1
-                    self._tally.ledger_seconds += time.perf_counter() - started
+                    for observer in self._observers:
+                        observer.drawn(request.ticket, time.perf_counter() - started)
                 request.ticket.manifest, request.ticket.target = prepared.manifest, prepared.target
                 yield prepared
                 with self._changed:
@@ -187,7 +197,8 @@ class Service(ABC, Generic[R]):
         if isinstance(error, LedgerError):
             self._ledger_failed = True
             with self._changed:
-                self._tally.ledger_errors += 1
+                for observer in self._observers:
+                    observer.ledger_failed()
 
     def _fail(self, request: R, error: Exception) -> None:
         """A request fails, unless it is settled how it ends."""
@@ -212,7 +223,8 @@ class Service(ABC, Generic[R]):
         assert request.ticket.manifest is not None
         try:
             end: Finished | Failed = Finished(request.ticket.manifest.tree())
-            request.draws.close()
+            with self._settling(request):
+                request.draws.close()
         except Exception as error:  # noqa: BLE001 (the ledger can't be written, say; the request is told)
             self._noted(error)
             end = Failed(error)
@@ -225,7 +237,7 @@ class Service(ABC, Generic[R]):
 
     def _give_back(self, request: R, error: Exception) -> None:
         try:
-            with request.draws.pop_all():
+            with self._settling(request), request.draws.pop_all():
                 raise error
         except Exception as raised:  # noqa: BLE001 (`error` itself, most of the time)
             if raised is not error:
@@ -234,10 +246,24 @@ class Service(ABC, Generic[R]):
     def _end(self, request: R, event: Finished | Failed) -> None:
         request.ticket.end(event)
         with self._changed:
-            self._tally.end(request.ticket)
+            for observer in self._observers:
+                observer.ended(request.ticket)
             self._forget(request)
+
+    @contextmanager
+    def _settling(self, request: R) -> Iterator[None]:
+        """Around what the ledger is told of a request's end."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._changed:
+                for observer in self._observers:
+                    observer.settled(request.ticket, time.perf_counter() - started)
 
     def _forget(self, request: R) -> None:
         with self._changed:
+            for observer in self._observers:
+                observer.forgotten(request.ticket)
             self._alive.pop(request.ticket, None)
             self._changed.notify_all()

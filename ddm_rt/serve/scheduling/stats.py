@@ -1,12 +1,18 @@
 """Counts of what a service has done and is doing."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
+from ddm_rt.serve.scheduling.observer import Observer
 from ddm_rt.serve.scheduling.ticket import State, Ticket
+
+if TYPE_CHECKING:
+    from ddm_rt.serve.scheduling.service import LiveRequest
+
+K = TypeVar("K")
 
 
 class Aim(NamedTuple):
@@ -18,7 +24,7 @@ class Aim(NamedTuple):
 
 OTHER = Aim("(other)", None)
 
-_MOST_AIMS = 1000
+MOST_AIMS = 200
 _REASONS = {Draining: "draining", TooMany: "key", QueueFull: "queue", DeadlineExceeded: "deadline"}
 
 
@@ -47,7 +53,32 @@ class Stats:
     assigned: Mapping[tuple[Aim, int], int]  # images of finished requests by aim and top code (-1: none)
 
 
-class Tally:
+class CountsByAim(Generic[K]):
+    """Counts of each aim. Clients name scopes, so only those that were used last have counts of their own: what the
+    others had is added up under `OTHER`. Its owner holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[Aim, Counter[K]] = OrderedDict()  # the one that was used last at the end
+        self._others: Counter[K] = Counter()
+
+    def add(self, aim: Aim, counts: Mapping[K, int]) -> None:
+        self._counts.setdefault(aim, Counter()).update(counts)
+        self._counts.move_to_end(aim)
+        if len(self._counts) > MOST_AIMS:
+            self._others.update(self._counts.popitem(last=False)[1])
+
+    def of(self, aim: Aim) -> Counter[K]:
+        """A copy; empty where the aim has no counts of its own."""
+        return Counter(self._counts.get(aim, ()))
+
+    def items(self) -> Iterator[tuple[Aim, Counter[K]]]:
+        yield from self._counts.items()
+        if self._others:
+            yield OTHER, self._others
+
+
+class Tally(Observer):
     """The counts behind `Stats`. Its owner holds a lock."""
 
     def __init__(self) -> None:
@@ -57,39 +88,34 @@ class Tally:
         self.ledger_calls = self.ledger_errors = 0
         self.ledger_seconds = 0.0
         self.images = 0
-        self.ended: Counter[State | None] = Counter()
+        self.ends: Counter[State | None] = Counter()
         self.rejected: Counter[str] = Counter()
-        self.assigned: Counter[tuple[Aim, int]] = Counter()
-        self._aims: set[Aim] = set()
+        self.assigned: CountsByAim[int] = CountsByAim()
 
-    def ticked(self, seconds: float, images: int) -> None:
-        """A tick moved so many images by a step."""
+    def drawn(self, ticket: Ticket, seconds: float) -> None:
+        self.ledger_calls += 1
+        self.ledger_seconds += seconds
+
+    def ledger_failed(self) -> None:
+        self.ledger_errors += 1
+
+    def ticked(self, seconds: float, images: int, requests: "Collection[LiveRequest]" = ()) -> None:
         self.ticks += 1
         self.steps += images
         self.tick_seconds += seconds
         self.tick_images[images] += 1
 
-    def reject(self, error: Exception) -> None:
-        """A request was not taken in."""
+    def refused(self, error: Exception) -> None:
         self.rejected[_REASONS.get(type(error), "failure")] += 1
 
-    def end(self, ticket: Ticket) -> None:
-        """A request has ended as its ticket says."""
-        self.ended[ticket.state] += 1
+    def ended(self, ticket: Ticket) -> None:
+        self.ends[ticket.state] += 1
         if ticket.state is State.FINISHED:
             manifest = ticket.manifest
             assert manifest is not None
             self.images += ticket.n
-            self.assign(
-                Aim(manifest.request.scope, ticket.target), Counter(image.top_code for image in manifest.images)
-            )
-
-    def assign(self, aim: Aim, top_codes: Counter[int]) -> None:
-        """Images of a finished request have these top codes."""
-        aim = counted(aim, self._aims)
-        self._aims.add(aim)
-        for top_code, images in top_codes.items():
-            self.assigned[aim, top_code] += images
+            aim = Aim(manifest.request.scope, ticket.target)
+            self.assigned.add(aim, Counter(image.top_code for image in manifest.images))
 
     def stats(self, **now: Any) -> Stats:
         """The counts, with `now` for what else `Stats` has, or instead of the ticks counted here."""
@@ -102,16 +128,11 @@ class Tally:
             "ledger_seconds": self.ledger_seconds,
             "ledger_errors": self.ledger_errors,
             "images": self.images,
-            **{state.value: self.ended[state] for state in State},
+            **{state.value: self.ends[state] for state in State},
             "rejected": dict(self.rejected),
-            "assigned": dict(self.assigned),
+            "assigned": {(aim, top): n for aim, counts in self.assigned.items() for top, n in counts.items()},
         }
         return Stats(**(counts | now))
-
-
-def counted(aim: Aim, known: Collection[Aim]) -> Aim:
-    """What an aim is counted under. Clients name scopes: aims after the first thousand are counted together."""
-    return aim if aim in known or len(known) < _MOST_AIMS else OTHER
 
 
 def over_replicas(tally: Tally, requests: int, here: Sequence[Stats], ever: Sequence[Stats]) -> Stats:
