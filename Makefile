@@ -30,7 +30,7 @@ $(STAMP): $(DEMO)
 	touch $@
 
 $(INTEGRATION): $(STAMP)
-	$(INSTALL) --editable '.[integration]'
+	$(INSTALL) --editable '.[integration,s3]'
 	touch $@
 
 # What the documentation needs: neither torch nor anything else that trains.
