@@ -62,6 +62,13 @@ def test_it_reads_the_stream(client: Any) -> None:
         assert event.usage.total_tokens == 0
 
 
+def test_it_reads_previews(client: Any) -> None:
+    events = list(client.images.generate(prompt="", stream=True, partial_images=2, extra_body={"seed": 5}))
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    assert all(pixels(event).shape == (8, 8, 3) for event in events)
+
+
 def test_it_reads_events_of_ours_on_request(client: Any) -> None:
     more = {"extra_events": True, "scope": None}
     types = [event.type for event in client.images.generate(prompt="", n=2, stream=True, extra_body=more)]
@@ -120,9 +127,9 @@ def test_it_understands_errors(client: Any) -> None:
 def test_it_waits_when_it_is_told_to(engine: GatedEngine) -> None:
     """More requests at once than may wait: those over it get 429 with a time, come again, and all are served."""
     with running(stopped_pipeline(engine), ServeSettings(slots=1, queue=1)) as server:
-        for _ in range(2):
+        for requests in (1, 2):
             threading.Thread(target=server.client().post, args=(GENERATIONS,), kwargs={"json": {}}).start()
-        server.wait_for(requests=2)
+            server.wait_for(requests=requests, waiting=requests - 1)  # the first has its slot before the second comes
         threading.Thread(target=_open_once_refused, args=(server, engine)).start()
         http = openai.DefaultHttpxClient(trust_env=False)
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=50, http_client=http) as client:
