@@ -78,7 +78,7 @@ def save(folder: Path, codes: Sequence[int], size: tuple[int, int] = (8, 8)) -> 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(codes), *size, 3), np.uint8)
     records = [{"file": f"{i:05d}.png", "code": code} for i, code in enumerate(codes)]
-    generation = Generation(images, tuple(codes), {"images": records})
+    generation = Generation(images, tuple(codes), {"request": {}, "images": records})
     generation.save(folder)
     return generation
 
@@ -219,7 +219,7 @@ def test_conditional_use_is_measured(tmp_path: Path, write_judge: Callable[..., 
     light = np.arange(24) >= 18  # the judge of brightness calls it "down"
     images = np.where(light[:, None, None, None], 250, 5).astype(np.uint8) + np.zeros((24, 16, 16, 3), np.uint8)
     records = [{"file": f"{i:05d}.png", "code": i // 12, "top_code": i // 12} for i in range(24)]
-    Generation(images, (0,) * 12 + (1,) * 12, {"images": records}).save(tmp_path / "out")
+    Generation(images, (0,) * 12 + (1,) * 12, {"request": {}, "images": records}).save(tmp_path / "out")
     changes = {"groups": ("across", "down"), "asked": "code:0=across,code:1=down", "min_per_group": 6}
     evaluate(tmp_path / "out", tmp_path, judge_file, **changes)
     found = json.loads((tmp_path / "report" / "report.json").read_bytes())["methods"][0]["evaluation"]

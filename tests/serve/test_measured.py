@@ -9,7 +9,7 @@ import pytest
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.intervals import stratified
 from ddm_rt.serve.http.balance import Measured
-from ddm_rt.serve.scheduling.stats import OTHER, Aim
+from ddm_rt.serve.scheduling.stats import Aim
 
 MOST_AIMS = 1000
 TODAY = Aim("today", "uniform")
@@ -39,15 +39,13 @@ def test_targets_of_a_scope_are_counted_apart() -> None:
         assert found.groups[0].share == share
 
 
-def test_scopes_after_the_first_thousand_are_counted_together() -> None:
+def test_the_scopes_that_were_used_last_have_counts_of_their_own() -> None:
     measured = Measured(JUDGE, ("a",))
-    for number in range(MOST_AIMS + 2):
+    for number in (*range(MOST_AIMS + 1), 1):
         measured.add(Aim(f"scope {number}", "uniform"), [0], ["a"])
-    measured.add(Aim("scope 0", "uniform"), [0], ["a"])
-    first, last = Aim("scope 0", "uniform"), Aim(f"scope {MOST_AIMS - 1}", "uniform")
-    counted = {aim: measured.shares(aim) for aim in (first, last, OTHER)}
-    assert [shares.images for shares in counted.values() if shares is not None] == [2, 1, 2]
-    assert measured.shares(Aim(f"scope {MOST_AIMS}", "uniform")) is None
+    measured.add(Aim("new", "uniform"), [0], ["a"])
+    shares = [measured.shares(Aim(f"scope {number}", "uniform")) for number in (0, 1, 2, 3)]
+    assert [found and found.images for found in shares] == [None, 2, None, 1]
 
 
 def test_groups_are_the_judge_s() -> None:
