@@ -9,9 +9,8 @@ import pytest
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.intervals import stratified
 from ddm_rt.serve.http.balance import Measured
-from ddm_rt.serve.scheduling.stats import Aim
+from ddm_rt.serve.scheduling.stats import MOST_AIMS, Aim
 
-MOST_AIMS = 1000
 TODAY = Aim("today", "uniform")
 JUDGE: Any = SimpleNamespace(name="fake", classes=("a", "b", "c"))
 
