@@ -26,11 +26,11 @@ $(DEMO): pyproject.toml $(UV)
 	touch $@
 
 $(STAMP): $(DEMO)
-	$(INSTALL) --editable '.[train,evaluate,serve,otel,ray,openvino,dev]'
+	$(INSTALL) --editable '.[train,evaluate,serve,otel,s3,ray,openvino,dev]'
 	touch $@
 
 $(INTEGRATION): $(STAMP)
-	$(INSTALL) --editable '.[integration,s3]'
+	$(INSTALL) --editable '.[integration]'
 	touch $@
 
 # What the documentation needs: neither torch nor anything else that trains.

@@ -93,6 +93,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     "clients that run on node": has_debian("nodejs", "npm"),
     "requests made from the OpenAPI schema": has_package("schemathesis"),
     "webdataset's reader": has_package("webdataset"),
+    "object storage": lambda: has_package("s3fs")() and has_package("moto")(),
     "the documentation site": has_package("mkdocs"),
     "Prometheus's rules": has_debian("prometheus"),
     "the page in a browser": lambda: has_debian("chromium")() and has_package("playwright")(),

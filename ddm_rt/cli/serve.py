@@ -12,6 +12,7 @@ from typer import Argument, Option
 from ddm_rt.cli import options
 from ddm_rt.cli.app import say, serves
 from ddm_rt.config import Frozen, parse
+from ddm_rt.sample.request import told_fields
 from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ddm_rt.serve.http.traces import Traces
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frozen)
-_BOUNDS, _SCALE = ServeSettings(), RaySettings()
+_BOUNDS, _SCALE, _TOLD = ServeSettings(), RaySettings(), told_fields()
 
 
 @serves(
@@ -67,10 +68,8 @@ def serve(
     model_aliases: Annotated[
         list[str] | None, Option("--model-alias", help="Another name of the model, such as gpt-image-1.")
     ] = None,
-    provenance: Annotated[
-        bool, Option(help="Write into each file that a model made it, which one, and the seed.")
-    ] = True,
-    provenance_code: Annotated[bool, Option(help="Write the code into each file, too.")] = False,
+    provenance: Annotated[bool, Option(help=_TOLD["provenance"].told.help)] = True,
+    provenance_code: Annotated[bool, Option(help=_TOLD["provenance_code"].told.help)] = False,
     resize: Annotated[bool, Option(help="Scale pictures to any size that is asked for.")] = False,
     origins: Annotated[list[str] | None, Option("--origin", help="Site https://HOST that may call (CORS).")] = None,
     public_url: Annotated[str | None, Option(help="Address that image URLs begin with, behind a proxy.")] = None,

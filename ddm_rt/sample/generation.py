@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.errors import DdmError
 from ddm_rt.files import atomic_directory
-from ddm_rt.sample.provenance import xmp
+from ddm_rt.sample.provenance import told
 
 _SHEET_IMAGES = 256
 _SHEET_PIXELS = 2**25
@@ -56,12 +56,7 @@ class Generation:
         """What the file of an image says of itself, by its record in the manifest, or that of a sheet of all images.
         None where the request wanted nothing said.
         """
-        request = self.manifest["request"]
-        if not request.get("provenance"):
-            return None
-        if record is None:
-            return xmp(self.manifest["bundle_id"])
-        return xmp(self.manifest["bundle_id"], record["seed"], record["code"] if "provenance_code" in request else None)
+        return told(self.manifest, record)
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

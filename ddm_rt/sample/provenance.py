@@ -1,5 +1,8 @@
 """What an image file says of itself: that a model made it, which one, and from which seed."""
 
+from collections.abc import Mapping
+from typing import Any
+
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
@@ -24,3 +27,15 @@ def xmp(bundle_id: str, seed: int | None = None, code: int | None = None) -> byt
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="r"?>""".encode()
+
+
+def told(manifest: Mapping[str, Any], image: Mapping[str, Any] | None = None) -> bytes | None:
+    """What the file of an image says by its manifest, which is plain data, and its record there; without a record, what
+    a sheet of all images says. None: nothing.
+    """
+    request = manifest["request"]
+    if not request.get("provenance"):
+        return None
+    if image is None:
+        return xmp(manifest["bundle_id"])
+    return xmp(manifest["bundle_id"], image["seed"], image["code"] if request.get("provenance_code") else None)

@@ -25,6 +25,7 @@ int main(int count, char **values) {
     int failed = ddm_rt_pipeline_open(values[1], NULL, &pipeline) != DDM_RT_OK ||
                  ddm_rt_request_create(&request) != DDM_RT_OK ||
                  ddm_rt_request_set_n(request, 8) != DDM_RT_OK ||
+                 ddm_rt_request_set_provenance(request, 0) != DDM_RT_OK || /* the files below have no place for it */
                  ddm_rt_generate(pipeline, request, &images) != DDM_RT_OK;
     if (failed) fprintf(stderr, "error: %s\n", ddm_rt_last_error());
     else failed = write_all(images);

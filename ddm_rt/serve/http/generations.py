@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.sample import provenance
 from ddm_rt.sample.generation import Cancelled, Generation
-from ddm_rt.sample.manifest import ImageRecord, Manifest
-from ddm_rt.sample.provenance import xmp
+from ddm_rt.sample.manifest import Manifest
 from ddm_rt.serve.http import sse
 from ddm_rt.serve.http.balance import Measured
 from ddm_rt.serve.http.errors import Failure, failed, refused
@@ -66,12 +67,10 @@ class Order:
         width, height = self.scaled_to or (request.width, request.height)
         return {"output_format": self.body.output_format, "size": f"{width}x{height}"}
 
-    def xmp(self, record: ImageRecord) -> bytes | None:
-        """What the file of an image says of itself; None: nothing."""
-        request = self.manifest.request
-        if not request.provenance:
-            return None
-        return xmp(self.manifest.bundle_id, record.seed, record.code if request.provenance_code else None)
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """The manifest as plain data."""
+        return self.manifest.tree()
 
 
 class Images:
@@ -175,8 +174,8 @@ class Images:
 
     def _picture(self, order: Order, number: int, image: NDArray[np.uint8]) -> bytes:
         """The file of an image, finished or foreseen."""
-        body, told = order.body, order.xmp(order.manifest.images[number])
-        return picture(image, body.output_format, body.output_compression, order.scaled_to, told)
+        body, own = order.body, provenance.told(order.tree, order.tree["images"][number])
+        return picture(image, body.output_format, body.output_compression, order.scaled_to, own)
 
     def _items(self, order: Order, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> list[ImageItem]:
         groups: Sequence[str | None] = [None] * len(images)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile's stage `cpu` where no registry of images is to be reached, and runs it with a read-only root.
+# Builds the Dockerfile's stage `cpu` without any image to start from, and runs it with a read-only root.
 # The base is made FROM scratch: Debian by mmdebstrap, and this machine's own Python in the place of python:3.11-slim.
 #
-#   sudo deploy/try_image.sh /usr/bin/python3.11        # needs Debian's buildah, netavark and mmdebstrap; minutes
+#   sudo tests/deploy/try_image.sh /usr/bin/python3.11        # needs Debian's buildah, netavark and mmdebstrap; minutes
 #
 # pip's settings of this machine (/etc/pip.conf, and the certificates that it names) are lent to the build.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=$(readlink -f "$1")
 place=$(mktemp -d)
 image() { buildah --storage-driver vfs --root "$place/images" --runroot "$place/run" "$@"; }
