@@ -133,7 +133,7 @@ def test_an_image_that_joins_after_a_split_has_a_number_of_its_own() -> None:
     assert admit(slots, (9, 0, [0], 1.5)) not in there
 
 
-def test_what_is_foreseen_does_not_depend_on_neighbours() -> None:
+def test_what_is_previewed_does_not_depend_on_neighbours() -> None:
     image, other = (3, 1, [0, 2], 1.5), (9, 3, [1], 0.0)
     alone, among = slots_of(FakeEngine()), slots_of(FakeEngine())
     number = admit(alone, image)
@@ -143,8 +143,8 @@ def test_what_is_foreseen_does_not_depend_on_neighbours() -> None:
     for _ in range(2):
         alone.tick()
         among.tick()
-    (found,), x0 = alone.foreseen({number: {2}})
-    (there,), also = among.foreseen({same: {2}})
+    (found,), x0 = alone.previewed({number: {2}})
+    (there,), also = among.previewed({same: {2}})
     assert (found, there) == (number, same)
     assert np.array_equal(x0, also)
-    assert alone.foreseen({number: {1, 3}}) == ((), None)
+    assert alone.previewed({number: {1, 3}}) == ((), None)

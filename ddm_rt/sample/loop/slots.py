@@ -170,7 +170,7 @@ class Slots:
         self._keep([i for i, image in enumerate(images) if image.done < len(image.rows)])
         return numbers, samples
 
-    def foreseen(self, steps: Mapping[int, Collection[int]]) -> tuple[tuple[int, ...], Array | None]:
+    def previewed(self, steps: Mapping[int, Collection[int]]) -> tuple[tuple[int, ...], Array | None]:
         """Of images by number: those that have just done one of these steps, and the x0 [k, C, H, W] that the denoiser
         foresees for them.
         """

@@ -25,8 +25,8 @@ class Ticked:
     advanced: Mapping[Work, int] = field(default_factory=dict)  # images that did a step; none where the engine raised
     finished: list[Member] = field(default_factory=list)
     samples: Array | None = None  # [len(finished), *shape]
-    foreseen: list[Member] = field(default_factory=list)  # images of which a preview is wanted now
-    x0: Array | None = None  # [len(foreseen), *shape]
+    previewed: list[Member] = field(default_factory=list)  # images of which a preview is wanted now
+    x0: Array | None = None  # [len(previewed), *shape]
     failed: tuple[Work, Exception] | None = None
 
 
@@ -84,12 +84,12 @@ class RunningImages:
             return self._part(group, error, self._clock() - start)
         seconds, advanced = self._clock() - start, Counter(work for work, _ in group.members.values())
         wanted = {number: work.ticket.previews for number, (work, _) in group.members.items() if work.ticket.previews}
-        early, x0 = group.slots.foreseen(wanted) if wanted else ((), None)
-        foreseen = [group.members[number] for number in early]
+        early, x0 = group.slots.previewed(wanted) if wanted else ((), None)
+        previewed = [group.members[number] for number in early]
         finished = _pop(group, numbers)
         if group.members:
             self._groups.append(group)
-        return Ticked(group.shape, seconds, advanced, finished, samples, foreseen, x0)
+        return Ticked(group.shape, seconds, advanced, finished, samples, previewed, x0)
 
     def _admit(self, work: Work, indices: Sequence[int]) -> None:
         assert work.prepared is not None

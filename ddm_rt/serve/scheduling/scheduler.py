@@ -177,7 +177,7 @@ class Scheduler(Service[Work]):
             images = sum(ticked.advanced.values())
             for observer in self._observers:
                 observer.ticked(ticked.seconds, images, ticked.advanced)
-            self._undecoded += len(ticked.finished) + len(ticked.foreseen)
+            self._undecoded += len(ticked.finished) + len(ticked.previewed)
             if images:
                 self._queue.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
@@ -188,8 +188,8 @@ class Scheduler(Service[Work]):
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
             self._deliver(_tell_progress, told)
-        if ticked.foreseen:
-            self._deliver(self._preview, ticked.foreseen, ticked.x0, ticked.shape)
+        if ticked.previewed:
+            self._deliver(self._preview, ticked.previewed, ticked.x0, ticked.shape)
         if ticked.finished:
             self._deliver(self._decode, ticked.finished, ticked.samples, ticked.shape)
         if ticked.failed is not None:

@@ -95,7 +95,7 @@ class Ticket:
         self._subscribers: list[_Subscriber] = []
         self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
         self.ready: list[int] = []  # images that were delivered
-        self._foreseen: list[Preview] = []  # for those who subscribe late
+        self._previewed: list[Preview] = []  # for those who subscribe late
         self._steps_done = 0
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
@@ -120,7 +120,7 @@ class Ticket:
             past: list[Event] = []
             if self._steps_done:
                 past.append(Progress(self._steps_done, self.steps_total))
-            past += self._foreseen
+            past += self._previewed
             if self._images is not None:
                 past += [ImageReady(index, self._images[index]) for index in self.ready]
             if self._end is not None:
@@ -166,8 +166,8 @@ class Ticket:
         """What an image that is under way is going to look like, uint8 [H, W, 3]."""
         with self._order:
             if self._end is None and index not in self.ready:
-                self._foreseen.append(Preview(index, image))
-                self._publish(self._foreseen[-1])
+                self._previewed.append(Preview(index, image))
+                self._publish(self._previewed[-1])
 
     def deliver(self, index: int, image: NDArray[np.uint8]) -> bool:
         """An image is ready, uint8 [H, W, 3]. Returns whether all are."""
