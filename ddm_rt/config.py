@@ -371,5 +371,7 @@ def _checked(validate: Callable[[], M], where: str | Path) -> M:
         return validate()
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "value_error" and not first["loc"]:  # our own words about several fields
+            raise DdmError(f"{where}: {first['ctx']['error']}") from error
         field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         raise DdmError(f"{where}: field {field}: {first['msg']}") from error

@@ -10,7 +10,7 @@ from ddm_rt.cli import display, options
 from ddm_rt.cli.app import console, errors, makes_images, say
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.report.columns import Columns
-from ddm_rt.sample.request import SETTINGS, Request
+from ddm_rt.sample.request import FILES, SETTINGS, Request
 
 if TYPE_CHECKING:
     from ddm_rt.sample.calibration.calibration import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @makes_images(Other_options="name scope")
-@options.asks(*SETTINGS)
+@options.asks(*SETTINGS, *FILES)
 def calibrate(
     bundle: Annotated[str, Argument(help="A bundle directory. With --out also digits, the shipped bundle.")],
     *,

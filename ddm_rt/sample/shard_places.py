@@ -147,7 +147,8 @@ class Bucket:
 
     def occupied(self) -> bool:
         with self._telling():
-            return bool(self._store.find(self._root))
+            # A console makes an empty object PREFIX/ for a folder.
+            return any(not name.endswith("/") for name in self._store.find(self._root))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -210,7 +211,9 @@ class Bucket:
                 f"{self}: {error}; expected credentials that may list, read and write there, for example in "
                 f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        except (OSError, BotoCoreError, ClientError) as error:
+        except DdmError:
+            raise
+        except (OSError, ValueError, BotoCoreError, ClientError) as error:  # ValueError: an endpoint that is no address
             raise DdmError(f"{self}: {error}; whole shards stay, and the same command goes on") from error
 
 

@@ -17,7 +17,8 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.generation import encoded
 from ddm_rt.sample.manifest import Manifest, Recipe, image_records
 from ddm_rt.sample.pipeline import Pipeline
-from ddm_rt.sample.request import Request
+from ddm_rt.sample.provenance import told
+from ddm_rt.sample.request import FILES, Request
 from ddm_rt.sample.shard_formats import Record, ShardFormat, shard_writer
 from ddm_rt.sample.shard_places import MANIFEST, Place, Where, place_of
 
@@ -123,10 +124,10 @@ def _records(pipeline: Pipeline, manifest: ShardManifest, first: int, codes: Seq
     """The images from number `first` of the request on, made with these codes."""
     images = image_records(manifest.request, pipeline.bundle.codes.top_of, codes, first)
     made = pipeline.replay(Manifest(**_recipe(manifest), images=images).tree())
-    prompt = manifest.request.prompt
+    prompt, plain = manifest.request.prompt, {**made.manifest, "bundle_id": manifest.bundle_id}
     return [
         Record(
-            png=encoded(image, xmp=made.xmp(record)),
+            png=encoded(image, xmp=told(plain, record)),
             index=first + i,
             seed=record["seed"],
             code=record["code"],
@@ -211,9 +212,11 @@ def _check_same(file: str, here: ShardManifest, planned: ShardManifest) -> None:
     recorded, wanted = (_flat(manifest.model_copy(update={"shards": ()}).tree()) for manifest in (here, planned))
     for field in dict.fromkeys((*recorded, *wanted)):
         if recorded.get(field) != wanted.get(field):
+            # Shards of earlier versions have none of these fields.
+            how = " with --no-provenance" if field.partition(".")[2] in FILES and recorded.get(field) is None else ""
             raise DdmError(
                 f"{file}: field {field} is {recorded.get(field)!r}, and {wanted.get(field)!r} in this run; shards of "
-                f"one directory have one setting: repeat it, or choose another directory"
+                f"one directory have one setting: repeat it{how}, or choose another directory"
             )
 
 

@@ -62,6 +62,12 @@ class HttpSettings(Frozen):
     origins: tuple[Origin, ...] = ()  # web pages elsewhere that may call
     log_prompts: bool = False  # whether the log has the texts of prompts
 
+    @model_validator(mode="after")
+    def _code_goes_with_the_rest(self) -> Self:
+        if self.provenance_code and not self.provenance:
+            raise ValueError("provenance_code is given, but provenance is off; the code is a part of it")
+        return self
+
 
 class RaySettings(Frozen):
     """How many replicas there are, and what each of them takes."""

@@ -1,5 +1,6 @@
 """Requests to a ddm-rt server, with nothing but Python's own library."""
 
+import http.client
 import json
 import logging
 import os
@@ -47,7 +48,7 @@ def ask(server: str, path: str, body: dict | None = None) -> dict:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         raise ServerError(f"{base} answers {error.code}: {_said(error)}{_hint(error.code, base, key)}") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ServerError(f"no server answers at {base} ({reason}); start one with: ddm-rt serve BUNDLE") from None
     except ValueError:
@@ -60,7 +61,10 @@ def ask(server: str, path: str, body: dict | None = None) -> dict:
 def _base(server: str) -> str:
     """The address without `/v1`, which `ddm-rt serve` prints for other clients."""
     base = server.strip().rstrip("/").removesuffix("/v1")
-    parts = urllib.parse.urlsplit(base)
+    try:
+        parts = urllib.parse.urlsplit(base)
+    except ValueError:
+        parts = urllib.parse.urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ServerError(f"server is {server!r}; expected an address as {DEFAULT_SERVER}")
     return base
@@ -70,7 +74,7 @@ def _said(error: urllib.error.HTTPError) -> str:
     """The message of an error in OpenAI's form, or the status in words."""
     try:
         return str(json.load(error)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return error.reason
 
 

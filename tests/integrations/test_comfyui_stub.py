@@ -113,6 +113,9 @@ def test_in_a_stub_the_page_s_limits_hold(comfy: StubComfyUI, server: Running, i
         ({"target": "half"}, "answers 400: .*target"),
         ({"n": 1000}, "answers 400: n is 1000"),
         ({"server": "localhost:8000"}, "server is 'localhost:8000'; expected an address as http://127.0.0.1:8000"),
+        ({"server": "http://[::1"}, r"server is 'http://\[::1'; expected an address"),
+        ({"server": "http://my host:8000"}, "no server answers at http://my host:8000"),
+        ({"server": "http://localhost:abc"}, "no server answers at http://localhost:abc"),
         ({"server": "http://127.0.0.1:1"}, "no server answers at http://127.0.0.1:1 .*ddm-rt serve BUNDLE"),
     ],
 )

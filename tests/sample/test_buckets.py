@@ -164,6 +164,14 @@ def test_other_settings_and_other_things(pipeline: Pipeline, store: Storage, pre
     with pytest.raises(DdmError, match=r"shards/manifest\.json: field request\.seed is 0, and 1 in this run"):
         make(pipeline, url, seed=1)
     assert store.contents(prefix) == before
+    store.client.pipe_file(f"{BUCKET}/{prefix}3/", b"")  # as a console makes a folder
+    make(pipeline, f"{url}3")
     store.client.pipe_file(f"{BUCKET}/{prefix}2/mine", b"")
     with pytest.raises(DdmError, match=r"isn't empty and has no manifest\.json of shards"):
         make(pipeline, f"{url}2")
+
+
+def test_an_endpoint_that_is_no_address(pipeline: Pipeline, store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(DdmError, match="Invalid endpoint: localhost:9000"):
+        make(pipeline, f"s3://{BUCKET}/x")

@@ -173,6 +173,16 @@ def test_a_directory_goes_on_after_the_bundle_was_upgraded(pipeline: Pipeline, t
     for number in range(2):
         [*_, shard] = write_shard(upgraded, tmp_path, plan.manifest, number, plan.codes_of(number))
         assert isinstance(shard, Shard)
+    make(pipeline, tmp_path / "before", 5, n=10)
+    for number in range(2):  # also what the files say of their bundle
+        assert (tmp_path / begun.file(number)).read_bytes() == (tmp_path / "before" / begun.file(number)).read_bytes()
+
+
+def test_a_directory_of_a_version_whose_files_said_nothing_goes_on_as_such(pipeline: Pipeline, tmp_path: Path) -> None:
+    make(pipeline, tmp_path, 5, n=10, provenance=False)
+    with pytest.raises(DdmError, match=r"field request\.provenance is None.*repeat it with --no-provenance, or"):
+        make(pipeline, tmp_path, 5, n=10)
+    make(pipeline, tmp_path, 5, n=10, provenance=False)
 
 
 def test_versions_count(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, QueueFull
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.ticket import Event, Failed, ImageReady, State, Ticket
+from ddm_rt.serve.scheduling.ticket import Event, Failed, ImageReady, Progress, State, Ticket
 
 
 class Order:
@@ -27,7 +27,7 @@ class Order:
             elif isinstance(event, Failed):
                 self.names.append(f"{name} failed")
 
-        ticket.subscribe(told, progress=False)
+        ticket.subscribe(told, without=(Progress,))
         return ticket
 
 

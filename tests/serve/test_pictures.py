@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from http_server import GENERATIONS, client_of, fake_pipeline
 from PIL import Image
+from pydantic import ValidationError
 
 from ddm_rt.sample.provenance import xmp
 from ddm_rt.serve.http.image_store import Pictures, picture
@@ -92,3 +93,8 @@ def test_files_say_nothing_where_the_server_wants_that() -> None:
         assert "xmp" not in Image.open(io.BytesIO(base64.b64decode(reply["data"][0]["b64_json"]))).info
         told = client.post(GENERATIONS, json={"provenance": False})  # it isn't for clients to say
         assert told.status_code == 400
+
+
+def test_a_server_without_provenance_has_no_code_to_write() -> None:
+    with pytest.raises(ValidationError, match="provenance_code is given, but provenance is off"):
+        HttpSettings(provenance=False, provenance_code=True)

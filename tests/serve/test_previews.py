@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from gated_engine import GatedEngine
 from http_server import GENERATIONS, client_of, fake_pipeline
 from numpy.typing import NDArray
-from patience import PATIENCE_S
+from patience import PATIENCE_S, settled
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import Scheduler
-from ddm_rt.serve.scheduling.ticket import Event, Finished, Preview, Ticket, preview_steps
+from ddm_rt.serve.scheduling.ticket import (
+    Event,
+    Finished,
+    ImageReady,
+    Preview,
+    Progress,
+    Ticket,
+    preview_steps,
+)
+from ddm_rt.serve.settings import HttpSettings, ServeSettings
 
 
 def pixels(b64: str) -> NDArray[np.uint8]:
@@ -67,6 +77,7 @@ def test_without_a_stream_there_are_none() -> None:
 
 def test_who_comes_late_is_told_all_that_came_before_their_images() -> None:
     ticket, image = Ticket(2, 8, deadline=1.0), np.zeros((2, 2, 3), np.uint8)
+    ticket.previews = preview_steps(4, 1)
     ticket.preview(0, image)
     ticket.preview(1, image)
     ticket.deliver(0, image)
@@ -113,3 +124,55 @@ def test_the_shipped_bundles_come_closer_and_closer() -> None:
     off = [float(np.abs(picture - last).mean()) for picture in partial]
     assert off == sorted(off, reverse=True)
     assert 0 < off[-1] < 20  # grey levels
+
+
+class NoRoomForPreviews(FakeEngine):
+    """Has no memory left for a copy of what is foreseen."""
+
+    def take(self, array: Any, index: Any) -> Any:
+        if array is getattr(self, "foreseen", None):
+            raise MemoryError("no room")
+        return super().take(array, index)
+
+    def step(self, *arguments: Any) -> Any:
+        state, self.foreseen = super().step(*arguments)
+        return state, self.foreseen
+
+
+def test_where_what_is_foreseen_cannot_be_had_all_images_come(caplog: pytest.LogCaptureFixture) -> None:
+    engine = NoRoomForPreviews()
+    with Scheduler(fake_pipeline(engine)) as scheduler:
+        tickets = [scheduler.submit(Request(num_steps=8, seed=seed), previews=2 * (seed == 1)) for seed in (1, 2)]
+        images = [ticket.result(PATIENCE_S).images for ticket in tickets]
+    for seed, image in zip((1, 2), images, strict=True):
+        assert np.array_equal(image, fake_pipeline().generate(num_steps=8, seed=seed).images)
+    assert "previews are left out" in caplog.text
+
+
+def test_images_do_not_wait_for_previews_where_decoding_is_behind() -> None:
+    engine, told = GatedEngine(), list[Event]()
+    with Scheduler(fake_pipeline(engine), ServeSettings(slots=1)) as scheduler:
+        engine.decoding.clear()
+        ticket = scheduler.submit(Request(num_steps=8), previews=3)
+        ticket.subscribe(told.append)
+        assert settled(lambda: scheduler.stats().occupied == 0 and scheduler.stats().decoding == 2)
+        engine.decoding.set()
+        ticket.result(PATIENCE_S)
+    assert [type(event) for event in told if not isinstance(event, Progress)] == [Preview, ImageReady, Finished]
+
+
+def test_a_replica_that_takes_over_adds_none() -> None:
+    ticket, image, told = Ticket(1, 8, deadline=1.0), np.zeros((2, 2, 3), np.uint8), list[Event]()
+    ticket.previews = preview_steps(8, 2)
+    ticket.subscribe(told.append)
+    for _ in range(4):
+        ticket.preview(0, image)
+    assert len(told) == 2
+
+
+def test_previews_count_in_the_pixels_of_a_request() -> None:
+    asked = {"size": "3840x3840", "stream": True, "steps": 1}
+    with client_of(fake_pipeline(), http=HttpSettings(resize=True)) as client:
+        told = client.post(GENERATIONS, json=asked | {"partial_images": 1})
+    assert told.status_code == 400
+    assert "and their previews have over 16777216 pixels" in told.json()["error"]["message"]

@@ -42,7 +42,7 @@ def test_who_comes_late_is_told_what_was() -> None:
         ticket.advance(done)
     ticket.deliver(1, image(7))
     early: list[Event] = []
-    ticket.subscribe(early.append, progress=False)
+    ticket.subscribe(early.append, without=(Progress,))
     assert [type(event) for event in early] == [ImageReady]
     assert not ticket.wants_progress
     ticket.subscribe(lambda event: None)

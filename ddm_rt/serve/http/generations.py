@@ -99,7 +99,7 @@ class Images:
         except Exception as error:
             raise _logged(refused(error), error) from error
         assert ticket.manifest is not None
-        ticket.subscribe(lambda event: self._ended(ticket, event, bool(body.stream)), progress=False)
+        ticket.subscribe(lambda event: self._ended(ticket, event, bool(body.stream)), without=(Progress, Preview))
         return Order(ticket, ticket.manifest, body, base_url, body.scaled_to(bundle, self._http))
 
     def _ended(self, ticket: Ticket, event: Event, stream: bool) -> None:

@@ -97,7 +97,7 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
     )
     partial_images: Annotated[int, Field(ge=0, le=3, strict=True)] | None = Field(
         default=None,
-        description="With stream, so many previews of each image on its way; fewer where it has fewer steps.",
+        description="With stream, so many previews of each image on its way; fewer in few steps, or under load.",
     )
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = _unused_field()
     complexity: Literal["low", "medium", "high"] | None = _unused_field()
@@ -171,8 +171,9 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
             raise invalid(said, "size", "invalid_value")
         if max(wanted) > _LONGEST_SIDE:
             raise invalid(f"size is {self.size!r}; expected at most {_LONGEST_SIDE} a side", "size", "invalid_value")
-        if (self.n or 1) * wanted[0] * wanted[1] > _MOST_PIXELS:
-            said = f"n images of size {self.size!r} have over {_MOST_PIXELS} pixels; expected fewer, or smaller ones"
+        if (self.n or 1) * (1 + self.previews) * wanted[0] * wanted[1] > _MOST_PIXELS:
+            those = f"n images of size {self.size!r}{' and their previews' * bool(self.previews)}"
+            said = f"{those} have over {_MOST_PIXELS} pixels; expected fewer, or smaller ones"
             raise invalid(said, "size", "invalid_value")
         return min(sizes, key=lambda size: _distance(wanted, _pixels(size)))
 

@@ -39,7 +39,7 @@ async def follow(
         with suppress(RuntimeError):  # the loop is closed: nobody listens
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    ticket.subscribe(put, progress=progress)
+    ticket.subscribe(put, without=() if progress else (Progress,))
     last = ticket.deadline + grace_s
     try:
         while True:

@@ -83,9 +83,7 @@ class RunningImages:
         except Exception as error:  # noqa: BLE001 (the request at fault is told)
             return self._part(group, error, self._clock() - start)
         seconds, advanced = self._clock() - start, Counter(work for work, _ in group.members.values())
-        wanted = {number: work.ticket.previews for number, (work, _) in group.members.items() if work.ticket.previews}
-        early, x0 = group.slots.previewed(wanted) if wanted else ((), None)
-        previewed = [group.members[number] for number in early]
+        previewed, x0 = _previews(group)
         finished = _pop(group, numbers)
         if group.members:
             self._groups.append(group)
@@ -117,6 +115,19 @@ class RunningImages:
         members = dict(zip(other.numbers, _pop(group, other.numbers), strict=True))
         self._groups.extendleft((_Group(group.shape, other, members), group))
         return Ticked(group.shape, seconds)
+
+
+def _previews(group: _Group) -> tuple[list[Member], Array | None]:
+    """Images of which a preview is wanted now, and their x0. Where that fails, there are none: images go on."""
+    wanted = {number: work.ticket.previews for number, (work, _) in group.members.items() if work.ticket.previews}
+    if not wanted:
+        return [], None
+    try:
+        numbers, x0 = group.slots.previewed(wanted)
+    except Exception:  # noqa: BLE001 (said, and the images themselves are not at stake)
+        _log.exception("previews are left out")
+        return [], None
+    return [group.members[number] for number in numbers], x0
 
 
 def _pop(group: _Group, numbers: Collection[int]) -> list[Member]:

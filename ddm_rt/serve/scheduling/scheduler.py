@@ -177,7 +177,9 @@ class Scheduler(Service[Work]):
             images = sum(ticked.advanced.values())
             for observer in self._observers:
                 observer.ticked(ticked.seconds, images, ticked.advanced)
-            self._undecoded += len(ticked.finished) + len(ticked.previewed)
+            # Images that are done don't wait for the previews of others.
+            previewed = ticked.previewed if self._undecoded < self.settings.slots else []
+            self._undecoded += len(ticked.finished) + len(previewed)
             if images:
                 self._queue.pace.saw(ticked.shape, images, ticked.seconds)
             for work, steps in ticked.advanced.items():
@@ -188,8 +190,8 @@ class Scheduler(Service[Work]):
         told = [(work.ticket, work.steps_done) for work in ticked.advanced if work.ticket.wants_progress]
         if told:
             self._deliver(_tell_progress, told)
-        if ticked.previewed:
-            self._deliver(self._preview, ticked.previewed, ticked.x0, ticked.shape)
+        if previewed:
+            self._deliver(self._preview, previewed, ticked.x0, ticked.shape)
         if ticked.finished:
             self._deliver(self._decode, ticked.finished, ticked.samples, ticked.shape)
         if ticked.failed is not None:
@@ -214,9 +216,13 @@ class Scheduler(Service[Work]):
         less.
         """
         try:
-            images = self.pipeline.decode(x0, len(members), self.pipeline.batch_sizes(shape))
-            for (work, index), image in zip(members, images, strict=True):
-                work.ticket.preview(index, image)
+            wanted = [i for i, (work, _) in enumerate(members) if not work.ticket.claimed]
+            if wanted:
+                x0 = self.pipeline.engine.take(x0, np.array(wanted, np.int64))
+                images = self.pipeline.decode(x0, len(wanted), self.pipeline.batch_sizes(shape))
+                for i, image in zip(wanted, images, strict=True):
+                    work, index = members[i]
+                    work.ticket.preview(index, image)
         finally:
             self._decoded(len(members))
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,7 +72,7 @@ def preview_steps(steps: int, previews: int) -> frozenset[int]:
     return frozenset(k * steps // (previews + 1) for k in range(1, previews + 1)) - {0}
 
 
-_Subscriber = tuple[Callable[[Event], None], bool]  # whom to call, also with progress or without
+_Subscriber = tuple[Callable[[Event], None], tuple[type, ...]]  # whom to call, and not with what
 
 
 class Ticket:
@@ -95,7 +96,8 @@ class Ticket:
         self._subscribers: list[_Subscriber] = []
         self._images: NDArray[np.uint8] | None = None  # [n, H, W, 3]
         self.ready: list[int] = []  # images that were delivered
-        self._previewed: list[Preview] = []  # for those who subscribe late
+        self._previews: Counter[int] = Counter()  # that there were of each image
+        self._unheard: list[Preview] | None = []  # kept until somebody listens to them
         self._steps_done = 0
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
@@ -107,20 +109,22 @@ class Ticket:
 
     @property
     def wants_progress(self) -> bool:
-        return any(progress for _, progress in self._subscribers)
+        return any(Progress not in without for _, without in self._subscribers)
 
-    def subscribe(self, callback: Callable[[Event], None], *, progress: bool = True) -> None:
+    def subscribe(self, callback: Callable[[Event], None], *, without: tuple[type, ...] = ()) -> None:
         """Calls `callback` with the events so far, then with each one that comes, from the server's threads.
 
-        It must not block. One that raises is called no more. Without `progress` it gets no Progress events; of those
-        before now it gets the last one alone.
+        It must not block. One that raises is called no more. It gets no events of the classes `without`. Of the
+        Progress events before now it gets the last one alone; previews before now only go to the first who wants any.
         """
-        subscriber = callback, progress
+        subscriber = callback, without
         with self._order:
             past: list[Event] = []
             if self._steps_done:
                 past.append(Progress(self._steps_done, self.steps_total))
-            past += self._previewed
+            if Preview not in without:
+                past += self._unheard or ()
+                self._unheard = None
             if self._images is not None:
                 past += [ImageReady(index, self._images[index]) for index in self.ready]
             if self._end is not None:
@@ -165,9 +169,12 @@ class Ticket:
     def preview(self, index: int, image: NDArray[np.uint8]) -> None:
         """What an image that is under way is going to look like, uint8 [H, W, 3]."""
         with self._order:
-            if self._end is None and index not in self.ready:
-                self._previewed.append(Preview(index, image))
-                self._publish(self._previewed[-1])
+            # A replica that takes over from one that died makes those anew that there were.
+            if self._end is None and index not in self.ready and self._previews[index] < len(self.previews):
+                self._previews[index] += 1
+                if self._unheard is not None:
+                    self._unheard.append(Preview(index, image))
+                self._publish(Preview(index, image))
 
     def deliver(self, index: int, image: NDArray[np.uint8]) -> bool:
         """An image is ready, uint8 [H, W, 3]. Returns whether all are."""
@@ -200,8 +207,8 @@ class Ticket:
 
     def _tell(self, subscriber: _Subscriber, event: Event) -> bool:
         """False where the subscriber raised."""
-        callback, progress = subscriber
-        if isinstance(event, Progress) and not progress:
+        callback, without = subscriber
+        if isinstance(event, without):
             return True
         try:
             callback(event)
