@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_once import made_once
-from served_digits import served_digits
+from served import serving
 
 OPTIONS = ("--resize", "--model-alias", "gpt-image-1", "--model-alias", "dall-e-2", "--model-alias", "dall-e-3")
 # litellm's proxy brings a hundred packages, fastapi and uvicorn among them: so these have an environment of their own.
@@ -21,8 +21,8 @@ INSTALL_S = 900.0
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """`ddm-rt serve digits` with those options. What clients take as their base URL."""
-    with served_digits(*OPTIONS) as url:
-        yield url
+    with serving("digits", "--threads", "1", *OPTIONS) as url:
+        yield f"{url}/v1"
 
 
 @pytest.fixture(scope="session")
