@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import ray_processes
 import render
 from measured_steps import commit
 from object_storage import BUCKET, Storage, storage
@@ -100,7 +101,7 @@ def killed(command: list[str], store: Storage, expected: dict[str, bytes], kills
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """SIGKILL for the command and all that it started, Ray's own processes among them."""
-    below = descendants(process.pid)
+    below = ray_processes.pids("", process.pid)
     process.kill()
     process.wait()
     for pid in below:
@@ -108,20 +109,6 @@ def end(process: "subprocess.Popen[bytes]") -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def descendants(root: int) -> list[int]:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:  # it has just ended
-                continue
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
 
 
 if __name__ == "__main__":

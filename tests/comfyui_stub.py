@@ -1,4 +1,4 @@
-"""A stub of ComfyUI: loads a node pack and runs a graph as its execution.py does. ComfyUI itself is in no registry.
+"""A stub of ComfyUI, which tests do not install: it loads a node pack and runs a graph as its execution.py does.
 
 It keeps to the contract of `comfy/comfy_types/node_typing.py`, and to what `execution.py` does about validation, links,
 lists, `IS_CHANGED`, results and errors. It is no ComfyUI: it shows nothing, and knows no node but the pack's.

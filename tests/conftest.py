@@ -130,9 +130,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     # Read from the reports, which come from the workers too where tests run in parallel.
     skipped = terminalreporter.stats.get("skipped", [])
     unseen += [report.nodeid for report in skipped if NO_CUDA in str(report.longrepr)]
-    unseen += sorted(
-        {found for report in skipped for found in re.findall(r"not run: (\S+\.md:\d+)", str(report.longrepr))}
-    )
+    for reason in (r"not run: (\S+\.md:\d+)", r"not installed: ([\w ]+), for no package index"):
+        unseen += sorted({found for report in skipped for found in re.findall(reason, str(report.longrepr))})
     unseen += made_on.unlike_here(Path(__file__).parent / "goldens" / "files" / "images")
     wanting = summary(str(report.longrepr[2]) for report in skipped if isinstance(report.longrepr, tuple))
     said = f"not exercised on this machine: {', '.join(unseen)}" if unseen else None

@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from patience import PATIENCE_S
+from patience import settled
 
 BUCKET = "bucket"
 
@@ -31,6 +31,7 @@ class Storage:
             "AWS_ACCESS_KEY_ID": "tests",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
+            "no_proxy": "*",
         }
 
     @cached_property
@@ -38,7 +39,12 @@ class Storage:
         import s3fs
 
         return s3fs.S3FileSystem(
-            key="tests", secret="secret", endpoint_url=self.url, use_listings_cache=False, skip_instance_cache=True
+            key="tests",
+            secret="secret",
+            endpoint_url=self.url,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            config_kwargs={"proxies": {}},
         )
 
     def contents(self, prefix: str) -> dict[str, bytes]:
@@ -59,7 +65,7 @@ class Storage:
         request = urllib.request.Request(
             f"{self.url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
         )
-        with urllib.request.urlopen(request):
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request):
             pass
 
 
@@ -86,12 +92,11 @@ def storage() -> Iterator[Storage]:
 
 def _url(server: "subprocess.Popen[bytes]", log: Path) -> str:
     """It says on which port it listens."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        said = log.read_text()
-        assert server.poll() is None, said
-        for line in said.splitlines():
-            if "Running on http://127.0.0.1:" in line:
-                return line.partition("Running on ")[2].split()[0]
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+
+    def said() -> re.Match[str] | None:
+        return re.search(r"Running on (http://127\.0\.0\.1:\d+)\s", log.read_text())
+
+    settled(lambda: said() or server.poll() is not None)
+    found = said()
+    assert found is not None, log.read_text()
+    return found[1]

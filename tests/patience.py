@@ -7,9 +7,10 @@ from collections.abc import Callable
 PATIENCE_S = 120.0
 
 
-def settled(condition: Callable[[], bool]) -> bool:
+def settled(condition: Callable[[], object], limit_s: float = PATIENCE_S) -> bool:
     """Whether `condition` comes true."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.001)
-    return condition()
+    end, pause_s = time.monotonic() + limit_s, 0.001
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.02)
+    return bool(found)

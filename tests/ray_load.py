@@ -3,7 +3,6 @@
 import base64
 import io
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import httpx2
 import numpy as np
 from http_server import GENERATIONS, Running
+from patience import settled
 from PIL import Image
 
 from ddm_rt.sample.balance.ledger import Stream
@@ -21,13 +21,6 @@ from ddm_rt.serve.cluster.front import Front
 CLIENTS = 4
 STEPS = 60
 PATIENCE_S = 900  # nothing takes that long, save on a machine that stands still meanwhile
-
-
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def load(server: Running, scope: str, requests: int, event: Callable[[], None]) -> list[dict[str, Any]]:
@@ -58,7 +51,7 @@ def load(server: Running, scope: str, requests: int, event: Callable[[], None]) 
     threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: problems or (len(replies) >= CLIENTS and both_work()))
+    assert settled(lambda: problems or (len(replies) >= CLIENTS and both_work()), PATIENCE_S)
     event()
     for thread in threads:
         thread.join(PATIENCE_S)

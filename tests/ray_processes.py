@@ -1,15 +1,16 @@
-"""Processes that Ray has started for this one, by what they say they are; and their end."""
+"""Processes that Ray has started, by what they say they are; and their end."""
 
 import os
 import signal
 from pathlib import Path
 
 
-def pids(title: str) -> list[int]:
-    """Of this process's descendants whose title begins with `title`."""
+def pids(title: str, root: int | None = None) -> list[int]:
+    """Of `root`'s descendants whose title begins with `title`; of this process's where there is no `root`."""
+    root = os.getpid() if root is None else root
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _title(entry).startswith(title) and _descends(int(entry.name)):
+        if entry.name.isdigit() and _title(entry).startswith(title) and _descends(int(entry.name), root):
             found.append(int(entry.name))
     return sorted(found)
 
@@ -25,13 +26,13 @@ def _title(process: Path) -> str:
         return ""
 
 
-def _descends(pid: int) -> bool:
+def _descends(pid: int, root: int) -> bool:
     while pid > 1:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return False
         pid = int(stat.rpartition(")")[2].split()[1])
-        if pid == os.getpid():
+        if pid == root:
             return True
     return False

@@ -17,7 +17,7 @@ def serving(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -
     """A server with these arguments on a free loopback port, by its address; it gets SIGTERM at the end. `prefix` is
     a command that runs the server's.
     """
-    command = [*prefix, sys.executable, "-m", "ddm_rt.cli", "serve", *arguments, "--port", "0"]
+    command = [*prefix, sys.executable, "-P", "-m", "ddm_rt.cli", "serve", *arguments, "--port", "0"]
     with tempfile.TemporaryFile("w+") as said:
         environ = os.environ | environment
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=environ)

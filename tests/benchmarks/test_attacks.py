@@ -6,21 +6,26 @@ from pathlib import Path
 
 import attacks
 import pytest
-from attack_parts.framing import framed
+from attack_parts import floods, framing
+from patience import PATIENCE_S
 from store import load
 
 
-# All are slow: they take a minute.
-@pytest.mark.parametrize(("only", "count"), [("TE", 14), pytest.param("", 59, marks=pytest.mark.slow)])
-def test_the_server_holds(tmp_path: Path, only: str, count: int) -> None:
-    """Connections are held too shortly for the server to have to end them, so nothing rests on time."""
+@pytest.mark.slow(reason="starts a server; the quick tests below show that an attack which succeeds is told")
+@pytest.mark.parametrize(("only", "count"), [("TE", 14), ("", 59)])
+def test_the_server_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str, count: int) -> None:
+    """Connections are held too shortly for the server to have to end them, and all clients have patience: so nothing
+    rests on time.
+    """
+    monkeypatch.setattr(attacks, "PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(floods, "SLACK_S", PATIENCE_S)
+    monkeypatch.setattr(framing, "MOST_S", PATIENCE_S)
     attacks.main(["--only", only, "--seconds", "2", "--results", str(tmp_path)])
     record = load("attacks", tmp_path)
     assert record is not None
     assert len(record["rows"]) == count
     for row in record["rows"]:
-        assert row["health checks and images answered"] == row["asked"], row
-        assert row["held"] or row["slowest, s"] > attacks.PATIENCE_S, row  # on a machine that is busy
+        assert row["held"], row
     assert f"of {count} attacks were held" in (tmp_path / "serving.md").read_text()
 
 
@@ -52,5 +57,5 @@ def test_a_server_that_answers_hidden_requests_is_found_out() -> None:
 
 
 def test_each_attack_has_a_name_of_its_own() -> None:
-    names = [each.name for each in framed("localhost", None)]
+    names = [each.name for each in framing.framed("localhost", None)]
     assert len(set(names)) == len(names)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from comfyui_stub import StubComfyUI, StubRefusal
 from http_server import Running, fake_pipeline, running
-from served_digits import served_digits
+from served import serving
 
 from ddm_rt.serve.http.keys import Keys
 from ddm_rt.serve.settings import HttpSettings
@@ -169,8 +169,8 @@ def test_in_a_stub_other_servers_are_told_from_ours(comfy: StubComfyUI) -> None:
 
 @pytest.mark.slow(reason="starts a server, which nothing shorter shows")
 def test_in_a_stub_the_digits_and_their_judge(comfy: StubComfyUI) -> None:
-    with served_digits("--judge", "digits", "--groups", "3,8") as url:
-        graph = _graph(comfy, url, n=8, prompt="a digit", steps=8)
+    with serving("digits", "--threads", "1", "--judge", "digits", "--groups", "3,8") as url:
+        graph = _graph(comfy, f"{url}/v1", n=8, prompt="a digit", steps=8)
         [images], _, codes = comfy.outputs(graph, "1")
         assert tuple(images.shape) == (8, 32, 32, 3)
         assert len(codes) == 8

@@ -5,18 +5,18 @@ tests/cli/test_shards.py the command.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import ray_processes
 from object_storage import BUCKET, storage
+from patience import settled
 from shard_reading import check_same, read_shards
 
 from ddm_rt.sample.generation import Generation
@@ -61,27 +61,13 @@ def whole_shards(out: Path) -> int:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert settled(lambda: condition() or process.poll() is not None, _PATIENCE_S)
+    assert process.poll() is None, process.communicate()
 
 
-def workers_of(process: int) -> list[int]:
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Ray's processes below this one that hold a pipeline."""
-    parents: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError, IndexError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                names[int(entry.name)] = (entry / "cmdline").read_text()
-
-    def below(pid: int) -> bool:
-        return pid == process or (pid in parents and below(parents[pid]))
-
-    return [pid for pid, name in names.items() if name.startswith("ray::MapWorker") and below(pid)]
+    return ray_processes.pids("ray::MapWorker", process.pid)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +140,8 @@ def test_a_run_into_a_bucket_that_is_killed_goes_on(
 def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, stop: signal.Signals) -> None:
     out, steps = tmp_path / "out", 200  # far from done when the signal comes
     with started(out, "--steps", steps) as process:
-        wait_for(lambda: whole_shards(out) >= 1 and workers_of(process.pid), process)
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        wait_for(lambda: whole_shards(out) >= 1 and workers_of(process), process)
+        ray_processes.kill(workers_of(process)[0])
         at_death = whole_shards(out)
         wait_for(lambda: whole_shards(out) > at_death, process)
         process.send_signal(stop)
@@ -170,8 +156,8 @@ def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, 
 def test_the_only_worker_may_die(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(out, "--workers", 1) as process:
-        wait_for(lambda: workers_of(process.pid), process)
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        wait_for(lambda: workers_of(process), process)
+        ray_processes.kill(workers_of(process)[0])
         finished(process)
     assert contents(out) == uninterrupted
 

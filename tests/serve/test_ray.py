@@ -10,7 +10,8 @@ import pytest
 import ray
 import ray_processes
 from http_server import GENERATIONS, Running, answering
-from ray_load import PATIENCE_S, check_balance, check_bytes, load, wait_for
+from patience import settled
+from ray_load import PATIENCE_S, check_balance, check_bytes, load
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
@@ -41,9 +42,9 @@ def server(ledger: Path) -> Iterator[Running]:
         started("digits", settings, scale, backend="onnxruntime", ledger=ledger) as front,
         answering(front) as server,
     ):
-        wait_for(lambda: front._count_replicas() == 2)
+        assert settled(lambda: front._count_replicas() == 2, PATIENCE_S)
         yield server
-    wait_for(lambda: not ray_processes.pids("ray::"))
+    assert settled(lambda: not ray_processes.pids("ray::"), PATIENCE_S)
     time.sleep(5)  # for threads of Ray Serve's that call once more: they must not start another Ray
     assert not ray.is_initialized()
     assert not ray_processes.pids("ray::")
@@ -66,8 +67,8 @@ def test_a_replica_that_is_killed_costs_no_request(
     assert "lost its replica" in caplog.text, "none was under way there: the test shows nothing"
     check_balance(front, "replica", replies)
     check_bytes(alone, replies)
-    wait_for(lambda: len(set(ray_processes.pids(REPLICA)) - {before[0]}) == 2)
-    wait_for(lambda: front._count_replicas() == 2)
+    assert settled(lambda: len(set(ray_processes.pids(REPLICA)) - {before[0]}) == 2, PATIENCE_S)
+    assert settled(lambda: front._count_replicas() == 2, PATIENCE_S)
 
 
 def test_a_ledger_that_is_killed_goes_on_where_it_stopped(server: Running, alone: Pipeline) -> None:
@@ -90,13 +91,13 @@ def test_a_client_that_leaves_gives_its_codes_back(server: Running) -> None:
         ticket.result(PATIENCE_S)
     stream = Stream(front.pipeline.bundle.bundle_id, "left", "uniform")
     assert front.pipeline.ledger.counts(stream).pooled.total() == 4
-    wait_for(lambda: front.stats().occupied == 0)
+    assert settled(lambda: front.stats().occupied == 0, PATIENCE_S)
     assert front.stats().cancelled == 1
 
 
 def test_what_http_says_is_of_all_replicas(server: Running) -> None:
     with server.client() as client:
-        wait_for(lambda: client.get("/readyz").status_code == 200)
+        assert settled(lambda: client.get("/readyz").status_code == 200, PATIENCE_S)
         done = client.post(GENERATIONS, json={"n": 2, "steps": 4, "seed": 3, "scope": "told"}).json()
         assert done["manifest"]["backend"] == "onnxruntime"
         with client.stream(

@@ -13,8 +13,9 @@ import pytest
 import ray
 import ray_processes
 from http_server import Running, answering
+from patience import settled
 from ray.cluster_utils import Cluster
-from ray_load import PATIENCE_S, check_balance, check_bytes, load, wait_for
+from ray_load import PATIENCE_S, check_balance, check_bytes, load
 
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.serve.cluster.deployment import started
@@ -35,7 +36,7 @@ def cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.shutdown()
-    wait_for(lambda: not ray_processes.pids("ray::"))
+    assert settled(lambda: not ray_processes.pids("ray::"), PATIENCE_S)
 
 
 def node(replicas: int) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def server(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         started("digits", settings, scale, backend="onnxruntime", ledger=ledger) as front,
         answering(front) as server,
     ):
-        wait_for(lambda: front._count_replicas() == 2)
+        assert settled(lambda: front._count_replicas() == 2, PATIENCE_S)
         yield server
 
 
@@ -73,7 +74,7 @@ def test_a_node_that_is_killed_costs_no_request(
     assert "lost its replica" in caplog.text, "none was under way there: the test shows nothing"
     check_balance(front, "one", replies)
     check_bytes(alone, replies)
-    wait_for(lambda: front._count_replicas() == 1)
+    assert settled(lambda: front._count_replicas() == 1, PATIENCE_S)
 
     def kill_the_last() -> None:
         kill()

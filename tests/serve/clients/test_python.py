@@ -4,14 +4,13 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, settled
 
 pytestmark = pytest.mark.slow(reason="installs litellm's proxy and LangChain")
 
@@ -79,11 +78,8 @@ def proxy(other_python: Path, url: str, tmp_path_factory: pytest.TempPathFactory
             trust_env=False,
         )
         try:
-            end = time.monotonic() + START_S
-            while not _answers(client):
-                assert started.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < end, "the proxy doesn't start"
-                time.sleep(0.2)
+            settled(lambda: _answers(client) or started.poll() is not None, START_S)
+            assert _answers(client), (folder / "log").read_text()[-2000:]
             yield client
         finally:
             client.close()
