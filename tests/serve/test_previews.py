@@ -15,6 +15,7 @@ from patience import PATIENCE_S, settled
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.sample.loop.slots import Slots
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import Scheduler
@@ -126,22 +127,14 @@ def test_the_shipped_bundles_come_closer_and_closer() -> None:
     assert 0 < off[-1] < 20  # grey levels
 
 
-class NoRoomForPreviews(FakeEngine):
-    """Has no memory left for a copy of what is foreseen."""
+def test_where_what_is_foreseen_cannot_be_had_all_images_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(slots: Slots, steps: Any) -> Any:
+        raise MemoryError("no room")
 
-    def take(self, array: Any, index: Any) -> Any:
-        if array is getattr(self, "foreseen", None):
-            raise MemoryError("no room")
-        return super().take(array, index)
-
-    def step(self, *arguments: Any) -> Any:
-        state, self.foreseen = super().step(*arguments)
-        return state, self.foreseen
-
-
-def test_where_what_is_foreseen_cannot_be_had_all_images_come(caplog: pytest.LogCaptureFixture) -> None:
-    engine = NoRoomForPreviews()
-    with Scheduler(fake_pipeline(engine)) as scheduler:
+    monkeypatch.setattr(Slots, "previewed", no_room)
+    with Scheduler(fake_pipeline()) as scheduler:
         tickets = [scheduler.submit(Request(num_steps=8, seed=seed), previews=2 * (seed == 1)) for seed in (1, 2)]
         images = [ticket.result(PATIENCE_S).images for ticket in tickets]
     for seed, image in zip((1, 2), images, strict=True):
