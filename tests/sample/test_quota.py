@@ -47,16 +47,23 @@ def assert_bound(quota: Quota, drawn: list[int]) -> None:
 
 
 def tijdeman(whole: list[int], n: int) -> list[int]:
-    """The first n draws in fractions, from the paper's conditions: of the indices that may be drawn already, the one
-    that must be drawn soonest; of several, the first.
+    """The first n draws, from the paper's conditions: of the indices that may be drawn already, the one that must be
+    drawn soonest; of several, the first. Index k may be drawn from j·λ_k - x_k ≥ 1/(2K - 2) on, and must be by
+    (x_k + 1 - 1/(2K - 2)) / λ_k. All in whole numbers: both sides times 2K - 2, and λ_k times DENOMINATOR.
     """
-    shares = {k: Fraction(weight, DENOMINATOR) for k, weight in enumerate(whole) if weight}
-    least = Fraction(1, 2 * len(shares) - 2) if len(shares) > 1 else Fraction(0)
-    counts, drawn = dict.fromkeys(shares, 0), []
+    weights = {k: weight for k, weight in enumerate(whole) if weight}
+    parts = 2 * len(weights) - 2
+    counts, drawn = dict.fromkeys(weights, 0), list[int]()
     for j in range(1, n + 1):
-        ready = [k for k, share in shares.items() if j * share - counts[k] >= least]
-        drawn.append(min(ready, key=lambda k: (counts[k] + 1 - least) / shares[k]))
-        counts[drawn[-1]] += 1
+        first, soonest = -1, 0
+        for k, weight in weights.items():
+            if parts and parts * (j * weight - counts[k] * DENOMINATOR) < DENOMINATOR:
+                continue
+            due = parts * (counts[k] + 1) - 1  # over weight
+            if first < 0 or due * weights[first] < soonest * weight:
+                first, soonest = k, due
+        drawn.append(first)
+        counts[first] += 1
     return drawn
 
 
@@ -77,11 +84,24 @@ def test_bound_on_every_prefix(weights: list[float], requests: list[int]) -> Non
     check_stream(weights, requests)
 
 
-@pytest.mark.slow(reason="100,000 random targets and streams take minutes")
-@settings(max_examples=100_000, deadline=None)
+@pytest.mark.slow(reason="10,000 targets and streams that hypothesis looks for take a minute")
+@settings(max_examples=10_000, deadline=None)
 @given(**streams)
-def test_bound_on_every_prefix_of_100_000_streams(weights: list[float], requests: list[int]) -> None:
+def test_bound_on_every_prefix_of_10_000_streams(weights: list[float], requests: list[int]) -> None:
     check_stream(weights, requests)
+
+
+@pytest.mark.slow(reason="90,000 more, drawn at random, take minutes")
+def test_bound_on_every_prefix_of_90_000_random_streams() -> None:
+    """Weights and requests of the same kinds. numpy draws them ten times as fast as hypothesis."""
+    rng = np.random.default_rng(0)
+    special = [0.0, 1.0, math.pi, math.sqrt(2), 1e-9, 1 / 3]
+    for _ in range(90_000):
+        k = int(rng.integers(1, 13))
+        raw = np.where(rng.random(k) < 0.5, rng.choice(special, k), rng.uniform(1e-12, 1, k))
+        if raw.any():
+            weights = [float(value) / math.fsum(raw) for value in raw]
+            check_stream(weights, [int(n) for n in rng.choice([1, 1, 1, 2, 3, 16], rng.integers(1, 13))])
 
 
 @settings(max_examples=100, deadline=None)
