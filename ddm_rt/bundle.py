@@ -148,7 +148,7 @@ class Bundle:
     @cached_property
     def codes(self) -> CodeTable:
         """The codes that images are drawn with."""
-        return CodeTable(leaves=self.config.codes)
+        return CodeTable(leaves=self.config.codes, factors=self.config.factors)
 
     @cached_property
     def training(self) -> Training:

@@ -7,12 +7,13 @@ was trained stands in training.json, which a reader of this file never opens.
 Bundles of format 1 say the same in config.json, schedule.json and codes.json (`read_format_1`).
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ddm_rt.config import (
     Family,
@@ -31,6 +32,7 @@ RUNTIME, TRAINING = "runtime.json", "training.json"
 FORMAT_1 = ("config.json", "schedule.json", "codes.json")
 Shape = tuple[int, int, int]  # C, H, W of latents
 Size = tuple[int, int]  # height and width of an image in pixels
+SharedOf = tuple[tuple[int, ...], ...]  # of each code; see `CodeTable.shared_of`
 KNOWN_FEATURES: frozenset[str] = frozenset()  # what `requires` may name; nothing yet
 
 
@@ -60,10 +62,25 @@ class Leaf(Frozen):
     share_in_top: float = Field(ge=0, le=1)
 
 
+FactorName = Annotated[str, Field(pattern=r"^[^\s:=,]([^:=,]{0,62}[^\s:=,])?$")]  # as it stands in a target
+
+
+class Factor(Frozen):
+    """One way in which a person said that the images differ, and each code's value of it."""
+
+    name: FactorName
+    values: tuple[FactorName, ...] = Field(min_length=2)
+    value_of: tuple[Annotated[int, Field(ge=0)], ...]  # of each code: an index into `values`
+
+
 class CodeTable(Frozen):
-    """The codes that a bundle samples with. Codes are modes of the data and never claimed to be groups."""
+    """The codes that a bundle samples with. Codes are modes of the data and never claimed to be groups.
+
+    Where factors cross, a code is one cell of their product, and its top code is its value of the first factor.
+    """
 
     leaves: tuple[Leaf, ...] = ()  # each code, with its top code, size and share
+    factors: tuple[Factor, ...] = ()  # empty where nobody named any
 
     @property
     def num_codes(self) -> int:
@@ -79,6 +96,24 @@ class CodeTable(Frozen):
     def top_of(self) -> tuple[int, ...]:
         """The top code of each code."""
         return tuple(leaf.top_code for leaf in self.leaves)
+
+    @property
+    def shared_of(self) -> SharedOf:
+        """Of each code, the rows of the vectors that it shares with others: its top code's, or its values' of all
+        factors, which are numbered one factor after the other.
+        """
+        if not self.factors:
+            return tuple((leaf.top_code,) for leaf in self.leaves)
+        starts = itertools.accumulate((len(factor.values) for factor in self.factors[:-1]), initial=0)
+        columns = [
+            [start + value for value in factor.value_of] for start, factor in zip(starts, self.factors, strict=True)
+        ]
+        return tuple(zip(*columns, strict=True))
+
+    @model_serializer(mode="wrap")
+    def _without_factors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Codes that nobody named factors of have the file that they had before."""
+        return without_empty(handler(self), "factors")
 
 
 class Codes(CodeTable):
@@ -117,11 +152,17 @@ class RuntimeConfig(Frozen):
     cond: tuple[TensorSpec, ...]  # what the conditioner gives to the denoiser
     sampling: SamplingConfig  # defaults of requests
     codes: tuple[Leaf, ...] = ()  # each code, with its top code, size and share
+    factors: tuple[Factor, ...] = ()  # what the codes are cells of, where somebody named it
 
     @property
     def num_codes(self) -> int:
         """Number of codes; 0 where the bundle has none."""
         return len(self.codes)
+
+    @model_serializer(mode="wrap")
+    def _without_factors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Bundles without factors have the file, and the id, that they had before."""
+        return without_empty(handler(self), "factors")
 
     def latents_of(self, size: Size) -> Shape:
         """Shape of the latents of images of `size`."""
@@ -170,6 +211,7 @@ def read_runtime(content: str | bytes, path: Path) -> tuple[RuntimeConfig, Sched
         ScheduleConfig(**stored), runtime.schedule.alphas_cumprod, path, "schedule.alphas_cumprod"
     )
     _check_codes(runtime.codes, len(runtime.codes), f"{path}: field codes")
+    check_factors(CodeTable(leaves=runtime.codes, factors=runtime.factors), f"{path}: field factors")
     return RuntimeConfig(**{name: getattr(runtime, name) for name in RuntimeConfig.model_fields}), schedule
 
 
@@ -225,6 +267,33 @@ def _check_codes(leaves: Sequence[Leaf], num_codes: int, where: str, source: str
     tops = {leaf.top_code for leaf in leaves}
     if tops != set(range(len(tops))):
         raise BundleError(f"{where}: top codes must be numbered from 0 without gaps")
+
+
+def check_factors(codes: CodeTable, where: str) -> None:
+    """Raises BundleError naming `where` for factors that don't make up the codes."""
+    names = [factor.name for factor in codes.factors]
+    if "code" in names:
+        raise BundleError(f"{where}: a factor is named code, which targets call codes by; choose another name")
+    if len(set(names)) != len(names):
+        raise BundleError(f"{where}: two factors have the same name; the names are {', '.join(names)}")
+    for factor in codes.factors:
+        if len(set(factor.values)) != len(factor.values):
+            raise BundleError(f"{where}: {factor.name}: two values have the same name")
+        if len(factor.value_of) != codes.num_codes or set(factor.value_of) != set(range(len(factor.values))):
+            raise BundleError(
+                f"{where}: {factor.name}: field value_of: expected one of {len(factor.values)} values for each of "
+                f"{codes.num_codes} codes, each used"
+            )
+    if codes.factors and codes.factors[0].value_of != codes.top_of:
+        raise BundleError(f"{where}: the top code of each code must be its value of {names[0]}, the first factor")
+    cells = [factor.value_of for factor in codes.factors]
+    if len(set(zip(*cells, strict=True))) != codes.num_codes * bool(cells):
+        raise BundleError(f"{where}: two codes have the same value of every factor")
+
+
+def without_empty(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """`tree` without the field `name`, if that is empty."""
+    return tree if tree.get(name) else {field: value for field, value in tree.items() if field != name}
 
 
 def training_of_format_1(config: bytes, codes: bytes) -> str:

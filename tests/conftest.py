@@ -158,7 +158,7 @@ def _write_run(directory: Path, config: RunConfig, num_codes: int, num_top_codes
     codes = Codes(origin="discovered" if leaves else "none", leaves=leaves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)
+        model = DDM(config.model, config.model.latent_shape(config.data), codes.shared_of)
         # Norm scales of 1 and biases of 0 would hide a parameter that got lost on the way.
         state = {
             name: tensor + 0.05 * torch.randn(tensor.shape) if tensor.is_floating_point() else tensor.clone()

@@ -43,7 +43,7 @@ def add_indicator(run: Path, codes: int = 4, *, seed: int = 0) -> Path:
     share = 1 / top_of.count(0)
     leaves = tuple(Leaf(code=i, top_code=top, size=10, share_in_top=share) for i, top in enumerate(top_of))
     with torch.device("meta"):
-        model = LatentDDM(config.model, top_of)
+        model = LatentDDM(config.model, tuple((top,) for top in top_of))
     generator = torch.Generator().manual_seed(seed)
     weights = {"conditioner.top_of": torch.tensor(top_of)}
     for name, tensor in model.state_dict().items():

@@ -216,6 +216,7 @@ def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text) -> Runti
         takes_negative_prompt=config.distill is None,
         sampling=config.sampling,
         codes=codes.leaves,
+        factors=codes.factors,
     )
 
 

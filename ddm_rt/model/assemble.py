@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ddm_rt.config import Family, Frozen, ModelConfig, RunConfig, parse_json
 from ddm_rt.errors import BundleError
 from ddm_rt.files import read
+from ddm_rt.model.indicator import as_stored
 from ddm_rt.model.unet import DDM
-from ddm_rt.runtime import Codes
+from ddm_rt.runtime import Codes, SharedOf
 
 if TYPE_CHECKING:
     from ddm_rt.model.latent import LatentDDM
@@ -28,13 +29,13 @@ def read_file(model: type[M], path: Path, rest: str = "a finished run has it") -
     return parse_json(model, read(path, rest, BundleError), path)
 
 
-def build(config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...]) -> "DDM | LatentDDM":
+def build(config: ModelConfig, latent_shape: tuple[int, int, int], shared_of: SharedOf) -> "DDM | LatentDDM":
     """The family's module with random weights."""
     if config.family is Family.PIXEL:
-        return DDM(config, latent_shape, top_of)
+        return DDM(config, latent_shape, shared_of)
     from ddm_rt.model.latent import LatentDDM  # with transformers, which pixels don't need
 
-    return LatentDDM(config, top_of)
+    return LatentDDM(config, shared_of)
 
 
 def assemble(
@@ -47,7 +48,7 @@ def assemble(
     Raises BundleError for missing, foreign, malformed or non-finite parts, and for a base that has changed.
     """
     if config.model.family is Family.PIXEL:
-        model = build(config.model, config.model.latent_shape(config.data), codes.top_of)
+        model = build(config.model, config.model.latent_shape(config.data), codes.shared_of)
         load_weights(model, run / WEIGHTS)
         model.to(dtype or torch.float32)
     else:
@@ -70,7 +71,7 @@ def _assemble_latent(run: Path, config: RunConfig, codes: Codes, dtype: torch.dt
     # The checkpoint's own word on its networks: it has been tried, and the sha256 covers it.
     networks = {name: getattr(checkpoint.model, name) for name in ("family", "patch", "unet", "vae", "text_encoders")}
     with torch.device("meta"):
-        model = LatentDDM(config.model.model_copy(update=networks), codes.top_of)
+        model = LatentDDM(config.model.model_copy(update=networks), codes.shared_of)
     load_base(model, checkpoint, dtype)
     # An imported run has no weights of its own; one with codes has at least the indicator's.
     if codes.num_codes or (run / WEIGHTS).exists():
@@ -96,7 +97,7 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
     for name, tensor in expected.items():
         if tensor.is_meta and name not in trained:
             raise BundleError(f"{path}: tensor {name} is missing; the configuration beside it needs it")
-    if codes.num_codes and trained["conditioner.top_of"].tolist() != list(codes.top_of):
+    if codes.num_codes and trained["conditioner.top_of"].tolist() != as_stored(codes.shared_of):
         raise BundleError(f"{path}: tensor conditioner.top_of differs from what codes.json says")
     for module, pair in factors.items():
         name = f"{module}.weight"

@@ -10,32 +10,43 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from ddm_rt.kernels.indicator_attention import indicator_attention
+from ddm_rt.runtime import SharedOf
 
 
 class Conditioner(nn.Module):
     """Makes `cond` from a context and a code: once per prompt x code, outside the sampling loop.
 
-    A code's vector is the sum of its own and of its top code's, so that a small leaf leans on its branch.
+    A code's vector is the sum of its own and of those that it shares: its top code's, so that a small leaf leans on
+    its branch, or those of its values of crossing factors, so that a rare cell is what its values are elsewhere.
     Code -1 is the null code: its scale is 0, so every cross-attention is plain, bit for bit.
     """
 
-    top_of: Tensor  # int64 [codes]
+    top_of: Tensor  # int64 [codes], or [codes, F] where F > 1 factors cross: rows of `top_code`
 
-    def __init__(self, top_of: tuple[int, ...], embed_dim: int, num_tokens: int, context_dim: int) -> None:
+    def __init__(self, shared_of: SharedOf, embed_dim: int, num_tokens: int, context_dim: int) -> None:
         super().__init__()
         self.num_tokens = num_tokens
-        self.code = nn.Embedding(len(top_of), embed_dim)
-        self.top_code = nn.Embedding(max(top_of) + 1, embed_dim)
+        self.crossing = len(shared_of[0]) > 1
+        self.code = nn.Embedding(len(shared_of), embed_dim)
+        self.top_code = nn.Embedding(1 + max(map(max, shared_of)), embed_dim)
+        if self.crossing:
+            nn.init.zeros_(self.code.weight)  # a cell begins as the sum of its values; what else it is, is learned
         self.tokens = nn.Linear(embed_dim, num_tokens * context_dim)
         self.norm = nn.LayerNorm(context_dim)
-        self.register_buffer("top_of", torch.tensor(top_of, dtype=torch.int64))
+        self.register_buffer("top_of", torch.tensor(as_stored(shared_of), dtype=torch.int64))
 
     def forward(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """context [B,T,D], code int64 [B], scale [B] -> text and indicator tokens [B,M,D], s [B]."""
         real = code.clamp(min=0)  # -1 has no row; its tokens are multiplied by zero
-        vector = self.code(real) + self.top_code(self.top_of[real])  # [B, E]
+        own, shared = self.code(real), self.top_code(self.top_of[real])  # [B, E]; [B, E] or [B, F, E]
+        vector = own + (shared.sum(1) if self.crossing else shared)  # [B, E]
         tokens = self.norm(self.tokens(vector).unflatten(-1, (self.num_tokens, -1)))  # [B, M, D]
         return context, tokens, indicator_scale * (code >= 0).to(indicator_scale.dtype)
+
+
+def as_stored(shared_of: SharedOf) -> list[Any]:
+    """What the tensor `Conditioner.top_of` holds: a list [codes], or [codes][F] where F > 1 factors cross."""
+    return [list(rows) if len(rows) > 1 else rows[0] for rows in shared_of]
 
 
 class IndicatorAttnProcessor(nn.Module):

@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 from ddm_rt.config import Family, ModelConfig
 from ddm_rt.model.unet import POOLED, SIZES, IndicatorUNet
+from ddm_rt.runtime import SharedOf
 
 
 class LatentDDM(IndicatorUNet):
-    """The networks of one checkpoint. Without codes (`top_of` empty) they are diffusers' and transformers' own."""
+    """The networks of one checkpoint. Without codes (`shared_of` empty) they are diffusers' and transformers' own."""
 
-    def __init__(self, config: ModelConfig, top_of: tuple[int, ...] = ()) -> None:
+    def __init__(self, config: ModelConfig, shared_of: SharedOf = ()) -> None:
         super().__init__()
         self.family, self.patch = config.family, config.patch
         self.added_names = (POOLED, SIZES) if self.family is Family.SDXL else ()
         self.unet = UNet2DConditionModel(**config.unet)
         self.vae = AutoencoderKL(**config.vae)
         self.text_encoders = nn.ModuleList(_text_encoder(arguments) for arguments in config.text_encoders)
-        if top_of:
-            self.add_indicator(config, top_of)
+        if shared_of:
+            self.add_indicator(config, shared_of)
 
     def encode_text(self, *input_ids: Tensor) -> dict[str, Tensor]:
         """Token ids int64 [B,T], one tensor per encoder -> `context` [B,T,D]; SDXL: and `text_embeds` [B,P].

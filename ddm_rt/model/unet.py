@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ddm_rt.config import ModelConfig
 from ddm_rt.model.indicator import Conditioner, install
+from ddm_rt.runtime import SharedOf
 
 TEXT = "text_tokens"
 INDICATOR = "indicator_tokens"
@@ -30,10 +31,10 @@ class IndicatorUNet(nn.Module):
         super().__init__()
         self.conditioner: Conditioner | None = None
 
-    def add_indicator(self, config: ModelConfig, top_of: tuple[int, ...]) -> None:
+    def add_indicator(self, config: ModelConfig, shared_of: SharedOf) -> None:
         """Put the indicator, with random weights, into networks that have none yet."""
         install(self.unet)
-        self.conditioner = Conditioner(top_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
+        self.conditioner = Conditioner(shared_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
 
     @property
     def context_dim(self) -> int:
@@ -66,13 +67,13 @@ class IndicatorUNet(nn.Module):
 class DDM(IndicatorUNet):
     """A model of pixels: latents are the image, folded. It takes no text."""
 
-    def __init__(self, config: ModelConfig, latent_shape: tuple[int, int, int], top_of: tuple[int, ...] = ()) -> None:
+    def __init__(self, config: ModelConfig, latent_shape: tuple[int, int, int], shared_of: SharedOf = ()) -> None:
         super().__init__()
         self.patch = config.patch
         channels, height, _ = latent_shape
         self.unet = UNet2DConditionModel(sample_size=height, in_channels=channels, out_channels=channels, **config.unet)
-        if top_of:
-            self.add_indicator(config, top_of)
+        if shared_of:
+            self.add_indicator(config, shared_of)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B,c,H·p,W·p] in [-1,1] -> latents [B,c·p²,H,W] (space to depth)."""

@@ -14,6 +14,7 @@ from ddm_rt.config import RunConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import DDM
 from ddm_rt.progress import OnFigures
+from ddm_rt.runtime import SharedOf
 from ddm_rt.train.codes.classes import Views, find_classes
 from ddm_rt.train.codes.encoders import encoder_features
 from ddm_rt.train.trainee import Material
@@ -25,8 +26,8 @@ class PixelSubject:
     takes_text = False
     prompts: tuple[str, ...] = ("",)
 
-    def __init__(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
-        self.model = DDM(config.model, config.model.latent_shape(config.data), top_of)
+    def __init__(self, config: RunConfig, shared_of: SharedOf) -> None:
+        self.model = DDM(config.model, config.model.latent_shape(config.data), shared_of)
         if config.train.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
 
@@ -95,7 +96,7 @@ def prepare_pixels(config: RunConfig, out: Path, device: torch.device, progress:
     return Material(
         model.encode(torch.from_numpy(pixels)),
         classes,
-        partial(PixelSubject, config, classes.top_of),
+        partial(PixelSubject, config, classes.shared_of),
         images.labels,
         encoder.name if encoder else None,
     )

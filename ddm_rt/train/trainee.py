@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ddm_rt.runtime import SharedOf
+
 
 class Subject(Protocol):
     """A model in training, and which of its tensors move. `model(x_t, t, cond)` gives the prediction."""
@@ -60,6 +62,12 @@ class Classes:
     number: int = 0
     top_of: tuple[int, ...] = ()  # top code of each code; empty without codes
     shares: tuple[float, ...] = ()  # of each code in its top code, for balanced minibatches; empty: by size
+    crossing: SharedOf = ()  # `CodeTable.shared_of` where factors cross
+
+    @property
+    def shared_of(self) -> SharedOf:
+        """Of each code, the rows of the vectors that it shares with other codes."""
+        return self.crossing or tuple((top,) for top in self.top_of)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def step(engine: TorchEngine) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.inference_mode()
 def test_is_the_model_bit_for_bit(tiny_bundle: Bundle, tiny_run: Path) -> None:
     config = tiny_bundle.config
-    model = DDM(tiny_bundle.model, config.latent_shape, tiny_bundle.codes.top_of).eval()
+    model = DDM(tiny_bundle.model, config.latent_shape, tiny_bundle.codes.shared_of).eval()
     model.load_state_dict(load_file(tiny_run / "weights.safetensors"))
     generator = torch.Generator().manual_seed(0)
     context = torch.randn((4, 2, 16), generator=generator)

@@ -33,7 +33,7 @@ from ddm_rt.runtime import Codes
 def load_model(run: Path) -> DDM:
     config = read_file(RunConfig, run / "config.json")
     codes = Codes.model_validate_json((run / "codes.json").read_bytes())
-    model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of).eval()
+    model = DDM(config.model, config.model.latent_shape(config.data), codes.shared_of).eval()
     model.load_state_dict(load_file(run / "weights.safetensors"))
     return model
 

@@ -73,7 +73,7 @@ def _tiny(run: Path) -> Path:
     leaves = tuple(Leaf(code=i, top_code=int(i > 2), size=10 + i, share_in_top=share) for i, share in enumerate(shares))
     codes = Codes(origin="discovered", leaves=leaves)
     torch.manual_seed(0)
-    model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)
+    model = DDM(config.model, config.model.latent_shape(config.data), codes.shared_of)
     run.mkdir()
     write_json(run / "config.json", config.model_dump(mode="json"))
     write_json(run / "codes.json", codes.model_dump(mode="json"))

@@ -19,7 +19,7 @@ TOP_OF = (0, 0, 1, 1)
 def build(top_of: tuple[int, ...] = TOP_OF) -> DDM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return DDM(CONFIG.model, SHAPE, top_of).eval()
+        return DDM(CONFIG.model, SHAPE, tuple((top,) for top in top_of)).eval()
 
 
 def diffusers_twin(model: DDM) -> UNet2DConditionModel:
@@ -151,7 +151,7 @@ def test_the_null_code_trains_no_code() -> None:
 def test_codes_of_one_top_code_share_its_embedding() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        conditioner = Conditioner((0, 1, 0), embed_dim=6, num_tokens=4, context_dim=8)
+        conditioner = Conditioner(((0,), (1,), (0,)), embed_dim=6, num_tokens=4, context_dim=8)
     torch.nn.init.zeros_(conditioner.code.weight)
     context = torch.zeros((4, 2, 8))
     text, tokens, scale = conditioner(context, torch.tensor([0, 1, 2, -1]), torch.tensor([1.0, 0.5, 2.0, 3.0]))
@@ -160,6 +160,17 @@ def test_codes_of_one_top_code_share_its_embedding() -> None:
     assert torch.equal(tokens[0], tokens[2])
     assert not torch.equal(tokens[0], tokens[1])
     assert scale.tolist() == [1.0, 0.5, 2.0, 0.0]
+
+
+def test_a_cell_of_crossing_factors_begins_as_the_sum_of_its_values() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        conditioner = Conditioner(((0, 2), (0, 3), (1, 2), (1, 3)), embed_dim=6, num_tokens=4, context_dim=8)
+    vectors = conditioner.top_code.weight
+    seen = []
+    conditioner.tokens.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    conditioner(torch.zeros((4, 2, 8)), torch.arange(4), torch.ones(4))
+    assert torch.equal(seen[0], torch.stack([vectors[a] + vectors[b] for a in (0, 1) for b in (2, 3)]))
 
 
 def test_head_has_the_papers_layers() -> None:
@@ -171,5 +182,5 @@ def test_head_has_the_papers_layers() -> None:
 
 def test_shipped_preset_is_small() -> None:
     config = PRESETS["digits"]
-    model = DDM(config.model, config.model.latent_shape(config.data), (0,) * 8 + (1,) * 8)
+    model = DDM(config.model, config.model.latent_shape(config.data), ((0,),) * 8 + ((1,),) * 8)
     assert sum(parameter.numel() for parameter in model.parameters()) * 4 < 5.5e6  # bytes

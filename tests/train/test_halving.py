@@ -59,7 +59,9 @@ def test_minibatches_follow_the_shares(tiny: Make) -> None:
     y = torch.from_numpy(np.repeat([0, 1, 2], [30, 2, 8]))
     shares = (0.2, 0.8, 1.0)
     classes = Classes(y, 3, (0, 0, 1), shares)
-    trainer = Trainer(config, Material(torch.zeros(40, 4, 8, 8), classes, lambda: PixelSubject(config, classes.top_of)))
+    trainer = Trainer(
+        config, Material(torch.zeros(40, 4, 8, 8), classes, lambda: PixelSubject(config, classes.shared_of))
+    )
     drawn = torch.cat([trainer.draw(torch.Generator().manual_seed(step)) for step in range(50)])
     counts = np.bincount(y[drawn].numpy(), minlength=3) / len(drawn)
     assert counts == pytest.approx([0.1, 0.4, 0.5], abs=0.03)  # of 3,200 draws

@@ -37,7 +37,7 @@ def training_set(mode: str, config: RunConfig, images: int = 30) -> Material:
     else:
         code[5] = 3
         classes = Classes(code, 4, (0, 0, 1, 1))
-    return Material(latents, classes, lambda: PixelSubject(config, classes.top_of))
+    return Material(latents, classes, lambda: PixelSubject(config, classes.shared_of))
 
 
 OTHERS = pytest.mark.slow(reason="codes are quick, which have most of the state")
@@ -173,7 +173,7 @@ def test_an_odd_batch_is_off_by_one_at_most_and_without_balance_images_are_unifo
     config = tiny({"train.batch_size": 7})
     data = training_set("codes", config)
     assert data.classes.y is not None
-    top = torch.tensor(data.classes.top_of)[
+    top = torch.tensor(data.classes.shared_of)[
         data.classes.y[Trainer(config, data).draw(torch.Generator().manual_seed(0))]
     ]
     assert sorted(torch.bincount(top).tolist()) == [3, 4]
@@ -316,7 +316,7 @@ def test_weights_fit_a_fresh_model(tiny: Callable[..., RunConfig]) -> None:
     config = tiny()
     trainer = Trainer(config, training_set("codes", config))
     trainer.advance()
-    model = DDM(config.model, config.model.latent_shape(config.data), (0, 0, 1, 1))
+    model = DDM(config.model, config.model.latent_shape(config.data), ((0,), (0,), (1,), (1,)))
     model.load_state_dict(trainer.weights())
     null = model.condition(torch.zeros(1, 1, model.context_dim), torch.tensor([NULL_CODE]), torch.ones(1))
     assert torch.isfinite(model(torch.zeros(1, *config.model.latent_shape(config.data)), torch.ones(1), null)).all()

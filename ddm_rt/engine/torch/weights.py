@@ -37,7 +37,7 @@ def load(bundle: Bundle) -> Model:
     of the model that training.json describes, and weights that are missing or not finite.
     """
     with init_empty_weights(include_buffers=False):
-        model = build(bundle.model, bundle.config.latent_shape, bundle.codes.top_of)
+        model = build(bundle.model, bundle.config.latent_shape, bundle.codes.shared_of)
     if not isinstance(model, DDM):
         model.vae.encoder, model.vae.quant_conv = nn.Identity(), nn.Identity()
     found = find(bundle, model)

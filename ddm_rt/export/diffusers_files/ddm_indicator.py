@@ -14,26 +14,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NULL_CODE = -1
+Shared = Sequence[int] | Sequence[Sequence[int]]  # of each code: its top code, or rows of its values' vectors
 
 
 class Conditioner(nn.Module):
-    """A code's tokens: its vector is the sum of its own and of its top code's."""
+    """A code's tokens: its vector is the sum of its own and of those that it shares, its top code's or its values'."""
 
-    top_of: Tensor  # int64 [codes]
+    top_of: Tensor  # int64 [codes], or [codes, F] where F factors cross
 
-    def __init__(self, top_of: Sequence[int], embed_dim: int, num_tokens: int, context_dim: int) -> None:
+    def __init__(self, top_of: Shared, embed_dim: int, num_tokens: int, context_dim: int) -> None:
         super().__init__()
         self.num_tokens = num_tokens
-        self.code = nn.Embedding(len(top_of), embed_dim)
-        self.top_code = nn.Embedding(max(top_of) + 1, embed_dim)
+        rows = torch.tensor(list(top_of), dtype=torch.int64)
+        self.code = nn.Embedding(len(rows), embed_dim)
+        self.top_code = nn.Embedding(int(rows.max()) + 1, embed_dim)
         self.tokens = nn.Linear(embed_dim, num_tokens * context_dim)
         self.norm = nn.LayerNorm(context_dim)
-        self.register_buffer("top_of", torch.tensor(list(top_of), dtype=torch.int64))
+        self.register_buffer("top_of", rows)
 
     def forward(self, code: Tensor) -> Tensor:
         """code int64 [B] (the null code gives any tokens: its scale is 0) -> tokens [B,M,D]."""
         real = code.clamp(min=0)
-        vector = self.code(real) + self.top_code(self.top_of[real])  # [B, E]
+        shared = self.top_code(self.top_of[real])  # [B, E], or [B, F, E]
+        vector = self.code(real) + (shared.sum(1) if shared.ndim == 3 else shared)  # [B, E]
         tokens: Tensor = self.norm(self.tokens(vector).unflatten(-1, (self.num_tokens, -1)))
         return tokens
 
@@ -57,7 +60,7 @@ class DDMIndicator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
-        top_of: Sequence[int],  # the top code of each code
+        top_of: Shared,  # of each code
         embed_dim: int,
         num_tokens: int,
         context_dim: int,

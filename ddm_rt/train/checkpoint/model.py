@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import POOLED, SIZES
+from ddm_rt.runtime import SharedOf
 from ddm_rt.train.checkpoint import lora
 from ddm_rt.train.distributed import CPU, HALF
 
@@ -34,7 +35,7 @@ class LatentSubject:
 
     takes_text = True
 
-    def __init__(self, config: RunConfig, model: LatentDDM, captions: Captions, top_of: tuple[int, ...]) -> None:
+    def __init__(self, config: RunConfig, model: LatentDDM, captions: Captions, shared_of: SharedOf) -> None:
         self.model, self.prompts, self._captions = model, captions.prompts, captions
         self._side = config.data.image_size
         self._half = HALF.get(config.train.precision) if config.lora.rank else None
@@ -47,17 +48,17 @@ class LatentSubject:
                 parameter.requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
-            self._adapt(config, top_of)
+            self._adapt(config, shared_of)
         if config.train.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
         model.eval()  # dropout would draw from a generator that nobody resumes
 
-    def _adapt(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
+    def _adapt(self, config: RunConfig, shared_of: SharedOf) -> None:
         """Put in what is trained beside the checkpoint's own."""
         if config.lora.rank:
             lora.inject(self.model, config.lora)
-        if top_of:
-            self.model.add_indicator(config.model, top_of)
+        if shared_of:
+            self.model.add_indicator(config.model, shared_of)
         for name, parameter in self.model.named_parameters():
             if name.endswith(".processor.to_v_ind.weight"):
                 nn.init.zeros_(parameter)

@@ -117,7 +117,7 @@ def _prepare(
     return Material(
         latents,
         classes,
-        partial(make, config, model, captions, classes.top_of),
+        partial(make, config, model, captions, classes.shared_of),
         listing.labels,
         encoder.name if encoder else None,
         partial(shutil.rmtree, out / CACHE, ignore_errors=True),

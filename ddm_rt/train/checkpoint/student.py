@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddm_rt.config import LoraConfig, RunConfig
 from ddm_rt.model.latent import LatentDDM
+from ddm_rt.runtime import SharedOf
 from ddm_rt.train.checkpoint import lora
 from ddm_rt.train.checkpoint.model import Captions, LatentSubject
 
@@ -29,16 +30,16 @@ class LatentStudent(LatentSubject):
     """Trains the factors `distill.lora`, and nothing else."""
 
     def __init__(
-        self, teacher: Teacher, config: RunConfig, model: LatentDDM, captions: Captions, top_of: tuple[int, ...]
+        self, teacher: Teacher, config: RunConfig, model: LatentDDM, captions: Captions, shared_of: SharedOf
     ) -> None:
         """`model` is the teacher's."""
         if config.distill is None or config.distill.lora is None:
             raise ValueError("the configuration is not that of a checkpoint's student")
         self._from, self._own = teacher, config.distill.lora
         own = config.model_copy(update={"lora": self._own})
-        super().__init__(own, model, captions, top_of)
+        super().__init__(own, model, captions, shared_of)
 
-    def _adapt(self, config: RunConfig, top_of: tuple[int, ...]) -> None:
+    def _adapt(self, config: RunConfig, shared_of: SharedOf) -> None:
         lora.inject(self.model, config.lora)
 
     @contextmanager

@@ -54,7 +54,8 @@ def find_classes(config: RunConfig, images: ImageSet | Listing, views: Views, ou
     mode = config.train.indicator
     if mode in (IndicatorMode.CODES, IndicatorMode.PROBE):
         codes, assignment = _codes(config, images, views, out)
-        return Classes(torch.from_numpy(assignment), codes.num_codes, codes.top_of, _shares(codes))
+        crossing = codes.shared_of if codes.factors else ()
+        return Classes(torch.from_numpy(assignment), codes.num_codes, codes.top_of, _shares(codes), crossing)
     write_atomic(out / "codes.json", Codes(origin="none").model_dump_json(indent=1))
     if mode is IndicatorMode.NONE:
         return Classes()
