@@ -173,7 +173,7 @@ def test_an_odd_batch_is_off_by_one_at_most_and_without_balance_images_are_unifo
     config = tiny({"train.batch_size": 7})
     data = training_set("codes", config)
     assert data.classes.y is not None
-    top = torch.tensor(data.classes.shared_of)[
+    top = torch.tensor(data.classes.top_of)[
         data.classes.y[Trainer(config, data).draw(torch.Generator().manual_seed(0))]
     ]
     assert sorted(torch.bincount(top).tolist()) == [3, 4]
