@@ -83,7 +83,7 @@ def show_codes(run: Path) -> None:
     if not codes.leaves:
         return
     by_probe = codes.origin == "probe"
-    title = "codes" if by_probe else "modes found in the data (codes are not groups)"
+    title = "codes" if by_probe or codes.factors else "modes found in the data (codes are not groups)"
     table = Table("top code", "images", "code", "images", title=title)
     if codes.exemplars:
         table.add_column("typical images, by number")
@@ -95,6 +95,22 @@ def show_codes(run: Path) -> None:
             table.add_row(*head, str(leaf.code), str(leaf.size), *([typical] if codes.exemplars else []))
         table.add_section()
     console.print(table)
+    if codes.origin == "discovered":
+        split = ", ".join(
+            f"{sum(leaf.size for leaf in codes.leaves if leaf.top_code == top)}" for top in range(codes.num_top_codes)
+        )
+        tell(
+            f"the images were split into {codes.num_top_codes} modes of {split} images, and these get equal shares. "
+            "Nobody has confirmed that this is the split that you mean. `ddm-rt discover` shows other splits with "
+            "their images, and lets you name and accept those to balance."
+        )
+    for factor in codes.factors:
+        sizes = [
+            sum(leaf.size for leaf, v in zip(codes.leaves, factor.value_of, strict=True) if v == value)
+            for value in range(len(factor.values))
+        ]
+        shares = ", ".join(f"{value} ({size} images)" for value, size in zip(factor.values, sizes, strict=True))
+        tell(f"{factor.name}: {shares}. Each value gets the same share.")
     if by_probe:
         tell(f"codes of a probe that was fitted on {codes.rule['labels']} labelled images: this mode used labels")
     if stability := codes.stability_ari:

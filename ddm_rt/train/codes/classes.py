@@ -19,6 +19,8 @@ from ddm_rt.runtime import Codes
 from ddm_rt.train.codes.contrastive import contrastive_features, feature_sets
 from ddm_rt.train.codes.discover import describe, discover
 from ddm_rt.train.codes.probe import probe, read_labels
+from ddm_rt.train.factors.crossing import cross
+from ddm_rt.train.factors.record import is_factors, names_sha256, read_factors
 from ddm_rt.train.trainee import Classes
 
 Floats = NDArray[np.float32]
@@ -106,13 +108,17 @@ def _shares(codes: Codes) -> tuple[float, ...]:
 
 
 def read_codes(path: Path, images: ImageSet | Listing) -> tuple[Codes, NDArray[np.int64]]:
-    """Codes that someone else made: JSON `{"code": [per image], "top_code": [per code], "share_in_top": [per code]}`.
+    """Codes of the accepted factors of a factors.json, or codes that someone else made: JSON
+    `{"code": [per image], "top_code": [per code], "share_in_top": [per code]}`.
 
     Raises DdmError when the file doesn't give one code for each image and one top code for each code, or the shares of
     a top code's codes don't sum to 1 (within 1e-6).
     """
     where = f"codes.source {path}"
-    given = parse_json(GivenCodes, read(path, "expected a JSON file", where=where), where)
+    content = read(path, "expected a JSON file", where=where)
+    if is_factors(content):
+        return _of_factors(path, images)
+    given = parse_json(GivenCodes, content, where)
     if len(given.code) != len(images):
         raise DdmError(f"{where}: field code has {len(given.code)} entries for {len(images)} images")
     count = len(set(given.code))
@@ -137,3 +143,18 @@ def read_codes(path: Path, images: ImageSet | Listing) -> tuple[Codes, NDArray[n
             update={"leaves": tuple(leaf.model_copy(update={"share_in_top": share}) for leaf, share in leaves)}
         )
     return codes, assignment
+
+
+def _of_factors(path: Path, images: ImageSet | Listing) -> tuple[Codes, NDArray[np.int64]]:
+    found = read_factors(path)
+    if len(found.factors[0].label) != len(images) or found.names_sha256 != names_sha256(images.names):
+        raise DdmError(
+            f"codes.source {path}: made of {len(found.factors[0].label)} images of {found.data.source}; "
+            f"the {len(images)} images here are others"
+        )
+    if not found.accepted:
+        raise DdmError(
+            f"codes.source {path}: no factor is accepted; look at index.html beside it, then "
+            f"`ddm-rt discover --out {path.parent} --accept NUMBER`"
+        )
+    return cross(found.chosen, found.cells, f"factors:{path.name}")

@@ -98,16 +98,33 @@ def _tree(
     embedding: NDArray[np.float64], config: CodesConfig, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Micro-code of each image, top code of each micro-code, and Ward's merges. Largest top code first."""
+    micro, centroids, tree = _micro_codes(embedding, config, seed)
+    branch = cut(tree, np.bincount(micro, minlength=config.micro_codes), centroids, config)
+    sizes = np.bincount(branch[micro], minlength=config.top_codes)
+    rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
+    return micro, rank[branch].astype(np.int64), tree
+
+
+def tree_of(
+    embedding: NDArray[np.float64], config: CodesConfig, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The micro-code of each image, int64 [N], and Ward's merges of them [K-1,4] as scipy's linkage gives them.
+
+    Raises DdmError where the images form fewer clusters than `codes.micro_codes`.
+    """
+    micro, _, tree = _micro_codes(embedding, config, seed)
+    return micro, tree
+
+
+def _micro_codes(
+    embedding: NDArray[np.float64], config: CodesConfig, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Micro-code of each image, their centroids, and Ward's merges."""
     kmeans = KMeans(config.micro_codes, n_init=4, random_state=seed).fit(embedding)
     if (found := len(np.unique(kmeans.labels_))) < config.micro_codes:
         count = len(embedding)
         raise DdmError(f"codes.micro_codes is {config.micro_codes}, but the {count} images form only {found} clusters")
-    tree = linkage(kmeans.cluster_centers_, "ward")
-    leaf_sizes = np.bincount(kmeans.labels_, minlength=config.micro_codes)
-    branch = cut(tree, leaf_sizes, kmeans.cluster_centers_, config)
-    sizes = np.bincount(branch[kmeans.labels_], minlength=config.top_codes)
-    rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
-    return kmeans.labels_.astype(np.int64), rank[branch].astype(np.int64), tree
+    return kmeans.labels_.astype(np.int64), kmeans.cluster_centers_, linkage(kmeans.cluster_centers_, "ward")
 
 
 def cut(

@@ -1,0 +1,140 @@
+"""Candidate factors: ways to split the training images that a person looks at, names, and accepts or not.
+
+A candidate is a branch of a spectral tree against all other images, or a factor of an encoder's features
+(`mixture.py`). Candidates are ranked by how well other views of the images find the same split. That is evidence that
+a split is in the images and not in one set of features. It is no evidence that it is the split that a person means.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+
+from ddm_rt.config import CodesConfig
+from ddm_rt.errors import DdmError
+from ddm_rt.progress import OnFigures
+from ddm_rt.train.codes.discover import spectral_embedding, tree_of
+from ddm_rt.train.factors.mixture import equal_share_factors
+
+Labels = NDArray[np.int64]
+
+BRANCHES = 6  # of each view, the highest in its tree
+SAME, ALIKE = 0.95, 0.6  # adjusted Rand index from which two splits are one; are shown as one
+MOST = 12  # candidates that are shown
+BOOTSTRAPS = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to split N images, and where it came from."""
+
+    label: Labels  # [N], the largest side is 0
+    view: str  # the features that it was found in
+    rule: str
+    agreement: float  # mean over the other views of the best adjusted Rand index; NaN for a single view
+    stability: float  # mean over bootstrap samples of the best adjusted Rand index in the same view
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(np.bincount(self.label).tolist())
+
+
+def find_candidates(
+    views: Mapping[str, NDArray[np.float32]], config: CodesConfig, seed: int, progress: OnFigures | None = None
+) -> list[Candidate]:
+    """Up to MOST candidates, the most agreed upon first, from features [N,D] by view.
+
+    Raises DdmError for too few images, or where no view has a split with `codes.min_share` of the images on each side.
+    """
+    count = len(next(iter(views.values())))
+    if count <= config.micro_codes:
+        raise DdmError(f"codes.micro_codes is {config.micro_codes}, but there are only {count} images")
+    splits: dict[str, list[tuple[Labels, str]]] = {}
+    resampled: dict[str, list[list[Labels]]] = {}
+    for number, (view, features) in enumerate(views.items()):
+        embedding = spectral_embedding(features, config, seed)
+        found = [(label, f"branch {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
+        if view == "encoder":
+            factors = [_ordered(label) for label in equal_share_factors(features, seed)]
+            found = [(label, f"equal-share factor {i + 1}") for i, label in enumerate(factors)] + found
+        splits[view] = found
+        resampled[view] = [_again(embedding, config, seed, i) for i in range(BOOTSTRAPS)]
+        if progress is not None:
+            progress(number + 1, len(views), {})
+    every = [(view, label, rule) for view, found in splits.items() for label, rule in found]
+    if not every:
+        raise DdmError(
+            f"no view of the {count} images splits off {config.min_share:.0%} of them or more; lower codes.min_share"
+        )
+    candidates = [
+        Candidate(label, view, rule, _agreement(label, view, splits), _stability(label, resampled[view]))
+        for view, label, rule in every
+    ]
+    ranked = sorted(
+        candidates, key=lambda each: -np.nan_to_num(each.agreement)
+    )  # a stable sort: else in the views' order
+    kept: list[Candidate] = []
+    for candidate in ranked:
+        if all(adjusted_rand_score(candidate.label, other.label) < ALIKE for other in kept):
+            kept.append(candidate)
+    return kept[:MOST]
+
+
+def _branches(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> list[Labels]:
+    """Images of a branch (1) against all others (0), from the highest branch down, each split once."""
+    micro, tree = tree_of(embedding, config, seed)
+    leaves = len(tree) + 1
+    members: list[list[int]] = [[k] for k in range(leaves)]
+    for left, right in tree[:, :2].astype(int):
+        members.append(members[left] + members[right])
+    found: list[Labels] = []
+    for node in range(2 * leaves - 2, leaves - 1, -1):
+        for child in tree[node - leaves, :2].astype(int):
+            label = np.isin(micro, members[child]).astype(np.int64)
+            if not config.min_share <= label.mean() <= 1 - config.min_share:
+                continue
+            if all(adjusted_rand_score(label, other) < SAME for other in found):
+                found.append(_ordered(label))
+        if len(found) >= BRANCHES:
+            break
+    return found[:BRANCHES]
+
+
+def _again(embedding: NDArray[np.float64], config: CodesConfig, seed: int, number: int) -> list[Labels]:
+    """The branches of a bootstrap sample, over all images: -1 where an image isn't in the sample."""
+    drawn = np.random.default_rng([seed, number]).integers(0, len(embedding), len(embedding))
+    try:
+        branches = _branches(embedding[drawn], config, seed)
+    except DdmError:  # too few different images for so many micro-codes: nothing was found again
+        return []
+    found = []
+    for branch in branches:
+        label = np.full(len(embedding), -1, np.int64)
+        label[drawn] = branch
+        found.append(label)
+    return found
+
+
+def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels, str]]]) -> float:
+    best = [
+        max((float(adjusted_rand_score(label, other)) for other, _ in found), default=0.0)
+        for name, found in splits.items()
+        if name != view
+    ]
+    return float(np.mean(best)) if best else float("nan")
+
+
+def _stability(label: Labels, resampled: list[list[Labels]]) -> float:
+    best = []
+    for branches in resampled:
+        scores = [adjusted_rand_score(label[other >= 0], other[other >= 0]) for other in branches]
+        best.append(float(max(scores, default=0.0)))
+    return float(np.mean(best))
+
+
+def _ordered(label: Labels) -> Labels:
+    """The same split with its sides numbered by size, the largest first."""
+    rank = np.argsort(np.argsort(-np.bincount(label), kind="stable"), kind="stable")
+    return rank[label].astype(np.int64)

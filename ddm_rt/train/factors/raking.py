@@ -1,0 +1,33 @@
+"""Weights of images under which every factor is even: iterative proportional fitting, also called raking.
+
+W. E. Deming, F. F. Stephan, "On a least squares adjustment of a sampled frequency table when the expected marginal
+totals are known", Annals of Mathematical Statistics 11 (1940) 427-444.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+CAP = 8.0  # no image counts more than so many average ones
+PASSES = 200
+
+
+def raked(factors: Sequence[NDArray[np.int64]], cap: float = CAP) -> NDArray[np.float64]:
+    """Weights [N] of mean 1, none above `cap`, under which the values of each of `factors` [N] have equal sums.
+
+    Where the cap or a missing combination doesn't allow that, they are as near as the passes come.
+    """
+    weights = np.ones(len(factors[0]))
+    for _ in range(PASSES):
+        for label in factors:
+            sums = np.bincount(label, weights=weights)
+            weights = weights * (weights.sum() / (sums > 0).sum() / np.maximum(sums, 1e-12))[label]
+        weights = np.minimum(weights / weights.mean(), cap)
+    scaled: NDArray[np.float64] = weights / weights.mean()
+    return scaled
+
+
+def effective(weights: NDArray[np.float64]) -> float:
+    """The effective number of images behind `weights` [N]: (Σ w)² / Σ w² (Kish)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
