@@ -20,6 +20,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "distill.table.md": ("distill", digits.distill_page),
     "faces.md": ("faces", faces.page),
     "codes.md": ("codes", studies.codes_page),
+    "splits.md": ("splits", studies.splits_page),
     "calibration.md": ("calibration", studies.calibration_page),
     "drift.md": ("drift", studies.drift_page),
     "step.md": ("step", lambda results: rows.markdown(rows.read(results / "step.jsonl"))),

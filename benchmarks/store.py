@@ -25,6 +25,7 @@ _FILES = {
     **dict.fromkeys(("footprint", "embedding", "hoisting", "throughput"), "speed"),
     **dict.fromkeys(("serving", "ledger", "malformed", "attacks"), "serving"),
     "object storage": "object_storage",
+    "splits": "splits",
     **dict.fromkeys(("full size", "full size SD"), "full_size"),
 }
 

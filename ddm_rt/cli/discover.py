@@ -70,9 +70,8 @@ def discover(
             found = workflow.discover(data, out, fields, preset=preset, features=features, seed=seed, progress=progress)
         table = Table("candidate", "images of the sides", "found in", "agreement", "stability", title="ways to split")
         for factor in found.factors:
-            agreement = "" if factor.agreement is None else f"{factor.agreement:.2f}"
             sizes = " / ".join(map(str, factor.sizes))
-            table.add_row(str(factor.number), sizes, factor.view, agreement, f"{factor.stability:.2f}")
+            table.add_row(str(factor.number), sizes, factor.view, f"{factor.agreement:.2f}", f"{factor.stability:.2f}")
         console.print(table)
         say(f"look at {out / 'index.html'}; it makes the command that accepts what you choose")
     if accept is not None:

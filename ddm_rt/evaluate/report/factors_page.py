@@ -15,6 +15,7 @@ COLUMNS = 10
 # What the page always says, whatever was found.
 LIMITS = (
     "A candidate is a way to split these images. Nobody has confirmed that it is a split that you mean.",
+    "Candidates stand in the order of how much the other views know of them, which rates large clear splits highest.",
     "Agreement is how well other views of the images find the same split (adjusted Rand index, 1 is the same). "
     "Stability is how well a bootstrap sample finds it again. A wrong split can be stable: look at the images.",
     "A split that you have in mind may be missing. Then label 64 images and train with --indicator probe.",
@@ -29,7 +30,8 @@ class FactorCard:
     number: int
     view: str
     rule: str
-    agreement: float | None
+    agreement: float
+    known: float
     stability: float
     sizes: tuple[int, ...]
     overlap: Mapping[str, float]

@@ -5,6 +5,8 @@ Ward's tree over their centroids -> the top M branches. Codes are modes of the d
 attribute is for an audit to say, never for this file.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
@@ -48,12 +50,21 @@ def discover(features: NDArray[np.float32], config: CodesConfig, seed: int) -> t
 
 def spectral_embedding(features: NDArray[np.float32], config: CodesConfig, seed: int) -> NDArray[np.float64]:
     """Laplacian eigenmap [N, eigenvectors] of the neighbour graph; components that vary slowest weigh most."""
-    neighbours = min(config.neighbours, len(features) - 1)
-    graph = kneighbors_graph(features, neighbours)
-    graph = graph.maximum(graph.T)
+    return graph_embedding(neighbour_graph(features, config), config, seed)
+
+
+def neighbour_graph(features: NDArray[np.float32], config: CodesConfig) -> Any:
+    """The graph of nearest neighbours of N images, a sparse matrix [N,N]: 1 where one is a neighbour of the other."""
+    graph = kneighbors_graph(features, min(config.neighbours, len(features) - 1))
+    return graph.maximum(graph.T)
+
+
+def graph_embedding(graph: Any, config: CodesConfig, seed: int) -> NDArray[np.float64]:
+    """As `spectral_embedding`, of a graph [N,N] with weights that aren't negative."""
+    count = graph.shape[0]
     normalised, scale = laplacian(graph, normed=True, return_diag=True)
-    wanted = min(config.eigenvectors, len(features) - 2)
-    start = np.random.default_rng(seed).standard_normal(len(features))  # Lanczos' first vector, fixed
+    wanted = min(config.eigenvectors, count - 2)
+    start = np.random.default_rng(seed).standard_normal(count)  # Lanczos' first vector, fixed
     values, vectors = eigsh(-normalised, k=wanted + 1, which="LA", v0=start)
     order = np.argsort(-values)[1:]  # the first is constant
     embedding = vectors[:, order] / scale[:, None]

@@ -1,8 +1,8 @@
 """Candidate factors: ways to split the training images that a person looks at, names, and accepts or not.
 
 A candidate is a branch of a spectral tree against all other images, or a factor of an encoder's features
-(`mixture.py`). Candidates are ranked by how well other views of the images find the same split. That is evidence that
-a split is in the images and not in one set of features. It is no evidence that it is the split that a person means.
+(`mixture.py`). Candidates are ranked by how much other views of the images know of them. That is evidence that a split
+is in the images and not in one set of features. It is no evidence that it is the split that a person means.
 """
 
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 from ddm_rt.config import CodesConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnFigures
-from ddm_rt.train.codes.discover import spectral_embedding, tree_of
+from ddm_rt.train.codes.discover import graph_embedding, neighbour_graph, tree_of
 from ddm_rt.train.factors.mixture import equal_share_factors
 
 Labels = NDArray[np.int64]
 
 BRANCHES = 6  # of each view, the highest in its tree
+TOGETHER = "all views together"
 SAME, ALIKE = 0.95, 0.6  # adjusted Rand index from which two splits are one; are shown as one
 MOST = 12  # candidates that are shown
-BOOTSTRAPS = 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Candidate:
     label: Labels  # [N], the largest side is 0
     view: str  # the features that it was found in
     rule: str
-    agreement: float  # mean over the other views of the best adjusted Rand index; NaN for a single view
+    agreement: float  # mean over the other views of the best adjusted Rand index
+    known: (
+        float  # the same of the mutual information, in nats, which ranks: a few odd images agree well but tell little
+    )
     stability: float  # mean over bootstrap samples of the best adjusted Rand index in the same view
 
     @property
@@ -44,7 +47,9 @@ class Candidate:
 def find_candidates(
     views: Mapping[str, NDArray[np.float32]], config: CodesConfig, seed: int, progress: OnFigures | None = None
 ) -> list[Candidate]:
-    """Up to MOST candidates, the most agreed upon first, from features [N,D] by view.
+    """Up to MOST candidates, first those of which the other views know most, from features [N,D] by view.
+
+    The graphs of all views added up are a view of their own.
 
     Raises DdmError for too few images, or where no view has a split with `codes.min_share` of the images on each side.
     """
@@ -53,23 +58,26 @@ def find_candidates(
         raise DdmError(f"codes.micro_codes is {config.micro_codes}, but there are only {count} images")
     splits: dict[str, list[tuple[Labels, str]]] = {}
     resampled: dict[str, list[list[Labels]]] = {}
-    for number, (view, features) in enumerate(views.items()):
-        embedding = spectral_embedding(features, config, seed)
+    graphs = {view: neighbour_graph(features, config) for view, features in views.items()}
+    if len(graphs) > 1:
+        graphs[TOGETHER] = sum(graphs.values())
+    for number, (view, graph) in enumerate(graphs.items()):
+        embedding = graph_embedding(graph, config, seed)
         found = [(label, f"branch {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
         if view == "encoder":
-            factors = [_ordered(label) for label in equal_share_factors(features, seed)]
+            factors = [_ordered(label) for label in equal_share_factors(views[view], seed)]
             found = [(label, f"equal-share factor {i + 1}") for i, label in enumerate(factors)] + found
         splits[view] = found
-        resampled[view] = [_again(embedding, config, seed, i) for i in range(BOOTSTRAPS)]
+        resampled[view] = [_again(embedding, config, seed, i) for i in range(config.bootstraps)]
         if progress is not None:
-            progress(number + 1, len(views), {})
+            progress(number + 1, len(graphs), {})
     every = [(view, label, rule) for view, found in splits.items() for label, rule in found]
     if not every:
         raise DdmError(
             f"no view of the {count} images splits off {config.min_share:.0%} of them or more; lower codes.min_share"
         )
     candidates = [
-        Candidate(label, view, rule, _agreement(label, view, splits), _stability(label, resampled[view]))
+        Candidate(label, view, rule, *_agreement(label, view, splits), _stability(label, resampled[view]))
         for view, label, rule in every
     ]
     ranked = sorted(
@@ -117,13 +125,14 @@ def _again(embedding: NDArray[np.float64], config: CodesConfig, seed: int, numbe
     return found
 
 
-def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels, str]]]) -> float:
-    best = [
-        max((float(adjusted_rand_score(label, other)) for other, _ in found), default=0.0)
-        for name, found in splits.items()
-        if name != view
-    ]
-    return float(np.mean(best)) if best else float("nan")
+def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels, str]]]) -> tuple[float, float]:
+    """The best adjusted Rand index and mutual information in each other view, each averaged over the views."""
+    others = [found for name, found in splits.items() if name != view]
+    agreement, known = (
+        [max((float(score(label, other)) for other, _ in found), default=0.0) for found in others]
+        for score in (adjusted_rand_score, mutual_info_score)
+    )
+    return float(np.mean(agreement or [0.0])), float(np.mean(known or [0.0]))
 
 
 def _stability(label: Labels, resampled: list[list[Labels]]) -> float:
@@ -131,7 +140,7 @@ def _stability(label: Labels, resampled: list[list[Labels]]) -> float:
     for branches in resampled:
         scores = [adjusted_rand_score(label[other >= 0], other[other >= 0]) for other in branches]
         best.append(float(max(scores, default=0.0)))
-    return float(np.mean(best))
+    return float(np.mean(best or [0.0]))
 
 
 def _ordered(label: Labels) -> Labels:

@@ -30,7 +30,8 @@ class CandidateFactor(Frozen):
     number: int  # from 1, as `--accept` calls it
     view: str  # the features that it was found in
     rule: str
-    agreement: float | None  # of the other views, an adjusted Rand index; None for a single view
+    agreement: float  # of the other views, an adjusted Rand index
+    known: float  # mutual information with the other views in nats; candidates are ranked by it
     stability: float  # over bootstrap samples, an adjusted Rand index
     sizes: tuple[int, ...]  # images of each side, the largest first
     examples: tuple[tuple[int, ...], ...]  # of each side, drawn at random: numbers of images
@@ -70,7 +71,8 @@ def described(candidates: Sequence[Candidate], seed: int) -> tuple[CandidateFact
                 number=i + 1,
                 view=candidate.view,
                 rule=candidate.rule,
-                agreement=None if np.isnan(candidate.agreement) else candidate.agreement,
+                agreement=candidate.agreement,
+                known=candidate.known,
                 stability=candidate.stability,
                 sizes=candidate.sizes,
                 examples=_examples(candidate.label, np.random.default_rng([seed, i])),
