@@ -24,12 +24,12 @@ In the mixed codes, code k takes (k mod 4)/8 of its images from all codes alike,
 
 _SPLITS = """# Splits of clothes
 
-`python benchmarks/splits.py`: twelve sets of Fashion-MNIST, 1,000 images each, {machine}. The rule of `ddm-rt discover`
-was developed on these sets; no other pair was looked at. A candidate is a split of the images that no label was read
-for. "Best of six": the best balanced accuracy, against the withheld classes, of the first six candidates, and its number.
-A person would accept that one where it is at least .90: {hits} of {sets} sets. Else nothing is trained, and the set is a
-miss. FD_ddm: |share - .5| of {n} images, made with the accepted candidate, by a judge that has seen other images; its
-interval is at 95 %. The bar of .06 holds in {balanced} of {sets} sets.
+`python benchmarks/splits.py`: twelve sets of Fashion-MNIST, 1,000 images each, {machine}. The rule of
+`ddm-rt discover` was developed on these sets; no other pair was looked at. A candidate is a split of the images; no
+label was read for it. "Best of six" is the best balanced accuracy of the first six candidates, against the withheld
+classes. A person would accept that one where it is at least .90: {hits} of {sets} sets. Else nothing is trained, and
+the set is a miss. FD_ddm is |share - .5| of {n} images that were made with the accepted candidate, by a judge that has
+seen other images; its interval is at 95 %. The bar of .06 holds in {balanced} of {sets} sets.
 
 """
 

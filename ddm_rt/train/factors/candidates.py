@@ -80,9 +80,7 @@ def find_candidates(
         Candidate(label, view, rule, *_agreement(label, view, splits), _stability(label, resampled[view]))
         for view, label, rule in every
     ]
-    ranked = sorted(
-        candidates, key=lambda each: -np.nan_to_num(each.agreement)
-    )  # a stable sort: else in the views' order
+    ranked = sorted(candidates, key=lambda each: -each.known)  # ties: in the order of views
     kept: list[Candidate] = []
     for candidate in ranked:
         if all(adjusted_rand_score(candidate.label, other.label) < ALIKE for other in kept):

@@ -23,8 +23,17 @@ def raked(factors: Sequence[NDArray[np.int64]], cap: float = CAP) -> NDArray[np.
         for label in factors:
             sums = np.bincount(label, weights=weights)
             weights = weights * (weights.sum() / (sums > 0).sum() / np.maximum(sums, 1e-12))[label]
-        weights = np.minimum(weights / weights.mean(), cap)
+        weights = _capped(weights, cap)
+    return weights
+
+
+def _capped(weights: NDArray[np.float64], cap: float) -> NDArray[np.float64]:
+    """Scaled to mean 1, with what is above `cap` cut off and given to the others in proportion."""
     scaled: NDArray[np.float64] = weights / weights.mean()
+    while (above := scaled > cap * (1 + 1e-12)).any():
+        at_cap = above | (scaled >= cap)
+        scaled[at_cap] = cap
+        scaled[~at_cap] *= (len(scaled) - cap * at_cap.sum()) / scaled[~at_cap].sum()
     return scaled
 
 
