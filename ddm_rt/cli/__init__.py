@@ -11,7 +11,7 @@ from ddm_rt.cli.app import app, errors
 from ddm_rt.errors import DdmError
 
 # Files whose commands join the app when they are imported, in the order of `ddm-rt --help`.
-_FILES = ("train", "export", "demo", "sample", "calibrate", "evaluate", "compare", "serve", "build", "doctor")
+_FILES = ("train", "export", "demo", "sample", "calibrate", "evaluate", "audit", "compare", "serve", "build", "doctor")
 for _name in _FILES:
     import_module(f"{__name__}.{_name}")
 

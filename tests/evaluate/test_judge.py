@@ -108,7 +108,7 @@ def test_classes_that_contradict_the_file(write_judge):
         Judge.load(write_judge(), classes=["light", "dark"])
 
 
-@pytest.mark.parametrize("shape", [("B", 64), (1, 1, 8, 8), ("B", 2, 8, 8)])
+@pytest.mark.parametrize("shape", [("B", 64), (2, 1, 8, 8), ("B", 2, 8, 8)])
 def test_wrong_input(tmp_path, shape):
     path = tmp_path / "j.onnx"
     node = helper.make_node("Flatten", ["image"], ["logits"])

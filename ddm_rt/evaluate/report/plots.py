@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ddm_rt.evaluate.audit.record import Share
 from ddm_rt.evaluate.comparison.paired import ShareChange
 from ddm_rt.evaluate.evaluation import Evaluation
 
@@ -71,15 +72,36 @@ def difference_chart(changes: Sequence[ShareChange], margin: float, alt: str) ->
         return _svg(figure, axes, [change.group for change in changes], about, alt)
 
 
+def group_chart(shares: Sequence[Share], about: str, alt: str) -> str:
+    """Shares of an attribute's groups with their intervals, targets and noise-floor bands, one row for each."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 0.75 + 0.3 * len(shares)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, share in enumerate(shares):
+            _draw_share(axes, row, row, 0.7, share)
+        axes.set_xlim(-0.01, 1.01)
+        return _svg(figure, axes, [share.group for share in shares], about, alt)
+
+
 def _draw(axes: Axes, y: float, evaluation: Evaluation, k: int, lines: int) -> None:
-    target, floor = evaluation.target[k], evaluation.noise_floor.share_p95[k]
-    share, (low, high) = evaluation.raw.shares[k], evaluation.raw.intervals[k]
-    height = 0.7 / lines
-    colour, marker = _COLOURS[k % len(_COLOURS)], _MARKERS[k % len(_MARKERS)]
-    axes.barh(y, 2 * floor, height=height, left=target - floor, color="#888888", alpha=0.3, linewidth=0)
-    axes.vlines(target, y - height / 2, y + height / 2, color=_INK, linewidth=1.2, linestyles=(0, (3, 2)))
-    axes.hlines(y, low, high, color=colour, linewidth=2)
-    axes.plot([share], [y], marker=marker, color=colour, markersize=6, linestyle="")
+    found = Share(
+        group=evaluation.groups[k],
+        count=evaluation.group_counts[k],
+        share=evaluation.raw.shares[k],
+        interval=evaluation.raw.intervals[k],
+        target=evaluation.target[k],
+        floor=evaluation.noise_floor.share_p95[k],
+    )
+    _draw_share(axes, y, k, 0.7 / lines, found)
+
+
+def _draw_share(axes: Axes, y: float, look: int, height: float, found: Share) -> None:
+    colour, marker = _COLOURS[look % len(_COLOURS)], _MARKERS[look % len(_MARKERS)]
+    start = found.target - found.floor
+    axes.barh(y, 2 * found.floor, height=height, left=start, color="#888888", alpha=0.3, linewidth=0)
+    axes.vlines(found.target, y - height / 2, y + height / 2, color=_INK, linewidth=1.2, linestyles=(0, (3, 2)))
+    axes.hlines(y, *found.interval, color=colour, linewidth=2)
+    axes.plot([found.share], [y], marker=marker, color=colour, markersize=6, linestyle="")
 
 
 def _svg(figure: Figure, axes: Axes, rows: Sequence[str], about: str, alt: str) -> str:
