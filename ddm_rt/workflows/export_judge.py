@@ -133,8 +133,7 @@ def _root() -> Path:
 def _key(folder: Path, prompts: Sequence[str]) -> str:
     """Of all that an export depends on."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors", ".md"))
-    versions = [version(name) for name in ("transformers", "torch") if find_spec(name) is not None]
-    parts = [_FORMAT, list(prompts), versions, [(path.name, sha256(path)) for path in files if path.is_file()]]
+    parts = [_FORMAT, list(prompts), [(path.name, sha256(path)) for path in files if path.is_file()]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -153,19 +153,24 @@ def _of_aif360(found: _Found) -> _Found:
 
 
 def _as_figures(raw: _Found, corrected: _Found, reason: str | None = None) -> tuple[Figure, ...]:
-    nothing = (None, None)
+    fixed = {name: corrected.get(name, (None, None)) for name in raw}
     return tuple(
         Figure(
             name=name,
             library=LIBRARIES[name],
             value=value,
-            interval=interval,
-            corrected=corrected.get(name, nothing)[0],
-            corrected_interval=corrected.get(name, nothing)[1],
+            interval=_around(value, interval),
+            corrected=fixed[name][0],
+            corrected_interval=_around(*fixed[name]),
             reason=reason if value is None else None,
         )
         for name, (value, interval) in raw.items()
     )
+
+
+def _around(value: float | None, interval: Interval | None) -> Interval | None:
+    """The interval, which holds its estimate in spite of rounding."""
+    return None if value is None or interval is None else (min(interval[0], value), max(interval[1], value))
 
 
 def crossed(parts: Sequence[Labels], target: Sequence[float] | None = None) -> Labels:

@@ -5,14 +5,14 @@ from ddm_rt.evaluate.intervals import Interval
 
 PLAIN = {
     "shares": (
-        "A share is the part of the images of some group that show this group. fairlearn calls it `selection_rate`. "
+        "A share is the part of the images of some group that show this group. fairlearn calls it selection_rate. "
         "Each image is a place, each group is a candidate for it, and a group is selected where the image shows it."
     ),
     "figures": (
         "FD_L2 is the distance of the shares from the target. FD_ddm is how far one of two shares is from .5. "
-        "`demographic_parity_difference` and `demographic_parity_ratio` are fairlearn's: the largest share less the "
-        "smallest, and the smallest over the largest (the impact ratio). `statistical_parity_difference` and "
-        "`disparate_impact` are aif360's, with the smallest group as the unprivileged one and the largest as the "
+        "demographic_parity_difference and demographic_parity_ratio are fairlearn's: the largest share less the "
+        "smallest, and the smallest over the largest (the impact ratio). statistical_parity_difference and "
+        "disparate_impact are aif360's, with the smallest group as the unprivileged one and the largest as the "
         "privileged one."
     ),
     "parity": (
@@ -25,8 +25,8 @@ PLAIN = {
         "Rules were given with the command and checked before any image was read. A rule passes where the whole 95 % "
         "interval keeps to it, and fails where none of the interval does. Otherwise it is undecided. It then takes "
         "about n·((w/d)² − 1) more images, if the estimate stays. Here d is the distance from the estimate to the "
-        "bound, and w is how far the interval reaches to the bound's side. Where the judge's error rates are known, the "
-        "corrected figure is judged, because a judge's errors help a rule to pass."
+        "bound, and w is how far the interval reaches to the bound's side. Where the judge's error rates are known, "
+        "the corrected figure is judged, because a judge's errors help a rule to pass."
     ),
 }
 
@@ -58,7 +58,7 @@ QUALITY = ("images", "n", "Frechet distance", "KID", "precision", "recall", "cov
 
 
 def quality_rows(audit: QualityAudit) -> list[list[str]]:
-    """Cells under `QUALITY`, of all images and of each group."""
+    """Cells under QUALITY, of all images and of each group."""
     rows = [("all", audit.found, None), *((each.group, each.quality, each.reason) for each in audit.per_group)]
     return [
         [f"{name} ({reason})" if reason else name, *["–"] * 6]
