@@ -43,6 +43,8 @@ def audit_of(methods: Sequence[str], out: Path, *, judge: Sequence[str], **asked
     sources = [parse_source(text) for text in judge]
     if asked["group"] and not any(source.kind == "clip" for source in sources):
         raise DdmError("--group: is for a CLIP judge (--judge clip:FOLDER); --groups names the groups of others")
+    if sum(source.kind == "clip" for source in sources) > 1:
+        raise DdmError("--group: of which CLIP judge? Export each with ddm-rt export-judge, and name the ONNX files")
     threads = asked["threads"] or len(os.sched_getaffinity(0))
     stated = [text.rpartition("=") for text in asked["preprocessing"] or ()]
     if any(not name for name, _, _ in stated) and len(sources) > 1:

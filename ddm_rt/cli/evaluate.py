@@ -60,7 +60,7 @@ def evaluate(
         Option(help="Groups to measure, e.g. 3,8 or gender:female,male;race:asian,black. An audit takes all classes."),
     ] = None,
     reference: Annotated[
-        str | None, Option(help="Real images for quality: a folder, or digits:CLASSES. An audit does without.")
+        str | None, Option(help="Real images for quality, which an audit can do without: a folder, or digits:CLASSES.")
     ] = None,
     n: Annotated[int, Option("-n", help="Number of images that each bundle makes.")] = 1000,
     seed: options.Seed = 0,

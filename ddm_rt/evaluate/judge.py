@@ -1,5 +1,6 @@
 """Any ONNX classifier as the judge that measures groups. It is never used in training or sampling."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Judge:
         names = _classes(path, metadata, classes, outputs[logits][1])
         return cls(
             name=str(source) if str(source) in SHIPPED else path.stem,
-            sha256=sha256(path),
+            sha256=_digest(path),
             classes=names,
             confusion=_confusion(path, metadata, len(names)),
             training=_json(path, metadata, "training") or {},
@@ -205,6 +206,13 @@ def _known_size(
     if any(own is not None and own != given for own, given in zip(size, steps.output, strict=True)):
         raise DdmError(f"{path}: the graph takes {list(size)} pixels, its preprocessing gives {list(steps.output)}")
     return steps.output
+
+
+def _digest(path: Path) -> str:
+    """Of the file; where its weights lie beside it, of the digests of both."""
+    files = [path, *(beside for end in (".data", "_data") if (beside := path.with_name(path.name + end)).is_file())]
+    digests = [sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _preprocessing(path: Path, metadata: Mapping[str, str], given: Path | None) -> tuple[Preprocessing | None, str]:

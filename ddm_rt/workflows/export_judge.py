@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit.judges import Source
 from ddm_rt.evaluate.judge import id2label
-from ddm_rt.evaluate.preprocessing import FILE, from_processor
+from ddm_rt.evaluate.preprocessing import FILE, Preprocessing, from_processor
 from ddm_rt.files import read, sha256
 
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG = "config.json"
+CONFIG, _PROCESSOR = "config.json", "processor_config.json"
 _CACHE = "DDM_RT_CACHE"  # as for compiled code: an environment variable
 _NEEDED = ("torch", "transformers", "onnx", "onnxscript")
 _FORMAT = 1  # of exported judges: another one is exported again
@@ -57,7 +57,7 @@ def export_judge(folder: Path, out: Path, prompts: Sequence[str] = ()) -> float:
     difference to torch. Raises DdmError naming what is missing or unknown.
     """
     config = _json(folder / CONFIG)
-    steps = from_processor(_json(folder / FILE), folder / FILE)
+    steps = _preprocessing(folder)
     if steps.output is None:
         raise DdmError(f"{folder / FILE}: images come out in different sizes; expected a crop, or height and width")
     clip = config.get("model_type") == "clip"
@@ -145,6 +145,14 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise DdmError(f"{path}: expected an object")
     return tree
+
+
+def _preprocessing(folder: Path) -> Preprocessing:
+    """Of preprocessor_config.json, or of processor_config.json, as newer versions write it for CLIP."""
+    if not (folder / FILE).is_file() and (folder / _PROCESSOR).is_file():
+        tree = _json(folder / _PROCESSOR)
+        return from_processor(tree.get("image_processor", tree), folder / _PROCESSOR)
+    return from_processor(_json(folder / FILE), folder / FILE)
 
 
 def _loaded(kind: Any, folder: Path, **more: Any) -> Any:

@@ -94,6 +94,7 @@ def test_a_bundle_is_audited_on_images_that_it_makes(ddm_rt, bundle: Bundle, jud
     [
         (("--rule", "FD<=.1"), "--rule 'FD<=.1': the metric 'FD' is unknown"),
         (("--group", "a"), "--group: is for a CLIP judge"),
+        (("--judge", "a=clip:x", "--judge", "b=clip:y"), "--group: of which CLIP judge?"),
         (("--training", "digits"), "training: an audit doesn't take it"),
         (("--prompt", "a nurse"), "prompt is given, but"),
         (("--about", "nowhere.toml"), "nowhere.toml: cannot be read"),

@@ -23,6 +23,7 @@ from ddm_rt.sample.manifest import Manifest, read_manifest
 METADATA = "metadata.csv"
 MANIFEST = "manifest.json"
 _ORIENTATION = 0x0112  # EXIF's tag
+_NAMED = 20  # files that are named where many are left out
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Material:
     columns: Mapping[str, tuple[str, ...]]
     codes: NDArray[np.int64] | None
     identity: tuple[Fact, ...]
+    passed_over: str = "0"  # files that by their names are no images
 
 
 def find(folder: Path) -> Material:
@@ -59,9 +61,7 @@ def find(folder: Path) -> Material:
         names = tuple(record.file for record in manifest.images)
         columns, codes, identity = of_manifest(manifest)
     else:
-        found = (path for path in folder.rglob("*") if path.suffix.lower() in data.SUFFIXES and path.is_file())
-        parts = sorted(path.relative_to(folder) for path in found)
-        names = tuple(path.as_posix() for path in parts if not any(part.startswith(".") for part in path.parts))
+        names, others = _files(folder)
         columns, codes, identity = {}, None, ()
     if not names:
         raise DdmError(f"{folder}: no images found; expected at least one file of {' '.join(data.SUFFIXES)}")
@@ -75,7 +75,22 @@ def find(folder: Path) -> Material:
         columns=columns,
         codes=codes,
         identity=identity,
+        passed_over="0" if manifest is not None else others,
     )
+
+
+def _files(folder: Path) -> tuple[tuple[str, ...], str]:
+    """Images below `folder` in the order of their names, and how many other files there are of which ending."""
+    names, others = [], Counter[str]()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if not path.is_file() or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
+            continue
+        if path.suffix.lower() in data.SUFFIXES:
+            names.append(inside.as_posix())
+        else:
+            others[path.suffix.lower() or "without an ending"] += 1
+    return tuple(names), ", ".join(f"{count} {ending}" for ending, count in others.most_common()) or "0"
 
 
 def of_generation(made: Generation, title: str) -> Material:
@@ -156,7 +171,7 @@ class Census:
         """Images that are the same file as an earlier one."""
         return len(self.digests) - len(set(self.digests.values()))
 
-    def facts(self) -> tuple[Fact, ...]:
+    def facts(self, passed_over: str) -> tuple[Fact, ...]:
         (widths, heights), kinds = zip(*self.sides, strict=True), self.kinds.most_common()
         rows = json.dumps(sorted(self.digests.items()))
         found = {
@@ -166,6 +181,12 @@ class Census:
             "widths and heights": f"{min(widths)} to {max(widths)} by {min(heights)} to {max(heights)} pixels",
             "turned as EXIF says": str(self.turned),
             "exact copies of another image": str(self.repeated),
-            "left out as unreadable": ", ".join(self.unreadable) or "0",
+            "left out as unreadable": _named(self.unreadable),
+            "other files, by their endings": passed_over,
         }
         return tuple(Fact(name=name, value=value) for name, value in found.items())
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more if names else "0"

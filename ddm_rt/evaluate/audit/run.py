@@ -97,7 +97,7 @@ def audit(
         n=len(kept),
         about=about,
         identity=(*material.identity, *identity),
-        data=census.facts(),
+        data=census.facts(material.passed_over),
         judges=tuple(witness.facts() for witness in plan.witnesses),
         attributes=attributes,
         crossings=tuple(crossings),

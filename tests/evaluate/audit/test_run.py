@@ -139,6 +139,20 @@ def test_images_that_cannot_be_read(measure, photos: Path) -> None:
     assert any("1 images are exact copies" in risk for risk in found.risks)
 
 
+def test_files_that_are_no_images_are_counted(measure, photos: Path) -> None:
+    label(photos, "metadata.csv", prompt=lambda i: "x")
+    for name in ("a.heic", "b.heic", "readme", ".hidden.jpg"):
+        (photos / name).write_bytes(b"")
+    facts = {fact.name: fact.value for fact in measure()[0].data}
+    assert (facts["images"], facts["other files, by their endings"]) == ("40", "2 .heic, 1 without an ending")
+
+
+def test_a_target_of_nothing(measure) -> None:
+    found, _ = measure(target="tone:dark=1,light=0", rules=["share:light<=.2"])
+    assert found.attributes[0].shares[1].target == 0
+    assert found.outcome == "UNDECIDED"
+
+
 def test_labels_stay_with_their_images_where_some_cannot_be_read(measure, photos: Path) -> None:
     people = label(photos.parent, "people.csv", label=lambda i: LIGHT[i])
     for i in (0, 1, 7):
