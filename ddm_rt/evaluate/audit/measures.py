@@ -148,7 +148,7 @@ def _ratio(bounds: Sequence[Interval]) -> Interval:
 def _of_aif360(found: _Found) -> _Found:
     """aif360's two, of fairlearn's: the value with the lowest rate is unprivileged, with the highest privileged."""
     difference, interval = found[DIFFERENCE]
-    mirrored = None if interval is None else (-interval[1], -interval[0])
+    mirrored = None if interval is None else (-interval[1] + 0.0, -interval[0] + 0.0)  # no -0
     return {SPD: (None if difference is None else -difference + 0.0, mirrored), IMPACT: found[RATIO]}
 
 

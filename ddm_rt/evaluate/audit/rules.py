@@ -135,9 +135,14 @@ def _verdict(rule: Rule, text: str, n: int, figure: Figure) -> Verdict:
             outcome, reason = "FAIL", f"the whole interval, {within}, breaks the rule"
         else:
             more = more_images(rule, value, interval, n)
-            reason = f"the interval, {within}, holds the bound {rule.bound:g}"
-            reason += f"; about {more} more images would decide if the estimate stays" if more is not None else ""
-            reason += "" if more is not None else "; the estimate is the bound, so that no number of images decides"
+            reason = f"the interval, {within}, holds the bound {rule.bound:g}; "
+            if more is None:
+                reason += "the estimate is the bound, so that no number of images decides"
+            else:
+                # The judge's part of an interval stays. One that ends with the metric's range would reach further.
+                end = interval[rule.bound > value]
+                most = "at least" if fixed or end in (-1, 0, 1, value) else "about"
+                reason += f"{most} {more} more image{'s' * (more != 1)} would decide if the estimate stays"
     return Verdict(
         rule=text,
         outcome=outcome,  # type: ignore[arg-type]

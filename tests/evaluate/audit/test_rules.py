@@ -100,6 +100,11 @@ def test_an_estimate_on_the_bound_is_never_decided() -> None:
     assert "no number of images decides" in found.reason
 
 
+def test_an_interval_that_ends_at_the_metrics_range_tells_the_least_number() -> None:
+    assert "at least 1 more image would decide" in verdict("FD_ddm<=.05", attribute(1, 1)).reason
+    assert "about 2415 more images would decide" in verdict("FD_ddm<=.05", attribute(53, 100)).reason
+
+
 def test_a_judge_that_errs_does_not_help_a_rule_to_pass() -> None:
     confusion = np.array([[7000, 3000], [3000, 7000]])
     found = verdict("FD_ddm<=.1", attribute(1160, 2000, confusion=confusion, classes=("female", "male")))
