@@ -1,6 +1,5 @@
 """`ddm-rt export-judge` and `card`, and what `evaluate` does with a folder of anybody's images."""
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -45,7 +44,6 @@ def audit_of(methods: Sequence[str], out: Path, *, judge: Sequence[str], **asked
         raise DdmError("--group: is for a CLIP judge (--judge clip:FOLDER); --groups names the groups of others")
     if sum(source.kind == "clip" for source in sources) > 1:
         raise DdmError("--group: of which CLIP judge? Export each with ddm-rt export-judge, and name the ONNX files")
-    threads = asked["threads"] or len(os.sched_getaffinity(0))
     stated = [text.rpartition("=") for text in asked["preprocessing"] or ()]
     if any(not name for name, _, _ in stated) and len(sources) > 1:
         raise DdmError("--preprocessing: expected ATTRIBUTE=FILE, because there are several judges")
@@ -62,7 +60,7 @@ def audit_of(methods: Sequence[str], out: Path, *, judge: Sequence[str], **asked
         reference=None if asked["reference"] is None else Path(asked["reference"]),
         min_per_group=asked["min_per_group"],
         skip_unreadable=bool(asked["skip_unreadable"]),
-        threads=threads,
+        threads=asked["threads"],
     )
     with display.progress(errors) as bars:
         found, page = audit(

@@ -51,7 +51,7 @@ def audit(
     check_free(out)
     stated = read_about(about)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    facts = {"measured on": now, "ddm_rt": ddm_rt.__version__, "command": command, "threads": str(asked.threads)}
+    facts = {"measured on": now, "ddm_rt": ddm_rt.__version__, "command": command}
     identity = [Fact(name=name, value=value) for name, value in facts.items() if value]
     if is_bundle(path):
         from ddm_rt.sample.pipeline import Pipeline

@@ -50,6 +50,9 @@ def risks(audit: Audit, census: Census) -> tuple[str, ...]:
             )
         if each.unlabelled:
             found.append(f"{each.name}: {each.unlabelled} images have no label, or raters disagree. They are left out.")
+    ruled = [each.name for each in audit.attributes if any(f"[{each.name}]" in rule.rule for rule in audit.rules)]
+    if audit.rules and (free := [each.name for each in audit.attributes if each.name not in ruled]):
+        found.append(f"No rule is about the shares of {', '.join(free)}.")
     for agreement in audit.agreements:
         low = None if agreement.interval is None else agreement.interval[0]
         if low is None or low < _AGREED:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ddm_rt.engine.contract import usable_cores
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit import images, measures, people, rules
 from ddm_rt.evaluate.audit.about import About
@@ -40,7 +41,7 @@ class Asked:
     reference: Path | None = None
     min_per_group: int = MIN_PER_GROUP
     skip_unreadable: bool = False
-    threads: int = 1
+    threads: int | None = None  # of classifiers; None: all cores
     seed: int = 0
 
 
@@ -96,7 +97,7 @@ def audit(
         title=about.model or material.title,
         n=len(kept),
         about=about,
-        identity=(*material.identity, *identity),
+        identity=(*material.identity, *identity, Fact(name="threads", value=str(asked.threads or usable_cores()))),
         data=census.facts(material.passed_over),
         judges=tuple(witness.facts() for witness in plan.witnesses),
         attributes=attributes,
@@ -129,7 +130,7 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
         groups=groups,
         classes=classes,
         preprocessing=asked.preprocessing,
-        threads=asked.threads,
+        threads=asked.threads or usable_cores(),
         of_torch=of_torch,
     )
     names = [witness.source.attribute for witness in found]

@@ -86,6 +86,7 @@ def test_several_judges_intersections_and_outcomes(measure, photos: Path) -> Non
     nurses = {rate.value: (rate.n, rate.selected) for rate in found.parities[0].rates}
     assert nurses == {"a doctor": (20, 8), "a nurse": (20, 20)}
     assert found.outcome == "PASS"
+    assert "No rule is about the shares of tone, side." in found.risks
     assert {each.attribute: each.kind for each in found.judges} == {"tone": "ONNX classifier", "side": "people (1)"}
 
 
