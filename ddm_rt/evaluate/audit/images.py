@@ -84,7 +84,8 @@ def _files(folder: Path) -> tuple[tuple[str, ...], str]:
     names, others = [], Counter[str]()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if not path.is_file() or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
+        there = path.is_file() or (path.is_symlink() and not path.exists())  # a link to nowhere can't be read
+        if not there or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
             continue
         if path.suffix.lower() in data.SUFFIXES:
             names.append(inside.as_posix())

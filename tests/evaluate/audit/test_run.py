@@ -140,6 +140,12 @@ def test_images_that_cannot_be_read(measure, photos: Path) -> None:
     assert any("1 images are exact copies" in risk for risk in found.risks)
 
 
+def test_a_link_to_nowhere_is_not_passed_over(measure, photos: Path) -> None:
+    (photos / "040.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DdmError, match=r"040\.jpg: cannot be read"):
+        measure()
+
+
 def test_files_that_are_no_images_are_counted(measure, photos: Path) -> None:
     label(photos, "metadata.csv", prompt=lambda i: "x")
     for name in ("a.heic", "b.heic", "readme", ".hidden.jpg"):
