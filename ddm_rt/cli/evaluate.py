@@ -79,7 +79,8 @@ def evaluate(
         list[str] | None, Option(metavar="ATTRIBUTE=GROUP", help="Outcome to compare over features and attributes.")
     ] = None,
     cross: Annotated[
-        list[str] | None, Option(metavar="A&B", help="Attributes to take together. By default each two of them.")
+        list[str] | None,
+        Option(metavar="A&B", help="Attributes to take together, or none. By default each two of them."),
     ] = None,
     target: Annotated[
         str | None, Option(help="Wanted shares, e.g. gender:female=.5,male=.5;race:uniform. Even by default.")

@@ -1,5 +1,6 @@
 """From images and judges to the record of an audit. Rules and options are checked before any image is read."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -23,6 +24,8 @@ from ddm_rt.sample.calibration.groups import parse_attributes, parse_target
 
 THUMBNAILS, _SIDE = 48, 96  # of the page: how many, and pixels of an edge
 _MOST_VALUES = 100  # of a sensitive feature
+_MOST_CELLS = 200  # groups of an attribute, or cells of several
+_NONE = "none"  # in the place of attributes to take together
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
     targets = {}
     if asked.target is not None:
         targets = {part.name: part.shares for part in parse_target(asked.target, checked(found, "--target"))}
-    crossings = [tuple(text.split("&")) for text in asked.crossings or ()]
+    crossings = [tuple(text.split("&")) for text in asked.crossings or () if text != _NONE]
     if asked.crossings is None:
         crossings = list(combinations(names, 2))
     for crossing in crossings:
@@ -145,6 +148,12 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
             text = "&".join(crossing)
             raise DdmError(f"--cross {text!r}: expected two or more of {', '.join(names)} with & between them")
     by_name = {witness.source.attribute: witness for witness in found}
+    for several in (*((name,) for name in names), *crossings):
+        if (cells := math.prod(len(by_name[name].groups) for name in several)) > _MOST_CELLS:
+            raise DdmError(
+                f"{'&'.join(several)}: {cells} groups are more than {_MOST_CELLS}; name fewer (--groups), or other "
+                "attributes to take together (--cross, or --cross none)"
+            )
     outcomes = [_outcome(text, by_name) for text in asked.outcomes]
     for column in asked.by:
         _check_column(column, material)

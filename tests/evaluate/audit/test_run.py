@@ -154,6 +154,14 @@ def test_files_that_are_no_images_are_counted(measure, photos: Path) -> None:
     assert (facts["images"], facts["other files, by their endings"]) == ("40", "2 .heic, 1 without an ending")
 
 
+def test_more_groups_than_anybody_reads(measure, photos: Path) -> None:
+    many = [f"many=people:{label(photos.parent, 'many.csv', label=lambda i: str(i))}"]
+    many.append(f"more=people:{label(photos.parent, 'more.csv', label=lambda i: str(i // 2))}")
+    with pytest.raises(DdmError, match="many&more: 800 groups are more than 200"):
+        measure(tuple(many))
+    assert measure(tuple(many), crossings=["none"])[0].crossings == ()
+
+
 def test_a_target_of_nothing(measure) -> None:
     found, _ = measure(target="tone:dark=1,light=0", rules=["share:light<=.2"])
     assert found.attributes[0].shares[1].target == 0
