@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def _folder(path: Path, config: DataConfig) -> Listing:
     if len(files) < 2:
         raise DdmError(f"data {path}: {len(files)} images found; expected at least 2 ({' '.join(SUFFIXES)})")
     names = tuple(f.relative_to(path).as_posix() for f in files)
-    table = _metadata(path / "metadata.csv", set(names), complete=config.prompt is None)
+    table = metadata(path / "metadata.csv", set(names), complete=config.prompt is None)
     labels, prompts = (tuple(table.get(name, {}).get(key, "") for name in names) for key in ("label", "prompt"))
     if config.prompt is not None:
         prompts = tuple(prompt if prompt.strip() else config.prompt for prompt in prompts)
@@ -192,11 +193,7 @@ def _folder(path: Path, config: DataConfig) -> Listing:
 
 def _read(file: Path, config: DataConfig) -> Picture:
     side = config.image_size
-    try:
-        with Image.open(file) as image:
-            upright = _eight_bit(ImageOps.exif_transpose(image)).convert("L" if config.channels == 1 else "RGB")
-    except _UNREADABLE as error:
-        raise DdmError(f"{file}: not a readable image ({error})") from error
+    upright = read_upright(file, "L" if config.channels == 1 else "RGB")
     width, height = upright.size
     if min(width, height) < config.min_side:
         raise DdmError(
@@ -207,6 +204,17 @@ def _read(file: Path, config: DataConfig) -> Picture:
     top, left = (round((edge * scale - side) / 2) for edge in (height, width))
     pixels = np.asarray(fitted).reshape(side, side, config.channels)
     return Picture(pixels, (height, width, top, left, side, side))
+
+
+def read_upright(file: Path | BytesIO, mode: str = "RGB", name: Path | None = None) -> Image.Image:
+    """An image as a person sees it: turned as its EXIF says, 8 bits. Raises DdmError naming the file (`name`) where it
+    can't be read.
+    """
+    try:
+        with Image.open(file) as image:
+            return _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
+    except _UNREADABLE as error:
+        raise DdmError(f"{name or file}: not a readable image ({error})") from error
 
 
 def _file_digest(file: Path) -> str:
@@ -231,7 +239,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def _metadata(path: Path, names: set[str], *, complete: bool) -> dict[str, dict[str, str]]:
+def metadata(path: Path, names: set[str], *, complete: bool) -> dict[str, dict[str, str]]:
     """metadata.csv: `file_name`, and `label` or `prompt`; where `complete`, every image must have its row."""
     if not path.is_file():
         return {}

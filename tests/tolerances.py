@@ -101,3 +101,12 @@ CHECKPOINTING_REL = 1e-5
 # Weights that two processes train in five steps of 1e-2 against those of one, max absolute error: Adam divides by a
 # gradient's size, so that rounding shows where that is near zero.
 PROCESSES_ABS = 1e-4
+
+# Figures under fairlearn's names against fairlearn's own functions.
+FAIRLEARN_ABS = 1e-12
+
+# An image as a judge takes it against transformers' processors on Pillow, in units of the normalised image.
+PROCESSOR_ABS = 1e-6
+
+# Probabilities of an exported judge against transformers' own pipelines, which round to the file's float32 elsewhere.
+JUDGE_PROBABILITY_ABS = 1e-5

@@ -12,17 +12,8 @@ from ddm_rt.errors import DdmError
 
 # Files whose commands join the app when they are imported, in the order of `ddm-rt --help`.
 _FILES = (
-    "train",
-    "discover",
-    "export",
-    "demo",
-    "sample",
-    "calibrate",
-    "evaluate",
-    "compare",
-    "serve",
-    "build",
-    "doctor",
+    *("train", "discover", "export", "demo", "sample", "calibrate"),
+    *("evaluate", "audit", "compare", "serve", "build", "doctor"),
 )
 for _name in _FILES:
     import_module(f"{__name__}.{_name}")

@@ -19,7 +19,6 @@ from ddm_rt.evaluate.intervals import (
     bootstrap_shares,
     fd_interval,
     noise_floor,
-    percentile,
     stratified,
     wilson,
 )
@@ -213,13 +212,8 @@ def _balances(
     if judge.confusion is None:
         return raw, None
     counts = fairness.group_confusion(judge.confusion, judge.classes, groups)
-    found = fairness.correct(p, fairness.conditional(counts))
-    # Images and the judge's error rates are redrawn together, so that the intervals hold both uncertainties.
-    errors = fairness.confusion_draws(counts, draws=len(draws), seed=seed + 1)
-    corrected = np.stack([fairness.invert(draw, error) for draw, error in zip(draws, errors, strict=True)])
-    # A judge that made no error on held-out images may make some: its draws lie to one side of the estimate.
-    intervals = [(min(low, x), max(high, x)) for (low, high), x in zip(percentile(corrected), found, strict=True)]
-    return raw, _balance(found, [(float(low), float(high)) for low, high in intervals], corrected, u)
+    found, redrawn, intervals = fairness.explained(p, draws, counts, seed=seed + 1)
+    return raw, _balance(found, intervals, redrawn, u)
 
 
 def _balance(

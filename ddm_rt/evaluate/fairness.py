@@ -13,7 +13,7 @@ from scipy.special import entr, rel_entr
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.intervals import CONFIDENCE, Interval, wilson
+from ddm_rt.evaluate.intervals import CONFIDENCE, Interval, percentile, wilson
 
 Shares = NDArray[np.float64]  # [K], on the simplex
 
@@ -166,6 +166,22 @@ def correct(p: Shares, conditional: Shares) -> Shares:
         share = cleam(float(p[0]), float(conditional[0, 0]), float(conditional[1, 1]))
         return np.array([share, 1 - share])
     return invert(p, conditional)
+
+
+def explained(
+    p: Shares, draws: NDArray[np.float64], counts: NDArray[np.int64], *, seed: int, confidence: float = CONFIDENCE
+) -> tuple[Shares, NDArray[np.float64], list[Interval]]:
+    """True shares [K] that explain judged shares p [K], bootstrap draws of them, and their intervals.
+
+    `counts` [K,K] are held-out images by truth and verdict. Images (`draws` [R,K]) and the judge's error rates are
+    redrawn together, so that the intervals hold both uncertainties.
+    """
+    found = correct(p, conditional(counts))
+    errors = confusion_draws(counts, draws=len(draws), seed=seed)
+    redrawn = np.stack([invert(draw, error) for draw, error in zip(draws, errors, strict=True)])
+    # A judge that made no error on held-out images may make some: its draws lie to one side of the estimate.
+    bounds = zip(percentile(redrawn, confidence), found, strict=True)
+    return found, redrawn, [(float(min(low, x)), float(max(high, x))) for (low, high), x in bounds]
 
 
 def invert(p: Shares, conditional: Shares) -> Shares:

@@ -36,7 +36,7 @@ def wilson(count: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return (float(found.low), float(found.high))
 
 
-def stratified(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Interval:
+def stratified(counts: NDArray[np.int64], sizes: NDArray[np.int64], confidence: float = CONFIDENCE) -> Interval:
     """Interval of a quota sampler's share: `counts` [S] of `sizes` [S] images in each stratum.
 
     The variance of p = Σ_k w_k p_k with fixed w_k = n_k/n is Σ_k w_k² p_k(1−p_k)/n_k, which is 0 when every code is
@@ -49,7 +49,7 @@ def stratified(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Interval:
     if not len(sizes):
         raise DdmError("strata: no images in any of them")
     weights, shares = sizes / sizes.sum(), counts / sizes
-    bounds = np.array([wilson(int(c), int(n)) for c, n in zip(counts, sizes, strict=True)])  # [S, 2]
+    bounds = np.array([wilson(int(c), int(n), confidence) for c, n in zip(counts, sizes, strict=True)])  # [S, 2]
     below, above = np.linalg.norm(weights[:, None] * (bounds - shares[:, None]), axis=0)
     p = float(weights @ shares)
     return (float(max(0.0, p - below)), float(min(1.0, p + above)))
@@ -73,9 +73,9 @@ def bootstrap_shares(table: NDArray[np.int64], *, seed: int, resamples: int = RE
     return np.asarray(moved / moved.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def percentile(draws: NDArray[np.float64]) -> list[Interval]:
+def percentile(draws: NDArray[np.float64], confidence: float = CONFIDENCE) -> list[Interval]:
     """Percentile interval of each column of bootstrap draws [R,K]."""
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 

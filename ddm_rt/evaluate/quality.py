@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from sklearn.neighbors import NearestNeighbors
 
 from ddm_rt.config import Frozen
 from ddm_rt.errors import DdmError
@@ -179,7 +178,7 @@ def check_pictures(images: NDArray[np.uint8], **others: NDArray[np.uint8]) -> No
 
 def distances(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Distance [N] of each image to the nearest of `others`: root mean square over pixels, black to white = 1."""
-    index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_pixels(others))
+    index = _index(_pixels(others), 1)
     return np.asarray(index.kneighbors(_pixels(images))[0][:, 0] / np.sqrt(images[0].size), dtype=np.float64)
 
 
@@ -189,7 +188,7 @@ def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _radii(z: Features, k: int) -> NDArray[np.float64]:
     """Distance [N] of each point to its k-th neighbour, itself not counted."""
-    distance, _ = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(z).kneighbors(z)
+    distance, _ = _index(z, k + 1).kneighbors(z)
     return np.asarray(distance[:, k], dtype=np.float64)
 
 
@@ -200,3 +199,10 @@ def _check(x: Features, y: Features, least: int) -> tuple[NDArray[np.float64], N
         if not np.isfinite(z).all():
             raise DdmError(f"{name} features: values that are not finite")
     return x.astype(np.float64), y.astype(np.float64)
+
+
+def _index(z: Features, k: int) -> Any:
+    """scikit-learn's index of rows. It takes seconds to import, and audits without a reference do without it."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(z)

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
 
@@ -12,6 +13,8 @@ from ddm_rt.errors import DdmError
 from ddm_rt.export import graph
 from ddm_rt.export.run import MAX_ABS_ERROR
 from ddm_rt.files import write_atomic
+
+_LARGEST = 2**31 - 2**24  # bytes of weights: protocol buffers end at 2 GiB
 
 
 def export_classifier(
@@ -51,5 +54,18 @@ def export_classifier(
         error = graph.difference(draft, cases, graph.expected(module, cases))
         if not error <= MAX_ABS_ERROR:
             raise DdmError(f"{path.name}: differs from torch by {error:.3g}; expected at most {MAX_ABS_ERROR:g}")
-        write_atomic(path, draft.read_bytes())
+        write_atomic(path, _as_one_file(draft))
     return error
+
+
+def _as_one_file(graph: Path) -> bytes:
+    """However large, one file is easier to pass on: weights come back from the data file beside it. Raises DdmError
+    where they are more than a file can hold.
+    """
+    data = graph.with_name(f"{graph.name}.data")
+    if not data.exists():
+        return graph.read_bytes()
+    if data.stat().st_size > _LARGEST:
+        raise DdmError(f"{graph.name}: its weights are {data.stat().st_size} bytes; one ONNX file holds {_LARGEST}")
+    content: bytes = onnx.load(graph).SerializeToString()
+    return content

@@ -8,6 +8,8 @@ A command whose work crosses rooms has its function here:
 - upgrade: `upgrade.upgrade`
 - train-judge: `train_judge.make_judge`
 - calibrate: `calibrate.first_set` and `next_set`, then `from_audits`; with a judge `from_judges`
+- evaluate, of an audit: `audit.audit`; card: `audit.card_of`
+- export-judge: `export_judge.export_judge`
 - compare: `compare.compare`
 - serve: `serve.serve`
 - doctor: `doctor.checks`
@@ -19,7 +21,7 @@ Others call the room that does the work:
 - distill: `ddm_rt.train.distill.run.distill`
 - export --diffusers: `ddm_rt.export.diffusers.export_diffusers`
 - sample: `ddm_rt.sample.pipeline.Pipeline.generate`, with --shards `ddm_rt.serve.bulk.generate_shards`
-- evaluate: `ddm_rt.evaluate.run.evaluate_methods`
+- evaluate, of a comparison: `ddm_rt.evaluate.run.evaluate_methods`
 - compare --record: `ddm_rt.evaluate.comparison.gates.record`
 - bench: `ddm_rt.evaluate.latency.bench`
 """

@@ -289,7 +289,7 @@ def test_an_evaluation_that_cannot_be(
 
 def test_a_directory_that_sample_did_not_write(refused, sampled, judge, images: Path, tmp_path: Path) -> None:
     line = ("--judge", judge[0], "--groups", "across,down", "--reference", images, "--out", tmp_path / "report")
-    assert "manifest.json: expected the manifest of `ddm-rt sample`" in refused("evaluate", images, *line)
+    assert "manifest.json: expected the manifest of `ddm-rt sample`" in refused("evaluate", images, sampled[0], *line)
     copy = Path(shutil.copytree(sampled[0], tmp_path / "copy"))
     (copy / "00003.png").write_bytes(b"no picture")
     assert f"{copy / '00003.png'}: not a readable image" in refused("evaluate", copy, *line)

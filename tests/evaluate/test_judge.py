@@ -75,6 +75,13 @@ def test_logits_stand_in_for_features_by_name(write_judge):
     assert judge.predict(grey(0)).features.shape == (1, 2)
 
 
+def test_weights_beside_a_graph_are_part_of_its_digest(write_judge):
+    path = write_judge()
+    alone = Judge.load(path).sha256
+    (path.parent / f"{path.name}_data").write_bytes(b"weights")
+    assert Judge.load(path).sha256 != alone
+
+
 def test_classes_given(write_judge):
     path = write_judge(metadata={})
     assert Judge.load(path, classes=["a", "b"]).classes == ("a", "b")
@@ -108,7 +115,7 @@ def test_classes_that_contradict_the_file(write_judge):
         Judge.load(write_judge(), classes=["light", "dark"])
 
 
-@pytest.mark.parametrize("shape", [("B", 64), (1, 1, 8, 8), ("B", 2, 8, 8)])
+@pytest.mark.parametrize("shape", [("B", 64), (2, 1, 8, 8), ("B", 2, 8, 8)])
 def test_wrong_input(tmp_path, shape):
     path = tmp_path / "j.onnx"
     node = helper.make_node("Flatten", ["image"], ["logits"])

@@ -14,8 +14,11 @@ from ddm_rt.files import atomic_directory
 _GAP = 1  # pixels between the pictures of a sheet
 
 
-def write(out_dir: Path, template: str, values: dict[str, object], json_name: str, json: str) -> Path:
-    """Write `template` as index.html, and `json` beside it, both or neither; returns the path of index.html.
+def write(
+    out_dir: Path, template: str, values: dict[str, object], json_name: str, json: str, **more: tuple[str, str]
+) -> Path:
+    """Write `template` as index.html, `json` and `more` texts (name of the file, text) beside it, all or none; returns
+    the path of index.html.
 
     All text in `values` is escaped where it enters the page. Raises DdmError when `out_dir` exists and is not empty.
     """
@@ -30,7 +33,8 @@ def write(out_dir: Path, template: str, values: dict[str, object], json_name: st
     page = environment.get_template(template).render(values)
     with atomic_directory(out_dir) as temporary:
         (temporary / "index.html").write_text(page, encoding="utf-8")
-        (temporary / json_name).write_text(json + "\n", encoding="utf-8")
+        for name, text in ((json_name, json + "\n"), *more.values()):
+            (temporary / name).write_text(text, encoding="utf-8")
     return out_dir / "index.html"
 
 

@@ -10,8 +10,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ddm_rt.evaluate.audit.record import Share
 from ddm_rt.evaluate.comparison.paired import ShareChange
 from ddm_rt.evaluate.evaluation import Evaluation
+from ddm_rt.evaluate.intervals import Interval
 
 _INK = "#010203"  # a colour that nothing else has: becomes currentColor
 _COLOURS = ("#3b82c4", "#dd7733", "#2a9d6f", "#b065c9", "#b8922a", "#d05a77", "#4aa8a8", "#8a8f3c")
@@ -71,14 +73,29 @@ def difference_chart(changes: Sequence[ShareChange], margin: float, alt: str) ->
         return _svg(figure, axes, [change.group for change in changes], about, alt)
 
 
+def group_chart(shares: Sequence[Share], about: str, alt: str) -> str:
+    """Shares of an attribute's groups with their intervals, targets and noise-floor bands, one row for each."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 0.75 + 0.3 * len(shares)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, share in enumerate(shares):
+            _draw_share(axes, row, row, 0.7, share.share, share.interval, share.target, share.floor)
+        axes.set_xlim(-0.01, 1.01)
+        return _svg(figure, axes, [share.group for share in shares], about, alt)
+
+
 def _draw(axes: Axes, y: float, evaluation: Evaluation, k: int, lines: int) -> None:
-    target, floor = evaluation.target[k], evaluation.noise_floor.share_p95[k]
-    share, (low, high) = evaluation.raw.shares[k], evaluation.raw.intervals[k]
-    height = 0.7 / lines
+    target, floor, raw = evaluation.target[k], evaluation.noise_floor.share_p95[k], evaluation.raw
+    _draw_share(axes, y, k, 0.7 / lines, raw.shares[k], raw.intervals[k], target, floor)
+
+
+def _draw_share(
+    axes: Axes, y: float, k: int, height: float, share: float, interval: Interval, target: float, floor: float
+) -> None:
     colour, marker = _COLOURS[k % len(_COLOURS)], _MARKERS[k % len(_MARKERS)]
     axes.barh(y, 2 * floor, height=height, left=target - floor, color="#888888", alpha=0.3, linewidth=0)
     axes.vlines(target, y - height / 2, y + height / 2, color=_INK, linewidth=1.2, linestyles=(0, (3, 2)))
-    axes.hlines(y, low, high, color=colour, linewidth=2)
+    axes.hlines(y, *interval, color=colour, linewidth=2)
     axes.plot([share], [y], marker=marker, color=colour, markersize=6, linestyle="")
 
 
