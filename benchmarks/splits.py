@@ -27,12 +27,13 @@ from store import RESULTS, of_evaluation, put, read
 from ddm_rt import data
 from ddm_rt.files import write_json
 from ddm_rt.presets import resolve
+from ddm_rt.train.factors.candidates import FIRST
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 PAIRS = ((0, 2), (0, 4), (2, 8), (4, 6), (5, 7), (6, 8))
 RATIOS = {"4:1": (800, 200), "1:4": (200, 800)}
 SETS = {f"{CLASSES[a]}, {CLASSES[b]} {ratio}": (a, b, ratio) for a, b in PAIRS for ratio in RATIOS}
-FIRST, HIT = 6, 0.9  # candidates that a person looks at; balanced accuracy that counts as found
+HIT = 0.9  # balanced accuracy that counts as found
 N, SEED, MIN_PER_GROUP = 1000, 0, 200
 JUDGE_FROM = 30_000  # training images from here on are the judge's; no set reaches so far
 STEPS = 1200

@@ -116,6 +116,13 @@ def _tree(
     return micro, rank[branch].astype(np.int64), tree
 
 
+def top_split(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> NDArray[np.int64]:
+    """The side, int64 [N], of each image in the tree's highest split in two. Raises DdmError as `discover` does."""
+    assignment, top_of, _ = _tree(embedding, config.model_copy(update={"top_codes": 2}), seed)
+    side: NDArray[np.int64] = top_of[assignment]
+    return side
+
+
 def tree_of(
     embedding: NDArray[np.float64], config: CodesConfig, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

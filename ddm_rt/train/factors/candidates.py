@@ -15,13 +15,16 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from ddm_rt.config import CodesConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.progress import OnFigures
-from ddm_rt.train.codes.discover import graph_embedding, neighbour_graph, tree_of
+from ddm_rt.train.codes.discover import graph_embedding, neighbour_graph, top_split, tree_of
 from ddm_rt.train.factors.mixture import equal_share_factors
 
 Labels = NDArray[np.int64]
 
 BRANCHES = 6  # of each view, the highest in its tree
 TOGETHER = "all views together"
+DEFAULT_VIEWS = ("encoder", "contrastive")  # that training takes: the first of them that is there
+DEFAULT = "the split that training takes by itself"
+FIRST = 6  # candidates that a person looks at first
 SAME, ALIKE = 0.95, 0.6  # adjusted Rand index from which two splits are one; are shown as one
 MOST = 12  # candidates that are shown
 
@@ -49,7 +52,8 @@ def find_candidates(
 ) -> list[Candidate]:
     """Up to MOST candidates, first those of which the other views know most, from features [N,D] by view.
 
-    The graphs of all views added up are a view of their own.
+    The graphs of all views added up are a view of their own. The split in two that training takes where nobody chooses
+    (of the encoder's features, or of contrastive ones) is one of the first FIRST in any case.
 
     Raises DdmError for too few images, or where no view has a split with `codes.min_share` of the images on each side.
     """
@@ -61,9 +65,12 @@ def find_candidates(
     graphs = {view: neighbour_graph(features, config) for view, features in views.items()}
     if len(graphs) > 1:
         graphs[TOGETHER] = sum(graphs.values())
+    by_default = next((view for view in DEFAULT_VIEWS if view in views), None)
     for number, (view, graph) in enumerate(graphs.items()):
         embedding = graph_embedding(graph, config, seed)
         found = [(label, f"branch {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
+        if view == by_default:
+            found = [(_ordered(top_split(embedding, config, seed)), DEFAULT), *found]
         if view == "encoder":
             factors = [_ordered(label) for label in equal_share_factors(views[view], seed)]
             found = [(label, f"equal-share factor {i + 1}") for i, label in enumerate(factors)] + found
@@ -85,7 +92,17 @@ def find_candidates(
     for candidate in ranked:
         if all(adjusted_rand_score(candidate.label, other.label) < ALIKE for other in kept):
             kept.append(candidate)
-    return kept[:MOST]
+    return _with_default_early(kept, candidates)[:MOST]
+
+
+def _with_default_early(kept: list[Candidate], candidates: list[Candidate]) -> list[Candidate]:
+    """The split that training takes stands among the first, unless one like it does."""
+    default = next((candidate for candidate in candidates if candidate.rule == DEFAULT), None)
+    early = kept[: FIRST - 1]
+    if default is None or any(adjusted_rand_score(default.label, other.label) >= ALIKE for other in early):
+        return kept
+    later = [other for other in kept[FIRST - 1 :] if adjusted_rand_score(default.label, other.label) < ALIKE]
+    return [*early, default, *later]
 
 
 def _branches(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> list[Labels]:
