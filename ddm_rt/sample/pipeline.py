@@ -267,7 +267,7 @@ class Pipeline:
         try:
             found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
         except DdmError as error:
-            raise DdmError(f"{error}{assignment.other_names(self.bundle, asked.target)}") from error
+            raise type(error)(f"{error}{assignment.other_names(self.bundle, asked.target)}") from error
         tree = assignment.code_tree(self.bundle)
         return assignment.by_codes(tree, found.target, found.code_weights, found.calibration_id)
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_engine import factor_bundle, fake_bundle
 from ledger_processes import STREAM, quota
 
+from ddm_rt.sample.balance.assignment import by_names
 from ddm_rt.sample.balance.ledger import Ledger, Stream
 from ddm_rt.serve.http.balance import balances
 
-TOP_OF = (0, 1, 0, 1)  # of `quota`, whose top codes have 0.3 and 0.7
+CODES = fake_bundle().codes  # those of `quota`, whose top codes have 0.3 and 0.7
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_a_stream_s_counts_by_top_code(ledger: Ledger) -> None:
-    [found] = balances(ledger, TOP_OF)
+    [found] = balances(ledger, CODES)
     assert (found.scope, found.target, found.measured) == (STREAM.scope, STREAM.target, None)
     counts = found.assigned
     assert (counts.issued, counts.done, counts.in_progress, counts.pooled) == (20, 10, 6, 4)
@@ -38,6 +40,21 @@ def test_a_stream_s_counts_by_top_code(ledger: Ledger) -> None:
 def test_streams_of_one_scope(ledger: Ledger) -> None:
     other = Stream(STREAM.bundle_id, "other", STREAM.target)
     ledger.lease(other, quota, 1).commit()
-    assert len(balances(ledger, TOP_OF)) == 2
-    assert [found.scope for found in balances(ledger, TOP_OF, "other")] == ["other"]
-    assert balances(ledger, TOP_OF, "none") == []
+    assert len(balances(ledger, CODES)) == 2
+    assert [found.scope for found in balances(ledger, CODES, "other")] == ["other"]
+    assert balances(ledger, CODES, "none") == []
+
+
+def test_a_stream_s_counts_by_factor() -> None:
+    bundle = factor_bundle()
+    named = by_names(bundle, "hair:dark=1")
+    assert named is not None
+    with Ledger() as ledger:
+        ledger.lease(Stream(bundle.bundle_id, "a", named.target), named.quota, 4).commit()
+        [found] = balances(ledger, bundle.codes)
+    assert found.target == "hair:dark=1.0"
+    shares = {part.factor: {each.value: (each.done, each.share) for each in part.values} for part in found.factors}
+    assert shares == {
+        "gender": {"female": (2, 0.5), "male": (2, 0.5)},
+        "hair": {"dark": (4, 1.0), "fair": (0, 0.0), "grey": (0, 0.0)},
+    }
