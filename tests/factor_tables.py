@@ -11,6 +11,7 @@ from ddm_rt.runtime import CodeTable, Factor, Leaf, check_factors
 from ddm_rt.sample.balance.assignment import Weights, by_codes
 from ddm_rt.sample.balance.factors import cell_weights, uniform_weights
 
+_MOST_CELLS = 36
 NAMES = ["α", "b b", "c;d", "e&f"]
 
 
@@ -38,6 +39,8 @@ def table(sizes: Sequence[int], cells: Sequence[tuple[int, ...]], weights: Seque
 def random_table(rng: np.random.Generator) -> CodeTable:
     """2 to 4 factors of 2 to 4 values; every value has a cell, and some cells are missing."""
     sizes = [int(size) for size in rng.integers(2, 5 if rng.random() < 0.5 else 3, rng.integers(2, 5))]
+    while math.prod(sizes) > _MOST_CELLS:
+        sizes.pop()
     every = list(np.ndindex(*sizes))
     some = [every[i] for i in rng.permutation(len(every))[: max(2, int(len(every) * rng.choice([0.4, 0.8, 1.0])))]]
     for i, size in enumerate(sizes):

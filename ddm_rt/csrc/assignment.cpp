@@ -143,7 +143,11 @@ std::optional<Weights> by_names(const Bundle& bundle, const Tree& tree, const st
 
 std::string other_names(const Bundle& bundle, const std::string& target) {
     const std::vector<Factor>& factors = bundle.codes.factors;
-    if (factors.empty() || target.find(':') == target.npos) return "";
+    bool meant = target.find(':') != target.npos;
+    for (const Factor& factor : factors) {
+        for (const std::string& value : factor.values) meant = meant || target.find(value) != target.npos;
+    }
+    if (factors.empty() || !meant) return "";
     return concat(" (the bundle's factors are ", known_factors(factors), ")");
 }
 

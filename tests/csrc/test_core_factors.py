@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_formats import change, read, reindex, write
-from c_library import CLibrary
+from c_library import CError, CLibrary
 from core_probe import CoreProbe, python
 from factor_tables import random_table
 from paper_bundle import fill
 
 from ddm_rt.bundle import Bundle, write_bundle
+from ddm_rt.errors import DdmError
 from ddm_rt.files import asset
 from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.balance.assignment import by_names
@@ -134,6 +135,13 @@ def test_the_library_samples_such_targets(c_library: CLibrary, tmp_path: Path) -
     fields: dict[str, Any] = {"n": 7, "seed": 5, "num_steps": 2, "target": "digit:d1=.6 , digit:d0=.4"}
     here = Pipeline.load(place, backend="onnxruntime", threads=1, ledger=Ledger(tmp_path / "here"))
     with c_library.pipeline(place, ledger=tmp_path / "there") as there:
+        for target in ("d0=.5,d1=.5", "x:d0=1", "d0", "no=1", "style:s9=1", "digit:d0=.5"):
+            said = []
+            for pipeline in (here, there):
+                with pytest.raises((DdmError, CError)) as caught:
+                    pipeline.generate(**(fields | {"target": target}))
+                said.append(str(caught.value))
+            assert said[0] == said[1]
         for scope in (None, "a", "a"):
             one, other = here.generate(**fields, scope=scope), there.generate(**fields, scope=scope)
             assert one.manifest["images"] == other.manifest["images"]

@@ -165,7 +165,8 @@ def by_names(bundle: Bundle, target: str) -> Weights | None:
 def other_names(bundle: Bundle, target: str) -> str:
     """What to add to the refusal of a target over groups, which may have been meant for factors."""
     factors = bundle.codes.factors
-    return f" (the bundle's factors are {known(factors)})" if factors and ":" in target else ""
+    meant = ":" in target or any(value in target for factor in factors for value in factor.values)
+    return f" (the bundle's factors are {known(factors)})" if factors and meant else ""
 
 
 def code_tree(bundle: Bundle) -> Tree:
