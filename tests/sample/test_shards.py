@@ -41,18 +41,6 @@ def make(
         return directory.manifest
 
 
-def test_a_target_over_factors_goes_on_however_it_is_written(tmp_path: Path) -> None:
-    pipeline = Pipeline(factor_bundle(missing=True), FakeEngine())
-    one, other = "gender:male=.75,gender:female=.25", "gender : female = 0.25 , gender:male=0.75"
-    first = make(pipeline, tmp_path, 8, n=20, seed=3, target=one)
-    assert first.target == "gender:female=0.25,gender:male=0.75"
-    before = contents(tmp_path)
-    assert make(pipeline, tmp_path, 8, n=20, seed=3, target=other) == first
-    assert contents(tmp_path) == before
-    plan = plan_shards(pipeline, 8, ShardFormat.WEBDATASET, Request(n=20, seed=3, target=other))
-    assert plan.codes == pipeline.generate(n=20, seed=3, target=one).codes
-
-
 def last(reports: Iterator[int | Shard]) -> Shard:
     *_, shard = reports
     assert isinstance(shard, Shard)
@@ -253,3 +241,15 @@ def test_one_process_at_a_time(pipeline: Pipeline, tmp_path: Path) -> None:
     ):
         pass
     make(pipeline, tmp_path, 5, n=10)
+
+
+def test_a_target_over_factors_goes_on_however_it_is_written(tmp_path: Path) -> None:
+    pipeline = Pipeline(factor_bundle(missing=True), FakeEngine())
+    one, other = "gender:male=.75,gender:female=.25", "gender : female = 0.25 , gender:male=0.75"
+    first = make(pipeline, tmp_path, 8, n=20, seed=3, target=one)
+    assert first.target == "gender:female=0.25,gender:male=0.75"
+    before = contents(tmp_path)
+    assert make(pipeline, tmp_path, 8, n=20, seed=3, target=other) == first
+    assert contents(tmp_path) == before
+    plan = plan_shards(pipeline, 8, ShardFormat.WEBDATASET, Request(n=20, seed=3, target=other))
+    assert plan.codes == pipeline.generate(n=20, seed=3, target=one).codes
