@@ -65,7 +65,7 @@ def sample(
 
     From a bundle whose codes are cells of the factors gender and hair:
 
-        ddm-rt sample bundles/faces -n 64 --target gender:female=.5,gender:male=.5,hair:dark=1 --out dark/
+        ddm-rt sample bundles/faces -n 64 --target gender:female=.5,gender:male=.5 --out even/
 
     From a Stable Diffusion bundle:
 
