@@ -33,6 +33,7 @@ FORMAT_1 = ("config.json", "schedule.json", "codes.json")
 Shape = tuple[int, int, int]  # C, H, W of latents
 Size = tuple[int, int]  # height and width of an image in pixels
 SharedOf = tuple[tuple[int, ...], ...]  # of each code; see `CodeTable.shared_of`
+_NAME_LENGTH = 64  # of a factor or a value
 KNOWN_FEATURES: frozenset[str] = frozenset()  # what `requires` may name; nothing yet
 
 
@@ -62,14 +63,11 @@ class Leaf(Frozen):
     share_in_top: float = Field(ge=0, le=1)
 
 
-FactorName = Annotated[str, Field(pattern=r"^[^\s:=,]([^:=,]{0,62}[^\s:=,])?$")]  # as it stands in a target
-
-
 class Factor(Frozen):
     """One way in which a person said that the images differ, and each code's value of it."""
 
-    name: FactorName
-    values: tuple[FactorName, ...] = Field(min_length=2)
+    name: str
+    values: tuple[str, ...]
     value_of: tuple[Annotated[int, Field(ge=0)], ...]  # of each code: an index into `values`
 
 
@@ -257,7 +255,8 @@ def read_format_1(contents: Sequence[bytes], paths: Sequence[Path]) -> tuple[Run
     schedule = Schedule.from_json(contents[1], paths[1])
     _check_codes(codes.leaves, config.listed_codes, f"{paths[2]}: field leaves", ", as config.json says")
     fields = {name: getattr(config, name) for name in RuntimeConfig.model_fields}
-    fields |= {"takes_negative_prompt": config.run.get("distill") is None, "codes": codes.leaves}
+    fields |= {"takes_negative_prompt": config.run.get("distill") is None}
+    fields |= {"codes": codes.leaves, "factors": ()}  # this format has none
     return RuntimeConfig(**fields), schedule
 
 
@@ -277,8 +276,18 @@ def check_factors(codes: CodeTable, where: str) -> None:
     if len(set(names)) != len(names):
         raise BundleError(f"{where}: two factors have the same name; the names are {', '.join(names)}")
     for factor in codes.factors:
-        if len(set(factor.values)) != len(factor.values):
-            raise BundleError(f"{where}: {factor.name}: two values have the same name")
+        for name in (factor.name, *factor.values):
+            if not (0 < len(name) <= _NAME_LENGTH and name.isprintable() and name == name.strip()) or {*name} & {
+                *":=,"
+            }:
+                raise BundleError(
+                    f"{where}: {name!r} is no name that a target can have; expected 1 to {_NAME_LENGTH} printable "
+                    "characters without : = , and without space at either end"
+                )
+        if len(factor.values) < 2 or len(set(factor.values)) != len(factor.values):
+            raise BundleError(
+                f"{where}: {factor.name}: the values are {', '.join(factor.values)}; expected two or more, each once"
+            )
         if len(factor.value_of) != codes.num_codes or set(factor.value_of) != set(range(len(factor.values))):
             raise BundleError(
                 f"{where}: {factor.name}: field value_of: expected one of {len(factor.values)} values for each of "

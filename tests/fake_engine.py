@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import Bundle, Index
 from ddm_rt.config import PredictionType, SamplingConfig, ScheduleConfig
 from ddm_rt.engine.host import HostArrays
-from ddm_rt.runtime import Leaf, RuntimeConfig, TensorSpec
+from ddm_rt.runtime import Factor, Leaf, RuntimeConfig, TensorSpec
 from ddm_rt.schedule import Schedule
 
 Array = NDArray[Any]
@@ -84,6 +84,31 @@ def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = 
     leaves = tuple(
         Leaf(code=k, top_code=k % num_top_codes, size=10, share_in_top=1 / per_top) for k in range(num_codes)
     )
+    return _bundle(leaves, (), prompt_free, sampling)
+
+
+def factor_bundle(*, missing: bool = False, prompt_free: bool = True, **sampling: Any) -> Bundle:
+    """Two factors, gender (2 values) and hair (3), whose cells are the codes; `missing`: but for female and grey, so
+    that the other cells are raked. The cells of the second top code come in turned order.
+    """
+    cells = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 0))
+    shares: tuple[float, ...] = (1 / 3,) * 6
+    if missing:
+        cells, shares = ((0, 0), (0, 1), (1, 1), (1, 2), (1, 0)), (0.5, 0.5, 1 / 6, 2 / 3, 1 / 6)
+    leaves = tuple(
+        Leaf(code=k, top_code=cell[0], size=10, share_in_top=share)
+        for k, (cell, share) in enumerate(zip(cells, shares, strict=True))
+    )
+    factors = tuple(
+        Factor(name=name, values=values, value_of=tuple(cell[i] for cell in cells))
+        for i, (name, values) in enumerate((("gender", ("female", "male")), ("hair", ("dark", "fair", "grey"))))
+    )
+    return _bundle(leaves, factors, prompt_free, sampling)
+
+
+def _bundle(
+    leaves: tuple[Leaf, ...], factors: tuple[Factor, ...], prompt_free: bool, sampling: dict[str, Any]
+) -> Bundle:
     config = RuntimeConfig(
         name="fake",
         latent_shape=LATENT_SHAPE,
@@ -95,6 +120,7 @@ def fake_bundle(num_codes: int = 4, num_top_codes: int = 2, prompt_free: bool = 
         cond=(TensorSpec(name="token", shape=(2,)),),
         sampling=SamplingConfig(**({"num_steps": 4} | sampling)),
         codes=leaves,
+        factors=factors,
     )
     return Bundle(
         path=Path("fake-bundle"),

@@ -63,6 +63,10 @@ def sample(
         ddm-rt sample digits -n 100000 --shards shards/
         ddm-rt sample digits -n 100000 --shards s3://bucket/prefix
 
+    From a bundle whose codes are cells of the factors gender and hair:
+
+        ddm-rt sample bundles/faces -n 64 --target gender:female=.5,gender:male=.5 --out even/
+
     From a Stable Diffusion bundle:
 
         ddm-rt sample bundles/sd --prompt "a photo of a doctor" --negative-prompt "blurry" -n 16 --out doctors/

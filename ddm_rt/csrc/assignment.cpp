@@ -5,6 +5,7 @@
 #include <set>
 
 #include "error.h"
+#include "factors.h"
 #include "groups.h"
 #include "noise.h"
 #include "prepare.h"
@@ -118,7 +119,7 @@ Weights by_top_codes(const Tree& tree, const std::string& target) {
 }
 
 Weights by_codes(const Tree& tree, const std::string& target, const std::vector<double>& code_weights,
-                 const std::string& calibration_id) {
+                 const std::optional<std::string>& calibration_id) {
     Weights out{target, {}, {}, calibration_id};
     for (const Shares& branch : tree) {
         std::vector<double> weights;
@@ -130,6 +131,24 @@ Weights by_codes(const Tree& tree, const std::string& target, const std::vector<
         for (size_t i = 0; i < branch.size(); ++i) out.leaves.back()[i].second = weights[i] / top;
     }
     return out;
+}
+
+std::optional<Weights> by_names(const Bundle& bundle, const Tree& tree, const std::string& target) {
+    const Codes& codes = bundle.codes;
+    if (names_top_codes(target)) return by_top_codes(tree, target);
+    if (!names_factors(target, codes.factors)) return std::nullopt;
+    const WantedShares wanted = parse_factors(target, codes.factors);
+    return by_codes(tree, spelled(wanted, codes.factors), cell_weights(codes, wanted, target), std::nullopt);
+}
+
+std::string other_names(const Bundle& bundle, const std::string& target) {
+    const std::vector<Factor>& factors = bundle.codes.factors;
+    bool meant = target.find(':') != target.npos;
+    for (const Factor& factor : factors) {
+        for (const std::string& value : factor.values) meant = meant || target.find(value) != target.npos;
+    }
+    if (factors.empty() || !meant) return "";
+    return concat(" (the bundle's factors are ", known_factors(factors), ")");
 }
 
 Tree code_tree(const Bundle& bundle) {

@@ -57,7 +57,13 @@ Weights by_top_codes(const Tree& tree, const std::string& target);
 
 // Weights of the codes themselves: a top code has the sum of its branch, a code its part of that sum.
 Weights by_codes(const Tree& tree, const std::string& target, const std::vector<double>& code_weights,
-                 const std::string& calibration_id);
+                 const std::optional<std::string>& calibration_id);
+
+// The weights of a target over top codes or factors; none for one over groups, which only calibrations know.
+std::optional<Weights> by_names(const Bundle& bundle, const Tree& tree, const std::string& target);
+
+// What to add to the refusal of a target over groups, which may have been meant for factors.
+std::string other_names(const Bundle& bundle, const std::string& target);
 
 // For each top code, its codes with their shares of it.
 Tree code_tree(const Bundle& bundle);

@@ -6,6 +6,7 @@
 
 #include "assignment.h"
 #include "calibration.h"
+#include "factors.h"
 #include "leave_alone.h"
 #include "text.h"
 
@@ -147,8 +148,14 @@ Prepared prepared(const Bundle& bundle, Manifest manifest, StepTable table, std:
 
 Weights weights_for(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const Manifest& manifest,
                     const Warn& warn) {
-    if (names_top_codes(wanted.target)) return by_top_codes(tree, wanted.target);
-    const Weighted found = resolve(bundle, wanted.target, manifest, wanted.allow_stale, warn);
+    if (const auto named = by_names(bundle, tree, wanted.target)) return *named;
+    const Weighted found = [&] {
+        try {
+            return resolve(bundle, wanted.target, manifest, wanted.allow_stale, warn);
+        } catch (const Error& error) {
+            throw Error(error.status, error.what() + other_names(bundle, wanted.target));
+        }
+    }();
     return by_codes(tree, found.target, found.code_weights, found.calibration_id);
 }
 
@@ -222,7 +229,8 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
     Assigned assigned = draw_codes(plan, weights, bundle, wanted, ledger);
     if (weights) {
         manifest.calibration_id = weights->calibration_id;
-        manifest.target = wanted.target;
+        // Over factors there is one spelling, which the ledger has too.
+        manifest.target = names_factors(wanted.target, bundle.codes.factors) ? weights->target : wanted.target;
     }
     manifest.images = image_records(manifest.request, bundle.codes, assigned.codes, assigned.positions);
     return prepared(bundle, std::move(manifest), std::move(table), std::move(assigned.lease));

@@ -1,5 +1,6 @@
 #include "runtime.h"
 
+#include <algorithm>
 #include <set>
 
 #include "config_shape.h"
@@ -10,6 +11,8 @@ namespace ddm {
 namespace {
 
 using json::Value;
+
+constexpr size_t NAME_LENGTH = 64;  // of a factor or a value
 
 shape::Check axis() { return shape::either("int", shape::integer(), "str", shape::text()); }
 
@@ -39,6 +42,14 @@ shape::Check leaf() {
     });
 }
 
+shape::Check factor() {
+    return shape::open_object({
+        {"name", shape::text()},
+        {"values", shape::list(shape::text())},
+        {"value_of", shape::list(shape::integer({.ge = 0}))},
+    });
+}
+
 // An object that begins as config.json and runtime.json both do.
 shape::Check described(std::vector<shape::Field> rest) {
     using namespace shape;
@@ -59,6 +70,7 @@ shape::Check described(std::vector<shape::Field> rest) {
         {"cond", list(tensor_spec())},
         {"sampling", sampling()},
         {"codes", list(leaf()), "[]"},
+        {"factors", list(factor()), "[]"},
     };
     for (Field& field : rest) fields.push_back(std::move(field));
     return open_object(std::move(fields));
@@ -97,6 +109,7 @@ const shape::Check& codes_file() {
     using namespace shape;
     static const Check check = open_object({
         {"leaves", list(leaf()), "[]"},
+        {"factors", list(factor()), "[]"},
         {"schema_version", integer(), "1"},
         {"origin", shape::text()},
         {"tree", list(fixed({integer(), integer(), number()})), "[]"},
@@ -150,6 +163,19 @@ RuntimeConfig config_of(const Value& tree) {
     return out;
 }
 
+std::vector<Factor> factors_of(const Value& list) {
+    std::vector<Factor> out;
+    for (const Value& each : list.list()) {
+        Factor factor{each["name"].text(), {}, {}};
+        for (const Value& value : each["values"].list()) factor.values.push_back(value.text());
+        for (const Value& value : each["value_of"].list()) {
+            factor.value_of.push_back(static_cast<size_t>(value.integer()));
+        }
+        out.push_back(std::move(factor));
+    }
+    return out;
+}
+
 Codes codes_of(const Value& leaves) {
     Codes out;
     for (const Value& leaf : leaves.list()) {
@@ -169,6 +195,64 @@ void check_codes(const Codes& codes, int64_t num_codes, const std::string& where
         throw Error(Status::bundle, concat(where, ": expected codes 0 to ", num_codes - 1, " in order", source));
     }
     if (gaps) throw Error(Status::bundle, where + ": top codes must be numbered from 0 without gaps");
+}
+
+bool all_different(std::vector<std::string> names) {
+    std::sort(names.begin(), names.end());
+    return std::adjacent_find(names.begin(), names.end()) == names.end();
+}
+
+bool names_well(const std::string& text) {
+    const size_t length = code_points(text);
+    return length > 0 && length <= NAME_LENGTH && is_printable(text) && strip(text) == text &&
+           text.find_first_of(":=,") == text.npos;
+}
+
+void check_factor(const Factor& factor, size_t num_codes, const std::string& where) {
+    std::vector<std::string> names{factor.name};
+    names.insert(names.end(), factor.values.begin(), factor.values.end());
+    for (const std::string& name : names) {
+        if (names_well(name)) continue;
+        throw Error(Status::bundle, concat(where, ": ", repr(name), " is no name that a target can have; expected 1 to ",
+                                           NAME_LENGTH, " printable characters without : = , and without space at either "
+                                           "end"));
+    }
+    if (factor.values.size() < 2 || !all_different(factor.values)) {
+        throw Error(Status::bundle, concat(where, ": ", factor.name, ": the values are ", join(", ", factor.values),
+                                           "; expected two or more, each once"));
+    }
+    const std::set<size_t> used(factor.value_of.begin(), factor.value_of.end());
+    if (factor.value_of.size() != num_codes || used.size() != factor.values.size() || *used.rbegin() >= used.size()) {
+        throw Error(Status::bundle, concat(where, ": ", factor.name, ": field value_of: expected one of ",
+                                           factor.values.size(), " values for each of ", num_codes,
+                                           " codes, each used"));
+    }
+}
+
+void check_factors(const Codes& codes, const std::string& where) {
+    std::vector<std::string> names;
+    for (const Factor& factor : codes.factors) names.push_back(factor.name);
+    if (std::find(names.begin(), names.end(), "code") != names.end()) {
+        throw Error(Status::bundle,
+                    where + ": a factor is named code, which targets call codes by; choose another name");
+    }
+    if (!all_different(names)) {
+        throw Error(Status::bundle, concat(where, ": two factors have the same name; the names are ", join(", ", names)));
+    }
+    for (const Factor& factor : codes.factors) check_factor(factor, codes.num_codes(), where);
+    std::set<std::vector<size_t>> cells;
+    for (size_t code = 0; code < codes.num_codes() && !names.empty(); ++code) {
+        if (codes.factors[0].value_of[code] != static_cast<size_t>(codes.leaves[code].top_code)) {
+            throw Error(Status::bundle, concat(where, ": the top code of each code must be its value of ", names[0],
+                                               ", the first factor"));
+        }
+        std::vector<size_t> cell;
+        for (const Factor& factor : codes.factors) cell.push_back(factor.value_of[code]);
+        cells.insert(std::move(cell));
+    }
+    if (!names.empty() && cells.size() != codes.num_codes()) {
+        throw Error(Status::bundle, where + ": two codes have the same value of every factor");
+    }
 }
 
 }  // namespace
@@ -191,6 +275,8 @@ Runtime Runtime::of_format_2(std::string_view content, const std::string& path) 
     Runtime out{config_of(tree), codes_of(tree["codes"]),
                 Schedule::stored(schedule, &schedule["alphas_cumprod"], path, "schedule.alphas_cumprod")};
     check_codes(out.codes, static_cast<int64_t>(out.codes.num_codes()), path + ": field codes");
+    out.codes.factors = factors_of(tree["factors"]);
+    check_factors(out.codes, path + ": field factors");
     return out;
 }
 

@@ -58,8 +58,16 @@ struct Leaf {
     double share_in_top;
 };
 
+// One way in which images differ, and each code's value of it.
+struct Factor {
+    std::string name;
+    std::vector<std::string> values;
+    std::vector<size_t> value_of;  // of each code: an index into `values`
+};
+
 struct Codes {
     std::vector<Leaf> leaves;  // of the codes 0, 1, ...; their top codes have no gaps
+    std::vector<Factor> factors = {};  // what the codes are cells of, where somebody named it
 
     size_t num_codes() const { return leaves.size(); }
     size_t num_top_codes() const;

@@ -18,6 +18,7 @@ from ddm_rt.progress import OnStep
 from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.balance import assignment
 from ddm_rt.sample.balance.assignment import Lender, Weights, check_codes
+from ddm_rt.sample.balance.factors import names_factors
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.calibration.calibration import Settings, resolve
 from ddm_rt.sample.generation import Cancelled, Generation
@@ -65,7 +66,6 @@ class Pipeline:
         self.bundle = bundle  # whose images it makes
         self.engine = engine  # the backend, with the bundle's graphs loaded
         self.ledger: Lender = Ledger() if ledger is None else ledger  # keeps the counts of scopes
-        self._tree = assignment.code_tree(bundle)
         self._conditions = Conditions(bundle, engine)
         self._versions = engine.versions | self._conditions.versions
         self._sizes = BatchSizes(engine, bundle, mode)
@@ -150,7 +150,7 @@ class Pipeline:
                 bundle_id=bundle_id,
                 calibration_id=None if weights is None else weights.calibration_id,
                 request=request,
-                target=None if weights is None else asked.target,
+                target=None if weights is None else self._written(asked.target, weights),
                 sampler=table.sampler,
                 num_steps=table.num_steps,
                 **self.made_by,
@@ -260,12 +260,20 @@ class Pipeline:
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
 
     def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
-        if assignment.names_top_codes(asked.target):
-            return assignment.by_top_codes(self._tree, asked.target)
+        if (named := assignment.by_names(self.bundle, asked.target)) is not None:
+            return named
         table = resolved.table
         settings = Settings.of(resolved.request, table.sampler, table.num_steps, self.engine.precision)
-        found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
-        return assignment.by_codes(self._tree, found.target, found.code_weights, found.calibration_id)
+        try:
+            found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
+        except DdmError as error:
+            raise type(error)(f"{error}{assignment.other_names(self.bundle, asked.target)}") from error
+        tree = assignment.code_tree(self.bundle)
+        return assignment.by_codes(tree, found.target, found.code_weights, found.calibration_id)
+
+    def _written(self, target: str, weights: Weights) -> str:
+        """The target in a manifest: over factors there is one spelling, which the ledger has too."""
+        return weights.target if names_factors(target, self.bundle.codes.factors) else target
 
 
 def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:

@@ -99,10 +99,12 @@ class Request:
     nor bundle sets it. Where the two differ there are three branches, which is half as much work again.
 
     `codes` gives one code for each image; -1 is the null code. Without it, a quota over the bundle's code tree draws
-    them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7") or of groups
-    ("female=.5,male=.5"). Groups need a calibration for these settings, or `allow_stale`. Every prefix of the request
-    is then off by less than one image per top code. Where prompts differ, every prefix of the images of one prompt is
-    off by less than two.
+    them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7"), of factors
+    that the bundle names ("gender:female=.5,gender:male=.5"), or of groups ("female=.5,male=.5"). A factor that the
+    target doesn't name keeps the shares that it has in "uniform". Groups need a calibration for these settings, or
+    `allow_stale`. Every prefix of the request is then off by less than one image per top code; `sample.balance.factors`
+    has the bound for a factor. Where prompts differ, every prefix of the images of one prompt is off by at most twice
+    as much.
 
     `balance` "off" uses the null code. "on" insists on a bundle with codes. "auto" is "on" where the bundle has codes,
     but for prompts that `leave_alone` is about: a list of words, or words by scope ("*": any). An image whose prompt
@@ -138,7 +140,8 @@ class Request:
     target: Annotated[
         str,
         Told(
-            "Shares: uniform; of top codes, code:0=.3,code:1=.7; or, with a calibration, of groups, a=.5,b=.5.",
+            "Shares: uniform; of top codes, code:0=.3,code:1=.7; of a factor of the bundle, hair:dark=.5,hair:fair=.5; "
+            "or, with a calibration, of groups, a=.5,b=.5.",
             group="Options",
         ),
     ] = "uniform"

@@ -9,6 +9,7 @@
 
 #include <unistd.h>
 
+#include "assignment.h"
 #include "bundle.h"
 #include "calibration.h"
 #include "error.h"
@@ -206,6 +207,24 @@ Value weights(const Value& asked) {
     return out;
 }
 
+// Weights by the names of top codes and factors; null where a calibration has to be asked.
+Value named_weights(const Value& asked) {
+    const Bundle opened = Bundle::load(asked["path"].text());
+    List out;
+    for (const std::string& target : texts(asked["targets"])) {
+        out.push_back(told([&]() -> Value {
+            const auto found = by_names(opened, code_tree(opened), target);
+            if (!found) return Value(nullptr);
+            List shares;
+            for (const Shares& branch : found->leaves) {
+                for (const auto& [code, share] : branch) shares.push_back(List{code, number(share)});
+            }
+            return Object{{"target", found->target}, {"tops", list_of(found->tops)}, {"leaves", shares}};
+        }));
+    }
+    return out;
+}
+
 Value nested(const Table& rows) {
     List out;
     for (const Row& row : rows) out.push_back(list_of(row));
@@ -328,6 +347,7 @@ Value answer(const Value& asked) {
         {"bundle", bundle},
         {"manifest", manifest},
         {"weights", weights},
+        {"named_weights", named_weights},
         {"posterior", posterior},
         {"ledger", ledger},
         {"chdir", chdir_to},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, fake_bundle
+from fake_engine import FakeEngine, factor_bundle, fake_bundle
 from fake_text import text_bundle
 from shard_reading import check_same, read_shards, read_tars, read_webdataset
 
@@ -241,3 +241,15 @@ def test_one_process_at_a_time(pipeline: Pipeline, tmp_path: Path) -> None:
     ):
         pass
     make(pipeline, tmp_path, 5, n=10)
+
+
+def test_a_target_over_factors_goes_on_however_it_is_written(tmp_path: Path) -> None:
+    pipeline = Pipeline(factor_bundle(missing=True), FakeEngine())
+    one, other = "gender:male=.75,gender:female=.25", "gender : female = 0.25 , gender:male=0.75"
+    first = make(pipeline, tmp_path, 8, n=20, seed=3, target=one)
+    assert first.target == "gender:female=0.25,gender:male=0.75"
+    before = contents(tmp_path)
+    assert make(pipeline, tmp_path, 8, n=20, seed=3, target=other) == first
+    assert contents(tmp_path) == before
+    plan = plan_shards(pipeline, 8, ShardFormat.WEBDATASET, Request(n=20, seed=3, target=other))
+    assert plan.codes == pipeline.generate(n=20, seed=3, target=one).codes

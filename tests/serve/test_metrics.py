@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from fake_engine import factor_bundle, fake_bundle
 from http_server import GENERATIONS, client_of, fake_pipeline
 from prometheus_client.parser import text_string_to_metric_families
 
 from ddm_rt.serve.http.metrics import Metrics
 from ddm_rt.serve.scheduling.stats import Aim, Stats
 
+CODES = fake_bundle(num_codes=2).codes  # one for each top code, with its number
 STATS = Stats(
     requests=3,
     waiting=40,
@@ -41,7 +43,7 @@ def read(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def test_counts_of_the_scheduler() -> None:
-    found = read(Metrics(lambda: STATS, {"model": "digits"}))
+    found = read(Metrics(lambda: STATS, {"model": "digits"}, CODES))
     for name, labels, value in (
         ("ddm_queue_images", (), 40),
         ("ddm_slots_occupied", (), 16),
@@ -66,7 +68,7 @@ def test_counts_of_the_scheduler() -> None:
 
 def test_they_are_read_anew_each_time_and_apart_for_each_server() -> None:
     now = [STATS]
-    one, other = Metrics(lambda: now[0]), Metrics(lambda: STATS)
+    one, other = Metrics(lambda: now[0], codes=CODES), Metrics(lambda: STATS, codes=CODES)
     one.answered("POST", "/v1/images/generations", 200, 0.3)
     now[0] = replace(STATS, images=10)
     assert read(one)["ddm_images_total", ()] == 10
@@ -85,9 +87,29 @@ def test_how_far_shares_are_from_their_targets() -> None:
         (Aim("a", "3=0.5,8=0.5"), 0): 1,
         (Aim(None, None), -1): 7,
     }
-    found = read(Metrics(lambda: replace(STATS, assigned=assigned), wanted=wanted.get))
+    found = read(Metrics(lambda: replace(STATS, assigned=assigned), codes=CODES, wanted=wanted.get))
     errors = {labels: value for (name, labels), value in found.items() if name == "ddm_share_error"}
     assert errors == {("a", "uniform"): pytest.approx(0.1), ("a", "code:0=0.2,code:1=0.8"): pytest.approx(0.2)}
+
+
+def test_factors_have_counts_of_their_values_and_their_largest_error() -> None:
+    """Of two by three cells, 6 images: even in gender, and one too many of dark hair in place of a grey one."""
+    aim, null = Aim("a", "uniform"), Aim(None, None)
+    assigned = {(aim, 0): 2, (aim, 1): 1, (aim, 3): 1, (aim, 4): 1, (aim, 5): 1, (null, -1): 3}
+    codes, wanted = factor_bundle().codes, lambda _: [1 / 6] * 6
+    found = read(Metrics(lambda: replace(STATS, assigned=assigned), codes=codes, wanted=wanted))
+    values = {labels: value for (name, labels), value in found.items() if name == "ddm_assigned_values_total"}
+    gender, hair = (("gender", "a", "uniform"), ("hair", "a", "uniform"))  # factor, scope, target
+    assert values == {
+        (*gender, "female"): 3,
+        (*gender, "male"): 3,
+        (*hair, "dark"): 3,
+        (*hair, "fair"): 2,
+        (*hair, "grey"): 1,
+    }
+    assert found["ddm_assigned_total", ("a", "uniform", "1")] == 3
+    assert found["ddm_assigned_total", ("", "", "-1")] == 3
+    assert found["ddm_share_error", ("a", "uniform")] == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,7 @@ import brightness_judge
 import numpy as np
 import pytest
 from chromium import PIXELS, Visit, chromium, needs_playwright, visits
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, factor_bundle
 from fake_text import text_bundle
 from gated_engine import GatedEngine
 from http_server import Running, fake_pipeline, running, stopped_pipeline
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = [needs("chromium"), needs_playwright, pytest.mark.slow(reason="needs ddm-rt[integration]")]
 
+HAIR = ("dark", "fair", "grey")
 KEY = "alice-0123456789abcdef"
 INTERVAL = re.compile(r"^\d+\.\d – \d+\.\d%$")
 
@@ -183,6 +184,26 @@ def test_a_target_shows_its_own_shares(visit: Visit, tmp_path: Path) -> None:
         page.get_by_text("with the target uniform.").wait_for()
         assert rows(page, "Assigned") == [["Top code 0", "50.0%", "2"], ["Top code 1", "50.0%", "2"]]
         assert measured(page) == 4
+
+
+def test_factors_are_shown_by_their_names(visit: Visit) -> None:
+    """Shares of each factor's values; where the target doesn't name a factor, those of the uniform target."""
+    with running(Pipeline(factor_bundle(missing=True), FakeEngine())) as server:
+        page = visit(server)
+        assert "gender:female=.5,gender:male=.5" in page.locator("#target-hint").inner_text()
+        assert "5 codes in gender × hair" in page.locator("#about").inner_text()
+        generate(page, number=12, target="gender : male=.75, gender:female=.25")
+        told(page, "12 images in")
+        page.get_by_text("with the target gender:female=0.25,gender:male=0.75").wait_for()
+        page.get_by_role("cell", name="75.0%", exact=True).first.wait_for()
+        found = rows(page, "Assigned")
+        assert [row[0] for row in found] == ["gender: female", "gender: male", *(f"hair: {v}" for v in HAIR)]
+        assert [row[2] for row in found[:2]] == ["3", "9"]
+        assert sum(int(row[2]) for row in found[2:]) == 12
+        marks = page.locator("#assigned .wanted").evaluate_all("lines => lines.map(line => line.getAttribute('x1'))")
+        assert [round(float(mark.removesuffix("%"))) for mark in marks] == [33, 100, 44, 44, 44]  # of the largest, 75 %
+        assert "male, grey, code 3" in page.locator("#images").inner_text()
+        assert re.search(r"This request: .*\d × male, grey", page.locator("#mine").inner_text())
 
 
 def test_a_scope_is_chosen_or_none(visit: Visit, plain: Running) -> None:

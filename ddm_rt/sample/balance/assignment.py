@@ -12,6 +12,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.philox import key_of
+from ddm_rt.sample.balance.factors import cell_weights, known, names_factors, parse_factors, spelled
 from ddm_rt.sample.balance.ledger import Counts, Draw, Stream
 from ddm_rt.sample.balance.quota import TreeQuota, parse_target
 from ddm_rt.sample.loop.noise import philox4x32
@@ -59,6 +60,14 @@ class Weights:
 
     def quota(self) -> TreeQuota:
         return TreeQuota(self.tops, self.leaves)
+
+    @property
+    def code_shares(self) -> list[float]:
+        """The share of each code, of all images."""
+        found: dict[int, float] = {}
+        for top, leaf in zip(self.tops, self.leaves, strict=True):
+            found |= {code: top * share for code, share in leaf.items()}
+        return [found[code] for code in range(len(found))]
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,30 @@ def by_codes(tree: Tree, target: str, code_weights: Sequence[float], calibration
         for top, branch in zip(tops, tree, strict=True)
     ]
     return Weights(target, tops, leaves, calibration_id)
+
+
+def by_factors(bundle: Bundle, target: str) -> Weights:
+    """The weights of "gender:female=.5,gender:male=.5". Raises DdmError naming `target`."""
+    codes = bundle.codes
+    wanted = parse_factors(target, codes.factors)
+    return by_codes(code_tree(bundle), spelled(wanted, codes.factors), cell_weights(codes, wanted, target), None)
+
+
+def by_names(bundle: Bundle, target: str) -> Weights | None:
+    """The weights of a target over top codes or factors; None for one over groups, which only calibrations know.
+
+    Raises DdmError naming `target`.
+    """
+    if names_top_codes(target):
+        return by_top_codes(code_tree(bundle), target)
+    return by_factors(bundle, target) if names_factors(target, bundle.codes.factors) else None
+
+
+def other_names(bundle: Bundle, target: str) -> str:
+    """What to add to the refusal of a target over groups, which may have been meant for factors."""
+    factors = bundle.codes.factors
+    meant = ":" in target or any(value in target for factor in factors for value in factor.values)
+    return f" (the bundle's factors are {known(factors)})" if factors and meant else ""
 
 
 def code_tree(bundle: Bundle) -> Tree:

@@ -140,10 +140,12 @@ def quantise(weights: Sequence[float], field: str) -> list[int]:
     rounded = total(weights)
     if abs(rounded - 1) > SUM_TOLERANCE:
         raise DdmError(f"{field}: the weights sum to {rounded:.9g}; expected 1")
-    whole_sum = sum(map(Fraction, weights))
-    exact = [Fraction(weight) * DENOMINATOR / whole_sum for weight in weights]
-    whole = [math.floor(value) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda k: (whole[k] - exact[k], k))
+    ratios = [weight.as_integer_ratio() for weight in weights]
+    common = max(denominator for _, denominator in ratios)  # they are powers of 2
+    exact = [numerator * (common // denominator) for numerator, denominator in ratios]
+    whole_sum = sum(exact)
+    whole = [value * DENOMINATOR // whole_sum for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda k: (-(exact[k] * DENOMINATOR % whole_sum), k))
     for k in by_remainder[: DENOMINATOR - sum(whole)]:
         whole[k] += 1
     return whole

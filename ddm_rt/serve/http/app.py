@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,12 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 import ddm_rt
+from ddm_rt.bundle import Bundle
 from ddm_rt.config import SamplerName
-from ddm_rt.sample.balance.assignment import names_top_codes
-from ddm_rt.sample.balance.quota import parse_target
+from ddm_rt.raking import shares
+from ddm_rt.runtime import CodeTable
+from ddm_rt.sample.balance.assignment import by_names
+from ddm_rt.sample.balance.factors import uniform_weights
 from ddm_rt.serve.http.balance import Measured, balances
 from ddm_rt.serve.http.errors import Failure, failure_of, invalid, unknown_model
 from ddm_rt.serve.http.generations import Images
@@ -27,6 +31,7 @@ from ddm_rt.serve.http.middleware import Access, Limits, notes
 from ddm_rt.serve.http.schema import (
     BalanceList,
     ErrorReply,
+    FactorItem,
     Health,
     ImageReply,
     ImageRequest,
@@ -36,6 +41,7 @@ from ddm_rt.serve.http.schema import (
 )
 from ddm_rt.serve.http.sse import cancel_when_gone
 from ddm_rt.serve.scheduling.service import Service
+from ddm_rt.serve.scheduling.stats import MOST_AIMS
 from ddm_rt.serve.settings import HttpSettings
 
 if TYPE_CHECKING:
@@ -90,7 +96,9 @@ def create_app(
     With `keys`, everything below /v1 and /metrics asks for one; the images behind URLs don't, because their names are
     secrets. With `measured`, a judge looks at each image that is delivered. With `traces`, requests leave spans.
     """
-    metrics = Metrics(scheduler.stats, _labels(scheduler), lambda target: _wanted(scheduler, target))
+    bundle = scheduler.pipeline.bundle
+    wanted = lru_cache(MOST_AIMS)(lambda target: _wanted(bundle, target))  # asked for all aims at each reading
+    metrics = Metrics(scheduler.stats, _labels(scheduler), bundle.codes, wanted)
     images = Images(scheduler, http, measured, metrics)
     about = _about(scheduler, http, measured)
 
@@ -148,7 +156,7 @@ def create_app(
     def balance(scope: Annotated[str | None, Query(max_length=256)] = None) -> BalanceList:
         """Where the ledger's scopes stand, and what the judge measured in each."""
         pipeline = scheduler.pipeline
-        return BalanceList(data=balances(pipeline.ledger, pipeline.bundle.codes.top_of, scope, measured))
+        return BalanceList(data=balances(pipeline.ledger, pipeline.bundle.codes, scope, measured))
 
     @app.get("/metrics", dependencies=[Depends(caller)], response_class=Response)
     def prometheus() -> Response:
@@ -202,6 +210,7 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
         sizes=list(sizes),
         num_codes=config.num_codes,
         num_top_codes=bundle.codes.num_top_codes,
+        factors=_factors(bundle.codes),
         num_steps=config.sampling.num_steps,
         max_steps=settings.max_steps,
         max_images=settings.max_images,
@@ -220,9 +229,23 @@ def _labels(scheduler: Service[Any]) -> dict[str, str]:
     return {"model": bundle.config.name, "bundle_id": bundle.bundle_id, "version": ddm_rt.__version__, **made_by}
 
 
-def _wanted(scheduler: Service[Any], target: str) -> Sequence[float] | None:
-    """The shares of top codes that a target asks for; None where it is about groups."""
-    return parse_target(target, scheduler.pipeline.bundle.codes.num_top_codes) if names_top_codes(target) else None
+def _factors(codes: CodeTable) -> list[FactorItem]:
+    weights = uniform_weights(codes)
+    return [
+        FactorItem(
+            name=factor.name,
+            values=list(factor.values),
+            value_of=list(factor.value_of),
+            shares=shares(factor.value_of, weights, len(factor.values)),
+        )
+        for factor in codes.factors
+    ]
+
+
+def _wanted(bundle: Bundle, target: str) -> Sequence[float] | None:
+    """The share of each code that a target asks for; None where it is about groups."""
+    named = by_names(bundle, target)
+    return None if named is None else named.code_shares
 
 
 async def _tell_failure(request: Request, error: Exception) -> Response:

@@ -3,15 +3,25 @@
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.balance.assignment import Lender
-from ddm_rt.sample.balance.ledger import Stream
-from ddm_rt.serve.http.schema import Assigned, GroupShare, JudgeItem, MeasuredShares, StreamBalance, TopCodeShare
+from ddm_rt.sample.balance.ledger import Counts, Stream
+from ddm_rt.serve.http.schema import (
+    Assigned,
+    FactorBalance,
+    GroupShare,
+    JudgeItem,
+    MeasuredShares,
+    StreamBalance,
+    TopCodeShare,
+    ValueShare,
+)
 from ddm_rt.serve.scheduling.stats import Aim, CountsByAim
 
 if TYPE_CHECKING:
@@ -73,15 +83,14 @@ class Measured:
 
 
 def balances(
-    ledger: Lender, top_of: tuple[int, ...], scope: str | None = None, measured: Measured | None = None
+    ledger: Lender, codes: CodeTable, scope: str | None = None, measured: Measured | None = None
 ) -> list[StreamBalance]:
-    """Every stream of the ledger, or those of `scope`; `top_of` has the top code of each code."""
-    return [_balance(ledger, stream, top_of, measured) for stream in ledger.streams(scope)]
+    """Every stream of the ledger, or those of `scope`; `codes` are the bundle's."""
+    return [_balance(ledger, stream, codes, measured) for stream in ledger.streams(scope)]
 
 
-def _balance(ledger: Lender, stream: Stream, top_of: tuple[int, ...], measured: Measured | None) -> StreamBalance:
+def _balance(ledger: Lender, stream: Stream, codes: CodeTable, measured: Measured | None) -> StreamBalance:
     counts = ledger.counts(stream)
-    issued, done, leased = (_by_top_code(codes, top_of) for codes in (counts.issued, counts.done, counts.leased))
     total = counts.issued.total()
     return StreamBalance(
         scope=stream.scope,
@@ -93,22 +102,38 @@ def _balance(ledger: Lender, stream: Stream, top_of: tuple[int, ...], measured: 
             in_progress=counts.leased.total(),
             pooled=counts.pooled.total(),
         ),
-        top_codes=[
-            TopCodeShare(
-                top_code=top,
-                issued=issued[top],
-                done=done[top],
-                in_progress=leased[top],
-                share=issued[top] / total if total else 0.0,
+        top_codes=[TopCodeShare(top_code=top, **part) for top, part in enumerate(_parts(counts, codes.top_of))],
+        factors=[
+            FactorBalance(
+                factor=factor.name,
+                values=[
+                    ValueShare(value=value, **part)
+                    for value, part in zip(factor.values, _parts(counts, factor.value_of), strict=True)
+                ],
             )
-            for top in range(max(top_of, default=-1) + 1)
+            for factor in codes.factors
         ],
         measured=None if measured is None else measured.shares(Aim(stream.scope, stream.target)),
     )
 
 
-def _by_top_code(counts: Counter[int], top_of: tuple[int, ...]) -> Counter[int]:
-    tops: Counter[int] = Counter()
+def _parts(counts: Counts, value_of: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The images of each value, where `value_of` has the value of each code."""
+    issued, done, leased = (_by_value(codes, value_of) for codes in (counts.issued, counts.done, counts.leased))
+    total = counts.issued.total()
+    return [
+        {
+            "issued": issued[value],
+            "done": done[value],
+            "in_progress": leased[value],
+            "share": issued[value] / total if total else 0.0,
+        }
+        for value in range(max(value_of, default=-1) + 1)
+    ]
+
+
+def _by_value(counts: Counter[int], value_of: tuple[int, ...]) -> Counter[int]:
+    found: Counter[int] = Counter()
     for code, images in counts.items():
-        tops[top_of[code]] += images
-    return tops
+        found[value_of[code]] += images
+    return found

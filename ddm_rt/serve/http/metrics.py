@@ -1,6 +1,7 @@
 """What Prometheus reads at /metrics: the scheduler's counts, and those of the HTTP interface."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ddm_rt.config import NULL_CODE
+from ddm_rt.raking import shares
+from ddm_rt.runtime import CodeTable
 from ddm_rt.serve.scheduling.stats import Aim, Stats
 from ddm_rt.serve.scheduling.ticket import Ticket
 
@@ -32,12 +36,17 @@ class Metrics(Collector):
     """A registry of its own: several servers in one process don't meet."""
 
     def __init__(
-        self, stats: Callable[[], Stats], about: Mapping[str, str] | None = None, wanted: Wanted = lambda target: None
+        self,
+        stats: Callable[[], Stats],
+        about: Mapping[str, str] | None = None,
+        codes: CodeTable = CodeTable(),  # noqa: B008 (frozen)
+        wanted: Wanted = lambda target: None,
     ) -> None:
-        """`about` are labels of `ddm_build_info`, "model" among them. `wanted` gives the shares of top codes that a
-        target asks for; None where it is about groups.
+        """`about` are labels of `ddm_build_info`, "model" among them. `wanted` gives the share of each of `codes` that
+        a target asks for; None where it is about groups.
         """
         self._stats, self._about, self._wanted = stats, {"model": "", **(about or {})}, wanted
+        self._codes = codes
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -99,24 +108,37 @@ class Metrics(Collector):
         yield _counter("ddm_requests", "Requests that ended.", ("state",), ended)
         rejected = {(reason,): count for reason, count in stats.rejected.items()}
         yield _counter("ddm_rejected", "Requests that were not taken in.", ("reason",), rejected)
-        assigned = {(aim.scope or "", aim.target or "", str(top)): n for (aim, top), n in stats.assigned.items()}
-        yield _counter("ddm_assigned", "Images of requests that finished.", ("scope", "target", "top_code"), assigned)
+        labels, tops, values = ("scope", "target"), defaultdict[Any, int](int), defaultdict[Any, int](int)
+        for (aim, code), n in stats.assigned.items():
+            own = (aim.scope or "", aim.target or "")
+            tops[*own, str(NULL_CODE if code == NULL_CODE else self._codes.top_of[code])] += n
+            for factor in self._codes.factors if code != NULL_CODE else ():
+                values[*own, factor.name, factor.values[factor.value_of[code]]] += n
+        yield _counter("ddm_assigned", "Images of requests that finished.", (*labels, "top_code"), tops)
+        if self._codes.factors:
+            about = "Images of requests that finished, by each factor's values."
+            yield _counter("ddm_assigned_values", about, (*labels, "factor", "value"), values)
         yield self._errors(stats)
 
     def _histogram(self, name: str, about: str, *labels: str) -> Histogram:
         return Histogram(name, about, labels, buckets=_SECONDS, registry=self._registry)
 
     def _errors(self, stats: Stats) -> Metric:
-        about = "Largest distance of a top code's share from its target, among images of requests that finished."
+        about = (
+            "Largest distance of a top code's share from its target, or of the share of any factor's value where there "
+            "are factors, among images of requests that finished."
+        )
         family = GaugeMetricFamily("ddm_share_error", about, labels=("scope", "target"))
         counts: dict[Aim, dict[int, int]] = {}
-        for (aim, top), images in stats.assigned.items():
-            counts.setdefault(aim, {})[top] = images
-        for aim, tops in counts.items():
+        for (aim, code), images in stats.assigned.items():
+            counts.setdefault(aim, {})[code] = images
+        values_of = [factor.value_of for factor in self._codes.factors] or [self._codes.top_of]
+        for aim, codes in counts.items():
             wanted = None if aim.target is None else self._wanted(aim.target)
             if wanted is not None:
-                total = sum(tops.values())
-                error = max(abs(tops.get(top, 0) / total - share) for top, share in enumerate(wanted))
+                total = sum(codes.values())
+                off = [codes.get(code, 0) / total - share for code, share in enumerate(wanted)]
+                error = max(abs(each) for value_of in values_of for each in shares(value_of, off, max(value_of) + 1))
                 family.add_metric((aim.scope or "", aim.target or ""), error)
         return family
 

@@ -282,6 +282,15 @@ class JudgeItem(Reply):
     groups: list[str]  # classes that it counts
 
 
+class FactorItem(Reply):
+    """One way in which a person said that the images differ; targets name its values as FACTOR:VALUE."""
+
+    name: str  # as it stands in a target
+    values: list[str]  # as they stand in a target
+    value_of: list[int]  # of each code: an index into values
+    shares: list[float]  # of each value, by default
+
+
 class ModelItem(Reply):
     """OpenAI's four fields, and what a page or a client may want to know before it asks for images."""
 
@@ -296,6 +305,7 @@ class ModelItem(Reply):
     sizes: list[str]  # WIDTHxHEIGHT that the server makes
     num_codes: int  # 0: nothing is balanced
     num_top_codes: int  # that get equal shares by default
+    factors: list[FactorItem]  # that the codes are cells of; empty where nobody named any
     num_steps: int  # by default
     max_steps: int  # the most of an image
     max_images: int  # the most of one request
@@ -331,6 +341,23 @@ class TopCodeShare(Reply):
     share: float  # of those issued
 
 
+class ValueShare(Reply):
+    """What a stream's images have of one value of a factor."""
+
+    value: str  # its name
+    issued: int  # images of it that were handed out so far
+    done: int  # of these, images that were delivered
+    in_progress: int  # of these, images under way
+    share: float  # of those issued
+
+
+class FactorBalance(Reply):
+    """A stream's images by the values of one factor."""
+
+    factor: str  # its name
+    values: list[ValueShare]  # in the bundle's order
+
+
 class StreamBalance(Reply):
     """Where a stream stands: requests of one scope and target."""
 
@@ -339,6 +366,7 @@ class StreamBalance(Reply):
     calibration_id: str | None  # of the calibration that gave the codes' weights, where one did
     assigned: Assigned  # images in all
     top_codes: list[TopCodeShare]  # the images by top code
+    factors: list[FactorBalance]  # the images by each factor; empty where the bundle has none
     measured: MeasuredShares | None  # null where there is no judge
 
 

@@ -50,7 +50,7 @@ class Stats:
     failed: int
     cancelled: int
     rejected: Mapping[str, int]  # by reason: "draining", "key", "queue", "deadline", "failure"
-    assigned: Mapping[tuple[Aim, int], int]  # images of finished requests by aim and top code (-1: none)
+    assigned: Mapping[tuple[Aim, int], int]  # images of finished requests by aim and code (-1: none)
 
 
 class CountsByAim(Generic[K]):
@@ -115,7 +115,7 @@ class Tally(Observer):
             assert manifest is not None
             self.images += ticket.n
             aim = Aim(manifest.request.scope, ticket.target)
-            self.assigned.add(aim, Counter(image.top_code for image in manifest.images))
+            self.assigned.add(aim, Counter(image.code for image in manifest.images))
 
     def stats(self, **now: Any) -> Stats:
         """The counts, with `now` for what else `Stats` has, or instead of the ticks counted here."""
@@ -130,7 +130,7 @@ class Tally(Observer):
             "images": self.images,
             **{state.value: self.ends[state] for state in State},
             "rejected": dict(self.rejected),
-            "assigned": {(aim, top): n for aim, counts in self.assigned.items() for top, n in counts.items()},
+            "assigned": {(aim, code): n for aim, counts in self.assigned.items() for code, n in counts.items()},
         }
         return Stats(**(counts | now))
 

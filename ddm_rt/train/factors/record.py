@@ -14,12 +14,13 @@ from sklearn.metrics import normalized_mutual_info_score
 from ddm_rt.config import DataConfig, Frozen, Sha256, parse, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import read
-from ddm_rt.runtime import FactorName
 from ddm_rt.train.factors.candidates import Candidate
 from ddm_rt.train.factors.raking import effective, raked
 
 FACTORS = "factors.json"
 TYPICAL = 10  # images of each side that are recorded as examples, drawn at random
+# A name as it can stand in a target; `runtime.check_factors` has the last word.
+Name = Annotated[str, Field(pattern=r"^[^\s:=,]([^:=,]{0,62}[^\s:=,])?$")]
 Cells = Literal["auto", "product", "margins"]
 Value = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
@@ -38,8 +39,8 @@ class CandidateFactor(Frozen):
     overlap: dict[str, float]  # with each other candidate, by its number: normalised mutual information
     effective_images: float  # behind samples in which its sides are even
     moves: dict[str, tuple[float, float]]  # largest share of each other candidate, before and after evening this out
-    name: FactorName | None = None
-    values: tuple[FactorName, ...] = ()  # names of the sides, in the order of `sizes`
+    name: Name | None = None
+    values: tuple[Name, ...] = ()  # names of the sides, in the order of `sizes`
     label: tuple[Value, ...]  # the side of each image
 
 

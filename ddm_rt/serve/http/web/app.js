@@ -41,8 +41,13 @@ function askForKey() {
 function describe(about) {
   document.title = `${about.id} · ddm-rt`;
   part("name").textContent = about.id;
-  const codes = about.num_codes ? `${about.num_codes} codes in ${about.num_top_codes} top codes` : "no codes";
+  const over = about.factors.map(({ name }) => name).join(" × ") || `${about.num_top_codes} top codes`;
+  const codes = about.num_codes ? `${about.num_codes} codes in ${over}` : "no codes";
   part("about").textContent = [about.size.replace("x", " × "), codes, about.sampler].join(" · ");
+  const [factor] = about.factors;
+  const even = factor?.values.slice(0, 2).map((value) => `${factor.name}:${value}=.5`);
+  if (factor) part("target-example").textContent = even.join(",");
+  part("of-factors").hidden = !factor;
   part("prompt-field").hidden = about.prompt_free;
   part("target-field").hidden = part("scope-field").hidden = about.num_codes === 0;
   part("n").max = about.max_images;

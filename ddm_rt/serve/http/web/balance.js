@@ -2,6 +2,7 @@
 
 import { balance, Problem } from "./api.js";
 import { drawShares } from "./chart.js";
+import { nameOf, partsOf } from "./codes.js";
 import { Examples } from "./examples.js";
 import { sameTarget, wantedShares } from "./target.js";
 
@@ -76,7 +77,7 @@ export class Balance {
     if (scope === null) {
       this.#offer([]);
       basis.replaceChildren(...(this.#images.length ? ["This request", ...goal(target), "."] : ["Each request by itself."]));
-      this.#draw(this.#tops(), this.#found ?? shares(this.#groups()));
+      this.#draw(this.#counts(), this.#found ?? shares(this.#groups()));
       return;
     }
     try {
@@ -88,8 +89,7 @@ export class Balance {
       );
       this.#offer(known ? streams : [stream, ...streams]);
       basis.replaceChildren("All requests in the scope ", strong(scope), ...goal(known?.target ?? target), ".");
-      const tops = (known?.top_codes ?? []).map((top) => [top.top_code, top.done + top.in_progress]);
-      this.#draw(new Map(tops), known?.measured?.groups ?? []);
+      this.#draw(countsOf(known), known?.measured?.groups ?? []);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       basis.textContent = `Not known now. ${error.message}`;
@@ -112,22 +112,22 @@ export class Balance {
     shownField.hidden = options.length < 2;
   }
 
-  /** `tops` has the images of each top code, `groups` the judge's shares; what is not there is 0. */
-  #draw(tops, groups) {
+  /** `counts` are the images of all codes, and by names as in a target; `groups` the judge's shares; what is not there
+   * is 0.
+   */
+  #draw({ all, by }, groups) {
     const { assigned, measured } = this.#parts;
-    const { num_codes: codes, num_top_codes: topCodes, judge } = this.#model;
-    const wanted = wantedShares(this.#stream.target, topCodes);
+    const { num_codes: codes, judge, factors } = this.#model;
+    const wanted = wantedShares(this.#stream.target, this.#model);
     if (codes > 0) {
-      const all = sum(tops);
-      const rows = Array.from({ length: topCodes }, (_, top) => {
-        const images = tops.get(top) ?? 0;
+      const rows = partsOf(this.#model).map(({ label, name, has }) => {
+        const images = by.get(name) ?? 0;
         const share = all ? images / all : 0;
-        const examples = this.#examples.of(top);
-        return { label: `Top code ${top}`, images, share, wanted: wanted.get(`code:${top}`), examples };
+        return { label, images, share, wanted: wanted.get(name), examples: this.#examples.of(has) };
       });
       this.#parts.noExamples.hidden = !this.#examples.none;
       this.#parts.examplesLegend.hidden = this.#examples.none;
-      drawShares(assigned, "Top code", rows);
+      drawShares(assigned, factors.length ? "Factor" : "Top code", rows);
       assigned.hidden = false;
     }
     if (judge) {
@@ -140,8 +140,11 @@ export class Balance {
     }
   }
 
-  #tops() {
-    return count(this.#images.filter(({ code }) => code >= 0).map((image) => image.top_code));
+  /** Of the latest request. */
+  #counts() {
+    const images = this.#images.filter(({ code }) => code >= 0);
+    const by = partsOf(this.#model).map(({ name, has }) => [name, images.filter(has).length]);
+    return { all: images.length, by: new Map(by) };
   }
 
   #groups() {
@@ -149,7 +152,7 @@ export class Balance {
   }
 
   #tell() {
-    const tops = count(this.#images.map(({ code, top_code: top }) => (code < 0 ? "no code" : `top code ${top}`)));
+    const named = count(this.#images.map((image) => nameOf(this.#model, image)));
     const groups = this.#groups();
     const told = (counts) =>
       [...counts]
@@ -157,8 +160,18 @@ export class Balance {
         .map(([name, images]) => `${images} × ${name}`)
         .join(", ");
     const seen = groups.size ? `; seen: ${told(groups)}` : "";
-    this.#parts.mine.textContent = `This request: ${told(tops)}${seen}.`;
+    this.#parts.mine.textContent = `This request: ${told(named)}${seen}.`;
   }
+}
+
+/** Of a stream as the server tells it. */
+function countsOf(stream) {
+  const images = ({ done, in_progress: underWay }) => done + underWay;
+  const tops = (stream?.top_codes ?? []).map((top) => [`code:${top.top_code}`, images(top)]);
+  const values = (stream?.factors ?? []).flatMap(({ factor, values }) =>
+    values.map((each) => [`${factor}:${each.value}`, images(each)]),
+  );
+  return { all: sum(new Map(tops)), by: new Map([...tops, ...values]) };
 }
 
 function strong(text) {

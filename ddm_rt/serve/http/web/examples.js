@@ -2,7 +2,7 @@
 // training images stay where they are.
 
 const HEIGHT = 96; // pixels of a picture that is kept; up to here an image is kept as it is
-const MOST = 16; // codes of one top code that are shown
+const MOST = 16; // codes of one top code or value that are shown
 
 export class Examples {
   #kept = new Map(); // code -> {top, picture}
@@ -26,9 +26,9 @@ export class Examples {
     return this.#kept.size === 0;
   }
 
-  /** Pairs of a code of this top code and its picture, in the order of the codes. */
-  of(top) {
-    const own = [...this.#kept].filter(([, kept]) => kept.top === top);
+  /** Pairs of a code that `has` is true of and its picture, in the order of the codes. */
+  of(has) {
+    const own = [...this.#kept].filter(([code, { top }]) => has({ code, top_code: top }));
     return own
       .sort(([one], [other]) => one - other)
       .slice(0, MOST)

@@ -1,5 +1,7 @@
 // The images of one request: a place for each from the start, and each image in it once it is finished.
 
+import { nameOf } from "./codes.js";
+
 const TINY = 96; // pixels: up to here each pixel of an image is shown as a square of whole pixels
 const WIDEST = 256;
 const ID_DIGITS = 12; // of the bundle's id in names of files
@@ -7,6 +9,7 @@ const ID_DIGITS = 12; // of the bundle's id in names of files
 export class Gallery {
   #parts;
   #list;
+  #model;
   #name; // what names of files begin with
   #urls = [];
 
@@ -14,6 +17,7 @@ export class Gallery {
   constructor(parts, model) {
     this.#parts = parts;
     this.#list = parts.list;
+    this.#model = model;
     this.#name = `${model.id}-${model.bundle_id.slice(0, ID_DIGITS)}`;
   }
 
@@ -31,7 +35,7 @@ export class Gallery {
     ]) {
       this.#list.style.setProperty(name, value);
     }
-    this.#list.append(...started.images.map((image) => place(image)));
+    this.#list.append(...started.images.map((image) => place(this.#caption(image))));
     this.#show(true);
   }
 
@@ -42,10 +46,10 @@ export class Gallery {
     this.#saves(link, file, `seed-${seed}.${format}`);
     const picture = document.createElement("img");
     picture.src = link.href;
-    picture.alt = `Image ${index + 1}: ${caption(image).join(", ")}. Save it.`;
+    picture.alt = `Image ${index + 1}: ${this.#caption(image).join(", ")}. Save it.`;
     link.append(picture);
     spot.querySelector(".frame").replaceChildren(link);
-    spot.querySelector("p").replaceChildren(...lines(caption(image)));
+    spot.querySelector("p").replaceChildren(...lines(this.#caption(image)));
     spot.classList.remove("pending");
   }
 
@@ -67,6 +71,11 @@ export class Gallery {
     this.#show(false);
   }
 
+  #caption({ group, ...image }) {
+    const assigned = nameOf(this.#model, image) + (image.code < 0 ? "" : `, code ${image.code}`);
+    return group === undefined || group === null ? [assigned] : [assigned, `seen as ${group}`];
+  }
+
   #show(some) {
     this.#list.hidden = !some;
     this.#parts.nothing.hidden = some;
@@ -80,20 +89,15 @@ export class Gallery {
   }
 }
 
-function place(image) {
+function place(caption) {
   const spot = document.createElement("li");
   spot.className = "pending";
   const frame = document.createElement("div");
   frame.className = "frame";
   const text = document.createElement("p");
-  text.append(...lines(caption(image)));
+  text.append(...lines(caption));
   spot.append(frame, text);
   return spot;
-}
-
-function caption({ code, top_code: top, group }) {
-  const assigned = code < 0 ? "no code" : `top code ${top}, code ${code}`;
-  return group === undefined || group === null ? [assigned] : [assigned, `seen as ${group}`];
 }
 
 function lines(texts) {

@@ -1,0 +1,114 @@
+#include "factors.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "groups.h"
+#include "quota.h"
+#include "raking.h"
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+constexpr double NOTHING = 1e-9;  // a share that a person needn't be told
+
+// Both sides of the first `at`, without white space around; the second is empty where there is none.
+std::pair<std::string, std::string> parted(std::string_view text, char at) {
+    const size_t place = text.find(at);
+    return {std::string(strip(text.substr(0, place))),
+            std::string(place == text.npos ? std::string_view() : strip(text.substr(place + 1)))};
+}
+
+}  // namespace
+
+bool names_factors(const std::string& target, const std::vector<Factor>& factors) {
+    if (target.find(':') == target.npos) return false;
+    const std::string name = parted(target, ':').first;
+    return std::any_of(factors.begin(), factors.end(), [&](const Factor& factor) { return factor.name == name; });
+}
+
+WantedShares parse_factors(const std::string& target, const std::vector<Factor>& factors) {
+    const std::string quoted = "target " + repr(target);
+    std::map<std::string, std::map<std::string, double>> given;
+    for (const std::string& part : split(target, ',')) {
+        const auto [name, share] = parted(part, '=');
+        const auto [factor, value] = parted(name, ':');
+        const auto found = std::find_if(factors.begin(), factors.end(), [&](const Factor& it) { return it.name == factor; });
+        if (part.find('=') == part.npos || found == factors.end() ||
+            std::find(found->values.begin(), found->values.end(), value) == found->values.end()) {
+            throw Error(concat(quoted, ": ", repr(strip(part)), "; expected FACTOR:VALUE=SHARE, with ",
+                               known_factors(factors)));
+        }
+        if (given[factor].contains(value)) throw Error(concat(quoted, ": ", factor, ":", value, " is given twice"));
+        const auto number = parse_float(share);
+        if (!number) {
+            throw Error(concat(quoted, ": ", repr(share), " is no number; expected the share of ", factor, ":", value));
+        }
+        given[factor][value] = *number;
+    }
+    WantedShares out;
+    for (const Factor& factor : factors) {
+        if (!given.contains(factor.name)) continue;
+        std::vector<double>& shares = out[factor.name];
+        for (const std::string& value : factor.values) {
+            const auto found = given[factor.name].find(value);
+            shares.push_back(found == given[factor.name].end() ? 0 : found->second);
+        }
+        quantise(shares, quoted + ": " + factor.name);
+    }
+    return out;
+}
+
+std::string known_factors(const std::vector<Factor>& factors) {
+    std::vector<std::string> out;
+    for (const Factor& factor : factors) out.push_back(factor.name + ": " + join(", ", factor.values));
+    return join("; ", out);
+}
+
+std::string spelled(const WantedShares& wanted, const std::vector<Factor>& factors) {
+    std::vector<std::string> out;
+    for (const Factor& factor : factors) {
+        const auto found = wanted.find(factor.name);
+        for (size_t i = 0; found != wanted.end() && i < factor.values.size(); ++i) {
+            const double share = found->second[i];
+            if (share != 0) out.push_back(concat(factor.name, ":", factor.values[i], "=", repr(share)));
+        }
+    }
+    return join(",", out);
+}
+
+std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted, const std::string& target) {
+    std::vector<double> weights;
+    for (const Leaf& leaf : codes.leaves) {
+        weights.push_back(leaf.share_in_top / static_cast<double>(codes.num_top_codes()));
+    }
+    std::vector<Margin> margins, named;  // where not all can be met, those that were named are: they come last
+    for (const Factor& factor : codes.factors) {
+        const auto found = wanted.find(factor.name);
+        if (found == wanted.end()) {
+            margins.push_back({factor.value_of, shares_of(factor.value_of, weights, factor.values.size())});
+            continue;
+        }
+        const double total = exact_sum(found->second);
+        named.push_back({factor.value_of, found->second});
+        for (double& share : named.back().wanted) share /= total;
+    }
+    margins.insert(margins.end(), named.begin(), named.end());
+    const auto [out, reached] = rake(weights, margins);
+    if (reached) return out;
+    if (std::all_of(out.begin(), out.end(), [](double weight) { return weight == 0; })) {
+        throw Error(concat("target ", repr(target), " is out of reach: no code has all of these values"));
+    }
+    std::vector<std::string> nearest;
+    for (const Factor& factor : codes.factors) {
+        const std::vector<double> shares = shares_of(factor.value_of, out, factor.values.size());
+        for (size_t i = 0; i < shares.size(); ++i) {
+            if (shares[i] > NOTHING) nearest.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
+        }
+    }
+    throw Error(concat("target ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
+                       "of one. The nearest target within reach is ", join(",", nearest)));
+}
+
+}  // namespace ddm
