@@ -66,6 +66,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "codes, repeats 1": {"train.max_repeats": 1.0},
     "codes, 800 steps": {"train.steps": 800},
     "codes, EMA .999": {"train.ema_decay": 0.999},
+    "codes, dropout .1": {"model.unet.dropout": 0.1},
+    "codes, dropout .2": {"model.unet.dropout": 0.2},
+    "codes, 4 micro-codes": {"codes.micro_codes": 4},
 }
 METHODS_AND_MORE = METHODS | ABLATIONS | {FIRST_RUN: FIRST} | REMEDIES
 N, SEED, MIN_PER_GROUP = 1000, 0, 400
