@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
 from ddm_rt.config import Frozen
 from ddm_rt.evaluate.intervals import Interval, wilson
@@ -19,6 +20,9 @@ class Copying(Frozen):
     # of training images that were moved in training. None: not measured.
     moved_share: float | None = None
     moved_interval: Interval | None = None
+    # Different real images that are the nearest to a generated one, by Kish's effective number. Images that share their
+    # nearest one fall on the same side together, so that `interval`, which takes them for independent, is too narrow.
+    nearest: float | None = None
 
 
 SHIFT = 2
@@ -44,7 +48,16 @@ def copying(images: NDArray[np.uint8], train: NDArray[np.uint8], held_out: NDArr
         interval=wilson(count, n),
         moved_share=moved / n,
         moved_interval=wilson(moved, n),
+        nearest=_effective(images, np.concatenate([train[:m], held_out[:m]])),
     )
+
+
+def _effective(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
+    """The effective number of `others` that are the nearest to one of `images`."""
+    flat = [each.reshape(len(each), -1).astype(np.float32) for each in (others, images)]
+    index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat[0]).kneighbors(flat[1])[1][:, 0]
+    counts = np.bincount(index).astype(np.float64)
+    return float(counts.sum() ** 2 / (counts**2).sum())
 
 
 def _moved_distances(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:

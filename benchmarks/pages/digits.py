@@ -25,9 +25,62 @@ _DISTILL = ("set", "sampling", "FD_ddm [95 %]", "Frechet, all", "smallest group"
 def balance_page(results: Path) -> str:
     """One row for each set and method, then the bars."""
     by_cell = {(line["set"], line["method"]): line for line in read(results / "balance.jsonl")}
-    cells = [cell for name in (*balance.SETS, balance.STRESS) for cell in balance.cells() if cell[0] == name]
+    shown = [cell for cell in balance.cells() if cell[1] not in balance.REMEDIES]
+    cells = [cell for name in (*balance.SETS, balance.STRESS) for cell in shown if cell[0] == name]
     rows = (_balance_row(by_cell[cell]) for cell in cells if cell in by_cell)
-    return table(_BALANCE, rows) + "\n" + "".join(f"{line}\n" for line in _balance_bars(by_cell))
+    bars = "".join(f"{line}\n" for line in _balance_bars(by_cell))
+    return table(_BALANCE, rows) + "\n" + bars + _copying(by_cell)
+
+
+_COPYING = (
+    *("set", "method", "nearer to training images, by group [95 %]", "the same, images moved to fit [95 %]"),
+    *("at most vanilla's", "FD_ddm", "Frechet, all"),
+)
+
+
+def _copying(by_cell: dict[tuple[str, str], Line]) -> str:
+    """What was tried against copies of training images, on one set, and what was chosen, on all."""
+    tried = [(balance.DEVELOPMENT, name) for name in ("vanilla", "codes", "oracle", *balance.REMEDIES)]
+    others = [name for name in balance.SETS if name != balance.DEVELOPMENT]
+    chosen = [(name, method) for name in others for method in ("vanilla", "codes", balance.REMEDY)]
+    real = [(name, balance.REAL) for name in balance.SETS]
+    rows = [_copying_row(by_cell, cell) for cell in (*tried, *chosen, *real) if cell in by_cell]
+    found = [
+        line["copies"][group]["share"] <= by_cell[name, "vanilla"]["copies"][group]["share"]
+        for name in balance.SETS
+        if (line := by_cell.get((name, balance.REMEDY)))
+        for group in line["copies"]
+    ]
+    if not found:
+        return ""
+    return (
+        f"\nAgainst copies: what was tried on {balance.DEVELOPMENT}, and on the other sets what was chosen there, "
+        f"`{balance.REMEDY}`. Copies at most vanilla's in {sum(found)} of {len(found)} groups.\n\n"
+        + table(_COPYING, rows)
+    )
+
+
+def _copying_row(by_cell: dict[tuple[str, str], Line], cell: tuple[str, str]) -> list[str]:
+    line, vanilla = by_cell[cell], by_cell[cell[0], "vanilla"]["copies"]
+
+    def shares(name: str, interval: str) -> str:
+        told = [
+            f"{group}: {one[name]:.3f} [{one[interval][0]:.3f}, {one[interval][1]:.3f}]"
+            for group, one in line["copies"].items()
+            if one.get(name) is not None
+        ]
+        return ", ".join(told)
+
+    less = sum(one["share"] <= vanilla[group]["share"] for group, one in line["copies"].items())
+    figures = line.get("evaluation")
+    return [
+        *cell,
+        shares("share", "interval"),
+        shares("moved_share", "moved_interval"),
+        f"{less} of {len(line['copies'])}",
+        f"{fd_of(line):.3f}" if figures else "",
+        f"{figures['quality']['frechet']:.1f}" if figures else "",
+    ]
 
 
 def _balance_row(line: Line) -> list[str]:

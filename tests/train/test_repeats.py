@@ -74,7 +74,9 @@ def test_a_step_learns_from_moved_images_and_stays_a_function_of_seed_and_step(t
     config = tiny({"train.shift": 1})
     trainers = [trainer_of(config, (20, 10)) for _ in range(2)]
     for trainer in trainers:
-        trainer.material.latents.copy_(torch.randn(30, *trainer.material.latents.shape[1:], generator=torch.Generator()))
+        trainer.material.latents.copy_(
+            torch.randn(30, *trainer.material.latents.shape[1:], generator=torch.Generator())
+        )
     first, second = (trainer.batch() for trainer in trainers)
     assert torch.equal(first.x_t, second.x_t)
     plain = trainer_of(tiny(), (20, 10))
