@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddm_rt.config import RunConfig
+from ddm_rt.config import RunConfig, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.presets import resolve
 from ddm_rt.train.loop import Trainer, shifted
@@ -98,3 +98,14 @@ def test_bad_values_are_named() -> None:
     ):
         with pytest.raises(DdmError, match=said):
             resolve("tiny", fields)
+
+
+def test_images_of_a_checkpoint_are_not_moved() -> None:
+    tree = resolve("tiny", {"train.shift": 1, "data.channels": 3}).model_dump()
+    tree["model"] |= {"family": "sd", "vae": {"channels": 3}, "text_encoders": [{"layers": 1}]}
+    tree["model"]["unet"]["in_channels"] = 4
+    tree["base"] = {"path": "sd15", "sha256": "0" * 64}
+    with pytest.raises(DdmError, match=r"train\.shift moves pixels; a checkpoint's images are encoded before training"):
+        parse(RunConfig, tree, "config.json")
+    tree["train"]["shift"] = 0
+    parse(RunConfig, tree, "config.json")
