@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -245,6 +246,10 @@ class TrainConfig(Frozen):
     drop_code: Fraction = 0.05
     drop_text: Fraction = 0.05
     balance_minibatches: bool = True  # equal shares of the top codes in each minibatch (codes only)
+    # How often an image is drawn for balance, against drawing all alike; codes with few images then get less than an
+    # equal share. None: as often as equal shares take.
+    max_repeats: Annotated[float, Field(ge=1)] | None = None
+    shift: Annotated[int, Field(ge=0, le=16)] = 0  # pixels by which an image is moved, anew at each draw (pixels only)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Positive = 1  # part of what determines the weights, so part of the configuration
     checkpoint_every: Positive = 250
@@ -258,6 +263,16 @@ class TrainConfig(Frozen):
         if self.indicator_weight is None:
             return DEFAULT_INDICATOR_WEIGHT[self.indicator]
         return self.indicator_weight
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Runs without them have the file, and the digest of their checkpoints, that they had before."""
+        tree: dict[str, Any] = handler(self)
+        if info.mode == "json":
+            for name, default in (("max_repeats", None), ("shift", 0)):
+                if tree[name] == default:
+                    del tree[name]
+        return tree
 
     @model_validator(mode="after")
     def _drops_fit(self) -> Self:
@@ -340,6 +355,10 @@ class RunConfig(Frozen):
             raise ValueError("data.channels is 1; a checkpoint's images have 3")
         if (self.base is None) != (self.model.family is Family.PIXEL):
             raise ValueError(f"model.family is {self.model.family}, base is {'not ' * (self.base is None)}given")
+        if self.train.shift and self.model.family is not Family.PIXEL:
+            raise ValueError(
+                "train.shift moves pixels; a checkpoint's images are encoded before training: leave it at 0"
+            )
         if self.codes.top_codes > self.codes.micro_codes:
             raise ValueError(
                 f"codes.top_codes ({self.codes.top_codes}) must not exceed codes.micro_codes ({self.codes.micro_codes})"

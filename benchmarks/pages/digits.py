@@ -25,9 +25,72 @@ _DISTILL = ("set", "sampling", "FD_ddm [95 %]", "Frechet, all", "smallest group"
 def balance_page(results: Path) -> str:
     """One row for each set and method, then the bars."""
     by_cell = {(line["set"], line["method"]): line for line in read(results / "balance.jsonl")}
-    cells = [cell for name in (*balance.SETS, balance.STRESS) for cell in balance.cells() if cell[0] == name]
+    shown = [cell for cell in balance.cells() if cell[1] not in balance.REMEDIES]
+    cells = [cell for name in (*balance.SETS, balance.STRESS) for cell in shown if cell[0] == name]
     rows = (_balance_row(by_cell[cell]) for cell in cells if cell in by_cell)
-    return table(_BALANCE, rows) + "\n" + "".join(f"{line}\n" for line in _balance_bars(by_cell))
+    bars = "".join(f"{line}\n" for line in _balance_bars(by_cell))
+    return table(_BALANCE, rows) + "\n" + bars + _copying(by_cell)
+
+
+_COPYING = (
+    *("set", "method", "nearer to training images, by group [95 %]", "the same, images moved to fit [95 %]"),
+    *("different nearest images (effective)", "at most vanilla's", "FD_ddm", "Frechet, all"),
+)
+
+
+def _copying(by_cell: dict[tuple[str, str], Line]) -> str:
+    """What was tried against copies of training images, on one set, and what was chosen, on all."""
+    tried = [(balance.DEVELOPMENT, name) for name in ("vanilla", "codes", "oracle", *balance.REMEDIES)]
+    others = [name for name in balance.SETS if name != balance.DEVELOPMENT]
+    chosen = [(name, method) for name in others for method in ("vanilla", "codes", balance.REMEDY)]
+    real = [(name, balance.REAL) for name in balance.SETS]
+    rows = [_copying_row(by_cell, cell) for cell in (*tried, *chosen, *real) if cell in by_cell]
+    counts = {method: _at_most_vanilla(by_cell, method) for method in (balance.REMEDY, balance.REAL)}
+    if not all(of for _, of in counts.values()):
+        return ""
+    (less, of), (real_less, real_of) = counts.values()
+    return (
+        f"\nAgainst copies: what was tried on {balance.DEVELOPMENT}, and what was chosen there, `{balance.REMEDY}`, on "
+        f"{of // 2} of {len(balance.SETS)} sets. It copies at most as much as vanilla in {less} of {of} groups. Real "
+        f"images that no generator saw do so in {real_less} of {real_of}: so much is the draw of the sets. Many images "
+        "have the same nearest one, so that the intervals, which take them for independent, are too narrow.\n\n"
+        + table(_COPYING, rows)
+    )
+
+
+def _at_most_vanilla(by_cell: dict[tuple[str, str], Line], method: str) -> tuple[int, int]:
+    """Groups in which a method copies no more than vanilla, and all of its groups."""
+    found = [
+        one["share"] <= by_cell[name, "vanilla"]["copies"][group]["share"]
+        for name in balance.SETS
+        if (name, method) in by_cell
+        for group, one in by_cell[name, method]["copies"].items()
+    ]
+    return sum(found), len(found)
+
+
+def _copying_row(by_cell: dict[tuple[str, str], Line], cell: tuple[str, str]) -> list[str]:
+    line, vanilla = by_cell[cell], by_cell[cell[0], "vanilla"]["copies"]
+
+    def shares(name: str, interval: str) -> str:
+        told = [
+            f"{group}: {one[name]:.3f} [{one[interval][0]:.3f}, {one[interval][1]:.3f}]"
+            for group, one in line["copies"].items()
+            if one.get(name) is not None
+        ]
+        return ", ".join(told)
+
+    less = sum(one["share"] <= vanilla[group]["share"] for group, one in line["copies"].items())
+    figures = line.get("evaluation")
+    return [
+        *cell,
+        shares("share", "interval"),
+        shares("moved_share", "moved_interval"),
+        " / ".join(f"{one['nearest']:.0f}" for one in line["copies"].values() if one.get("nearest")),
+        f"{less} of {len(line['copies'])}",
+        f"{fd_of(line):.3f}" if figures else "",
+        f"{figures['quality']['frechet']:.1f}" if figures else "",
+    ]
 
 
 def _balance_row(line: Line) -> list[str]:

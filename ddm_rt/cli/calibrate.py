@@ -14,6 +14,7 @@ from ddm_rt.sample.request import FILES, SETTINGS, Request
 
 if TYPE_CHECKING:
     from ddm_rt.sample.calibration.calibration import Settings
+    from ddm_rt.sample.calibration.hold import Held
     from ddm_rt.workflows.calibrate import Calibrated
 
 
@@ -29,6 +30,13 @@ def calibrate(
     ] = None,
     groups: Annotated[str | None, Option(help="Groups to tell apart, e.g. female,male.")] = None,
     target: Annotated[str | None, Option(help="Shares of the groups, e.g. female=.5,male=.5. Even by default.")] = None,
+    hold: Annotated[
+        str | None,
+        Option(
+            metavar="ATTRIBUTE[<=BOUND]",
+            help="Attribute that the target must not move by more than the bound, .05 by default. Quote it.",
+        ),
+    ] = None,
     n: Annotated[
         int, Option("-n", "--n", help="Number of audited images in all. 16 are few; 256 allow 32 codes.")
     ] = 64,
@@ -57,11 +65,21 @@ def calibrate(
     With several attributes, --groups is "gender:female,male;race:asian,black,white". --target is then
     "gender:uniform;race:uniform", or it names combinations: "female&asian=.2,...".
 
+    A target for one attribute moves the others, and the command says by how much. --hold keeps one of them where the
+    uniform target has it. Where both can't be had, it prints the compromises and calibrates nothing:
+
+        ddm-rt calibrate bundles/faces --judge gender=gender.onnx --judge race=race.onnx \\
+            --groups "gender:female,male;race:asian,black,white" --target gender:uniform --hold "race<=.05"
+
+    The bound is the distance between the shares of its groups: the root of the sum of squared differences. With
+    --hold "race:uniform<=.05" they are held at even shares instead.
+
     A calibration holds for the sampler, steps, guidance, size and precision that made the images. Where there are
     prompts, it holds for those prompts, the negative prompt and the guidance on them. With --scope it holds for all
     prompts of that scope.
     """
     from ddm_rt.sample.calibration.groups import parse_attributes
+    from ddm_rt.sample.calibration.hold import NotBoth, parse_hold
     from ddm_rt.workflows import calibrate as work
 
     attributes = None if groups is None else parse_attributes(groups)
@@ -75,6 +93,8 @@ def calibrate(
         raise DdmError("--images: this directory is for images that a person labels; --judge needs none")
     if not audit and attributes is None:
         raise DdmError("--groups: name the groups to tell apart, for example --groups female,male")
+    if hold is not None and attributes is not None:
+        parse_hold(hold, attributes)
     with display.progress(errors) as bars:
         run: dict[str, Any] = {
             "backend": backend,
@@ -82,25 +102,30 @@ def calibrate(
             "on_step": display.step_callback(bars, "generating"),
         }
         if images is not None or not (audit or judge):
-            _images(bundle, audit or [], attributes, target, n, seed, images, scope, request, run)
+            _images(bundle, audit or [], attributes, target, hold, n, seed, images, scope, request, run)
             return
-        if audit:
-            shown = work.from_audits(bundle, audit, attributes, target, name=name, out=out)
-        else:
-            assert attributes is not None
-            shown = work.from_judges(
-                bundle,
-                [_named(text, attributes[0].name) for text in judge or []],
-                attributes,
-                target,
-                n,
-                1_000_000 if seed is None else seed,
-                name=name,
-                out=out,
-                scope=scope,
-                settings=request,
-                **run,
-            )
+        try:
+            if audit:
+                shown = work.from_audits(bundle, audit, attributes, target, hold=hold, name=name, out=out)
+            else:
+                assert attributes is not None
+                shown = work.from_judges(
+                    bundle,
+                    [_named(text, attributes[0].name) for text in judge or []],
+                    attributes,
+                    target,
+                    n,
+                    1_000_000 if seed is None else seed,
+                    hold=hold,
+                    name=name,
+                    out=out,
+                    scope=scope,
+                    settings=request,
+                    **run,
+                )
+        except NotBoth as error:
+            console.print(_curve(error.held))
+            raise
     for table in _tables(shown):
         console.print(table)
     say(_describe(shown))
@@ -111,6 +136,7 @@ def _images(
     audits: list[Path],
     attributes: Any,
     target: str | None,
+    hold: str | None,
     n: int,
     seed: int | None,
     images: Path | None,
@@ -125,11 +151,11 @@ def _images(
         raise DdmError("--images: name a directory for the images to label (or give --judge, or --audit)")
     seed = 1_000_000 + len(audits) if seed is None else seed
     if audits:
-        path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, **run)
+        path, rows = work.next_set(bundle, audits, attributes, images, n, seed, target, hold=hold, **run)
     else:
         path, rows = work.first_set(bundle, attributes, images, n, seed, scope=scope, settings=request, **run)
     given = " ".join(f"--audit {one}" for one in [*audits, path])
-    wanted = f" --target {target!r}" if target else ""
+    wanted = (f" --target {target!r}" if target else "") + (f" --hold {hold!r}" if hold else "")
     say(
         f"{rows} images to label: {path}\nlook at: {images / 'contact_sheet_01.png'}\n"
         f"write a group into each row (? where it can't be told), then:"
@@ -169,6 +195,24 @@ def _tables(shown: "Calibrated") -> Iterator[Columns]:
         ]
         expected.append(("reachable", ["{:.3f}-{:.3f}".format(*reach[group][:2]) for group in groups]))
         yield Columns({attribute.name: groups}, expected, title="expected shares, 90 % bounds")
+    if shown.held is not None and shown.held.bound < shown.held.curve[-1].held:
+        yield _curve(shown.held)
+
+
+def _curve(held: "Held") -> Columns:
+    """The compromises between a target and a hold."""
+    points = held.curve
+    figures = [
+        ("off the target by", [f"{point.missed:.3f}" for point in points]),
+        *((group, [f"{point.shares[group]:.3f}" for point in points]) for group in points[0].shares),
+        ("codes", [f"{point.effective_codes:.1f}" for point in points]),
+        ("images", [f"{point.effective_images:.0f}" for point in points]),
+    ]
+    return Columns(
+        {f"{held.attribute} off by": [f"{point.held:.3f}" for point in points]},
+        figures,
+        title=f"{held.target} against {held.attribute}; codes and images are effective numbers",
+    )
 
 
 def _describe(shown: "Calibrated") -> str:
@@ -180,8 +224,28 @@ def _describe(shown: "Calibrated") -> str:
         f"behind the samples: {after.effective_codes:.1f} codes, {after.effective_images:.0f} training images "
         f"(effective numbers; with the uniform target {before.effective_codes:.1f} and "
         f"{before.effective_images:.0f})\n"
-        f"{_validity(record.settings)}bundle: {shown.bundle.path}\ncalibration: {after.name}, id {after.calibration_id}"
+        f"{_moved(shown)}{_validity(record.settings)}bundle: {shown.bundle.path}\n"
+        f"calibration: {after.name}, id {after.calibration_id}"
     )
+
+
+def _moved(shown: "Calibrated") -> str:
+    """What became of the attributes that the target doesn't name, a line for each."""
+    from ddm_rt.sample.calibration.groups import parse_target
+    from ddm_rt.sample.calibration.hold import moved
+
+    aimed = {one.name for part in parse_target(shown.after.target, shown.record.attributes) for one in part.attributes}
+    lines = ""
+    for attribute in shown.record.attributes:
+        if attribute.name in aimed:
+            continue
+        by = moved(shown.before, shown.after, attribute.name)
+        lines += (
+            f"{attribute.name}: {shown.held.distance:.3f} off the shares to hold, bound {shown.held.bound:g}\n"
+            if shown.held is not None and shown.held.attribute == attribute.name
+            else f"{attribute.name}: its shares moved by {by:.3f} (--hold keeps one attribute within a bound)\n"
+        )
+    return lines
 
 
 def _validity(settings: "Settings") -> str:

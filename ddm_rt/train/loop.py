@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
@@ -25,6 +26,7 @@ from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.trainee import Classes, Material
 
 KEPT_CHECKPOINTS = 2
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly
 
 
 class Batch(NamedTuple):
@@ -88,6 +90,7 @@ class Trainer:
         schedule = Schedule.from_config(config.schedule)
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
         self._pools = _pools(classes) if classes.top_of and train.balance_minibatches else None
+        self._ends = _capped(self._pools, train.max_repeats) if self._pools and train.max_repeats else None
         self._part = processes.part(train.batch_size * train.accumulate)
 
     def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
@@ -128,6 +131,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(step_seed(self.config.train.seed, self.step))
         index = self.draw(generator)
         x0 = self.material.latents[index]
+        if self.config.train.shift:
+            x0 = shifted(x0, self.config.train.shift, self.config.model.patch, generator)
         noised = self._noised(x0, torch.randn(x0.shape, generator=generator), generator)
         return Batch(index, *noised, *self._classes(index, generator))
 
@@ -176,14 +181,18 @@ class Trainer:
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / train.steps))
 
     def draw(self, generator: torch.Generator, size: int | None = None) -> Tensor:
-        """The images of a step, or `size` of them: uniform over images; or uniform over top codes, then over their
-        images, or over their codes by `shares` and then over the code's images.
+        """The images of a step, or `size` of them: uniform over images; or uniform over top codes (or nearly, by
+        `max_repeats`), then over their images, or over their codes by `shares` and then over the code's images.
         """
         size = size or self.config.train.batch_size * self.config.train.accumulate
         if self._pools is None:
             return torch.randint(len(self.material.latents), (size,), generator=generator)
         # Whole rounds over the top codes first, so that each has its share in every minibatch.
         top = torch.arange(size) % len(self._pools)
+        if self._ends is not None:  # unequal shares, evenly spread over the minibatch
+            start = torch.rand((), generator=generator, dtype=torch.float64)
+            at = (start + _GOLDEN * torch.arange(size)) % 1
+            top = torch.searchsorted(self._ends, at, right=True).clamp(max=len(self._pools) - 1)
         u = torch.rand(size, generator=generator, dtype=torch.float64)
         pools = [self._pools[int(k)] for k in top]
         return torch.stack([pool.at(v) for pool, v in zip(pools, u.tolist(), strict=True)])
@@ -314,3 +323,30 @@ def _pools(classes: Classes) -> list[Pool]:
             ends = torch.cumsum(each / each.sum(), 0)
         pools.append(Pool(index, ends))
     return pools
+
+
+def _capped(pools: list[Pool], most: float) -> Tensor | None:
+    """Where the top codes' stretches of [0, 1) end, as even as may be with no image drawn over `most` times as often as
+    when all are drawn alike; None where equal shares do that.
+    """
+    sizes = np.array([len(pool.index) for pool in pools], np.float64)
+    caps = most * sizes / sizes.sum()
+    if caps.min() >= 1 / len(pools):
+        return None
+    shares, open_ = np.zeros(len(pools)), np.ones(len(pools), bool)
+    while True:  # what the capped ones leave goes to the others, evenly
+        shares[open_] = (1 - shares[~open_].sum()) / open_.sum()
+        over = open_ & (shares > caps)
+        if not over.any():
+            return torch.from_numpy(np.cumsum(shares))
+        shares[over], open_[over] = caps[over], False
+
+
+def shifted(x0: Tensor, most: int, patch: int, generator: torch.Generator) -> Tensor:
+    """Folded images [B,C,H,W], each moved by up to `most` pixels down and across; what comes in repeats the edge."""
+    images = F.pixel_shuffle(x0, patch)
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (most,) * 4, mode="replicate")
+    down, across = torch.randint(2 * most + 1, (2, len(x0)), generator=generator).tolist()
+    moved = [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(zip(down, across, strict=True))]
+    return F.pixel_unshuffle(torch.stack(moved), patch)

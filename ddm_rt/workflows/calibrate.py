@@ -25,8 +25,10 @@ from ddm_rt.sample.calibration.calibration import (
     store,
     weighted,
     with_target,
+    with_weights,
 )
 from ddm_rt.sample.calibration.groups import Attribute, parse_target, uniform
+from ddm_rt.sample.calibration.hold import Held, parse_hold, parts_beside, solve_held
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -44,6 +46,7 @@ class Calibrated:
     record: Calibration
     before: Weighted  # under the uniform target
     after: Weighted
+    held: Held | None = None
 
 
 def first_share(n: int, num_codes: int) -> int:
@@ -87,6 +90,7 @@ def next_set(
     seed: int,
     target: str | None,
     *,
+    hold: str | None = None,
     backend: str,
     threads: int | None,
     on_step: OnStep | None,
@@ -102,7 +106,7 @@ def next_set(
     if left < 1:
         raise DdmError(f"--n is {n}, and {record.audited} images are audited already; expected more")
     first = sets[0].manifest
-    codes = _in_turn(audit.by_weights(_so_far(record, target, bundle), left), first.request.prompt, seed)
+    codes = _in_turn(audit.by_weights(_so_far(record, target, hold, bundle), left), first.request.prompt, seed)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
     made = pipeline.generate(first.again(), n=left, seed=seed, codes=codes, on_step=on_step)
     return audit.write(made, record.attributes, out, sets[0].scope), left
@@ -114,13 +118,14 @@ def from_audits(
     attributes: Sequence[Attribute] | None,
     target: str | None,
     *,
+    hold: str | None = None,
     name: str,
     out: Path | None,
 ) -> Calibrated:
     """Store the calibration that the filled `audits` give in the bundle, or in its copy at `out`."""
     bundle = _writable(source, out)
     record = _from_audits(bundle, _read(bundle, audits, attributes))
-    return _stored(bundle, record, target, name, out)
+    return _stored(bundle, record, target, hold, name, out)
 
 
 def from_judges(
@@ -131,6 +136,7 @@ def from_judges(
     n: int,
     seed: int,
     *,
+    hold: str | None = None,
     name: str,
     out: Path | None,
     scope: str | None,
@@ -158,7 +164,9 @@ def from_judges(
                 f"--groups: {unknown[0]} is unknown to the judge of {attribute.name}; "
                 f"its classes: {', '.join(loaded[attribute.name].classes)}"
             )
-    if target is not None:
+    if hold is not None:
+        parts_beside(parse_hold(hold, attributes), target, attributes)
+    elif target is not None:
         parse_target(target, attributes)
     base = base_weights(bundle.codes)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
@@ -183,8 +191,8 @@ def from_judges(
     first = first_share(_checked(n), len(base))
     record = add(audit.stratified(base, first), seed)
     if n > first:
-        record = add(audit.by_weights(_so_far(record, target, bundle), n - first), seed + 1)
-    return _stored(bundle, record, target, name, out)
+        record = add(audit.by_weights(_so_far(record, target, hold, bundle), n - first), seed + 1)
+    return _stored(bundle, record, target, hold, name, out)
 
 
 def _in_turn(codes: list[int], prompt: str | Sequence[str] | None, seed: int) -> list[int]:
@@ -198,8 +206,18 @@ def _in_turn(codes: list[int], prompt: str | Sequence[str] | None, seed: int) ->
     return [codes[i] for i in shuffled(seed, len(codes))]
 
 
-def _stored(bundle: Bundle, record: Calibration, target: str | None, name: str, out: Path | None) -> Calibrated:
-    record, found = with_target(record, target, bundle.codes)
+def _stored(
+    bundle: Bundle, record: Calibration, target: str | None, hold: str | None, name: str, out: Path | None
+) -> Calibrated:
+    held = None
+    if hold is None:
+        record, found = with_target(record, target, bundle.codes)
+    else:
+        kept = parse_hold(hold, record.attributes)
+        weights, held = solve_held(record, parts_beside(kept, target, record.attributes), kept, bundle.codes)
+        # Under provenance, where programs that know nothing of holds pass over it.
+        record = record.model_copy(update={"provenance": {**record.provenance, "hold": held.model_dump(mode="json")}})
+        record, found = with_weights(record, held.target, weights, bundle.codes)
     bundle = bundle if out is None else copy_bundle(bundle, out)
     try:
         bundle, calibration_id = store(bundle, record, name)
@@ -209,7 +227,7 @@ def _stored(bundle: Bundle, record: Calibration, target: str | None, name: str, 
         raise
     before = weighted(record, "uniform", base_weights(bundle.codes), bundle.codes)
     after = weighted(record, found.target, np.array(found.code_weights), bundle.codes, calibration_id, name)
-    return Calibrated(bundle, record, before, after)
+    return Calibrated(bundle, record, before, after, held)
 
 
 def _writable(source: str, out: Path | None) -> Bundle:
@@ -251,7 +269,13 @@ def _from_audits(bundle: Bundle, sets: Sequence[audit.Audit]) -> Calibration:
     return calibration(bundle, sets[0].attributes, labelled, _settings(sets[0].manifest, sets[0].scope), origin)
 
 
-def _so_far(record: Calibration, target: str | None, bundle: Bundle) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _so_far(
+    record: Calibration, target: str | None, hold: str | None, bundle: Bundle
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if hold is not None:
+        kept = parse_hold(hold, record.attributes)
+        parts = parts_beside(kept, target, record.attributes)
+        return solve_held(record, parts, kept, bundle.codes, approximate=True)[0]
     parts = uniform(record.attributes) if target is None else parse_target(target, record.attributes)
     return solve(record, parts, base_weights(bundle.codes), nearest=True)
 

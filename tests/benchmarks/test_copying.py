@@ -41,3 +41,20 @@ def test_copying_refuses_another_size() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(DdmError, match="held_out"):
         copying(_pictures(rng, 3), _pictures(rng, 3), np.zeros((3, 4, 4, 3), np.uint8))
+
+
+def test_a_copy_that_was_moved_is_found_when_it_is_moved_back() -> None:
+    rng = np.random.default_rng(1)
+    train, held_out = (np.zeros((60, 12, 12, 3), np.uint8) for _ in range(2))
+    for pictures in (train, held_out):
+        pictures[:, 4:8, 4:8] = rng.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8)
+    moved = copying(np.roll(train, (1, -1), axis=(1, 2)), train, held_out)
+    assert moved.moved_share == 1
+    assert moved.share < 0.9
+
+
+def test_images_that_share_their_nearest_one_count_as_few() -> None:
+    rng = np.random.default_rng(2)
+    train, held_out = _pictures(rng, 50), _pictures(rng, 50)
+    assert copying(train, train, held_out).nearest == pytest.approx(50)
+    assert copying(np.repeat(train[:2], 25, axis=0), train, held_out).nearest == pytest.approx(2)

@@ -186,7 +186,7 @@ def solve(
 
     Raises DdmError for one that is out of reach by the 90 % bounds, saying how far the codes go.
     """
-    columns = np.hstack([_means(found.table(part.attributes), prior) for part in parts])
+    columns = np.hstack([means(found.table(part.attributes), prior) for part in parts])
     wanted = np.concatenate([part.shares for part in parts])
     reachable = [] if nearest else [(part, found.reachable(part.attributes, base)) for part in parts]
     for part, reach in reachable:
@@ -203,11 +203,17 @@ def solve(
             f"target {';'.join(map(str, parts))}: each share is in reach, but not all at once; the nearest is "
             f"{', '.join(f'{cell}={share:.3f}' for cell, share in at.items())}. {_HELP}"
         )
-    rounded = np.round(result.weights, _DECIMALS)
-    return np.asarray(rounded / rounded.sum(), np.float64)
+    return rounded(result.weights)
 
 
-def _means(counts: NDArray[np.int64], prior: float | None = None) -> Floats:
+def rounded(weights: Floats) -> Floats:
+    """Weights [K] of sum 1 with so few decimals that machines agree on them."""
+    kept = np.round(weights, _DECIMALS)
+    return np.asarray(kept / kept.sum(), np.float64)
+
+
+def means(counts: NDArray[np.int64], prior: float | None = None) -> Floats:
+    """Posterior means [K, G] of counts [K, G] that weights are made with; `prior` is fitted where it is None."""
     return posterior.mean(counts, posterior.fitted_prior(counts) if prior is None else prior)
 
 
@@ -216,10 +222,12 @@ _HELP = "More codes (train --micro-codes), more audits (calibrate --n) or retrai
 
 def with_target(found: Calibration, target: str | None, codes: CodeTable) -> tuple[Calibration, Weighted]:
     """The calibration with the weights for `target` in it (None: even shares of each attribute's groups)."""
-    base = base_weights(codes)
     parts = uniform(found.attributes) if target is None else parse_target(target, found.attributes)
-    weights = solve(found, parts, base)
-    text = ";".join(map(str, parts))
+    return with_weights(found, ";".join(map(str, parts)), solve(found, parts, base_weights(codes)), codes)
+
+
+def with_weights(found: Calibration, text: str, weights: Floats, codes: CodeTable) -> tuple[Calibration, Weighted]:
+    """The calibration with `weights` [K] in it, for the target `text` in one spelling."""
     stored = Stored(target=text, code_weights=tuple(map(float, weights)))
     others = tuple(other for other in found.targets if other.target != text)
     return found.model_copy(update={"targets": (*others, stored)}), weighted(found, text, weights, codes)
@@ -237,7 +245,7 @@ def weighted(
     shares = {}
     for attribute in found.attributes:
         counts = found.table([attribute])
-        expected = weights @ _means(counts)
+        expected = weights @ means(counts)
         half = posterior.Z90 * np.sqrt(weights**2 @ posterior.variance(counts))
         each = zip(attribute.groups, expected.tolist(), half.tolist(), strict=True)
         shares[attribute.name] = {group: (share, width) for group, share, width in each}

@@ -28,14 +28,15 @@ class Tilt(NamedTuple):
     reached: bool
 
 
-def tilt(p: Floats, target: Floats, base: Floats, slack: float = 0.0) -> Tilt:
+def tilt(p: Floats, target: Floats, base: Floats, slack: float | Floats = 0.0) -> Tilt:
     """The weights above for p [K, F], target [F] and base [K] (positive where a code may be used).
 
     With `slack` > 0 the shares miss the target by slack·λ (the dual gets ½·slack·|λ|²): then there are weights for any
-    target, the nearest ones where it lies outside what the codes can give. Several attributes may stand side by side
-    in F; that their columns are linearly dependent doesn't matter.
+    target, the nearest ones where it lies outside what the codes can give. It may be one for each share [F]. Several
+    attributes may stand side by side in F; that their columns are linearly dependent doesn't matter.
     """
     p, target = np.asarray(p, np.float64), np.asarray(target, np.float64)
+    slack = np.broadcast_to(np.asarray(slack, np.float64), target.shape)
     live = np.asarray(base, np.float64) > 0
     moves, log_base = p[live] - target, np.log(np.asarray(base, np.float64)[live])
     direction = np.zeros(p.shape[1])
@@ -45,7 +46,7 @@ def tilt(p: Floats, target: Floats, base: Floats, slack: float = 0.0) -> Tilt:
         top = float(score.max())
         mass = np.exp(score - top)
         total = float(mass.sum())
-        return top + math.log(total) + slack / 2 * float(at @ at), mass / total
+        return top + math.log(total) + float(at @ (slack * at)) / 2, mass / total
 
     value, weights = dual(direction)
     for _ in range(_STEPS):
@@ -53,7 +54,7 @@ def tilt(p: Floats, target: Floats, base: Floats, slack: float = 0.0) -> Tilt:
         if np.abs(gradient).max() < _TOLERANCE / 10:
             break
         centred = moves - weights @ moves
-        hessian = (centred * weights[:, None]).T @ centred + slack * np.eye(len(direction))
+        hessian = (centred * weights[:, None]).T @ centred + np.diag(slack)
         # Shares of one attribute sum to 1, so the Hessian is singular; the gradient lies in its range.
         step = -np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0]
         if not np.isfinite(step).all():
