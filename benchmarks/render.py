@@ -20,6 +20,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "distill.table.md": ("distill", digits.distill_page),
     "faces.md": ("faces", faces.page),
     "codes.md": ("codes", studies.codes_page),
+    "joint_faces.md": ("joint_faces", studies.joint_faces_page),
     "splits.md": ("splits", studies.splits_page),
     "calibration.md": ("calibration", studies.calibration_page),
     "drift.md": ("drift", studies.drift_page),

@@ -62,6 +62,47 @@ def splits_page(results: Path) -> str:
     return head + table(columns, rows) + f"\nCommit {', '.join(dict.fromkeys(line['commit'] for line in lines))}.\n"
 
 
+_JOINT = """# Faces with two attributes out of balance
+
+`python benchmarks/joint_faces.py POOL.npz ATTRIBUTES.npz E2=... E2w=... E2c=...`: cartoon faces at 32x32, {machine}.
+"joint" has gender 4:1 and race 8:4:2:1 (1,125 images); the control has as many of each (1,200). n = {n} images a cell,
+as judged, not corrected; intervals at 95 %. "accepted": candidates of `ddm-rt discover` on features of a
+caption-trained encoder, accepted where their balanced accuracy for an attribute is at least .75. The true attributes stand in for a
+person's eyes. "blind": all equal-share factors accepted, without looking. E2w is a weak encoder; E2c heard gender and
+race less often. "labels": a probe on E2 features, from so many labels of both attributes.
+
+"""
+
+
+def joint_faces_page(results: Path) -> str:
+    """Two crossing attributes, by diffusion."""
+    lines = read(results / "joint_faces.jsonl")
+    rows = []
+    for line in lines:
+        told: list[object] = [line["set"], line["way"], line["seed"]]
+        for name in ("gender", "race"):
+            best = max(line["accuracy"][name]) if "accuracy" in line else None
+            told.append("" if best is None else f"{best:.2f}")
+        sides = [line["sides"][number - 1] for number in line.get("accepted", ())]
+        told.append(" x ".join(map(str, sides)) + (f", {line['cells']}" if line.get("cells") else ""))
+        told.append(f"{line['effective_images']:.0f}" if line.get("effective_images") else "")
+        for name in ("gender", "race"):
+            raw = line[name]["raw"] if name in line else None
+            told.append("not trained" if raw is None else _l2(raw))
+        rows.append(told)
+    n = next((line["gender"]["n"] for line in lines if "gender" in line), 0)
+    columns = ("set", "codes", "seed", "gender found", "race found", "cells", "n_eff", "gender FD_L2", "race FD_L2")
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
+    head = _JOINT.format(machine=lines[0]["machine"], n=n)
+    return head + table(columns, rows) + f"\nCommit {commits}.\n"
+
+
+def _l2(raw: Line) -> str:
+    """FD_L2 with its interval; of two groups the stored one is FD_ddm's, a √2-th of it."""
+    low, high = raw.get("fd_l2_interval") or [2**0.5 * edge for edge in raw["fd_ddm_interval"]]
+    return f"{raw['scores']['fd_l2']:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def codes_page(results: Path) -> str:
     """What codes hold, by labels that nothing else has read."""
     parts = ["# Codes\n"]
