@@ -67,9 +67,9 @@ _JOINT = """# Faces with two attributes out of balance
 `python benchmarks/joint_faces.py POOL.npz ATTRIBUTES.npz E2=... E2w=... E2c=...`: cartoon faces at 32x32, {machine}.
 "joint" has gender 4:1 and race 8:4:2:1 (1,125 images); the control has as many of each (1,200). n = {n} images a cell,
 as judged, not corrected; intervals at 95 %. "accepted": candidates of `ddm-rt discover` on features of a
-caption-trained encoder, accepted where their balanced accuracy for an attribute is at least .75. The true attributes stand in for a
-person's eyes. "blind": all equal-share factors accepted, without looking. E2w is a weak encoder; E2c heard gender and
-race less often. "labels": a probe on E2 features, from so many labels of both attributes.
+caption-trained encoder, accepted where their balanced accuracy for an attribute is at least .75. The true attributes
+stand in for a person's eyes. "blind": all equal-share factors accepted, without looking. E2w is a weak encoder; E2c
+heard gender and race less often. "labels": a probe on E2 features, from so many labels of both attributes.
 
 """
 
