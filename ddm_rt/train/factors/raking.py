@@ -2,6 +2,9 @@
 
 W. E. Deming, F. F. Stephan, "On a least squares adjustment of a sampled frequency table when the expected marginal
 totals are known", Annals of Mathematical Statistics 11 (1940) 427-444.
+
+Targets of requests are raked by `ddm_rt.raking`, exactly and without a limit. Here a limit comes first: training that
+shows one image too often learns it by heart.
 """
 
 from collections.abc import Sequence
