@@ -45,7 +45,7 @@ def confidences(
 ) -> NDArray[np.float32]:
     """C's probabilities [N,K] for images [N,C,H,W] in [-1,1] at random timesteps, the UNet told the codes `given`."""
     latent_shape = config.model.latent_shape(config.data)
-    model = DDM(config.model, latent_shape, codes.top_of).eval().requires_grad_(False)
+    model = DDM(config.model, latent_shape, codes.shared_of).eval().requires_grad_(False)
     load_weights(model, run / "weights.safetensors")
     newest = load_file(max((run / "checkpoints").glob("step_*.safetensors")))
     head = IndicatorHead(latent_shape, config.model.head_hidden, codes.num_codes).eval()

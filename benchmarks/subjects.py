@@ -125,7 +125,7 @@ def _write_run(run: Path, config: RunConfig) -> None:
     codes = Codes(origin="discovered" if leaves else "none", leaves=leaves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = DDM(config.model, config.model.latent_shape(config.data), codes.top_of)
+        model = DDM(config.model, config.model.latent_shape(config.data), codes.shared_of)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "config.json", config.model_dump(mode="json"))
     write_json(run / "codes.json", codes.model_dump(mode="json"))

@@ -39,7 +39,7 @@ def gflop(subject: Subject, batch: int, side: int | None) -> float:
     """
     bundle = Bundle.load(subject.bundle, verify=False)
     with torch.device("meta"):
-        model = build(bundle.model, bundle.config.latent_shape, bundle.codes.top_of).eval()
+        model = build(bundle.model, bundle.config.latent_shape, bundle.codes.shared_of).eval()
     given = {name: torch.from_numpy(value).to("meta") for name, value in feeds(subject, batch, side).items()}
     x_t, t = given.pop("x_t"), given.pop("t")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -34,6 +34,7 @@ class ConfidenceError(Frozen):
     accuracy: float
     confidence: float
     ece: float
+    smooth_ece: float  # without bins
     floor_mean: float  # of a classifier that is right exactly as often as it says, with the same confidences
     floor_p95: float
     bins: tuple[Bin, ...]
@@ -77,6 +78,7 @@ def calibration_error(
         accuracy=float(right.mean()),
         confidence=float(confidence.mean()),
         ece=_ece(confidence, right, where, bins),
+        smooth_ece=smooth_ece(confidence, right),
         floor_mean=float(np.mean(floor)),
         floor_p95=float(np.quantile(floor, 0.95)),
         bins=tuple(
@@ -85,6 +87,28 @@ def calibration_error(
             if inside.any()
         ),
     )
+
+
+def smooth_ece(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """smECE of confidences [N] in [0, 1] and whether each was right, bool [N].
+
+    J. Błasiok, P. Nakkiran, "Smooth ECE" (arXiv 2309.12236, definition 3): ∫ |Σ_i K_σ(t, p_i)(y_i − p_i)/N| dt with a
+    Gaussian kernel that is reflected at 0 and 1, at the σ for which the integral is σ. No bins, and no jump as p moves.
+    """
+    points = np.linspace(0, 1, 1001)
+    gaps = np.bincount(np.rint(confidence * 1000).astype(np.int64), weights=right - confidence, minlength=1001)
+
+    def integral(width: float) -> float:
+        reflected = [points, -points, 2 - points]  # the kernel's mass beyond an end comes back from it
+        kernel = sum(np.exp(-0.5 * ((points[:, None] - at) / width) ** 2) for at in reflected)
+        smooth = kernel @ gaps / (width * np.sqrt(2 * np.pi) * len(right))
+        return float(np.trapezoid(np.abs(smooth), points))
+
+    low, high = 1e-3, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if integral(middle) > middle else (low, middle)
+    return high
 
 
 def linear_probe(

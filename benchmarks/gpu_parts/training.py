@@ -117,7 +117,7 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
         lambda rows: {"context": context[rows]},
         torch.zeros(IMAGES, 6, dtype=torch.int64),
     )
-    subject = LatentSubject(config, model, captions, top_of)
+    subject = LatentSubject(config, model, captions, tuple((top,) for top in top_of))
     codes = torch.arange(IMAGES) % models.CODES if indicator else None
     classes = Classes(codes, models.CODES if indicator else 0, top_of)
     trainer = Trainer(config, Material(latents, classes, lambda: subject), Processes(torch.device(rig.device)))

@@ -132,6 +132,7 @@ def _indicator(record: Line) -> str:
             "yes" if row["told"] else "no",
             row["n"],
             *(f"{row[name]:.3f}" for name in ("accuracy", "top_accuracy", "confidence", "ece")),
+            f"{row['smooth_ece']:.3f}" if "smooth_ece" in row else "",
             f"{row['floor_mean']:.3f} / {row['floor_p95']:.3f}",
         )
         for row in record["indicator"]
@@ -146,7 +147,16 @@ def _indicator(record: Line) -> str:
         )
         for row in record["probes"]
     )
-    names = ("C reads", "UNet told the code", "n", "names the code", "names the top code", "mean confidence", "ECE")
+    names = (
+        "C reads",
+        "UNet told the code",
+        "n",
+        "names the code",
+        "names the top code",
+        "mean confidence",
+        "ECE",
+        "smECE",
+    )
     return (
         table((*names, "floor, mean / 95 %"), confidence)
         + "\n"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from bench_parts.probes import calibration_error, linear_probe
+from bench_parts.probes import calibration_error, linear_probe, smooth_ece
 from tolerances import STATISTIC_ABS
 
 from ddm_rt.errors import DdmError
@@ -81,3 +81,11 @@ def test_bad_probabilities(probabilities: np.ndarray, truth: list, said: str) ->
 def test_bad_features(features: np.ndarray, labels: list[str]) -> None:
     with pytest.raises(DdmError, match="probe: "):
         linear_probe(features, labels)
+
+
+def test_smooth_ece_of_one_confidence_is_its_gap_and_of_a_calibrated_one_is_small() -> None:
+    rng = np.random.default_rng(0)
+    right = np.arange(1000) % 10 < 6
+    assert smooth_ece(np.full(1000, 0.8), right) == pytest.approx(0.2, abs=0.01)
+    said = rng.random(20_000)
+    assert smooth_ece(said, rng.random(20_000) < said) < 0.02
