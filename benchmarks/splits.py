@@ -79,7 +79,10 @@ def find_splits(name: str, source: Path, work: Path) -> dict[str, Any]:
     folder, truth = write_set(name, source, work)
     config = resolve("digits-bench", {"data.source": str(folder)})
     images = data.load(config.data)
-    seen = views(images.latent_input(), config.features, SEED)
+    if not (work / "views.npz").is_file():
+        np.savez(work / "views.npz", **views(images.latent_input(), config.features, SEED))  # type: ignore[arg-type]
+    with np.load(work / "views.npz") as arrays:
+        seen = dict(arrays)
     candidates = find_candidates(seen, config.codes, SEED)
     accuracy = [balanced_accuracy(candidate.label, truth) for candidate in candidates]
     best = int(np.argmax(accuracy[:FIRST]))

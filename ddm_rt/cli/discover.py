@@ -22,7 +22,8 @@ def discover(
         Option(help="One view more: an encoder (ONNX file, or folder with CLIP's), or a .npy file of features."),
     ] = None,
     accept: Annotated[
-        str | None, Option(help="Numbers of the candidates to balance, with commas. The first gives the top codes.")
+        str | None,
+        Option(help="Candidates to balance: numbers with commas. The shares of the first are kept most closely."),
     ] = None,
     name: Annotated[
         list[str] | None, Option(metavar="N=NAME:A,B", help="Name of candidate N and of its sides. Repeatable.")
@@ -60,6 +61,9 @@ def discover(
         raise DdmError("--data: missing; expected training images, or --accept with a folder that was made before")
     if accept is None:
         options.refuse({"--name": name}, "it goes with --accept, which says what is accepted")
+    if data is None:
+        of_images = {"--features": features, "--image-size": image_size, "--channels": channels, "--set": set_}
+        options.refuse(of_images, "it goes with --data, which is looked at anew")
     if data is not None:
         fields = options.assignments(set_) | options.given({"data.image_size": image_size, "data.channels": channels})
         with display.progress(errors) as bars:
@@ -71,15 +75,23 @@ def discover(
         table = Table("candidate", "images of the sides", "found in", "agreement", "stability", title="ways to split")
         for factor in found.factors:
             sizes = " / ".join(map(str, factor.sizes))
-            table.add_row(str(factor.number), sizes, factor.view, f"{factor.agreement:.2f}", f"{factor.stability:.2f}")
+            table.add_row(
+                str(factor.number),
+                sizes,
+                factor.view,
+                f"{factor.agreement:.2f}",
+                "–" if factor.stability is None else f"{factor.stability:.2f}",
+            )
         console.print(table)
         say(f"look at {out / 'index.html'}; it makes the command that accepts what you choose")
     if accept is not None:
-        chosen = workflow.accept(out, _numbers(accept), dict(map(_named, name or ())), cells)
+        chosen = workflow.accept(out, _numbers(accept), _names(name or ()), cells)
         for factor in chosen.chosen:
             sides = ", ".join(f"{value} ({size})" for value, size in zip(factor.values, factor.sizes, strict=True))
             tell(f"accepted {factor.number}: {factor.name}: {sides}")
-        say(f"train with: ddm-rt train --codes {out / 'factors.json'}")
+        data_of = chosen.data
+        options_of = f"--data {data_of.source} --image-size {data_of.image_size} --channels {data_of.channels}"
+        say(f"train with: ddm-rt train {options_of} --codes {out / 'factors.json'} --out RUN")
 
 
 def _numbers(text: str) -> list[int]:
@@ -89,9 +101,16 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _names(texts: list[str] | tuple[()]) -> dict[int, tuple[str, tuple[str, ...]]]:
+    found = [_named(text) for text in texts]
+    if len(dict(found)) != len(found):
+        raise DdmError("--name: a candidate is named twice")
+    return dict(found)
+
+
 def _named(text: str) -> tuple[int, tuple[str, tuple[str, ...]]]:
     number, sign, rest = text.partition("=")
     name, colon, values = rest.partition(":")
-    if not (sign and colon and number.strip().isdigit()):
+    if not (sign and colon and number.strip().isascii() and number.strip().isdigit()):
         raise DdmError(f"--name {text!r}: expected N=NAME:A,B, for example 1=heel:flat,high")
     return int(number), (name.strip(), tuple(value.strip() for value in values.split(",")))

@@ -81,7 +81,7 @@ def train(
     labels: Annotated[
         Path | None, Option(help="CSV file (image,label) for --indicator probe: 64 to 256 images.")
     ] = None,
-    codes: Annotated[Path | None, Option(help="JSON file with codes. They are used, and none are discovered.")] = None,
+    codes: Annotated[Path | None, Option(help="JSON file with codes, or factors.json of ddm-rt discover.")] = None,
     features: Annotated[
         Path | None, Option(help="Encoder to find codes with: ONNX file, or folder with CLIP's.")
     ] = None,

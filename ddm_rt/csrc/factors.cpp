@@ -95,20 +95,22 @@ std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted,
         for (double& share : named.back().wanted) share /= total;
     }
     margins.insert(margins.end(), named.begin(), named.end());
-    const auto [out, reached] = rake(weights, margins);
+    auto [out, reached] = rake(weights, margins);
     if (reached) return out;
-    if (std::all_of(out.begin(), out.end(), [](double weight) { return weight == 0; })) {
+    const double mass = exact_sum(out);
+    if (mass == 0) {
         throw Error(concat("target ", repr(target), " is out of reach: no code has all of these values"));
     }
-    std::vector<std::string> nearest;
+    for (double& weight : out) weight /= mass;
+    std::vector<std::string> within;
     for (const Factor& factor : codes.factors) {
         const std::vector<double> shares = shares_of(factor.value_of, out, factor.values.size());
         for (size_t i = 0; i < shares.size(); ++i) {
-            if (shares[i] > NOTHING) nearest.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
+            if (shares[i] > NOTHING) within.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
         }
     }
     throw Error(concat("target ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
-                       "of one. The nearest target within reach is ", join(",", nearest)));
+                       "of one. A target within reach is ", join(",", within)));
 }
 
 }  // namespace ddm

@@ -74,7 +74,8 @@ def discover(
         )
         for factor in found.factors
     ]
-    factors_page.write(out, source, len(images), list(seen), cards, found.model_dump_json(), FACTORS)
+    told = factors_page.Told(source, config.data.image_size, config.data.channels, len(images), list(seen))
+    factors_page.write(out, told, cards, found.model_dump_json(), FACTORS)
     return found
 
 

@@ -82,7 +82,7 @@ def test_a_request_by_factors() -> None:
         ]
         assert model["factors"][1]["shares"] == pytest.approx([1 / 3] * 3)
         for target, said in (
-            ("gender:female=1", "nearest target within reach is gender:female=1,hair:dark=0.5,hair:fair=0.5"),
+            ("gender:female=1", "A target within reach is gender:female=1,hair:dark=0.5,hair:fair=0.5"),
             ("gender:female=.5", "sum to 0.5"),
             ("female=.5,male=.5", "`ddm-rt calibrate` adds one (the bundle's factors are gender: female, male; hair"),
             ("gendre:female=1", r"the bundle's factors are gender: female, male; hair: dark, fair, grey"),

@@ -1,6 +1,6 @@
 """Candidate factors for a person to look at: strips of images of each side, and the command that accepts them."""
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ LIMITS = (
     "A candidate is a way to split these images. Nobody has confirmed that it is a split that you mean.",
     "Candidates stand in the order of how much the other views know of them, which rates large clear splits highest.",
     "Agreement is how well other views of the images find the same split (adjusted Rand index, 1 is the same). "
-    "Stability is how well a bootstrap sample finds it again. A wrong split can be stable: look at the images.",
-    "A split that you have in mind may be missing. Then label 64 images and train with --indicator probe.",
+    "Stability is how well bootstrap samples find a branch again. A wrong split can be stable: look at the images.",
+    "A split that you have in mind may be missing. Then label 64 images, and train with --indicator probe --labels "
+    "FILE.",
     "Accept what you would name. Evening out one split moves others; the column on moves says by how much.",
 )
 
@@ -32,7 +33,7 @@ class FactorCard:
     rule: str
     agreement: float
     known: float
-    stability: float
+    stability: float | None
     sizes: tuple[int, ...]
     overlap: Mapping[str, float]
     effective_images: float
@@ -40,19 +41,29 @@ class FactorCard:
     examples: Sequence[NDArray[np.uint8]]
 
 
-def write(
-    out: Path, source: str, images: int, views: Sequence[str], cards: Sequence[FactorCard], factors: str, name: str
-) -> Path:
+@dataclass(frozen=True)
+class Told:
+    """What was looked at: the source as `--data` takes it, its images, and the views of them."""
+
+    source: str
+    image_size: int
+    channels: int
+    images: int
+    views: Sequence[str]
+
+
+def write(out: Path, told: Told, cards: Sequence[FactorCard], factors: str, name: str) -> Path:
     """The page index.html, and the file `name` with the text `factors`, in the new folder `out`; returns the page."""
     values = {
-        "title": f"Ways to split {source}",
-        "images": images,
-        "views": ", ".join(views),
+        "title": f"Ways to split {told.source}",
+        "images": told.images,
+        "views": ", ".join(told.views),
         "cards": cards,
         "limits": LIMITS,
         "columns": COLUMNS,
         "out": str(out),
+        "folder": shlex.quote(str(out)),
+        "train": f"--data {shlex.quote(told.source)} --image-size {told.image_size} --channels {told.channels}",
         "letters": "abcdefghij",
-        "sides": json.dumps({card.number: len(card.sizes) for card in cards}),
     }
     return page.write(out, "factors.html", values, name, factors)

@@ -98,7 +98,7 @@ def uniform_weights(codes: CodeTable) -> list[float]:
 def cell_weights(codes: CodeTable, wanted: Wanted, target: str) -> list[float]:
     """The weight of each code under a target: the uniform ones, raked. A factor that isn't named keeps its shares.
 
-    Raises DdmError naming `target` where no weights give it, with the nearest target that some give.
+    Raises DdmError naming `target` where no weights give it, with one near it that some give.
     """
     weights = uniform_weights(codes)
     margins = {
@@ -114,9 +114,10 @@ def cell_weights(codes: CodeTable, wanted: Wanted, target: str) -> list[float]:
     found, reached = rake(weights, [margins[name] for name in sorted(margins, key=lambda name: name in wanted)])
     if reached:
         return found
-    if not any(found):
+    if not (mass := math.fsum(found)):
         raise DdmError(f"target {target!r} is out of reach: no code has all of these values")
-    nearest = ",".join(
+    found = [weight / mass for weight in found]
+    within = ",".join(
         f"{factor.name}:{value}={share:.9g}"
         for factor in codes.factors
         for value, share in zip(factor.values, shares(factor.value_of, found, len(factor.values)), strict=True)
@@ -124,7 +125,7 @@ def cell_weights(codes: CodeTable, wanted: Wanted, target: str) -> list[float]:
     )
     raise DdmError(
         f"target {target!r} is out of reach: some combinations of values have no code, or too little of one. "
-        f"The nearest target within reach is {nearest}"
+        f"A target within reach is {within}"
     )
 
 

@@ -94,6 +94,8 @@ def parse_hold(text: str, attributes: Sequence[Attribute]) -> Hold:
         raise DdmError(f"{where}: the bound is {number.strip()!r}; expected a number above 0, at most 1.41: race<=.05")
     known = {attribute.name: attribute for attribute in attributes}
     name = head.partition(":")[0].strip()
+    if name not in known and {*name} & {*"<>="}:
+        raise DdmError(f"{where}: expected an attribute with a bound in quotes, for example 'race<=.05'")
     if name not in known:
         raise DdmError(f"{where}: attribute {name!r} is unknown; known: {', '.join(known)}")
     if ":" not in head:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 import ddm_rt
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import SamplerName
+from ddm_rt.errors import DdmError
 from ddm_rt.raking import shares
 from ddm_rt.runtime import CodeTable
 from ddm_rt.sample.balance.assignment import by_names
@@ -244,7 +245,10 @@ def _factors(codes: CodeTable) -> list[FactorItem]:
 
 def _wanted(bundle: Bundle, target: str) -> Sequence[float] | None:
     """The share of each code that a target asks for; None where it is about groups."""
-    named = by_names(bundle, target)
+    try:
+        named = by_names(bundle, target)
+    except DdmError:  # a calibration's attribute has the name of a factor: the ledger spells its targets with it
+        return None
     return None if named is None else named.code_shares
 
 

@@ -21,7 +21,7 @@ from ddm_rt.train.factors.mixture import equal_share_factors
 Labels = NDArray[np.int64]
 
 BRANCHES = 6  # of each view, the highest in its tree
-TOGETHER = "all views together"
+TOGETHER, BRANCH = "all views together", "branch"
 DEFAULT_VIEWS = ("encoder", "contrastive")  # that training takes: the first of them that is there
 DEFAULT = "the split that training takes by itself"
 FIRST = 6  # candidates that a person looks at first
@@ -37,10 +37,8 @@ class Candidate:
     view: str  # the features that it was found in
     rule: str
     agreement: float  # mean over the other views of the best adjusted Rand index
-    known: (
-        float  # the same of the mutual information, in nats, which ranks: a few odd images agree well but tell little
-    )
-    stability: float  # mean over bootstrap samples of the best adjusted Rand index in the same view
+    known: float  # the same of the mutual information in nats, which ranks: few odd images agree well, but tell little
+    stability: float | None  # of a branch: the best adjusted Rand index in bootstrap samples of its view, averaged
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -52,8 +50,9 @@ def find_candidates(
 ) -> list[Candidate]:
     """Up to MOST candidates, first those of which the other views know most, from features [N,D] by view.
 
-    The graphs of all views added up are a view of their own. The split in two that training takes where nobody chooses
-    (of the encoder's features, or of contrastive ones) is one of the first FIRST in any case.
+    The graphs of all views added up are a view of their own, which isn't asked about the splits of others. The split in
+    two that training takes where nobody chooses (of the encoder's features, or of contrastive ones), or one like it, is
+    among the first FIRST in any case.
 
     Raises DdmError for too few images, or where no view has a split with `codes.min_share` of the images on each side.
     """
@@ -68,23 +67,30 @@ def find_candidates(
     by_default = next((view for view in DEFAULT_VIEWS if view in views), None)
     for number, (view, graph) in enumerate(graphs.items()):
         embedding = graph_embedding(graph, config, seed)
-        found = [(label, f"branch {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
-        if view == by_default:
-            found = [(_ordered(top_split(embedding, config, seed)), DEFAULT), *found]
+        found = [(label, f"{BRANCH} {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
+        if view == by_default and found:
+            found = [(_default(embedding, config, seed), DEFAULT), *found]
         if view == "encoder":
             factors = [_ordered(label) for label in equal_share_factors(views[view], seed)]
             found = [(label, f"equal-share factor {i + 1}") for i, label in enumerate(factors)] + found
         splits[view] = found
-        resampled[view] = [_again(embedding, config, seed, i) for i in range(config.bootstraps)]
+        again = (_again(embedding, config, seed, i) for i in range(config.bootstraps))
+        resampled[view] = [branches for branches in again if branches]
         if progress is not None:
             progress(number + 1, len(graphs), {})
-    every = [(view, label, rule) for view, found in splits.items() for label, rule in found]
+    every = [(view, label, rule) for view, found in splits.items() for label, rule in found if label.max() > 0]
     if not every:
         raise DdmError(
             f"no view of the {count} images splits off {config.min_share:.0%} of them or more; lower codes.min_share"
         )
     candidates = [
-        Candidate(label, view, rule, *_agreement(label, view, splits), _stability(label, resampled[view]))
+        Candidate(
+            label,
+            view,
+            rule,
+            *_agreement(label, view, splits),
+            _stability(label, resampled[view]) if rule.startswith(BRANCH) else None,
+        )
         for view, label, rule in every
     ]
     ranked = sorted(candidates, key=lambda each: -each.known)  # ties: in the order of views
@@ -105,9 +111,23 @@ def _with_default_early(kept: list[Candidate], candidates: list[Candidate]) -> l
     return [*early, default, *later]
 
 
+def _default(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> Labels:
+    """The split that training takes; all on one side where its rule finds none."""
+    try:
+        return _ordered(top_split(embedding, config, seed))
+    except DdmError:
+        return np.zeros(len(embedding), np.int64)
+
+
 def _branches(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> list[Labels]:
-    """Images of a branch (1) against all others (0), from the highest branch down, each split once."""
-    micro, tree = tree_of(embedding, config, seed)
+    """Images of a branch (1) against all others (0), from the highest branch down, each split once.
+
+    None where the images form fewer clusters than micro-codes, as in a view that sees no difference between them.
+    """
+    try:
+        micro, tree = tree_of(embedding, config, seed)
+    except DdmError:
+        return []
     leaves = len(tree) + 1
     members: list[list[int]] = [[k] for k in range(leaves)]
     for left, right in tree[:, :2].astype(int):
@@ -128,12 +148,8 @@ def _branches(embedding: NDArray[np.float64], config: CodesConfig, seed: int) ->
 def _again(embedding: NDArray[np.float64], config: CodesConfig, seed: int, number: int) -> list[Labels]:
     """The branches of a bootstrap sample, over all images: -1 where an image isn't in the sample."""
     drawn = np.random.default_rng([seed, number]).integers(0, len(embedding), len(embedding))
-    try:
-        branches = _branches(embedding[drawn], config, seed)
-    except DdmError:  # too few different images for so many micro-codes: nothing was found again
-        return []
     found = []
-    for branch in branches:
+    for branch in _branches(embedding[drawn], config, seed):
         label = np.full(len(embedding), -1, np.int64)
         label[drawn] = branch
         found.append(label)
@@ -142,7 +158,7 @@ def _again(embedding: NDArray[np.float64], config: CodesConfig, seed: int, numbe
 
 def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels, str]]]) -> tuple[float, float]:
     """The best adjusted Rand index and mutual information in each other view, each averaged over the views."""
-    others = [found for name, found in splits.items() if name != view]
+    others = [found for name, found in splits.items() if name not in (view, TOGETHER) and found]
     agreement, known = (
         [max((float(score(label, other)) for other, _ in found), default=0.0) for found in others]
         for score in (adjusted_rand_score, mutual_info_score)
@@ -150,12 +166,13 @@ def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels,
     return float(np.mean(agreement or [0.0])), float(np.mean(known or [0.0]))
 
 
-def _stability(label: Labels, resampled: list[list[Labels]]) -> float:
+def _stability(label: Labels, resampled: list[list[Labels]]) -> float | None:
+    """None where no sample had enough different images."""
     best = []
     for branches in resampled:
         scores = [adjusted_rand_score(label[other >= 0], other[other >= 0]) for other in branches]
         best.append(float(max(scores, default=0.0)))
-    return float(np.mean(best or [0.0]))
+    return float(np.mean(best)) if best else None
 
 
 def _ordered(label: Labels) -> Labels:

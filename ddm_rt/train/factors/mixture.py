@@ -51,7 +51,10 @@ def equal_share_factors(features: NDArray[np.float32], seed: int) -> list[Labels
     rest = _principal(features.astype(np.float64), KEPT)
     weights = np.ones(len(rest))
     found: list[Labels] = []
+    spread = rest.var(axis=0).sum()
     for number in range(ROUNDS):
+        if rest.var(axis=0).sum() <= 1e-6 * spread:
+            break  # what is left after erasing is rounding
         clusters = _clearest(rest, weights, np.random.default_rng([seed, number]))
         if clusters is None or clusters.gain < LEAST_GAIN * (clusters.number - 1):
             break
@@ -238,7 +241,7 @@ def _drawn_start(white: Floats, weights: Floats, k: int, number: int, rng: np.ra
     for _ in range(6):
         label: Labels = ((seen[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1).astype(np.int64)
         for a in range(k):
-            if (member := label == a).any():
+            if weights[member := label == a].sum() > 0:
                 centres[a] = np.average(seen[member], axis=0, weights=weights[member])
     return label
 

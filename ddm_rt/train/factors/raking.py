@@ -3,8 +3,8 @@
 W. E. Deming, F. F. Stephan, "On a least squares adjustment of a sampled frequency table when the expected marginal
 totals are known", Annals of Mathematical Statistics 11 (1940) 427-444.
 
-Targets of requests are raked by `ddm_rt.raking`, exactly and without a limit. Here a limit comes first: training that
-shows one image too often learns it by heart.
+This one is over images and keeps to a limit: the search for factors must not lean on a few images. Cells of factors
+and targets of requests are raked exactly, by `ddm_rt.raking`.
 """
 
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ class CandidateFactor(Frozen):
     rule: str
     agreement: float  # of the other views, an adjusted Rand index
     known: float  # mutual information with the other views in nats; candidates are ranked by it
-    stability: float  # over bootstrap samples, an adjusted Rand index
+    stability: float | None  # of a branch over bootstrap samples, an adjusted Rand index
     sizes: tuple[int, ...]  # images of each side, the largest first
     examples: tuple[tuple[int, ...], ...]  # of each side, drawn at random: numbers of images
     overlap: dict[str, float]  # with each other candidate, by its number: normalised mutual information
@@ -65,7 +65,7 @@ def described(candidates: Sequence[Candidate], seed: int) -> tuple[CandidateFact
     """The candidates with what a person needs to choose, unnamed."""
     found = []
     for i, candidate in enumerate(candidates):
-        weights = raked([candidate.label])
+        weights = raked([candidate.label], cap=np.inf)  # even sides, whatever that costs
         others = [(str(j + 1), other.label) for j, other in enumerate(candidates) if j != i]
         found.append(
             CandidateFactor(
@@ -108,9 +108,15 @@ def check(found: FactorsFile, path: Path | str) -> None:
     """Raises DdmError naming `path` and the field where the file contradicts itself."""
     if [factor.number for factor in found.factors] != list(range(1, len(found.factors) + 1)):
         raise DdmError(f"{path}: field factors: expected the numbers 1 to {len(found.factors)} in order")
+    if not found.factors:
+        raise DdmError(f"{path}: field factors is empty; expected one or more")
     for factor in found.factors:
         where, sides = f"{path}: factor {factor.number}", len(factor.sizes)
-        if np.bincount(factor.label, minlength=sides).tolist() != list(factor.sizes) or not all(factor.sizes):
+        if (
+            max(factor.label, default=sides) >= sides
+            or np.bincount(factor.label, minlength=sides).tolist() != list(factor.sizes)
+            or not all(factor.sizes)
+        ):
             raise DdmError(f"{where}: field label: its sides have other sizes than field sizes says")
         if len(factor.label) != len(found.factors[0].label):
             raise DdmError(f"{where}: field label: {len(factor.label)} images; factor 1 has another number")
@@ -136,9 +142,9 @@ def accept(
 ) -> FactorsFile:
     """`found` with these candidates accepted, in the order of `numbers`, and no others.
 
-    `names` has the name of a candidate and of its sides, the largest first. A candidate without one is called factor1,
-    or what its number is, with the sides a, b and so on. Raises DdmError for an unknown number and for names that a
-    target can't hold; `read_factors` checks the rest.
+    `names` has the name of a candidate and of its sides, the largest first. A candidate without one keeps the name that
+    it has, or is called factor1, or what its number is, with the sides a, b and so on. Raises DdmError for an unknown
+    number and for names that a target can't hold; `read_factors` checks the rest.
     """
     for number in (*numbers, *names):
         if not 1 <= number <= len(found.factors):
@@ -147,7 +153,7 @@ def accept(
         raise DdmError(f"--name: candidate {unused[0]} has a name, but --accept doesn't name it")
     factors = []
     for factor in found.factors:
-        default = f"factor{factor.number}", tuple("abcdefghij"[: len(factor.sizes)])
+        default = factor.name or f"factor{factor.number}", factor.values or tuple("abcdefghij"[: len(factor.sizes)])
         name, values = names.get(factor.number, default) if factor.number in numbers else (None, ())
         factors.append(factor.model_dump() | {"name": name, "values": values})
     tree = found.model_dump() | {"accepted": tuple(numbers), "cells": cells, "factors": factors}

@@ -15,7 +15,7 @@ from ddm_rt.sample.balance.quota import TreeQuota
 from ddm_rt.train.codes.classes import read_codes
 from ddm_rt.train.factors import record
 from ddm_rt.train.factors.candidates import Candidate
-from ddm_rt.train.factors.crossing import cross
+from ddm_rt.train.factors.crossing import _drawn_order, cross
 
 
 def of_table(counts: list[list[int]]) -> record.FactorsFile:
@@ -77,6 +77,17 @@ def test_a_short_request_sees_every_value() -> None:
     assert sorted(heels[:2]) == [0, 1]
     assert len(set(colours[:3])) == 3
     assert sorted(drawn) == list(range(6))
+
+
+@pytest.mark.parametrize("sizes", [(2, 4), (2, 3), (3, 3), (2, 2, 2), (2, 4, 3), (4, 2, 2)])
+def test_cells_are_drawn_in_turns_of_every_factor(sizes: tuple[int, ...]) -> None:
+    present = np.array(list(np.ndindex(*sizes))).T
+    order = _drawn_order(present, sizes)
+    assert sorted(order) == list(range(present.shape[1]))
+    per_top = present[:, order].reshape(len(sizes), sizes[0], -1)
+    drawn = per_top.transpose(0, 2, 1).reshape(len(sizes), -1)  # tops in turn, each in its order
+    for factor, size in enumerate(sizes):
+        assert len(set(drawn[factor, :size])) == size
 
 
 def test_training_takes_the_file_for_its_own_images_alone(tmp_path: Path) -> None:
