@@ -1,12 +1,13 @@
 """Splits of clothes: is the split that a person means among the first six candidates, and is it balanced once accepted?
 
-    python benchmarks/splits.py            # twelve sets, one thread; resumable
-    python benchmarks/splits.py --splits   # the candidates alone, without diffusion
+    python benchmarks/splits.py FOLDER            # twelve sets, one thread; resumable
+    python benchmarks/splits.py FOLDER --splits   # the candidates alone, without diffusion
 
-The images are Fashion-MNIST, from Debian's package dataset-fashion-mnist: six pairs of classes at 4:1 and 1:4, 1,000
-images each. The rule of `ddm-rt discover` was developed on these sets and no others. The classes are withheld from it.
-They stand in for the person: the candidate with the best balanced accuracy of the first six is accepted where that is
-at least .90. Else nobody would accept one, nothing is trained, and the set is a miss. The judge has seen other images.
+FOLDER holds Fashion-MNIST as Debian's package dataset-fashion-mnist has it (`dpkg -L` says where): six pairs of
+classes at 4:1 and 1:4, 1,000 images each. The rule of `ddm-rt discover` was developed on these sets and no others. The
+classes are withheld from it. They stand in for the person: the candidate with the best balanced accuracy of the first
+six is accepted where that is at least .90. Else nobody would accept one, nothing is trained, and the set is a miss. The
+judge has seen other images.
 """
 
 import argparse
@@ -171,7 +172,7 @@ def _log(name: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("images", type=Path, metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=Path("runs/splits"), help="runs and bundles (not committed)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--splits", action="store_true", help="the candidates alone")

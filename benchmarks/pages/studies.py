@@ -24,7 +24,7 @@ In the mixed codes, code k takes (k mod 4)/8 of its images from all codes alike,
 
 _SPLITS = """# Splits of clothes
 
-`python benchmarks/splits.py`: twelve sets of Fashion-MNIST, 1,000 images each, {machine}. The rule of
+`python benchmarks/splits.py FOLDER`: twelve sets of Fashion-MNIST, 1,000 images each, {machine}. The rule of
 `ddm-rt discover` was developed on these sets; no other pair was looked at. A candidate is a split of the images; no
 label was read for it. "Best of six" is the best balanced accuracy of the first six candidates, against the withheld
 classes. A person would accept that one where it is at least .90: {hits} of {sets} sets. Else nothing is trained, and

@@ -68,7 +68,7 @@ def calibrate(
     A target for one attribute moves the others, and the command says by how much. --hold keeps one of them where the
     uniform target has it. Where both can't be had, it prints the compromises and calibrates nothing:
 
-        ddm-rt calibrate bundles/faces --judge gender=gender.onnx --judge race=race.onnx \\
+        ddm-rt calibrate bundles/faces --judge gender=gender.onnx --judge race=race.onnx
             --groups "gender:female,male;race:asian,black,white" --target gender:uniform --hold "race<=.05"
 
     The bound is the distance between the shares of its groups: the root of the sum of squared differences. With

@@ -2,6 +2,7 @@
 
 A command whose work crosses rooms has its function here:
 
+- discover: `discover.discover`, and `discover.accept`
 - train: `train.train`
 - export: `export.export`
 - build: `build.build_plans` for TensorRT, `build.build_package` for torch

@@ -84,7 +84,11 @@ class Card:
 
 def balance(results: Path = RESULTS) -> str:
     """FD_ddm over the six sets, from balance.jsonl: a point with its interval for each set and method."""
-    lines = {(line["set"], line["method"]): line["evaluation"] for line in _lines(results / "balance.jsonl")}
+    lines = {
+        (line["set"], line["method"]): line["evaluation"]
+        for line in _lines(results / "balance.jsonl")
+        if "evaluation" in line
+    }
     chosen = {(name, method): lines[name, method] for name in _SETS for method in _METHODS}
     floor = statistics.median(evaluation["noise_floor"][3][0] for evaluation in chosen.values())
     card = Card(

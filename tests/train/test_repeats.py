@@ -23,7 +23,7 @@ def trainer_of(config: RunConfig, sizes: tuple[int, ...]) -> Trainer:
     y = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
     classes = Classes(y, len(sizes), tuple(range(len(sizes))))
     latents = torch.zeros(len(y), *config.model.latent_shape(config.data))
-    return Trainer(config, Material(latents, classes, lambda: PixelSubject(config, classes.top_of)))
+    return Trainer(config, Material(latents, classes, lambda: PixelSubject(config, classes.shared_of)))
 
 
 @pytest.mark.parametrize(
