@@ -213,7 +213,7 @@ def drawn(architecture: Architecture, device: str, *, indicator: bool) -> "Laten
     from ddm_rt.model.latent import LatentDDM
 
     with torch.device(device):
-        return LatentDDM(model_config(architecture), tuple(k // 2 for k in range(CODES)) if indicator else ())
+        return LatentDDM(model_config(architecture), tuple((k // 2,) for k in range(CODES)) if indicator else ())
 
 
 def plain_unet(model: "LatentDDM") -> Any:

@@ -69,7 +69,7 @@ def calibrate(
     uniform target has it. Where both can't be had, it prints the compromises and calibrates nothing:
 
         ddm-rt calibrate bundles/faces --judge gender=gender.onnx --judge race=race.onnx
-            --groups "gender:female,male;race:asian,black,white" --target gender:uniform --hold "race<=.05"
+            --groups "gender:f,m;race:a,b,w" --target gender:uniform --hold "race<=.05"
 
     The bound is the distance between the shares of its groups: the root of the sum of squared differences. With
     --hold "race:uniform<=.05" they are held at even shares instead.

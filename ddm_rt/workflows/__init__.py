@@ -9,7 +9,8 @@ A command whose work crosses rooms has its function here:
 - upgrade: `upgrade.upgrade`
 - train-judge: `train_judge.make_judge`
 - calibrate: `calibrate.first_set` and `next_set`, then `from_audits`; with a judge `from_judges`
-- evaluate, of an audit: `audit.audit`; card: `audit.card_of`
+- evaluate, of an audit: `audit.audit`
+- card: `audit.card_of`
 - export-judge: `export_judge.export_judge`
 - compare: `compare.compare`
 - serve: `serve.serve`
