@@ -4,7 +4,8 @@
 
 POOL.npz holds rendered faces `x` uint8 [N,32,32,3], ATTRIBUTES.npz the `gender` and `race` of each, and each
 FEATURES.npz the features `z` [N,D] of an encoder that saw other faces with captions. They are cartoons, no photographs.
-Every cell is resumable and takes one thread; `--only TEXT` runs those whose name contains the text.
+Every cell is resumable and takes one thread; `--only TEXT` runs those whose name contains the text, `--factors` looks
+for factors and trains nothing.
 
 A person accepts a candidate of `ddm-rt discover` for an attribute where its balanced accuracy is at least .75; the true
 attributes stand in for her eyes. "blind" accepts all equal-share factors that there are, as somebody who doesn't look.
@@ -169,8 +170,8 @@ def judge_of(faces: Faces, path: Path) -> Any:
     return Judge.load(path)
 
 
-def run_cell(cell: Mapping[str, Any], faces: Faces, z: Mapping[str, Any], work: Path, judge: Any) -> dict[str, Any]:
-    """Train, sample and measure one cell; what is there is taken."""
+def run_cell(cell: Mapping[str, Any], faces: Faces, z: Mapping[str, Any], work: Path, train_it: bool) -> dict[str, Any]:
+    """Find factors, train, sample and measure one cell; what is there is taken."""
     from faces_parts.judging import AttributeJudge
     from faces_parts.sets import Faces as Written
     from faces_parts.sets import write_folder
@@ -193,11 +194,13 @@ def run_cell(cell: Mapping[str, Any], faces: Faces, z: Mapping[str, Any], work: 
         "sampling.indicator_guidance_scale": 1.25,
     }
     told: dict[str, Any] = {}
+    if cell["way"] == "vanilla" and not train_it:
+        return told
     if cell["way"] == "vanilla":
         fields["train.indicator"] = "none"
     else:
         chosen, told = factors_of(cell, faces, z, resolve("digits-bench", fields))
-        if chosen is None:
+        if chosen is None or not train_it:
             return told
         own.mkdir(parents=True, exist_ok=True)
         write_json(own / "factors.json", chosen.model_dump(mode="json"))
@@ -208,6 +211,7 @@ def run_cell(cell: Mapping[str, Any], faces: Faces, z: Mapping[str, Any], work: 
     bundle = Bundle.load(own / "bundle")
     made = Pipeline.load(bundle, backend="onnxruntime", threads=1).generate(n=N, seed=cell["seed"])
     _, reference = faces.others()
+    judge = judge_of(faces, work / "judge.onnx")
     for attribute, groups in GROUPS.items():
         real = LabelledImages(faces.images[reference], [groups[k] for k in faces.groups[attribute][reference]])
         by = AttributeJudge(judge, attribute)
@@ -226,6 +230,7 @@ def main() -> None:
     parser.add_argument("features", nargs="+", metavar="NAME=FEATURES.npz")
     parser.add_argument("--work", type=Path, default=Path("runs/joint_faces"), help="runs and bundles (not committed)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--factors", action="store_true", help="look for factors alone")
     parser.add_argument("--only", default="", help="cells whose set, way and seed contain this text")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -235,13 +240,16 @@ def main() -> None:
         name, _, path = text.partition("=")
         with np.load(path) as arrays:
             z[name] = arrays["z"].astype(np.float32)
-    judge = judge_of(faces, arguments.work / "judge.onnx")
     path = arguments.results / "joint_faces.jsonl"
     for cell in cells(list(z)):
         text = " ".join(map(str, cell.values()))
-        if arguments.only not in text or any(all(line[k] == v for k, v in cell.items()) for line in read(path)):
+        there = next((line for line in read(path) if all(line[k] == v for k, v in cell.items())), None)
+        done = there is not None and ("gender" in there or arguments.factors or there.get("accepted") == [])
+        if arguments.only not in text or done:
             continue
-        line = cell | run_cell(cell, faces, z, arguments.work, judge)
+        line = cell | run_cell(cell, faces, z, arguments.work, not arguments.factors)
+        if line == cell:
+            continue
         put(path, [line | {"machine": platform.machine(), "commit": commit()}], "set", "way", "seed")
         print(text, {name: line[name]["raw"]["scores"] for name in GROUPS if name in line}, flush=True)
     print(render.render("joint_faces", arguments.results))
