@@ -127,7 +127,7 @@ class Witness:
         licence = told.pop("licence", None)
         return JudgeFacts(
             attribute=self.source.attribute,
-            kind=str(told.pop("kind", "ONNX classifier")),
+            kind=f"classifier: {told.pop('kind', 'ONNX')}",  # never "people", whatever the file says
             name=self.source.made_from or judge.name,
             sha256=judge.sha256,
             licence=None if licence is None else str(licence),

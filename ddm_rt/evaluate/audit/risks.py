@@ -53,6 +53,12 @@ def risks(audit: Audit, census: Census) -> tuple[str, ...]:
     ruled = [each.name for each in audit.attributes if any(f"[{each.name}]" in rule.rule for rule in audit.rules)]
     if audit.rules and (free := [each.name for each in audit.attributes if each.name not in ruled]):
         found.append(f"No rule is about the shares of {', '.join(free)}.")
+    for verdict in audit.rules:
+        if verdict.outcome == "PASS" and verdict.basis == "as judged" and ("&" in verdict.rule or "|" in verdict.rule):
+            found.append(
+                f"{verdict.rule} passed as judged. Intersections and outcomes are never corrected for errors of "
+                "judges, which can help such a rule to pass."
+            )
     for agreement in audit.agreements:
         low = None if agreement.interval is None else agreement.interval[0]
         if low is None or low < _AGREED:

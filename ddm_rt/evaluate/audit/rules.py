@@ -79,7 +79,7 @@ def judge(
     verdicts: list[Verdict] = []
     for rule in rules:
         about = [found for found in measured if rule.what == found.name or (rule.what is None and _plain(found.name))]
-        pairs = [(found, each) for found in about for each in _all_figures(found) if each.name == rule.metric]
+        pairs = [(found, _judged(found, e)) for found in about for e in _all_figures(found) if e.name == rule.metric]
         sign = "<=" if rule.at_most else ">="
         verdicts += [
             _verdict(rule, f"{rule.metric}[{found.name}]{sign}{rule.bound:g}", found.n, figure)
@@ -95,6 +95,13 @@ def judge(
 def _plain(name: str) -> bool:
     """An attribute of its own, rather than a crossing or an outcome."""
     return "&" not in name and "|" not in name
+
+
+def _judged(found: AttributeAudit | ParityAudit, figure: Figure) -> Figure:
+    """The figure; without a value where the judge's errors are known and can't be corrected for."""
+    if isinstance(found, AttributeAudit) and found.errors_known and figure.corrected is None:
+        return figure.model_copy(update={"value": None, "interval": None, "reason": found.not_corrected})
+    return figure
 
 
 def _all_figures(found: AttributeAudit | ParityAudit) -> list[Figure]:

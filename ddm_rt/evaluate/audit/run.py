@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def audit(
             agreement
             for witness in plan.witnesses
             if witness.people is not None
-            for agreement in people.agreements(witness.source.attribute, witness.people, seed=asked.seed)
+            for agreement in people.agreements(witness.source.attribute, witness.people, kept, seed=asked.seed)
         ),
         rules=rules.judge(plan.rules, (*attributes, *crossings), parities),
         quality=None if real is None else _quality(plan, real, said, asked, on_step, total),
@@ -140,13 +140,20 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
     targets = {}
     if asked.target is not None:
         targets = {part.name: part.shares for part in parse_target(asked.target, checked(found, "--target"))}
-    crossings = [tuple(text.split("&")) for text in asked.crossings or () if text != _NONE]
+    crossings = [_parts(text, names) for text in asked.crossings or () if text != _NONE]
     if asked.crossings is None:
         crossings = list(combinations(names, 2))
     for crossing in crossings:
         if len(crossing) < 2 or len(set(crossing)) != len(crossing) or not set(crossing) <= set(names):
             text = "&".join(crossing)
             raise DdmError(f"--cross {text!r}: expected two or more of {', '.join(names)} with & between them")
+    crossings = list(dict.fromkeys(crossings))
+    set_before = [replace(rule, what=_ordered(rule.what, names)) for rule in set_before]
+    measured = [*names, *map("&".join, crossings)]
+    if unknown := [name for name in targets if name not in measured]:
+        raise DdmError(
+            f"--target: {unknown[0]!r} isn't measured; measured: {', '.join(measured)} (--cross names others)"
+        )
     by_name = {witness.source.attribute: witness for witness in found}
     for several in (*((name,) for name in names), *crossings):
         if (cells := math.prod(len(by_name[name].groups) for name in several)) > _MOST_CELLS:
@@ -167,6 +174,16 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
         first.keep_features = True
     rules.check(set_before, _offered(plan, asked.by))
     return plan
+
+
+def _parts(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Attributes with & between them, in the order of their judges, as a target has them. Unknown ones come last."""
+    parts = [part.strip() for part in text.split("&")]
+    return tuple(sorted(parts, key=lambda part: names.index(part) if part in names else len(names)))
+
+
+def _ordered(what: str | None, names: Sequence[str]) -> str | None:
+    return what if what is None or "|" in what else "&".join(_parts(what, names))
 
 
 def _told_apart(groups: Sequence[str]) -> Sequence[str]:

@@ -25,8 +25,9 @@ PLAIN = {
         "Rules were given with the command and checked before any image was read. A rule passes where the whole 95 % "
         "interval keeps to it, and fails where none of the interval does. Otherwise it is undecided. It then takes "
         "about n·((w/d)² − 1) more images, if the estimate stays. Here d is the distance from the estimate to the "
-        "bound, and w is how far the interval reaches to the bound's side. Where the judge's error rates are known, "
-        "the corrected figure is judged, because a judge's errors help a rule to pass."
+        "bound, and w is how far the interval reaches to the bound's side. Where the error rates of an attribute's "
+        "judge are known, the corrected figure is judged, because a judge's errors help a rule to pass. If there is no "
+        "correction then, the rule is undecided. Intersections and outcomes are never corrected."
     ),
 }
 

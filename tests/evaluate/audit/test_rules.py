@@ -113,6 +113,13 @@ def test_a_judge_that_errs_does_not_help_a_rule_to_pass() -> None:
     assert found.value == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("confusion", [[[50, 50], [50, 50]], [[40, 60], [60, 40]]])
+def test_errors_that_are_known_and_cannot_be_corrected_decide_nothing(confusion: list[list[int]]) -> None:
+    found = verdict("FD_ddm<=.2", attribute(1000, 2000, confusion=np.array(confusion), classes=("female", "male")))
+    assert (found.outcome, found.value, found.more_images) == ("UNDECIDED", None, None)
+    assert "no correction exists" in found.reason
+
+
 def test_a_rule_without_an_attribute_is_about_all_that_have_the_metric() -> None:
     two = attribute(50, 100), attribute(90, 100, "smile")
     found = rules.judge([rules.parse_rule("FD_ddm<=.2")], two, ())

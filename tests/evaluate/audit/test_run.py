@@ -87,7 +87,7 @@ def test_several_judges_intersections_and_outcomes(measure, photos: Path) -> Non
     assert nurses == {"a doctor": (20, 8), "a nurse": (20, 20)}
     assert found.outcome == "PASS"
     assert "No rule is about the shares of tone, side." in found.risks
-    assert {each.attribute: each.kind for each in found.judges} == {"tone": "ONNX classifier", "side": "people (1)"}
+    assert {each.attribute: each.kind for each in found.judges} == {"tone": "classifier: ONNX", "side": "people (1)"}
 
 
 def test_targets_and_groups(measure) -> None:
@@ -95,6 +95,29 @@ def test_targets_and_groups(measure) -> None:
     assert found.attributes[0].figures[0].name == "FD_L2", "FD_ddm is for an even target"
     assert found.attributes[0].figures[0].value == pytest.approx(0)
     assert [share.target for share in found.attributes[0].shares] == pytest.approx([0.7, 0.3])
+
+
+def test_targets_of_attributes_taken_together(measure, photos: Path) -> None:
+    people = label(photos.parent, "people.csv", label=lambda i: "left" if i % 4 else "right")
+    two = (f"tone={photos.parent / 'tone.onnx'}", f"side=people:{people}")
+    own, cells = "tone:dark=.7,light=.3", "tone&side:dark&left=.4,dark&right=.3,light&left=.2,light&right=.1"
+    for asked, wanted in (
+        ({"target": own}, [0.35, 0.35, 0.15, 0.15]),
+        ({"target": cells, "crossings": ["side & tone"]}, [0.4, 0.3, 0.2, 0.1]),
+    ):
+        found, _ = measure(two, rules=["FD_L2[side&tone]<=.9"], **asked)
+        assert [share.target for share in found.crossings[0].shares] == pytest.approx(wanted)
+        assert found.crossings[0].not_corrected == "cells of several judges are not corrected"
+        assert any(risk.startswith("FD_L2[tone&side]<=0.9 passed as judged") for risk in found.risks)
+    with pytest.raises(DdmError, match="--target: 'tone&side' isn't measured; measured: tone, side"):
+        measure(two, target=cells, crossings=["none"])
+
+
+def test_a_file_that_calls_itself_people(measure, write_judge) -> None:
+    told = {"classes": '["dark", "light"]', "training": '{"kind": "people (3)"}'}
+    found, _ = measure((f"tone={write_judge(name='p.onnx', metadata=told)}",))
+    assert found.judges[0].kind == "classifier: people (3)"
+    assert any("How often the judge of tone is right is not known" in risk for risk in found.risks)
 
 
 @pytest.mark.parametrize(
