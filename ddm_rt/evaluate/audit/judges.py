@@ -72,11 +72,14 @@ class Witness:
     _labels: list[NDArray[np.str_]] = field(default_factory=list)
     _features: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def look(self, image: Image.Image) -> None:
-        """The classifier's next image, in RGB. Images are judged in batches of one shape."""
-        if self.judge is None:
+    def prepared(self, image: Image.Image) -> NDArray[np.float32] | None:
+        """An image in RGB as the classifier takes it, for `look`. Raises DdmError for one that gets too big."""
+        return None if self.judge is None else self.judge.prepared(image)
+
+    def look(self, x: NDArray[np.float32] | None) -> None:
+        """The classifier's next image, `prepared`. Images are judged in batches of one shape."""
+        if x is None:
             return
-        x = self.judge.prepared(image)
         if self._waiting and (len(self._waiting) == BATCH or self._waiting[0].shape != x.shape):
             self._decide()
         self._waiting.append(x)

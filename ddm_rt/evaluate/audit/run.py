@@ -79,10 +79,8 @@ def audit(
     census = images.Census()
     kept: list[int] = []
     small: list[NDArray[np.uint8]] = []
-    for i, picture in _pictures(material, asked.skip_unreadable, census, on_step, total, 0):
+    for i, picture in _pictures(material, plan.witnesses, asked.skip_unreadable, census, on_step, total, 0):
         kept.append(i)
-        for witness in plan.witnesses:
-            witness.look(picture.image)
         if len(small) < THUMBNAILS:
             small.append(np.asarray(ImageOps.pad(picture.image, (_SIDE, _SIDE), Image.Resampling.LANCZOS, "white")))
     if not kept:
@@ -163,6 +161,10 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
             )
     outcomes = [_outcome(text, by_name) for text in asked.outcomes]
     for column in asked.by:
+        if column in names:
+            raise DdmError(
+                f"--by {column!r}: a judge has this name; name the judge otherwise, as in --judge judged_{column}=FILE"
+            )
         _check_column(column, material)
     if asked.by and not outcomes:
         outcomes = [(name, group) for name in names for group in _told_apart(by_name[name].groups)]
@@ -228,24 +230,36 @@ def _offered(plan: _Plan, by: Sequence[str]) -> dict[str, list[str]]:
 
 def _pictures(
     material: images.Material,
+    lookers: Sequence[Witness],
     skip: bool,
     census: images.Census,
     on_step: OnStep | None,
     total: int,
     before: int,
 ) -> Iterator[tuple[int, images.Picture]]:
+    """Images that `lookers` have looked at. One that can't be read or prepared is skipped or raises."""
     for i, name in enumerate(material.names):
         try:
             picture = material.read(i)
+            ready = [_prepared(witness, picture.image, name) for witness in lookers]
         except DdmError:
             if not skip:
                 raise
             census.unreadable.append(name)
         else:
             census.add(name, picture)
+            for witness, x in zip(lookers, ready, strict=True):
+                witness.look(x)
             yield i, picture
         if on_step is not None:
             on_step(before + i + 1, total)
+
+
+def _prepared(witness: Witness, image: Image.Image, name: str) -> NDArray[np.float32] | None:
+    try:
+        return witness.prepared(image)
+    except DdmError as error:
+        raise DdmError(f"{name}: the judge of {witness.source.attribute} can't take it: {error}") from error
 
 
 def _labels(witness: Witness, plan: _Plan, kept: Sequence[int]) -> measures.Labels:
@@ -288,9 +302,8 @@ def _quality(
     made = next(witness for witness in plan.witnesses if witness.keep_features)
     name, again = made.source.attribute, made.fresh()
     kept = []
-    for i, picture in _pictures(real, False, images.Census(), on_step, total, total - len(real.names)):
+    for i, _ in _pictures(real, [again], False, images.Census(), on_step, total, total - len(real.names)):
         kept.append(i)
-        again.look(picture.image)
     x, y = made.features(), again.features()
     assert made.judge is not None
     column = next((real.columns[head] for head in (name, "label") if head in real.columns), None)

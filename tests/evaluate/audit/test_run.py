@@ -130,6 +130,7 @@ def test_a_file_that_calls_itself_people(measure, write_judge) -> None:
         ({"classes": "race:a,b"}, "--classes: attribute 'race' has no judge"),
         ({"classes": "a,b"}, "were given"),
         ({"target": "race:uniform"}, "attribute 'race' is unknown"),
+        ({"by": ["tone"]}, "--by 'tone': a judge has this name"),
         ({"by": ["prompt"]}, "--by 'prompt': no such column"),
         ({"outcomes": ["tone=green"]}, "--outcome 'tone=green': expected ATTRIBUTE=GROUP of tone: dark, light"),
         ({"crossings": ["tone&race"]}, "--cross 'tone&race': expected two or more of tone"),
@@ -161,6 +162,18 @@ def test_images_that_cannot_be_read(measure, photos: Path) -> None:
     )
     assert any("2 files could not be read" in risk for risk in found.risks)
     assert any("1 images are exact copies" in risk for risk in found.risks)
+
+
+def test_an_image_too_long_to_be_resized(measure, write_judge, photos: Path) -> None:
+    metadata = {"classes": '["dark", "light"]', "preprocessing": '{"shortest_edge": 224, "crop": [8, 8]}'}
+    judge = f"tone={write_judge(name='edge.onnx', metadata=metadata, shape=('B', 3, 8, 8))}"
+    Image.new("L", (60000, 1)).save(photos / "long.png")
+    said = r"long\.png: the judge of tone can't take it: 60000x1 pixels would be resized to 13440000x224"
+    with pytest.raises(DdmError, match=said):
+        measure((judge,))
+    found, small = measure((judge,), skip_unreadable=True)
+    assert (found.n, found.attributes[0].n, len(small)) == (40, 40, 40)
+    assert {fact.name: fact.value for fact in found.data}["left out as unreadable"] == "long.png"
 
 
 def test_a_link_to_nowhere_is_not_passed_over(measure, photos: Path) -> None:
