@@ -59,9 +59,11 @@ def find(folder: Path) -> Material:
     manifest = read_manifest(folder / MANIFEST) if _sampled(folder) else None
     if manifest is not None:
         names = tuple(record.file for record in manifest.images)
+        files = [folder / name for name in names]
         columns, codes, identity = of_manifest(manifest)
     else:
-        names, others = _files(folder)
+        files, others = _files(folder)
+        names = tuple(shown(file.relative_to(folder).as_posix()) for file in files)
         columns, codes, identity = {}, None, ()
     if not names:
         raise DdmError(f"{folder}: no images found; expected at least one file of {' '.join(data.SUFFIXES)}")
@@ -69,9 +71,9 @@ def find(folder: Path) -> Material:
     heads = {head for row in table.values() for head in row} - {"file_name"}
     columns |= {head: tuple(table.get(name, {}).get(head, "").strip() for name in names) for head in sorted(heads)}
     return Material(
-        title=folder.resolve().name,
+        title=shown(folder.resolve().name),
         names=names,
-        read=lambda i: read_picture(folder / names[i]),
+        read=lambda i: read_picture(files[i]),
         columns=columns,
         codes=codes,
         identity=identity,
@@ -79,19 +81,24 @@ def find(folder: Path) -> Material:
     )
 
 
-def _files(folder: Path) -> tuple[tuple[str, ...], str]:
+def shown(name: str) -> str:
+    """A name of a file that may be no UTF-8, as text that can be written."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _files(folder: Path) -> tuple[list[Path], str]:
     """Images below `folder` in the order of their names, and how many other files there are of which ending."""
-    names, others = [], Counter[str]()
+    files, others = [], Counter[str]()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         there = path.is_file() or (path.is_symlink() and not path.exists())  # a link to nowhere can't be read
         if not there or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
             continue
         if path.suffix.lower() in data.SUFFIXES:
-            names.append(inside.as_posix())
+            files.append(path)
         else:
-            others[path.suffix.lower() or "without an ending"] += 1
-    return tuple(names), ", ".join(f"{count} {ending}" for ending, count in others.most_common()) or "0"
+            others[shown(path.suffix.lower()) or "without an ending"] += 1
+    return files, ", ".join(f"{count} {ending}" for ending, count in others.most_common()) or "0"
 
 
 def of_generation(made: Generation, title: str) -> Material:

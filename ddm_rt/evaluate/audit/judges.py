@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.audit.images import shown
 from ddm_rt.evaluate.audit.people import People, read_people
 from ddm_rt.evaluate.audit.record import Fact, GroupAccuracy, JudgeFacts
 from ddm_rt.evaluate.fairness import check_known
@@ -115,7 +116,7 @@ class Witness:
             return JudgeFacts(
                 attribute=self.source.attribute,
                 kind=f"people ({len(self.people.by_rater)})",
-                name=Path(self.source.path).name,
+                name=shown(Path(self.source.path).name),
                 sha256=sha256(Path(self.source.path)),
                 licence=None,
                 classes=self.people.groups,
@@ -131,16 +132,18 @@ class Witness:
         return JudgeFacts(
             attribute=self.source.attribute,
             kind=f"classifier: {told.pop('kind', 'ONNX')}",  # never "people", whatever the file says
-            name=self.source.made_from or judge.name,
+            name=shown(self.source.made_from or judge.name),
             sha256=judge.sha256,
             licence=None if licence is None else str(licence),
             classes=judge.classes,
             groups=self.groups,
             preprocessing=_OWN.format(size=size) if judge.preprocessing is None else str(judge.preprocessing),
-            preprocessing_from=judge.preprocessing_from,
+            preprocessing_from=shown(judge.preprocessing_from),
             accuracy=judge.accuracy,
             per_group=_accuracies(judge, self.groups),
-            facts=tuple(Fact(name=key, value=str(value)) for key, value in told.items() if value is not None),
+            facts=tuple(
+                Fact(name=shown(key), value=shown(str(value))) for key, value in told.items() if value is not None
+            ),
         )
 
 

@@ -155,7 +155,7 @@ def _figures(p: fairness.Shares, bounds: Sequence[Interval], draws: NDArray[np.f
     radius = float(np.quantile(np.ptp(draws - p, axis=1), CONFIDENCE))
     found[DIFFERENCE] = spread, (max(0.0, spread - radius), min(1.0, spread + radius))
     found[RATIO] = float(p.min() / p.max()), _ratio_of_shares(p, bounds)
-    found[SMALLEST] = float(p.min()), (min(low for low, _ in bounds), min(high for _, high in bounds))
+    found[SMALLEST] = float(p.min()), (min(low for low, _ in bounds), min(1 / len(p), *(high for _, high in bounds)))
     return found | _of_aif360(found)
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -180,6 +181,15 @@ def test_a_link_to_nowhere_is_not_passed_over(measure, photos: Path) -> None:
     (photos / "040.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(DdmError, match=r"040\.jpg: cannot be read"):
         measure()
+
+
+def test_names_that_are_no_text_can_be_written(measure, photos: Path, tmp_path: Path) -> None:
+    for name in (b"\xff.jpg", b"a.\xff"):
+        (photos / f"{len(name) - 3:03d}.jpg").rename(photos / os.fsdecode(name))
+    found, small = measure()
+    write(found, small, tmp_path / "report")
+    assert found.n == 39
+    assert {fact.name: fact.value for fact in found.data}["other files, by their endings"] == "1 .\\udcff"
 
 
 def test_files_that_are_no_images_are_counted(measure, photos: Path) -> None:
