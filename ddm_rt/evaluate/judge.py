@@ -25,6 +25,7 @@ from ddm_rt.files import asset, read, sha256
 SHIPPED = {"digits": "judge_digits.onnx"}
 _LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])")  # of external data; length of its value
 _NO_TEXT = ("Cc", "Cs")  # Unicode's control characters and surrogates
+_LONGEST = 255  # bytes of a file's name
 _MOST_COUNTS = 10**12  # of a cell of held-out images
 _CONFIG = "config.json"  # of transformers: its id2label names the classes
 
@@ -219,9 +220,10 @@ def _known_size(
 
 
 def _weights(path: Path) -> list[Path]:
-    """Files that tensors of the graph lie in. Raises DdmError for one outside of its folder, or that isn't there.
+    """Files that tensors of the graph lie in. Raises DdmError for one outside of its folder.
 
-    Their names are looked for as protocol buffers write them, because evaluating needs no package onnx.
+    A graph that needs a file that isn't there can't be opened. Names are looked for as protocol buffers write them,
+    because evaluating needs no package onnx.
     """
     found: dict[Path, None] = {}
     with path.open("rb") as file:
@@ -232,7 +234,9 @@ def _weights(path: Path) -> list[Path]:
                 length = sum((byte & 127) << 7 * i for i, byte in enumerate(match[1]))
                 name = content[match.end() : match.end() + length].decode("utf-8", "backslashreplace")
                 place = PurePosixPath(name)
-                if place.is_absolute() or ".." in place.parts or not (path.parent / place).is_file():
+                if length > _LONGEST or not (path.parent / place).is_file():
+                    continue  # not opened: some writers leave names of files that the weights lay in before
+                if place.is_absolute() or ".." in place.parts:
                     raise DdmError(f"{path}: its weights lie in {name!r}; expected a file in the folder of the graph")
                 found[path.parent / place] = None
     return list(found)

@@ -22,6 +22,7 @@ from ddm_rt.sample.calibration.groups import Attribute, check
 
 BATCH = 16  # images that a classifier sees at once
 _NAME = re.compile(r"[^\W\d][\w-]*")
+OCCURRING = "groups are the labels that occur"  # a fact of people
 _OWN = "ddm_rt's own: resize to {size} (bilinear), values from -1 to 1"
 
 Kind = Literal["file", "clip", "people"]
@@ -68,6 +69,7 @@ class Witness:
     groups: tuple[str, ...]
     judge: Judge | None
     people: People | None
+    named: bool = True  # by --groups; else the groups are what occurs in a file of people
     keep_features: bool = False
     _waiting: list[NDArray[np.float32]] = field(default_factory=list)
     _labels: list[NDArray[np.str_]] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Witness:
 
     def fresh(self) -> "Witness":
         """The same judge, before it saw anything."""
-        return Witness(self.source, self.groups, self.judge, self.people, self.keep_features)
+        return Witness(self.source, self.groups, self.judge, self.people, self.named, self.keep_features)
 
     def facts(self) -> JudgeFacts:
         if self.judge is None:
@@ -125,6 +127,7 @@ class Witness:
                 preprocessing_from="labels of a CSV file; where raters differ, the majority's",
                 accuracy=None,
                 per_group=(),
+                facts=() if self.named else (Fact(name=OCCURRING, value="--groups names others"),),
             )
         judge, told = self.judge, dict(self.judge.training)
         size = "x".join("any" if edge is None else str(edge) for edge in judge.size)
@@ -208,7 +211,7 @@ def witnesses(
             raise DdmError(
                 f"{source.path}: groups are {', '.join(own)}; expected two or more different ones (--groups)"
             )
-        found.append(Witness(source, own, judge, people))
+        found.append(Witness(source, own, judge, people, people is None or name in wanted))
     return found
 
 

@@ -94,12 +94,13 @@ def audit(
         if np.isin(cells.labels, cells.groups).any():
             crossings.append(measures.attribute(cells, codes, seed=asked.seed))
     parities = _parities(plan, said, {name: material.columns[name] for name in asked.by}, kept)
+    compared, more = (None, ()) if real is None else _quality(plan, real, said, asked, on_step, total)
     found = Audit(
         title=about.model or material.title,
         n=len(kept),
         about=about,
         identity=(*material.identity, *identity, Fact(name="threads", value=str(asked.threads or usable_cores()))),
-        data=census.facts(material.passed_over),
+        data=(*census.facts(material), *more),
         judges=tuple(witness.facts() for witness in plan.witnesses),
         attributes=attributes,
         crossings=tuple(crossings),
@@ -111,7 +112,7 @@ def audit(
             for agreement in people.agreements(witness.source.attribute, witness.people, kept, seed=asked.seed)
         ),
         rules=rules.judge(plan.rules, (*attributes, *crossings), parities),
-        quality=None if real is None else _quality(plan, real, said, asked, on_step, total),
+        quality=compared,
         confidence=CONFIDENCE,
         seed=asked.seed,
         risks=(),
@@ -298,19 +299,29 @@ def _quality(
     asked: Asked,
     on_step: OnStep | None,
     total: int,
-) -> QualityAudit:
+) -> tuple[QualityAudit, tuple[Fact, ...]]:
+    """The quality, and what else is to be told of the reference."""
     made = next(witness for witness in plan.witnesses if witness.keep_features)
     name, again = made.source.attribute, made.fresh()
-    kept = []
-    for i, _ in _pictures(real, [again], False, images.Census(), on_step, total, total - len(real.names)):
-        kept.append(i)
+    before, census = total - len(real.names), images.Census()
+    kept = [i for i, _ in _pictures(real, [again], asked.skip_unreadable, census, on_step, total, before)]
+    if not kept:
+        raise DdmError(f"--reference {real.title}: none of {len(real.names)} images could be read")
     x, y = made.features(), again.features()
     assert made.judge is not None
     column = next((real.columns[head] for head in (name, "label") if head in real.columns), None)
-    labels = np.array(column or ())
-    known = column is not None and set(made.groups) <= set(labels.tolist())
-    groups = made.groups if known else ()
-    return QualityAudit(
+    labels = np.array([column[i] for i in kept] if column is not None else ())
+    missing = [group for group in made.groups if group not in set(labels.tolist())]
+    groups = () if missing else made.groups
+    facts = [Fact(name="unreadable in the reference", value=census.left_out)]
+    if missing:
+        why = (
+            f"no image of the reference has the label {missing[0]!r}"
+            if len(labels)
+            else (f"the reference's {images.METADATA} has no column {name} or label")
+        )
+        facts.append(Fact(name="quality per group", value=f"not measured: {why}"))
+    audited = QualityAudit(
         reference=real.title,
         judge=name,
         feature_space=made.judge.feature_space,
@@ -318,3 +329,4 @@ def _quality(
         min_per_group=asked.min_per_group,
         per_group=per_group(x, said[name].labels, y, labels, groups, asked.min_per_group) if groups else (),
     )
+    return audited, tuple(facts)

@@ -114,6 +114,15 @@ def test_targets_of_attributes_taken_together(measure, photos: Path) -> None:
         measure(two, target=cells, crossings=["none"])
 
 
+def test_groups_of_people_that_nobody_named_or_nobody_saw(measure, photos: Path) -> None:
+    people = f"said=people:{label(photos.parent, 'people.csv', label=lambda i: LIGHT[i])}"
+    told = "said: groups are the labels that occur in people.csv, because --groups doesn't name them."
+    assert told in measure((people,))[0].risks
+    named, _ = measure((people,), groups="said:l,d,x")
+    assert told not in named.risks
+    assert "said: no label says x." in named.risks
+
+
 def test_a_file_that_calls_itself_people(measure, write_judge) -> None:
     told = {"classes": '["dark", "light"]', "training": '{"kind": "people (3)"}'}
     found, _ = measure((f"tone={write_judge(name='p.onnx', metadata=told)}",))
@@ -183,6 +192,32 @@ def test_a_link_to_nowhere_is_not_passed_over(measure, photos: Path) -> None:
         measure()
 
 
+def test_links_and_pipes(measure, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "000.jpg").rename(tmp_path / "elsewhere" / "000.jpg")
+    (photos / "000.jpg").symlink_to(tmp_path / "elsewhere" / "000.jpg")
+    (photos / "inside.jpg").symlink_to("001.jpg")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(photos / "pipe.png")
+    facts = {fact.name: fact.value for fact in measure()[0].data}
+    assert facts["other files, by their endings"] == "1 links to folders, 1 neither file nor folder"
+    assert (facts["images"], facts["links to files outside the folder"]) == ("41", "1")
+
+
+def test_what_is_transparent_lies_on_white(measure, tmp_path: Path) -> None:
+    folder = tmp_path / "clear"
+    folder.mkdir()
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(folder / "0.png")
+    Image.new("LA", (9, 9), (0, 255)).save(folder / "1.png")
+    palette = Image.new("P", (9, 9), 0)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(folder / "2.png", transparency=0)
+    Image.new("RGB", (9, 9)).save(folder / "3.png")
+    found, _ = measure(folder=folder)
+    assert [share.count for share in found.attributes[0].shares] == [2, 2]
+    assert {fact.name: fact.value for fact in found.data}["transparent, laid on white"] == "3"
+
+
 def test_names_that_are_no_text_can_be_written(measure, photos: Path, tmp_path: Path) -> None:
     for name in (b"\xff.jpg", b"a.\xff"):
         (photos / f"{len(name) - 3:03d}.jpg").rename(photos / os.fsdecode(name))
@@ -249,6 +284,14 @@ def test_quality_against_a_reference(measure, photos: Path, tmp_path: Path) -> N
     assert found.quality is not None
     assert (found.quality.found.n, found.quality.found.n_reference) == (40, 40)
     assert [each.group for each in found.quality.per_group] == ["dark", "light"]
+    (real / "003.jpg").write_bytes(b"")
+    with pytest.raises(DdmError, match=r"003\.jpg"):
+        measure(reference=real, min_per_group=12)
+    label(real, "metadata.csv", tone=lambda i: "dark")
+    found, _ = measure(reference=real, min_per_group=12, skip_unreadable=True)
+    facts = {fact.name: fact.value for fact in found.data}
+    assert (found.quality.found.n_reference, facts["unreadable in the reference"]) == (39, "003.jpg")
+    assert facts["quality per group"] == "not measured: no image of the reference has the label 'light'"
     people = label(photos.parent, "people.csv", label=lambda i: LIGHT[i])
     with pytest.raises(DdmError, match="people have none"):
         measure((f"said=people:{people}",), reference=real)
@@ -359,6 +402,15 @@ def test_what_others_wrote_is_text(measure, photos: Path, tmp_path: Path) -> Non
 def test_names_of_judges(text: str, attribute: str, kind: str, path: str) -> None:
     source = parse_source(text)
     assert (source.attribute, source.kind, source.path) == (attribute, kind, path)
+
+
+def test_a_card_is_yaml_whatever_stands_in_it(measure, photos: Path, tmp_path: Path) -> None:
+    label(photos, "metadata.csv", **{"a | b": lambda i: str(i % 2)})
+    found, small = measure(about=About(model="x\x7f\x85\u2028\ufffey"), by=["a | b"])
+    write(found, small, tmp_path / "report")
+    card = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"] == "xy"
+    assert "| a \\| b | n |" in card
 
 
 @pytest.mark.parametrize("text", ["", "gender=", "clip:", "gender=people: ", "a b=c.onnx", "a&b=c.onnx"])
