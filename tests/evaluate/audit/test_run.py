@@ -388,22 +388,6 @@ def test_what_others_wrote_is_text(measure, photos: Path, tmp_path: Path) -> Non
     assert all(row.count("|") - row.count("\\|") in (0, 3, 5) for row in body.splitlines() if "nasty" in row)
 
 
-@pytest.mark.parametrize(
-    ("text", "attribute", "kind", "path"),
-    [
-        ("gender=a/b.onnx", "gender", "file", "a/b.onnx"),
-        ("a/age judge.onnx", "age_judge", "file", "a/age judge.onnx"),
-        ("clip:models/openai", "openai", "clip", "models/openai"),
-        ("race=people:labels.csv", "race", "people", "labels.csv"),
-        ("digits", "digits", "file", "digits"),
-        ("1.onnx", "group", "file", "1.onnx"),
-    ],
-)
-def test_names_of_judges(text: str, attribute: str, kind: str, path: str) -> None:
-    source = parse_source(text)
-    assert (source.attribute, source.kind, source.path) == (attribute, kind, path)
-
-
 def test_a_card_is_yaml_whatever_stands_in_it(measure, photos: Path, tmp_path: Path) -> None:
     label(photos, "metadata.csv", **{"a | b": lambda i: str(i % 2)})
     found, small = measure(about=About(model="x\x7f\x85\u2028\ufffey"), by=["a | b"])
@@ -411,9 +395,3 @@ def test_a_card_is_yaml_whatever_stands_in_it(measure, photos: Path, tmp_path: P
     card = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"] == "xy"
     assert "| a \\| b | n |" in card
-
-
-@pytest.mark.parametrize("text", ["", "gender=", "clip:", "gender=people: ", "a b=c.onnx", "a&b=c.onnx"])
-def test_no_judge(text: str) -> None:
-    with pytest.raises(DdmError, match="--judge"):
-        parse_source(text)
