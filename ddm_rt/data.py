@@ -206,13 +206,19 @@ def _read(file: Path, config: DataConfig) -> Picture:
     return Picture(pixels, (height, width, top, left, side, side))
 
 
-def read_upright(file: Path | BytesIO, mode: str = "RGB", name: Path | None = None) -> Image.Image:
-    """An image as a person sees it: turned as its EXIF says, 8 bits. Raises DdmError naming the file (`name`) where it
-    can't be read.
+def read_upright(
+    file: Path | BytesIO, mode: str = "RGB", name: Path | None = None, ground: str | None = None
+) -> Image.Image:
+    """An image as a person sees it: turned as its EXIF says, 8 bits. What is transparent lies on the colour `ground`,
+    or is as opaque as its colours say. Raises DdmError naming the file (`name`) where it can't be read.
     """
     try:
         with Image.open(file) as image:
-            return _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
+            upright = _eight_bit(ImageOps.exif_transpose(image))
+            if ground is not None and upright.has_transparency_data:
+                clear = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear)
+            return upright.convert(mode)
     except _UNREADABLE as error:
         raise DdmError(f"{name or file}: not a readable image ({error})") from error
 

@@ -65,7 +65,7 @@ def evaluate(
     n: Annotated[int, Option("-n", help="Number of images that each bundle makes.")] = 1000,
     seed: options.Seed = 0,
     rule: Annotated[
-        list[str] | None, Option(help='What must hold, e.g. "FD_ddm[gender]<=.05". It is read before any image.')
+        list[str] | None, Option(help='What must hold, e.g. "FD_ddm[gender]<=.05". Checked before any image is read.')
     ] = None,
     about: Annotated[Path | None, Option(help="TOML file: provider, intended_use, next_audit and so on.")] = None,
     group: Annotated[

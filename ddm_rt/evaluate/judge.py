@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import os
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from mmap import ACCESS_READ, mmap
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +23,10 @@ from ddm_rt.evaluate.preprocessing import FILE, Preprocessing, from_processor
 from ddm_rt.files import asset, read, sha256
 
 SHIPPED = {"digits": "judge_digits.onnx"}
+_LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])")  # of external data; length of its value
+_NO_TEXT = ("Cc", "Cs")  # Unicode's control characters and surrogates
+_LONGEST = 255  # bytes of a file's name
+_MOST_COUNTS = 10**12  # of a cell of held-out images
 _CONFIG = "config.json"  # of transformers: its id2label names the classes
 
 
@@ -74,11 +82,14 @@ class Judge:
         path = asset(SHIPPED[str(source)]) if str(source) in SHIPPED else Path(source)
         if not path.is_file():
             raise DdmError(f"judge {str(source)!r}: no such file; shipped judges: {', '.join(SHIPPED)}")
+        weights = _weights(path)
         session = _open(path, threads)
         metadata = session.get_modelmeta().custom_metadata_map
         steps, steps_from = _preprocessing(path, metadata, preprocessing)
         batch, channels, size, last = _input_shape(path, session, None if steps is None else steps.mean)
         size = _known_size(path, size, steps)
+        if channels == 1 and steps is not None and len(steps.mean or ()) == 3:
+            raise DdmError(f"{path}: the graph takes grey images, its preprocessing has means of 3 colours")
         outputs = {output.name: output.shape for output in session.get_outputs()}
         logits = "logits" if "logits" in outputs else next(iter(outputs))
         for name in (logits, "features"):
@@ -87,10 +98,10 @@ class Judge:
         names = _classes(path, metadata, classes, outputs[logits][1])
         return cls(
             name=str(source) if str(source) in SHIPPED else path.stem,
-            sha256=_digest(path),
+            sha256=_digest([path, *weights]),
             classes=names,
             confusion=_confusion(path, metadata, len(names)),
-            training=_json(path, metadata, "training") or {},
+            training=_training(path, metadata),
             feature_space="features" if "features" in outputs else "logits",
             channels=channels,
             size=size,
@@ -208,9 +219,31 @@ def _known_size(
     return steps.output
 
 
-def _digest(path: Path) -> str:
-    """Of the file; where its weights lie beside it, of the digests of both."""
-    files = [path, *(beside for end in (".data", "_data") if (beside := path.with_name(path.name + end)).is_file())]
+def _weights(path: Path) -> list[Path]:
+    """Files that tensors of the graph lie in. Raises DdmError for one outside of its folder.
+
+    A graph that needs a file that isn't there can't be opened. Names are looked for as protocol buffers write them,
+    because evaluating needs no package onnx.
+    """
+    found: dict[Path, None] = {}
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return []
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            for match in _LOCATION.finditer(content):
+                length = sum((byte & 127) << 7 * i for i, byte in enumerate(match[1]))
+                name = content[match.end() : match.end() + length].decode("utf-8", "backslashreplace")
+                place = PurePosixPath(name)
+                if length > _LONGEST or not (path.parent / place).is_file():
+                    continue  # not opened: some writers leave names of files that the weights lay in before
+                if place.is_absolute() or ".." in place.parts:
+                    raise DdmError(f"{path}: its weights lie in {name!r}; expected a file in the folder of the graph")
+                found[path.parent / place] = None
+    return list(found)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of the only file; of several, of their digests."""
     digests = [sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -236,15 +269,22 @@ def _beside(path: Path, name: str) -> Path | None:
 def _sidecar(path: Path) -> Any:
     try:
         return json.loads(read(path, "expected JSON"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DdmError(f"{path}: not JSON ({error})") from error
 
 
 def _json(path: Path, metadata: Mapping[str, str], key: str) -> Any:
     try:
         return json.loads(metadata[key]) if key in metadata else None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DdmError(f"{path}: metadata {key!r} is not JSON ({error})") from error
+
+
+def _training(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    told = _json(path, metadata, "training")
+    if told is not None and not isinstance(told, dict):
+        raise DdmError(f"{path}: metadata 'training' is no object; expected names and values")
+    return told or {}
 
 
 def _classes(
@@ -258,6 +298,8 @@ def _classes(
         raise DdmError(f"{path}: no metadata 'classes'; name the classes of its logits, in order")
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise DdmError(f"{path}: classes {names!r}; expected a list of strings")
+    if bad := [name for name in names if not name.strip() or any(unicodedata.category(c) in _NO_TEXT for c in name)]:
+        raise DdmError(f"{path}: class {bad[0]!r} is no name; expected text without control characters")
     if given is not None and list(given) != list(names):
         raise DdmError(f"{path}: its metadata names the classes {names}; {list(given)} were given")
     if len(names) < 2 or len(set(names)) != len(names):
@@ -285,8 +327,10 @@ def _confusion(path: Path, metadata: Mapping[str, str], num_classes: int) -> NDA
     if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != num_classes for row in rows):
         raise DdmError(f"{path}: metadata 'confusion' has another shape; {expected}")
     cells = [cell for row in rows for cell in row]
-    if len(rows) != num_classes or any(type(cell) is not int or cell < 0 for cell in cells) or not any(cells):
+    if len(rows) != num_classes or any(type(cell) is not int or not 0 <= cell <= _MOST_COUNTS for cell in cells):
         raise DdmError(f"{path}: metadata 'confusion' is not a table of counts; {expected}")
+    if not any(cells):
+        raise DdmError(f"{path}: metadata 'confusion' is not a table of counts, because all are 0; {expected}")
     return np.array(rows, dtype=np.int64)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, model_validator
 
-from ddm_rt.config import Frozen
+from ddm_rt.config import Frozen, Positive, parse
 from ddm_rt.errors import DdmError
 
 FILE = "preprocessor_config.json"
@@ -24,16 +25,29 @@ _WARPS = 384  # pixels from which ConvNext's resizes without a crop
 class Preprocessing(Frozen):
     """Resize, crop, scale, normalise; what is None isn't done. Heights come before widths."""
 
-    size: tuple[int, int] | None = None
-    shortest_edge: int | None = None  # in the place of `size`: both edges scaled alike
-    resample: str = "bilinear"  # Pillow's filter
-    crop: tuple[int, int] | None = None  # from the centre; what it lacks is black
-    scale: float = 1 / 255
-    mean: tuple[float, ...] | None = None
+    size: tuple[Positive, Positive] | None = None
+    shortest_edge: Positive | None = None  # in the place of `size`: both edges scaled alike
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"  # Pillow's filter
+    crop: tuple[Positive, Positive] | None = None  # from the centre; what it lacks is black
+    scale: float = Field(default=1 / 255, gt=0)
+    mean: tuple[float, ...] | None = None  # of 3 colours, or 1
     std: tuple[float, ...] | None = None
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        lengths = [None if each is None else len(each) for each in (self.mean, self.std)]
+        if lengths[0] != lengths[1] or lengths[0] not in (None, 1, 3) or 0 in (self.std or ()):
+            raise ValueError("mean and std must have 3 numbers each (or 1), std without zeros")
+        for name, edges in (("size", self.size), ("crop", self.crop)):
+            if edges is not None and edges[0] * edges[1] > _most_pixels():
+                raise ValueError(f"{name} is {edges[0]}x{edges[1]}; expected at most {_most_pixels()} pixels")
+        return self
+
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """float32 [C,H,W] of an image in RGB or L: what transformers' processors give on Pillow, within rounding."""
+        """float32 [C,H,W] of an image in RGB or L: what transformers' processors give on Pillow, within rounding.
+
+        Raises DdmError for an image so long that it would be resized to more pixels than Pillow reads.
+        """
         if (wanted := self._resized(image)) is not None:
             image = image.resize(wanted[::-1], Image.Resampling[self.resample.upper()])
         pixels = np.atleast_3d(np.asarray(image))  # [H, W, C]
@@ -50,6 +64,11 @@ class Preprocessing(Frozen):
             return self.size
         short = min(image.size)
         height, width = (int(self.shortest_edge * edge / short) for edge in (image.height, image.width))
+        if height * width > _most_pixels():
+            raise DdmError(
+                f"{image.width}x{image.height} pixels would be resized to {width}x{height}; "
+                f"expected at most {_most_pixels()} pixels"
+            )
         return height, width
 
     @property
@@ -104,7 +123,12 @@ def from_processor(tree: Any, where: str | Path) -> Preprocessing:
             fields[name] = _numbers(tree, field, where)
         if len(fields["mean"]) != len(fields["std"]) or not all(fields["std"]):
             raise DdmError(f"{where}: fields image_mean and image_std must be alike in length, image_std without zeros")
-    return Preprocessing(**fields)
+    return parse(Preprocessing, fields, where)
+
+
+def _most_pixels() -> int:
+    """That Pillow reads: above, it sees a decompression bomb."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 
 
 def _size(tree: Mapping[str, Any], kind: str, where: str | Path) -> dict[str, Any]:

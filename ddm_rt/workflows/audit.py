@@ -14,6 +14,7 @@ from ddm_rt.evaluate.audit.about import read_about
 from ddm_rt.evaluate.audit.card import card
 from ddm_rt.evaluate.audit.record import Audit, Fact
 from ddm_rt.evaluate.audit.risks import ALWAYS
+from ddm_rt.evaluate.audit.rules import parse_rule
 from ddm_rt.evaluate.audit.run import Asked
 from ddm_rt.evaluate.audit.run import audit as measure
 from ddm_rt.evaluate.intervals import CONFIDENCE
@@ -49,9 +50,11 @@ def audit(
     occupied.
     """
     check_free(out)
+    for text_of_rule in asked.rules:
+        parse_rule(text_of_rule)  # before a bundle makes images
     stated = read_about(about)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    facts = {"measured on": now, "ddm_rt": ddm_rt.__version__, "command": command}
+    facts = {"measured on": now, "ddm_rt": ddm_rt.__version__, "command": images.shown(command)}
     identity = [Fact(name=name, value=value) for name, value in facts.items() if value]
     if is_bundle(path):
         from ddm_rt.sample.pipeline import Pipeline

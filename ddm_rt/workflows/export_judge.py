@@ -101,7 +101,9 @@ def of_torch(source: Source, prompts: Sequence[str] = ()) -> Source:
     if source.kind == "file" and not folder.is_dir():
         return source
     if source.kind == "file" and (ready := _ready(folder)) is not None:
-        return replace(source, path=str(ready), made_from=folder.resolve().name)
+        return replace(
+            source, path=str(ready), made_from=f"{folder.resolve().name}/{ready.relative_to(folder).as_posix()}"
+        )
     if not (folder / CONFIG).is_file():
         raise DdmError(f"judge {source.path!r}: no {CONFIG} there; expected a folder of transformers, or an ONNX file")
     if source.kind == "clip":

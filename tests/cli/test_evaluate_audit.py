@@ -90,6 +90,11 @@ def test_a_bundle_is_audited_on_images_that_it_makes(ddm_rt, bundle: Bundle, jud
     assert (identity["bundle id"], identity["seed of the images"]) == (bundle.bundle_id, "3")
 
 
+def test_a_bundle_makes_no_images_for_a_rule_that_is_none(ddm_rt, bundle: Bundle, judge, tmp_path: Path) -> None:
+    line = ("--judge", f"bars={judge[0]}", "--rule", "FD<=.1", "-n", 10**6, "--out", tmp_path / "audit")
+    assert "the metric 'FD' is unknown" in ddm_rt("evaluate", bundle.path, *line).refusal()
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tolerances import STATISTIC_ABS
 
 from ddm_rt.errors import DdmError
@@ -75,11 +75,40 @@ def test_logits_stand_in_for_features_by_name(write_judge):
     assert judge.predict(grey(0)).features.shape == (1, 2)
 
 
-def test_weights_beside_a_graph_are_part_of_its_digest(write_judge):
+def outside(path, location):
+    """The judge at `path` gets its weight from `location`; the file that belongs there."""
+    model = onnx.load(path)
+    (tensor,) = (each for each in model.graph.initializer if each.name == "weight")
+    path.with_name("moved").write_bytes(numpy_helper.to_array(tensor).tobytes())
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path.write_bytes(model.SerializeToString())
+    return path.with_name("moved")
+
+
+@pytest.mark.parametrize("location", ["j.onnx_data", "weights.bin", "deeper/" + 130 * "x"])
+def test_weights_beside_a_graph_are_part_of_its_digest(write_judge, location):
     path = write_judge()
-    alone = Judge.load(path).sha256
-    (path.parent / f"{path.name}_data").write_bytes(b"weights")
-    assert Judge.load(path).sha256 != alone
+    weights = path.parent / location
+    weights.parent.mkdir(exist_ok=True)
+    outside(path, location).rename(weights)
+    before = Judge.load(path)
+    assert before.predict(grey(255)).labels.tolist() == ["light"]
+    weights.write_bytes(weights.read_bytes() + b"more")
+    assert Judge.load(path).sha256 != before.sha256
+    weights.unlink()
+    with pytest.raises(DdmError, match="not an ONNX graph that can be run"):
+        Judge.load(path)
+
+
+@pytest.mark.parametrize("location", ["../moved", "{folder}/moved"])
+def test_weights_of_another_folder(write_judge, tmp_path, location):
+    (tmp_path / "inner").mkdir()
+    path = write_judge(name="inner/j.onnx")
+    outside(path, location.format(folder=tmp_path)).rename(tmp_path / "moved")
+    with pytest.raises(DdmError, match=r"j\.onnx: its weights lie in .*; expected a file in the folder of the graph"):
+        Judge.load(path)
 
 
 def test_classes_given(write_judge):
@@ -103,6 +132,17 @@ def test_classes_given(write_judge):
         ({"classes": '["a", "b"]', "confusion": "[[1, 2], [3]]"}, "another shape"),
         ({"classes": '["a", "b"]', "confusion": "[[1, -2], [3, 4]]"}, "not a table of counts"),
         ({"classes": '["a", "b"]', "confusion": "[[0.5, 0.5], [0, 1]]"}, "not a table of counts"),
+        ({"classes": '["a", "b"]', "confusion": f"[[{10**20}, 0], [0, 1]]"}, "not a table of counts"),
+        ({"classes": '["a", ""]'}, "'' is no name"),
+        ({"classes": '["a", "\\ud800"]'}, "is no name"),
+        ({"classes": '["a", "b"]', "training": '["people"]'}, "'training' is no object"),
+        ({"classes": 200_000 * "["}, "not JSON"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"resample": "antialias"}'}, "field resample"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"mean": [0, 0], "std": [1, 1]}'}, "3 numbers"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"mean": [0.5], "std": [0]}'}, "without zeros"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"mean": [0.5]}'}, "mean and std"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"size": [0, 8]}'}, "field size.0"),
+        ({"classes": '["a", "b"]', "preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, 1]}'}, "3 colours"),
     ],
 )
 def test_bad_metadata_names_the_file(write_judge, metadata, message):

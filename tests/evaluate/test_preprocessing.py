@@ -71,6 +71,8 @@ def test_one_number_is_a_square_or_the_shorter_edge() -> None:
         ({"size": 8, "do_center_crop": True, "crop_size": {"shortest_edge": 4}, **NORMAL}, "field crop_size"),
         ({"size": 8, "rescale_factor": "x", **NORMAL}, "field rescale_factor"),
         ({"size": 8}, "field image_mean is None"),
+        ({"size": 8, "image_mean": [float("nan")] * 3, "image_std": [0.5] * 3}, "field mean.0"),
+        ({"size": 10**6, **NORMAL}, "size is 1000000x1000000; expected at most"),
         ({"size": 8, "image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}, "without zeros"),
     ],
 )

@@ -11,6 +11,7 @@ from ddm_rt.evaluate.audit.words import PLAIN, QUALITY, interval_text, number, q
 
 _TAGS = ("fairness", "bias", "image-generation", "ddm_rt")
 _LICENCE = re.compile(r"[a-z0-9.+-]+")  # an identifier as the Hub has them; other words are for the text alone
+_NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")  # characters that JSON allows in a text
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
 
@@ -83,7 +84,7 @@ def _evaluation(audit: Audit) -> list[str]:
         for parity in audit.parities:
             parts.append(f"#### {_text(parity.name)}")
             rates = [(each.value, each.n, each.selected, _figure(each.rate, each.interval)) for each in parity.rates]
-            parts.append(_table((parity.by, "n", "with the outcome", "selection_rate [95 %]"), rates))
+            parts.append(_table((_text(parity.by), "n", "with the outcome", "selection_rate [95 %]"), rates))
             parts.append(_figures(parity.figures))
     if audit.agreements:
         rows = [
@@ -178,7 +179,7 @@ def _front_matter(audit: Audit) -> str:
     results = [_result(audit, each, task) for each in audit.measured]
     if results:
         fields["model-index"] = [{"name": audit.title, "results": results}]
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
+    lines = [f"{name}: {_NO_YAML.sub('', json.dumps(value, ensure_ascii=False))}" for name, value in fields.items()]
     return "\n".join(["---", *lines, "---", "", ""])
 
 

@@ -34,6 +34,7 @@ class Picture:
     sha256: str
     kind: str  # "JPEG, CMYK"
     turned: bool
+    clear: bool = False  # has transparency, which is laid on white
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Material:
     codes: NDArray[np.int64] | None
     identity: tuple[Fact, ...]
     passed_over: str = "0"  # files that by their names are no images
+    outside: int = 0  # images that are links to files elsewhere
 
 
 def find(folder: Path) -> Material:
@@ -59,9 +61,11 @@ def find(folder: Path) -> Material:
     manifest = read_manifest(folder / MANIFEST) if _sampled(folder) else None
     if manifest is not None:
         names = tuple(record.file for record in manifest.images)
+        files = [folder / name for name in names]
         columns, codes, identity = of_manifest(manifest)
     else:
-        names, others = _files(folder)
+        files, others = _files(folder)
+        names = tuple(shown(file.relative_to(folder).as_posix()) for file in files)
         columns, codes, identity = {}, None, ()
     if not names:
         raise DdmError(f"{folder}: no images found; expected at least one file of {' '.join(data.SUFFIXES)}")
@@ -69,29 +73,42 @@ def find(folder: Path) -> Material:
     heads = {head for row in table.values() for head in row} - {"file_name"}
     columns |= {head: tuple(table.get(name, {}).get(head, "").strip() for name in names) for head in sorted(heads)}
     return Material(
-        title=folder.resolve().name,
+        title=shown(folder.resolve().name),
         names=names,
-        read=lambda i: read_picture(folder / names[i]),
+        read=lambda i: read_picture(files[i]),
         columns=columns,
         codes=codes,
         identity=identity,
         passed_over="0" if manifest is not None else others,
+        outside=sum(file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()) for file in files),
     )
 
 
-def _files(folder: Path) -> tuple[tuple[str, ...], str]:
-    """Images below `folder` in the order of their names, and how many other files there are of which ending."""
-    names, others = [], Counter[str]()
+def shown(name: str) -> str:
+    """A name of a file that may be no UTF-8, as text that can be written."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _files(folder: Path) -> tuple[list[Path], str]:
+    """Images below `folder` in the order of their names, and how many other files there are of which ending.
+
+    A link to a folder isn't followed, and a file that is no regular one isn't opened: both are other files.
+    """
+    files, others = [], Counter[str]()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        there = path.is_file() or (path.is_symlink() and not path.exists())  # a link to nowhere can't be read
-        if not there or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
+        folder_itself = path.is_dir() and not path.is_symlink()
+        if folder_itself or str(inside) == METADATA or any(part.startswith(".") for part in inside.parts):
             continue
-        if path.suffix.lower() in data.SUFFIXES:
-            names.append(inside.as_posix())
+        if path.is_dir():
+            others["links to folders"] += 1
+        elif path.exists() and not path.is_file():
+            others["neither file nor folder"] += 1
+        elif path.suffix.lower() in data.SUFFIXES:
+            files.append(path)
         else:
-            others[path.suffix.lower() or "without an ending"] += 1
-    return tuple(names), ", ".join(f"{count} {ending}" for ending, count in others.most_common()) or "0"
+            others[shown(path.suffix.lower()) or "without an ending"] += 1
+    return files, ", ".join(f"{count} {ending}" for ending, count in others.most_common()) or "0"
 
 
 def of_generation(made: Generation, title: str) -> Material:
@@ -145,10 +162,11 @@ def _sampled(folder: Path) -> bool:
 def read_picture(path: Path) -> Picture:
     """Raises DdmError naming the file where it is no image that can be read."""
     content = read(path, "expected an image")
-    image = data.read_upright(BytesIO(content), name=path)
+    image = data.read_upright(BytesIO(content), name=path, ground="white")
     with Image.open(BytesIO(content)) as head:
         kind, turned = f"{head.format}, {head.mode}", head.getexif().get(_ORIENTATION, 1) != 1
-    return Picture(image, hashlib.sha256(content).hexdigest(), kind, turned)
+        clear = head.has_transparency_data
+    return Picture(image, hashlib.sha256(content).hexdigest(), kind, turned, clear)
 
 
 @dataclass
@@ -159,6 +177,7 @@ class Census:
     digests: dict[str, str] = field(default_factory=dict)  # of each name
     sides: list[tuple[int, int]] = field(default_factory=list)
     turned: int = 0
+    clear: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, name: str, picture: Picture) -> None:
@@ -166,13 +185,18 @@ class Census:
         self.digests[name] = picture.sha256
         self.sides.append(picture.image.size)
         self.turned += picture.turned
+        self.clear += picture.clear
 
     @property
     def repeated(self) -> int:
         """Images that are the same file as an earlier one."""
         return len(self.digests) - len(set(self.digests.values()))
 
-    def facts(self, passed_over: str) -> tuple[Fact, ...]:
+    @property
+    def left_out(self) -> str:
+        return _named(self.unreadable)
+
+    def facts(self, material: Material) -> tuple[Fact, ...]:
         (widths, heights), kinds = zip(*self.sides, strict=True), self.kinds.most_common()
         rows = json.dumps(sorted(self.digests.items()))
         found = {
@@ -181,9 +205,11 @@ class Census:
             "formats": "; ".join(f"{count} {kind}" for kind, count in kinds),
             "widths and heights": f"{min(widths)} to {max(widths)} by {min(heights)} to {max(heights)} pixels",
             "turned as EXIF says": str(self.turned),
+            "transparent, laid on white": str(self.clear),
+            "links to files outside the folder": str(material.outside),
             "exact copies of another image": str(self.repeated),
-            "left out as unreadable": _named(self.unreadable),
-            "other files, by their endings": passed_over,
+            "left out as unreadable": self.left_out,
+            "other files, by their endings": material.passed_over,
         }
         return tuple(Fact(name=name, value=value) for name, value in found.items())
 

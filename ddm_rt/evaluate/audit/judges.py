@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.audit.images import shown
 from ddm_rt.evaluate.audit.people import People, read_people
 from ddm_rt.evaluate.audit.record import Fact, GroupAccuracy, JudgeFacts
 from ddm_rt.evaluate.fairness import check_known
@@ -21,6 +22,7 @@ from ddm_rt.sample.calibration.groups import Attribute, check
 
 BATCH = 16  # images that a classifier sees at once
 _NAME = re.compile(r"[^\W\d][\w-]*")
+OCCURRING = "groups are the labels that occur"  # a fact of people
 _OWN = "ddm_rt's own: resize to {size} (bilinear), values from -1 to 1"
 
 Kind = Literal["file", "clip", "people"]
@@ -67,16 +69,20 @@ class Witness:
     groups: tuple[str, ...]
     judge: Judge | None
     people: People | None
+    named: bool = True  # by --groups; else the groups are what occurs in a file of people
     keep_features: bool = False
     _waiting: list[NDArray[np.float32]] = field(default_factory=list)
     _labels: list[NDArray[np.str_]] = field(default_factory=list)
     _features: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def look(self, image: Image.Image) -> None:
-        """The classifier's next image, in RGB. Images are judged in batches of one shape."""
-        if self.judge is None:
+    def prepared(self, image: Image.Image) -> NDArray[np.float32] | None:
+        """An image in RGB as the classifier takes it, for `look`. Raises DdmError for one that gets too big."""
+        return None if self.judge is None else self.judge.prepared(image)
+
+    def look(self, x: NDArray[np.float32] | None) -> None:
+        """The classifier's next image, `prepared`. Images are judged in batches of one shape."""
+        if x is None:
             return
-        x = self.judge.prepared(image)
         if self._waiting and (len(self._waiting) == BATCH or self._waiting[0].shape != x.shape):
             self._decide()
         self._waiting.append(x)
@@ -104,7 +110,7 @@ class Witness:
 
     def fresh(self) -> "Witness":
         """The same judge, before it saw anything."""
-        return Witness(self.source, self.groups, self.judge, self.people, self.keep_features)
+        return Witness(self.source, self.groups, self.judge, self.people, self.named, self.keep_features)
 
     def facts(self) -> JudgeFacts:
         if self.judge is None:
@@ -112,7 +118,7 @@ class Witness:
             return JudgeFacts(
                 attribute=self.source.attribute,
                 kind=f"people ({len(self.people.by_rater)})",
-                name=Path(self.source.path).name,
+                name=shown(Path(self.source.path).name),
                 sha256=sha256(Path(self.source.path)),
                 licence=None,
                 classes=self.people.groups,
@@ -121,23 +127,26 @@ class Witness:
                 preprocessing_from="labels of a CSV file; where raters differ, the majority's",
                 accuracy=None,
                 per_group=(),
+                facts=() if self.named else (Fact(name=OCCURRING, value="--groups names others"),),
             )
         judge, told = self.judge, dict(self.judge.training)
         size = "x".join("any" if edge is None else str(edge) for edge in judge.size)
         licence = told.pop("licence", None)
         return JudgeFacts(
             attribute=self.source.attribute,
-            kind=str(told.pop("kind", "ONNX classifier")),
-            name=self.source.made_from or judge.name,
+            kind=f"classifier: {told.pop('kind', 'ONNX')}",  # never "people", whatever the file says
+            name=shown(self.source.made_from or judge.name),
             sha256=judge.sha256,
             licence=None if licence is None else str(licence),
             classes=judge.classes,
             groups=self.groups,
             preprocessing=_OWN.format(size=size) if judge.preprocessing is None else str(judge.preprocessing),
-            preprocessing_from=judge.preprocessing_from,
+            preprocessing_from=shown(judge.preprocessing_from),
             accuracy=judge.accuracy,
             per_group=_accuracies(judge, self.groups),
-            facts=tuple(Fact(name=key, value=str(value)) for key, value in told.items() if value is not None),
+            facts=tuple(
+                Fact(name=shown(key), value=shown(str(value))) for key, value in told.items() if value is not None
+            ),
         )
 
 
@@ -202,7 +211,7 @@ def witnesses(
             raise DdmError(
                 f"{source.path}: groups are {', '.join(own)}; expected two or more different ones (--groups)"
             )
-        found.append(Witness(source, own, judge, people))
+        found.append(Witness(source, own, judge, people, people is None or name in wanted))
     return found
 
 

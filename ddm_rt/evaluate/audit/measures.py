@@ -6,8 +6,10 @@ image is a place and each group a candidate for it: a group is selected where th
 (the prompt, or another attribute), the selection rate is the share of the outcome among images with one value.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from ddm_rt.evaluate.intervals import (
     bootstrap_shares,
     fd_interval,
     noise_floor,
+    percentile,
     stratified,
     wilson,
 )
@@ -46,6 +49,7 @@ class Labels:
     labels: NDArray[np.str_]  # [N]
     confusion: NDArray[np.int64] | None = None  # [C, C], of `classes`
     classes: tuple[str, ...] = ()
+    why_not: str = "no error rates on held-out real images are known"  # where there is no confusion
 
 
 _Found = dict[str, tuple[float | None, Interval | None]]
@@ -95,6 +99,7 @@ def attribute(labels: Labels, codes: NDArray[np.int64] | None, *, seed: int) -> 
         shares=tuple(shares),
         figures=_as_figures(raw, corrected),
         floor_fd_l2=(floor.fd_l2_mean, floor.fd_l2_p95),
+        errors_known=labels.confusion is not None,
         not_corrected=why,
     )
 
@@ -104,14 +109,38 @@ def _corrected(
 ) -> tuple[str | None, tuple[fairness.Shares, list[Interval]] | None, _Found]:
     """Why there is no correction, or shares with intervals, and figures."""
     if labels.confusion is None:
-        return "no error rates on held-out real images are known", None, {}
+        return labels.why_not, None, {}
     try:
-        counts = fairness.group_confusion(labels.confusion, labels.classes, labels.groups)
-        found, redrawn, intervals = fairness.explained(p, draws, counts, seed=seed)
-        _, _, bounds = fairness.explained(p, draws, counts, seed=seed, confidence=together)
+        within = fairness.group_confusion(labels.confusion, labels.classes, labels.groups)
+        fairness.correct(p, fairness.conditional(within))  # raises where two groups are told apart worse than by chance
     except DdmError as error:
         return str(error), None, {}
+    others = labels.confusion[[labels.classes.index(group) for group in labels.groups]].sum(axis=1) - within.sum(axis=1)
+    # Images of a group may be judged as a class that is no group, where the judge has such classes.
+    counts = within if len(labels.classes) == len(labels.groups) else np.column_stack([within, others])
+    found = _undone(p, fairness.conditional(counts))
+    errors = fairness.confusion_draws(counts, draws=len(draws), seed=seed)
+    redrawn = np.stack([_undone(draw, error) for draw, error in zip(draws, errors, strict=True)])
+    # As in `fairness.explained`: a judge without an error on held-out images has its draws on one side.
+    intervals, bounds = (
+        [
+            (float(min(low, x)), float(max(high, x)))
+            for (low, high), x in zip(percentile(redrawn, c), found, strict=True)
+        ]
+        for c in (CONFIDENCE, together)
+    )
     return None, (found, intervals), _figures(found, bounds, redrawn, u)
+
+
+def _undone(p: fairness.Shares, rates: fairness.Shares) -> fairness.Shares:
+    """True shares [K] that explain judged shares p [K], given P(judged | truth) [K,K], or [K,K+1] with "in no group".
+
+    p is of images that were judged as some group. Of group i that is the part c_i, so p tells shares t_i·c_i.
+    """
+    within = rates[:, : len(p)]
+    kept = within.sum(axis=1)
+    found = fairness.invert(p, within / kept[:, None]) / kept
+    return np.asarray(found / found.sum(), dtype=np.float64)
 
 
 def _figures(p: fairness.Shares, bounds: Sequence[Interval], draws: NDArray[np.float64], u: fairness.Shares) -> _Found:
@@ -126,7 +155,7 @@ def _figures(p: fairness.Shares, bounds: Sequence[Interval], draws: NDArray[np.f
     radius = float(np.quantile(np.ptp(draws - p, axis=1), CONFIDENCE))
     found[DIFFERENCE] = spread, (max(0.0, spread - radius), min(1.0, spread + radius))
     found[RATIO] = float(p.min() / p.max()), _ratio_of_shares(p, bounds)
-    found[SMALLEST] = float(p.min()), (min(low for low, _ in bounds), min(high for _, high in bounds))
+    found[SMALLEST] = float(p.min()), (min(low for low, _ in bounds), min(1 / len(p), *(high for _, high in bounds)))
     return found | _of_aif360(found)
 
 
@@ -174,7 +203,9 @@ def _around(value: float | None, interval: Interval | None) -> Interval | None:
 
 
 def crossed(parts: Sequence[Labels], target: Sequence[float] | None = None) -> Labels:
-    """Several attributes taken together: a group is a cell, "female&asian". `target` is even by default."""
+    """Several attributes taken together: a group is a cell, "female&asian". By default the attributes' targets are
+    multiplied.
+    """
     groups = parts[0].groups
     labels = parts[0].labels
     inside = np.isin(labels, groups)
@@ -187,8 +218,10 @@ def crossed(parts: Sequence[Labels], target: Sequence[float] | None = None) -> L
     # An image that some attribute has in none of its groups is in no cell: a line break is in no name.
     labels = np.where(said, np.where(inside, labels, "\n"), "")
     name = "&".join(part.name for part in parts)
-    even = tuple(target) if target is not None else (1 / len(groups),) * len(groups)
-    return Labels(name, tuple(part.name for part in parts), groups, even, labels)
+    if target is None:
+        target = [math.prod(shares) for shares in product(*(part.target for part in parts))]
+    why = "cells of several judges are not corrected"
+    return Labels(name, tuple(part.name for part in parts), groups, tuple(target), labels, why_not=why)
 
 
 def parity(labels: Labels, group: str, by: str, values: NDArray[np.str_]) -> ParityAudit | None:

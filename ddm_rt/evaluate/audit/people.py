@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit.record import Agreement
-from ddm_rt.evaluate.intervals import RESAMPLES, percentile
+from ddm_rt.evaluate.intervals import RESAMPLES, percentile, wilson
 from ddm_rt.sample.calibration.audit import UNSURE
 
 _COLUMNS = "expected the columns image and label, and rater where several people labelled"
@@ -81,10 +81,16 @@ def _most(voices: Sequence[str]) -> str:
     return str(counts[0][0])
 
 
-def agreements(attribute: str, people: People, *, seed: int) -> tuple[Agreement, ...]:
-    """Cohen's kappa of each two raters, with a bootstrap interval over images."""
+def agreements(
+    attribute: str, people: People, kept: Sequence[int] | None = None, *, seed: int
+) -> tuple[Agreement, ...]:
+    """Cohen's kappa of each two raters over the images `kept` (all by default), with an interval.
+
+    The interval is a bootstrap's over images. Of raters who never differ it is that of their agreement (Wilson's).
+    """
+    chosen = slice(None) if kept is None else list(kept)
     return tuple(
-        _agreement(attribute, pair, *(people.by_rater[rater] for rater in pair), seed=seed)
+        _agreement(attribute, pair, *(people.by_rater[rater][chosen] for rater in pair), seed=seed)
         for pair in combinations(people.by_rater, 2)
     )
 
@@ -102,6 +108,11 @@ def _agreement(
     interval, reason = None, None
     if not np.isfinite(point):
         reason = "no image has labels of both" if not n else "both gave every image the same label"
+    elif np.count_nonzero(table) == 1:
+        reason = "all images have the same two labels, which says nothing of others"
+    elif np.trace(table) == n:
+        expected = float(table.sum(axis=0) @ table.sum(axis=1)) / n**2
+        interval = max(-1.0, 1 - (1 - wilson(n, n)[0]) / (1 - expected)), 1.0
     else:
         drawn = np.random.default_rng(seed).multinomial(n, (table / n).ravel(), size=RESAMPLES)
         values = kappa(drawn.reshape(-1, *table.shape).astype(np.float64))
@@ -111,7 +122,7 @@ def _agreement(
         raters=raters,
         n=n,
         agreed=agreed,
-        kappa=None if reason else float(point),
+        kappa=float(point) if np.isfinite(point) else None,
         interval=interval,
         reason=reason,
     )

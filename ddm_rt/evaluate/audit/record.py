@@ -61,6 +61,7 @@ class AttributeAudit(Frozen):
     shares: tuple[Share, ...]
     figures: tuple[Figure, ...]
     floor_fd_l2: tuple[float, float]  # mean and 95th percentile
+    errors_known: bool  # the judge's, on held-out real images; so a rule is about the corrected figure or about none
     not_corrected: str | None  # why there are no corrected figures
 
 

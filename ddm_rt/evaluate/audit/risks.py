@@ -1,6 +1,7 @@
 """What an audit's figures leave open, in sentences with their numbers."""
 
 from ddm_rt.evaluate.audit.images import Census
+from ddm_rt.evaluate.audit.judges import OCCURRING
 from ddm_rt.evaluate.audit.record import Audit
 
 _FEW = 30  # images of a group, below which its share says little
@@ -24,6 +25,11 @@ def risks(audit: Audit, census: Census) -> tuple[str, ...]:
     found = []
     for judge in audit.judges:
         if judge.kind.startswith("people"):
+            if any(fact.name == OCCURRING for fact in judge.facts):
+                where = f"that occur in {judge.name}, because --groups doesn't name them"
+                found.append(f"{judge.attribute}: groups are the labels {where}.")
+            if unseen := [group for group in judge.groups if group not in judge.classes]:
+                found.append(f"{judge.attribute}: no label says {', '.join(unseen)}.")
             continue
         if judge.accuracy is None:
             found.append(
@@ -53,6 +59,12 @@ def risks(audit: Audit, census: Census) -> tuple[str, ...]:
     ruled = [each.name for each in audit.attributes if any(f"[{each.name}]" in rule.rule for rule in audit.rules)]
     if audit.rules and (free := [each.name for each in audit.attributes if each.name not in ruled]):
         found.append(f"No rule is about the shares of {', '.join(free)}.")
+    for verdict in audit.rules:
+        if verdict.outcome == "PASS" and verdict.basis == "as judged" and ("&" in verdict.rule or "|" in verdict.rule):
+            found.append(
+                f"{verdict.rule} passed as judged. Intersections and outcomes are never corrected for errors of "
+                "judges, which can help such a rule to pass."
+            )
     for agreement in audit.agreements:
         low = None if agreement.interval is None else agreement.interval[0]
         if low is None or low < _AGREED:

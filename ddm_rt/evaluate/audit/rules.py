@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit import measures
 from ddm_rt.evaluate.audit.record import AttributeAudit, Figure, ParityAudit, Verdict
@@ -17,6 +19,7 @@ from ddm_rt.evaluate.intervals import Interval
 
 _RULE = re.compile(r"(?P<metric>[^\[\]<>=]+?)\s*(?:\[(?P<what>[^\[\]]+)\])?\s*(?P<sign><=|>=)\s*(?P<bound>\S+)")
 _SHARE = "share:"
+_SAME = 1e-9  # two figures that differ by rounding alone
 _EXAMPLE = "expected METRIC[ATTRIBUTE]<=NUMBER, for example FD_ddm[gender]<=.05"
 
 
@@ -79,12 +82,12 @@ def judge(
     verdicts: list[Verdict] = []
     for rule in rules:
         about = [found for found in measured if rule.what == found.name or (rule.what is None and _plain(found.name))]
-        pairs = [(found, each) for found in about for each in _all_figures(found) if each.name == rule.metric]
+        pairs = [(found, _judged(found, e)) for found in about for e in _all_figures(found) if e.name == rule.metric]
         sign = "<=" if rule.at_most else ">="
-        verdicts += [
-            _verdict(rule, f"{rule.metric}[{found.name}]{sign}{rule.bound:g}", found.n, figure)
-            for found, figure in pairs
-        ]
+        for found, figure in pairs:
+            n = found.inside if isinstance(found, AttributeAudit) else found.n
+            text = f"{rule.metric}[{found.name}]{sign}{rule.bound:g}"
+            verdicts.append(_verdict(rule, text, n, figure, _ends(found, rule.metric)))
         if not pairs:
             why = "no image shows what it is about"
             nothing = Figure(name=rule.metric, library="", value=None, interval=None, reason=why)
@@ -95,6 +98,26 @@ def judge(
 def _plain(name: str) -> bool:
     """An attribute of its own, rather than a crossing or an outcome."""
     return "&" not in name and "|" not in name
+
+
+def _judged(found: AttributeAudit | ParityAudit, figure: Figure) -> Figure:
+    """The figure; without a value where the judge's errors are known and can't be corrected for."""
+    if isinstance(found, AttributeAudit) and found.errors_known and figure.corrected is None:
+        return figure.model_copy(update={"value": None, "interval": None, "reason": found.not_corrected})
+    return figure
+
+
+def _ends(found: AttributeAudit | ParityAudit, metric: str) -> list[float]:
+    """Where the metric's range ends: an interval that ends there, too, would reach further."""
+    if isinstance(found, ParityAudit):
+        return [-1, 0, 1]
+    target = np.array([share.target for share in found.shares])
+    own = {
+        measures.FD_DDM: 0.5,
+        measures.FD_L2: float(np.linalg.norm(np.eye(len(target)) - target, axis=1).max()),
+        measures.SMALLEST: 1 / len(target),
+    }
+    return [-1, 0, 1, *([own[metric]] if metric in own else [])]
 
 
 def _all_figures(found: AttributeAudit | ParityAudit) -> list[Figure]:
@@ -115,7 +138,7 @@ def _all_figures(found: AttributeAudit | ParityAudit) -> list[Figure]:
     ]
 
 
-def _verdict(rule: Rule, text: str, n: int, figure: Figure) -> Verdict:
+def _verdict(rule: Rule, text: str, n: int, figure: Figure, ends: Sequence[float] = ()) -> Verdict:
     """PASS where the whole interval keeps to the rule, FAIL where none of it does.
 
     A judge's errors pull shares towards each other, which helps a rule to pass. So where they are known, the corrected
@@ -141,7 +164,8 @@ def _verdict(rule: Rule, text: str, n: int, figure: Figure) -> Verdict:
             else:
                 # The judge's part of an interval stays. One that ends with the metric's range would reach further.
                 end = interval[rule.bound > value]
-                most = "at least" if fixed or end in (-1, 0, 1, value) else "about"
+                cut = any(math.isclose(end, each, rel_tol=0, abs_tol=_SAME) for each in (*ends, value))
+                most = "at least" if fixed or cut else "about"
                 reason += f"{most} {more} more image{'s' * (more != 1)} would decide if the estimate stays"
     return Verdict(
         rule=text,
@@ -163,6 +187,6 @@ def more_images(rule: Rule, value: float, interval: Interval, n: int) -> int | N
     """
     distance = abs(rule.bound - value)
     width = interval[1] - value if rule.bound > value else value - interval[0]
-    if not distance:
+    if math.isclose(distance, 0, rel_tol=0, abs_tol=_SAME):
         return None
     return max(1, math.ceil(n * ((width / distance) ** 2 - 1)))

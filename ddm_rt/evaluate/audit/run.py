@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -79,10 +79,8 @@ def audit(
     census = images.Census()
     kept: list[int] = []
     small: list[NDArray[np.uint8]] = []
-    for i, picture in _pictures(material, asked.skip_unreadable, census, on_step, total, 0):
+    for i, picture in _pictures(material, plan.witnesses, asked.skip_unreadable, census, on_step, total, 0):
         kept.append(i)
-        for witness in plan.witnesses:
-            witness.look(picture.image)
         if len(small) < THUMBNAILS:
             small.append(np.asarray(ImageOps.pad(picture.image, (_SIDE, _SIDE), Image.Resampling.LANCZOS, "white")))
     if not kept:
@@ -96,12 +94,13 @@ def audit(
         if np.isin(cells.labels, cells.groups).any():
             crossings.append(measures.attribute(cells, codes, seed=asked.seed))
     parities = _parities(plan, said, {name: material.columns[name] for name in asked.by}, kept)
+    compared, more = (None, ()) if real is None else _quality(plan, real, said, asked, on_step, total)
     found = Audit(
         title=about.model or material.title,
         n=len(kept),
         about=about,
         identity=(*material.identity, *identity, Fact(name="threads", value=str(asked.threads or usable_cores()))),
-        data=census.facts(material.passed_over),
+        data=(*census.facts(material), *more),
         judges=tuple(witness.facts() for witness in plan.witnesses),
         attributes=attributes,
         crossings=tuple(crossings),
@@ -110,10 +109,10 @@ def audit(
             agreement
             for witness in plan.witnesses
             if witness.people is not None
-            for agreement in people.agreements(witness.source.attribute, witness.people, seed=asked.seed)
+            for agreement in people.agreements(witness.source.attribute, witness.people, kept, seed=asked.seed)
         ),
         rules=rules.judge(plan.rules, (*attributes, *crossings), parities),
-        quality=None if real is None else _quality(plan, real, said, asked, on_step, total),
+        quality=compared,
         confidence=CONFIDENCE,
         seed=asked.seed,
         risks=(),
@@ -140,13 +139,20 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
     targets = {}
     if asked.target is not None:
         targets = {part.name: part.shares for part in parse_target(asked.target, checked(found, "--target"))}
-    crossings = [tuple(text.split("&")) for text in asked.crossings or () if text != _NONE]
+    crossings = [_parts(text, names) for text in asked.crossings or () if text != _NONE]
     if asked.crossings is None:
         crossings = list(combinations(names, 2))
     for crossing in crossings:
         if len(crossing) < 2 or len(set(crossing)) != len(crossing) or not set(crossing) <= set(names):
             text = "&".join(crossing)
             raise DdmError(f"--cross {text!r}: expected two or more of {', '.join(names)} with & between them")
+    crossings = list(dict.fromkeys(crossings))
+    set_before = [replace(rule, what=_ordered(rule.what, names)) for rule in set_before]
+    measured = [*names, *map("&".join, crossings)]
+    if unknown := [name for name in targets if name not in measured]:
+        raise DdmError(
+            f"--target: {unknown[0]!r} isn't measured; measured: {', '.join(measured)} (--cross names others)"
+        )
     by_name = {witness.source.attribute: witness for witness in found}
     for several in (*((name,) for name in names), *crossings):
         if (cells := math.prod(len(by_name[name].groups) for name in several)) > _MOST_CELLS:
@@ -156,6 +162,10 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
             )
     outcomes = [_outcome(text, by_name) for text in asked.outcomes]
     for column in asked.by:
+        if column in names:
+            raise DdmError(
+                f"--by {column!r}: a judge has this name; name the judge otherwise, as in --judge judged_{column}=FILE"
+            )
         _check_column(column, material)
     if asked.by and not outcomes:
         outcomes = [(name, group) for name in names for group in _told_apart(by_name[name].groups)]
@@ -167,6 +177,16 @@ def _plan(material: images.Material, asked: Asked, of_torch: Callable[[Source], 
         first.keep_features = True
     rules.check(set_before, _offered(plan, asked.by))
     return plan
+
+
+def _parts(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Attributes with & between them, in the order of their judges, as a target has them. Unknown ones come last."""
+    parts = [part.strip() for part in text.split("&")]
+    return tuple(sorted(parts, key=lambda part: names.index(part) if part in names else len(names)))
+
+
+def _ordered(what: str | None, names: Sequence[str]) -> str | None:
+    return what if what is None or "|" in what else "&".join(_parts(what, names))
 
 
 def _told_apart(groups: Sequence[str]) -> Sequence[str]:
@@ -211,24 +231,36 @@ def _offered(plan: _Plan, by: Sequence[str]) -> dict[str, list[str]]:
 
 def _pictures(
     material: images.Material,
+    lookers: Sequence[Witness],
     skip: bool,
     census: images.Census,
     on_step: OnStep | None,
     total: int,
     before: int,
 ) -> Iterator[tuple[int, images.Picture]]:
+    """Images that `lookers` have looked at. One that can't be read or prepared is skipped or raises."""
     for i, name in enumerate(material.names):
         try:
             picture = material.read(i)
+            ready = [_prepared(witness, picture.image, name) for witness in lookers]
         except DdmError:
             if not skip:
                 raise
             census.unreadable.append(name)
         else:
             census.add(name, picture)
+            for witness, x in zip(lookers, ready, strict=True):
+                witness.look(x)
             yield i, picture
         if on_step is not None:
             on_step(before + i + 1, total)
+
+
+def _prepared(witness: Witness, image: Image.Image, name: str) -> NDArray[np.float32] | None:
+    try:
+        return witness.prepared(image)
+    except DdmError as error:
+        raise DdmError(f"{name}: the judge of {witness.source.attribute} can't take it: {error}") from error
 
 
 def _labels(witness: Witness, plan: _Plan, kept: Sequence[int]) -> measures.Labels:
@@ -267,20 +299,29 @@ def _quality(
     asked: Asked,
     on_step: OnStep | None,
     total: int,
-) -> QualityAudit:
+) -> tuple[QualityAudit, tuple[Fact, ...]]:
+    """The quality, and what else is to be told of the reference."""
     made = next(witness for witness in plan.witnesses if witness.keep_features)
     name, again = made.source.attribute, made.fresh()
-    kept = []
-    for i, picture in _pictures(real, False, images.Census(), on_step, total, total - len(real.names)):
-        kept.append(i)
-        again.look(picture.image)
+    before, census = total - len(real.names), images.Census()
+    kept = [i for i, _ in _pictures(real, [again], asked.skip_unreadable, census, on_step, total, before)]
+    if not kept:
+        raise DdmError(f"--reference {real.title}: none of {len(real.names)} images could be read")
     x, y = made.features(), again.features()
     assert made.judge is not None
     column = next((real.columns[head] for head in (name, "label") if head in real.columns), None)
-    labels = np.array(column or ())
-    known = column is not None and set(made.groups) <= set(labels.tolist())
-    groups = made.groups if known else ()
-    return QualityAudit(
+    labels = np.array([column[i] for i in kept] if column is not None else ())
+    missing = [group for group in made.groups if group not in set(labels.tolist())]
+    groups = () if missing else made.groups
+    facts = [Fact(name="unreadable in the reference", value=census.left_out)]
+    if missing:
+        why = (
+            f"no image of the reference has the label {missing[0]!r}"
+            if len(labels)
+            else (f"the reference's {images.METADATA} has no column {name} or label")
+        )
+        facts.append(Fact(name="quality per group", value=f"not measured: {why}"))
+    audited = QualityAudit(
         reference=real.title,
         judge=name,
         feature_space=made.judge.feature_space,
@@ -288,3 +329,4 @@ def _quality(
         min_per_group=asked.min_per_group,
         per_group=per_group(x, said[name].labels, y, labels, groups, asked.min_per_group) if groups else (),
     )
+    return audited, tuple(facts)

@@ -22,11 +22,13 @@ PLAIN = {
     ),
     "crossings": "A cell holds the images that show all of its groups. An image that lacks one of them is in no cell.",
     "rules": (
-        "Rules were given with the command and checked before any image was read. A rule passes where the whole 95 % "
+        "Rules were given with the command. Nothing stops a second run with another rule, so it matters who approved "
+        "them and when. A rule passes where the whole 95 % "
         "interval keeps to it, and fails where none of the interval does. Otherwise it is undecided. It then takes "
         "about n·((w/d)² − 1) more images, if the estimate stays. Here d is the distance from the estimate to the "
-        "bound, and w is how far the interval reaches to the bound's side. Where the judge's error rates are known, "
-        "the corrected figure is judged, because a judge's errors help a rule to pass."
+        "bound, and w is how far the interval reaches to the bound's side. Where the error rates of an attribute's "
+        "judge are known, the corrected figure is judged, because a judge's errors help a rule to pass. If there is no "
+        "correction then, the rule is undecided. Intersections and outcomes are never corrected."
     ),
 }
 

@@ -110,6 +110,20 @@ def test_corrected_figures_undo_what_the_judge_confuses() -> None:
     assert useless.shares[0].corrected is None
 
 
+def test_images_that_a_judge_puts_into_no_group_are_not_forgotten() -> None:
+    """Half of a are judged as a third class: 100 of 300 images are 200 of 400."""
+    said = np.array(["a"] * 100 + ["b"] * 200 + ["c"] * 100)
+    confusion = np.array([[50, 0, 50], [0, 100, 0], [0, 0, 100]])
+    more = {"confusion": confusion, "classes": ("a", "b", "c")}
+    few, many = (
+        measures.attribute(labels_of(said, ("a", "b"), **more | {"confusion": confusion * k}), None, seed=0)
+        for k in (1, 100)
+    )
+    assert [share.corrected for share in few.shares] == pytest.approx([0.5, 0.5])
+    assert few.shares[0].corrected_interval[0] < 0.5 < few.shares[0].corrected_interval[1]
+    assert np.ptp(few.shares[0].corrected_interval) > np.ptp(many.shares[0].corrected_interval)
+
+
 def test_attributes_taken_together() -> None:
     one = labels_of(np.array(["a", "a", "b", "other", "", "a"]), ("a", "b"))
     other = Labels("age", ("age",), ("old", "young"), (0.5, 0.5), np.array(["old", "young", "old", "old", "old", ""]))
@@ -119,6 +133,8 @@ def test_attributes_taken_together() -> None:
     assert [share.count for share in found.shares] == [1, 1, 1, 0]
     assert (found.n, found.inside, found.neither.count, found.unlabelled) == (4, 3, 1, 2)
     assert found.of == ("tone", "age")
+    uneven = measures.crossed([Labels("tone", ("tone",), ("a", "b"), (0.9, 0.1), one.labels), other])
+    assert uneven.target == pytest.approx((0.45, 0.45, 0.05, 0.05))
 
 
 def test_codes_make_intervals_narrower() -> None:

@@ -9,6 +9,7 @@ from tolerances import STATISTIC_ABS
 
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit.people import agreements, kappa, read_people
+from ddm_rt.evaluate.intervals import wilson
 
 NAMES = ("0.png", "a/1.png", "b/1.png", "2.png")
 
@@ -81,6 +82,24 @@ def test_kappa_is_scikit_learns(write) -> None:
     assert (found.n, found.agreed) == (200, pytest.approx((a == b).mean()))
     draws = [cohen_kappa_score(a[i], b[i]) for i in (rng.integers(0, 200, 200) for _ in range(300))]
     assert np.allclose(found.interval, np.quantile(draws, [0.025, 0.975]), atol=0.03)
+
+
+def test_raters_who_never_differ_are_not_sure_for_ever(write) -> None:
+    rows = [f"{name},{label},{who}" for who in "pq" for name, label in zip(NAMES, "xyxy", strict=True)]
+    people = read_people(write("\n".join(["image,label,rater", *rows])), "g", NAMES)
+    (found,) = agreements("g", people, seed=0)
+    assert (found.kappa, found.interval) == (1, pytest.approx((1 - (1 - wilson(4, 4)[0]) / 0.5, 1)))
+    (fewer,) = agreements("g", people, [0, 1], seed=0)
+    assert (fewer.n, fewer.interval[0] < found.interval[0]) == (2, True)
+    (one,) = agreements("g", people, [0, 2], seed=0)
+    assert (one.n, one.kappa, one.interval) == (2, None, None)
+
+
+def test_raters_who_always_differ_alike(write) -> None:
+    rows = [f"{name},{label},{who}" for who, label in (("p", "x"), ("q", "y")) for name in NAMES]
+    (found,) = agreements("g", read_people(write("\n".join(["image,label,rater", *rows])), "g", NAMES), seed=0)
+    assert (found.kappa, found.interval) == (0, None)
+    assert "the same two labels" in found.reason
 
 
 def test_kappa_of_one_label_or_no_common_image(write) -> None:

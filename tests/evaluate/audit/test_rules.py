@@ -98,11 +98,20 @@ def test_an_estimate_on_the_bound_is_never_decided() -> None:
     found = verdict("share:female>=.5", attribute(50, 100))
     assert (found.outcome, found.more_images) == ("UNDECIDED", None)
     assert "no number of images decides" in found.reason
+    assert verdict("FD_ddm<=.05", attribute(55, 100)).more_images is None, ".55 - .5 is .05 but for rounding"
 
 
 def test_an_interval_that_ends_at_the_metrics_range_tells_the_least_number() -> None:
     assert "at least 1 more image would decide" in verdict("FD_ddm<=.05", attribute(1, 1)).reason
+    for text, first, n in (("FD_L2<=.65", 1, 3), ("FD_ddm<=.45", 1, 3), ("smallest_share>=.45", 4, 10)):
+        assert "at least" in verdict(text, attribute(first, n)).reason, text
     assert "about 2415 more images would decide" in verdict("FD_ddm<=.05", attribute(53, 100)).reason
+
+
+def test_a_rule_counts_the_images_inside_the_groups() -> None:
+    said = np.array(["female"] * 30 + ["male"] * 30 + ["child"] * 40)
+    labels = Labels("gender", ("gender",), ("female", "male"), (0.5, 0.5), said)
+    assert verdict("FD_ddm<=.4", measures.attribute(labels, None, seed=0)).n == 60
 
 
 def test_a_judge_that_errs_does_not_help_a_rule_to_pass() -> None:
@@ -111,6 +120,13 @@ def test_a_judge_that_errs_does_not_help_a_rule_to_pass() -> None:
     assert verdict("FD_ddm<=.11", attribute(1160, 2000)).outcome == "PASS"  # as judged, .58
     assert (found.outcome, found.basis) == ("FAIL", "corrected")
     assert found.value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("confusion", [[[50, 50], [50, 50]], [[40, 60], [60, 40]]])
+def test_errors_that_are_known_and_cannot_be_corrected_decide_nothing(confusion: list[list[int]]) -> None:
+    found = verdict("FD_ddm<=.2", attribute(1000, 2000, confusion=np.array(confusion), classes=("female", "male")))
+    assert (found.outcome, found.value, found.more_images) == ("UNDECIDED", None, None)
+    assert "no correction exists" in found.reason
 
 
 def test_a_rule_without_an_attribute_is_about_all_that_have_the_metric() -> None:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -87,7 +88,7 @@ def test_several_judges_intersections_and_outcomes(measure, photos: Path) -> Non
     assert nurses == {"a doctor": (20, 8), "a nurse": (20, 20)}
     assert found.outcome == "PASS"
     assert "No rule is about the shares of tone, side." in found.risks
-    assert {each.attribute: each.kind for each in found.judges} == {"tone": "ONNX classifier", "side": "people (1)"}
+    assert {each.attribute: each.kind for each in found.judges} == {"tone": "classifier: ONNX", "side": "people (1)"}
 
 
 def test_targets_and_groups(measure) -> None:
@@ -95,6 +96,38 @@ def test_targets_and_groups(measure) -> None:
     assert found.attributes[0].figures[0].name == "FD_L2", "FD_ddm is for an even target"
     assert found.attributes[0].figures[0].value == pytest.approx(0)
     assert [share.target for share in found.attributes[0].shares] == pytest.approx([0.7, 0.3])
+
+
+def test_targets_of_attributes_taken_together(measure, photos: Path) -> None:
+    people = label(photos.parent, "people.csv", label=lambda i: "left" if i % 4 else "right")
+    two = (f"tone={photos.parent / 'tone.onnx'}", f"side=people:{people}")
+    own, cells = "tone:dark=.7,light=.3", "tone&side:dark&left=.4,dark&right=.3,light&left=.2,light&right=.1"
+    for asked, wanted in (
+        ({"target": own}, [0.35, 0.35, 0.15, 0.15]),
+        ({"target": cells, "crossings": ["side & tone"]}, [0.4, 0.3, 0.2, 0.1]),
+    ):
+        found, _ = measure(two, rules=["FD_L2[side&tone]<=.9"], **asked)
+        assert [share.target for share in found.crossings[0].shares] == pytest.approx(wanted)
+        assert found.crossings[0].not_corrected == "cells of several judges are not corrected"
+        assert any(risk.startswith("FD_L2[tone&side]<=0.9 passed as judged") for risk in found.risks)
+    with pytest.raises(DdmError, match="--target: 'tone&side' isn't measured; measured: tone, side"):
+        measure(two, target=cells, crossings=["none"])
+
+
+def test_groups_of_people_that_nobody_named_or_nobody_saw(measure, photos: Path) -> None:
+    people = f"said=people:{label(photos.parent, 'people.csv', label=lambda i: LIGHT[i])}"
+    told = "said: groups are the labels that occur in people.csv, because --groups doesn't name them."
+    assert told in measure((people,))[0].risks
+    named, _ = measure((people,), groups="said:l,d,x")
+    assert told not in named.risks
+    assert "said: no label says x." in named.risks
+
+
+def test_a_file_that_calls_itself_people(measure, write_judge) -> None:
+    told = {"classes": '["dark", "light"]', "training": '{"kind": "people (3)"}'}
+    found, _ = measure((f"tone={write_judge(name='p.onnx', metadata=told)}",))
+    assert found.judges[0].kind == "classifier: people (3)"
+    assert any("How often the judge of tone is right is not known" in risk for risk in found.risks)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +140,7 @@ def test_targets_and_groups(measure) -> None:
         ({"classes": "race:a,b"}, "--classes: attribute 'race' has no judge"),
         ({"classes": "a,b"}, "were given"),
         ({"target": "race:uniform"}, "attribute 'race' is unknown"),
+        ({"by": ["tone"]}, "--by 'tone': a judge has this name"),
         ({"by": ["prompt"]}, "--by 'prompt': no such column"),
         ({"outcomes": ["tone=green"]}, "--outcome 'tone=green': expected ATTRIBUTE=GROUP of tone: dark, light"),
         ({"crossings": ["tone&race"]}, "--cross 'tone&race': expected two or more of tone"),
@@ -140,10 +174,57 @@ def test_images_that_cannot_be_read(measure, photos: Path) -> None:
     assert any("1 images are exact copies" in risk for risk in found.risks)
 
 
+def test_an_image_too_long_to_be_resized(measure, write_judge, photos: Path) -> None:
+    metadata = {"classes": '["dark", "light"]', "preprocessing": '{"shortest_edge": 224, "crop": [8, 8]}'}
+    judge = f"tone={write_judge(name='edge.onnx', metadata=metadata, shape=('B', 3, 8, 8))}"
+    Image.new("L", (60000, 1)).save(photos / "long.png")
+    said = r"long\.png: the judge of tone can't take it: 60000x1 pixels would be resized to 13440000x224"
+    with pytest.raises(DdmError, match=said):
+        measure((judge,))
+    found, small = measure((judge,), skip_unreadable=True)
+    assert (found.n, found.attributes[0].n, len(small)) == (40, 40, 40)
+    assert {fact.name: fact.value for fact in found.data}["left out as unreadable"] == "long.png"
+
+
 def test_a_link_to_nowhere_is_not_passed_over(measure, photos: Path) -> None:
     (photos / "040.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(DdmError, match=r"040\.jpg: cannot be read"):
         measure()
+
+
+def test_links_and_pipes(measure, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "000.jpg").rename(tmp_path / "elsewhere" / "000.jpg")
+    (photos / "000.jpg").symlink_to(tmp_path / "elsewhere" / "000.jpg")
+    (photos / "inside.jpg").symlink_to("001.jpg")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(photos / "pipe.png")
+    facts = {fact.name: fact.value for fact in measure()[0].data}
+    assert facts["other files, by their endings"] == "1 links to folders, 1 neither file nor folder"
+    assert (facts["images"], facts["links to files outside the folder"]) == ("41", "1")
+
+
+def test_what_is_transparent_lies_on_white(measure, tmp_path: Path) -> None:
+    folder = tmp_path / "clear"
+    folder.mkdir()
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(folder / "0.png")
+    Image.new("LA", (9, 9), (0, 255)).save(folder / "1.png")
+    palette = Image.new("P", (9, 9), 0)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(folder / "2.png", transparency=0)
+    Image.new("RGB", (9, 9)).save(folder / "3.png")
+    found, _ = measure(folder=folder)
+    assert [share.count for share in found.attributes[0].shares] == [2, 2]
+    assert {fact.name: fact.value for fact in found.data}["transparent, laid on white"] == "3"
+
+
+def test_names_that_are_no_text_can_be_written(measure, photos: Path, tmp_path: Path) -> None:
+    for name in (b"\xff.jpg", b"a.\xff"):
+        (photos / f"{len(name) - 3:03d}.jpg").rename(photos / os.fsdecode(name))
+    found, small = measure()
+    write(found, small, tmp_path / "report")
+    assert found.n == 39
+    assert {fact.name: fact.value for fact in found.data}["other files, by their endings"] == "1 .\\udcff"
 
 
 def test_files_that_are_no_images_are_counted(measure, photos: Path) -> None:
@@ -203,6 +284,14 @@ def test_quality_against_a_reference(measure, photos: Path, tmp_path: Path) -> N
     assert found.quality is not None
     assert (found.quality.found.n, found.quality.found.n_reference) == (40, 40)
     assert [each.group for each in found.quality.per_group] == ["dark", "light"]
+    (real / "003.jpg").write_bytes(b"")
+    with pytest.raises(DdmError, match=r"003\.jpg"):
+        measure(reference=real, min_per_group=12)
+    label(real, "metadata.csv", tone=lambda i: "dark")
+    found, _ = measure(reference=real, min_per_group=12, skip_unreadable=True)
+    facts = {fact.name: fact.value for fact in found.data}
+    assert (found.quality.found.n_reference, facts["unreadable in the reference"]) == (39, "003.jpg")
+    assert facts["quality per group"] == "not measured: no image of the reference has the label 'light'"
     people = label(photos.parent, "people.csv", label=lambda i: LIGHT[i])
     with pytest.raises(DdmError, match="people have none"):
         measure((f"said=people:{people}",), reference=real)
@@ -299,23 +388,10 @@ def test_what_others_wrote_is_text(measure, photos: Path, tmp_path: Path) -> Non
     assert all(row.count("|") - row.count("\\|") in (0, 3, 5) for row in body.splitlines() if "nasty" in row)
 
 
-@pytest.mark.parametrize(
-    ("text", "attribute", "kind", "path"),
-    [
-        ("gender=a/b.onnx", "gender", "file", "a/b.onnx"),
-        ("a/age judge.onnx", "age_judge", "file", "a/age judge.onnx"),
-        ("clip:models/openai", "openai", "clip", "models/openai"),
-        ("race=people:labels.csv", "race", "people", "labels.csv"),
-        ("digits", "digits", "file", "digits"),
-        ("1.onnx", "group", "file", "1.onnx"),
-    ],
-)
-def test_names_of_judges(text: str, attribute: str, kind: str, path: str) -> None:
-    source = parse_source(text)
-    assert (source.attribute, source.kind, source.path) == (attribute, kind, path)
-
-
-@pytest.mark.parametrize("text", ["", "gender=", "clip:", "gender=people: ", "a b=c.onnx", "a&b=c.onnx"])
-def test_no_judge(text: str) -> None:
-    with pytest.raises(DdmError, match="--judge"):
-        parse_source(text)
+def test_a_card_is_yaml_whatever_stands_in_it(measure, photos: Path, tmp_path: Path) -> None:
+    label(photos, "metadata.csv", **{"a | b": lambda i: str(i % 2)})
+    found, small = measure(about=About(model="x\x7f\x85\u2028\ufffey"), by=["a | b"])
+    write(found, small, tmp_path / "report")
+    card = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"] == "xy"
+    assert "| a \\| b | n |" in card
