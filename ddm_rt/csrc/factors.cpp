@@ -12,12 +12,29 @@ namespace ddm {
 namespace {
 
 constexpr double NOTHING = 1e-9;  // a share that a person needn't be told
+constexpr double MIXED[] = {0.0, 0.01, 0.1, 1.0};  // parts of the uniform weights
 
 // Both sides of the first `at`, without white space around; the second is empty where there is none.
 std::pair<std::string, std::string> parted(std::string_view text, char at) {
     const size_t place = text.find(at);
     return {std::string(strip(text.substr(0, place))),
             std::string(place == text.npos ? std::string_view() : strip(text.substr(place + 1)))};
+}
+
+// The shares of `found`, or of a mixture with `weights` where raking would take too long to reach those.
+std::vector<Margin> within_reach(const std::vector<double>& found, const std::vector<double>& weights,
+                                 const std::vector<Factor>& factors) {
+    std::vector<Margin> margins;
+    for (const double part : MIXED) {
+        std::vector<double> mixed(found.size());
+        for (size_t i = 0; i < mixed.size(); ++i) mixed[i] = (1 - part) * found[i] + part * weights[i];
+        margins.clear();
+        for (const Factor& factor : factors) {
+            margins.push_back({factor.value_of, shares_of(factor.value_of, mixed, factor.values.size())});
+        }
+        if (rake(weights, margins).second) break;
+    }
+    return margins;
 }
 
 }  // namespace
@@ -102,9 +119,11 @@ std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted,
         throw Error(concat("target ", repr(target), " is out of reach: no code has all of these values"));
     }
     for (double& weight : out) weight /= mass;
+    const std::vector<Margin> reachable = within_reach(out, weights, codes.factors);
     std::vector<std::string> within;
-    for (const Factor& factor : codes.factors) {
-        const std::vector<double> shares = shares_of(factor.value_of, out, factor.values.size());
+    for (size_t f = 0; f < codes.factors.size(); ++f) {
+        const Factor& factor = codes.factors[f];
+        const std::vector<double>& shares = reachable[f].wanted;
         for (size_t i = 0; i < shares.size(); ++i) {
             if (shares[i] > NOTHING) within.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
         }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from factor_tables import random_table, random_weights, weights_of
 from fake_engine import factor_bundle, fake_bundle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tolerances import SOLVED_SHARE_ABS
 
@@ -153,15 +153,16 @@ def test_out_of_reach_the_nearest_target_is_told_and_taken() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(371)  # whose first suggestions lay at the edge of what is within reach
 @given(seed=st.integers(0, 2**32 - 1))
-def test_any_target_is_reached_or_a_nearest_one_is(seed: int) -> None:
+def test_any_target_is_reached_or_the_one_that_the_error_names(seed: int) -> None:
     rng = np.random.default_rng(seed)
     codes = random_table(rng)
     factor = codes.factors[int(rng.integers(len(codes.factors)))]
     raw = rng.dirichlet(np.ones(len(factor.values)))
     named = zip(factor.values, raw, strict=True)
     target = ",".join(f"{factor.name}:{value}={float(share)!r}" for value, share in named)
-    for _ in range(3):  # near the edge of what is within reach, a nearest target may have one in its turn
+    for _ in range(2):  # the one that an error names is taken
         try:
             assert cell_weights(codes, parse_factors(target, codes.factors), target)
             return

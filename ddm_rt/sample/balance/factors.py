@@ -36,6 +36,7 @@ from ddm_rt.runtime import CodeTable, Factor
 from ddm_rt.sample.balance.quota import DENOMINATOR, TreeQuota, quantise, share_of
 
 _NOTHING = 1e-9  # a share that a person needn't be told
+_MIXED = (0.0, 0.01, 0.1, 1.0)  # parts of the uniform weights; their own shares are always reached
 
 Wanted = dict[str, list[float]]  # factor -> the share of each of its values
 
@@ -116,17 +117,28 @@ def cell_weights(codes: CodeTable, wanted: Wanted, target: str) -> list[float]:
         return found
     if not (mass := math.fsum(found)):
         raise DdmError(f"target {target!r} is out of reach: no code has all of these values")
-    found = [weight / mass for weight in found]
+    reachable = _within_reach([weight / mass for weight in found], weights, codes.factors)
     within = ",".join(
         f"{factor.name}:{value}={share:.9g}"
-        for factor in codes.factors
-        for value, share in zip(factor.values, shares(factor.value_of, found, len(factor.values)), strict=True)
+        for factor, margin in zip(codes.factors, reachable, strict=True)
+        for value, share in zip(factor.values, margin.wanted, strict=True)
         if share > _NOTHING
     )
     raise DdmError(
         f"target {target!r} is out of reach: some combinations of values have no code, or too little of one. "
         f"A target within reach is {within}"
     )
+
+
+def _within_reach(found: Sequence[float], weights: Sequence[float], factors: Sequence[Factor]) -> list[Margin]:
+    """The shares of `found`, or of a mixture with `weights` where raking would take too long to reach those."""
+    margins: list[Margin] = []
+    for part in _MIXED:
+        mixed = [(1 - part) * a + part * b for a, b in zip(found, weights, strict=True)]
+        margins = [Margin(factor.value_of, shares(factor.value_of, mixed, len(factor.values))) for factor in factors]
+        if rake(weights, margins)[1]:
+            break
+    return margins
 
 
 def bound(factor: Factor, value: int, quota: TreeQuota) -> Fraction:
