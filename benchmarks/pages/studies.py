@@ -29,7 +29,8 @@ _SPLITS = """# Splits of clothes
 label was read for it. "Best of six" is the best balanced accuracy of the first six candidates, against the withheld
 classes. A person would accept that one where it is at least .90: {hits} of {sets} sets. Else nothing is trained, and
 the set is a miss. FD_ddm is |share - .5| of {n} images that were made with the accepted candidate, by a judge that has
-seen other images; its interval is at 95 %. The bar of .06 holds in {balanced} of {sets} sets.
+seen other images; its interval is at 95 %. {trained} of the {hits} have been trained so far, and {balanced} of these
+keep to the bar of .06.
 
 """
 
@@ -42,7 +43,8 @@ def splits_page(results: Path) -> str:
         machine=lines[0]["machine"],
         hits=sum(max(line["accuracy"][:6]) >= 0.9 for line in lines),
         sets=len(lines),
-        n=done[0]["n"] if done else "no",
+        n=done[0]["n"] if done else "so many",
+        trained=len(done),
         balanced=sum(each["raw"]["scores"]["fd_ddm"] <= 0.06 for each in done),
     )
     views = list(lines[0]["by_view"])
@@ -65,7 +67,7 @@ def splits_page(results: Path) -> str:
 _JOINT = """# Faces with two attributes out of balance
 
 `python benchmarks/joint_faces.py POOL.npz ATTRIBUTES.npz E2=... E2w=... E2c=...`: cartoon faces at 32x32, {machine}.
-"joint" has gender 4:1 and race 8:4:2:1 (1,125 images); the control has as many of each (1,200). n = {n} images a cell,
+"joint" has gender 4:1 and race 8:4:2:1 (1,125 images); the control has as many of each (1,200). {n}. Shares are
 as judged, not corrected; intervals at 95 %. "accepted": candidates of `ddm-rt discover` on features of a
 caption-trained encoder, accepted where their balanced accuracy for an attribute is at least .75. The true attributes
 stand in for a person's eyes. "blind": all equal-share factors accepted, without looking. E2w is a weak encoder; E2c
@@ -90,7 +92,9 @@ def joint_faces_page(results: Path) -> str:
             raw = line[name]["raw"] if name in line else None
             told.append("not trained" if raw is None else _l2(raw))
         rows.append(told)
-    n = next((line["gender"]["n"] for line in lines if "gender" in line), 0)
+    n = next(
+        (f"n = {line['gender']['n']} images a cell" for line in lines if "gender" in line), "No cell is trained yet"
+    )
     columns = ("set", "codes", "seed", "gender found", "race found", "cells", "n_eff", "gender FD_L2", "race FD_L2")
     commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
     head = _JOINT.format(machine=lines[0]["machine"], n=n)

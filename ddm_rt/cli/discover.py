@@ -1,5 +1,6 @@
 """`ddm-rt discover`: ways in which the training images differ, for a person to name and accept."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,9 +90,9 @@ def discover(
         for factor in chosen.chosen:
             sides = ", ".join(f"{value} ({size})" for value, size in zip(factor.values, factor.sizes, strict=True))
             tell(f"accepted {factor.number}: {factor.name}: {sides}")
-        data_of = chosen.data
-        options_of = f"--data {data_of.source} --image-size {data_of.image_size} --channels {data_of.channels}"
-        say(f"train with: ddm-rt train {options_of} --codes {out / 'factors.json'} --out RUN")
+        source, path = shlex.quote(chosen.data.source), shlex.quote(str(out / "factors.json"))
+        size = f"--image-size {chosen.data.image_size} --channels {chosen.data.channels}"
+        say(f"train with: ddm-rt train --data {source} {size} --codes {path} --out RUN")
 
 
 def _numbers(text: str) -> list[int]:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from ddm_rt import data
-from ddm_rt.config import CodesConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.report import factors_page
 from ddm_rt.evaluate.run import three_channels
@@ -57,9 +56,8 @@ def discover(
     elif features is not None:
         batches = [pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH)]
         encoded = partial(encoder_features, batches, features, CPU)
-    codes: CodesConfig = config.codes
     seen = views(pixels, config.features, seed, encoded, progress.get("features"))
-    candidates = find_candidates(seen, codes, seed, progress.get("splits"))
+    candidates = find_candidates(seen, config.codes, seed, progress.get("splits"))
     found = FactorsFile(
         data=config.data,
         names_sha256=names_sha256(images.names),

@@ -68,8 +68,8 @@ def find_candidates(
     for number, (view, graph) in enumerate(graphs.items()):
         embedding = graph_embedding(graph, config, seed)
         found = [(label, f"{BRANCH} {i + 1} of the tree") for i, label in enumerate(_branches(embedding, config, seed))]
-        if view == by_default and found:
-            found = [(_default(embedding, config, seed), DEFAULT), *found]
+        if view == by_default and (default := _default(embedding, config, seed)) is not None:
+            found = [(default, DEFAULT), *found]
         if view == "encoder":
             factors = [_ordered(label) for label in equal_share_factors(views[view], seed)]
             found = [(label, f"equal-share factor {i + 1}") for i, label in enumerate(factors)] + found
@@ -78,7 +78,7 @@ def find_candidates(
         resampled[view] = [branches for branches in again if branches]
         if progress is not None:
             progress(number + 1, len(graphs), {})
-    every = [(view, label, rule) for view, found in splits.items() for label, rule in found if label.max() > 0]
+    every = [(view, label, rule) for view, found in splits.items() for label, rule in found]
     if not every:
         raise DdmError(
             f"no view of the {count} images splits off {config.min_share:.0%} of them or more; lower codes.min_share"
@@ -111,18 +111,18 @@ def _with_default_early(kept: list[Candidate], candidates: list[Candidate]) -> l
     return [*early, default, *later]
 
 
-def _default(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> Labels:
-    """The split that training takes; all on one side where its rule finds none."""
+def _default(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> Labels | None:
+    """The split that training takes; None where its rule finds none."""
     try:
         return _ordered(top_split(embedding, config, seed))
     except DdmError:
-        return np.zeros(len(embedding), np.int64)
+        return None
 
 
 def _branches(embedding: NDArray[np.float64], config: CodesConfig, seed: int) -> list[Labels]:
     """Images of a branch (1) against all others (0), from the highest branch down, each split once.
 
-    None where the images form fewer clusters than micro-codes, as in a view that sees no difference between them.
+    There are none where the images form fewer clusters than micro-codes, as in a view that sees no differences.
     """
     try:
         micro, tree = tree_of(embedding, config, seed)
@@ -157,7 +157,10 @@ def _again(embedding: NDArray[np.float64], config: CodesConfig, seed: int, numbe
 
 
 def _agreement(label: Labels, view: str, splits: Mapping[str, list[tuple[Labels, str]]]) -> tuple[float, float]:
-    """The best adjusted Rand index and mutual information in each other view, each averaged over the views."""
+    """The best adjusted Rand index and mutual information (nats) in each other view, each averaged over those views.
+
+    Both are 0 where there is no other view.
+    """
     others = [found for name, found in splits.items() if name not in (view, TOGETHER) and found]
     agreement, known = (
         [max((float(score(label, other)) for other, _ in found), default=0.0) for found in others]

@@ -25,22 +25,23 @@ def cross(factors: Sequence[CandidateFactor], cells: Cells, origin: str) -> tupl
     """Codes of the cells of `factors`, and the code of each image, int64 [N].
 
     A cell's top code is its value of the first factor. "auto" takes the product where no image would count more than
-    CAP average ones in it, else the margins. Raises DdmError where the product is asked for and has empty cells, or
-    where the factors have more than MOST_CELLS cells.
+    CAP average ones in it, else the margins. Raises DdmError where the product is asked for and has empty cells, where
+    too few cells have images for even margins, or where the factors have more than MOST_CELLS cells.
     """
     labels = np.array([factor.label for factor in factors])  # [F, N]
     sizes = [len(factor.sizes) for factor in factors]
-    if math.prod(sizes) > MOST_CELLS:
-        raise DdmError(f"{origin}: the factors have {math.prod(sizes)} cells; at most {MOST_CELLS} are possible")
+    whole = math.prod(sizes)
+    if whole > MOST_CELLS:
+        raise DdmError(f"{origin}: the factors have {whole} cells; at most {MOST_CELLS} are possible")
     present, cell = np.unique(labels, axis=1, return_inverse=True)  # [F, K], [N]
     order = _drawn_order(present, sizes)
     present, cell = present[:, order], np.argsort(order)[cell.reshape(-1)]
-    whole, count = int(np.prod(sizes)), np.bincount(cell, minlength=present.shape[1])
+    count = np.bincount(cell, minlength=present.shape[1])
     full = present.shape[1] == whole and len(cell) <= CAP * whole * count.min()
     if cells == "product" and present.shape[1] < whole:
         raise DdmError(
             f"{origin}: {whole - present.shape[1]} of {whole} combinations have no image, so the product can't be "
-            "even; expected cells to be margins"
+            "even; expected --cells margins"
         )
     by_product = cells == "product" or (cells == "auto" and full)
     share = np.full(len(count), 1 / len(count)) if by_product else _even_margins(count, present, factors, origin)
@@ -94,7 +95,7 @@ def _drawn_order(present: NDArray[np.int64], sizes: Sequence[int]) -> NDArray[np
     have another value of every factor than the one before: g mod its size, shifted by one whenever that would repeat a
     cell. Two by four cells are drawn as 00, 11, 02, 13, 01, 12, 03, 10.
     """
-    turn = np.arange(int(np.prod(sizes)))
+    turn = np.arange(math.prod(sizes))
     cells, cycle = np.zeros((len(sizes), len(turn)), np.int64), 1
     for factor, size in enumerate(sizes):
         within = turn % (cycle * size)  # where in a round over the cells of the factors so far

@@ -34,6 +34,13 @@ def test_points_without_clusters_have_no_factor() -> None:
     assert equal_share_factors(np.random.default_rng(0).standard_normal((300, 24)).astype(np.float32), seed=0) == []
 
 
+def test_features_of_few_values_end_the_search_without_an_error() -> None:
+    one_hot = np.eye(4, dtype=np.float32)[np.arange(200) % 4]
+    line = np.repeat([0.0, 1.0], 100).astype(np.float32)[:, None]
+    for features in (np.ones((100, 3), np.float32), one_hot, line):
+        assert all(len(label) == len(features) for label in equal_share_factors(features, seed=0))
+
+
 def test_what_is_erased_no_linear_map_can_tell() -> None:
     z, (gender, _) = points(np.array([[80, 40], [20, 10]]))
     weights = np.random.default_rng(1).uniform(0.5, 2, len(z))
