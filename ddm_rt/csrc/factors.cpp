@@ -51,7 +51,9 @@ WantedShares parse_factors(const std::string& target, const std::vector<Factor>&
     for (const std::string& part : split(target, ',')) {
         const auto [name, share] = parted(part, '=');
         const auto [factor, value] = parted(name, ':');
-        const auto found = std::find_if(factors.begin(), factors.end(), [&](const Factor& it) { return it.name == factor; });
+        // clang 14 doesn't let a lambda take a structured binding by name alone
+        const auto found = std::find_if(factors.begin(), factors.end(),
+                                        [&factor = factor](const Factor& it) { return it.name == factor; });
         if (part.find('=') == part.npos || found == factors.end() ||
             std::find(found->values.begin(), found->values.end(), value) == found->values.end()) {
             throw Error(concat(quoted, ": ", repr(strip(part)), "; expected FACTOR:VALUE=SHARE, with ",
