@@ -118,6 +118,7 @@ def test_cancel_gives_back_what_was_not_made(visit: Visit, gated: Running, engin
     page = visit(gated)
     generate(page, number=4)
     page.locator("#images img").nth(1).wait_for()
+    page.get_by_role("cell", name="2", exact=True).nth(1).wait_for()
     if way == "button":
         page.get_by_role("button", name="Cancel").click()
     else:

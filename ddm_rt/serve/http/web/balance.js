@@ -16,6 +16,8 @@ export class Balance {
   #images = []; // of the latest request
   #found = null; // the server's shares of its groups, with intervals
   #waiting = false;
+  #asked = 0; // questions to the server so far
+  #answered = 0; // the latest one whose answer is shown
   #examples = new Examples();
 
   /** `parts` are elements: section, basis, shownField, shown, assigned, explained, noExamples, examplesLegend, measured,
@@ -80,9 +82,11 @@ export class Balance {
       this.#draw(this.#counts(), this.#found ?? shares(this.#groups()));
       return;
     }
+    const question = ++this.#asked;
     try {
       const streams = await balance(scope);
-      if (stream !== this.#stream) return; // a request has come between
+      if (stream !== this.#stream || question < this.#answered) return; // a request, or a later answer, came between
+      this.#answered = question;
       const known = streams.find(
         (found) =>
           sameTarget(found.target, target) && (calibration === undefined || found.calibration_id === calibration),
