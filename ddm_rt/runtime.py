@@ -45,6 +45,22 @@ class TensorSpec(Frozen):
     dtype: Literal["float32", "float16", "int64"] = "float32"
 
 
+class LayerWidth(Frozen):
+    """A cross-attention layer by its name in diffusers' UNet, and how wide its keys are."""
+
+    name: str
+    width: Positive
+
+
+class KeysValues(Frozen):
+    """How `keys_values` of `cond`, [B, T + M, W], is divided: its last M rows are the indicator's. Its columns are the
+    keys of the first layer, its values, the keys of the second one, and so on.
+    """
+
+    indicator_tokens: Annotated[int, Field(ge=0)]  # M
+    layers: tuple[LayerWidth, ...]
+
+
 class TextSpec(Frozen):
     """One tokenizer of a bundle and the text encoder's input that its ids go to."""
 
@@ -148,6 +164,7 @@ class RuntimeConfig(Frozen):
     added: tuple[TensorSpec, ...] = ()  # what the conditioner takes besides: SDXL's text_embeds and time_ids
     empty_negative_is_zero: bool = False  # SDXL: without a negative prompt the null text is zeros
     cond: tuple[TensorSpec, ...]  # what the conditioner gives to the denoiser
+    keys_values: KeysValues | None = None  # where `cond` has them in place of tokens
     sampling: SamplingConfig  # defaults of requests
     codes: tuple[Leaf, ...] = ()  # each code, with its top code, size and share
     factors: tuple[Factor, ...] = ()  # what the codes are cells of, where somebody named it
@@ -158,9 +175,9 @@ class RuntimeConfig(Frozen):
         return len(self.codes)
 
     @model_serializer(mode="wrap")
-    def _without_factors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Bundles without factors have the file, and the id, that they had before."""
-        return without_empty(handler(self), "factors")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Bundles without factors or ready keys have the file, and the id, that they had before."""
+        return without_empty(without_empty(handler(self), "factors"), "keys_values")
 
     def latents_of(self, size: Size) -> Shape:
         """Shape of the latents of images of `size`."""

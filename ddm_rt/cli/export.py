@@ -48,13 +48,16 @@ def import_checkpoint(
             say(f"not in the checkpoint, left out: {', '.join(left[:_SHOWN])}{more}")
 
 
-@makes_models(Options="precision", Other_options="plugin decoder calibration_images")
+@makes_models(Options="precision", Other_options="plugin precompute_kv decoder calibration_images")
 def export(
     source: Annotated[str, Argument(help="A finished run of ddm-rt train, or a bundle to convert.")],
     out: Annotated[Path | None, Option(help="Bundle to write. The directory must not exist, or be empty.")] = None,
     diffusers: Annotated[Path | None, Option(help="Folder for a diffusers pipeline, in place of a bundle.")] = None,
     precision: Annotated[Precision, Option(help="Precision of the graphs or the pipeline's weights.")] = Precision.FP32,
     plugin: Annotated[bool, Option(help="Add denoiser.plugin.onnx, a graph for --backend tensorrt.")] = False,
+    precompute_kv: Annotated[
+        bool, Option(help="Let the conditioner make attention's keys and values, once per prompt and code.")
+    ] = False,
     decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
     calibration_images: Annotated[int, Option(min=1, help="Balanced images that set int8's and fp8's ranges.")] = 64,
 ) -> None:
@@ -66,10 +69,11 @@ def export(
         ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
         ddm-rt export digits --precision int8 --out bundles/digits-int8
         ddm-rt export runs/sd --precision fp16 --decoder taesd/ --out bundles/sd
+        ddm-rt export runs/sd --precision fp16 --precompute-kv --out bundles/sd-kv
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
-        given = {"--out": out, "--plugin": plugin, "--decoder": decoder}
+        given = {"--out": out, "--plugin": plugin, "--precompute-kv": precompute_kv, "--decoder": decoder}
         options.refuse(given, "this option can't go with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 
@@ -86,6 +90,7 @@ def export(
             out,
             precision,
             plugin=plugin,
+            precompute_kv=precompute_kv,
             decoder=decoder,
             calibration_images=calibration_images,
             progress=update,

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.contract import Array, Cond, Index, Update, check_finite, conditioner_feeds
 from ddm_rt.errors import DdmError
+from ddm_rt.runtime import TensorSpec
 
 
 class Composed:
     """The part of `engine.contract.Engine` that needs no backend's own. One that can do it at once overrides it."""
 
     batch_sizes: tuple[int, ...] | None = None
+    cond: tuple[TensorSpec, ...] | None = None
 
     def step(
         self: Any, t: Array, cond: Cond, image_of: Index, parts: Sequence[Index], update: Update

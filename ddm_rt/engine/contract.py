@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import BundleError, DdmError
-from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.runtime import RuntimeConfig, TensorSpec
 
 Array = Any  # numpy.ndarray on ONNX Runtime, torch.Tensor on torch, a device buffer on TensorRT
 Index = NDArray[np.int64]  # of rows, on the host
@@ -39,6 +39,7 @@ class Engine(Protocol):
     versions: dict[str, str]  # of the packages that compute
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
     batch_sizes: tuple[int, ...] | None  # the only batch sizes that it takes, ascending; None: every one
+    cond: tuple[TensorSpec, ...] | None  # what its conditioner gives; None: what runtime.json says
     max_pixels: int | None  # of images that one call of a VAE may make; None: `max_batch` has seen to it
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:

@@ -33,8 +33,7 @@ def _inputs(
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int | str) -> Tensor:
-        sides = [tokens if isinstance(side, str) else side for side in shape]
-        return torch.randn((batch, *sides), generator=generator)
+        return torch.randn((batch, *part.sides(shape, tokens)), generator=generator)
 
     channels = config.latent_shape[0]
     # From the last code downwards, then the null code, with a scale of 0 before it.
@@ -53,7 +52,7 @@ def _inputs(
             ("time_ids", "sizes"), lambda: pixels.repeat(3).mul(torch.tensor([1, 1, 0, 0, 1, 1])).expand(batch, -1)
         ),
     }
-    shapes = {spec.name: spec.shape for spec in (*config.cond, *config.added)}
+    shapes = {spec.name: spec.shape for spec in (*part.cond, *config.added)}
     encoders = {spec.input: number for number, spec in enumerate(config.text)}
 
     def make(name: str) -> Tensor:

@@ -21,15 +21,18 @@ from ddm_rt.export import examples, graph, plugin_node
 from ddm_rt.export.decoder import provenance as decoder_provenance
 from ddm_rt.export.decoder import read_decoder
 from ddm_rt.files import check_free
+from ddm_rt.model import keys_values
 from ddm_rt.model.assemble import assemble, read_file
 from ddm_rt.model.checkpoint.folder import prompt_length, read_checkpoint, read_tokenizer
 from ddm_rt.model.parts import Model, Part, parts
-from ddm_rt.model.unet import ADDED_COND, INDICATOR, POOLED, SCALE, SIZES, TEXT
+from ddm_rt.model.unet import POOLED, SIZES
 from ddm_rt.progress import OnStage
 from ddm_rt.runtime import (
     RUNTIME,
     TRAINING,
     Codes,
+    KeysValues,
+    LayerWidth,
     RuntimeConfig,
     TensorSpec,
     TextSpec,
@@ -59,6 +62,7 @@ def export_run(
     out: Path,
     *,
     plugin: bool = False,
+    precompute_kv: bool = False,
     decoder: Path | None = None,
     progress: OnStage | None = None,
 ) -> Bundle:
@@ -66,6 +70,7 @@ def export_run(
 
     The same run gives the same bundle id, whatever `out` is called. `plugin` adds denoiser.plugin.onnx for TensorRT,
     where indicator attention is one node per layer; both graphs then read their weights from denoiser.onnx.data.
+    With `precompute_kv` the conditioner gives keys and values, and the denoiser makes none (`model.keys_values`).
     `decoder` is a folder with an AutoencoderTiny that takes the place of the checkpoint's VAE.
 
     Raises BundleError for a run or decoder with missing, foreign, malformed or non-finite parts, and DdmError where
@@ -78,8 +83,8 @@ def export_run(
     codes = read_file(Codes, run / "codes.json")
     model = assemble(run, config, codes, None)
     text = read_text(run, config)
-    runtime = _runtime(config, codes, model, text)
-    graphs = parts(model, runtime)
+    runtime = _runtime(config, codes, model, text, ready=precompute_kv)
+    graphs = parts(model, runtime, ready=precompute_kv)
     if decoder is not None:
         graphs["decoder"] = replace(graphs["decoder"], module=read_decoder(decoder, config.model), own=())
     parity: dict[str, float] = {}
@@ -191,13 +196,7 @@ def read_text(run: Path, config: RunConfig) -> Text:
     return Text(tuple(specs), files, added, checkpoint.empty_negative_is_zero)
 
 
-def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text) -> RuntimeConfig:
-    shapes: dict[str, tuple[int | str, ...]] = {
-        TEXT: ("tokens", model.context_dim),
-        INDICATOR: (config.model.num_indicator_tokens, model.context_dim),
-        SCALE: (),
-        **{ADDED_COND[spec.name]: spec.shape for spec in text.added},
-    }
+def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text, *, ready: bool) -> RuntimeConfig:
     levels = len(model.unet.config.block_out_channels)
     pixel = config.model.family is Family.PIXEL
     return RuntimeConfig(
@@ -212,12 +211,19 @@ def _runtime(config: RunConfig, codes: Codes, model: Model, text: Text) -> Runti
         text=text.specs,
         added=text.added,
         empty_negative_is_zero=text.empty_negative_is_zero,
-        cond=tuple(TensorSpec(name=name, shape=shapes[name]) for name in model.cond_names),
+        cond=model.cond_specs(text.added, ready=ready),
+        keys_values=_keys_values(model) if ready else None,
         takes_negative_prompt=config.distill is None,
         sampling=config.sampling,
         codes=codes.leaves,
         factors=codes.factors,
     )
+
+
+def _keys_values(model: Model) -> KeysValues:
+    layers = keys_values.layers(model.unet).items()
+    widths = tuple(LayerWidth(name=name, width=attn.inner_kv_dim) for name, attn in layers)
+    return KeysValues(indicator_tokens=model.num_indicator_tokens, layers=widths)
 
 
 def _training(config: RunConfig, codes: Codes) -> str:

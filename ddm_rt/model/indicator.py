@@ -8,8 +8,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ddm_rt.kernels.indicator_attention import indicator_attention
+from ddm_rt.model.keys_values import Ready, is_cross_attention, layers
 from ddm_rt.runtime import SharedOf
 
 
@@ -53,7 +55,8 @@ class IndicatorAttnProcessor(nn.Module):
     """Decoupled cross-attention: text keys and values, plus the indicator's own.
 
     `encoder_hidden_states` [B,T,D_ctx] is the text, `indicator_tokens` [B,M,D_ctx] the code,
-    `indicator_scale` [B] is s. With s = 0 the layer is diffusers' own.
+    `indicator_scale` [B] is s. `ready` has the keys and values of both in their place. With s = 0 the layer is
+    diffusers' own.
     """
 
     def __init__(self, attn: Attention) -> None:
@@ -67,28 +70,48 @@ class IndicatorAttnProcessor(nn.Module):
         self,
         attn: Attention,
         hidden_states: Tensor,  # [B, N, C]
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         indicator_tokens: Tensor | None = None,
         indicator_scale: Tensor | None = None,
+        ready: Ready | None = None,
     ) -> Tensor:
-        if attention_mask is not None or indicator_tokens is None or indicator_scale is None:
+        if attention_mask is not None or (indicator_tokens is None and ready is None) or indicator_scale is None:
             raise ValueError("indicator attention takes indicator_tokens and indicator_scale, and no mask")
-
-        def heads(x: Tensor) -> Tensor:
-            return x.view(*x.shape[:2], attn.heads, -1)  # [B, N|T|M, H, D]
-
-        out = indicator_attention(
-            heads(attn.to_q(hidden_states)),
-            heads(attn.to_k(encoder_hidden_states)),
-            heads(attn.to_v(encoder_hidden_states)),
-            heads(self.to_k_ind(indicator_tokens)),
-            heads(self.to_v_ind(indicator_tokens)),
-            indicator_scale,
-        ).flatten(2)
+        query = _heads(attn.to_q(hidden_states), attn)
+        if ready is not None:
+            keys_values = [_heads(given, attn) for given in ready[attn]]
+        else:
+            made = [(attn.to_k, encoder_hidden_states), (attn.to_v, encoder_hidden_states)]
+            made += [(self.to_k_ind, indicator_tokens), (self.to_v_ind, indicator_tokens)]
+            keys_values = [_heads(linear(tokens), attn) for linear, tokens in made]
+        out = indicator_attention(query, *keys_values, indicator_scale).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](out))
         return projected
+
+
+class ReadyAttnProcessor:
+    """Cross-attention without an indicator, whose keys and values are given."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # [B, N, C]
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        temb: Tensor | None = None,
+        ready: Ready | None = None,
+    ) -> Tensor:
+        assert ready is not None
+        q, k, v = (_heads(x, attn).transpose(1, 2) for x in (attn.to_q(hidden_states), *ready[attn]))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        projected: Tensor = attn.to_out[1](attn.to_out[0](out))
+        return projected
+
+
+def _heads(x: Tensor, attn: Attention) -> Tensor:
+    return x.view(*x.shape[:2], attn.heads, -1)  # [B, N|T|M, H, D]
 
 
 class SelfAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]
@@ -103,6 +126,7 @@ class SelfAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]
         temb: Tensor | None = None,
         indicator_tokens: Tensor | None = None,
         indicator_scale: Tensor | None = None,
+        ready: Ready | None = None,
     ) -> Tensor:
         out: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         return out
@@ -113,9 +137,18 @@ def install(unet: UNet2DConditionModel) -> None:
     processors: dict[str, Any] = {}
     for name, module in unet.named_modules():
         if isinstance(module, Attention):
-            cross = name.endswith("attn2")
+            cross = is_cross_attention(name, module)
             processors[f"{name}.processor"] = IndicatorAttnProcessor(module) if cross else SelfAttnProcessor()
     unet.set_attn_processor(processors)
+
+
+def take_ready(unet: UNet2DConditionModel) -> None:
+    """Let a UNet without an indicator be given the keys and values of its text, and nothing else from now on."""
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.set_processor(SelfAttnProcessor())
+    for attn in layers(unet).values():
+        attn.set_processor(ReadyAttnProcessor())
 
 
 class IndicatorHead(nn.Module):

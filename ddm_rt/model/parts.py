@@ -1,14 +1,15 @@
 """Which graphs a model becomes: the callables of a bundle as modules of named tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ddm_rt.model.unet import DDM, POOLED, TEXT
-from ddm_rt.runtime import RuntimeConfig
+from ddm_rt.model import keys_values
+from ddm_rt.model.unet import DDM, KEYS_VALUES, POOLED, TEXT
+from ddm_rt.runtime import RuntimeConfig, TensorSpec
 
 if TYPE_CHECKING:  # transformers, which only its families need
     from ddm_rt.model.latent import LatentDDM
@@ -18,10 +19,12 @@ Axes = Mapping[str, Mapping[int, str]]  # tensor name -> axis -> name of the fre
 
 BATCH = {0: "batch"}
 _TOKENS = {0: "batch", 1: "tokens"}
+_KEYS = {0: "batch", 1: "keys"}
 _LATENT = {0: "batch", 2: "height", 3: "width"}
 # Axes that are free besides the batch.
 _FREE: Axes = {
     **dict.fromkeys(("context", TEXT), _TOKENS),
+    KEYS_VALUES: _KEYS,
     **dict.fromkeys(("x_t", "output", "x0"), _LATENT),
     "image": {0: "batch", 2: "image_height", 3: "image_width"},
 }
@@ -38,25 +41,47 @@ class Part:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     own: tuple[nn.Module, ...] = ()
+    cond: tuple[TensorSpec, ...] = ()  # of its inputs
+    indicator_tokens: int = 0  # how many more keys than tokens of text there are
     axes: Axes = field(default_factory=lambda: _FREE)  # free ones of tensors that have others than the batch
+
+    def sides(self, shape: Sequence[int | str], tokens: int) -> list[int]:
+        """A shape of runtime.json, for texts of so many tokens."""
+        lengths = {"tokens": tokens, "keys": tokens + self.indicator_tokens}
+        return [length if isinstance(length, int) else lengths[length] for length in shape]
 
     @property
     def free(self) -> Axes:
         return {name: self.axes.get(name, BATCH) for name in (*self.inputs, *self.outputs)}
 
 
-def parts(model: Model, config: RuntimeConfig) -> dict[str, Part]:
+def parts(model: Model, config: RuntimeConfig, *, ready: bool = False) -> dict[str, Part]:
     """Text encoder (of bundles that take prompts), conditioner, denoiser and decoder of `model`, in the order in which
     they run.
 
-    What the conditioner gives is tokens, not each layer's keys and values: those save 2 % of a denoiser call, while a
-    row of them is 32 (SD 1.5) to 82 (SDXL) times as big (benchmarks/hoisting.py).
+    What the conditioner gives is tokens, or with `ready` each layer's keys and values. Those spare a step the matrix
+    products that make them, and a row of them is 32 (SD 1.5) to 82 (SDXL) times as big (benchmarks/hoisting.py). With
+    `ready` the model's own processors may change.
     """
     added = tuple(spec.name for spec in config.added)
     given = ("context", "code", "indicator_scale") if model.conditioner is not None else ("context",)
+    specs = model.cond_specs(config.added, ready=ready)
+    cond = tuple(spec.name for spec in specs)
+    own: tuple[nn.Module, ...] = ()
+    if ready:
+        own = (keys_values.projections(model.unet),)
+        model.take_ready()
+    denoiser = Part(
+        _Denoiser(model, cond),
+        ("x_t", "t", *cond),
+        ("output",),
+        own=(model.unet,),
+        cond=specs,
+        indicator_tokens=model.num_indicator_tokens,
+    )
     found = {
-        "conditioner": Part(_Conditioner(model, (*given, *added)), (*given, *added), model.cond_names),
-        "denoiser": Part(_Denoiser(model), ("x_t", "t", *model.cond_names), ("output",), own=(model.unet,)),
+        "conditioner": Part(_Conditioner(model, (*given, *added), cond), (*given, *added), cond, own=own),
+        "denoiser": denoiser,
         "decoder": Part(_Decoder(model), ("x0",), ("image",), own=() if isinstance(model, DDM) else (model.vae,)),
     }
     if isinstance(model, DDM):
@@ -81,9 +106,9 @@ class TextEncoder(nn.Module):
 
 
 class _Conditioner(nn.Module):
-    def __init__(self, model: Model, names: tuple[str, ...]) -> None:
+    def __init__(self, model: Model, names: tuple[str, ...], cond: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.ready = model, names, KEYS_VALUES in cond
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.names, inputs, strict=True))
@@ -93,16 +118,17 @@ class _Conditioner(nn.Module):
         code = given.pop("code", torch.full((rows,), -1))
         scale = given.pop("indicator_scale", torch.zeros(rows))
         added: tuple[Mapping[str, Tensor], ...] = (given,) if given else ()
-        return tuple(self.model.condition(context, code, scale, *added).values())
+        cond = self.model.condition(context, code, scale, *added)
+        return tuple((self.model.ready(cond) if self.ready else cond).values())
 
 
 class _Denoiser(nn.Module):
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, cond: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.cond = model, cond
 
     def forward(self, x_t: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
-        out: Tensor = self.model(x_t, t, dict(zip(self.model.cond_names, cond, strict=True)))
+        out: Tensor = self.model(x_t, t, dict(zip(self.cond, cond, strict=True)))
         return out
 
 

@@ -1,20 +1,23 @@
 """The denoising model, built from configuration: diffusers' UNet2DConditionModel with the indicator in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddm_rt.config import ModelConfig
-from ddm_rt.model.indicator import Conditioner, install
-from ddm_rt.runtime import SharedOf
+from ddm_rt.model import keys_values
+from ddm_rt.model.indicator import Conditioner, install, take_ready
+from ddm_rt.runtime import SharedOf, TensorSpec
 
 TEXT = "text_tokens"
 INDICATOR = "indicator_tokens"
 # s per sample, 0 for the null code. A name of its own: an ONNX graph can't give a changed value out under the
 # name of its input.
 SCALE = "code_scale"
+KEYS_VALUES = "keys_values"  # of both, in place of the tokens
 # What the conditioner of SDXL takes besides text and code.
 POOLED = "text_embeds"  # pooled output of the last text encoder, [B, P]
 SIZES = "time_ids"  # original height and width, crop top and left, height and width in pixels, [B, 6]
@@ -52,16 +55,52 @@ class IndicatorUNet(nn.Module):
         own = (context,) if self.conditioner is None else self.conditioner(context, code, indicator_scale)
         return dict(zip(self.cond_names, (*own, *((added or {})[name] for name in self.added_names)), strict=True))
 
+    @property
+    def num_indicator_tokens(self) -> int:
+        return 0 if self.conditioner is None else self.conditioner.num_tokens
+
+    def cond_specs(self, added: Sequence[TensorSpec], *, ready: bool) -> tuple[TensorSpec, ...]:
+        """What `condition`, and `ready` if it is asked for, gives, where it takes `added`."""
+        width = 2 * sum(attn.inner_kv_dim for attn in keys_values.layers(self.unet).values())
+        shapes: dict[str, tuple[int | str, ...]] = {
+            TEXT: ("tokens", self.context_dim),
+            INDICATOR: (self.num_indicator_tokens, self.context_dim),
+            KEYS_VALUES: ("keys", width),
+            SCALE: (),
+            **{ADDED_COND[spec.name]: spec.shape for spec in added},
+        }
+        names = ready_names(self.cond_names) if ready else self.cond_names
+        return tuple(TensorSpec(name=name, shape=shapes[name]) for name in names)
+
+    def ready(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`cond` with the keys and values [B,T+M,W] of its tokens in their place; see `model.keys_values`."""
+        made = {KEYS_VALUES: keys_values.pack(self.unet, cond[TEXT], cond.get(INDICATOR))}
+        return {name: (made | dict(cond))[name] for name in ready_names(self.cond_names)}
+
+    def take_ready(self) -> None:
+        """From now on `forward` is given what `ready` makes, and no tokens where the model has no indicator."""
+        if self.conditioner is None:
+            take_ready(self.unet)
+
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Prediction [B,C,H,W] for latents x_t at timesteps t float32 [B]."""
-        indicator: dict[str, Tensor] | None = None
+        """Prediction [B,C,H,W] for latents x_t at timesteps t float32 [B]. `cond` has tokens, or is `ready`."""
+        own: dict[str, Any] = {}
         if self.conditioner is not None:
-            indicator = {"indicator_tokens": cond[INDICATOR], "indicator_scale": cond[SCALE]}
+            own["indicator_scale"] = cond[SCALE]
+        if KEYS_VALUES in cond:
+            own["ready"] = keys_values.unpack(self.unet, cond[KEYS_VALUES], self.num_indicator_tokens)
+        elif self.conditioner is not None:
+            own["indicator_tokens"] = cond[INDICATOR]
         added: dict[str, Tensor] | None = {name: cond[ADDED_COND[name]] for name in self.added_names} or None
         out: Tensor = self.unet(
-            x_t, t, cond[TEXT], cross_attention_kwargs=indicator, added_cond_kwargs=added, return_dict=False
+            x_t, t, cond.get(TEXT), cross_attention_kwargs=own or None, added_cond_kwargs=added, return_dict=False
         )[0]
         return out
+
+
+def ready_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of `cond` where keys and values take the place of tokens."""
+    return (KEYS_VALUES, *(name for name in names if name not in (TEXT, INDICATOR)))
 
 
 class DDM(IndicatorUNet):

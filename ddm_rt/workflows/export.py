@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def export(
     precision: Precision,
     *,
     plugin: bool = False,
+    precompute_kv: bool = False,
     decoder: Path | None = None,
     calibration_images: int = IMAGES,
     progress: OnStage | None = None,
@@ -42,19 +44,24 @@ def export(
     """
     check_free(out)
     if _is_bundle(source):
-        if plugin or decoder is not None:
-            raise DdmError(f"{source} is a bundle; --plugin and --decoder need the run that it was made from")
+        if plugin or precompute_kv or decoder is not None:
+            raise DdmError(
+                f"{source} is a bundle; --plugin, --precompute-kv and --decoder need the run that it was made from"
+            )
         if precision is Precision.FP32:
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
         return _convert(Bundle.load(source), out, precision, calibration_images, progress)
 
     from ddm_rt.export.run import export_run  # needs torch, which converting a bundle doesn't
 
+    exported = partial(
+        export_run, Path(source), plugin=plugin, precompute_kv=precompute_kv, decoder=decoder, progress=progress
+    )
     if precision is Precision.FP32:
-        return export_run(Path(source), out, plugin=plugin, decoder=decoder, progress=progress)
+        return exported(out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-        bundle = export_run(Path(source), Path(folder) / "fp32", plugin=plugin, decoder=decoder, progress=progress)
+        bundle = exported(Path(folder) / "fp32")
         return _convert(bundle, out, precision, calibration_images, progress)
 
 

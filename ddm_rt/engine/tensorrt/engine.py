@@ -1,43 +1,30 @@
-"""TensorRT in two flavours, on plans that `ddm-rt build` put into the bundle. Arrays are device buffers; no torch.
-
-x, x0 and the outputs stay on the device through the loop, which never waits for it: each engine has one stream, on
-which copies, captured CUDA graphs and the ahead-of-time guided_step follow each other.
+"""TensorRT in two flavours, on plans that `ddm-rt build` put into the bundle: a captured CUDA graph for each set of
+shapes.
 """
 
 import hashlib
-import threading
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
-from ddm_rt.engine.composed import OfNetworks
 from ddm_rt.engine.contract import check_names
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
-from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
 from ddm_rt.engine.tensorrt.network import Network, Runtime
+from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
-from ddm_rt.kernels.guided_step.reference import check_arguments
-from ddm_rt.kernels.guided_step.table import variants
-from ddm_rt.kernels.pack import PackError, read_pack
+from ddm_rt.kernels.pack import PackError
 
 
-class TensorRTEngine(OfNetworks):
-    """`engine.contract.Engine` on TensorRT. The graphs' precision is the bundle's; guided_step is float32.
-
-    One engine may be called from several threads, one call at a time; its stream and contexts are its own.
-    """
+class TensorRTEngine(OnDevice):
+    """`engine.contract.Engine` on TensorRT. The graphs' precision is the bundle's."""
 
     backend: ClassVar[str] = Backend.TENSORRT.value
-    threads = 1  # of the host; nothing here computes on it
-    max_pixels = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
         """`threads` is the CPU backends' and changes nothing here.
@@ -49,19 +36,15 @@ class TensorRTEngine(OfNetworks):
         reason = self.unavailable(bundle, device)
         if reason is not None:
             raise BackendUnavailable(self.backend, reason, ())
-        self._bundle, self._lock = bundle, threading.RLock()
-        resources = ExitStack()
-        # The engine's arrays and the device's memory end with the engine, by `close` or when it is forgotten.
-        self.close = weakref.finalize(self, resources.close)
+        resources = self._begin(bundle, device)
         try:
-            self._open(resources, flavour, device)
+            self._open(resources, flavour)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, resources: ExitStack, flavour: flavours.Flavour, where: Device) -> None:
-        self._device = device = cuda.Device(ordinal=where.ordinal)
-        resources.callback(device.close)
+    def _open(self, resources: ExitStack, flavour: flavours.Flavour) -> None:
+        device = self._device
         plan = _find(self._bundle, flavour, device.info)
         trt = flavours.load(flavour)
         self.precision = str(self._bundle.config.precision)
@@ -72,14 +55,13 @@ class TensorRTEngine(OfNetworks):
             "gpu": device.info.name,
             "plan": _plan_id(plan, self._bundle.graphs),
         }
-        self._stream = cuda.Stream(device)
-        resources.callback(self._stream.close)
-        self._arrays = Arrays(device, self._stream)
-        resources.callback(self._arrays.close)
-        self._guided_step = _guided_step_kernels(device, plan, resources)
+        try:
+            self._guided_step = guided_step_kernels(device, plan.path / plans.KERNELS, resources)
+        except PackError as error:
+            raise BundleError(f"plan {plan.name}: {error}") from error
         runtime = Runtime(trt)
         resources.callback(runtime.close)
-        self._networks = {
+        self._networks = networks = {
             name: Network(
                 f"{plan.name}/{plan.engine(name).name}",
                 runtime.deserialize(plan.engine(name).read_bytes(), str(plan.engine(name))),
@@ -89,14 +71,14 @@ class TensorRTEngine(OfNetworks):
             )
             for name in self._bundle.graphs
         }
-        most = max(network.workspace_bytes for network in self._networks.values())
+        most = max(network.workspace_bytes for network in networks.values())
         workspace = self._arrays.empty((most,), np.dtype(np.uint8))
-        for network in self._networks.values():
+        for network in networks.values():
             resources.callback(network.close)
             network.use(workspace)
         resources.callback(self._stream.synchronize)
         resources.callback(device.activate)
-        _check_tensors(self._bundle, self._networks)
+        _check_tensors(self._bundle, networks)
 
     @classmethod
     def unavailable(cls, bundle: Bundle | None, device: Device = CUDA_DEVICE) -> str | None:
@@ -114,79 +96,6 @@ class TensorRTEngine(OfNetworks):
             return str(error)
         return None
 
-    @contextmanager
-    def _on_device(self) -> Iterator[Arrays]:
-        """The engine's arrays, for one thread at a time, with the device's context current in it."""
-        with self._lock:
-            self._device.activate()
-            yield self._arrays
-
-    def _call(self, name: str, feeds: Mapping[str, Buffer | NDArray[Any]]) -> dict[str, Buffer]:
-        network = self._networks[name]
-        if missing := [tensor for tensor in network.inputs if tensor not in feeds]:
-            raise DdmError(f"{name}: input {missing[0]} is missing; given were {', '.join(feeds)}")
-        with self._on_device() as arrays:
-            given = {
-                tensor: value
-                if isinstance(value, Buffer)
-                else arrays.from_host(value.astype(network.inputs[tensor], casting="same_kind"))
-                for tensor, value in feeds.items()
-            }
-            return network(given)
-
-    def _host(self, array: Buffer) -> NDArray[np.float32]:
-        with self._on_device() as arrays:
-            return arrays.to_host(array).astype(np.float32, copy=False)
-
-    def guided_step(
-        self,
-        outputs: Sequence[Buffer],
-        scales: Buffer,
-        rows: Buffer,
-        x: Buffer,
-        x0_prev: Buffer,
-        seeds: Buffer | None,
-        counters: Buffer | None,
-    ) -> tuple[Buffer, Buffer]:
-        """Without seeds, a row with f != 0 gives NaN: looking at the rows would wait for the device."""
-        check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
-        given = {"scales": scales, "rows": rows, "x": x, "x0_prev": x0_prev}
-        given |= {f"out{i}": output for i, output in enumerate(outputs)}
-        for name, array in given.items():
-            if array.dtype != np.float32:
-                raise DdmError(f"guided_step: {name} is {array.dtype}; expected float32")
-        if seeds is not None and counters is not None:
-            given |= {"seeds": seeds, "counters": counters}
-        kernel = self._guided_step[len(outputs), seeds is not None]
-        n_elements = int(np.prod(x.shape[1:], dtype=np.int64))
-        with self._on_device() as arrays:
-            # New arrays, not in place: the first step's x0_prev is x itself, and the pool hands the old ones on.
-            x_next, x0 = arrays.empty(x.shape, x.dtype), arrays.empty(x.shape, x.dtype)
-            # Pointers that this variant doesn't read still have to be valid ones.
-            unread = dict.fromkeys(
-                (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer"), x
-            )
-            pointers = {name: array.pointer for name, array in (unread | given | {"x_next": x_next, "x0": x0}).items()}
-            grid = (-(-n_elements // kernel.facts.tile["block"]), x.shape[0], 1)
-            self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
-        return x_next, x0
-
-    def array(self, host: NDArray[Any]) -> Buffer:
-        with self._on_device() as arrays:
-            return arrays.from_host(host)
-
-    def series(self, host: NDArray[Any]) -> list[Buffer]:
-        with self._on_device() as arrays:
-            return arrays.series(host)
-
-    def take(self, array: Buffer, index: NDArray[np.int64]) -> Buffer:
-        with self._on_device() as arrays:
-            return arrays.take(array, index)
-
-    def concat(self, arrays: Sequence[Buffer]) -> Buffer:
-        with self._on_device() as here:
-            return here.concat(arrays)
-
 
 class TensorRTRtxEngine(TensorRTEngine):
     """The same on TensorRT-RTX."""
@@ -200,22 +109,6 @@ def _find(bundle: Bundle, flavour: flavours.Flavour, info: cuda.DeviceInfo) -> p
     if plan.key.kernels is not None:
         raise DdmError(f"plan {plan.name} has no guided_step kernel: {plan.key.kernels}")
     return plan
-
-
-def _guided_step_kernels(
-    device: cuda.Device, plan: plans.Plan, resources: ExitStack
-) -> dict[tuple[int, bool], cuda.Kernel]:
-    """(branches, noise) -> kernel. All are loaded now, as loading may wait for the device."""
-    kernels = {}
-    try:
-        pack = read_pack(plan.path / plans.KERNELS)
-        for branches, noise in variants():
-            entry = pack.find("guided_step", device.info.architecture, branches=branches, noise=noise)
-            kernels[branches, noise] = kernel = cuda.Kernel(device, pack.cubin(entry), entry)
-            resources.callback(kernel.close)
-    except PackError as error:
-        raise BundleError(f"plan {plan.name}: {error}") from error
-    return kernels
 
 
 def _plan_id(plan: plans.Plan, engines: Iterable[str]) -> str:

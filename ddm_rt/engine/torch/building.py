@@ -62,7 +62,7 @@ def build(
             for done, (name, batch) in enumerate(jobs):
                 if progress is not None:
                     progress(done, len(jobs), f"{name}, {batch} row{'s' * (batch != 1)}")
-                inputs = _inputs(eager.parts[name], bundle, batch, size, where)
+                inputs = _inputs(name, eager.parts[name], bundle, batch, size, where)
                 code, own = _compiled(name, eager.parts[name], inputs, origins, temporary / f"{name}-{batch}.pt2")
                 codes.append(code)
                 extras |= own
@@ -80,15 +80,17 @@ def build(
     return Package(out, record)
 
 
-def _inputs(part: Part, bundle: Bundle, batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+def _inputs(
+    name: str, part: Part, bundle: Bundle, batch: int, size: tuple[int, int], device: torch.device
+) -> dict[str, Tensor]:
     """What the engine calls the network with: zeros of the same shapes, dtypes and layouts."""
-    config, taken = bundle.config, signature(part).taken
+    config, taken = bundle.config, signature(name, part).taken
     latents = (batch, config.latent_shape[0], *size)
     tokens = max((spec.max_length for spec in config.text), default=1)
     found = {}
-    for name, example in weights.example(part, config, batch, tokens).items():
-        shape = latents if name in ("x_t", "x0") else example.shape
-        found[name] = taken(name, torch.zeros(shape, dtype=example.dtype, device=device))
+    for each, example in weights.example(part, config, batch, tokens).items():
+        shape = latents if each in ("x_t", "x0") else example.shape
+        found[each] = taken(each, torch.zeros(shape, dtype=example.dtype, device=device))
     return found
 
 
@@ -116,7 +118,7 @@ def _compiled(
             extras[constant] = value.detach().cpu().contiguous().clone()
         else:
             constants[constant] = Constant(**origin.model_dump(), dtype=precision_of(value.dtype))
-    own = signature(part)
+    own = signature(name, part)
     code = Code(
         file=path.name,
         sha256=sha256(path),

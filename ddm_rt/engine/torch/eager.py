@@ -22,8 +22,9 @@ class Eager:
         weight = next(model.unet.parameters())
         self.device = weight.device
         self.precision = precision_of(weight.dtype)
-        self.parts = parts(model, bundle.config)
-        self.signatures = {name: signature(part) for name, part in self.parts.items()}
+        self.parts = parts(model, bundle.config, ready=True)
+        self.signatures = {name: signature(name, part) for name, part in self.parts.items()}
+        self.cond = model.cond_specs(bundle.config.added, ready=True)
         self.versions = {"diffusers": diffusers.__version__}
         if not bundle.config.prompt_free:
             self.versions["transformers"] = version("transformers")
@@ -38,9 +39,9 @@ class Eager:
         return made if isinstance(made, tuple) else (made,)
 
 
-def signature(part: Part) -> Signature:
-    """It computes in the dtype of its own networks; one without any, in float32."""
-    dtype = next(part.own[0].parameters()).dtype if part.own else torch.float32
+def signature(name: str, part: Part) -> Signature:
+    """It computes in the dtype of its own networks. The conditioner, and one without any, computes in float32."""
+    dtype = torch.float32 if name == "conditioner" or not part.own else next(part.own[0].parameters()).dtype
     return Signature(part.inputs, part.outputs, dtype)
 
 

@@ -76,6 +76,7 @@ class TorchEngine(OfNetworks):
     def _open(self, bundle: Bundle, networks: Networks, threads: int | None) -> None:
         self._bundle, self._networks, self.device = bundle, networks, networks.device
         self.precision, self.batch_sizes = networks.precision.value, networks.sizes
+        self.cond = networks.cond
         self.threads = threads or torch.get_num_threads()
         self.versions = {"torch": torch.__version__, **networks.versions}
         # A layout of a batch takes the same rows at each step.

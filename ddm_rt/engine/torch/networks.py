@@ -16,6 +16,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Frozen, Precision
 from ddm_rt.errors import BundleError
 from ddm_rt.half import INPUTS
+from ddm_rt.runtime import TensorSpec
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -49,6 +50,7 @@ class Networks(Protocol):
     precision: Precision
     sizes: tuple[int, ...] | None  # of the batches that denoiser and decoder take, ascending; None: any
     signatures: dict[str, Signature]
+    cond: tuple[TensorSpec, ...]  # what the conditioner gives: keys and values, ready
     versions: dict[str, str]  # of what computes; the bits depend on it
 
     def __call__(self, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

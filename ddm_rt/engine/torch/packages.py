@@ -28,6 +28,7 @@ from ddm_rt.engine.machine import installed, processor
 from ddm_rt.engine.torch.networks import DTYPES, Origin, Signature, read
 from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic
+from ddm_rt.runtime import TensorSpec
 
 CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
 RECORD, SIGNATURE, SECRET = "package.json", "package.json.hmac", "secret"
@@ -74,7 +75,7 @@ class Code(Frozen):
 class Record(Frozen):
     """package.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2  # since 2 the denoiser is given keys and values
     made: Made
     extras: Sha256
     codes: tuple[Code, ...]
@@ -181,6 +182,12 @@ class Packaged:
         self.signatures = {
             code.network: Signature(tuple(code.inputs), code.outputs, DTYPES[code.dtype]) for code in record.codes
         }
+        denoiser = next(code for code in record.codes if code.network == "denoiser")
+        self.cond = tuple(
+            TensorSpec(name=name, shape=shape[1:])
+            for name, shape in denoiser.inputs.items()
+            if name not in ("x_t", "t")
+        )
         digest = hashlib.sha256("".join(code.sha256 for code in record.codes).encode()).hexdigest()
         self.versions = {"compiled": digest[:16]}
         self._bundle, self._package = bundle, package

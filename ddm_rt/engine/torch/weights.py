@@ -56,7 +56,7 @@ def find(bundle: Bundle, model: Model) -> dict[str, Origin | None]:
     shadow = copy.deepcopy(model).to("meta")
     names = {id(weight): name for name, weight in shadow.named_parameters(remove_duplicate=False)}
     found: dict[str, Origin | None] = {}
-    for graph, part in parts(shadow, bundle.config).items():
+    for graph, part in parts(shadow, bundle.config, ready=bundle.config.keys_values is not None).items():
         path = bundle.graphs[graph]
         uses = _uses(part, example(part, bundle.config), names)
         found |= _matched(path, graph, uses, dict(shadow.named_parameters(remove_duplicate=False)))
@@ -74,13 +74,13 @@ def example(part: Part, config: RuntimeConfig, batch: int = 1, tokens: int = 2) 
         "x_t": (channels, side, side),
         "x0": (channels, side, side),
         "t": (),
-        **{spec.name: spec.shape for spec in (*config.cond, *config.added)},
+        **{spec.name: spec.shape for spec in (*part.cond, *config.added)},
         **{spec.input: (spec.max_length,) for spec in config.text},
     }
     whole = {"code", *(spec.input for spec in config.text)}
 
     def make(name: str) -> Tensor:
-        sides = [tokens if isinstance(length, str) else length for length in shapes[name]]
+        sides = part.sides(shapes[name], tokens)
         return torch.zeros((batch, *sides), dtype=torch.int64 if name in whole else torch.float32, device="meta")
 
     return {name: make(name) for name in part.inputs}

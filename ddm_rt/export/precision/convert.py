@@ -1,6 +1,7 @@
 """A float32 bundle as one of another precision, written into its graphs. Needs onnx, not torch.
 
-What the graphs take and give stays float32, so nothing above them sees a difference.
+What the graphs take and give stays float32, so nothing above them sees a difference; keys and values, which pass from
+one graph to another, are fp16 where the graphs are.
 """
 
 import shutil
@@ -27,6 +28,7 @@ from ddm_rt.export.precision.quantize import Feeds
 from ddm_rt.files import check_free
 from ddm_rt.graph_files import open_session
 from ddm_rt.progress import OnStage
+from ddm_rt.runtime import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def convert(
 
     def fill(directory: Path) -> None:
         _copy_rest(bundle, directory, names)
-        bundle.write_settings(directory, precision=precision)
+        bundle.write_settings(directory, precision=precision, **_half_ends(bundle, recipe))
         for group in groups:
             graphs: dict[Path, graph_files.Graph] = {}
             for name in group:
@@ -150,6 +152,15 @@ def convert_graph(
     del model.graph.initializer[:]
     model.graph.initializer.extend(inlined)
     return model
+
+
+def _half_ends(bundle: Bundle, recipe: Recipe) -> dict[str, tuple[TensorSpec, ...]]:
+    """What changes in runtime.json where `cond` passes between the graphs in fp16."""
+    halves = [spec for spec in bundle.config.cond if spec.name in half.HALF_ENDS]
+    if recipe.compute != TensorProto.FLOAT16 or not halves:
+        return {}
+    others = {spec.name: spec for spec in bundle.config.cond}
+    return {"cond": tuple((others | {s.name: s.model_copy(update={"dtype": "float16"}) for s in halves}).values())}
 
 
 def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None) -> None:
@@ -222,5 +233,6 @@ def _feeds(session: ort.InferenceSession) -> dict[str, Any]:
         elif item.name == "t":
             feeds[item.name] = np.linspace(0, 999, shape[0], dtype=np.float32)
         else:
-            feeds[item.name] = rng.standard_normal(shape, np.float32)
+            drawn = rng.standard_normal(shape, np.float32)
+            feeds[item.name] = drawn.astype(np.float16) if item.type == "tensor(float16)" else drawn
     return feeds

@@ -1,4 +1,6 @@
-"""A float32 graph computed in fp16 or bf16, but for what `ddm_rt.half` names. Inputs and outputs stay float32."""
+"""A float32 graph computed in fp16 or bf16, but for what `ddm_rt.half` names. Inputs and outputs stay float32, but for
+keys and values in fp16: those pass between two graphs, and are large. (numpy has no bf16.)
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +19,9 @@ from ddm_rt.half import STATISTICS, TRIGONOMETRY
 
 # Inputs by position that are float32 whatever the others are.
 FLOAT_INPUTS = {("", "Resize"): {2}, (plugin_node.DOMAIN, plugin_node.PLUGIN): {5}}
+
+# Inputs and outputs that are fp16 where the graph is.
+HALF_ENDS = ("keys_values",)
 
 _FLOAT = TensorProto.FLOAT
 _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -78,6 +83,11 @@ class _Conversion:
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.home: dict[str, int] = {}  # value -> the type it is made in
         self.made: set[tuple[str, int]] = set()  # casts and weights that are there
+        self.half_ends = set(HALF_ENDS) if element_type == TensorProto.FLOAT16 else set()
+        for value in (*self.result.graph.input, *self.result.graph.output):
+            if value.name in self.half_ends:
+                value.type.tensor_type.elem_type = element_type
+        self.home |= {value.name: element_type for value in model.graph.input if value.name in self.half_ends}
 
     def run(self) -> onnx.ModelProto:
         for name, kind in self.types.items():
@@ -124,7 +134,7 @@ class _Conversion:
         for position, name in enumerate(node.output):
             if self.types.get(name) == _FLOAT:
                 self.home[name] = wanted or _FLOAT
-                if name in outputs and wanted == self.half:
+                if name in outputs - self.half_ends and wanted == self.half:
                     copy.output[position] = _named(name, self.half)
                     self.made.add((name, self.half))
         if node.op_type == "Cast" and wanted == self.half:
@@ -176,7 +186,7 @@ class _Conversion:
     def _outputs(self) -> None:
         """Cast what is an output of the graph back; carry over weights of other types."""
         for name in (value.name for value in self.source.output):
-            if self.home.get(name) == self.half:
+            if self.home.get(name) == self.half and name not in self.half_ends:
                 node = helper.make_node("Cast", [_named(name, self.half)], [name], name=f"{name}_as_output", to=_FLOAT)
                 self.result.graph.node.append(node)
         used = {name for node in self.result.graph.node for name in node.input}

@@ -39,7 +39,8 @@ class Conditions:
         context = (tokens if isinstance(tokens, int) else longest, width)
         # Without `self` in them, so that the engine's memory is free as soon as nobody holds it.
         keep_texts = lru_cache(max(_KEPT // int(np.prod(context)), _LEAST_ROWS))
-        keep_rows = lru_cache(max(_KEPT // sum(_numbers(spec, longest) for spec in config.cond), _LEAST_ROWS))
+        numbers = sum(_numbers(spec, longest) for spec in engine.cond or config.cond)
+        keep_rows = lru_cache(max(_KEPT // numbers, _LEAST_ROWS))
         encode = keep_texts(partial(_encode, config, engine, tokenizers, context))
         self._row = keep_rows(partial(_row, config, engine, encode))
 

@@ -1,0 +1,153 @@
+"""What engines on a CUDA device share: arrays are device buffers, and one stream carries copies, networks and the
+ahead-of-time guided_step. No torch.
+
+x, x0 and the outputs stay on the device through the loop, which never waits for it.
+"""
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.composed import OfNetworks
+from ddm_rt.engine.devices import Device
+from ddm_rt.engine.tensorrt import cuda
+from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
+from ddm_rt.errors import DdmError
+from ddm_rt.kernels.guided_step.reference import check_arguments
+from ddm_rt.kernels.guided_step.table import variants
+from ddm_rt.kernels.pack import read_pack
+
+
+class DeviceNetwork(Protocol):
+    """A network on device arrays, queued on the engine's stream."""
+
+    @property
+    def inputs(self) -> Mapping[str, np.dtype[Any]]:
+        """Types of what it takes, by name."""
+
+    def __call__(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]: ...
+
+
+class OnDevice(OfNetworks):
+    """The part of `engine.contract.Engine` over device buffers. guided_step is float32.
+
+    One engine may be called from several threads, one call at a time; its stream is its own.
+    """
+
+    threads = 1  # of the host; nothing here computes on it
+    max_pixels: int | None = None
+    _networks: Mapping[str, DeviceNetwork]
+    _guided_step: Mapping[tuple[int, bool], cuda.Kernel]
+
+    def _begin(self, bundle: Bundle, where: Device) -> ExitStack:
+        """Device, stream and arrays. What is pushed on the result ends before them, by `close` or when the engine is
+        forgotten.
+        """
+        self._bundle, self._lock = bundle, threading.RLock()
+        resources = ExitStack()
+        self.close = weakref.finalize(self, resources.close)
+        try:
+            self._device = cuda.Device(ordinal=where.ordinal)
+            resources.callback(self._device.close)
+            self._stream = cuda.Stream(self._device)
+            resources.callback(self._stream.close)
+            self._arrays = Arrays(self._device, self._stream)
+            resources.callback(self._arrays.close)
+        except BaseException:
+            self.close()
+            raise
+        return resources
+
+    @contextmanager
+    def _on_device(self) -> Iterator[Arrays]:
+        """The engine's arrays, for one thread at a time, with the device's context current in it."""
+        with self._lock:
+            self._device.activate()
+            yield self._arrays
+
+    def _call(self, name: str, feeds: Mapping[str, Buffer | NDArray[Any]]) -> dict[str, Buffer]:
+        network = self._networks[name]
+        if missing := [tensor for tensor in network.inputs if tensor not in feeds]:
+            raise DdmError(f"{name}: input {missing[0]} is missing; given were {', '.join(feeds)}")
+        with self._on_device() as arrays:
+            given = {
+                tensor: value
+                if isinstance(value, Buffer)
+                else arrays.from_host(value.astype(network.inputs[tensor], casting="same_kind"))
+                for tensor, value in feeds.items()
+            }
+            return network(given)
+
+    def _host(self, array: Buffer) -> NDArray[np.float32]:
+        with self._on_device() as arrays:
+            return arrays.to_host(array).astype(np.float32, copy=False)
+
+    def guided_step(
+        self,
+        outputs: Sequence[Buffer],
+        scales: Buffer,
+        rows: Buffer,
+        x: Buffer,
+        x0_prev: Buffer,
+        seeds: Buffer | None,
+        counters: Buffer | None,
+    ) -> tuple[Buffer, Buffer]:
+        """Without seeds, a row with f != 0 gives NaN: looking at the rows would wait for the device."""
+        check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
+        given = {"scales": scales, "rows": rows, "x": x, "x0_prev": x0_prev}
+        given |= {f"out{i}": output for i, output in enumerate(outputs)}
+        for name, array in given.items():
+            if array.dtype != np.float32:
+                raise DdmError(f"guided_step: {name} is {array.dtype}; expected float32")
+        if seeds is not None and counters is not None:
+            given |= {"seeds": seeds, "counters": counters}
+        kernel = self._guided_step[len(outputs), seeds is not None]
+        n_elements = int(np.prod(x.shape[1:], dtype=np.int64))
+        with self._on_device() as arrays:
+            # New arrays, not in place: the first step's x0_prev is x itself, and the pool hands the old ones on.
+            x_next, x0 = arrays.empty(x.shape, x.dtype), arrays.empty(x.shape, x.dtype)
+            # Pointers that this variant doesn't read still have to be valid ones.
+            unread = dict.fromkeys(
+                (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer"), x
+            )
+            pointers = {name: array.pointer for name, array in (unread | given | {"x_next": x_next, "x0": x0}).items()}
+            grid = (-(-n_elements // kernel.facts.tile["block"]), x.shape[0], 1)
+            self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
+        return x_next, x0
+
+    def array(self, host: NDArray[Any]) -> Buffer:
+        with self._on_device() as arrays:
+            return arrays.from_host(host)
+
+    def series(self, host: NDArray[Any]) -> list[Buffer]:
+        with self._on_device() as arrays:
+            return arrays.series(host)
+
+    def take(self, array: Buffer, index: NDArray[np.int64]) -> Buffer:
+        with self._on_device() as arrays:
+            return arrays.take(array, index)
+
+    def concat(self, arrays: Sequence[Buffer]) -> Buffer:
+        with self._on_device() as here:
+            return here.concat(arrays)
+
+
+def guided_step_kernels(device: cuda.Device, folder: Path, resources: ExitStack) -> dict[tuple[int, bool], cuda.Kernel]:
+    """(branches, noise) -> kernel of the pack in `folder`. All are loaded now, as loading may wait for the device.
+
+    Raises PackError where the pack isn't whole or has none for the device.
+    """
+    kernels = {}
+    pack = read_pack(folder)
+    for branches, noise in variants():
+        entry = pack.find("guided_step", device.info.architecture, branches=branches, noise=noise)
+        kernels[branches, noise] = kernel = cuda.Kernel(device, pack.cubin(entry), entry)
+        resources.callback(kernel.close)
+    return kernels
