@@ -266,6 +266,15 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def precomputed_bundle(tiny_run: Path, shared_folder: Path) -> Bundle:
+    """The bundle of `tiny_run` whose conditioner makes the keys and values. Read-only."""
+    from ddm_rt.export.run import export_run
+
+    place = shared_folder / "bundles" / "precomputed-kv"
+    return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place, precompute_kv=True)))
+
+
+@pytest.fixture(scope="session")
 def checkpoints(shared_folder: Path) -> Mapping[str, Path]:
     """Tiny checkpoints in diffusers' format, by family: "sd15", "sd21", "sdxl". Read-only."""
     if not HAS_TORCH:

@@ -15,8 +15,10 @@ from embedding_build import ROOT
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Precision
 from ddm_rt.engine.cpu import ort
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.export.precision.convert import convert
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
@@ -107,6 +109,17 @@ def test_the_shipped_bundle_gives_pythons_images(python: Pipeline, digits: CPipe
 def test_a_tiny_stable_diffusion_gives_pythons_images(sd: Any, request_: dict[str, Any]) -> None:
     here, there, _ = sd
     compare(here, there, num_steps=3, **request_)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_ready_keys_and_values_give_pythons_images(
+    c_library: CLibrary, precomputed_bundle: Bundle, precision: str, tmp_path: Path
+) -> None:
+    bundle = precomputed_bundle
+    if precision == "fp16":
+        bundle = convert(bundle, tmp_path / "fp16", Precision.FP16)
+    with c_library.pipeline(bundle.path) as pipeline:
+        compare(Pipeline.load(bundle, backend="onnxruntime", threads=1), pipeline, n=5, num_steps=3)
 
 
 @pytest.fixture

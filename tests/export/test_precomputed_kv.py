@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from latent_runs import write_run
-from made_once import made_once
 from tolerances import IMAGE_GREY_LEVELS, PRECISION_REL
 
 from ddm_rt import graph_files
@@ -22,12 +21,6 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.workflows.export import export
 
 
-@pytest.fixture(scope="session")
-def ready(tiny_run: Path, shared_folder: Path) -> Bundle:
-    place = shared_folder / "bundles" / "precomputed-kv"
-    return Bundle.load(made_once(place, lambda place: export_run(tiny_run, place, precompute_kv=True)))
-
-
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
@@ -36,39 +29,41 @@ def images(bundle: Bundle, backend: str) -> np.ndarray:
     return Pipeline(bundle, backends.load(bundle, backend, threads=1)).generate(n=5, seed=3, num_steps=4).images
 
 
-def test_the_denoiser_has_no_products_for_keys_and_values(tiny_bundle: Bundle, ready: Bundle) -> None:
-    before, after = (operators(bundle.graphs["denoiser"]) for bundle in (tiny_bundle, ready))
-    layout = ready.config.keys_values
+def test_the_denoiser_has_no_products_for_keys_and_values(tiny_bundle: Bundle, precomputed_bundle: Bundle) -> None:
+    before, after = (operators(bundle.graphs["denoiser"]) for bundle in (tiny_bundle, precomputed_bundle))
+    layout = precomputed_bundle.config.keys_values
     assert layout is not None
     assert before["MatMul"] - after["MatMul"] == 4 * len(layout.layers)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
-def test_images_are_those_of_tokens_on_every_backend(tiny_bundle: Bundle, ready: Bundle, backend: str) -> None:
+def test_images_are_those_of_tokens_on_every_backend(
+    tiny_bundle: Bundle, precomputed_bundle: Bundle, backend: str
+) -> None:
     wanted = images(tiny_bundle, "onnxruntime").astype(int)
-    assert np.abs(images(ready, backend) - wanted).max() <= IMAGE_GREY_LEVELS
+    assert np.abs(images(precomputed_bundle, backend) - wanted).max() <= IMAGE_GREY_LEVELS
 
 
-def test_runtime_json_says_how_they_are_divided(tiny_bundle: Bundle, ready: Bundle) -> None:
-    layout = ready.config.keys_values
+def test_runtime_json_says_how_they_are_divided(tiny_bundle: Bundle, precomputed_bundle: Bundle) -> None:
+    layout = precomputed_bundle.config.keys_values
     assert layout is not None
     assert layout.indicator_tokens == 4
-    assert [spec.name for spec in ready.config.cond] == ["keys_values", "code_scale"]
-    assert ready.config.cond[0].shape == ("keys", 2 * sum(layer.width for layer in layout.layers))
+    assert [spec.name for spec in precomputed_bundle.config.cond] == ["keys_values", "code_scale"]
+    assert precomputed_bundle.config.cond[0].shape == ("keys", 2 * sum(layer.width for layer in layout.layers))
     assert tiny_bundle.config.keys_values is None
     assert "keys_values" not in tiny_bundle.runtime_path.read_text()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_they_pass_between_fp16_graphs_in_fp16(ready: Bundle, precision: str, tmp_path: Path) -> None:
-    made = convert(ready, tmp_path / "half", Precision(precision))
+def test_they_pass_between_fp16_graphs_in_fp16(precomputed_bundle: Bundle, precision: str, tmp_path: Path) -> None:
+    made = convert(precomputed_bundle, tmp_path / "half", Precision(precision))
     dtype = "float16" if precision == "fp16" else "float32"
     assert made.config.cond[0].dtype == dtype
     for name, ends in (("conditioner", "output"), ("denoiser", "input")):
         graph = graph_files.read_model(made.graphs[name]).graph
         (value,) = (value for value in getattr(graph, ends) if value.name == "keys_values")
         assert value.type.tensor_type.elem_type == getattr(onnx.TensorProto, dtype.replace("float32", "float").upper())
-    wanted = images(ready, "onnxruntime").astype(int)
+    wanted = images(precomputed_bundle, "onnxruntime").astype(int)
     found = images(made, "onnxruntime" if precision == "fp16" else "openvino")
     assert np.abs(found - wanted).mean() <= 255 * PRECISION_REL[precision][1]
 

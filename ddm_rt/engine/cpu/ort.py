@@ -1,8 +1,11 @@
 """ONNX Runtime on the CPU. Arrays are numpy's."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -10,9 +13,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, CpuEngine
-from ddm_rt.errors import DdmError
+from ddm_rt.engine.ort.binding import Addressed, BoundSession, Place, Shape
+from ddm_rt.engine.ort.sessions import CPU_PROVIDER, open_session
 
-_PROVIDERS = ["CPUExecutionProvider"]
 # What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
 UNREADABLE = (
     ort_errors.Fail,
@@ -21,18 +24,34 @@ UNREADABLE = (
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
 )
+REFUSED = (RuntimeError, ort_errors.Fail, ort_errors.InvalidArgument)  # and for inputs that it doesn't take
+_KEPT_SHAPES = 256
 
 
 class _Graph:
     """One graph, opened."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._session = open_session(path, threads)
-        self.inputs = [item.name for item in self._session.get_inputs()]
-        self.outputs = [item.name for item in self._session.get_outputs()]
+        self._session = BoundSession(open_session(path, threads), Place("cpu"))
+        self.inputs, self.outputs = list(self._session.inputs), list(self._session.outputs)
+        self._shapes: OrderedDict[tuple[Shape, ...], dict[str, Shape]] = OrderedDict()  # of outputs, by the inputs'
+        self._lock = threading.Lock()  # a binding is of one call at a time
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(self.outputs, self._session.run(None, feeds), strict=True))
+        arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
+        given = {name: _addressed(array) for name, array in arrays.items()}
+        key = tuple(array.shape for array in arrays.values())
+        with self._lock:
+            if key not in self._shapes:
+                first = {name: value.numpy() for name, value in self._session.first(given).items()}
+                self._shapes[key] = {name: array.shape for name, array in first.items()}
+                if len(self._shapes) > _KEPT_SHAPES:
+                    self._shapes.popitem(last=False)
+                return first
+            dtypes = self._session.outputs
+            made = {name: np.empty(shape, dtypes[name]) for name, shape in self._shapes[key].items()}
+            self._session.run(given, {name: _addressed(array) for name, array in made.items()})
+        return made
 
 
 class OrtEngine(CpuEngine):
@@ -44,32 +63,18 @@ class OrtEngine(CpuEngine):
 
     backend = "onnxruntime"
     library, version = "ONNX Runtime", ort.__version__
-    unreadable = UNREADABLE
-    refused = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
+    unreadable, refused = UNREADABLE, REFUSED
     graph = _Graph
 
     @staticmethod
     def unavailable(bundle: Bundle | None, device: Device = CPU_DEVICE) -> str | None:
         """Why this backend can't run `bundle`, or None."""
-        if _PROVIDERS[0] not in ort.get_available_providers():
-            return f"this build of onnxruntime has no {_PROVIDERS[0]}"
+        if CPU_PROVIDER not in ort.get_available_providers():
+            return f"this build of onnxruntime has no {CPU_PROVIDER}"
         if bundle is not None and bundle.config.precision is Precision.BF16:
             return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16"
         return None
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on the CPU. Raises what ONNX Runtime does, and DdmError where it took another provider."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    # Two idle cores: threads that wait without spinning make a call of a small model 11 to 27 % slower. Two busy ones:
-    # spinning, as long as it is by default, up to 67 % slower, and for a millisecond up to 39 %.
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
-    session = ort.InferenceSession(path, options, providers=_PROVIDERS)
-    # ONNX Runtime tells of another provider in no more than a log line.
-    if session.get_providers() != _PROVIDERS:
-        raise DdmError(f"{path}: ONNX Runtime took {session.get_providers()}; expected {_PROVIDERS}")
-    return session
+def _addressed(array: Array) -> Addressed:
+    return Addressed(array.ctypes.data, array.shape, array.dtype)

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions that are run by IO binding, on the CPU and on a CUDA device."""

@@ -1,0 +1,77 @@
+"""One session, run over memory that is the engine's own: nothing is copied on the way in or out."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from ddm_rt.errors import DdmError
+
+Shape = tuple[int, ...]
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_NOT_CAPTURED = "-1"
+
+
+class Place(NamedTuple):
+    """Where arrays lie, as ONNX Runtime names it."""
+
+    device: str  # "cpu" or "cuda"
+    ordinal: int = 0
+
+
+class Addressed(NamedTuple):
+    """A contiguous array in that place."""
+
+    pointer: int
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
+class BoundSession:
+    """Runs a session by IO binding. A run on a device is queued, not waited for."""
+
+    def __init__(self, session: ort.InferenceSession, place: Place) -> None:
+        """Raises DdmError for a tensor of a type that isn't known here."""
+        self._session, self._place = session, place
+        self.inputs = {item.name: _dtype(item) for item in session.get_inputs()}
+        self.outputs = {item.name: _dtype(item) for item in session.get_outputs()}
+        self._binding = session.io_binding()
+        self._options = ort.RunOptions()
+        if place.device != "cpu":
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def first(self, inputs: Mapping[str, Addressed]) -> dict[str, ort.OrtValue]:
+        """The outputs, in ONNX Runtime's memory: a run for which nobody need know their shapes."""
+        self._bind(inputs)
+        for name in self.outputs:
+            self._binding.bind_output(name, self._place.device, self._place.ordinal)
+        self._run(_NOT_CAPTURED)
+        return dict(zip(self.outputs, self._binding.get_outputs(), strict=True))
+
+    def run(self, inputs: Mapping[str, Addressed], outputs: Mapping[str, Addressed], graph: int | None = None) -> None:
+        """Fill `outputs`. With a `graph`, a number from 1, the session captures the first run under it, and replays it
+        later; the addresses must then be the same ones each time.
+        """
+        self._bind(inputs)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, *self._place, array.dtype.type, array.shape, array.pointer)
+        self._run(_NOT_CAPTURED if graph is None else str(graph))
+
+    def _bind(self, inputs: Mapping[str, Addressed]) -> None:
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        for name, array in inputs.items():
+            self._binding.bind_input(name, *self._place, array.dtype.type, array.shape, array.pointer)
+
+    def _run(self, graph: str) -> None:
+        if self._place.device != "cpu":
+            self._options.add_run_config_entry("gpu_graph_id", graph)
+        self._session.run_with_iobinding(self._binding, self._options)
+
+
+def _dtype(item: Any) -> np.dtype[Any]:
+    if item.type not in _TYPES:
+        raise DdmError(f"{item.name} is a {item.type}; expected {', '.join(_TYPES)}")
+    return np.dtype(_TYPES[item.type])

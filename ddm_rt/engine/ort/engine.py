@@ -1,0 +1,202 @@
+"""`engine.contract.Engine` on ONNX Runtime's provider for CUDA devices.
+
+Sessions queue on the engine's one stream, over device buffers that are the engine's own, so nothing waits between a
+step's calls. Each set of input shapes has arrays at fixed addresses and a CUDA graph of its own, which ONNX Runtime
+captures. guided_step is compiled when an engine is first opened for an architecture, and kept in the user's cache.
+"""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime as ort
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Backend, Precision
+from ddm_rt.engine.contract import check_names
+from ddm_rt.engine.cpu.ort import REFUSED, UNREADABLE
+from ddm_rt.engine.devices import CUDA_DEVICE, Device
+from ddm_rt.engine.machine import installed
+from ddm_rt.engine.ort import sessions
+from ddm_rt.engine.ort.binding import Addressed, BoundSession, Place, Shape
+from ddm_rt.engine.tensorrt import cuda
+from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
+from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
+from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.files import user_cache
+from ddm_rt.kernels.aot import write_pack
+from ddm_rt.kernels.compiled import AotError
+from ddm_rt.kernels.pack import MANIFEST, PackError
+
+_MOST_CALLS = 32  # sets of shapes kept ready, each with a graph
+# Memory of a GPU for each pixel that a call of the VAE makes, in numbers; as the torch backend has it.
+_VALUES_PER_PIXEL = 2 * 4 * 256
+_PRECISIONS = (Precision.FP32, Precision.FP16)
+
+_log = logging.getLogger(__name__)
+
+
+class OrtCudaEngine(OnDevice):
+    """The same graphs as on the CPU, in the bundle's precision: fp32, or fp16 on tensor cores."""
+
+    backend: ClassVar[str] = Backend.ONNXRUNTIME.value
+    max_batch = None
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
+        """`threads` is the CPU's and changes nothing here.
+
+        Raises BackendUnavailable where `unavailable` says why or the provider doesn't start, BundleError for a graph
+        that isn't one or doesn't take what the bundle says.
+        """
+        reason = self.unavailable(bundle, device)
+        if reason is not None:
+            raise BackendUnavailable(self.backend, reason, ())
+        resources = self._begin(bundle, device)
+        try:
+            self._open(resources, device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, resources: ExitStack, device: Device) -> None:
+        info, config = self._device.info, self._bundle.config
+        provider = sessions.device_provider()
+        assert provider is not None
+        self.precision = config.precision.value
+        self.max_pixels = info.memory_bytes // (_VALUES_PER_PIXEL * (4 if config.precision is Precision.FP32 else 2))
+        self.versions = {
+            self.backend: ort.__version__,
+            "provider": provider,
+            "cuda": info.driver_version,
+            "gpu": info.name,
+            "triton": installed("triton") or "none",
+        }
+        self._guided_step = guided_step_kernels(self._device, kernels_for(info.architecture), resources)
+        place = Place("cuda", device.ordinal)
+        networks: dict[str, _Network] = {}
+        for name, path in self._bundle.graphs.items():
+            # Text encoder and conditioner run once per prompt: a graph of them would be captured and never replayed.
+            graphs = name in ("denoiser", "decoder")
+            session = _opened(self.backend, path, provider, device.ordinal, self._stream.handle, graphs=graphs)
+            networks[name] = network = _Network(f"{name}.onnx", BoundSession(session, place), self._arrays, graphs)
+            resources.callback(network.close)
+            check_names(config, name, path, network.inputs, network.outputs)
+        self._networks = networks
+        resources.callback(self._stream.synchronize)
+        resources.callback(self._device.activate)
+
+    @classmethod
+    def unavailable(cls, bundle: Bundle | None, device: Device = CUDA_DEVICE) -> str | None:
+        """Why this backend can't run `bundle` on the device, or None."""
+        if (reason := sessions.clash()) is not None:
+            return reason
+        if sessions.device_provider() is None:
+            return f"this build of onnxruntime is for CPUs; `{sessions.TO_GPU}` brings the one for GPUs in its place"
+        try:
+            cuda.device_info(ordinal=device.ordinal)
+        except DdmError as error:
+            return str(error)
+        if find_spec("triton") is None:
+            return "guided_step is compiled by triton, which is not installed; pip install triton"
+        if bundle is not None and bundle.config.precision not in _PRECISIONS:
+            taken = " and ".join(_PRECISIONS)
+            return f"the bundle is {bundle.config.precision}; ONNX Runtime computes {taken} on a CUDA device"
+        return None
+
+
+class _Network:
+    """A session on device arrays, with fixed arrays for each set of input shapes."""
+
+    def __init__(self, name: str, session: BoundSession, arrays: Arrays, graphs: bool) -> None:
+        self.name, self._session, self._arrays, self._graphs = name, session, arrays, graphs
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self._calls: OrderedDict[tuple[Shape, ...], _Call] = OrderedDict()
+        self._captured = 0
+
+    def __call__(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]:
+        """Outputs of one run, arrays of their own. Queued; doesn't wait, but for the first call with these shapes.
+
+        Raises DdmError naming the inputs' shapes where the graph doesn't take them.
+        """
+        shapes = tuple(feeds[name].shape for name in self.inputs)
+        try:
+            call = self._calls.get(shapes) or self._prepare(feeds, shapes)
+            self._calls.move_to_end(shapes)
+            for name, fixed in call.inputs.items():
+                self._arrays.copy(fixed.pointer, feeds[name])
+            self._session.run(*map(_addressed, (call.inputs, call.outputs)), call.graph)
+        except REFUSED as error:
+            given = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            raise DdmError(f"{self.name} refused its inputs ({given}): {error}") from error
+        results = {name: self._arrays.empty(fixed.shape, fixed.dtype) for name, fixed in call.outputs.items()}
+        for name, result in results.items():
+            self._arrays.copy(result.pointer, call.outputs[name])
+        return results
+
+    def _prepare(self, feeds: Mapping[str, Buffer], shapes: tuple[Shape, ...]) -> "_Call":
+        first = self._session.first(_addressed({name: feeds[name] for name in self.inputs}))
+        empty, dtypes = self._arrays.empty, self.outputs
+        outputs = {name: empty(tuple(value.shape()), dtypes[name]) for name, value in first.items()}
+        inputs = {name: empty(feeds[name].shape, dtype) for name, dtype in self.inputs.items()}
+        # ONNX Runtime keeps every graph that it captured: beyond so many shapes, calls are launched one by one.
+        graph = None
+        if self._graphs and self._captured < _MOST_CALLS:
+            self._captured += 1
+            graph = self._captured
+        elif self._graphs:
+            _log.warning("%s: has a CUDA graph for %d sets of shapes; others are launched", self.name, _MOST_CALLS)
+        while len([call for call in self._calls.values() if call.graph is None]) >= _MOST_CALLS:
+            self._calls.pop(next(key for key, call in self._calls.items() if call.graph is None))
+        self._calls[shapes] = _Call(inputs, outputs, graph)
+        return self._calls[shapes]
+
+    def close(self) -> None:
+        self._calls.clear()
+
+
+class _Call:
+    """Arrays at fixed addresses, and the number of the graph that was captured over them."""
+
+    def __init__(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], graph: int | None) -> None:
+        self.inputs, self.outputs, self.graph = inputs, outputs, graph
+
+
+def kernels_for(architecture: str) -> Path:
+    """The folder with guided_step for `architecture`, compiled if the user's cache doesn't have it for this triton."""
+    folder = user_cache() / "kernels" / f"guided_step-{architecture}-triton-{installed('triton')}"
+    if not (folder / MANIFEST).is_file():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_pack(folder, [architecture], ["guided_step"])
+        except (AotError, ValueError, PackError) as error:
+            raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
+    return folder
+
+
+def _opened(
+    backend: str, path: Path, provider: str, ordinal: int, stream: int, *, graphs: bool
+) -> ort.InferenceSession:
+    """Raises BackendUnavailable where the provider doesn't start."""
+    try:
+        try:
+            return sessions.open_on_device(path, provider, ordinal, stream, graphs=graphs)
+        except UNREADABLE as error:
+            if not graphs or "graph capture" not in str(error):
+                raise
+            # Some node isn't one of the device's, and a graph can't hold it.
+            _log.warning("%s: no CUDA graph, its calls are launched one by one: %s", path.name, error)
+            return sessions.open_on_device(path, provider, ordinal, stream, graphs=False)
+    except UNREADABLE as error:
+        raise BundleError(f"{path}: not a graph that ONNX Runtime {ort.__version__} runs: {error}") from error
+    except DdmError as error:
+        raise BackendUnavailable(backend, str(error), ()) from error
+
+
+def _addressed(arrays: Mapping[str, Buffer]) -> dict[str, Addressed]:
+    return {name: Addressed(array.pointer, array.shape, array.dtype) for name, array in arrays.items()}
