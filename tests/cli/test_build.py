@@ -65,6 +65,18 @@ def test_the_missing_flavour_tells_how_to_install_it(
     assert "available here: tensorrt-rtx" in refusal
 
 
+def test_without_triton_nothing_is_built_or_copied(
+    ddm_rt: Callable, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    line = ("build", bundle.path, "--backend", "tensorrt-rtx", "--sm", "75,89", "--out", tmp_path / "copy")
+    refusal = ddm_rt(*line).refusal()
+    assert "the package triton is not installed" in refusal
+    assert "pip install 'ddm-rt[tensorrt-rtx]'" in refusal
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

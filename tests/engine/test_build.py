@@ -87,10 +87,13 @@ def test_the_kernels_lie_beside_the_plan(built: Bundle) -> None:
 
 
 def test_without_the_kernels_compiler_nothing_is_built(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
-    with pytest.raises(BackendUnavailable, match=r"the package triton is not installed.*pip install 'ddm-rt\[gpu\]'"):
-        build.build(tiny_bundle, RTX, SM_89, options_of(tiny_bundle))
-    assert build_process.cannot_compile("sm_75") is None, "an architecture that no kernels are shipped for"
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    monkeypatch.setattr(build_process, "run", lambda *_: pytest.fail("something was built"))
+    words = r"the package triton is not installed.*pip install 'ddm-rt\[tensorrt-rtx\]'"
+    for target in (SM_89, build.Target("sm_75", plans.NO_GPU)):
+        with pytest.raises(BackendUnavailable, match=words):
+            build.build(tiny_bundle, RTX, target, options_of(tiny_bundle))
 
 
 def fake_run(request: Request, *_: object) -> build_process.Result:

@@ -51,6 +51,17 @@ def test_a_runtime_without_a_builder_is_a_reason(module: Path) -> None:
     assert "tensorrt 11.4.0 is a runtime without Builder and OnnxParser" in (flavours.cannot_build(TENSORRT) or "")
 
 
+def test_a_builder_without_the_compiler_of_kernels_is_a_reason(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text("__version__ = '11.4.0'\nclass Builder: ...\nclass OnnxParser: ...")
+    assert flavours.cannot_build(TENSORRT) is None
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    reason = flavours.cannot_build(TENSORRT) or ""
+    assert reason.startswith("the package triton is not installed")
+    assert "pip install 'ddm-rt[tensorrt]'" in reason
+    assert flavours.unavailable(TENSORRT) is None, "a plan that is there runs without it"
+
+
 def test_unknown_flavour_lists_the_choices() -> None:
     with pytest.raises(DdmError, match="'onnxruntime' has no plans to build; those that have: tensorrt, tensorrt-rtx"):
         flavours.flavour("onnxruntime")

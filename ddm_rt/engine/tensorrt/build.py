@@ -112,8 +112,7 @@ def build(
     Raises DdmError: the flavour is missing, the precision, opset or an operator isn't one it takes, weights are missing
     or moved, memory or disk don't suffice, or the builder crashed. The bundle is then as it was.
     """
-    # A plan without the kernel would be refused by whoever runs it, after minutes of building.
-    if (reason := flavours.cannot_build(flavour) or build_process.cannot_compile(target.architecture)) is not None:
+    if (reason := flavours.cannot_build(flavour)) is not None:
         raise BackendUnavailable(flavour.name, reason, ())
     if timing_cache is not None and not flavour.timing_cache:
         raise DdmError(f"--timing-cache: {flavour.name} keeps none; its builds measure nothing")

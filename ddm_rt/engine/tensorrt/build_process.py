@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +94,6 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
             words = _last_words(stderr.read(), logs) or "it said nothing"
             raise DdmError(f"{request.graph}: the builder of {flavour} {_death(code)} in {phase}; last words: {words}")
     return parse(Result, outcome["result"], f"{request.graph}: result of the build")
-
-
-def cannot_compile(architecture: str) -> str | None:
-    """Why the kernels that are shipped for the architecture can't be compiled here, or None."""
-    if architecture in ARCHITECTURES and find_spec("triton") is None:
-        return "the package triton is not installed, which compiles guided_step for a plan; pip install 'ddm-rt[gpu]'"
-    return None
 
 
 def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> str | None:

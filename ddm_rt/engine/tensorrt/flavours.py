@@ -98,6 +98,9 @@ def cannot_build(flavour: Flavour) -> str | None:
     # What a build calls; a runtime without a builder (the lean one) lacks them.
     if missing := [name for name in ("Builder", "OnnxParser") if not hasattr(module, name)]:
         return f"{flavour.module} {version(flavour)} is a runtime without {' and '.join(missing)}; {flavour.install}"
+    # A plan without that kernel would be refused by whoever runs it, after minutes of building.
+    if find_spec("triton") is None:
+        return f"the package triton is not installed, which compiles guided_step for a plan; {flavour.install}"
     return None
 
 
