@@ -94,5 +94,12 @@ def test_precision_that_an_architecture_lacks(precision: str, architecture: str,
 
 
 def test_the_plugin_takes_every_graph_in_half_precision() -> None:
-    assert TENSORRT.denoiser(Precision.FP16) == TENSORRT.denoiser(Precision.INT8) == "denoiser.plugin.onnx"
-    assert TENSORRT.denoiser(Precision.FP32) == RTX.denoiser(Precision.FP16) == "denoiser.onnx"
+    assert (
+        TENSORRT.denoiser(Precision.FP16, False) == TENSORRT.denoiser(Precision.INT8, False) == "denoiser.plugin.onnx"
+    )
+    assert TENSORRT.denoiser(Precision.FP32, False) == RTX.denoiser(Precision.FP16, False) == "denoiser.onnx"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_plain_plan_takes_the_graph_of_plain_operators(precision: Precision) -> None:
+    assert TENSORRT.denoiser(precision, True) == RTX.denoiser(precision, True) == "denoiser.onnx"
