@@ -44,9 +44,11 @@ def request_of(graph: Path, **changes: object) -> Request:
     return Request(**fields | {"graph": graph, "plan": graph.with_name("g.plan"), "profiles": PROFILES} | changes)
 
 
-def run(
-    request: Request, memory_gib: float | None = None, progress: Callable[[str], None] = lambda text: None
-) -> object:
+def silent(text: str) -> None:
+    """Progress that nobody looks at."""
+
+
+def run(request: Request, memory_gib: float | None = None, progress: Callable[[str], None] = silent) -> object:
     return build_process.run(request, "tensorrt-rtx", memory_gib, progress)
 
 

@@ -19,17 +19,7 @@ if importlib.util.find_spec("cuda") is None:
 import cuda.bindings.driver as real
 from conftest import has_cuda
 from fake_cuda import FakeDriver
-from fake_tensorrt import (
-    BATCHES,
-    DECODER_BATCH,
-    MAX_BATCH,
-    RTX,
-    Machine,
-    Specialization,
-    guided_step_arguments,
-    reference,
-    with_fake_plan,
-)
+from fake_tensorrt import MAX_BATCH, RTX, Machine, Specialization, guided_step_arguments, reference, with_fake_plan
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
@@ -113,42 +103,6 @@ def test_what_the_manifest_says(engine: TensorRTRtxEngine, planned: Bundle) -> N
 
 def test_the_probe_stays_within_the_plans_batch(engine: TensorRTRtxEngine, planned: Bundle) -> None:
     assert max(Pipeline(planned, engine).buckets) <= MAX_BATCH
-
-
-def test_a_call_takes_the_profile_whose_best_batch_is_nearest(machine: Machine, planned: Bundle) -> None:
-    engine = TensorRTRtxEngine(planned)
-    assert Pipeline(planned, engine).buckets == (1, 2, 4, 8)
-    used = {c.shapes["x_t"][0]: c.profile for c in machine.trt.contexts if "x_t" in c.shapes}
-    assert BATCHES == ((1, 2, 4), (2, 4, 8))
-    assert used == {1: 0, 2: 0, 4: 1, 8: 1}
-    engine.close()
-
-
-def test_the_decoder_is_called_with_as_many_rows_as_its_plan_takes(machine: Machine, planned: Bundle) -> None:
-    """Whatever the number of images: the bytes are those of one call after another."""
-    engine = TensorRTRtxEngine(planned)
-    host = np.random.default_rng(0).standard_normal((7, *planned.config.latent_shape)).astype(np.float32)
-    image = engine.decoder(engine.array(host))
-    sizes = {context.shapes["x0"][0] for context in machine.trt.contexts}
-    assert sizes == {1, DECODER_BATCH}
-    np.testing.assert_array_equal(
-        image, np.concatenate([reference(planned).decoder(host[i : i + 1]) for i in range(7)])
-    )
-    assert engine.images(engine.array(host)).shape[0] == 7
-    engine.close()
-
-
-def test_a_plan_that_takes_no_single_image_is_called_at_the_sizes_that_it_is_tuned_for(
-    machine: Machine, tiny_bundle: Bundle, tmp_path: Path
-) -> None:
-    bundle = with_fake_plan(_copy(tiny_bundle, tmp_path), batches=((3, 4, 8), (4, 8, 8)))
-    engine = TensorRTRtxEngine(bundle)
-    pipeline = Pipeline(bundle, engine)
-    assert pipeline.buckets == (4, 8)
-    made = pipeline.generate(n=3, num_steps=3)
-    expected = Pipeline(bundle, reference(bundle)).generate(n=3, num_steps=3)
-    np.testing.assert_array_equal(made.images, expected.images)
-    engine.close()
 
 
 def test_a_driver_that_is_too_old_is_told_with_what_is_needed(machine: Machine, planned: Bundle) -> None:

@@ -125,10 +125,8 @@ def allowance(root: Path = Path("/")) -> tuple[float, str]:
     """Bytes that a build may hold where nobody says, and what they are. No limit where the system doesn't tell. `root`
     is where `proc` and `sys` lie.
     """
-    available = next(
-        (int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if "MemAvail" in line), None
-    )
-    limits = [] if available is None else [(available / 2, "half of what was available")]
+    available = (line.split() for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:"))
+    limits = [(int(fields[1]) * 2**10 / 2, "half of what was available") for fields in available]
     limits += [(limit, "what this process's control group may hold") for limit in _group_limits(root)]
     return min(limits, default=(float("inf"), ""))
 
