@@ -1,4 +1,4 @@
-"""Which profile and how many rows a call of a TensorRT engine has. On a fake driver and a fake TensorRT: never a run."""
+"""Which profile and how many rows a call of a TensorRT engine has. On a fake driver and TensorRT: never a run."""
 
 import importlib.util
 import shutil
@@ -56,7 +56,8 @@ def test_the_decoder_is_called_with_as_many_rows_as_its_plan_takes(machine: Mach
 def test_a_plan_that_takes_no_single_image_is_called_at_the_sizes_that_it_is_tuned_for(
     machine: Machine, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    bundle = with_fake_plan(Bundle.load(shutil.copytree(tiny_bundle.path, tmp_path / "bundle")), batches=((3, 4, 8), (4, 8, 8)))
+    own = Bundle.load(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    bundle = with_fake_plan(own, batches=((3, 4, 8), (4, 8, 8)))
     engine = TensorRTRtxEngine(bundle)
     pipeline = Pipeline(bundle, engine)
     assert pipeline.buckets == (4, 8)
