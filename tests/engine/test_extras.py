@@ -1,4 +1,4 @@
-"""The extras of TensorRT in empty environments, as a user installs them: what they bring, and what they say is missing."""
+"""The extras of TensorRT in empty environments, as a user installs them: what they bring, and what they miss."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.tensorrt import plans
@@ -21,14 +22,8 @@ SLOW = pytest.mark.slow(reason="makes an environment and installs hundreds of me
 
 def required(extra: str) -> dict[str, str]:
     """What the extra asks for: package -> versions."""
-    marked = [
-        line.partition(";")[0].strip() for line in requires("ddm-rt") or () if f"extra == '{extra}'" in _plain(line)
-    ]
-    return dict(re.fullmatch(r"([\w.-]+)\s*(.*)", line).groups() for line in marked)  # type: ignore[union-attr]
-
-
-def _plain(line: str) -> str:
-    return line.replace('"', "'")
+    found = map(Requirement, requires("ddm-rt") or ())
+    return {each.name: str(each.specifier) for each in found if each.marker and each.marker.evaluate({"extra": extra})}
 
 
 @pytest.mark.parametrize("extra", ["tensorrt", "tensorrt-rtx"])

@@ -93,6 +93,19 @@ def test_precision_that_an_architecture_lacks(precision: str, architecture: str,
         flavours.check_precision(RTX, precision, architecture)
 
 
+@pytest.mark.parametrize("flavour", flavours.TABLE.values(), ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("precision", Precision)
+def test_a_pair_that_no_row_names_is_refused_before_anything_is_built(
+    flavour: flavours.Flavour, precision: Precision
+) -> None:
+    for architecture in ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120"):
+        if int(architecture.removeprefix("sm_")) >= flavour.precisions[precision]:
+            flavours.check_precision(flavour, precision, architecture)
+            continue
+        with pytest.raises(DdmError, match=f"precision {precision}: {flavour.name} on {architecture} takes "):
+            flavours.check_precision(flavour, precision, architecture)
+
+
 def test_the_plugin_takes_every_graph_in_half_precision() -> None:
     assert (
         TENSORRT.denoiser(Precision.FP16, False) == TENSORRT.denoiser(Precision.INT8, False) == "denoiser.plugin.onnx"

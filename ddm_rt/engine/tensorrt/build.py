@@ -51,7 +51,7 @@ def options(
     plain: bool = False,
 ) -> plans.Options:
     """Build options for images of `size` pixels a side (the training size by default), with a profile of the denoiser
-    for each range of `batch`. The decoder takes any number of rows up to `DECODER_ROWS`.
+    for each range of `batch`.
 
     Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers
     of different lengths.
@@ -66,18 +66,21 @@ def options(
     factor = config.image_size // config.latent_shape[1]
     latent = plans.Range(min=size.min // factor, opt=size.opt // factor, max=size.max // factor)
     tokens = _tokens(config)
-    decoder = dict.fromkeys(
-        plans.Range(min=1, opt=min(axis.opt, DECODER_ROWS), max=min(axis.max, DECODER_ROWS)) for axis in batch
-    )
     return plans.Options(
         batch=tuple(batch),
-        decoder_batch=tuple(decoder),
+        decoder_batch=decoder_batch(batch),
         height=latent,
         width=latent,
         tokens=plans.Range(min=tokens, opt=tokens, max=tokens),
         precision=config.precision,
         plain=plain,
     )
+
+
+def decoder_batch(batch: Sequence[plans.Range]) -> plans.Ranges:
+    """The decoder's ranges beside those of the denoiser: any number of rows up to `DECODER_ROWS`."""
+    most = DECODER_ROWS
+    return tuple(dict.fromkeys(plans.Range(min=1, opt=min(axis.opt, most), max=min(axis.max, most)) for axis in batch))
 
 
 def _tokens(config: RuntimeConfig) -> int:

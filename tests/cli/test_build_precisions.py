@@ -11,7 +11,6 @@ import pytest
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.tensorrt import build, build_process, flavours, plans
-from ddm_rt.errors import DdmError
 from ddm_rt.files import asset
 
 pytest.importorskip("tensorrt_rtx")
@@ -55,16 +54,3 @@ def test_each_architecture_takes_the_precisions_that_its_row_names(
         assert key.parts.options.precision is precision
         assert len(key.engines["denoiser"].profiles) == len(build.DEFAULT_BATCH)
         print(name, precision, {engine: figures["build_s"] for engine, figures in key.build.items()})
-
-
-@pytest.mark.parametrize("flavour", flavours.TABLE.values(), ids=lambda flavour: flavour.name)
-@pytest.mark.parametrize("precision", Precision)
-def test_a_pair_that_no_row_names_is_refused_before_anything_is_built(
-    flavour: flavours.Flavour, precision: Precision
-) -> None:
-    for architecture in ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120"):
-        if sm(architecture) >= flavour.precisions[precision]:
-            flavours.check_precision(flavour, precision, architecture)
-            continue
-        with pytest.raises(DdmError, match=f"precision {precision}: {flavour.name} on {architecture} takes "):
-            flavours.check_precision(flavour, precision, architecture)
