@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 LATENT = 64  # height and width of a latent, 512 pixels
-BATCH = (1, 8, 8)  # least, best and largest
 MEMORY_GIB = 8  # of a build
 
 
@@ -73,9 +72,14 @@ def _sizes(path: Path, seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def build(part: str, work: Path, sm: str) -> dict[str, Any]:
-    """One plan from the project's own builder: TensorRT-RTX for a card that needn't be here, dynamic batch."""
+    """One plan from the project's own builder, with the profiles of `ddm-rt build`, for a card that needn't be here."""
     from ddm_rt.engine.tensorrt import build_process
+    from ddm_rt.engine.tensorrt.build import DEFAULT_BATCH, decoder_batch
     from ddm_rt.engine.tensorrt.build_worker import Request
+    from ddm_rt.engine.tensorrt.plans import Range
+
+    alone = (Range(min=1, opt=1, max=DEFAULT_BATCH[-1].max),)
+    batches = {"unet": DEFAULT_BATCH, "vae_decoder": decoder_batch(DEFAULT_BATCH)}.get(part, alone)
 
     request = Request(
         module="tensorrt_rtx",
@@ -83,7 +87,10 @@ def build(part: str, work: Path, sm: str) -> dict[str, Any]:
         plan=(work / f"{part}.plan").absolute(),
         architecture=f"sm_{sm}",
         plugins_for=None,
-        axes={"batch": BATCH, "height": (LATENT,) * 3, "width": (LATENT,) * 3},
+        profiles=tuple(
+            {"batch": (axis.min, axis.opt, axis.max), "height": (LATENT,) * 3, "width": (LATENT,) * 3}
+            for axis in batches
+        ),
         timing_cache=None,
     )
     result = build_process.run(request, "tensorrt-rtx", MEMORY_GIB, lambda line: None)
@@ -92,7 +99,7 @@ def build(part: str, work: Path, sm: str) -> dict[str, Any]:
         "bytes": request.plan.stat().st_size,
         "seconds": {"parse": figures["parse_s"], "build": figures["build_s"]},
         "builder_peak_rss_gib": round(figures["peak_rss_mib"] / 1024, 3),
-        "profile": result.profile,
+        "profiles": result.profiles,
     }
 
 

@@ -107,6 +107,9 @@ class FakeDriver:
     def cuDevicePrimaryCtxRelease(self, device: Any) -> tuple[Any, ...]:
         return self._gone("context", "cuDevicePrimaryCtxRelease", None)
 
+    def has_context(self) -> bool:
+        return getattr(self._current, "context", None) is not None
+
     def cuCtxSetCurrent(self, context: Handle) -> tuple[Any, ...]:
         self._current.context = context
         return self._result("cuCtxSetCurrent")

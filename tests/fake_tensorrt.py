@@ -23,6 +23,8 @@ from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARP
 
 RTX = flavours.TABLE[Backend.TENSORRT_RTX]
 MAX_BATCH = 8  # of a fake plan
+DECODER_BATCH = 2  # of its decoder
+BATCHES = (1, 2, 4), (2, 4, MAX_BATCH)  # profiles of its denoiser: min, opt, max
 
 PLAN = b"fake plan\0"
 WORKSPACE_BYTES = 4096  # for each tensor, so that no two networks need the same
@@ -41,20 +43,22 @@ class ILogger:
     Severity = Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
 
 
-def fake_plan(graph: Path, profile: Profile) -> bytes:
-    return PLAN + json.dumps({"graph": str(graph), "profile": profile}).encode()
+def fake_plan(graph: Path, profiles: list[Profile]) -> bytes:
+    return PLAN + json.dumps({"graph": str(graph), "profiles": profiles}).encode()
 
 
 def fake_tensorrt(name: str, driver: FakeDriver) -> Any:
-    """The module. `contexts` collects what is made; `refuse` names a capability that it pretends not to have."""
+    """The module. `contexts` collects what is made, and `compiled` what no runtime cache held; `refuse` names a
+    capability that it pretends not to have.
+    """
     module: Any = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     module.__version__ = "1.0-fake"
     module.DataType, module.TensorIOMode, module.ILogger = DataType, TensorIOMode, ILogger
     module.ExecutionContextAllocationStrategy = Allocation
     module.DynamicShapesKernelSpecializationStrategy = Specialization
-    module.contexts, module.refuse = [], set()
-    module.Runtime = lambda logger: _Runtime(module, driver, logger)
+    module.contexts, module.compiled, module.refuse = [], [], set()
+    module.Runtime = lambda logger: _runtime(module, driver, logger)
     return module
 
 
@@ -75,6 +79,13 @@ def reference(bundle: Bundle) -> OrtEngine:
     return engine
 
 
+def _runtime(module: Any, driver: FakeDriver, logger: Any) -> "_Runtime":
+    if "driver" in module.refuse:
+        logger.log(ILogger.Severity.ERROR, "the fake's driver is too old")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+    return _Runtime(module, driver, logger)
+
+
 class _Runtime:
     def __init__(self, module: Any, driver: FakeDriver, logger: Any) -> None:
         self.module, self.driver, self.logger = module, driver, logger
@@ -86,20 +97,44 @@ class _Runtime:
         return _Engine(self, **json.loads(plan.removeprefix(PLAN)))
 
 
+class _Cache:
+    """Kernels that were compiled, by the graph and the shapes that they are for."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self.driver, self.entries = driver, set[str]()
+
+    def serialize(self) -> bytes:
+        return json.dumps([self.driver.name, sorted(self.entries)]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        name, entries = json.loads(blob)
+        assert self.driver.has_context(), "the real one looks at the device"
+        if name == self.driver.name:
+            self.entries |= set(entries)
+        return bool(name == self.driver.name)
+
+
 class _Config:
-    def __init__(self) -> None:
+    def __init__(self, runtime: _Runtime) -> None:
         self.strategy = Allocation.STATIC
         self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
+        self.runtime, self.cache = runtime, _Cache(runtime.driver)
+
+    def create_runtime_cache(self) -> _Cache:
+        return _Cache(self.runtime.driver)
+
+    def set_runtime_cache(self, cache: _Cache) -> bool:
+        self.cache = cache
+        return True
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
 
 
 class _Engine:
-    num_optimization_profiles = 1
-
-    def __init__(self, runtime: _Runtime, graph: str, profile: dict[str, Any]) -> None:
-        self.runtime, self.profile = runtime, profile
+    def __init__(self, runtime: _Runtime, graph: str, profiles: list[dict[str, Any]]) -> None:
+        self.runtime, self.graph, self.profiles = runtime, Path(graph).name, profiles
+        self.num_optimization_profiles = len(profiles)
         self.session = open_session(Path(graph), 1)
         self.tensors = {node.name: (node, TensorIOMode.INPUT) for node in self.session.get_inputs()}
         self.tensors |= {node.name: (node, TensorIOMode.OUTPUT) for node in self.session.get_outputs()}
@@ -116,11 +151,10 @@ class _Engine:
         return self.tensors[name][1]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[Any]:
-        assert profile == 0
-        return list(self.profile[name])
+        return list(self.profiles[profile][name])
 
     def create_runtime_config(self) -> _Config:
-        return _Config()
+        return _Config(self.runtime)
 
     def create_execution_context(self, config: _Config) -> Any:
         self.runtime.module.contexts.append(_Context(self, config))
@@ -132,6 +166,7 @@ class _Context:
         assert config.strategy is Allocation.USER_MANAGED
         self.engine, self.config = engine, config
         self.driver = engine.runtime.driver
+        self.profile = -1
         self.shapes: dict[str, Shape] = {}
         self.addresses: dict[str, int] = {}
         self.workspace: tuple[int, int] | None = None
@@ -142,10 +177,11 @@ class _Context:
         self.workspace = pointer, count
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        return profile == 0
+        self.profile = profile
+        return 0 <= profile < len(self.engine.profiles)
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
-        low, _, high = self.engine.profile[name]
+        low, _, high = self.engine.profiles[self.profile][name]
         self.shapes[name] = shape
         return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
@@ -178,6 +214,10 @@ class _Context:
             self.engine.runtime.logger.log(ILogger.Severity.ERROR, "the fake was told to fail")
             return False
         self.enqueued.append(captured)
+        wanted = f"{self.engine.graph} {self.shapes}"
+        if wanted not in self.config.cache.entries:
+            self.engine.runtime.module.compiled.append(wanted)
+            self.config.cache.entries.add(wanted)
         self.driver.queue(stream, self._run)
         return True
 
@@ -232,9 +272,15 @@ def write_fake_pack(folder: Path, architecture: str) -> None:
 
 
 def with_fake_plan(
-    bundle: Bundle, version: str = "1.0-fake", architecture: str = "sm_89", kernels: str | None = None
+    bundle: Bundle,
+    version: str = "1.0-fake",
+    architecture: str = "sm_89",
+    kernels: str | None = None,
+    batches: tuple[tuple[int, int, int], ...] = BATCHES,
 ) -> Bundle:
-    """The bundle with a plan of the fake, for batches of 1 to MAX_BATCH and latents up to twice the training size."""
+    """The bundle with a plan of the fake, for batches of 1 to MAX_BATCH and latents up to twice the training size, in
+    several profiles.
+    """
     config = bundle.config
     side, tokens = config.latent_shape[1], max([1, *(spec.max_length for spec in config.text)])
     ranges = {"x_t": [config.latent_shape[0], (side, 2 * side), (side, 2 * side)]}
@@ -253,28 +299,37 @@ def with_fake_plan(
     def shape(name: str, batch: int, which: int) -> tuple[int, ...]:
         return (batch, *(side[which] if isinstance(side, tuple) else side for side in ranges[name]))
 
+    sides = plans.Range(min=side, opt=side, max=2 * side)
+    options = plans.Options(
+        batch=tuple(plans.Range(min=low, opt=best, max=high) for low, best, high in batches),
+        decoder_batch=(plans.Range(min=1, opt=1, max=DECODER_BATCH),),
+        height=sides,
+        width=sides,
+        tokens=plans.Range(min=tokens, opt=tokens, max=tokens),
+        precision=bundle.config.precision,
+        plain=False,
+    )
+
     def fill(folder: Path) -> None:
         engines = {}
         for engine in bundle.graphs:
-            names = inputs[engine]
-            profile = {name: (shape(name, 1, 0), shape(name, 4, 0), shape(name, MAX_BATCH, 1)) for name in names}
-            content = fake_plan(bundle.graphs[engine], profile)
+            profiles = [
+                {
+                    name: (shape(name, batch.min, 0), shape(name, batch.opt, 0), shape(name, batch.max, 1))
+                    for name in inputs[engine]
+                }
+                for batch in options.batches(engine)
+            ]
+            content = fake_plan(bundle.graphs[engine], profiles)
             (folder / f"{engine}.plan").write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
             engines[engine] = plans.EngineFile(
-                file=f"{engine}.plan", sha256=digest, bytes=len(content), profile=profile
+                file=f"{engine}.plan", sha256=digest, bytes=len(content), profiles=tuple(profiles)
             )
-        sides = plans.Range(min=side, opt=side, max=2 * side)
         parts = plans.Parts(
             bundle_id=bundle.bundle_id,
             graphs=plans.graph_files(bundle, RTX),
-            options=plans.Options(
-                batch=plans.Range(min=1, opt=4, max=MAX_BATCH),
-                height=sides,
-                width=sides,
-                tokens=plans.Range(min=tokens, opt=tokens, max=tokens),
-                precision=bundle.config.precision,
-            ),
+            options=options,
             flavour=RTX.name,
             version=version,
             gpu=plans.NO_GPU,

@@ -97,8 +97,6 @@ def build_plans(bundle: Path, backend: str, limit_s: float) -> str | None:
         str(bundle),
         "--backend",
         backend,
-        "--batch",
-        "1,8,32",
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)

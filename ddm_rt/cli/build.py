@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddm_rt.engine.torch.packages import Package
 
 
-@of_machine(Options="backend precision device", TensorRT="sm memory_gib timing_cache out")
+@of_machine(Options="backend precision device", TensorRT="sm plain memory_gib timing_cache out")
 def build(
     bundle: Annotated[str, Argument(help="A bundle directory, or digits, which comes with ddm-rt.")],
     backend: Annotated[str, Option(help="Backend to build for: torch, tensorrt or tensorrt-rtx.")],
@@ -26,14 +26,20 @@ def build(
     batch: Annotated[
         str | None,
         Option(
-            help="Batch sizes. For TensorRT MIN,OPT,MAX, by default 1,8,32. For torch each one, by default 1,2,8,16."
+            help="Batch sizes. For TensorRT MIN,OPT,MAX, by default 1 to 32 with profiles for 2, 8 and 32. "
+            "For torch each one, by default 1,2,8,16."
         ),
     ] = None,
     size: Annotated[
         str | None,
         Option(help="Image size in pixels, by default as trained. For TensorRT MIN,OPT,MAX. For torch HEIGHTxWIDTH."),
     ] = None,
-    memory_gib: Annotated[float | None, Option(help="Memory in GiB that a build may hold. By default 8.")] = None,
+    plain: Annotated[
+        bool, Option(help="Attention of plain operators in place of our plugin, for tensorrt alone.")
+    ] = False,
+    memory_gib: Annotated[
+        float | None, Option(help="Memory in GiB that a build may hold. By default half of what is available.")
+    ] = None,
     timing_cache: Annotated[Path | None, Option(help="File that keeps measured tactics, for tensorrt alone.")] = None,
     out: Annotated[Path | None, Option(help="Copy the bundle into this directory and build there.")] = None,
     force: Annotated[bool, Option(help="Build again what is up to date.")] = False,
@@ -52,7 +58,7 @@ def build(
     """
     from ddm_rt.workflows.build import build_package, build_plans
 
-    of_plans = {"--sm": sm, "--timing-cache": timing_cache, "--memory-gib": memory_gib, "--out": out}
+    of_plans = {"--sm": sm, "--plain": plain, "--timing-cache": timing_cache, "--memory-gib": memory_gib, "--out": out}
     of_torch = {"--precision": precision, "--device": device}
     options.refuse(of_plans if backend == Backend.TORCH else of_torch, f"this option can't go with --backend {backend}")
     if backend == Backend.TORCH:
@@ -71,7 +77,8 @@ def build(
             architectures=sm.split(",") if sm else (),
             batch=None if batch is None else options.sizes("--batch", batch),
             size=None if size is None else options.sizes("--size", size),
-            memory_gib=8.0 if memory_gib is None else memory_gib,
+            memory_gib=memory_gib,
+            plain=plain,
             timing_cache=timing_cache,
             out=out,
             force=force,

@@ -36,6 +36,7 @@ TABLE: tuple[Row, ...] = (
     Row("tensorrt", CUDA, "ddm_rt.engine.tensorrt.engine:TensorRTEngine"),
     Row("tensorrt-rtx", CUDA, "ddm_rt.engine.tensorrt.engine:TensorRTRtxEngine"),
     Row("torch", CUDA, "ddm_rt.engine.torch.engine:TorchEngine", _HALF),
+    Row("onnxruntime", CUDA, "ddm_rt.engine.ort.engine:OrtCudaEngine"),
     Row("openvino", CPU, "ddm_rt.engine.cpu.openvino:OpenVinoEngine"),
     Row("onnxruntime", CPU, "ddm_rt.engine.cpu.ort:OrtEngine"),
     Row("torch", CPU, "ddm_rt.engine.torch.engine:TorchEngine", _HALF),
@@ -202,10 +203,10 @@ def _why_not(
 def _warn_of_an_unused_gpu(choice: Choice) -> None:
     if choice.row.device == CUDA or devices.invisible() is not None:
         return
-    # The last row that takes a GPU asks for least.
-    why = [reason for name, reason in choice.reasons.items() if name in {r.name for r in TABLE if r.device == CUDA}]
-    if why:
-        logger.warning("the GPU (%s) is not used: %s; --device cpu silences this", devices.visible_name(), why[-1])
+    # Of the rows that take a GPU, torch's asks for least.
+    why = next((choice.reasons.get(row.name) for row in TABLE if (row.backend, row.device) == ("torch", CUDA)), None)
+    if why is not None:
+        logger.warning("the GPU (%s) is not used: %s; --device cpu silences this", devices.visible_name(), why)
 
 
 def _warn_of_float32(bundle: Bundle, choice: Choice) -> None:

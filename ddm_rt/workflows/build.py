@@ -25,7 +25,8 @@ def build_plans(
     architectures: Sequence[str] = (),
     batch: tuple[int, int, int] | None = None,
     size: tuple[int, int, int] | None = None,
-    memory_gib: float = 8.0,
+    memory_gib: float | None = None,
+    plain: bool = False,
     timing_cache: Path | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -33,8 +34,9 @@ def build_plans(
 ) -> list[build.Built]:
     """Plans of the bundle `source` (or of its copy at `out`) for each architecture; the present GPU's without any.
 
-    `batch` and `size` (pixels a side) are the smallest, the best and the largest. Where a build fails, the plans before
-    it stay, and a copy that was made for this is gone.
+    `batch` and `size` (pixels a side) are the smallest, the best and the largest; by default there are profiles for
+    one image, for a few and for many. `plain` asks for attention of plain operators in place of our plugin. Where a
+    build fails, the plans before it stay, and a copy that was made for this is gone.
 
     Raises DdmError for bad input of any kind, BackendUnavailable where the flavour can't build here.
     """
@@ -42,11 +44,14 @@ def build_plans(
     if (reason := flavours.cannot_build(flavour)) is not None:
         others = [name for name, other in flavours.TABLE.items() if flavours.cannot_build(other) is None]
         raise BackendUnavailable(flavour.name, reason, others)
-    if memory_gib <= 0:
+    if memory_gib is not None and memory_gib <= 0:
         raise DdmError(f"--memory-gib: {memory_gib:g}; expected more than 0")
     bundle = Bundle.load(source)
     options = build.options(
-        bundle.config, build.DEFAULT_BATCH if batch is None else _range(batch), None if size is None else _range(size)
+        bundle.config,
+        build.DEFAULT_BATCH if batch is None else [_range(batch)],
+        None if size is None else _range(size),
+        plain,
     )
     targets = build.targets(flavour, [flavours.architecture(name) for name in architectures])
     for target in targets:

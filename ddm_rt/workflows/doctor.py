@@ -9,12 +9,13 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.engine.backends import availability, choose
 from ddm_rt.engine.devices import CPU, CUDA, Device
 from ddm_rt.engine.machine import installed
+from ddm_rt.engine.ort import sessions
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
 
 PACKAGES = (
-    *("numpy", "onnxruntime", "openvino", "torch", "diffusers", "onnx", "triton", "cuda-bindings"),
+    *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers", "onnx", "triton", "cuda-bindings"),
     *("tensorrt", "tensorrt-rtx"),
 )
 
@@ -31,6 +32,8 @@ def checks(bundle: Bundle | None = None) -> Iterator[Row]:
     for name in PACKAGES:
         found = installed(name)
         yield f"package {name}", found is not None, found or "not installed"
+    if (clash := sessions.clash()) is not None:
+        yield "packages of onnxruntime", False, clash
     gpu, device = _gpu()
     yield gpu
     for name, reason in availability(bundle).items():

@@ -74,7 +74,7 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
     """
     if images < 1:
         raise DdmError(f"calibration images: {images}; expected at least 1")
-    recorder = _Recorder(backends.load(bundle, "onnxruntime", threads=1))
+    recorder = _Recorder(backends.load(bundle, "onnxruntime", threads=1, device="cpu"))
     pipeline = Pipeline(bundle, recorder)
     buckets = pipeline.buckets  # tried out on noise, which is not to be recorded
     sampling = bundle.config.sampling

@@ -4,7 +4,6 @@ evaluating needs no torch.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddm_rt.engine import user_cache
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.audit.judges import Source
 from ddm_rt.evaluate.judge import id2label
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, _PROCESSOR = "config.json", "processor_config.json"
-_CACHE = "DDM_RT_CACHE"  # as for compiled code: an environment variable
 _NEEDED = ("torch", "transformers", "onnx", "onnxscript")
 _FORMAT = 1  # of exported judges: another one is exported again
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
@@ -109,7 +108,7 @@ def of_torch(source: Source, prompts: Sequence[str] = ()) -> Source:
     if source.kind == "clip":
         parse_prompts(prompts)
     given = prompts if source.kind == "clip" else ()
-    cached = _root() / "judges" / f"{_key(folder, given)}.onnx"
+    cached = user_cache.root() / "judges" / f"{_key(folder, given)}.onnx"
     if not cached.is_file():
         if missing := [name for name in _NEEDED if find_spec(name) is None]:
             more = "".join(f" --group {json.dumps(text)}" for text in given)
@@ -125,11 +124,6 @@ def _ready(folder: Path) -> Path | None:
     """The ONNX file that a folder holds already, as many on the Hub do."""
     found = (folder / "model.onnx", folder / "onnx" / "model.onnx")
     return next((path for path in found if path.is_file()), None)
-
-
-def _root() -> Path:
-    chosen = os.environ.get(_CACHE)
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddm_rt"
 
 
 def _key(folder: Path, prompts: Sequence[str]) -> str:

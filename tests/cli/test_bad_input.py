@@ -192,7 +192,7 @@ def test_a_run_with_missing_or_damaged_parts(refused, run: Path, tmp_path: Path)
     [
         (
             ("--backend", "abacus"),
-            "'abacus' is unknown; backends: auto, tensorrt, tensorrt-rtx, torch, openvino, onnxruntime",
+            "'abacus' is unknown; backends: auto, tensorrt, tensorrt-rtx, torch, onnxruntime, openvino",
         ),
         (
             ("--backend", "torch", "--precision", "int8"),

@@ -65,6 +65,18 @@ def test_the_missing_flavour_tells_how_to_install_it(
     assert "available here: tensorrt-rtx" in refusal
 
 
+def test_without_triton_nothing_is_built_or_copied(
+    ddm_rt: Callable, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    line = ("build", bundle.path, "--backend", "tensorrt-rtx", "--sm", "75,89", "--out", tmp_path / "copy")
+    refusal = ddm_rt(*line).refusal()
+    assert "the package triton is not installed" in refusal
+    assert "pip install 'ddm-rt[tensorrt-rtx]'" in refusal
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -77,6 +89,7 @@ def test_the_missing_flavour_tells_how_to_install_it(
         (("--sm", "89", "--size", "17"), "--size: 17 pixels; this bundle's sides are multiples of 2"),
         (("--sm", "89", "--memory-gib", "0"), "--memory-gib: 0; expected more than 0"),
         (("--sm", "89", "--timing-cache", "x"), "--timing-cache: tensorrt-rtx keeps none"),
+        (("--sm", "89", "--plain"), "--plain: tensorrt-rtx has no plugin; its plans are of plain operators anyway"),
         (("--sm", "89", "--backend", "onnxruntime"), "'onnxruntime' has no plans to build"),
     ],
 )
@@ -92,7 +105,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 def test_a_build_that_fails_leaves_no_copy(ddm_rt: Callable, bundle: Bundle, tmp_path: Path) -> None:
     line = ("--backend", "tensorrt-rtx", "--sm", "89", "--memory-gib", "0.06", "--out", tmp_path / "copy")
-    assert "--memory-gib allows 0.06" in ddm_rt("build", bundle.path, *line).refusal()
+    assert (
+        "the limit is 0.06 GiB (--memory-gib); a larger --memory-gib raises it"
+        in ddm_rt("build", bundle.path, *line).refusal()
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,6 +131,7 @@ def test_another_bundle_at_out_is_kept(ddm_rt: Callable, bundle: Bundle, tmp_pat
     [
         (("--sm", "89"), "--sm: this option can't go with --backend torch"),
         (("--out", "copy"), "--out: this option can't go with --backend torch"),
+        (("--plain",), "--plain: this option can't go with --backend torch"),
         (("--memory-gib", "4"), "--memory-gib: this option can't go with --backend torch"),
         (("--batch", "1,x"), "--batch 'x': expected a number of at least 1"),
         (("--batch", "0"), "--batch '0': expected a number of at least 1"),

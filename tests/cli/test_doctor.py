@@ -93,7 +93,7 @@ def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         False,
         "the package torch is not installed; pip install 'ddm-rt[train,gpu]'",
     )
-    assert found["backend onnxruntime"] == (True, "ready")
+    assert found["backend onnxruntime on cpu"] == (True, "ready")
     assert found["kernel indicator_attention: reference"] == (False, "the package torch is not installed")
     assert found["kernel guided_step: reference"][0]
 
@@ -101,5 +101,5 @@ def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_shows_the_table(ddm_rt: Callable) -> None:
     said = ddm_rt("doctor")
     assert said.code == 0
-    assert "backend onnxruntime" in said.out
+    assert "backend onnxruntime on cpu" in said.out
     assert "reference" in said.out

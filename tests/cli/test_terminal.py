@@ -143,7 +143,7 @@ def test_doctor_and_sentences_break_between_words(
     monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", columns)
     said = ddm_rt("doctor", "digits")
-    assert "\nyes  backend onnxruntime: ready\n" in said.out
+    assert "\nyes  backend onnxruntime on cpu: ready\n" in said.out
     assert all(len(line) <= columns or " " not in line.strip() for line in said.out.splitlines())
 
 

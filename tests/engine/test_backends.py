@@ -77,7 +77,7 @@ BOTH = (("both", "cuda", "fake_engines:Works"), ("plain", "cpu", "fake_engines:W
 
 def test_the_backends_of_every_machine_are_available_here(tiny_bundle: Bundle) -> None:
     for found in (backends.availability(), backends.availability(tiny_bundle)):
-        assert (found["onnxruntime"], found["torch on cpu"]) == (None, None)
+        assert (found["onnxruntime on cpu"], found["torch on cpu"]) == (None, None)
     assert set(backends.names()) == set(Backend) - {Backend.AUTO}
 
 
@@ -86,6 +86,7 @@ def test_the_order_of_auto() -> None:
         ("tensorrt", "cuda"),
         ("tensorrt-rtx", "cuda"),
         ("torch", "cuda"),
+        ("onnxruntime", "cuda"),
         ("openvino", "cpu"),
         ("onnxruntime", "cpu"),
         ("torch", "cpu"),
@@ -326,7 +327,7 @@ def test_torch_alone_rounds_an_fp32_bundle(tiny_bundle: Bundle) -> None:
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:
-    choices = "auto, tensorrt, tensorrt-rtx, torch, openvino, onnxruntime"
+    choices = "auto, tensorrt, tensorrt-rtx, torch, onnxruntime, openvino"
     with pytest.raises(DdmError, match=f"'cuda' is unknown; backends: {choices}"):
         backends.load(tiny_bundle, "cuda")
 

@@ -27,12 +27,20 @@ RTX = flavours.TABLE["tensorrt-rtx"]
 SM_89 = build.Target("sm_89", plans.NO_GPU)
 
 
-def options_of(bundle: Bundle, **changes: plans.Range) -> plans.Options:
-    return build.options(bundle.config, build.DEFAULT_BATCH, None).model_copy(update=changes)
+def options_of(bundle: Bundle, *batch: plans.Range) -> plans.Options:
+    return build.options(bundle.config, batch or build.DEFAULT_BATCH)
 
 
 def copy_of(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle.load(shutil.copytree(bundle.path, folder / "bundle"))
+
+
+LATENT = ("denoiser", "decoder")
+
+
+def batches_of(engine: plans.EngineFile, tensor: str) -> list[tuple[int, ...]]:
+    """Batch sizes of each profile: the least, the best, the largest."""
+    return [tuple(shape[0] for shape in profile[tensor]) for profile in engine.profiles]
 
 
 def test_all_three_graphs_are_built_and_keyed(built: Bundle, tiny_bundle: Bundle) -> None:
@@ -40,8 +48,9 @@ def test_all_three_graphs_are_built_and_keyed(built: Bundle, tiny_bundle: Bundle
     for name in plans.ENGINES:
         assert plan.engine(name).stat().st_size > 10_000
         assert plan.key.build[name]["peak_rss_mib"] > 50
-    assert plan.key.engines["denoiser"].profile["x_t"] == ((1, 4, 8, 8), (8, 4, 8, 8), (32, 4, 8, 8))
-    assert plan.key.engines["conditioner"].profile["code"] == ((1,), (8,), (32,))  # int64, as it is in the graph
+    latents = {name: batches_of(plan.key.engines[name], "x0" if name == "decoder" else "x_t") for name in LATENT}
+    assert latents == {"denoiser": [(1, 2, 8), (2, 8, 32), (8, 32, 32)], "decoder": [(1, 2, 4), (1, 4, 4)]}
+    assert batches_of(plan.key.engines["conditioner"], "code") == [(1, 1, 32)]  # int64, as it is in the graph
     assert built.bundle_id == tiny_bundle.bundle_id
 
 
@@ -53,12 +62,12 @@ def test_a_bundle_with_prompts_is_built_with_its_text_encoder(
     bundle = copy_of(latent_bundles["sdxl"], tmp_path)
     plan = build.build(bundle, RTX, SM_89, options_of(bundle)).plan
     assert set(plan.key.engines) == {"text_encoder", *plans.ENGINES}
-    ids = ((1, 77), (8, 77), (32, 77))
-    assert plan.key.engines["text_encoder"].profile == {"input_ids": ids, "input_ids_2": ids}
-    profile = plan.key.engines["conditioner"].profile
+    ids = ((1, 77), (1, 77), (32, 77))
+    assert plan.key.engines["text_encoder"].profiles == ({"input_ids": ids, "input_ids_2": ids},)
+    (profile,) = plan.key.engines["conditioner"].profiles
     assert profile.keys() == {"context", "code", "indicator_scale", "text_embeds", "time_ids"}
-    assert profile["context"] == ((1, 77, 32), (8, 77, 32), (32, 77, 32))
-    assert profile["time_ids"] == ((1, 6), (8, 6), (32, 6))
+    assert profile["context"] == ((1, 77, 32), (1, 77, 32), (32, 77, 32))
+    assert profile["time_ids"] == ((1, 6), (1, 6), (32, 6))
     found = plans.find(Bundle.load(bundle.path), RTX, flavours.version(RTX), "sm_89", "any GPU of this architecture")
     assert found.engine("text_encoder").stat().st_size > 10_000
 
@@ -87,15 +96,18 @@ def test_the_kernels_lie_beside_the_plan(built: Bundle) -> None:
 
 
 def test_without_the_kernels_compiler_nothing_is_built(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_process, "find_spec", lambda name: None)
-    with pytest.raises(BackendUnavailable, match=r"the package triton is not installed.*pip install 'ddm-rt\[gpu\]'"):
-        build.build(tiny_bundle, RTX, SM_89, options_of(tiny_bundle))
-    assert build_process.cannot_compile("sm_75") is None, "an architecture that no kernels are shipped for"
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    monkeypatch.setattr(build_process, "run", lambda *_: pytest.fail("something was built"))
+    words = r"the package triton is not installed.*pip install 'ddm-rt\[tensorrt-rtx\]'"
+    for target in (SM_89, build.Target("sm_75", plans.NO_GPU)):
+        with pytest.raises(BackendUnavailable, match=words):
+            build.build(tiny_bundle, RTX, target, options_of(tiny_bundle))
 
 
 def fake_run(request: Request, *_: object) -> build_process.Result:
     request.plan.write_bytes(b"a fake plan")
-    return build_process.Result(profile={}, figures={})
+    return build_process.Result(profiles=(), figures={})
 
 
 def test_an_up_to_date_plan_is_kept_until_something_changes_on_a_fake_builder(
@@ -108,10 +120,10 @@ def test_an_up_to_date_plan_is_kept_until_something_changes_on_a_fake_builder(
     before = plan.stat().st_mtime_ns
     assert not build.build(bundle, RTX, SM_89, options_of(bundle)).fresh
     assert plan.stat().st_mtime_ns == before
-    small = options_of(bundle, batch=plans.Range(min=1, opt=1, max=2))
+    small = options_of(bundle, plans.Range(min=1, opt=1, max=2))
     made = build.build(bundle, RTX, SM_89, small)
     assert made.fresh
-    assert made.plan.key.parts.options.batch.max == 2
+    assert made.plan.key.parts.options.batch[0].max == 2
     bundle = Bundle.load(bundle.path)
     plan.write_bytes(b"altered")
     assert build.build(bundle, RTX, SM_89, small).fresh
@@ -124,12 +136,32 @@ def test_options_follow_the_bundle(tiny_bundle: Bundle) -> None:
     made = build.options(tiny_bundle.config, build.DEFAULT_BATCH, size)
     assert made.height == made.width == plans.Range(min=8, opt=8, max=16)  # 2 pixels for each number
     assert made.tokens == plans.Range(min=1, opt=1, max=1)
+    assert not made.plain
+
+
+@pytest.mark.parametrize(
+    ("batch", "decoder"),
+    [((1, 2, 3), (1, 2, 3)), ((1, 16, 64), (1, 4, 4)), ((8, 8, 8), (1, 4, 4)), ((1, 1, 1), (1, 1, 1))],
+)
+def test_the_decoder_takes_few_rows_and_always_a_single_one(
+    tiny_bundle: Bundle, batch: tuple[int, int, int], decoder: tuple[int, int, int]
+) -> None:
+    made = options_of(tiny_bundle, plans.Range(**dict(zip(("min", "opt", "max"), batch, strict=True))))
+    assert [(axis.min, axis.opt, axis.max) for axis in made.decoder_batch] == [decoder]
+
+
+def test_every_size_has_a_default_profile_that_takes_it_and_its_neighbours_best() -> None:
+    ranges = build.DEFAULT_BATCH
+    assert [axis.opt for axis in ranges] == sorted(axis.opt for axis in ranges)
+    for size in range(1, 33):
+        nearest = min(ranges, key=lambda axis: abs(axis.opt - size))
+        assert nearest.min <= size <= nearest.max
 
 
 def test_contexts_are_as_long_as_the_tokenizers_say(tiny_bundle: Bundle) -> None:
     def options(*lengths: int) -> plans.Options:
         text = tuple(TextSpec(tokenizer="tokenizer/t.json", input="ids", max_length=n, pad_id=0) for n in lengths)
-        return build.options(tiny_bundle.config.model_copy(update={"text": text}), build.DEFAULT_BATCH, None)
+        return build.options(tiny_bundle.config.model_copy(update={"text": text}))
 
     assert options(77, 77).tokens == plans.Range(min=77, opt=77, max=77)
     with pytest.raises(DdmError, match=r"bundle: field text: lengths \[77, 128\]; expected one"):
@@ -140,7 +172,7 @@ def test_contexts_are_as_long_as_the_tokenizers_say(tiny_bundle: Bundle) -> None
 def test_a_profile_whose_min_exceeds_its_max_is_refused(tiny_bundle: Bundle, low: int, best: int, high: int) -> None:
     axis = plans.Range(min=low, opt=best, max=high)
     with pytest.raises(DdmError, match=f"--batch: min {low}, opt {best}, max {high}; expected min <= opt <= max"):
-        build.options(tiny_bundle.config, axis, None)
+        build.options(tiny_bundle.config, [axis])
 
 
 def test_a_size_that_the_model_cannot_have_is_refused(tiny_bundle: Bundle) -> None:

@@ -8,20 +8,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from patience import PATIENCE_S
 
 from ddm_rt.engine.tensorrt import build_process, flavours, graph_header
-from ddm_rt.engine.tensorrt.build_worker import Request, _open_timing_cache
+from ddm_rt.engine.tensorrt.build_worker import Request, _open_timing_cache, set_flags
 from ddm_rt.errors import DdmError
 
 pytest.importorskip("tensorrt_rtx")
 onnx = pytest.importorskip("onnx")
 
 RTX = flavours.TABLE["tensorrt-rtx"]
-AXES = dict.fromkeys(("batch", "height", "width", "tokens"), (1, 2, 4))
+PROFILES = (dict.fromkeys(("batch", "height", "width", "tokens"), (1, 2, 4)),)
 
 
 def graph_of(folder: Path, *nodes: object, opset: int = 18, shape: tuple = ("batch", 4), **opsets: int) -> Path:
@@ -40,10 +41,14 @@ def node(op: str, **attributes: object) -> object:
 
 def request_of(graph: Path, **changes: object) -> Request:
     fields = {"module": "tensorrt_rtx", "architecture": "sm_89", "plugins_for": None, "timing_cache": None}
-    return Request(**fields | {"graph": graph, "plan": graph.with_name("g.plan"), "axes": AXES} | changes)
+    return Request(**fields | {"graph": graph, "plan": graph.with_name("g.plan"), "profiles": PROFILES} | changes)
 
 
-def run(request: Request, memory_gib: float = 8, progress: Callable[[str], None] = lambda text: None) -> object:
+def silent(text: str) -> None:
+    """Progress that nobody looks at."""
+
+
+def run(request: Request, memory_gib: float | None = None, progress: Callable[[str], None] = silent) -> object:
     return build_process.run(request, "tensorrt-rtx", memory_gib, progress)
 
 
@@ -65,7 +70,8 @@ def test_a_refusal_by_the_builder_brings_its_words(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"architecture": "sm_90"}, "this version doesn't build for sm_90"),
-        ({"axes": {"height": (1, 1, 1)}}, r"input x: axis 0 is free \(batch\); expected one of height"),
+        ({"profiles": ({"height": (1, 1, 1)},)}, r"input x: axis 0 is free \(batch\); expected one of height"),
+        ({"profiles": ({"batch": (2, 1, 4)},)}, r"refused"),
         ({"plan": Path("absent/g.plan")}, r"could not be written: absent/g\.plan: No such file or directory"),
     ],
 )
@@ -89,11 +95,97 @@ def test_a_plugin_is_refused_where_there_are_none(tmp_path: Path) -> None:
         run(request_of(graph))
 
 
-def test_too_little_memory_ends_the_build(tmp_path: Path) -> None:
-    with pytest.raises(
-        DdmError, match=r"g\.onnx: building it for tensorrt-rtx holds 0\.\d+ GiB; --memory-gib allows 0.06"
-    ):
-        run(request_of(graph_of(tmp_path, node("Relu"))), memory_gib=0.06)
+def test_too_little_memory_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = r"g\.onnx: building it for tensorrt-rtx holds 0\.\d+ GiB of memory; the limit is 0\.06 GiB "
+    request = request_of(graph_of(tmp_path, node("Relu")))
+    with pytest.raises(DdmError, match=rf"{held}\(--memory-gib\); a larger --memory-gib raises it"):
+        run(request, memory_gib=0.06)
+    monkeypatch.setattr(build_process, "allowance", lambda: (0.06 * 2**30, "half of what was available"))
+    with pytest.raises(DdmError, match=rf"{held}\(half of what was available\); a larger --memory-gib raises it"):
+        run(request)
+
+
+MIB = 2**20
+_OURS = {1: "4:memory:/a/b", 2: "0::/a/b"}  # /proc/self/cgroup of either version
+_PLACE = {1: "memory/{}/memory.limit_in_bytes", 2: "{}/memory.max"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("limits", "expected", "words"),
+    [
+        ({}, 500, "half of what was available"),
+        ({"a/b": 400}, 400, "control group"),
+        ({"a": 400}, 400, "control group"),
+        ({".": 400, "a": 300, "a/b": 450}, 300, "control group"),
+        ({"a/b": 600}, 500, "half of what was available"),
+        ({"other": 1}, 500, "half of what was available"),
+    ],
+)
+def test_a_build_may_hold_what_the_machine_and_its_control_group_allow(
+    tmp_path: Path, version: int, limits: dict[str, int], expected: int, words: str
+) -> None:
+    files = {"proc/meminfo": f"MemTotal: 9 kB\nMemAvailable: {1000 * 1024} kB\n"}
+    files["proc/self/cgroup"] = f"5:cpu:/other\n{_OURS[version]}\n"
+    files |= {f"sys/fs/cgroup/{_PLACE[version].format(group)}": str(n * MIB) for group, n in limits.items()}
+    if version == 2:
+        files.setdefault("sys/fs/cgroup/memory.max", "max")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found, said = build_process.allowance(tmp_path)
+    assert found == expected * MIB
+    assert words in said
+
+
+def test_where_the_system_tells_nothing_a_build_has_no_limit(tmp_path: Path) -> None:
+    assert build_process.allowance(tmp_path)[0] == float("inf")
+
+
+def test_every_plan_is_built_to_be_captured_and_without_tf32() -> None:
+    """In a process of its own, as a builder's destructor may crash."""
+    code = """if True:
+        import os, tensorrt_rtx as trt
+        from ddm_rt.engine.tensorrt.build_worker import set_flags
+        config = trt.Builder(trt.Logger()).create_builder_config()
+        set_flags(trt, config)
+        print(*(config.get_flag(getattr(trt.BuilderFlag, name)) for name in ("REQUIRE_USER_ALLOCATION", "TF32")))
+        os._exit(0) if not os.sys.stdout.flush() else None
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_flavour_without_that_flag_is_built_without_it() -> None:
+    class BuilderFlag:
+        TF32 = "TF32"
+
+    class Config:
+        cleared: str
+
+        def clear_flag(self, flag: str) -> None:
+            self.cleared = flag
+
+    trt, config = SimpleNamespace(BuilderFlag=BuilderFlag), Config()
+    set_flags(trt, config)
+    assert config.cleared == "TF32"
+
+
+def test_a_builder_that_gives_nothing_says_which_driver_it_needs(fake_builder: Callable[[str], Request]) -> None:
+    source = (
+        "__version__ = '1.7'\nclass ILogger: pass\n"
+        "def Builder(logger): raise TypeError('pybind11::init(): factory function returned nullptr')"
+    )
+    words = r"fake_builder 1\.7 doesn't start here: it needs an NVIDIA driver of CUDA 13, which is R580, or newer"
+    with pytest.raises(DdmError, match=words):
+        run(fake_builder(source))
+
+
+def test_every_profile_is_built_and_told(tmp_path: Path) -> None:
+    batches = ((1, 2, 8), (2, 8, 32))
+    profiles = tuple(PROFILES[0] | {"batch": sizes} for sizes in batches)
+    result = run(request_of(graph_of(tmp_path, node("Relu")), profiles=profiles))
+    assert [found["x"] for found in result.profiles] == [tuple((n, 4) for n in sizes) for sizes in batches]
 
 
 def test_a_builder_that_really_crashes_is_a_reported_failure(tmp_path: Path) -> None:

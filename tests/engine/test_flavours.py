@@ -51,6 +51,17 @@ def test_a_runtime_without_a_builder_is_a_reason(module: Path) -> None:
     assert "tensorrt 11.4.0 is a runtime without Builder and OnnxParser" in (flavours.cannot_build(TENSORRT) or "")
 
 
+def test_a_builder_without_the_compiler_of_kernels_is_a_reason(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text("__version__ = '11.4.0'\nclass Builder: ...\nclass OnnxParser: ...")
+    assert flavours.cannot_build(TENSORRT) is None
+    find_spec = flavours.find_spec
+    monkeypatch.setattr(flavours, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    reason = flavours.cannot_build(TENSORRT) or ""
+    assert reason.startswith("the package triton is not installed")
+    assert "pip install 'ddm-rt[tensorrt]'" in reason
+    assert flavours.unavailable(TENSORRT) is None, "a plan that is there runs without it"
+
+
 def test_unknown_flavour_lists_the_choices() -> None:
     with pytest.raises(DdmError, match="'onnxruntime' has no plans to build; those that have: tensorrt, tensorrt-rtx"):
         flavours.flavour("onnxruntime")
@@ -82,6 +93,26 @@ def test_precision_that_an_architecture_lacks(precision: str, architecture: str,
         flavours.check_precision(RTX, precision, architecture)
 
 
+@pytest.mark.parametrize("flavour", flavours.TABLE.values(), ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("precision", Precision)
+def test_a_pair_that_no_row_names_is_refused_before_anything_is_built(
+    flavour: flavours.Flavour, precision: Precision
+) -> None:
+    for architecture in ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120"):
+        if int(architecture.removeprefix("sm_")) >= flavour.precisions[precision]:
+            flavours.check_precision(flavour, precision, architecture)
+            continue
+        with pytest.raises(DdmError, match=f"precision {precision}: {flavour.name} on {architecture} takes "):
+            flavours.check_precision(flavour, precision, architecture)
+
+
 def test_the_plugin_takes_every_graph_in_half_precision() -> None:
-    assert TENSORRT.denoiser(Precision.FP16) == TENSORRT.denoiser(Precision.INT8) == "denoiser.plugin.onnx"
-    assert TENSORRT.denoiser(Precision.FP32) == RTX.denoiser(Precision.FP16) == "denoiser.onnx"
+    assert (
+        TENSORRT.denoiser(Precision.FP16, False) == TENSORRT.denoiser(Precision.INT8, False) == "denoiser.plugin.onnx"
+    )
+    assert TENSORRT.denoiser(Precision.FP32, False) == RTX.denoiser(Precision.FP16, False) == "denoiser.onnx"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_plain_plan_takes_the_graph_of_plain_operators(precision: Precision) -> None:
+    assert TENSORRT.denoiser(precision, True) == RTX.denoiser(precision, True) == "denoiser.onnx"

@@ -65,6 +65,14 @@ def test_external_data_is_found_missing_or_short(tmp_path: Path) -> None:
         check_graph(path, RTX)
 
 
+def test_a_name_that_no_file_can_have_is_one_error(tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    proto.graph.initializer[0].external_data.add(key="location", value="m" * 300)
+    with pytest.raises(DdmError, match=r"mmm: missing or moved"):
+        check_graph(save(tmp_path / "m.onnx", proto), RTX)
+
+
 @pytest.mark.parametrize("location", ["../m.onnx.data", ""])
 def test_external_data_lies_beside_the_graph(tmp_path: Path, location: str) -> None:
     proto = model()
@@ -72,6 +80,17 @@ def test_external_data_lies_beside_the_graph(tmp_path: Path, location: str) -> N
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
     with pytest.raises(DdmError, match=f"keeps weights in '{location}'; expected a file beside it"):
+        check_graph(save(tmp_path / "m.onnx", proto), RTX)
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "twelve"), ("length", "-1"), ("offset", "-8")])
+def test_a_malformed_place_of_external_data_is_one_error(tmp_path: Path, key: str, value: str) -> None:
+    proto = model()
+    tensor = proto.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="m.onnx.data")
+    tensor.external_data.add(key=key, value=value)
+    with pytest.raises(DdmError, match=r"m\.onnx: tensor 'w': malformed place of its data: .*"):
         check_graph(save(tmp_path / "m.onnx", proto), RTX)
 
 
@@ -110,7 +129,11 @@ def test_a_missing_graph_is_refused(tmp_path: Path) -> None:
 def test_bytes_of_any_kind_pass_or_are_one_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, content: bytes
 ) -> None:
-    whole = model(domain="ddm_rt").SerializeToString()
+    proto = model(domain="ddm_rt")
+    proto.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    for key in ("location", "offset", "length"):
+        proto.graph.initializer[0].external_data.add(key=key, value="12")
+    whole = proto.SerializeToString()
     at = data.draw(st.integers(0, len(whole)))
     path = tmp_path_factory.getbasetemp() / "any.onnx"
     path.write_bytes(whole[:at] + content + whole[at + len(content) :])

@@ -18,7 +18,9 @@ from ddm_rt.files import sha256, write_json
 
 RTX = flavours.TABLE["tensorrt-rtx"]
 ONE = plans.Range(min=1, opt=1, max=1)
-OPTIONS = plans.Options(batch=ONE, height=ONE, width=ONE, tokens=ONE, precision=Precision.FP32)
+OPTIONS = plans.Options(
+    batch=(ONE,), decoder_batch=(ONE,), height=ONE, width=ONE, tokens=ONE, precision=Precision.FP32, plain=False
+)
 NAME = "tensorrt-rtx-sm_89"
 
 
@@ -37,7 +39,8 @@ def add_plan(bundle: Bundle, names: tuple[str, ...] = (), **changes: str) -> Bun
             file = folder / f"{name}.plan"
             file.write_bytes(name.encode())
             profile = {"x": ((1, 4), (1, 4), (1, 4))}
-            engines[name] = plans.EngineFile(file=file.name, sha256=sha256(file), bytes=len(name), profile=profile)
+            digest = sha256(file)
+            engines[name] = plans.EngineFile(file=file.name, sha256=digest, bytes=len(name), profiles=(profile,))
         key = plans.Key(key=plans.digest(parts), parts=parts, engines=engines, kernels="none in a test")
         write_json(folder / plans.KEY, key.model_dump(mode="json"))
 
@@ -57,9 +60,9 @@ def find(bundle: Bundle, version: str = "1.7", architecture: str = "sm_89", gpu:
 
 def test_the_plan_that_fits_is_found(bundle: Bundle, tiny_bundle: Bundle) -> None:
     plan = find(bundle)
-    assert (plan.name, plan.key.parts.options.batch.max, plan.key.kernels) == (NAME, 1, "none in a test")
+    assert (plan.name, plan.key.parts.options.batch[0].max, plan.key.kernels) == (NAME, 1, "none in a test")
     assert plan.engine("denoiser").read_bytes() == b"denoiser"
-    assert plan.key.engines["decoder"].profile == {"x": ((1, 4), (1, 4), (1, 4))}
+    assert plan.key.engines["decoder"].profiles == ({"x": ((1, 4), (1, 4), (1, 4))},)
     assert bundle.bundle_id == tiny_bundle.bundle_id
     assert plans.review(bundle, NAME, None) == [
         "it was built by version 1.7; " + flavours.version(RTX) + " is installed"
@@ -141,8 +144,51 @@ def test_a_plan_that_the_index_does_not_list_is_no_plan(bundle: Bundle, tiny_bun
 def test_the_plugin_variant_is_needed_for_half_precision(tiny_bundle: Bundle) -> None:
     half = tiny_bundle.config.model_copy(update={"precision": Precision.FP16})
     bundle = Bundle(tiny_bundle.path, tiny_bundle.index, half, tiny_bundle.schedule)
-    with pytest.raises(BundleError, match=r"denoiser\.plugin\.onnx is missing; tensorrt needs it"):
+    words = r"denoiser\.plugin\.onnx is missing; tensorrt needs it: `ddm-rt export --plugin` .* `ddm-rt build --plain`"
+    with pytest.raises(BundleError, match=words):
         plans.graph_files(bundle, flavours.TABLE["tensorrt"])
+    assert "denoiser.onnx" in plans.graph_files(bundle, flavours.TABLE["tensorrt"], plain=True)
+
+
+def test_a_plain_plan_is_compared_with_the_graph_of_plain_operators(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = Bundle.load(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    half = bundle.config.model_copy(update={"precision": Precision.FP16})
+    bundle = Bundle(bundle.path, bundle.index, half, bundle.schedule)  # has no plugin's graph
+    tensorrt = flavours.TABLE["tensorrt"]
+    parts = plans.Parts(
+        **parts_of(bundle).model_dump()
+        | {"flavour": "tensorrt", "options": OPTIONS.model_copy(update={"plain": True}).model_dump()}
+    )
+    key = plans.Key(key=plans.digest(parts), parts=parts, engines={}, kernels=None)
+    assert plans.differences(bundle, key, tensorrt) == []
+    other = parts.model_copy(update={"options": OPTIONS})
+    assert plans.digest(other) != key.key
+    with pytest.raises(BundleError, match=r"denoiser\.plugin\.onnx is missing"):
+        plans.differences(bundle, key.model_copy(update={"parts": other}), tensorrt)
+
+
+def test_a_plan_is_hashed_once_until_it_is_touched(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr("ddm_rt.bundle.sha256", lambda path: hashed.append(path.name) or sha256(path))
+    for _ in range(3):
+        find(bundle)
+    plan = bundle.path / "plans" / NAME
+    assert sorted(hashed) == sorted(path.name for path in plan.iterdir())
+    content = (plan / "denoiser.plan").read_bytes()
+    (plan / "denoiser.plan").write_bytes(content)  # touched, and the same
+    find(bundle)
+    assert hashed.count("denoiser.plan") == 2
+    (plan / "denoiser.plan").write_bytes(content[::-1])
+    for _ in range(2):
+        with pytest.raises(DdmError, match=r"denoiser\.plan: altered"):
+            find(bundle)
+
+
+def test_a_plan_of_the_former_schema_is_refused_by_name(bundle: Bundle) -> None:
+    key = bundle.path / "plans" / NAME / "key.json"
+    key.write_text(key.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(DdmError, match=rf"plan {NAME} is refused: .*key\.json: .*schema_version"):
+        find(bundle)
 
 
 def test_a_bundle_with_prompts_needs_a_plan_with_its_text_encoder(
@@ -162,7 +208,7 @@ def test_every_part_is_in_the_key(tiny_bundle: Bundle) -> None:
     changes = {
         "bundle_id": "1" * 64,
         "graphs": first.graphs | {"decoder.onnx": "1" * 64},
-        "options": OPTIONS.model_copy(update={"batch": two}),
+        "options": OPTIONS.model_copy(update={"batch": (two,)}),
         "flavour": "tensorrt",
         "version": "2",
         "gpu": "other",

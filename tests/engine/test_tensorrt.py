@@ -23,11 +23,12 @@ from fake_tensorrt import MAX_BATCH, RTX, Machine, Specialization, guided_step_a
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import backends
+from ddm_rt.engine import backends, user_cache
 from ddm_rt.engine.tensorrt import build, cuda, flavours, plans
 from ddm_rt.engine.tensorrt.engine import TensorRTEngine, TensorRTRtxEngine
 from ddm_rt.engine.tensorrt.network import Runtime
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.files import sha256
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import read_pack
 from ddm_rt.sample.pipeline import Pipeline
@@ -37,6 +38,11 @@ GPU = "Fake GPU"
 
 def _copy(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle.load(shutil.copytree(bundle.path, folder / "bundle"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(user_cache.CACHE, str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,26 @@ def test_what_the_manifest_says(engine: TensorRTRtxEngine, planned: Bundle) -> N
 
 def test_the_probe_stays_within_the_plans_batch(engine: TensorRTRtxEngine, planned: Bundle) -> None:
     assert max(Pipeline(planned, engine).buckets) <= MAX_BATCH
+
+
+def test_a_driver_that_is_too_old_is_told_with_what_is_needed(machine: Machine, planned: Bundle) -> None:
+    machine.trt.refuse.add("driver")
+    words = (
+        r"^tensorrt_rtx 1\.0-fake doesn't start here: it needs an NVIDIA driver of CUDA 13, which is R580, or newer "
+        r"\(the driver here is of CUDA 13\.1\): the fake's driver is too old$"
+    )
+    with pytest.raises(DdmError, match=words):
+        TensorRTRtxEngine(planned)
+    assert machine.driver.memory == {}
+
+
+def test_a_plan_is_hashed_once_in_a_start(
+    machine: Machine, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, hashed = with_fake_plan(_copy(tiny_bundle, tmp_path)), []
+    monkeypatch.setattr("ddm_rt.bundle.sha256", lambda path: hashed.append(path.name) or sha256(path))
+    assert backends.load(bundle).backend == "tensorrt-rtx"
+    assert hashed.count("denoiser.plan") == 1
 
 
 def test_the_loop_waits_for_nothing_and_allocates_nothing(machine: Machine, planned: Bundle) -> None:
@@ -306,7 +332,9 @@ _RUNTIME_NAMES = {
     "get_tensor_mode get_tensor_name get_tensor_profile_shape num_io_tensors num_optimization_profiles",
     "IExecutionContext": "execute_async_v3 get_tensor_shape infer_shapes is_stream_capturable set_device_memory "
     "set_input_shape set_optimization_profile_async set_tensor_address",
-    "IRuntimeConfig": "dynamic_shapes_kernel_specialization_strategy set_execution_context_allocation_strategy",
+    "IRuntimeConfig": "create_runtime_cache dynamic_shapes_kernel_specialization_strategy "
+    "set_execution_context_allocation_strategy set_runtime_cache",
+    "IRuntimeCache": "deserialize serialize",
     "Runtime": "deserialize_cuda_engine",
     "DataType": "BOOL FLOAT HALF INT32 INT64",
     "TensorIOMode": "INPUT OUTPUT",
@@ -323,7 +351,7 @@ def test_the_real_tensorrt_rtx_has_every_name_that_the_runtime_uses() -> None:
 
 @pytest.mark.skipif(has_cuda(), reason="this machine has a driver")
 def test_the_real_tensorrt_rtx_without_a_driver_says_why_it_takes_no_plan() -> None:
-    runtime = Runtime(pytest.importorskip(RTX.module))
+    runtime = Runtime(pytest.importorskip(RTX.module), "none")
     with pytest.raises(DdmError, match=r"^x\.plan can't be deserialized: .*CUDA driver"):
         runtime.deserialize(b"something" * 100, "x.plan")
     runtime.close()
@@ -347,7 +375,7 @@ def test_a_real_plan_on_a_device_gives_onnx_runtimes_images(tiny_bundle: Bundle,
     if architecture not in RTX.architectures:
         pytest.skip(f"TensorRT-RTX builds nothing for {architecture}")
     bundle = _copy(tiny_bundle, tmp_path)
-    settings = build.options(bundle.config, plans.Range(min=1, opt=4, max=MAX_BATCH), None)
+    settings = build.options(bundle.config, [plans.Range(min=1, opt=4, max=MAX_BATCH)])
     build.build(bundle, RTX, build.Target(architecture, plans.NO_GPU), settings)
     bundle = Bundle.load(bundle.path)
     engine = TensorRTRtxEngine(bundle)

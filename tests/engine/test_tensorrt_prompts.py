@@ -18,6 +18,7 @@ if importlib.util.find_spec("cuda") is None:
 from fake_tensorrt import Machine, reference, with_fake_plan
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.engine import user_cache
 from ddm_rt.engine.tensorrt.engine import TensorRTRtxEngine
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
@@ -40,6 +41,11 @@ def planned(latent_bundles: Mapping[str, Bundle], tmp_path_factory: pytest.TempP
         return made[family]
 
     return of
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(user_cache.CACHE, str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tolerances import HALF_REL
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine import backends
+from ddm_rt.engine import backends, user_cache
 from ddm_rt.engine.devices import Device
 from ddm_rt.engine.torch import packages
 from ddm_rt.engine.torch.engine import TorchEngine
@@ -34,7 +34,7 @@ BF16 = Precision.BF16
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the test's own."""
-    monkeypatch.setenv(packages.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(user_cache.CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -75,7 +75,7 @@ def test_one_that_was_built_here_is_found(tiny_bundle: Bundle, package: Callable
     assert found is not None
     assert (found.path, found.sizes) == (path, (2,))
     assert packages.find(tiny_bundle, Precision.FP32, CPU) is None
-    assert (packages.root() / packages.SECRET).stat().st_mode & 0o777 == 0o600
+    assert (user_cache.root() / user_cache.SECRET).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_one_of_another_device_or_version_is_refused_by_name(
 
 
 def another_secret(path: Path, root: Path) -> None:
-    (root / packages.SECRET).write_bytes(b"x" * 32)
+    (root / user_cache.SECRET).write_bytes(b"x" * 32)
 
 
 def open_secret(path: Path, root: Path) -> None:
-    (root / packages.SECRET).chmod(0o644)
+    (root / user_cache.SECRET).chmod(0o644)
 
 
 def no_secret(path: Path, root: Path) -> None:
-    (root / packages.SECRET).unlink()
+    (root / user_cache.SECRET).unlink()
 
 
 def altered_record(path: Path, root: Path) -> None:
@@ -168,9 +168,9 @@ def test_code_inside_a_bundle_is_never_opened(
     import shutil
 
     folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "strange"))
-    shutil.copytree(packages.root(), folder / "cache") if packages.root().exists() else package()
-    shutil.copytree(packages.root(), folder / "torch")
-    shutil.rmtree(packages.root())
+    shutil.copytree(user_cache.root(), folder / "cache") if user_cache.root().exists() else package()
+    shutil.copytree(user_cache.root(), folder / "torch")
+    shutil.rmtree(user_cache.root())
 
     def loaded(*args: object) -> None:
         raise AssertionError("code was opened")
@@ -198,7 +198,7 @@ def compiled(tiny_bundle: Bundle, shared_folder: Path) -> tuple[Path, Package]:
 
     root = shared_folder / "compiled"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(packages.CACHE, str(root))
+        patch.setenv(user_cache.CACHE, str(root))
         made_once(root, lambda place: build(tiny_bundle, BF16, CPU, batches=(1, 2), size=(8, 8)))
         found = packages.find(tiny_bundle, BF16, CPU)
     assert found is not None
@@ -223,7 +223,7 @@ def test_compiled_networks_give_the_eager_ones_numbers(
     tiny_bundle: Bundle, compiled: tuple[Path, Package], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eager = Pipeline(tiny_bundle, TorchEngine(tiny_bundle, 1, CPU, BF16))
-    monkeypatch.setenv(packages.CACHE, str(compiled[0]))
+    monkeypatch.setenv(user_cache.CACHE, str(compiled[0]))
     engine = TorchEngine(tiny_bundle, 1, CPU, BF16)
     assert engine.batch_sizes == (1, 2)
     assert "compiled" in engine.versions
@@ -244,7 +244,7 @@ def test_compiled_networks_give_the_eager_ones_numbers(
 def test_a_new_process_opens_it_without_the_model(tiny_bundle: Bundle, compiled: tuple[Path, Package]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FIRST_IMAGE, str(tiny_bundle.path)],
-        env=os.environ | {packages.CACHE: str(compiled[0])},
+        env=os.environ | {user_cache.CACHE: str(compiled[0])},
         capture_output=True,
         text=True,
         check=False,

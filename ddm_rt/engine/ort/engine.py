@@ -6,7 +6,7 @@ captures. guided_step is compiled when an engine is first opened for an architec
 """
 
 import logging
-import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import onnxruntime as ort
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend, Precision
+from ddm_rt.engine import user_cache
 from ddm_rt.engine.contract import check_names
 from ddm_rt.engine.cpu.ort import REFUSED, UNREADABLE
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
@@ -29,14 +29,15 @@ from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
 from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
-from ddm_rt.files import user_cache
+from ddm_rt.files import write_atomic
 from ddm_rt.kernels.aot import write_pack
 from ddm_rt.kernels.compiled import AotError
-from ddm_rt.kernels.pack import MANIFEST, PackError
+from ddm_rt.kernels.pack import MANIFEST
 
 _MOST_CALLS = 32  # sets of shapes kept ready, each with a graph
 # Memory of a GPU for each pixel that a call of the VAE makes, in numbers; as the torch backend has it.
 _VALUES_PER_PIXEL = 2 * 4 * 256
+_SIGNATURE = "manifest.hmac"  # of a pack in the user's cache: that it was made here
 _PRECISIONS = (Precision.FP32, Precision.FP16)
 
 _log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class _Network:
             self._calls.move_to_end(shapes)
             for name, fixed in call.inputs.items():
                 self._arrays.copy(fixed.pointer, feeds[name])
-            self._session.run(*map(_addressed, (call.inputs, call.outputs)), call.graph)
+            self._session.run(_addressed(call.inputs), _addressed(call.outputs), call.graph)
         except REFUSED as error:
             given = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise DdmError(f"{self.name} refused its inputs ({given}): {error}") from error
@@ -168,14 +169,20 @@ class _Call:
 
 
 def kernels_for(architecture: str) -> Path:
-    """The folder with guided_step for `architecture`, compiled if the user's cache doesn't have it for this triton."""
-    folder = user_cache() / "kernels" / f"guided_step-{architecture}-triton-{installed('triton')}"
-    if not (folder / MANIFEST).is_file():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_pack(folder, [architecture], ["guided_step"])
-        except (AotError, ValueError, PackError) as error:
-            raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
+    """The folder with guided_step for `architecture`, compiled if the user's cache has none for this triton that was
+    made here. Raises DdmError where it can't be compiled.
+    """
+    folder = user_cache.root() / "kernels" / f"guided_step-{architecture}-triton-{installed('triton')}"
+    signature = folder / _SIGNATURE
+    if signature.is_file() and user_cache.signed_here((folder / MANIFEST).read_bytes(), signature.read_bytes()):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        write_pack(folder, [architecture], ["guided_step"])
+    except (AotError, ValueError) as error:
+        raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
+    write_atomic(signature, user_cache.sign((folder / MANIFEST).read_bytes()))
     return folder
 
 

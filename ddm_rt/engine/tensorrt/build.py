@@ -17,8 +17,14 @@ Progress = Callable[[str], None]  # one line: what is being built, and which pha
 
 _MARGIN_BYTES = 64 * 2**20  # a plan holds code beside its weights
 _TIMING_CACHE = "timing.cache"
-# A plan is tuned for the middle of each range and takes all of it.
-DEFAULT_BATCH = plans.Range(min=1, opt=8, max=32)
+# Profiles for one image, for a few and for many. Each reaches to the size that its neighbour is tuned for.
+DEFAULT_BATCH = (
+    plans.Range(min=1, opt=2, max=8),
+    plans.Range(min=2, opt=8, max=32),
+    plans.Range(min=8, opt=32, max=32),
+)
+# Of one call: a VAE's norm over 32 images of 512x512 pixels alone would hold 8 GiB.
+DECODER_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,20 @@ class Built:
     fresh: bool
 
 
-def options(config: RuntimeConfig, batch: plans.Range, size: plans.Range | None) -> plans.Options:
-    """Build options for images of `size` pixels a side (the training size by default).
+def options(
+    config: RuntimeConfig,
+    batch: Sequence[plans.Range] = DEFAULT_BATCH,
+    size: plans.Range | None = None,
+    plain: bool = False,
+) -> plans.Options:
+    """Build options for images of `size` pixels a side (the training size by default), with a profile of the denoiser
+    for each range of `batch`.
 
     Raises DdmError for a range whose sizes don't ascend, a size that isn't a multiple of the bundle's, and tokenizers
     of different lengths.
     """
     size = size or plans.Range(min=config.image_size, opt=config.image_size, max=config.image_size)
-    for name, axis in (("batch", batch), ("size", size)):
+    for name, axis in (*(("batch", axis) for axis in batch), ("size", size)):
         if not axis.min <= axis.opt <= axis.max:
             raise DdmError(f"--{name}: min {axis.min}, opt {axis.opt}, max {axis.max}; expected min <= opt <= max")
     for side in (size.min, size.opt, size.max):
@@ -54,8 +66,21 @@ def options(config: RuntimeConfig, batch: plans.Range, size: plans.Range | None)
     factor = config.image_size // config.latent_shape[1]
     latent = plans.Range(min=size.min // factor, opt=size.opt // factor, max=size.max // factor)
     tokens = _tokens(config)
-    text = plans.Range(min=tokens, opt=tokens, max=tokens)
-    return plans.Options(batch=batch, height=latent, width=latent, tokens=text, precision=config.precision)
+    return plans.Options(
+        batch=tuple(batch),
+        decoder_batch=decoder_batch(batch),
+        height=latent,
+        width=latent,
+        tokens=plans.Range(min=tokens, opt=tokens, max=tokens),
+        precision=config.precision,
+        plain=plain,
+    )
+
+
+def decoder_batch(batch: Sequence[plans.Range]) -> plans.Ranges:
+    """The decoder's ranges beside those of the denoiser: any number of rows up to `DECODER_ROWS`."""
+    most = DECODER_ROWS
+    return tuple(dict.fromkeys(plans.Range(min=1, opt=min(axis.opt, most), max=min(axis.max, most)) for axis in batch))
 
 
 def _tokens(config: RuntimeConfig) -> int:
@@ -99,29 +124,30 @@ def build(
     target: Target,
     options: plans.Options,
     *,
-    memory_gib: float = 8,
+    memory_gib: float | None = None,
     timing_cache: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Built:
     """The bundle's plan for `target`: the one that is there when nothing it was made from has changed, or a new one.
 
-    A build may hold `memory_gib` GiB of resident memory. `timing_cache` is read and rewritten; by default the one that
-    the plan keeps beside its engines is, where the flavour has any.
+    A build may hold `memory_gib` GiB of resident memory, by default what `build_process.run` finds free. `timing_cache`
+    is read and rewritten; by default the one that the plan keeps beside its engines is, where the flavour has any.
 
     Raises DdmError: the flavour is missing, the precision, opset or an operator isn't one it takes, weights are missing
     or moved, memory or disk don't suffice, or the builder crashed. The bundle is then as it was.
     """
-    # A plan without the kernel would be refused by whoever runs it, after minutes of building.
-    if (reason := flavours.cannot_build(flavour) or build_process.cannot_compile(target.architecture)) is not None:
+    if (reason := flavours.cannot_build(flavour)) is not None:
         raise BackendUnavailable(flavour.name, reason, ())
     if timing_cache is not None and not flavour.timing_cache:
         raise DdmError(f"--timing-cache: {flavour.name} keeps none; its builds measure nothing")
+    if options.plain and not flavour.plugins:
+        raise DdmError(f"--plain: {flavour.name} has no plugin; its plans are of plain operators anyway")
     flavours.check_precision(flavour, options.precision, target.architecture)
-    graphs = bundle.graphs | {"denoiser": bundle.path / flavour.denoiser(options.precision)}
+    graphs = bundle.graphs | {"denoiser": bundle.path / flavour.denoiser(options.precision, options.plain)}
     parts = plans.Parts(
         bundle_id=bundle.bundle_id,
-        graphs=plans.graph_files(bundle, flavour),
+        graphs=plans.graph_files(bundle, flavour, options.plain),
         options=options,
         flavour=flavour.name,
         version=flavours.version(flavour),
@@ -134,7 +160,7 @@ def build(
     for graph in graphs.values():
         graph_header.check_graph(graph, flavour)
     _check_disk(bundle, parts)
-    axes = {name: (axis.min, axis.opt, axis.max) for name, axis in options if isinstance(axis, plans.Range)}
+    axes = {"height": options.height, "width": options.width, "tokens": options.tokens}
 
     def fill(folder: Path) -> None:
         engines, figures = {}, {}
@@ -146,7 +172,10 @@ def build(
                 plan=(folder / f"{name}.plan").absolute(),
                 architecture=None if flavour.needs_device else target.architecture,
                 plugins_for=target.architecture if graph.name == PLUGIN_GRAPH else None,
-                axes=axes,
+                profiles=tuple(
+                    {axis: (sizes.min, sizes.opt, sizes.max) for axis, sizes in (axes | {"batch": batch}).items()}
+                    for batch in options.batches(name)
+                ),
                 timing_cache=None if cache is None else cache.absolute(),
             )
             result = build_process.run(
@@ -156,7 +185,7 @@ def build(
                 file=request.plan.name,
                 sha256=sha256(request.plan),
                 bytes=request.plan.stat().st_size,
-                profile=result.profile,
+                profiles=result.profiles,
             )
             figures[name] = result.figures
         say = _labelled(progress, f"{target.architecture} kernels")

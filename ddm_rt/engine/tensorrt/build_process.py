@@ -10,8 +10,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,13 @@ _LINE = 240  # characters of each
 class Result(Frozen):
     """What a worker tells of a finished build."""
 
-    profile: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+    profiles: tuple[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...]
     figures: dict[str, float]
 
 
-def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[str], None]) -> Result:
-    """Build `request` in a process of its own that may hold `memory_gib` GiB of resident memory.
+def run(request: Request, flavour: str, memory_gib: float | None, progress: Callable[[str], None]) -> Result:
+    """Build `request` in a process of its own that may hold `memory_gib` GiB of resident memory; by default half of
+    what this machine has available, and no more than the control group's limit.
 
     The limit is watched from outside, on Linux: CUDA maps far more addresses than it uses, so a limit on those says
     nothing. `progress` gets the phase and the seconds since the start. The process is gone when this returns.
@@ -47,6 +47,7 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
     """
     started, logs, outcome = time.monotonic(), deque[str](maxlen=_LAST_WORDS), dict[str, Any]()
     phase, unread = "start", b""
+    limit, whose = (memory_gib * 2**30, "--memory-gib") if memory_gib is not None else allowance()
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
@@ -77,10 +78,10 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
                         elif "log" in event:
                             logs.append(event["log"])
                 progress(f"{phase}, {time.monotonic() - started:.0f} s")
-                if (held := resident_bytes(process.pid)) > memory_gib * 2**30:
+                if (held := resident_bytes(process.pid)) > limit:
                     raise DdmError(
-                        f"{request.graph}: building it for {flavour} holds {held / 2**30:.2f} GiB; "
-                        f"--memory-gib allows {memory_gib:g}"
+                        f"{request.graph}: building it for {flavour} holds {held / 2**30:.2f} GiB of memory; "
+                        f"the limit is {limit / 2**30:.3g} GiB ({whose}); a larger --memory-gib raises it"
                     )
             code = process.wait()
         finally:
@@ -95,13 +96,6 @@ def run(request: Request, flavour: str, memory_gib: float, progress: Callable[[s
             words = _last_words(stderr.read(), logs) or "it said nothing"
             raise DdmError(f"{request.graph}: the builder of {flavour} {_death(code)} in {phase}; last words: {words}")
     return parse(Result, outcome["result"], f"{request.graph}: result of the build")
-
-
-def cannot_compile(architecture: str) -> str | None:
-    """Why the kernels that are shipped for the architecture can't be compiled here, or None."""
-    if architecture in ARCHITECTURES and find_spec("triton") is None:
-        return "the package triton is not installed, which compiles guided_step for a plan; pip install 'ddm-rt[gpu]'"
-    return None
 
 
 def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> str | None:
@@ -127,13 +121,41 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
+def allowance(root: Path = Path("/")) -> tuple[float, str]:
+    """Bytes that a build may hold where nobody says, and what they are. No limit where the system doesn't tell. `root`
+    is where `proc` and `sys` lie.
+    """
+    available = (line.split() for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:"))
+    limits = [(int(fields[1]) * 2**10 / 2, "half of what was available") for fields in available]
+    limits += [(limit, "what this process's control group may hold") for limit in _group_limits(root)]
+    return min(limits, default=(float("inf"), ""))
+
+
+def _group_limits(root: Path) -> Iterator[float]:
+    """Of the control groups that this process is in, and of those around them; of either version."""
+    for line in _lines(root / "proc/self/cgroup"):
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        top = root / "sys/fs/cgroup" / mount
+        for folder in (top / path.strip("/"), *(top / path.strip("/")).parents):
+            yield from (float(text) for text in _lines(folder / file) if text.isdigit())
+            if folder == top:
+                break
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file of the system's; none where it isn't there."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process; 0 where the system doesn't tell, or the process has ended."""
-    try:
-        status = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    fields = status.split()
+    fields = [number for line in _lines(Path(f"/proc/{pid}/statm")) for number in line.split()]
     return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
 
 

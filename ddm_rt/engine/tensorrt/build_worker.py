@@ -24,19 +24,19 @@ Send = Callable[..., None]  # of an event, a line of JSON for the other end
 
 
 class Request(Frozen):
-    """What to build from what. Paths are absolute; `axes` gives each named axis its (min, opt, max)."""
+    """What to build from what. Paths are absolute; each profile gives every named axis its (min, opt, max)."""
 
     module: str  # tensorrt or tensorrt_rtx
     graph: Path
     plan: Path  # to write
     architecture: str | None  # to build for without its device; None: the present device
     plugins_for: str | None  # the architecture that our plugins are compiled for; None: none are registered
-    axes: dict[str, tuple[int, int, int]]
+    profiles: tuple[dict[str, tuple[int, int, int]], ...]
     timing_cache: Path | None
 
 
 def build(request: Request, send: Send) -> dict[str, Any]:
-    """Parse, build, write. Returns the profile's shapes and figures.
+    """Parse, build, write. Returns the profiles' shapes and figures.
 
     Raises DdmError where the graph or the request can't be built.
     """
@@ -47,18 +47,16 @@ def build(request: Request, send: Send) -> dict[str, Any]:
 
         plugins.register(architecture=request.plugins_for)
     logger = flavours.logger(trt, lambda message: send(log=message))
-    builder = trt.Builder(logger)
-    if builder is None:
-        raise DdmError("the builder could not be created")
+    builder = flavours.construct(trt, trt.Builder, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    set_flags(trt, config)
     _target(trt, config, request.architecture)
     send(phase="parse")
     started = time.monotonic()
     _parse(trt, network, request.graph, logger)
     parsed = time.monotonic()
-    profile = _profile(builder, config, network, request.axes)
+    profiles = [_profile(builder, config, network, axes) for axes in request.profiles]
     cache = _open_timing_cache(config, request.timing_cache)
     config.progress_monitor = monitor = _monitor(trt, send)
     send(phase="build")
@@ -72,7 +70,7 @@ def build(request: Request, send: Send) -> dict[str, Any]:
         write_atomic(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     del monitor
     return {
-        "profile": profile,
+        "profiles": profiles,
         "figures": {
             "parse_s": round(parsed - started, 3),
             "build_s": round(built - parsed, 3),
@@ -80,6 +78,14 @@ def build(request: Request, send: Send) -> dict[str, Any]:
             "plan_mib": round(plan.nbytes / 2**20, 3),
         },
     }
+
+
+def set_flags(trt: Any, config: Any) -> None:
+    """What every plan is built with."""
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    # TensorRT-RTX captures only an engine that allocates nothing of its own; TensorRT has no such flag.
+    if (flag := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+        config.set_flag(flag)
 
 
 def _target(trt: Any, config: Any, architecture: str | None) -> None:

@@ -9,14 +9,17 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend
 from ddm_rt.engine.contract import check_names
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
+from ddm_rt.engine.tensorrt.buffers import Buffer
 from ddm_rt.engine.tensorrt.network import Network, Runtime
 from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
+from ddm_rt.engine.tensorrt.runtime_cache import RuntimeCache
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.kernels.pack import PackError
 
@@ -25,6 +28,7 @@ class TensorRTEngine(OnDevice):
     """`engine.contract.Engine` on TensorRT. The graphs' precision is the bundle's."""
 
     backend: ClassVar[str] = Backend.TENSORRT.value
+    _networks: Mapping[str, Network]
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
         """`threads` is the CPU backends' and changes nothing here.
@@ -48,7 +52,10 @@ class TensorRTEngine(OnDevice):
         plan = _find(self._bundle, flavour, device.info)
         trt = flavours.load(flavour)
         self.precision = str(self._bundle.config.precision)
-        self.max_batch = plan.key.parts.options.batch.max
+        options = plan.key.parts.options
+        self.max_batch, self._decoder_rows = options.batch[-1].max, options.decoder_batch[-1].max
+        if options.batch[0].min > 1:  # it takes no single image: then the sizes that it is tuned for
+            self.batch_sizes = tuple(sorted({axis.opt for axis in options.batch}))
         self.versions = {
             flavour.name: str(trt.__version__),
             "cuda": device.info.driver_version,
@@ -59,13 +66,15 @@ class TensorRTEngine(OnDevice):
             self._guided_step = guided_step_kernels(device, plan.path / plans.KERNELS, resources)
         except PackError as error:
             raise BundleError(f"plan {plan.name}: {error}") from error
-        runtime = Runtime(trt)
+        runtime = Runtime(trt, device.info.driver_version)
         resources.callback(runtime.close)
+        self._cache, self._kept = RuntimeCache(self.versions["plan"], device.info.name, device.info.driver_version), 0
         self._networks = networks = {
             name: Network(
                 f"{plan.name}/{plan.engine(name).name}",
                 runtime.deserialize(plan.engine(name).read_bytes(), str(plan.engine(name))),
                 runtime,
+                self._cache,
                 self._arrays,
                 self._stream,
             )
@@ -73,9 +82,13 @@ class TensorRTEngine(OnDevice):
         }
         most = max(network.workspace_bytes for network in networks.values())
         workspace = self._arrays.empty((most,), np.dtype(np.uint8))
+        # Contexts end first, then the cache that they share, then the engines that it was made by.
         for network in networks.values():
             resources.callback(network.close)
             network.use(workspace)
+        resources.callback(self._cache.close)
+        for network in networks.values():
+            resources.callback(network.end_calls)
         resources.callback(self._stream.synchronize)
         resources.callback(device.activate)
         _check_tensors(self._bundle, networks)
@@ -95,6 +108,24 @@ class TensorRTEngine(OnDevice):
         except DdmError as error:
             return str(error)
         return None
+
+    def decoder(self, x0: Buffer) -> NDArray[np.float32]:
+        """In calls of as many rows as the plan's decoder takes; which rows meet in one follows from their number."""
+        decode, rows = super().decoder, x0.shape[0]
+        starts = range(0, rows, self._decoder_rows)
+        images = [decode(x0.rows(start, min(self._decoder_rows, rows - start))) for start in starts]
+        self._keep_kernels()
+        return np.concatenate(images)
+
+    def _keep_kernels(self) -> None:
+        """For the next process, what was compiled since the last time. The decoder is the last network to meet a new
+        batch size or image size, in a probe and in a request.
+        """
+        prepared = sum(network.prepared for network in self._networks.values())
+        if prepared != self._kept:
+            with self._on_device():
+                self._cache.keep()
+            self._kept = prepared
 
 
 class TensorRTRtxEngine(TensorRTEngine):

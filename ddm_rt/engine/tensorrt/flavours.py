@@ -13,6 +13,9 @@ from ddm_rt.errors import BackendUnavailable, DdmError
 PLUGIN_DOMAIN = "ddm_rt"  # of the node that indicator attention is in
 PLUGIN_GRAPH = "denoiser.plugin.onnx"
 
+# What our extras bring is for CUDA 13, and starts on no older driver. NVIDIA's prerequisites of both flavours.
+DRIVER = "an NVIDIA driver of CUDA 13, which is R580, or newer"
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,11 +37,12 @@ class Flavour:
         """Whether a build measures on the device that it is for."""
         return not self.architectures
 
-    def denoiser(self, precision: Precision) -> str:
+    def denoiser(self, precision: Precision, plain: bool) -> str:
         """The variant of the denoiser's graph that this flavour builds: our plugin's kernel computes in half precision,
         so graphs in float32 come with plain operators; every other precision is written into half-precision graphs.
+        `plain` asks for plain operators there too.
         """
-        return PLUGIN_GRAPH if self.plugins and precision != Precision.FP32 else "denoiser.onnx"
+        return PLUGIN_GRAPH if self.plugins and not plain and precision != Precision.FP32 else "denoiser.onnx"
 
 
 # TensorRT's support matrix: bfloat16 came with Ampere, 8-bit floats with Ada.
@@ -98,6 +102,9 @@ def cannot_build(flavour: Flavour) -> str | None:
     # What a build calls; a runtime without a builder (the lean one) lacks them.
     if missing := [name for name in ("Builder", "OnnxParser") if not hasattr(module, name)]:
         return f"{flavour.module} {version(flavour)} is a runtime without {' and '.join(missing)}; {flavour.install}"
+    # A plan without that kernel would be refused by whoever runs it, after minutes of building.
+    if find_spec("triton") is None:
+        return f"the package triton is not installed, which compiles guided_step for a plan; {flavour.install}"
     return None
 
 
@@ -126,6 +133,14 @@ def logger(trt: Any, on_error: Callable[[str], object]) -> Any:
             _log.debug("%s: %s: %s", trt.__name__, severity, message)
 
     return Logger()
+
+
+def construct(trt: Any, kind: Any, logger: Any) -> Any:
+    """A flavour's `Builder` or `Runtime`. Raises DdmError where it doesn't start, as on a driver that is too old."""
+    try:
+        return kind(logger)
+    except TypeError as error:  # the bindings' word for a constructor that gave nothing
+        raise DdmError(f"{trt.__name__} {trt.__version__} doesn't start here: it needs {DRIVER}") from error
 
 
 def architecture(name: str) -> str:

@@ -34,7 +34,7 @@ def check_graph(path: Path, flavour: Flavour) -> None:
                 raise DdmError(f"{path}: {name}; {flavour.name} takes no plugins")
             tensors += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
         for tensor in filter(uses_external_data, tensors):
-            _check_external(path, ExternalDataInfo(tensor))
+            _check_external(path, tensor)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -46,11 +46,19 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(attribute.g)
 
 
-def _check_external(path: Path, info: ExternalDataInfo) -> None:
+def _check_external(path: Path, tensor: onnx.TensorProto) -> None:
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as error:
+        raise DdmError(f"{path}: tensor {tensor.name!r}: malformed place of its data: {error}") from error
     if not info.location or Path(info.location).name != info.location:
         raise DdmError(f"{path}: keeps weights in {info.location!r}; expected a file beside it")
     data, needed = path.with_name(info.location), (info.offset or 0) + (info.length or 0)
-    if not data.is_file():
+    try:
+        size = data.stat().st_size if data.is_file() else None
+    except OSError:  # a name that can't be one
+        size = None
+    if size is None:
         raise DdmError(f"{data}: missing or moved; {path.name} keeps its weights there")
-    if (size := data.stat().st_size) < needed:
+    if size < needed:
         raise DdmError(f"{data}: truncated: {size} bytes; {path.name} reads {needed}")

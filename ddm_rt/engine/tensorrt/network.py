@@ -13,6 +13,7 @@ import numpy as np
 from ddm_rt.engine.tensorrt import flavours
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer, Shape
 from ddm_rt.engine.tensorrt.cuda import Graph, Stream
+from ddm_rt.engine.tensorrt.runtime_cache import RuntimeCache
 from ddm_rt.errors import DdmError
 
 _MOST_CALLS = 32  # sets of shapes kept ready; seven batch sizes at a few resolutions
@@ -23,10 +24,14 @@ _log = logging.getLogger(__name__)
 class Runtime:
     """A flavour's runtime, with the last error that its library logged."""
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self, trt: Any, driver: str) -> None:
+        """Raises DdmError where it doesn't start on this `driver`, a version of CUDA."""
         self.trt = trt
         self.errors = deque[str](maxlen=1)
-        self._runtime = trt.Runtime(flavours.logger(trt, self.errors.append))
+        try:
+            self._runtime = flavours.construct(trt, trt.Runtime, flavours.logger(trt, self.errors.append))
+        except DdmError as error:
+            raise self.failure(str(error), f"(the driver here is of CUDA {driver})") from error
 
     def deserialize(self, plan: bytes, name: str) -> Any:
         """The engine in `plan`. Raises DdmError calling it `name`."""
@@ -52,11 +57,14 @@ class Network:
     contexts use it at once. The CUDA graphs hold its address.
     """
 
-    def __init__(self, name: str, engine: Any, runtime: Runtime, arrays: Arrays, stream: Stream) -> None:
+    def __init__(
+        self, name: str, engine: Any, runtime: Runtime, cache: RuntimeCache, arrays: Arrays, stream: Stream
+    ) -> None:
         """`name` is what errors call it. Raises DdmError for a tensor of a type that isn't known here."""
         self.name = name
         self._engine, self._runtime, self._arrays, self._stream = engine, runtime, arrays, stream
         self._config = _context_config(runtime.trt, engine)
+        cache.share(self._config)
         trt, names = runtime.trt, [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         dtypes = {tensor: _dtype(trt, engine.get_tensor_dtype(tensor), f"{name}: {tensor}") for tensor in names}
         is_input = {tensor: engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT for tensor in names}
@@ -67,6 +75,7 @@ class Network:
             {tensor: engine.get_tensor_profile_shape(tensor, profile) for tensor in self.inputs}
             for profile in range(engine.num_optimization_profiles)
         ]
+        self.prepared = 0  # contexts so far: each may have had kernels compiled
         self._calls: OrderedDict[tuple[Shape, ...], _Call] = OrderedDict()
         self._workspace: Buffer | None = None
 
@@ -104,10 +113,13 @@ class Network:
             self._arrays.copy(results[tensor].pointer, fixed)
         return results
 
-    def close(self) -> None:
-        """Destroy graphs, contexts and the engine; the stream must have come to an end."""
+    def end_calls(self) -> None:
+        """Destroy graphs and contexts; the stream must have come to an end."""
         while self._calls:
             self._calls.popitem()[1].close()
+
+    def close(self) -> None:
+        """Destroy the engine, after `end_calls`."""
         self._config = self._engine = self._workspace = None
 
     def _check(self, feeds: Mapping[str, Buffer]) -> None:
@@ -118,10 +130,14 @@ class Network:
                 raise DdmError(f"{self.name}: input {tensor} is {feeds[tensor].dtype}; expected {dtype}")
 
     def _profile(self, shapes: Mapping[str, Shape]) -> int:
-        """The first optimization profile that takes the shapes."""
-        for number, ranges in enumerate(self._profiles):
-            if all(_within(shape, *ranges[tensor]) for tensor, shape in shapes.items()):
-                return number
+        """Of the optimization profiles that take the shapes, the one whose best batch size is nearest."""
+        fitting = {
+            number: sum(abs(shape[0] - ranges[tensor][1][0]) for tensor, shape in shapes.items())
+            for number, ranges in enumerate(self._profiles)
+            if all(_within(shape, *ranges[tensor]) for tensor, shape in shapes.items())
+        }
+        if fitting:
+            return min(fitting, key=fitting.__getitem__)
         for tensor, shape in shapes.items():
             if not any(_within(shape, *ranges[tensor]) for ranges in self._profiles):
                 taken = " or ".join(
@@ -137,6 +153,7 @@ class Network:
     def _prepare(self, shapes: Mapping[str, Shape]) -> "_Call":
         """A context for these shapes, with every tensor at a fixed address."""
         profile = self._profile(shapes)
+        self.prepared += 1
         context = self._engine.create_execution_context(self._config)
         if context is None or self._workspace is None:
             raise self._runtime.failure(self.name, "gave no execution context")

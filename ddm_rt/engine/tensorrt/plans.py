@@ -38,14 +38,24 @@ class Range(Frozen):
     max: Size
 
 
+Ranges = Annotated[tuple[Range, ...], Field(min_length=1)]  # by the size that each is tuned for, ascending
+
+
 class Options(Frozen):
     """What a builder was told. Another value of any of them is another plan."""
 
-    batch: Range
+    batch: Ranges  # of the denoiser, an optimization profile each
+    decoder_batch: Ranges
     height: Range  # of the latents
     width: Range
     tokens: Range  # T, of the text
     precision: Precision  # of the graphs; the networks are strongly typed
+    plain: bool  # attention of plain operators, where the flavour has a plugin for it
+
+    def batches(self, engine: str) -> Ranges:
+        """Batch ranges of an engine's profiles. Text encoder and conditioner make their rows one by one."""
+        alone = (Range(min=1, opt=1, max=self.batch[-1].max),)
+        return {"denoiser": self.batch, "decoder": self.decoder_batch}.get(engine, alone)
 
 
 class Parts(Frozen):
@@ -61,18 +71,18 @@ class Parts(Frozen):
 
 
 class EngineFile(Frozen):
-    """One serialized engine, and the shapes that its profile takes."""
+    """One serialized engine, and the shapes that its profiles take."""
 
     file: Annotated[str, Field(pattern=r"^[a-z_]+\.plan$")]
     sha256: Sha256
     bytes: Size
-    profile: dict[str, tuple[Shape, Shape, Shape]]  # input -> min, opt, max
+    profiles: tuple[dict[str, tuple[Shape, Shape, Shape]], ...]  # of each: input -> min, opt, max
 
 
 class Key(Frozen):
     """key.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2  # 1: engines of one profile, which TensorRT-RTX could not capture
     key: Sha256
     parts: Parts
     engines: dict[str, EngineFile]
@@ -107,15 +117,16 @@ def directory_name(flavour: str, architecture: str, gpu: str) -> str:
     return f"{flavour}-{architecture}{slug}"
 
 
-def graph_files(bundle: Bundle, flavour: Flavour) -> dict[str, str]:
+def graph_files(bundle: Bundle, flavour: Flavour, plain: bool = False) -> dict[str, str]:
     """The files that the flavour's plans are built from (graphs and their external data) with their sha256.
 
-    Raises BundleError where the bundle lacks the flavour's variant of the denoiser.
+    Raises BundleError where the bundle lacks the variant of the denoiser.
     """
-    graphs = {name: f"{name}.onnx" for name in bundle.graphs} | {"denoiser": flavour.denoiser(bundle.config.precision)}
-    for graph in graphs.values():
-        if graph not in bundle.index.files:
-            raise BundleError(f"{bundle.path}: {graph} is missing; {flavour.name} needs it (ddm-rt export --plugin)")
+    denoiser = flavour.denoiser(bundle.config.precision, plain)
+    if denoiser not in bundle.index.files:
+        ways = "`ddm-rt export --plugin` writes it, and `ddm-rt build --plain` needs none"
+        raise BundleError(f"{bundle.path}: {denoiser} is missing; {flavour.name} needs it: {ways}")
+    graphs = {name: f"{name}.onnx" for name in bundle.graphs} | {"denoiser": denoiser}
     data = (f"{name}.onnx.data" for name in bundle.graphs)
     files = [*graphs.values(), *(name for name in data if name in bundle.index.files)]
     return {name: bundle.index.files[name].sha256 for name in sorted(files)}
@@ -173,7 +184,8 @@ def differences(
             found.append(f"it is for {parts.architecture}; this GPU is {architecture}")
         if parts.gpu not in (NO_GPU, gpu):
             found.append(f"it was built on {parts.gpu}; this GPU is {gpu}")
-    if changed := sorted({name for name, _ in graph_files(bundle, flavour).items() ^ parts.graphs.items()}):
+    graphs = graph_files(bundle, flavour, parts.options.plain)
+    if changed := sorted({name for name, _ in graphs.items() ^ parts.graphs.items()}):
         kind = "other graphs" if parts.bundle_id != bundle.bundle_id else "graphs that have changed"
         found.append(f"it was built from {kind} ({', '.join(changed)} differ)")
     return found
@@ -205,11 +217,33 @@ def find(bundle: Bundle, flavour: Flavour, version: str, architecture: str, gpu:
 
 
 def check_files(bundle: Bundle, plan: Plan) -> None:
-    """Raises BundleError where an engine or a file of the plan is missing, truncated or altered."""
+    """Raises BundleError where an engine or a file of the plan is missing, truncated or altered.
+
+    Gigabytes are hashed once: in this process, files are taken as whole until the system says that they were touched.
+    """
     if missing := [name for name in bundle.graphs if name not in plan.key.engines]:
         raise BundleError(f"{plan.path / KEY}: field engines: {missing[0]} is not listed; this bundle's plans have it")
-    bundle.check_directory(f"{ROOT}/{plan.name}")
+    stamp = _stamp(bundle, plan)
+    if stamp not in _WHOLE:
+        bundle.check_directory(f"{ROOT}/{plan.name}")
+        _WHOLE.add(stamp)
     for name, engine in plan.key.engines.items():
         entry = bundle.index.files.get(f"{ROOT}/{plan.name}/{engine.file}")
         if entry is None or entry.sha256 != engine.sha256:
             raise BundleError(f"{plan.path / engine.file}: its sha256 differs from the one in {KEY} (engine {name})")
+
+
+_Stamp = tuple[tuple[Path, str, tuple[int, ...]], ...]
+_WHOLE: set[_Stamp] = set()
+
+
+def _stamp(bundle: Bundle, plan: Plan) -> _Stamp:
+    """Of each file that the index lists for the plan: the hash that it should have, and what changes with its bytes."""
+    found = []
+    for name, entry in bundle.index.files.items():
+        path = (bundle.path / name).absolute()
+        if name.startswith(f"{ROOT}/{plan.name}/") and path.is_file():
+            status = path.stat()
+            touched = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            found.append((path, entry.sha256, touched))
+    return tuple(found)

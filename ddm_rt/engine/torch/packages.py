@@ -6,9 +6,6 @@ bundle's graphs; a record says which tensor of them is which constant of the cod
 """
 
 import hashlib
-import hmac
-import os
-import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +20,7 @@ from torch import Tensor
 import ddm_rt.kernels.indicator_attention.op as _registered  # noqa: F401
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Frozen, Precision, Sha256, parse_json
+from ddm_rt.engine import user_cache
 from ddm_rt.engine.devices import CUDA, Device
 from ddm_rt.engine.machine import installed, processor
 from ddm_rt.engine.torch.networks import DTYPES, Origin, Signature, read
@@ -30,8 +28,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import sha256, write_atomic
 from ddm_rt.runtime import TensorSpec
 
-CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
-RECORD, SIGNATURE, SECRET = "package.json", "package.json.hmac", "secret"
+RECORD, SIGNATURE = "package.json", "package.json.hmac"
 EXTRAS = "constants.safetensors"  # those that lie in no graph
 
 _Shape = tuple[int, ...]
@@ -100,17 +97,9 @@ class Package:
         return height, width
 
 
-def root() -> Path:
-    """The cache's folder."""
-    chosen = os.environ.get(CACHE)
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddm_rt"
-
-
 def place(bundle: Bundle, precision: Precision, device: Device) -> Path:
     """Where the package of a bundle lies."""
-    return root() / "torch" / f"{bundle.bundle_id[:16]}-{precision}-{device.kind}"
+    return user_cache.root() / "torch" / f"{bundle.bundle_id[:16]}-{precision}-{device.kind}"
 
 
 def made_here(bundle: Bundle, precision: Precision, device: Device) -> Made:
@@ -163,7 +152,7 @@ def sign(path: Path, record: Record) -> None:
     """Write a package's record, and what says that it was made here."""
     content = record.model_dump_json(indent=1).encode()
     write_atomic(path / RECORD, content)
-    write_atomic(path / SIGNATURE, _signature(content, _secret(make=True) or b""))
+    write_atomic(path / SIGNATURE, user_cache.sign(content))
 
 
 def command(bundle: Bundle, precision: Precision, device: Device) -> str:
@@ -239,33 +228,10 @@ class Packaged:
 
 def _authentic(path: Path, how: str) -> bytes:
     """The record's bytes. Raises DdmError where this user's cache didn't sign them."""
-    secret = _secret(make=False)
     try:
         content, signed = (path / RECORD).read_bytes(), (path / SIGNATURE).read_bytes()
     except OSError as error:
         raise DdmError(f"{path}: incomplete ({error.strerror}: {Path(error.filename).name}); {how}") from error
-    if secret is None or not hmac.compare_digest(_signature(content, secret), signed):
+    if not user_cache.signed_here(content, signed):
         raise DdmError(f"{path}: was not built here, and compiled code of others is never run; {how}")
     return content
-
-
-def _signature(content: bytes, secret: bytes) -> bytes:
-    return hmac.digest(secret, content, "sha256").hex().encode()
-
-
-def _secret(*, make: bool) -> bytes | None:
-    """The cache's own, which nobody but the user can read; None where there is none and none is to be made."""
-    path = root() / SECRET
-    if not path.is_file():
-        if not make:
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-    status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise DdmError(
-            f"{path}: belongs to somebody else, or others may read it; whoever has it can sign code. Remove it"
-        )
-    return path.read_bytes()

@@ -7,7 +7,6 @@ one graph to another, are fp16 where the graphs are.
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,8 @@ def convert(
             "precision": precision.value,
             "source_bundle_id": bundle.bundle_id,
             "ddm_rt": ddm_rt.__version__,
-            "versions": {name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
+            # Of onnxruntime whatever its wheel is called.
+            "versions": {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "numpy": np.__version__},
             "calibration": None if ranges is None or calibration is None else dict(calibration.origin),
             "report": report,
         },

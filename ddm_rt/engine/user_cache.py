@@ -1,0 +1,66 @@
+"""The cache folder of whoever runs this: what was compiled on this machine, which is code, and so is never in a bundle.
+
+What lies there is signed with a secret of the cache, so that what somebody else put there is never run.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from ddm_rt.errors import DdmError
+
+CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
+SECRET = "secret"
+
+
+def root() -> Path:
+    """The cache's folder."""
+    chosen = os.environ.get(CACHE)
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddm_rt"
+    except RuntimeError as error:
+        raise DdmError(f"this user has no home folder to keep a cache in; {CACHE} names another place") from error
+
+
+def sign(content: bytes) -> bytes:
+    """What says that `content` was made here. Raises DdmError as `signed_here`."""
+    return _signature(content, _secret(make=True) or b"")
+
+
+def signed_here(content: bytes, signature: bytes) -> bool:
+    """Whether `sign` gave that signature of `content`, with this cache's secret.
+
+    Raises DdmError where others could have the secret.
+    """
+    secret = _secret(make=False)
+    return secret is not None and hmac.compare_digest(_signature(content, secret), signature)
+
+
+def _signature(content: bytes, secret: bytes) -> bytes:
+    return hmac.digest(secret, content, "sha256").hex().encode()
+
+
+def _secret(*, make: bool) -> bytes | None:
+    """The cache's own, which nobody but the user can read; None where there is none and none is to be made."""
+    path = root() / SECRET
+    if not path.is_file():
+        if not make:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(prefix=f".{SECRET}.", dir=path.parent)  # for the user alone
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(name, path)
+        Path(name).unlink()
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise DdmError(
+            f"{path}: belongs to somebody else, or others may read it; whoever has it can sign code. Remove it"
+        )
+    return path.read_bytes()

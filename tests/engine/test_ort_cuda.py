@@ -1,0 +1,173 @@
+"""The ONNX Runtime engine for CUDA devices over a fake driver: the real engine, sessions and binding, with ONNX Runtime
+on the CPU in the provider's place. Nothing here is a run on a device.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from fake_cuda import FakeDriver
+from fake_tensorrt import write_fake_pack
+
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine import backends
+from ddm_rt.engine.cpu.ort import OrtEngine
+from ddm_rt.engine.devices import CUDA_DEVICE
+from ddm_rt.engine.ort import engine, sessions
+from ddm_rt.engine.ort.engine import OrtCudaEngine
+from ddm_rt.engine.tensorrt import cuda
+from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.sample.pipeline import Pipeline
+
+GPU = "Fake GPU"
+
+
+class Opened:
+    """Sessions on the CPU where the engine asks for ones on a device; what they were opened and run with."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.runs: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def __call__(self, path: Path, provider: str, ordinal: int, stream: int, *, graphs: bool) -> Any:
+        self.asked.append({"path": path.name, "provider": provider, "stream": stream, "graphs": graphs})
+        return _Session(sessions.open_session(path, 1), path.name, self.runs)
+
+
+class _Session:
+    """ONNX Runtime's, whose bindings take device addresses: the fake driver's are the host's own."""
+
+    def __init__(self, session: ort.InferenceSession, name: str, runs: list[Any]) -> None:
+        self._session, self.name, self.runs = session, name, runs
+        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+
+    def io_binding(self) -> "_Binding":
+        return _Binding(self._session.io_binding())
+
+    def run_with_iobinding(self, bound: "_Binding", options: ort.RunOptions) -> None:
+        graph = options.get_run_config_entry("gpu_graph_id")
+        self.runs.append((self.name, graph, tuple(sorted(bound.addresses))))
+        self._session.run_with_iobinding(bound.real, ort.RunOptions())
+
+
+class _Binding:
+    def __init__(self, real: Any) -> None:
+        self.real, self.addresses = real, set[int]()
+        self.get_outputs = real.get_outputs
+
+    def clear_binding_inputs(self) -> None:
+        self.real.clear_binding_inputs()
+        self.addresses.clear()
+
+    def clear_binding_outputs(self) -> None:
+        self.real.clear_binding_outputs()
+
+    def bind_input(self, name: str, device: str, ordinal: int, *rest: Any) -> None:
+        assert (device, ordinal) == ("cuda", 0)
+        self.addresses.add(rest[-1])
+        self.real.bind_input(name, "cpu", 0, *rest)
+
+    def bind_output(self, name: str, device: str, ordinal: int, *rest: Any) -> None:
+        assert (device, ordinal) == ("cuda", 0)
+        self.addresses |= set(rest[-1:])
+        self.real.bind_output(name, "cpu", 0, *rest)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
+    driver, found = FakeDriver(eager=True), Opened()
+    monkeypatch.setattr(cuda, "load", lambda: driver)
+    monkeypatch.setattr(sessions, "open_on_device", found)
+    monkeypatch.setattr(sessions, "device_provider", lambda: sessions.CUDA_PROVIDER)
+    write_fake_pack(tmp_path / "kernels", "sm_89")
+    monkeypatch.setattr(engine, "kernels_for", lambda architecture: tmp_path / "kernels")
+    return found
+
+
+@pytest.fixture
+def made(opened: Opened, tiny_bundle: Bundle) -> Iterator[OrtCudaEngine]:
+    made = OrtCudaEngine(tiny_bundle)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++2m"])
+def test_images_on_a_fake_driver_are_those_of_the_cpu_to_the_bit(
+    made: OrtCudaEngine, tiny_bundle: Bundle, sampler: str
+) -> None:
+    request: dict[str, Any] = {"n": 11, "seed": 5, "sampler": sampler, "num_steps": 5, "indicator_guidance_scale": 2.5}
+    ours, theirs = Pipeline(tiny_bundle, made), Pipeline(tiny_bundle, OrtEngine(tiny_bundle, threads=1))
+    np.testing.assert_array_equal(ours.generate(**request).images, theirs.generate(**request).images)
+
+
+def test_each_set_of_shapes_is_a_graph_over_fixed_addresses(opened: Opened, made: OrtCudaEngine) -> None:
+    pipeline = Pipeline(made._bundle, made)
+    pipeline.generate(n=3, num_steps=4)
+    runs = [run for run in opened.runs if run[0] == "denoiser.onnx" and run[1] != "-1"]
+    addresses = {graph: {places for name, number, places in runs if number == graph} for _, graph, _ in runs}
+    assert all(len(places) == 1 for places in addresses.values())
+    assert {graph for name, graph, _ in opened.runs if name == "conditioner.onnx"} == {"-1"}
+
+
+def test_sessions_queue_on_the_engines_own_stream(opened: Opened, made: OrtCudaEngine) -> None:
+    assert {asked["stream"] for asked in opened.asked} == {made._stream.handle}
+    assert {asked["path"]: asked["graphs"] for asked in opened.asked} == {
+        "conditioner.onnx": False,
+        "denoiser.onnx": True,
+        "decoder.onnx": True,
+    }
+
+
+def test_what_the_manifest_says(made: OrtCudaEngine) -> None:
+    manifest = Pipeline(made._bundle, made).generate(num_steps=1).manifest
+    assert (manifest["backend"], manifest["precision"]) == ("onnxruntime", "fp32")
+    said = {name: manifest["versions"][name] for name in ("onnxruntime", "provider", "cuda", "gpu")}
+    assert said == {"onnxruntime": ort.__version__, "provider": sessions.CUDA_PROVIDER, "cuda": "13.1", "gpu": GPU}
+
+
+def test_beyond_so_many_shapes_calls_are_launched(
+    opened: Opened, made: OrtCudaEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "_MOST_CALLS", 1)
+    pipeline = Pipeline(made._bundle, made)
+    pipeline.generate(n=1, num_steps=2)
+    assert "others are launched" in caplog.text
+    assert {graph for name, graph, _ in opened.runs if name == "denoiser.onnx"} <= {"-1", "1"}
+
+
+def test_shapes_that_a_graph_does_not_take(made: OrtCudaEngine) -> None:
+    with pytest.raises(DdmError, match=r"decoder.onnx refused its inputs \(x0 \[1, 3, 2\]\)"):
+        made.decoder(made.array(np.zeros((1, 3, 2), np.float32)))
+
+
+def test_a_provider_that_does_not_start_is_no_silent_fallback(
+    opened: Opened, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real session: onnxruntime without CUDA takes the CPU, and says so in a log line alone."""
+    monkeypatch.undo()
+    driver = FakeDriver(eager=True)
+    monkeypatch.setattr(cuda, "load", lambda: driver)
+    with pytest.raises(DdmError, match=r"ONNX Runtime took CPUExecutionProvider; expected CUDAExecutionProvider"):
+        sessions.open_on_device(tiny_bundle.graphs["decoder"], sessions.CUDA_PROVIDER, 0, 1, graphs=False)
+
+
+def test_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> None:
+    assert sessions.device_provider() is None
+    reason = OrtCudaEngine.unavailable(tiny_bundle, CUDA_DEVICE)
+    assert reason is not None
+    assert "this build of onnxruntime is for CPUs" in reason
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in reason
+    with pytest.raises(BackendUnavailable, match="is for CPUs"):
+        OrtCudaEngine(tiny_bundle)
+    monkeypatch.setattr(sessions, "_is_installed", lambda wheel: True)
+    reason = OrtCudaEngine.unavailable(tiny_bundle, CUDA_DEVICE)
+    assert reason is not None
+    assert "are both installed and overwrite each other's files" in reason
+
+
+def test_its_place_is_after_torch_and_before_the_cpus() -> None:
+    names = [row.name for row in backends.TABLE]
+    assert names.index("torch on cuda") < names.index("onnxruntime on cuda") < names.index("openvino")
