@@ -2,9 +2,10 @@
 
     python benchmarks/hoisting.py --work DIR
 
-SD 1.5's UNet with a quarter of its channels, the indicator in it and random weights, exported both ways as the product
-exports. Calls are timed on ONNX Runtime with one thread, interleaved; each figure is CPU time, so that other processes
-on the machine count little. The largest difference between what both denoisers give is recorded.
+SD 1.5's UNet with a quarter of its channels, the indicator in it and random weights, exported both ways as `ddm-rt
+export` does, with `--precompute-kv` and without it. Calls are timed on ONNX Runtime with one thread, interleaved; each
+figure is CPU time, so that other processes on the machine count little. The largest difference between what both
+denoisers give is recorded, and how many matrix products each graph has.
 """
 
 import argparse
@@ -22,7 +23,6 @@ import onnxruntime as ort
 import render
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from full_size_models import INDICATOR_TOKENS, TOKENS, Denoiser, context_dim, make_unet
 from measured_steps import commit
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ from torch import Tensor, nn
 from ddm_rt import graph_files
 from ddm_rt.engine.machine import processor
 from ddm_rt.export import graph
-from ddm_rt.kernels.indicator_attention import indicator_attention
-from ddm_rt.model.indicator import IndicatorAttnProcessor
+from ddm_rt.model import keys_values
 
 SCALE = 1 / 16  # of the parameters: a quarter of the channels
 CASES = ((1, 32), (4, 32), (1, 48))  # rows of one call, latent side
@@ -44,80 +43,29 @@ WIDTHS = {"SD 1.5": 5 * 320 + 5 * 640 + 6 * 1280, "SDXL": 10 * 640 + 60 * 1280}
 DIMS = {"SD 1.5": 768, "SDXL": 2048}  # of a token
 
 
-class ReadyProcessor:
-    """Cross-attention whose keys and values are given: `ready[name]` is k, v, k_ind, v_ind, each [B,T|M,H·D]."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        ready: Mapping[str, tuple[Tensor, ...]] | None = None,
-        code_scale: Tensor | None = None,
-    ) -> Tensor:
-        assert ready is not None
-        heads = [x.view(*x.shape[:2], attn.heads, -1) for x in (attn.to_q(hidden_states), *ready[self.name])]
-        projected: Tensor = attn.to_out[1](attn.to_out[0](indicator_attention(*heads, code_scale).flatten(2)))
-        return projected
-
-
-class SelfProcessor(AttnProcessor2_0):  # type: ignore[misc]
-    """diffusers' processor; ignores what is for the others."""
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        ready: Mapping[str, tuple[Tensor, ...]] | None = None,
-        code_scale: Tensor | None = None,
-    ) -> Tensor:
-        out: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        return out
-
-
 class Projections(nn.Module):
-    """Text and indicator tokens -> every layer's keys and values: the conditioner's part where they are hoisted."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList()
-        for name, module in unet.named_modules():
-            if isinstance(module, Attention) and name.endswith("attn2"):
-                own = module.processor
-                assert isinstance(own, IndicatorAttnProcessor)
-                self.layers.append(nn.ModuleList((module.to_k, module.to_v, own.to_k_ind, own.to_v_ind)))
-
-    def forward(self, text: Tensor, indicator: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            project(tokens)
-            for layer in self.layers
-            for project, tokens in zip(layer, (text, text, indicator, indicator), strict=True)  # type: ignore[call-overload]
-        )
-
-
-class ReadyDenoiser(nn.Module):
-    """The UNet as `output = denoiser(x_t, t, code_scale, keys and values of every layer)`."""
+    """Text and indicator tokens -> keys and values: the conditioner's part where they are ready."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
-        self.names = [name.removesuffix(".processor") for name in unet.attn_processors]
-        self.cross = [name for name in self.names if name.endswith("attn2")]
-        unet.set_attn_processor(
-            {f"{n}.processor": ReadyProcessor(n) if n in self.cross else SelfProcessor() for n in self.names}
-        )
 
-    def forward(self, x_t: Tensor, t: Tensor, code_scale: Tensor, *made: Tensor) -> Tensor:
-        ready = {name: made[4 * i : 4 * i + 4] for i, name in enumerate(self.cross)}
-        kwargs = {"ready": ready, "code_scale": code_scale}
+    def forward(self, text: Tensor, indicator: Tensor) -> Tensor:
+        return keys_values.pack(self.unet, text, indicator)
+
+
+class ReadyDenoiser(nn.Module):
+    """The UNet as `output = denoiser(x_t, t, keys_values, code_scale)`."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x_t: Tensor, t: Tensor, packed: Tensor, code_scale: Tensor) -> Tensor:
+        kwargs = {
+            "ready": keys_values.unpack(self.unet, packed, INDICATOR_TOKENS),
+            "indicator_scale": code_scale,
+        }
         out: Tensor = self.unet(x_t, t, None, cross_attention_kwargs=kwargs, return_dict=False)[0]
         return out
 
@@ -147,10 +95,10 @@ def export(work: Path) -> dict[str, Path]:
     projections = Projections(unet).eval()
     tokens = {name: given[name] for name in ("text_tokens", "indicator_tokens")}
     with torch.inference_mode():
-        made = {f"kv_{i}": tensor.clone() for i, tensor in enumerate(projections(*tokens.values()))}
-    free |= {name: {0: "batch"} for name in made}
-    graph_files.save({paths["projections"]: graph.trace(projections, tokens, list(made), free)})
-    call = {name: given[name] for name in ("x_t", "t", "code_scale")} | made
+        packed = projections(*tokens.values()).clone()
+    free |= {"keys_values": {0: "batch"}}
+    graph_files.save({paths["projections"]: graph.trace(projections, tokens, ["keys_values"], free)})
+    call = {"x_t": given["x_t"], "t": given["t"], "keys_values": packed, "code_scale": given["code_scale"]}
     graph_files.save({paths["ready"]: graph.trace(ReadyDenoiser(unet).eval(), call, ["output"], free)})
     return paths
 
@@ -165,9 +113,8 @@ def feeds(sessions: Mapping[str, Any], batch: int, side: int) -> dict[str, dict[
     """Inputs of each graph for one call; the keys and values are those of the same tokens."""
     given = {name: tensor.numpy() for name, tensor in draw(batch, (side, side), context_dim(SCALE)).items()}
     tokens = {name: given[name] for name in ("text_tokens", "indicator_tokens")}
-    names = [item.name for item in sessions["projections"].get_outputs()]
-    made = dict(zip(names, sessions["projections"].run(None, tokens), strict=True))
-    ready = {name: given[name] for name in ("x_t", "t", "code_scale")} | made
+    (packed,) = sessions["projections"].run(None, tokens)
+    ready = {name: given[name] for name in ("x_t", "t", "code_scale")} | {"keys_values": packed}
     return {"tokens": given, "ready": ready, "projections": tokens}
 
 
@@ -194,6 +141,11 @@ def measure(sessions: Mapping[str, Any], batch: int, side: int, rounds: int) -> 
             for name in ("tokens", "ready")
         },
     }
+
+
+def products(path: Path) -> int:
+    """How many matrix products the graph has."""
+    return sum(node.op_type in ("MatMul", "Gemm") for node in graph_files.read_model(path).graph.node)
 
 
 def full_size_bytes() -> dict[str, dict[str, int]]:
@@ -225,6 +177,7 @@ def main() -> None:
         "load_average": os.getloadavg(),
         "versions": {name: version(name) for name in ("onnxruntime", "onnx", "torch", "diffusers")},
         "rounds": arguments.rounds,
+        "products": {name: products(path) for name, path in paths.items()},
         "commit": commit(),
         "rows": rows,
         "full_size_bytes_per_row": full_size_bytes(),

@@ -84,6 +84,7 @@ def _hoisting(record: Line) -> str:
         f"{name} {size['tokens'] / 2**20:.2f} MiB of tokens, {size['ready'] / 2**20:.1f} MiB of keys and values"
         for name, size in record["full_size_bytes_per_row"].items()
     )
+    products = record["products"]
     names = ("rows", "latent side", "tokens, ms", "keys and values, ms", "saved", "making them, ms")
     return (
         "## Hoisting: tokens, or keys and values made once per prompt\n\n"
@@ -91,7 +92,8 @@ def _hoisting(record: Line) -> str:
         f"ONNX Runtime {record['versions']['onnxruntime']}, one thread. CPU milliseconds of one denoiser call,\n"
         f"median and quartiles of {record['rounds']} interleaved calls; saved: by keys and values, paired.\n\n"
         + table((*names, "bytes a row, tokens", "bytes a row, keys and values"), rows)
-        + f"\nAt full size one row of `cond` is, in float32: {sizes}.\n"
+        + f"\nThe graphs have {products['tokens']} and {products['ready']} matrix products. "
+        + f"At full size one row of `cond` is, in float32: {sizes}.\n"
     )
 
 
