@@ -73,13 +73,14 @@ def _sizes(path: Path, seconds: dict[str, float]) -> dict[str, Any]:
 
 def build(part: str, work: Path, sm: str) -> dict[str, Any]:
     """One plan from the project's own builder, with the profiles of `ddm-rt build`, for a card that needn't be here."""
-    from ddm_rt.engine.tensorrt import build_process
-    from ddm_rt.engine.tensorrt.build import DEFAULT_BATCH, decoder_batch
+    from ddm_rt.engine.tensorrt import build_process, flavours
+    from ddm_rt.engine.tensorrt.build import decoder_batch, default_batch
     from ddm_rt.engine.tensorrt.build_worker import Request
     from ddm_rt.engine.tensorrt.plans import Range
 
-    alone = (Range(min=1, opt=1, max=DEFAULT_BATCH[-1].max),)
-    batches = {"unet": DEFAULT_BATCH, "vae_decoder": decoder_batch(DEFAULT_BATCH)}.get(part, alone)
+    unet = default_batch(flavours.TABLE["tensorrt-rtx"])
+    alone = (Range(min=1, opt=1, max=unet[-1].max),)
+    batches = {"unet": unet, "vae_decoder": decoder_batch(unet)}.get(part, alone)
 
     request = Request(
         module="tensorrt_rtx",

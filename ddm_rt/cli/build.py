@@ -26,7 +26,7 @@ def build(
     batch: Annotated[
         str | None,
         Option(
-            help="Batch sizes. For TensorRT MIN,OPT,MAX, by default 1 to 32 with profiles for 2, 8 and 32. "
+            help="Batch sizes. For TensorRT MIN,OPT,MAX, by default 1,8,32 (tensorrt: tuned for 2, 8 and 32). "
             "For torch each one, by default 1,2,8,16."
         ),
     ] = None,

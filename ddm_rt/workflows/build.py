@@ -34,8 +34,8 @@ def build_plans(
 ) -> list[build.Built]:
     """Plans of the bundle `source` (or of its copy at `out`) for each architecture; the present GPU's without any.
 
-    `batch` and `size` (pixels a side) are the smallest, the best and the largest; by default there are profiles for
-    one image, for a few and for many. `plain` asks for attention of plain operators in place of our plugin. Where a
+    `batch` and `size` (pixels a side) are the smallest, the best and the largest; by default the
+    profiles are the flavour's. `plain` asks for attention of plain operators in place of our plugin. Where a
     build fails, the plans before it stay, and a copy that was made for this is gone.
 
     Raises DdmError for bad input of any kind, BackendUnavailable where the flavour can't build here.
@@ -49,7 +49,7 @@ def build_plans(
     bundle = Bundle.load(source)
     options = build.options(
         bundle.config,
-        build.DEFAULT_BATCH if batch is None else [_range(batch)],
+        build.default_batch(flavour) if batch is None else [_range(batch)],
         None if size is None else _range(size),
         plain,
     )

@@ -22,7 +22,7 @@ def sm(architecture: str) -> int:
     return int(architecture.removeprefix("sm_"))
 
 
-@pytest.mark.slow(reason="eighty real builds; those of `built` are quick")
+@pytest.mark.slow(reason="seventy-five real builds; those of `built` are quick")
 @pytest.mark.parametrize("precision", Precision)
 def test_each_architecture_takes_the_precisions_that_its_row_names(
     precision: Precision, ddm_rt: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -50,7 +50,9 @@ def test_each_architecture_takes_the_precisions_that_its_row_names(
     assert len(built) == sum(sm(architecture) >= RTX.precisions[precision] for architecture in RTX.architectures) > 2
     for name in plans.names(bundle):
         key = plans.read_key(bundle.path / plans.ROOT / name / plans.KEY)
-        assert key.parts.options == build.options(bundle.config)
+        assert key.parts.options == build.options(bundle.config, build.default_batch(RTX))
         assert key.parts.options.precision is precision
-        assert len(key.engines["denoiser"].profiles) == len(build.DEFAULT_BATCH)
+        for engine, ranges in (("denoiser", build.default_batch(RTX)), ("decoder", key.parts.options.decoder_batch)):
+            found = [[shape[0] for shape in next(iter(each.values()))] for each in key.engines[engine].profiles]
+            assert found == [[axis.min, axis.opt, axis.max] for axis in ranges]
         print(name, precision, {engine: figures["build_s"] for engine, figures in key.build.items()})

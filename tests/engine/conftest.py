@@ -18,7 +18,7 @@ def built(tiny_bundle: Bundle, shared_folder: Path) -> Bundle:
     def make(place: Path) -> None:
         bundle = Bundle.load(shutil.copytree(tiny_bundle.path, place))
         said: list[str] = []
-        options = build.options(bundle.config)
+        options = build.options(bundle.config, build.default_batch(flavours.TABLE["tensorrt-rtx"]))
         target = build.Target("sm_89", plans.NO_GPU)
         assert build.build(bundle, flavours.TABLE["tensorrt-rtx"], target, options, progress=said.append).fresh
         assert {line.split(":")[0] for line in said} == {

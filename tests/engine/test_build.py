@@ -27,8 +27,11 @@ RTX = flavours.TABLE["tensorrt-rtx"]
 SM_89 = build.Target("sm_89", plans.NO_GPU)
 
 
+ALL_BATCHES = build.default_batch(RTX)
+
+
 def options_of(bundle: Bundle, *batch: plans.Range) -> plans.Options:
-    return build.options(bundle.config, batch or build.DEFAULT_BATCH)
+    return build.options(bundle.config, batch or ALL_BATCHES)
 
 
 def copy_of(bundle: Bundle, folder: Path) -> Bundle:
@@ -49,7 +52,7 @@ def test_all_three_graphs_are_built_and_keyed(built: Bundle, tiny_bundle: Bundle
         assert plan.engine(name).stat().st_size > 10_000
         assert plan.key.build[name]["peak_rss_mib"] > 50
     latents = {name: batches_of(plan.key.engines[name], "x0" if name == "decoder" else "x_t") for name in LATENT}
-    assert latents == {"denoiser": [(1, 2, 8), (2, 8, 32), (8, 32, 32)], "decoder": [(1, 2, 4), (1, 4, 4)]}
+    assert latents == {"denoiser": [(1, 8, 32)], "decoder": [(1, 4, 4)]}
     assert batches_of(plan.key.engines["conditioner"], "code") == [(1, 1, 32)]  # int64, as it is in the graph
     assert built.bundle_id == tiny_bundle.bundle_id
 
@@ -133,7 +136,7 @@ def test_an_up_to_date_plan_is_kept_until_something_changes_on_a_fake_builder(
 
 def test_options_follow_the_bundle(tiny_bundle: Bundle) -> None:
     size = plans.Range(min=16, opt=16, max=32)
-    made = build.options(tiny_bundle.config, build.DEFAULT_BATCH, size)
+    made = build.options(tiny_bundle.config, ALL_BATCHES, size)
     assert made.height == made.width == plans.Range(min=8, opt=8, max=16)  # 2 pixels for each number
     assert made.tokens == plans.Range(min=1, opt=1, max=1)
     assert not made.plain
@@ -150,9 +153,12 @@ def test_the_decoder_takes_few_rows_and_always_a_single_one(
     assert [(axis.min, axis.opt, axis.max) for axis in made.decoder_batch] == [decoder]
 
 
-def test_every_size_has_a_default_profile_that_takes_it_and_its_neighbours_best() -> None:
-    ranges = build.DEFAULT_BATCH
-    assert [axis.opt for axis in ranges] == sorted(axis.opt for axis in ranges)
+@pytest.mark.parametrize("flavour", flavours.TABLE.values(), ids=lambda flavour: flavour.name)
+def test_the_default_profile_that_is_tuned_for_the_nearest_size_takes_it(flavour: flavours.Flavour) -> None:
+    ranges = build.default_batch(flavour)
+    assert [axis.opt for axis in ranges] == {"tensorrt": [2, 8, 32], "tensorrt-rtx": [8]}[flavour.name]
+    decoder = {(axis.min, axis.opt, axis.max) for axis in build.decoder_batch(ranges)}
+    assert decoder == {"tensorrt": {(1, 2, 4), (1, 4, 4)}, "tensorrt-rtx": {(1, 4, 4)}}[flavour.name]
     for size in range(1, 33):
         nearest = min(ranges, key=lambda axis: abs(axis.opt - size))
         assert nearest.min <= size <= nearest.max
@@ -161,7 +167,7 @@ def test_every_size_has_a_default_profile_that_takes_it_and_its_neighbours_best(
 def test_contexts_are_as_long_as_the_tokenizers_say(tiny_bundle: Bundle) -> None:
     def options(*lengths: int) -> plans.Options:
         text = tuple(TextSpec(tokenizer="tokenizer/t.json", input="ids", max_length=n, pad_id=0) for n in lengths)
-        return build.options(tiny_bundle.config.model_copy(update={"text": text}))
+        return build.options(tiny_bundle.config.model_copy(update={"text": text}), ALL_BATCHES)
 
     assert options(77, 77).tokens == plans.Range(min=77, opt=77, max=77)
     with pytest.raises(DdmError, match=r"bundle: field text: lengths \[77, 128\]; expected one"):
@@ -177,7 +183,7 @@ def test_a_profile_whose_min_exceeds_its_max_is_refused(tiny_bundle: Bundle, low
 
 def test_a_size_that_the_model_cannot_have_is_refused(tiny_bundle: Bundle) -> None:
     with pytest.raises(DdmError, match="--size: 17 pixels; this bundle's sides are multiples of 2"):
-        build.options(tiny_bundle.config, build.DEFAULT_BATCH, plans.Range(min=16, opt=17, max=20))
+        build.options(tiny_bundle.config, ALL_BATCHES, plans.Range(min=16, opt=17, max=20))
 
 
 def test_targets_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def test_the_second_process_compiles_nothing(
     assert len(first) == len(set(first)) > 6, "the probe's sizes, of three networks, and all share one cache"
     (file,) = cache.iterdir()
     assert file.name.endswith("-fake-gpu-cuda-13.1.cache")
+    written = file.stat().st_mtime_ns
     assert compiled(machine, planned) == []
+    assert file.stat().st_mtime_ns == written
     assert list(warnings(caplog)) == []
     # Another size of image is compiled in its turn, and kept beside the rest.
     assert len(compiled(machine, planned, height=2 * planned.config.image_size)) > 4

@@ -17,12 +17,6 @@ Progress = Callable[[str], None]  # one line: what is being built, and which pha
 
 _MARGIN_BYTES = 64 * 2**20  # a plan holds code beside its weights
 _TIMING_CACHE = "timing.cache"
-# Profiles for one image, for a few and for many. Each reaches to the size that its neighbour is tuned for.
-DEFAULT_BATCH = (
-    plans.Range(min=1, opt=2, max=8),
-    plans.Range(min=2, opt=8, max=32),
-    plans.Range(min=8, opt=32, max=32),
-)
 # Of one call: a VAE's norm over 32 images of 512x512 pixels alone would hold 8 GiB.
 DECODER_ROWS = 4
 
@@ -44,9 +38,14 @@ class Built:
     fresh: bool
 
 
+def default_batch(flavour: Flavour) -> plans.Ranges:
+    """Batch ranges of a denoiser's profiles, where nobody names one."""
+    return tuple(plans.Range(min=low, opt=best, max=high) for low, best, high in flavour.batches)
+
+
 def options(
     config: RuntimeConfig,
-    batch: Sequence[plans.Range] = DEFAULT_BATCH,
+    batch: Sequence[plans.Range],
     size: plans.Range | None = None,
     plain: bool = False,
 ) -> plans.Options:
