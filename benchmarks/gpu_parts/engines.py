@@ -32,8 +32,8 @@ def section_engines(record: Record, rig: Rig) -> None:
     if record.rows:  # of a process that was cut off: all of it is quick beside the builds, which come last
         record.rows.clear()
     bundle = Bundle.load(asset("digits"))
-    expected = Pipeline.load(bundle, backend="onnxruntime", threads=1).generate(n=IMAGES, seed=0).images
-    onnxruntime_cuda(record, bundle)
+    expected = Pipeline.load(bundle, backend="onnxruntime", threads=1, device="cpu").generate(n=IMAGES, seed=0).images
+    onnxruntime_cuda(record, bundle, expected)
     for backend in FLAVOURS:
         if (reason := cannot_build(backend)) is not None:
             record.leave_out(f"{backend}: {reason}")
@@ -124,38 +124,24 @@ def rate(record: Record, backend: str, pipeline: Any, batch: int) -> None:
     )
 
 
-def onnxruntime_cuda(record: Record, bundle: Any) -> None:
-    """The denoiser's graph alone: our backend runs ONNX Runtime on the CPU."""
-    import onnxruntime as ort
+def onnxruntime_cuda(record: Record, bundle: Any, expected: Any) -> None:
+    """Our engine on ONNX Runtime's provider for CUDA devices."""
+    from ddm_rt.engine import backends
+    from ddm_rt.engine.devices import CUDA_DEVICE
+    from ddm_rt.errors import DdmError
+    from ddm_rt.sample.pipeline import Pipeline
 
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        record.leave_out("ONNX Runtime on the GPU: no CUDA provider in this onnxruntime")
+    if (reason := backends.unavailable("onnxruntime", bundle, CUDA_DEVICE)) is not None:
+        record.leave_out(f"onnxruntime on cuda: {reason}")
         return
-    graph = bundle.graphs["denoiser"]
-    host = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    device = ort.InferenceSession(graph, providers=["CUDAExecutionProvider"])
-    # A provider that can't start is replaced by the CPU with only a log line.
-    if device.get_providers()[0] != "CUDAExecutionProvider":
-        record.add(backend="onnxruntime-cuda", passed=False, error=f"fell back to {device.get_providers()}")
+    try:
+        pipeline = Pipeline.load(bundle, backend="onnxruntime", device="cuda")
+        found = pipeline.generate(n=IMAGES, seed=0).images
+    except DdmError as error:
+        record.add(backend="onnxruntime on cuda", passed=False, error=str(error))
         return
-    generator = np.random.default_rng(0)
-    size = {"batch": 8, "tokens": 1, "height": bundle.config.latent_shape[1], "width": bundle.config.latent_shape[2]}
-    inputs = {
-        value.name: generator.standard_normal([size.get(n, n) for n in value.shape]).astype(np.float32)
-        for value in host.get_inputs()
-    }
-    expected, found = host.run(None, inputs)[0], device.run(None, inputs)[0]
-    worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
-    times: list[float] = []
-    for _ in range(20):
-        start = time.perf_counter()
-        device.run(None, inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    # Convolutions may use TF32 there, with ten bits.
-    record.add(
-        backend="onnxruntime-cuda", part="denoiser", batch=8, error=worst, passed=worst <= 5e-3, **_milliseconds(times)
-    )
-
-
-def _milliseconds(times: list[float]) -> dict[str, float]:
-    return {f"ms_{key}": value for key, value in quantiles(times).items()}
+    worst = int(np.abs(found.astype(int) - expected.astype(int)).max())
+    record.add(backend="onnxruntime on cuda", images=IMAGES, grey_levels=worst, passed=worst <= 1)
+    for batch in THROUGHPUT_BATCHES:
+        if record.room(f"onnxruntime on cuda, batch {batch}", 3):
+            rate(record, "onnxruntime on cuda", pipeline, batch)
