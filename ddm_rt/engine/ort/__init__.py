@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions that are run by IO binding, on the CPU and on a CUDA device."""
+"""ONNX Runtime on a CUDA device: its sessions, run by IO binding, and the engine over them."""

@@ -38,6 +38,8 @@ class BoundSession:
         self.inputs = {item.name: _dtype(item) for item in session.get_inputs()}
         self.outputs = {item.name: _dtype(item) for item in session.get_outputs()}
         self._binding = session.io_binding()
+        self._bound_inputs: dict[str, Addressed] = {}  # what is bound is an address: equal ones needn't be again
+        self._bound_outputs: dict[str, Addressed] = {}
         self._options = ort.RunOptions()
         if place.device != "cpu":
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -45,8 +47,10 @@ class BoundSession:
     def first(self, inputs: Mapping[str, Addressed]) -> dict[str, ort.OrtValue]:
         """The outputs, in ONNX Runtime's memory: a run for which nobody need know their shapes."""
         self._bind(inputs)
+        self._binding.clear_binding_outputs()
+        self._bound_outputs.clear()
         for name in self.outputs:
-            self._binding.bind_output(name, self._place.device, self._place.ordinal)
+            self._binding.bind_output(name, *self._place)
         self._run(_NOT_CAPTURED)
         return dict(zip(self.outputs, self._binding.get_outputs(), strict=True))
 
@@ -56,14 +60,19 @@ class BoundSession:
         """
         self._bind(inputs)
         for name, array in outputs.items():
-            self._binding.bind_output(name, *self._place, array.dtype.type, array.shape, array.pointer)
+            if self._bound_outputs.get(name) != array:
+                self._binding.bind_output(name, *self._place, array.dtype.type, array.shape, array.pointer)
+                self._bound_outputs[name] = array
         self._run(_NOT_CAPTURED if graph is None else str(graph))
 
     def _bind(self, inputs: Mapping[str, Addressed]) -> None:
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
+        if inputs.keys() != self._bound_inputs.keys():
+            self._binding.clear_binding_inputs()
+            self._bound_inputs.clear()
         for name, array in inputs.items():
-            self._binding.bind_input(name, *self._place, array.dtype.type, array.shape, array.pointer)
+            if self._bound_inputs.get(name) != array:  # of a loop's inputs most stay where they are
+                self._binding.bind_input(name, *self._place, array.dtype.type, array.shape, array.pointer)
+                self._bound_inputs[name] = array
 
     def _run(self, graph: str) -> None:
         if self._place.device != "cpu":
