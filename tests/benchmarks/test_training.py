@@ -9,8 +9,9 @@ import pytest
 import run
 import torch
 from bench_parts.workers import Call
+from pages import training as page
 from peers import Configuration, training
-from registry import OURS_LORA, SCRIPT_LORA_CACHED, Case
+from registry import BENCHMARKS, OURS_LORA, SCRIPT_LORA_CACHED, Case
 from subjects import Subject
 
 from ddm_rt.errors import DdmError
@@ -53,6 +54,12 @@ def test_codes_train_the_head_and_the_indicator_too(subject: Subject) -> None:
 def test_a_model_that_is_no_checkpoint_is_refused() -> None:
     with pytest.raises(DdmError, match="subject small: it is no checkpoint"):
         training.OursLora(Subject(name="small", bundle="b"), 1)
+
+
+def test_the_page_knows_the_configurations_by_their_names() -> None:
+    (case,) = BENCHMARKS["train"].cases
+    named = {each.name for configurations in case.sets for each in configurations}
+    assert named == {page.SCRIPT, page.CACHED, page.OURS, page.CODES}
 
 
 @pytest.mark.slow(reason="each configuration is a process that imports everything first")
