@@ -27,6 +27,14 @@ INDICATOR_BF16 = Configuration(
 )
 OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", "bf16", {"precision": "bf16"})
 
+# What the script does in a step: `peers/training.py`. Ours encodes images and prompts before the first one.
+SCRIPT_LORA = Configuration("diffusers' LoRA script", "script-lora", "fp32")
+SCRIPT_LORA_CACHED = Configuration(
+    "diffusers' LoRA script, latents and texts ready", "script-lora", "fp32", {"cached": True}
+)
+OURS_LORA = Configuration("ours, no indicator", "ours-lora", "fp32")
+OURS_LORA_CODES = Configuration("ours, codes", "ours-lora", "fp32", {"indicator": True})
+
 _FLOAT = (EAGER, COMPILED, ORT, OURS_ORT, OPENVINO, OURS_OPENVINO)
 _LOW = (EAGER, EAGER_BF16, COMPILED_BF16, OPENVINO_BF16, OURS_BF16)
 
@@ -81,6 +89,19 @@ BENCHMARKS: dict[str, Benchmark] = {
             Case("small, batch 2", "small", Call("step", 2), (_TORCH,), 60),
             Case("small, batch 16", "small", Call("step", 16), (_TORCH,), 30),
             Case("sd15, 32x32 latents, batch 2", "sd15", Call("step", 2, side=32), ((*_TORCH, TUNED_BF16),), 15),
+        ),
+    ),
+    "train": Benchmark(
+        "one optimizer step of LoRA at Stable Diffusion 1.5's size, 256x256 pixels: ours against diffusers' own script",
+        ("tests/train/test_latent.py", "tests/train/test_loop.py"),
+        (
+            Case(
+                "sd15, 32x32 latents, batch 1",
+                "sd15-checkpoint",
+                Call("train", 1, side=32),
+                ((SCRIPT_LORA, SCRIPT_LORA_CACHED, OURS_LORA), (SCRIPT_LORA, OURS_LORA_CODES)),
+                9,
+            ),
         ),
     ),
     "branches": Benchmark(

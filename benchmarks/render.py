@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, speed, studies
+from pages import digits, faces, fair_throughput, speed, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -25,6 +25,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "calibration.md": ("calibration", studies.calibration_page),
     "drift.md": ("drift", studies.drift_page),
     "step.md": ("step", lambda results: rows.markdown(rows.read(results / "step.jsonl"))),
+    "train.md": ("train", training.page),
     "fair_throughput.md": ("fair_throughput", fair_throughput.page),
     "fair_throughput.svg": ("fair_throughput", fair_throughput.chart),
     "fair_throughput_ladder.svg": ("fair_throughput", fair_throughput.ladder),

@@ -49,7 +49,8 @@ def measure(name: str, case: Case, subject: Subject, threads: int, rounds: int, 
         timed = side_by_side([(each, subject) for each in configurations], threads, case.call, rounds)
         for each in timed:
             if each.configuration.name not in found:
-                row = _row(name, case, each, timed[0], threads, work, command, _error(subject, each, timed[0]))
+                error = None if case.call.kind == "train" else _error(subject, each, timed[0])
+                row = _row(name, case, each, timed[0], threads, work, command, error)
                 found[row.configuration] = row
                 print(f"{case.name}: {row.configuration} {row.latency_p50_ms:.4g} ms, {row.speedup:.2f}x", flush=True)
     return list(found.values())
@@ -101,7 +102,7 @@ def _row(
 
 
 def _error(subject: Subject, timed: Timed, baseline: Timed) -> float | None:
-    """Relative root mean square of the first output; None where the two don't compute the same function."""
+    """Relative root mean square of the first output; None where the two don't compute the same function, or draw."""
     found, expected = timed.output, baseline.output
     bare = {each.configuration.peer in BARE for each in (timed, baseline)}  # of a checkpoint: without the indicator
     if timed is baseline or found.shape != expected.shape or (subject.checkpoint is not None and len(bare) > 1):

@@ -1,7 +1,7 @@
 """The models that are timed: where their bundles are, and how those with random weights are made.
 
     python benchmarks/subjects.py small --work DIR
-    python benchmarks/subjects.py sd15 --work DIR [--scale 1.0]
+    python benchmarks/subjects.py sd15|sd15-checkpoint --work DIR [--scale 1.0]
 
 `digits` is the shipped bundle's architecture, trained or not; `small` has 5.2 M parameters on 16x16 latents; `sd15` is
 Stable Diffusion 1.5 as published. Speed doesn't depend on weights, and theirs are drawn.
@@ -41,7 +41,7 @@ class Subject(Frozen):
     """One model as its bundles; plain data, which goes to a worker process as JSON."""
 
     name: str
-    bundle: str  # fp32
+    bundle: str = ""  # fp32; none where only a checkpoint is trained on
     converted: dict[str, str] = Field(default_factory=dict)  # precision -> bundle
     checkpoint: str | None = None  # diffusers' folder, of models that came from one
 
@@ -61,6 +61,16 @@ def digits(work: Path, scale: float = 1.0) -> Subject:
 def small(work: Path, scale: float = 1.0) -> Subject:
     config = resolve("digits", {"model.unet": _SMALL, "data.image_size": 64})
     return _pixel("small", config, work, (Precision.BF16, Precision.INT8))
+
+
+def sd15_checkpoint(work: Path, scale: float = 1.0) -> Subject:
+    """Stable Diffusion 1.5's checkpoint alone, to train on."""
+    place = work / f"sd15-{scale:g}" / "checkpoint"
+    if not (place / "model_index.json").exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        writer = Path(__file__).with_name("full_size_sd_checkpoint.py")
+        subprocess.run([sys.executable, str(writer), "sd15", str(place), "--scale", str(scale)], check=True)
+    return Subject(name="sd15-checkpoint", checkpoint=str(place))
 
 
 def sd15(work: Path, scale: float = 1.0) -> Subject:
@@ -84,7 +94,12 @@ def sd15(work: Path, scale: float = 1.0) -> Subject:
     return Subject(name="sd15", bundle=str(bundle), converted={"bf16": str(bf16)}, checkpoint=str(checkpoint))
 
 
-SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {"digits": digits, "small": small, "sd15": sd15}
+SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {
+    "digits": digits,
+    "small": small,
+    "sd15": sd15,
+    "sd15-checkpoint": sd15_checkpoint,
+}
 
 
 def of_bundle(

@@ -1,7 +1,7 @@
 """One configuration in a process of its own: opened, warmed up, then one timed call for each line on stdin.
 
-`benchmarks/run.py` starts it. The first argument is JSON: peer, options, subject, threads, kind ("step" or "images"),
-batch, side, warm_up and `output`, a file for what the first call gave. Each answer is one line of JSON.
+`benchmarks/run.py` starts it. The first argument is JSON: peer, options, subject, threads, kind ("step", "images" or
+"train"), batch, side, warm_up and `output`, a file for what the first call gave. Each answer is one line of JSON.
 """
 
 import json
@@ -38,7 +38,10 @@ def main() -> None:
     inputs = feeds(subject, spec["batch"], spec["side"]) if spec["kind"] == "step" else None
     opening = time.perf_counter()
     peer = peers.load(spec["peer"], subject, spec["threads"], spec["options"])
-    call = peer.images(spec["batch"]) if inputs is None else peer.step(inputs)
+    if spec["kind"] == "train":
+        call = peer.train(spec["batch"], spec["side"])
+    else:
+        call = peer.images(spec["batch"]) if inputs is None else peer.step(inputs)
     first = call()
     cold = time.perf_counter() - opening
     if spec["output"]:

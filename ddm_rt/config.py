@@ -256,6 +256,7 @@ class TrainConfig(Frozen):
     precision: Literal[Precision.FP32, Precision.FP16, Precision.BF16] = Precision.FP32  # autocast; trained ones: fp32
     accumulate: Positive = 1  # batches of `batch_size` whose gradients make one step
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass: less memory
+    compile: bool = False  # the forward and backward pass by torch.compile; takes minutes at the start
 
     @property
     def alpha(self) -> float:
@@ -269,7 +270,7 @@ class TrainConfig(Frozen):
         """Runs without them have the file, and the digest of their checkpoints, that they had before."""
         tree: dict[str, Any] = handler(self)
         if info.mode == "json":
-            for name, default in (("max_repeats", None), ("shift", 0)):
+            for name, default in (("max_repeats", None), ("shift", 0), ("compile", False)):
                 if tree[name] == default:
                     del tree[name]
         return tree

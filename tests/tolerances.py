@@ -16,6 +16,9 @@ ATTENTION_FP32_ABS = 1e-5
 # Attention reference in float64 against the formula number by number.
 ATTENTION_FP64_ABS = 1e-12
 
+# Gradients by torch's attention in float32 against the reference's in float64, relative to the largest.
+ATTENTION_GRADIENT_REL = 1e-5
+
 # Images of one bundle, one machine kind, across thread counts or backends: grey levels.
 IMAGE_GREY_LEVELS = 1
 

@@ -30,9 +30,9 @@ class Timed(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What is called: a denoiser step, or a request for images."""
+    """What is called: a denoiser step, a request for images, or a step of training."""
 
-    kind: str  # "step" or "images"
+    kind: str  # "step", "images" or "train"
     batch: int
     side: int | None = None  # of the latents
 

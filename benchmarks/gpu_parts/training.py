@@ -44,6 +44,9 @@ def section_training(record: Record, rig: Rig) -> None:
         # Two models of the whole UNet with their optimizers fit beside a third, and hardly a fourth.
         if kind == "lora" and record.room("diffusers, compiled", 0 if rig.dry else COMPILE_S):
             makers["diffusers, default"] = partial(diffusers_step, rig, kind, batch, "default")
+        # As `ddm-rt train` has it by default.
+        if kind == "lora" and not rig.dry and record.room("ours, compiled", COMPILE_S):
+            makers["ours with indicator, compiled"] = partial(our_step, rig, kind, batch, indicator=True, compiled=True)
         for name, maker in makers.items():
             with Attempt(record, part=kind, variant=name):
                 before = rig.allocated()
@@ -82,7 +85,7 @@ def _rows(rig: Rig, kind: str, batch: int, steps: dict[str, Step], memory: dict[
     return rows
 
 
-def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
+def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool, compiled: bool = False) -> Step:
     """`Trainer.advance` of ddm_rt on latents and contexts that lie ready."""
     from ddm_rt.config import BaseConfig, DataConfig, IndicatorMode, LoraConfig, RunConfig, TrainConfig
     from ddm_rt.train.checkpoint.model import Captions, LatentSubject
@@ -101,6 +104,7 @@ def our_step(rig: Rig, kind: str, batch: int, *, indicator: bool) -> Step:
             indicator=IndicatorMode.CODES if indicator else IndicatorMode.NONE,
             batch_size=batch,
             precision="bf16",
+            compile=compiled,
             steps=10_000,
         ),
         base=BaseConfig(path="none", sha256="0" * 64),

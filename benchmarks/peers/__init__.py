@@ -13,7 +13,9 @@ Call = Callable[[], NDArray[np.float32]]
 
 
 class Peer(Protocol):
-    """A subject opened by one library. Whatever it prepares once, it prepares when it is made."""
+    """A subject opened by one library. Whatever it prepares once, it prepares when it is made. It has the kinds of call
+    that its cases ask for.
+    """
 
     versions: dict[str, str]
 
@@ -22,6 +24,9 @@ class Peer(Protocol):
 
     def images(self, n: int) -> Call:
         """A request for n images in one batch, ready to run: float32 [n,C,H,W] in [-1, 1], others each time."""
+
+    def train(self, batch: int, side: int) -> Call:
+        """One optimizer step on latents of that side, ready to run: the loss, float32 [1]."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ PEERS: dict[str, tuple[str, str | None]] = {
     "openvino": ("peers.ov:PlainOpenVino", "openvino"),
     "ours": ("peers.ours:Ours", None),
     "ours-compiled": ("peers.ours:OursCompiled", "train"),
+    "script-lora": ("peers.training:ScriptLora", "train"),
+    "ours-lora": ("peers.training:OursLora", "train"),
 }
 
 

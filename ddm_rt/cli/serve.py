@@ -12,6 +12,7 @@ from typer import Argument, Option
 from ddm_rt.cli import options
 from ddm_rt.cli.app import say, serves
 from ddm_rt.config import Frozen, parse
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.request import told_fields
 from ddm_rt.serve.settings import RaySettings, ServeSettings
 
@@ -29,7 +30,7 @@ _BOUNDS, _SCALE, _TOLD = ServeSettings(), RaySettings(), told_fields()
     Access="keys strict_prompt ignore_prompt model_aliases resize origins public_url allowed_hosts",
     Files="provenance provenance_code",
     Judge="judge groups classes",
-    Replicas="replicas max_replicas target_ongoing max_ongoing cpus gpus address dashboard",
+    Replicas="gpus replicas max_replicas target_ongoing max_ongoing cpus gpus_per_replica address dashboard",
     Log="log_level log_prompts traces",
 )
 def serve(
@@ -81,6 +82,9 @@ def serve(
     precision: options.PrecisionName = None,
     mode: options.ModeName = "throughput",
     threads: options.Threads = None,
+    gpus: Annotated[
+        str | None, Option(metavar="all|N", help="A replica on each GPU, or on N of them, by Ray Serve.")
+    ] = None,
     replicas: Annotated[int | None, Option(min=1, help="Processes that make images, by Ray Serve.")] = None,
     max_replicas: Annotated[int | None, Option(min=1, help="Largest number of replicas, under load.")] = None,
     target_ongoing: Annotated[
@@ -92,7 +96,9 @@ def serve(
         Option(min=1, help=f"Largest number of requests in a replica. Others wait. By default {_SCALE.max_ongoing}."),
     ] = None,
     cpus: Annotated[float | None, Option(help=f"CPUs for each replica. By default {_SCALE.cpus:g}.")] = None,
-    gpus: Annotated[float | None, Option(help="GPUs for each replica. Without any, auto stays on the CPU.")] = None,
+    gpus_per_replica: Annotated[
+        float | None, Option(help="GPUs for each of --replicas, such as .5. Without any, they stay on the CPU.")
+    ] = None,
     address: Annotated[str | None, Option("--ray-address", help="Ray cluster, or auto. By default a new one.")] = None,
     dashboard: Annotated[bool, Option("--ray-dashboard", help="Serve Ray's own page on port 8265.")] = False,
     log_level: Annotated[
@@ -113,6 +119,7 @@ def serve(
         ddm-rt serve digits --judge digits --groups 3,8 --ledger digits.ledger
         ddm-rt serve bundles/sd --host 0.0.0.0 --keys keys.txt --slots 8 --size 768x512
         ddm-rt serve digits --resize --model-alias gpt-image-1 --model-alias dall-e-2
+        ddm-rt serve bundles/sd --gpus all
         ddm-rt serve digits --replicas 2 --max-replicas 8 --threads 4 --ray-address auto
 
     Then:
@@ -131,9 +138,9 @@ def serve(
 
     if ledger is None:
         options.refuse({"--fsync": fsync}, "is about the file of --ledger, which is not given")
-    if replicas is not None:
+    if replicas is not None or gpus is not None:
         own = {"--device": device, "--precision": precision, "--mode": mode != "throughput"}
-        options.refuse(own, "this option can't go with --replicas; each takes what Ray gives it and the bundle says")
+        options.refuse(own, "this option can't go with replicas; each takes what Ray gives it and the bundle says")
     bounds = _settings(ServeSettings, given)
     http = _settings(HttpSettings, given).model_copy(update={"scope": scope or None})
     scale = _scale(given)
@@ -180,12 +187,18 @@ def _settings(model: type[S], given: Mapping[str, Any]) -> S:
 
 def _scale(given: Mapping[str, Any]) -> RaySettings | None:
     """None where no replicas are asked for. Raises DdmError where only they could be meant."""
-    if given["replicas"] is not None:
+    if (gpus := given["gpus"]) is not None:
+        if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
+            raise DdmError(f"--gpus is {gpus!r}; expected all, or a number of GPUs")
+        names = ("replicas", "max_replicas", "gpus_per_replica")
+        own = {f"--{name.replace('_', '-')}": given[name] for name in names}
+        options.refuse(own, "this option can't go with --gpus, which is a replica for each")
+    if gpus is not None or given["replicas"] is not None:
         return _settings(RaySettings, given)
-    names = ("max_replicas", "target_ongoing", "max_ongoing", "cpus", "gpus")
-    about = {f"--{name.replace('_', '-')}": given[name] for name in names}
+    only = ("max_replicas", "target_ongoing", "max_ongoing", "cpus", "gpus_per_replica")
+    about = {f"--{name.replace('_', '-')}": given[name] for name in only}
     about |= {"--ray-address": given["address"], "--ray-dashboard": given["dashboard"]}
-    options.refuse(about, "this option needs --replicas")
+    options.refuse(about, "this option needs --replicas or --gpus")
     return None
 
 

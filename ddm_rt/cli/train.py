@@ -21,7 +21,9 @@ _DISTILLING = {"reading": "reading", "encoding": "encoding", "paths": "the teach
 Steps = Annotated[int | None, Option(help="Number of optimizer steps.")]
 Seed = Annotated[int | None, Option(help="Seed of all that training draws. The same seed gives the same weights.")]
 TrainingThreads = Annotated[int | None, Option(help="CPU threads. Another number gives slightly other weights.")]
-ComputedIn = Annotated[Literal["fp32", "fp16", "bf16"] | None, Option(help="Precision that a step computes in.")]
+ComputedIn = Annotated[
+    Literal["fp32", "fp16", "bf16"] | None, Option(help="Precision of a step. By default bf16 on a GPU, else fp32.")
+]
 GridEvery = Annotated[int | None, Option(min=1, help="Steps between sheets of samples, in the run's folder samples.")]
 LogSteps = Annotated[bool, Option(help="Print plain lines of progress on stdout, for a log.")]
 Set = Annotated[

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusers import UNet2DConditionModel
+import torch
+from diffusers import Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,3 +122,24 @@ class DDM(IndicatorUNet):
     def decode(self, x0: Tensor) -> Tensor:
         """The inverse of `encode`."""
         return F.pixel_shuffle(x0, self.patch)
+
+
+def keep_channels_last(unet: UNet2DConditionModel) -> None:
+    """Have every convolution of `unet` get channels-last tensors, as kernels of half precision on a CUDA device want
+    them: its weights, its input, and what diffusers hands on the other way: after attention, and in training to the
+    shortcuts.
+    """
+    nn.Module.to(unet, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.Conv2d) and name.split(".")[-1] in ("conv_in", "proj_out", "conv_shortcut"):
+            module.register_forward_pre_hook(_first_input)
+        elif isinstance(module, Transformer2DModel) and not isinstance(module.proj_out, nn.Conv2d):
+            module.register_forward_hook(_first_output)
+
+
+def _first_input(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0].contiguous(memory_format=torch.channels_last), *given[1:])
+
+
+def _first_output(module: nn.Module, given: tuple[Any, ...], made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (made[0].contiguous(memory_format=torch.channels_last), *made[1:])

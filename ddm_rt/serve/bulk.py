@@ -40,6 +40,7 @@ from ddm_rt.sample.shards import (
     recorded_manifest,
     write_shard,
 )
+from ddm_rt.serve.gpus import count, own_device
 
 SHARD_SIZE = 1000  # images
 
@@ -128,7 +129,7 @@ class _Worker:
     # Not in `__init__`: Ray has no word for what a constructor raises but that the worker died.
     @cached_property
     def _pipeline(self) -> Pipeline:
-        return Pipeline.load(self._bundle, self._manifest.backend, self._manifest.threads)
+        return Pipeline.load(self._bundle, self._manifest.backend, self._manifest.threads, device=own_device())
 
     @cached_property
     def _place(self) -> Place:
@@ -152,11 +153,11 @@ def _fitting(bundle: Bundle, most: int) -> int:
 
 def _on_gpus(workers: int | None) -> dict[str, Any]:
     """The pool's size and each worker's share of a GPU; more workers than GPUs share them."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if gpus == 0:
+    there = count()
+    if there == 0:
         raise DdmError("workers: this backend takes a GPU, and Ray finds none; see CUDA_VISIBLE_DEVICES")
-    size = workers or gpus
-    return {"size": size, "num_gpus": 1 / math.ceil(size / gpus)}
+    size = workers or there
+    return {"size": size, "num_gpus": 1 / math.ceil(size / there)}
 
 
 def _warn_of_long_prompts(bundle: Bundle, manifest: ShardManifest) -> None:

@@ -1,7 +1,7 @@
 """What bounds a server: its scheduler, its HTTP interface, and its replicas where there are several."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -78,9 +78,17 @@ class RaySettings(Frozen):
     max_ongoing: Positive = 256  # requests of one replica; further ones wait for a replica, up to their deadlines
     threads: Positive = 1  # of each replica's engine: one number, because bytes depend on it
     cpus: Share = 1.0  # that each replica reserves
-    gpus: Share = 0.0
+    gpus_per_replica: Share = 0.0  # that each replica reserves
+    gpus: Literal["all"] | Positive | None = None  # so many replicas with a whole GPU each, in place of `replicas`
     address: str | None = None  # of a Ray cluster that runs; None: one on this machine, for as long as the server runs
     dashboard: bool = False  # of a cluster on this machine
+
+    @model_validator(mode="after")
+    def _gpus_count_replicas(self) -> Self:
+        others = self.model_fields_set & {"replicas", "max_replicas", "gpus_per_replica"}
+        if self.gpus is not None and others:
+            raise ValueError(f"gpus says how many replicas there are; expected no {min(others)} beside it")
+        return self
 
     @model_validator(mode="after")
     def _fewest_first(self) -> Self:

@@ -1,4 +1,5 @@
-"""Several processes that train one model (`accelerate launch`, torchrun), one device each: what they do together.
+"""The device that a process trains on; and several processes that train one model (`accelerate launch`, torchrun), one
+device each: what they do together.
 
 They draw the same minibatch and each takes its part of it, so the number of processes is no part of what determines
 the weights, but for rounding. The main process alone writes.
@@ -101,6 +102,11 @@ def connect() -> Processes:
 def chosen_device() -> torch.device:
     """The first CUDA device where torch finds one, else the CPU."""
     return torch.device("cuda") if torch.cuda.is_available() else CPU
+
+
+def in_channels_last(device: torch.device, precision: Precision) -> bool:
+    """Whether convolutions get channels-last tensors there: what a GPU's kernels of half precision want."""
+    return device.type == "cuda" and precision in HALF
 
 
 def device_name(device: torch.device) -> str:

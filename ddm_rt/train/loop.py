@@ -1,7 +1,7 @@
 """The training loop: one step is a function of (seed, step, state), so a resumed run ends in the same bits."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,10 @@ class Trainer:
                 self.head = IndicatorHead(latent_shape, config.model.head_hidden, classes.number)
         self.model = self.subject.model
         self.subject.place(device)
+        # Of the pass that gradients are taken through, whose shapes stay. Others, with shapes of their own, are eager.
+        self.passed: Callable[..., Tensor] = self.model
+        if train.compile:
+            self.passed = torch.compile(self.model, fullgraph=True, dynamic=False)
         if self.head is not None:
             self.head.to(device)
         average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
@@ -157,7 +161,7 @@ class Trainer:
         """The loss of `batch`, a part of a step; `known` is its share of the step's images that have a class."""
         batch = batch.to(self.device)
         with self.autocast():
-            prediction = self.model(batch.x_t, batch.t.float(), self.condition(batch))
+            prediction = self.passed(batch.x_t, batch.t.float(), self.condition(batch))
         prediction = prediction.float()
         logits = self.head(prediction) if self.head is not None else None
         return ddm_loss(prediction, batch.target, logits, batch.y, self.config.train.alpha, known)
@@ -242,8 +246,10 @@ class Trainer:
         """Write the state atomically and drop all but the newest checkpoints."""
         path = directory / f"step_{self.step:08d}.safetensors"
         metadata = {"step": str(self.step), "config": config_digest}
-        # Copies, because safetensors refuses the storage that the model and an expanded buffer may share.
-        write_atomic(path, save({k: v.detach().to(CPU, copy=True) for k, v in self.tensors().items()}, metadata))
+        # Copies, because safetensors refuses the storage that the model and an expanded buffer may share; contiguous,
+        # whatever layout convolutions want here.
+        tensors = {name: value.detach().to(CPU, copy=True).contiguous() for name, value in self.tensors().items()}
+        write_atomic(path, save(tensors, metadata))
         for old in sorted(directory.glob("step_*.safetensors"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
         return path
@@ -275,7 +281,7 @@ class Trainer:
             prefix = f"optimizer.{i}."
             state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
             if state:
-                self.optimizer.state[parameter] = {name: v.to(self.device) for name, v in state.items()}
+                self.optimizer.state[parameter] = {name: laid_out(v, parameter) for name, v in state.items()}
         if self.scaler.is_enabled():
             kinds = {name: type(number) for name, number in self.scaler.state_dict().items()}
             self.scaler.load_state_dict({name: kind(found[f"scaler.{name}"]) for name, kind in kinds.items()})
@@ -285,6 +291,14 @@ class Trainer:
         """What weights.safetensors holds, on the CPU and contiguous: the EMA of what is trained, without the head."""
         found = self._average() | dict(self.subject.fixed)
         return {name: value.detach().to(CPU, copy=True).contiguous() for name, value in found.items()}
+
+
+def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A value of the optimizer for `parameter`, on its device, and where it has its shape in its layout, as a fused
+    optimizer wants them.
+    """
+    value = value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value) if value.shape == parameter.shape else value
 
 
 def step_seed(seed: int, step: int) -> int:

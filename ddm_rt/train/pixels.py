@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ddm_rt import data
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import DdmError
-from ddm_rt.model.unet import DDM
+from ddm_rt.model.unet import DDM, keep_channels_last
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import SharedOf
 from ddm_rt.train.codes.classes import Views, find_classes
 from ddm_rt.train.codes.encoders import encoder_features
+from ddm_rt.train.distributed import in_channels_last
 from ddm_rt.train.trainee import Material
 
 
@@ -28,6 +29,7 @@ class PixelSubject:
 
     def __init__(self, config: RunConfig, shared_of: SharedOf) -> None:
         self.model = DDM(config.model, config.model.latent_shape(config.data), shared_of)
+        self._precision = config.train.precision
         if config.train.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
 
@@ -42,6 +44,8 @@ class PixelSubject:
 
     def place(self, device: torch.device) -> None:
         self.model.to(device)
+        if in_channels_last(device, self._precision):
+            keep_channels_last(self.model.unet)
 
     def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
         context = torch.zeros(len(index), 1, self.model.context_dim, device=code.device)
@@ -57,11 +61,12 @@ class PixelSubject:
 class PixelStudent(PixelSubject):
     """All of the UNet of a `DDM`, from the teacher's weights on."""
 
-    def __init__(self, teacher: DDM, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, config: RunConfig, teacher: DDM) -> None:
         """`teacher` is in eval mode and takes no gradients, and stays so."""
         self._teacher, self.model = teacher, deepcopy(teacher)
+        self._precision = config.train.precision
         self.model.unet.requires_grad_(True)
-        if gradient_checkpointing:
+        if config.train.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
 
     @property
@@ -69,8 +74,10 @@ class PixelStudent(PixelSubject):
         return {f"unet.{name}": parameter for name, parameter in self.model.unet.named_parameters()}
 
     def place(self, device: torch.device) -> None:
-        self.model.to(device)
+        super().place(device)
         self._teacher.to(device)
+        if in_channels_last(device, self._precision):
+            keep_channels_last(self._teacher.unet)
 
     def teacher(self) -> AbstractContextManager[nn.Module]:
         return nullcontext(self._teacher)

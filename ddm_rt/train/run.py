@@ -1,6 +1,7 @@
 """A training run from images to weights.safetensors: resumable at any moment, and each part written whole."""
 
 import hashlib
+import os
 import platform
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +21,7 @@ from safetensors.torch import save
 
 import ddm_rt
 from ddm_rt import data
-from ddm_rt.config import Family, RunConfig, parse_json
+from ddm_rt.config import Family, Precision, RunConfig, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import asset, sha256, write_atomic, write_json
 from ddm_rt.model.assemble import WEIGHTS
@@ -50,7 +52,8 @@ def train(
     made with another configuration, Interrupted after SIGINT or SIGTERM (a checkpoint of the last whole step is
     written).
 
-    It computes on the first CUDA device where torch finds one, else on the CPU; a checkpoint may go on on either.
+    It computes on the first CUDA device where torch finds one, else on the CPU; a checkpoint may go on on either, in
+    the precision of the configuration.
     Processes that were launched together (`accelerate launch`) share each step.
     """
     return carry_out(config, out, partial(prepare, config, out), Trainer, progress, grid_every)
@@ -76,6 +79,33 @@ def carry_out(
     trainer = kind(config, material, processes)
     processes.main_first(lambda: trainer.get_ready(out, progress))
     return _fit(trainer, out, digest, progress, grid_every)
+
+
+def device_fields(out: Path, device: torch.device, *, pixels: bool = False) -> dict[str, Any]:
+    """What a new run in `out` computes in where its command doesn't say: on a CUDA device bf16, and for a checkpoint
+    compiled, where torch can. Models of pixels take less time in all than compiling.
+
+    A run that was begun keeps what it has, wherever it goes on. So its configuration says what made its weights.
+    Raises DdmError for a config.json that isn't one.
+    """
+    path = out / "config.json"
+    if path.is_file():
+        there = parse_json(RunConfig, path.read_bytes(), path).train
+        return {"train.precision": there.precision, "train.compile": there.compile}
+    if device.type != "cuda":
+        return {}
+    found: dict[str, Any] = {}
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        found["train.precision"] = Precision.BF16
+    if not pixels and _can_compile():
+        found["train.compile"] = True
+    return found
+
+
+def _can_compile() -> bool:
+    """Whether torch.compile has what it needs for a CUDA device: triton, which needs a C compiler."""
+    compilers = (os.environ.get("CC"), "gcc", "clang")
+    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers if name)
 
 
 def prepare(config: RunConfig, out: Path, device: torch.device, progress: Mapping[str, OnFigures]) -> Material:

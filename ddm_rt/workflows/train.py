@@ -9,6 +9,7 @@ from ddm_rt.presets import resolve
 from ddm_rt.progress import OnFigures
 from ddm_rt.train import run
 from ddm_rt.train.checkpoint import prepare
+from ddm_rt.train.distributed import chosen_device
 
 
 def train(
@@ -24,8 +25,9 @@ def train(
     """Train a model into the run directory `out`, or go on with what is there; returns `out`.
 
     The configuration is that of `preset` (by default digits; with `base`, checkpoint) with dotted `fields` set. `base`
-    is the folder of a checkpoint to start from, `variant` that of its weight files. `progress`, `grid_every` and what
-    is raised are as in `train.run.train`; DdmError also for options that don't go together.
+    is the folder of a checkpoint to start from, `variant` that of its weight files. What `fields` leave open of
+    `train.run.device_fields` is the device's. `progress`, `grid_every` and what is raised are as in `train.run.train`;
+    DdmError also for options that don't go together.
     """
     of_base: dict[str, Any] = {}
     if base is not None:
@@ -34,5 +36,6 @@ def train(
         of_base = prepare.fields(base, variant)
     elif variant is not None:
         raise DdmError("--variant needs --base, the checkpoint whose files it picks")
-    config = resolve(preset or ("digits" if base is None else "checkpoint"), {**of_base, **fields})
+    of_device = run.device_fields(out, chosen_device(), pixels=base is None)
+    config = resolve(preset or ("digits" if base is None else "checkpoint"), {**of_base, **of_device, **fields})
     return run.train(config, out, progress=progress, grid_every=grid_every)

@@ -5,7 +5,8 @@
 q [B,N,H,D]; k, v [B,T,H,D]; k_ind, v_ind [B,M,H,D]; scale [B]; out [B,N,H,D], contiguous, in q's dtype.
 
 On a CUDA device the fused kernel runs: float16 or bfloat16 throughout, a head dim of the tile table, T up to 512, M up
-to 16. Anything else there (float32 too), and everything on the CPU, takes the reference. Gradients are the reference's.
+to 16. Anything else there (float32 too), and everything on the CPU, takes the reference. Gradients are the reference's
+on the CPU, and on a CUDA device those of torch's own attention, which keeps no logits [B,H,N,T].
 """
 
 import logging
@@ -14,6 +15,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ddm_rt.kernels import dispatch
 from ddm_rt.kernels.indicator_attention.reference import indicator_attention_reference
@@ -91,13 +93,26 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], 
     ctx.save_for_backward(*inputs)
 
 
+def by_two_attentions(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
+    """The same by torch's own attention, twice: it keeps a number for each query in place of the logits."""
+    q, k, v, k_ind, v_ind = (x.transpose(1, 2) for x in (q, k, v, k_ind, v_ind))  # [B,H,N|T|M,D]
+    text = F.scaled_dot_product_attention(q, k, v)
+    indicator = F.scaled_dot_product_attention(q, k_ind, v_ind)
+    return (text + scale.to(text.dtype).view(-1, 1, 1, 1) * indicator).transpose(1, 2)
+
+
+def differentiated(q: Tensor) -> Callable[..., Tensor]:
+    """What gradients of inputs like q are taken through. On the CPU it is the oracle, whose bits runs there have."""
+    return by_two_attentions if q.is_cuda else indicator_attention_reference
+
+
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients through the reference, recomputed: the softmaxes are never kept."""
+    """Gradients through `differentiated`, recomputed: what it computes is never kept from the forward pass."""
     saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
     needed = ctx.needs_input_grad  # type: ignore[attr-defined]
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(need) for x, need in zip(saved, needed, strict=True)]
-        out = indicator_attention_reference(*inputs)
+        out = differentiated(inputs[0])(*inputs)
         found = iter(torch.autograd.grad(out, [x for x in inputs if x.requires_grad], grad))
     return tuple(next(found) if need else None for need in needed)
 

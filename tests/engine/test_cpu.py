@@ -31,7 +31,7 @@ Open = Callable[..., Engine]  # open_engine(bundle, threads=None)
 def open_engine(request: pytest.FixtureRequest) -> Open:
     """Opens a bundle on one of the backends, whatever its files hold."""
     pytest.importorskip(request.param)
-    (row,) = (row for row in backends.TABLE if row.backend == request.param)
+    (row,) = (row for row in backends.TABLE if (row.backend, row.device) == (request.param, "cpu"))
     module, name = row.engine.split(":")
     return getattr(import_module(module), name)
 

@@ -1,17 +1,22 @@
 """The attention oracle against torch's own attention, and the registered op against the oracle."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from tolerances import ATTENTION_FP32_ABS, ATTENTION_FP64_ABS
+from tolerances import ATTENTION_FP32_ABS, ATTENTION_FP64_ABS, ATTENTION_GRADIENT_REL
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddm_rt.kernels.indicator_attention import (
     attention_reference,
     indicator_attention,
     indicator_attention_reference,
+    op,
 )
 
 # B, N, T, M, H, D: what the presets and Stable Diffusion use, and sizes that no tile divides.
@@ -130,6 +135,74 @@ def test_gradients_of_some_inputs_equal_those_of_the_oracle(wanted: tuple[str, .
         gradients.append([leaves[name].grad for name in wanted])
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Sizes(TorchDispatchMode):
+    """The numbers of values that the tensors made meanwhile hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {x.numel() for x in (out if isinstance(out, tuple | list) else (out,)) if isinstance(x, Tensor)}
+        return out
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are taken as on a CUDA device."""
+    monkeypatch.setattr(op, "differentiated", lambda q: op.by_two_attentions)
+
+
+def gradients(function: Callable[..., Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
+    leaves = {name: x.clone().requires_grad_() for name, x in given.items()}
+    weight = torch.randn(given["q"].shape, generator=torch.Generator().manual_seed(1)).to(given["q"].dtype)
+    found = torch.autograd.grad((function(**leaves) * weight).sum(), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
+
+
+@pytest.mark.usefixtures("as_on_cuda")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_by_two_attentions_are_the_oracles(shape: tuple[int, ...]) -> None:
+    given = inputs(shape)
+    want = gradients(indicator_attention_reference, {name: x.double() for name, x in given.items()})
+    size = max(x.abs().max().item() for x in want.values())  # of one key alone, the gradient is zero
+    for name, found in gradients(indicator_attention, given).items():
+        assert found.shape == given[name].shape
+        torch.testing.assert_close(found.double(), want[name], rtol=0, atol=ATTENTION_GRADIENT_REL * size, msg=name)
+
+
+@pytest.mark.usefixtures("as_on_cuda")
+def test_gradients_by_two_attentions_in_float64() -> None:
+    given = inputs((2, 4, 3, 2, 2, 3), torch.float64)
+    assert torch.autograd.gradcheck(indicator_attention, tuple(tensor.requires_grad_() for tensor in given.values()))
+
+
+@pytest.mark.parametrize(("on_cuda", "held"), [(False, True), (True, False)])
+def test_gradients_on_a_cuda_device_hold_no_logits(on_cuda: bool, held: bool, request: pytest.FixtureRequest) -> None:
+    if on_cuda:
+        request.getfixturevalue("as_on_cuda")
+    given = {name: x.requires_grad_() for name, x in inputs((2, 61, 77, 4, 3, 8)).items()}
+    out = indicator_attention(**given)
+    with Sizes() as sizes:
+        out.sum().backward()
+    assert (not sizes.seen.isdisjoint({2 * 3 * 61 * 77, 2 * 3 * 61 * 4})) == held
+    assert max(sizes.seen) == 2 * 3 * (61 * 77 if held else 77 * 8)
+
+
+def test_the_device_decides_what_gradients_are_taken_through() -> None:
+    with FakeTensorMode():
+        assert op.differentiated(torch.empty(2, 4, 2, 8, device="cuda")) is op.by_two_attentions
+        assert op.differentiated(torch.empty(2, 4, 2, 8)) is indicator_attention_reference
+
+
+@pytest.mark.usefixtures("as_on_cuda")
+def test_registration_as_on_a_cuda_device() -> None:
+    """What a compiler sees of the gradients by two attentions, by torch's own checker."""
+    given = tuple(x.requires_grad_() for x in inputs(SHAPES[2]).values())
+    torch.library.opcheck(torch.ops.ddm_rt.indicator_attention.default, given)
 
 
 # No part of a registration looks at sizes: two more are slow.

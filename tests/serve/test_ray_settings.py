@@ -4,13 +4,15 @@ import pytest
 from pydantic import ValidationError
 from ray import serve
 
-from ddm_rt.serve.cluster.deployment import deployment_options, device_of
+from ddm_rt.serve.cluster.deployment import deployment_options
 from ddm_rt.serve.cluster.replica import Replica
 from ddm_rt.serve.settings import RaySettings, ServeSettings
 
 
 def test_settings_say_what_scales() -> None:
-    fixed = deployment_options(ServeSettings(drain_s=7), RaySettings(replicas=3, cpus=2, gpus=0.5, max_ongoing=9))
+    fixed = deployment_options(
+        ServeSettings(drain_s=7), RaySettings(replicas=3, cpus=2, gpus_per_replica=0.5, max_ongoing=9)
+    )
     assert fixed["num_replicas"] == 3
     assert (fixed["max_ongoing_requests"], fixed["graceful_shutdown_timeout_s"]) == (9, 7)
     assert fixed["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0.5}
@@ -41,17 +43,10 @@ def test_ray_serve_takes_them(most: int | None) -> None:
         {"max_ongoing": 0},
         {"threads": 0},
         {"cpus": -1},
-        {"gpus": float("nan")},
+        {"gpus_per_replica": float("nan")},
     ],
     ids=str,
 )
 def test_what_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(reversed(wrong))):
         RaySettings(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("backend", "gpus", "device"), [("auto", 0, "cpu"), ("auto", 0.5, None), ("torch", 0, None), ("tensorrt", 1, None)]
-)
-def test_auto_leaves_gpus_alone_that_no_replica_reserves(backend: str, gpus: float, device: str | None) -> None:
-    assert device_of(backend, RaySettings(replicas=2, gpus=gpus)) == device

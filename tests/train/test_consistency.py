@@ -45,7 +45,7 @@ def distiller(tiny_run: Path) -> Callable[..., Distiller]:
         shape = config.model.latent_shape(config.data)
         latents = torch.randn(20, *shape, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
         classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-        return Distiller(config, Material(latents, classes, lambda: PixelStudent(model)))
+        return Distiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
 
     return make
 

@@ -44,7 +44,7 @@ def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> Pa
     assert isinstance(model, DDM)
     latents = torch.zeros(20, *config.model.latent_shape(config.data))
     classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-    made = PathDistiller(config, Material(latents, classes, lambda: PixelStudent(model)))
+    made = PathDistiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
     made.get_ready(cache / str(request.param), {})
     return made
 

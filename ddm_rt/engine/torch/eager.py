@@ -11,6 +11,7 @@ from ddm_rt.config import Precision
 from ddm_rt.engine.torch import weights
 from ddm_rt.engine.torch.networks import DTYPES, Signature, precision_of
 from ddm_rt.model.parts import Model, Part, parts
+from ddm_rt.model.unet import keep_channels_last
 
 
 class Eager:
@@ -64,11 +65,5 @@ def converted(model: Model, dtype: torch.dtype, device: torch.device) -> Model:
             if stored is torch.float32:
                 nn.Module.to(module, dtype)  # diffusers' own warns of modules that there are none of
             nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for name, module in model.unet.named_modules():
-        if name.endswith("proj_out") and isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(_channels_last)  # diffusers hands attention's output over the other way
+    keep_channels_last(model.unet)
     return model
-
-
-def _channels_last(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (given[0].contiguous(memory_format=torch.channels_last),)

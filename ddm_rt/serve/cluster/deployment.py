@@ -23,11 +23,13 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Backend
+from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Engine
+from ddm_rt.engine.devices import CPU, CUDA
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve import gpus
 from ddm_rt.serve.cluster.front import Front
 from ddm_rt.serve.cluster.ledger import SharedLedger, start_keeper
 from ddm_rt.serve.cluster.replica import Replica
@@ -63,15 +65,14 @@ def started(
         with Ledger(ledger) as counts:
             counts.check()
             counts.check_bundle(opened)
-        stack.enter_context(_cluster(scale))
+        check_backend(backend, scale)
+        scale = stack.enter_context(_cluster(scale))
         name = f"{_NAMESPACE}-{opened.config.name}"
         keeper = start_keeper(Path(ledger), fsync, name)
         stack.callback(_end_keeper, keeper)
         where = opened.path.absolute() if Path(bundle).exists() else bundle
         deployment = serve.deployment(Replica, name=_DEPLOYMENT).options(**deployment_options(settings, scale))
-        application = deployment.bind(
-            str(where), opened.bundle_id, backend, device_of(backend, scale), scale.threads, settings, keeper
-        )
+        application = deployment.bind(str(where), opened.bundle_id, backend, scale.threads, settings, keeper)
         stack.callback(_delete, name)
         target = serve.RunTarget(application, name=name, route_prefix=None)
         [handle] = serve.run_many([target], wait_for_applications_running=False)
@@ -84,11 +85,29 @@ def started(
         yield stack.enter_context(front)
 
 
-def device_of(backend: str, scale: RaySettings) -> str | None:
-    """Where a replica's backend computes. Ray shows the GPUs to a replica that reserves none of them, and `auto` would
-    have all replicas take the first one.
+def check_backend(backend: str, scale: RaySettings) -> None:
+    """Raises DdmError where the backend takes a GPU and replicas reserve none, or the other way round: each computes on
+    what Ray gave it.
     """
-    return "cpu" if backend == Backend.AUTO and scale.gpus == 0 else None
+    kinds = {row.device for row in backends.TABLE if row.backend == backend}
+    reserved = scale.gpus is not None or scale.gpus_per_replica > 0
+    if kinds == {CUDA} and not reserved:
+        raise DdmError(f"backend {backend} takes a GPU, and the replicas reserve none; give --gpus")
+    if kinds == {CPU} and reserved:
+        raise DdmError(f"backend {backend} takes no GPU, and the replicas reserve some; leave out --gpus")
+
+
+def on_gpus(scale: RaySettings, there: int) -> RaySettings:
+    """`scale` with `gpus` as replicas that reserve one each, of those that are `there`. Raises DdmError where it asks
+    for more.
+    """
+    if scale.gpus is None:
+        return scale
+    if there < (1 if scale.gpus == "all" else scale.gpus):
+        has = "no GPU" if there == 0 else f"{there} GPU{'s' * (there > 1)}"
+        raise DdmError(f"gpus is {scale.gpus}; Ray finds {has}; nvidia-smi and CUDA_VISIBLE_DEVICES say what it sees")
+    replicas = there if scale.gpus == "all" else scale.gpus
+    return scale.model_copy(update={"gpus": None, "replicas": replicas, "gpus_per_replica": 1.0})
 
 
 def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str, Any]:
@@ -98,7 +117,7 @@ def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str,
         "max_queued_requests": -1,  # the front bounds what is under way
         "health_check_period_s": 2.0,
         "graceful_shutdown_timeout_s": settings.drain_s,
-        "ray_actor_options": {"num_cpus": scale.cpus, "num_gpus": scale.gpus},
+        "ray_actor_options": {"num_cpus": scale.cpus, "num_gpus": scale.gpus_per_replica},
     }
     if scale.most == scale.replicas:
         return options | {"num_replicas": scale.replicas}
@@ -114,8 +133,10 @@ def deployment_options(settings: ServeSettings, scale: RaySettings) -> dict[str,
 
 
 @contextmanager
-def _cluster(scale: RaySettings) -> Iterator[None]:
-    """Ray and Ray Serve: those at the address, or of this machine alone until the block ends."""
+def _cluster(scale: RaySettings) -> Iterator[RaySettings]:
+    """Ray and Ray Serve: those at the address, or of this machine alone until the block ends. Gives `scale` with its
+    replicas counted.
+    """
     if ray.is_initialized():
         raise DdmError("Ray runs in this process already; expected none, or ray.shutdown() first")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
@@ -133,10 +154,11 @@ def _cluster(scale: RaySettings) -> Iterator[None]:
         except ConnectionError as error:
             raise DdmError(f"address {scale.address}: {error}; expected that of a Ray cluster") from error
     try:
+        scale = on_gpus(scale, gpus.count())
         if scale.address is None:
             _check_size(scale)
         serve.start(proxy_location="Disabled", logging_config=LoggingConfig(log_level="WARNING"))
-        yield
+        yield scale
     finally:
         ray.shutdown()
 
@@ -151,7 +173,7 @@ def _log_like_us() -> None:
 
 
 def _check_size(scale: RaySettings) -> None:
-    for field, resource, each in (("cpus", "CPU", scale.cpus), ("gpus", "GPU", scale.gpus)):
+    for field, resource, each in (("cpus", "CPU", scale.cpus), ("gpus_per_replica", "GPU", scale.gpus_per_replica)):
         has = ray.cluster_resources().get(resource, 0)
         if scale.most * each > has:
             raise DdmError(f"{field} is {each:g} for each of {scale.most} replicas; this machine has {has:g} in all")

@@ -112,6 +112,8 @@ class Front(Service[_RemoteRequest]):
         except (RayError, RayServeException, TimeoutError) as error:  # one of them has just died, say
             _log.warning("counts of the replicas are not to be had now: %s", error)
         with self._changed:
+            for name in sorted(here.keys() - self._seen.keys()):
+                _log.info("replica %s", name)
             self._seen |= here
             requests = len(self._alive)
             return over_replicas(self._tally, requests, list(here.values()), list(self._seen.values()))
@@ -140,9 +142,13 @@ class Front(Service[_RemoteRequest]):
             self._loop.run_forever()
 
     async def _watch(self) -> None:
+        named = 0
         while True:
             try:
                 self._replicas = await asyncio.to_thread(self._count_replicas)
+                if self._replicas != named:
+                    named = self._replicas
+                    await asyncio.to_thread(self.stats)  # which names the new ones
             except (RayError, RayServeException) as error:
                 self._replicas = 0
                 _log.warning("the replicas are not to be seen: %s", error)

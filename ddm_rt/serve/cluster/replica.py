@@ -16,6 +16,7 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.manifest import read_manifest
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.serve.gpus import own_device, own_place
 from ddm_rt.serve.http.sse import follow
 from ddm_rt.serve.scheduling.errors import DeadlineExceeded, Draining, QueueFull, TooMany
 from ddm_rt.serve.scheduling.scheduler import Scheduler
@@ -45,20 +46,21 @@ class Replica:
         bundle: str,
         bundle_id: str,
         backend: str,
-        device: str | None,
         threads: int,
         settings: ServeSettings,
         keeper: ActorHandle[Any],
     ) -> None:
-        """Raises DdmError where this machine has another bundle, or an engine unlike the other replicas'."""
+        """It computes on the GPU that Ray gave it, or else on the CPU. Raises DdmError where this machine has another
+        bundle, or an engine unlike the other replicas'.
+        """
         opened = Bundle.load(bundle)
         if not opened.is_of(bundle_id):
             raise BundleError(f"{bundle}: bundle_id is {opened.bundle_id[:12]}…; expected {bundle_id[:12]}… here too")
-        self.pipeline = Pipeline.load(opened, backend=backend, threads=threads, device=device)
+        self.pipeline = Pipeline.load(opened, backend=backend, threads=threads, device=own_device())
         self._check(ray.get(keeper.agree.remote(self.pipeline.made_by)))
         self._scheduler = Scheduler(self.pipeline, settings)
         self._scheduler.start()
-        self._name = str(serve.get_replica_context().replica_id.unique_id)
+        self._name = f"{serve.get_replica_context().replica_id.unique_id} on {own_place()}"
 
     async def render(
         self, manifest: dict[str, Any], priority: int, deadline_s: float, previews: int = 0
@@ -88,7 +90,7 @@ class Replica:
             ticket.cancel()
 
     async def stats(self) -> tuple[str, Stats]:
-        """The replica's name, and its scheduler's counts."""
+        """The replica's name with its device, and its scheduler's counts."""
         return self._name, self._scheduler.stats()
 
     def check_health(self) -> None:

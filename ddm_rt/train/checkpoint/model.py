@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from ddm_rt.config import Family, RunConfig
 from ddm_rt.model.latent import LatentDDM
-from ddm_rt.model.unet import POOLED, SIZES
+from ddm_rt.model.unet import POOLED, SIZES, keep_channels_last
 from ddm_rt.runtime import SharedOf
 from ddm_rt.train.checkpoint import lora
-from ddm_rt.train.distributed import CPU, HALF
+from ddm_rt.train.distributed import CPU, HALF, in_channels_last
 
 NULL_TEXT = 0  # the row of the null text, before those of the prompts
 
@@ -38,6 +38,7 @@ class LatentSubject:
     def __init__(self, config: RunConfig, model: LatentDDM, captions: Captions, shared_of: SharedOf) -> None:
         self.model, self.prompts, self._captions = model, captions.prompts, captions
         self._side = config.data.image_size
+        self._precision = config.train.precision
         self._half = HALF.get(config.train.precision) if config.lora.rank else None
         self._text_encoder = config.lora.text_encoder
         model.requires_grad_(False)
@@ -88,6 +89,8 @@ class LatentSubject:
         for module in (*modules, self.model.conditioner):
             if module is not None:
                 module.to(device)
+        if in_channels_last(device, self._precision):
+            keep_channels_last(self.model.unet)
 
     def condition(self, index: Tensor, code: Tensor, no_text: Tensor) -> dict[str, Tensor]:
         rows = torch.where(no_text, NULL_TEXT, self._captions.row_of[index])

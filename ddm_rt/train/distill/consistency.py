@@ -47,7 +47,7 @@ class Distiller(Trainer):
         with self.autocast():
             with torch.no_grad():
                 wanted = self.wanted(batch, row)
-            prediction = self.model(batch.x_t, batch.t.float(), self.condition(batch)).float()
+            prediction = self.passed(batch.x_t, batch.t.float(), self.condition(batch)).float()
         a, b = (self.walk.jump[row, k].view(-1, 1, 1, 1) for k in (0, 1))
         difference = self.within(a * batch.x_t + b * prediction, wanted, row) - wanted
         huber = self.distill.huber

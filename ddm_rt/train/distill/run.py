@@ -22,8 +22,9 @@ from ddm_rt.runtime import Codes
 from ddm_rt.train.disk_cache import CACHE
 from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.paths import PathDistiller
+from ddm_rt.train.distributed import chosen_device
 from ddm_rt.train.pixels import PixelStudent, prepare_pixels
-from ddm_rt.train.run import carry_out
+from ddm_rt.train.run import carry_out, device_fields
 from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
@@ -63,10 +64,13 @@ def distill(
 ) -> Path:
     """Distil the finished run `teacher` into the run directory `out`, or go on with what is there; returns `out`.
 
-    `fields` are dotted fields of the student's configuration (`student_config`). What is computed where, what
+    `fields` are dotted fields of the student's configuration (`student_config`); what they leave open of
+    `train.run.device_fields` is the device's. What is computed where, what
     `progress` may hold ("paths" besides) and what is raised is as in `train.run.train`.
     """
-    config = student_config(teacher, fields)
+    pixels = read_file(RunConfig, teacher / "config.json").base is None
+    of_device = device_fields(out, chosen_device(), pixels=pixels)
+    config = student_config(teacher, of_device | dict(fields or {}))
     assert config.distill is not None
     kind = PathDistiller if config.distill.paths else Distiller
     return carry_out(config, out, partial(_prepare, teacher, config, out), kind, progress, grid_every)
@@ -108,6 +112,7 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         # that step would be half of the path: too far (benchmarks/results/distill.md, digits 0 and 1).
         "distill.one_step_start": bool(paths) and phases >= 4,
         "train.indicator_weight": 0.0,
+        "train.compile": False,  # the device's to say, not the teacher's
         "sampling.sampler": SamplerName.DDIM,
         "schedule.set_alpha_to_one": True,
         # Few "leading" steps begin far below the last timestep: nothing is left of one or two, and what a checkpoint
@@ -157,7 +162,7 @@ def _prepare(
     if isinstance(model, DDM):
         return replace(
             prepare_pixels(config, out, device, progress),
-            make_subject=partial(PixelStudent, model, config.train.gradient_checkpointing),
+            make_subject=partial(PixelStudent, config, model),
             clear=partial(shutil.rmtree, out / CACHE, ignore_errors=True),
         )
     from ddm_rt.train.checkpoint.prepare import prepare_student
