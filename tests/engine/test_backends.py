@@ -327,8 +327,7 @@ def test_torch_alone_rounds_an_fp32_bundle(tiny_bundle: Bundle) -> None:
 
 
 def test_unknown_backend_lists_the_choices(tiny_bundle: Bundle) -> None:
-    choices = "auto, tensorrt, tensorrt-rtx, torch, onnxruntime, openvino"
-    with pytest.raises(DdmError, match=f"'cuda' is unknown; backends: {choices}"):
+    with pytest.raises(DdmError, match="backends: auto, tensorrt, tensorrt-rtx, torch, onnxruntime, openvino"):
         backends.load(tiny_bundle, "cuda")
 
 

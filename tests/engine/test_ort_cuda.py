@@ -13,7 +13,6 @@ from fake_cuda import FakeDriver
 from fake_tensorrt import write_fake_pack
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.engine import backends
 from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.engine.devices import CUDA_DEVICE
 from ddm_rt.engine.ort import engine, sessions
@@ -55,24 +54,32 @@ class _Session:
 
 class _Binding:
     def __init__(self, real: Any) -> None:
-        self.real, self.addresses = real, set[int]()
+        self.real = real
+        self.inputs: dict[str, int] = {}  # the addresses that are bound
+        self.outputs: dict[str, int] = {}
         self.get_outputs = real.get_outputs
+
+    @property
+    def addresses(self) -> list[int]:
+        return [*self.inputs.values(), *self.outputs.values()]
 
     def clear_binding_inputs(self) -> None:
         self.real.clear_binding_inputs()
-        self.addresses.clear()
+        self.inputs.clear()
 
     def clear_binding_outputs(self) -> None:
         self.real.clear_binding_outputs()
+        self.outputs.clear()
 
     def bind_input(self, name: str, device: str, ordinal: int, *rest: Any) -> None:
         assert (device, ordinal) == ("cuda", 0)
-        self.addresses.add(rest[-1])
+        self.inputs[name] = rest[-1]
         self.real.bind_input(name, "cpu", 0, *rest)
 
     def bind_output(self, name: str, device: str, ordinal: int, *rest: Any) -> None:
         assert (device, ordinal) == ("cuda", 0)
-        self.addresses |= set(rest[-1:])
+        if rest:
+            self.outputs[name] = rest[-1]
         self.real.bind_output(name, "cpu", 0, *rest)
 
 
@@ -166,8 +173,3 @@ def test_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bun
     reason = OrtCudaEngine.unavailable(tiny_bundle, CUDA_DEVICE)
     assert reason is not None
     assert "are both installed and overwrite each other's files" in reason
-
-
-def test_its_place_is_after_torch_and_before_the_cpus() -> None:
-    names = [row.name for row in backends.TABLE]
-    assert names.index("torch on cuda") < names.index("onnxruntime on cuda") < names.index("openvino")
