@@ -88,6 +88,15 @@ def test_the_denoiser_is_built_in_half_precision_for_a_card_that_takes_no_other(
     assert made.plan.engine("denoiser").stat().st_size > 10_000
 
 
+@pytest.mark.slow(reason="three real builds; those of `built` are quick")
+def test_ready_keys_and_values_pass_between_plans_in_half_precision(precomputed_bundle: Bundle, tmp_path: Path) -> None:
+    from ddm_rt.export.precision.convert import convert
+
+    half = convert(precomputed_bundle, tmp_path / "half", Precision.FP16)
+    made = build.build(half, RTX, SM_89, options_of(half))
+    assert made.plan.key.engines.keys() == {"conditioner", "denoiser", "decoder"}
+
+
 def test_the_kernels_lie_beside_the_plan(built: Bundle) -> None:
     pytest.importorskip("triton")
     from ddm_rt.kernels.pack import read_pack

@@ -160,6 +160,9 @@ def build(
         graph_header.check_graph(graph, flavour)
     _check_disk(bundle, parts)
     axes = {"height": options.height, "width": options.width, "tokens": options.tokens}
+    if (ready := bundle.config.keys_values) is not None:
+        keys = options.tokens.max + ready.indicator_tokens
+        axes["keys"] = plans.Range(min=keys, opt=keys, max=keys)
 
     def fill(folder: Path) -> None:
         engines, figures = {}, {}
