@@ -3,7 +3,7 @@
 python docs/tools/pictures.py                                    every picture but the hero and the page
 python docs/tools/pictures.py balance speed                      these
 python docs/tools/pictures.py hero --demo demo-out               after `make demo`: both sides are its models' images
-python docs/tools/pictures.py page                               needs ddm-rt[integration] and Chromium
+python docs/tools/pictures.py page splits                        need ddm-rt[integration] and Chromium
 
 The same inputs give the same bytes; no image is chosen by hand, and every seed is 0.
 """
@@ -14,10 +14,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import picture_charts
@@ -138,8 +141,6 @@ def sheet() -> bytes:
 
 def page() -> bytes:
     """The page of `ddm-rt serve digits` in Chromium, 1,280 pixels wide and light, after a request for 20 images."""
-    from playwright.sync_api import sync_playwright
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,11 +150,7 @@ def page() -> bytes:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(url, server)
-            with sync_playwright() as playwright:
-                flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-                screen = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-                screen.goto(url)
+            with _screen(url) as screen:
                 screen.get_by_label("Number", exact=True).fill("20")
                 screen.get_by_label("Seed", exact=True).fill(str(SEED))
                 screen.get_by_role("button", name="Generate").click()
@@ -161,10 +158,33 @@ def page() -> bytes:
                 screen.mouse.move(0, 0)
                 screen.wait_for_timeout(2000)  # the shares are asked for once a second
                 shot = screen.screenshot(full_page=True)
-                browser.close()
         finally:
             server.terminate()
     return _webp(Image.open(io.BytesIO(shot)).convert("RGB"))
+
+
+def splits() -> bytes:
+    """The top of the page that `ddm-rt discover --data digits:3,8@4:1` makes, in Chromium, 1,280 pixels wide."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "ddm_rt.cli", "discover", "--data", "digits:3,8@4:1", "--out", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with _screen((Path(folder) / "index.html").as_uri()) as screen:
+            shot = screen.screenshot()
+    return _webp(Image.open(io.BytesIO(shot)).convert("RGB"))
+
+
+@contextmanager
+def _screen(url: str) -> Iterator[Any]:
+    """A page of Chromium at that address."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        screen = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        screen.goto(url)
+        yield screen
+        browser.close()
 
 
 def svg(make: Callable[[], str]) -> Callable[[], bytes]:
@@ -180,7 +200,7 @@ CHEAP: dict[str, Callable[[], bytes]] = {
     "codes.webp": codes,
     "contact-sheet.webp": sheet,
 }
-PICTURES = ("hero.webp", *CHEAP, "page.webp")
+PICTURES = ("hero.webp", *CHEAP, "page.webp", "splits.webp")
 
 
 def _card(width: int, height: int) -> Image.Image:
@@ -246,7 +266,7 @@ def main() -> None:
     wanted = given.names or [*(Path(p).stem for p in CHEAP), *(["hero"] if given.demo else [])]
     if "hero" in wanted and given.demo is None:
         parser.error("hero needs --demo DIR, the folder that `make demo` made")
-    makers = CHEAP | {"page.webp": page, "hero.webp": lambda: hero(given.demo)}
+    makers = CHEAP | {"page.webp": page, "splits.webp": splits, "hero.webp": lambda: hero(given.demo)}
     given.out.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(wanted, 1):
         picture = by_name[name]
