@@ -129,7 +129,8 @@ class _Recorder(Composed):
 
     def denoiser(self, x_t: Array, t: Array, cond: Cond) -> Array:
         if self.recording:
-            self.calls.append({name: np.array(value) for name, value in {"x_t": x_t, "t": t, **cond}.items()})
+            # `cond` is the same at every step, and arrays are never written into: ready keys and values are large.
+            self.calls.append({"x_t": np.array(x_t), "t": np.array(t), **cond})
         return self._engine.denoiser(x_t, t, cond)
 
     def __getattr__(self, name: str) -> Any:

@@ -86,7 +86,7 @@ def test_the_wheel_for_gpus_takes_the_other_ones_place(wheel: Path, tmp_path: Pa
     script = (
         "from pathlib import Path; from ddm_rt.bundle import Bundle; from ddm_rt.engine.ort import sessions;"
         "path = Bundle.load('digits').graphs['decoder']; provider = sessions.device_provider(); assert provider;"
-        "sessions.open_on_device(path, provider, 0, 1, graphs=False)"
+        "sessions.open_on_device(path, provider, 0, 1, graphs=False, half=False)"
     )
     done = run(programs / "python", "-c", script, folder=tmp_path)
     assert "ONNX Runtime took CPUExecutionProvider; expected CUDAExecutionProvider" in done.stderr

@@ -14,14 +14,16 @@ from ddm_rt.engine.ort.sessions import CPU_PROVIDER, open_session
 
 # What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
 UNREADABLE = (
+    ort_errors.EPFail,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
 )
 # And for inputs that it doesn't take; by IO binding the first.
-REFUSED = (RuntimeError, ort_errors.RuntimeException, ort_errors.Fail, ort_errors.InvalidArgument)
+REFUSED = (RuntimeError, ort_errors.RuntimeException, ort_errors.EPFail, ort_errors.Fail, ort_errors.InvalidArgument)
 
 
 class _Graph:

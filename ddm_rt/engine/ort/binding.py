@@ -40,9 +40,7 @@ class BoundSession:
         self._binding = session.io_binding()
         self._bound_inputs: dict[str, Addressed] = {}  # what is bound is an address: equal ones needn't be again
         self._bound_outputs: dict[str, Addressed] = {}
-        self._options = ort.RunOptions()
-        if place.device != "cpu":
-            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._options: dict[str, ort.RunOptions] = {}  # by graph: an entry that is changed is a line in the log
 
     def first(self, inputs: Mapping[str, Addressed]) -> dict[str, ort.OrtValue]:
         """The outputs, in ONNX Runtime's memory: a run for which nobody need know their shapes."""
@@ -75,9 +73,12 @@ class BoundSession:
                 self._bound_inputs[name] = array
 
     def _run(self, graph: str) -> None:
-        if self._place.device != "cpu":
-            self._options.add_run_config_entry("gpu_graph_id", graph)
-        self._session.run_with_iobinding(self._binding, self._options)
+        if graph not in self._options:
+            self._options[graph] = options = ort.RunOptions()
+            if self._place.device != "cpu":
+                options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+                options.add_run_config_entry("gpu_graph_id", graph)
+        self._session.run_with_iobinding(self._binding, self._options[graph])
 
 
 def _dtype(item: Any) -> np.dtype[Any]:

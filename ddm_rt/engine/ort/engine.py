@@ -5,19 +5,24 @@ step's calls. Each set of input shapes has arrays at fixed addresses and a CUDA 
 captures. guided_step is compiled when an engine is first opened for an architecture, and kept in the user's cache.
 """
 
+import contextlib
 import logging
-import shutil
+import tempfile
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import onnxruntime as ort
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Backend, Precision
+from ddm_rt.config import Backend, Family, Precision
 from ddm_rt.engine import user_cache
 from ddm_rt.engine.contract import check_names
 from ddm_rt.engine.cpu.ort import REFUSED, UNREADABLE
@@ -35,8 +40,8 @@ from ddm_rt.kernels.compiled import AotError
 from ddm_rt.kernels.pack import MANIFEST
 
 _MOST_CALLS = 32  # sets of shapes kept ready, each with a graph
-# Memory of a GPU for each pixel that a call of the VAE makes, in numbers; as the torch backend has it.
-_VALUES_PER_PIXEL = 2 * 4 * 256
+# Four images of 512x512 in a call of the VAE: each session keeps the memory that its largest call took.
+_VAE_PIXELS = 2**20
 _SIGNATURE = "manifest.hmac"  # of a pack in the user's cache: that it was made here
 _PRECISIONS = (Precision.FP32, Precision.FP16)
 
@@ -48,6 +53,7 @@ class OrtCudaEngine(OnDevice):
 
     backend: ClassVar[str] = Backend.ONNXRUNTIME.value
     max_batch = None
+    max_pixels = _VAE_PIXELS
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
         """`threads` is the CPU's and changes nothing here.
@@ -70,7 +76,6 @@ class OrtCudaEngine(OnDevice):
         provider = sessions.device_provider()
         assert provider is not None
         self.precision = config.precision.value
-        self.max_pixels = info.memory_bytes // (_VALUES_PER_PIXEL * (4 if config.precision is Precision.FP32 else 2))
         self.versions = {
             self.backend: ort.__version__,
             "provider": provider,
@@ -80,13 +85,19 @@ class OrtCudaEngine(OnDevice):
         }
         self._guided_step = guided_step_kernels(self._device, kernels_for(info.architecture), resources)
         place = Place("cuda", device.ordinal)
+        # ONNX Runtime keeps graphs and handles for each thread that calls it, so one thread makes all calls.
+        worker = ThreadPoolExecutor(1, "onnxruntime")
+        resources.callback(worker.shutdown)
         networks: dict[str, _Network] = {}
         for name, path in self._bundle.graphs.items():
+            # A VAE of SDXL may have stayed float32 (`force_upcast`), and mustn't be rounded to TF32.
+            half = config.precision is Precision.FP16 and (config.family, name) != (Family.SDXL, "decoder")
+            opens = partial(sessions.open_on_device, path, provider, device.ordinal, self._stream.handle, half=half)
             # Text encoder and conditioner run once per prompt: a graph of them would be captured and never replayed.
             graphs = name in ("denoiser", "decoder")
-            session = _opened(self.backend, path, provider, device.ordinal, self._stream.handle, graphs=graphs)
-            networks[name] = network = _Network(f"{name}.onnx", BoundSession(session, place), self._arrays, graphs)
+            networks[name] = network = _Network(f"{name}.onnx", opens, place, self._arrays, worker, graphs=graphs)
             resources.callback(network.close)
+            network.open(path, self.backend)
             check_names(config, name, path, network.inputs, network.outputs)
         self._networks = networks
         resources.callback(self._stream.synchronize)
@@ -97,7 +108,7 @@ class OrtCudaEngine(OnDevice):
         """Why this backend can't run `bundle` on the device, or None."""
         if (reason := sessions.clash()) is not None:
             return reason
-        if sessions.device_provider() is None:
+        if (provider := sessions.device_provider()) is None:
             return f"this build of onnxruntime is for CPUs; `{sessions.TO_GPU}` brings the one for GPUs in its place"
         try:
             cuda.device_info(ordinal=device.ordinal)
@@ -108,40 +119,93 @@ class OrtCudaEngine(OnDevice):
         if bundle is not None and bundle.config.precision not in _PRECISIONS:
             taken = " and ".join(_PRECISIONS)
             return f"the bundle is {bundle.config.precision}; ONNX Runtime computes {taken} on a CUDA device"
-        return None
+        return sessions.cannot_start(provider, device.ordinal)
 
 
 class _Network:
-    """A session on device arrays, with fixed arrays for each set of input shapes."""
+    """A session on device arrays, with fixed arrays for each set of input shapes. `opens(graphs=...)` opens it."""
 
-    def __init__(self, name: str, session: BoundSession, arrays: Arrays, graphs: bool) -> None:
-        self.name, self._session, self._arrays, self._graphs = name, session, arrays, graphs
-        self.inputs, self.outputs = session.inputs, session.outputs
+    def __init__(
+        self,
+        name: str,
+        opens: Callable[..., ort.InferenceSession],
+        place: Place,
+        arrays: Arrays,
+        worker: ThreadPoolExecutor,
+        *,
+        graphs: bool,
+    ) -> None:
+        self.name, self._opens, self._place, self._arrays = name, opens, place, arrays
+        self._worker, self._graphs = worker, graphs
+        self._session: BoundSession | None = None
         self._calls: OrderedDict[tuple[Shape, ...], _Call] = OrderedDict()
         self._captured = 0
+        self.inputs: dict[str, np.dtype[Any]] = {}
+        self.outputs: dict[str, np.dtype[Any]] = {}
+
+    def open(self, path: Path, backend: str) -> None:
+        """Raises BackendUnavailable where the provider doesn't start, BundleError for a file that is no graph."""
+        try:
+            try:
+                self._open()
+            except UNREADABLE as error:
+                if not self._graphs or "graph capture" not in str(error):
+                    raise
+                self._launch(error)  # some node isn't one of the device's, and a graph can't hold it
+        except UNREADABLE as error:
+            raise BundleError(f"{path}: not a graph that ONNX Runtime {ort.__version__} runs: {error}") from error
+        except DdmError as error:
+            raise BackendUnavailable(backend, str(error), ()) from error
+
+    def _open(self) -> None:
+        session = self._worker.submit(self._opens, graphs=self._graphs).result()
+        self._session = BoundSession(session, self._place)
+        self.inputs, self.outputs = self._session.inputs, self._session.outputs
+
+    def _launch(self, why: Exception) -> None:
+        """Without graphs from now on, in a new session: one whose capture failed may be in any state."""
+        _log.warning("%s: no CUDA graph, its calls are launched one by one: %s", self.name, why)
+        self._graphs = False
+        for call in self._calls.values():
+            call.graph = None
+        self._open()
 
     def __call__(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Outputs of one run, arrays of their own. Queued; doesn't wait, but for the first call with these shapes.
 
-        Raises DdmError naming the inputs' shapes where the graph doesn't take them.
+        Raises DdmError naming the inputs' shapes where the graph doesn't take them or the device has too little memory.
         """
         shapes = tuple(feeds[name].shape for name in self.inputs)
         try:
             call = self._calls.get(shapes) or self._prepare(feeds, shapes)
             self._calls.move_to_end(shapes)
-            for name, fixed in call.inputs.items():
-                self._arrays.copy(fixed.pointer, feeds[name])
-            self._session.run(_addressed(call.inputs), _addressed(call.outputs), call.graph)
+            call.fill(self._arrays, feeds)
+            try:
+                self._run(call)
+            except REFUSED as error:
+                if call.graph is None or call.ran:
+                    raise
+                self._launch(error)
+                self._run(call)
         except REFUSED as error:
             given = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-            raise DdmError(f"{self.name} refused its inputs ({given}): {error}") from error
+            what = "has too little memory for" if "llocate" in str(error) else "refused"
+            raise DdmError(f"{self.name} {what} its inputs ({given}): {error}") from error
         results = {name: self._arrays.empty(fixed.shape, fixed.dtype) for name, fixed in call.outputs.items()}
         for name, result in results.items():
             self._arrays.copy(result.pointer, call.outputs[name])
         return results
 
+    def _run(self, call: "_Call") -> None:
+        assert self._session is not None
+        given, made = _addressed(call.inputs), _addressed(call.outputs)
+        self._worker.submit(self._session.run, given, made, call.graph).result()
+        call.ran = True
+
     def _prepare(self, feeds: Mapping[str, Buffer], shapes: tuple[Shape, ...]) -> "_Call":
-        first = self._session.first(_addressed({name: feeds[name] for name in self.inputs}))
+        assert self._session is not None
+        given = _addressed({name: feeds[name] for name in self.inputs})
+        first = self._worker.submit(self._session.first, given).result()
         empty, dtypes = self._arrays.empty, self.outputs
         outputs = {name: empty(tuple(value.shape()), dtypes[name]) for name, value in first.items()}
         inputs = {name: empty(feeds[name].shape, dtype) for name, dtype in self.inputs.items()}
@@ -158,7 +222,9 @@ class _Network:
         return self._calls[shapes]
 
     def close(self) -> None:
+        """Drop arrays and session, before the stream that it queues on."""
         self._calls.clear()
+        self._session = None
 
 
 class _Call:
@@ -166,6 +232,16 @@ class _Call:
 
     def __init__(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], graph: int | None) -> None:
         self.inputs, self.outputs, self.graph = inputs, outputs, graph
+        self.ran = False
+        self._filled: dict[str, weakref.ref[Buffer]] = {}
+
+    def fill(self, arrays: Arrays, feeds: Mapping[str, Buffer]) -> None:
+        """Copy inputs into place; what is there from the last call (`cond`, in a loop) isn't copied again."""
+        for name, fixed in self.inputs.items():
+            last = self._filled.get(name)
+            if last is None or last() is not feeds[name]:
+                arrays.copy(fixed.pointer, feeds[name])
+                self._filled[name] = weakref.ref(feeds[name])
 
 
 def kernels_for(architecture: str) -> Path:
@@ -173,36 +249,32 @@ def kernels_for(architecture: str) -> Path:
     made here. Raises DdmError where it can't be compiled.
     """
     folder = user_cache.root() / "kernels" / f"guided_step-{architecture}-triton-{installed('triton')}"
-    signature = folder / _SIGNATURE
-    if signature.is_file() and user_cache.signed_here((folder / MANIFEST).read_bytes(), signature.read_bytes()):
+    if _made_here(folder):
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        write_pack(folder, [architecture], ["guided_step"])
-    except (AotError, ValueError) as error:
-        raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
-    write_atomic(signature, user_cache.sign((folder / MANIFEST).read_bytes()))
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / "pack"
+        try:
+            write_pack(made, [architecture], ["guided_step"])
+        except (AotError, ValueError) as error:
+            raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
+        write_atomic(made / _SIGNATURE, user_cache.sign((made / MANIFEST).read_bytes()))
+        if folder.is_dir() and not _made_here(folder):
+            with contextlib.suppress(OSError):  # another process moved it first
+                folder.rename(Path(scratch) / "foreign")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not _made_here(folder):  # else another process was first
+                raise
     return folder
 
 
-def _opened(
-    backend: str, path: Path, provider: str, ordinal: int, stream: int, *, graphs: bool
-) -> ort.InferenceSession:
-    """Raises BackendUnavailable where the provider doesn't start."""
+def _made_here(folder: Path) -> bool:
     try:
-        try:
-            return sessions.open_on_device(path, provider, ordinal, stream, graphs=graphs)
-        except UNREADABLE as error:
-            if not graphs or "graph capture" not in str(error):
-                raise
-            # Some node isn't one of the device's, and a graph can't hold it.
-            _log.warning("%s: no CUDA graph, its calls are launched one by one: %s", path.name, error)
-            return sessions.open_on_device(path, provider, ordinal, stream, graphs=False)
-    except UNREADABLE as error:
-        raise BundleError(f"{path}: not a graph that ONNX Runtime {ort.__version__} runs: {error}") from error
-    except DdmError as error:
-        raise BackendUnavailable(backend, str(error), ()) from error
+        return user_cache.signed_here((folder / MANIFEST).read_bytes(), (folder / _SIGNATURE).read_bytes())
+    except OSError:
+        return False
 
 
 def _addressed(arrays: Mapping[str, Buffer]) -> dict[str, Addressed]:

@@ -223,11 +223,15 @@ def _outputs(path: Path) -> dict[str, Any]:
 
 
 def _feeds(session: ort.InferenceSession) -> dict[str, Any]:
-    """Standard normal numbers, codes from 0, timesteps from 0 to 999; free axes are 2, sizes 8."""
+    """Standard normal numbers, codes from 0, timesteps from 0 to 999; free axes are 2, sizes 8.
+
+    Of ready keys there are enough for any indicator, which has 16 at most, and for two tokens of text.
+    """
+    free = {"height": 8, "width": 8, "keys": 18}
     rng = np.random.default_rng(0)
     feeds: dict[str, Any] = {}
     for item in session.get_inputs():
-        shape = [size if isinstance(size, int) else {"height": 8, "width": 8}.get(size, 2) for size in item.shape]
+        shape = [size if isinstance(size, int) else free.get(size, 2) for size in item.shape]
         if item.type == "tensor(int64)":
             feeds[item.name] = np.zeros(shape, np.int64)
         elif item.name == "t":

@@ -19,7 +19,7 @@ CONTEXT = "context"
 SIZES = "time_ids"  # SDXL: height, width, crop top, crop left, height and width, in pixels
 
 _KEPT = 2**26  # numbers: 256 MiB in float32
-_LEAST_ROWS = 16
+_LEAST_ROWS = 48  # as many as three branches of 16 images have, or each step would make its own again
 _PROBE_ROWS = 8
 _PROBE_TEXTS = ("", "a photograph of a person at work", "an oil painting, in many colours", "a street at night")
 
