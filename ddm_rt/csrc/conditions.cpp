@@ -13,7 +13,7 @@ constexpr const char* kContext = "context";
 constexpr const char* kSizes = "time_ids";  // SDXL: height, width, crop top, crop left, height and width, in pixels
 
 constexpr int64_t kKept = int64_t{1} << 26;  // numbers: 256 MiB in float32
-constexpr int64_t kLeastRows = 16;
+constexpr int64_t kLeastRows = 48;
 constexpr size_t kProbeRows = 8;
 constexpr std::array kProbeTexts{"", "a photograph of a person at work", "an oil painting, in many colours",
                                  "a street at night"};
