@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -188,15 +189,16 @@ def _settings(model: type[S], given: Mapping[str, Any]) -> S:
 def _scale(given: Mapping[str, Any]) -> RaySettings | None:
     """None where no replicas are asked for. Raises DdmError where only they could be meant."""
     if (gpus := given["gpus"]) is not None:
-        if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
+        if gpus != "all" and not re.fullmatch("[1-9][0-9]{0,4}", gpus):
             raise DdmError(f"--gpus is {gpus!r}; expected all, or a number of GPUs")
         names = ("replicas", "max_replicas", "gpus_per_replica")
         own = {f"--{name.replace('_', '-')}": given[name] for name in names}
         options.refuse(own, "this option can't go with --gpus, which is a replica for each")
     if gpus is not None or given["replicas"] is not None:
         return _settings(RaySettings, given)
-    only = ("max_replicas", "target_ongoing", "max_ongoing", "cpus", "gpus_per_replica")
-    about = {f"--{name.replace('_', '-')}": given[name] for name in only}
+    own = {f"--{name.replace('_', '-')}": given[name] for name in ("max_replicas", "gpus_per_replica")}
+    options.refuse(own, "this option needs --replicas")
+    about = {f"--{name.replace('_', '-')}": given[name] for name in ("target_ongoing", "max_ongoing", "cpus")}
     about |= {"--ray-address": given["address"], "--ray-dashboard": given["dashboard"]}
     options.refuse(about, "this option needs --replicas or --gpus")
     return None

@@ -14,6 +14,7 @@ from ddm_rt.errors import DdmError
 
 CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
 SECRET = "secret"
+_SECRET_BYTES = 32
 
 
 def root() -> Path:
@@ -54,13 +55,18 @@ def _secret(*, make: bool) -> bytes | None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(prefix=f".{SECRET}.", dir=path.parent)  # for the user alone
         with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(_SECRET_BYTES))
         with contextlib.suppress(FileExistsError):  # another process was first
             os.link(name, path)
         Path(name).unlink()
-    status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            status, content = os.fstat(file.fileno()), file.read()
+    except OSError as error:
+        raise DdmError(f"{path}: can't be read, or is a link ({error.strerror}). Remove it") from error
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or len(content) != _SECRET_BYTES:
         raise DdmError(
-            f"{path}: belongs to somebody else, or others may read it; whoever has it can sign code. Remove it"
+            f"{path}: belongs to somebody else, isn't whole, or others may read it; whoever has it can sign code. "
+            "Remove it"
         )
-    return path.read_bytes()
+    return content

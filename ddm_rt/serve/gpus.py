@@ -13,8 +13,8 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def count() -> int:
-    """Of the cluster that this process is connected to."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    """Of the cluster that this process is connected to: those that nobody holds."""
+    return int(ray.available_resources().get("GPU", 0))
 
 
 def own_device() -> str:

@@ -1,11 +1,12 @@
 """The training loop: one step is a function of (seed, step, state), so a resumed run ends in the same bits."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.trainee import Classes, Material
 
 KEPT_CHECKPOINTS = 2
+_log = logging.getLogger(__name__)
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly
 
 
@@ -56,6 +58,24 @@ class Batch(NamedTuple):
         return moved._replace(image=self.image, no_text=self.no_text)
 
 
+class Compiled:
+    """A model's forward pass through torch.compile, or eager with one warning where torch can't compile it here."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self.compiled = model, True
+        self._passed: Callable[..., Tensor] = torch.compile(model, fullgraph=True, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        try:
+            out: Tensor = self._passed(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            _log.warning("training goes on without torch.compile, which can't compile the model here: %s", reason)
+            self._passed, self.compiled = self._model, False
+            out = self._model(*arguments)
+        return out
+
+
 class Trainer:
     """A subject, the indicator head, optimizer and EMA, and the step that moves them on."""
 
@@ -78,7 +98,7 @@ class Trainer:
         # Of the pass that gradients are taken through, whose shapes stay. Others, with shapes of their own, are eager.
         self.passed: Callable[..., Tensor] = self.model
         if train.compile:
-            self.passed = torch.compile(self.model, fullgraph=True, dynamic=False)
+            self.passed = Compiled(self.model)
         if self.head is not None:
             self.head.to(device)
         average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]

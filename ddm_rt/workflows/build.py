@@ -44,7 +44,7 @@ def build_plans(
     if (reason := flavours.cannot_build(flavour)) is not None:
         others = [name for name, other in flavours.TABLE.items() if flavours.cannot_build(other) is None]
         raise BackendUnavailable(flavour.name, reason, others)
-    if memory_gib is not None and memory_gib <= 0:
+    if memory_gib is not None and not memory_gib > 0:  # nor is it "not a number"
         raise DdmError(f"--memory-gib: {memory_gib:g}; expected more than 0")
     bundle = Bundle.load(source)
     options = build.options(

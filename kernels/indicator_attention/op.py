@@ -95,7 +95,7 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], 
 
 def by_two_attentions(q: Tensor, k: Tensor, v: Tensor, k_ind: Tensor, v_ind: Tensor, scale: Tensor) -> Tensor:
     """The same by torch's own attention, twice: it keeps a number for each query in place of the logits."""
-    q, k, v, k_ind, v_ind = (x.transpose(1, 2) for x in (q, k, v, k_ind, v_ind))  # [B,H,N|T|M,D]
+    q, k, v, k_ind, v_ind = (x.to(q.dtype).transpose(1, 2) for x in (q, k, v, k_ind, v_ind))  # [B,H,N|T|M,D]
     text = F.scaled_dot_product_attention(q, k, v)
     indicator = F.scaled_dot_product_attention(q, k_ind, v_ind)
     return (text + scale.to(text.dtype).view(-1, 1, 1, 1) * indicator).transpose(1, 2)

@@ -16,7 +16,7 @@ def test_why_a_backend_was_taken_is_said_to_those_who_ask(
     assert not [message for message in caplog.messages if "backend" in message]
     assert ddm_rt("-v", *line, tmp_path / "verbose").code == 0
     (said,) = [message for message in caplog.messages if "backend" in message]
-    assert said.startswith("backend auto: onnxruntime in fp32; not tensorrt: ")
+    assert said.startswith("backend auto: onnxruntime on cpu in fp32; not tensorrt: ")
 
 
 @pytest.mark.skipif(has_cuda(), reason="is about machines without a GPU")
@@ -26,7 +26,8 @@ def test_why_a_backend_was_taken_is_said_to_those_who_ask(
         (("--device", "gpu"), "device 'gpu' is unknown; expected cpu, cuda, or cuda:N with the number of a device"),
         (("--device", "cuda"), "backend 'auto' is not available: tensorrt: no CUDA driver: libcuda.so.1 was not found"),
         (("--device", "cuda:1", "--backend", "torch"), "'torch' is not available: no CUDA driver"),
-        (("--device", "cuda", "--backend", "onnxruntime"), "'onnxruntime' is not available: it doesn't run on cuda:0"),
+        (("--device", "cuda", "--backend", "onnxruntime"), "'onnxruntime' is not available: no CUDA driver"),
+        (("--device", "cuda", "--backend", "openvino"), "'openvino' is not available: it doesn't run on cuda:0"),
         (("--device", "cpu", "--backend", "tensorrt"), "'tensorrt' is not available: it doesn't run on cpu"),
     ],
 )
@@ -44,4 +45,4 @@ def test_shards_have_no_device_of_their_own(ddm_rt, bundle: Bundle, tmp_path: Pa
 
 def test_replicas_have_no_device_of_their_own(ddm_rt) -> None:
     said = ddm_rt("serve", "digits", "--replicas", 1, "--device", "cuda").refusal()
-    assert "--device: this option can't go with --replicas; each takes what Ray gives it and the bundle says" in said
+    assert "--device: this option can't go with replicas; each takes what Ray gives it and the bundle says" in said

@@ -72,5 +72,5 @@ def test_the_record_is_in_the_bundle_and_auto_reads_it(ddm_rt, own: Path, monkey
     assert choice.row.backend == "onnxruntime"
     assert "it didn't pass its gates here: the drift gate said undecided" in choice.reasons["openvino"]
     rows = {name: detail for name, _, detail in checks(after)}
-    assert rows["backend auto"].startswith("onnxruntime in fp32; not ")
+    assert rows["backend auto"].startswith("onnxruntime on cpu in fp32; not ")
     assert "the drift gate said undecided" in rows["backend auto"]

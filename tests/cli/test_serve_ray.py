@@ -50,17 +50,18 @@ def test_replicas_are_served_until_sigterm(tmp_path: Path) -> None:
 
 def test_what_is_refused(ddm_rt: Command) -> None:
     for arguments, reason in (
-        (("--max-replicas", 2), "this option needs --replicas or --gpus"),
+        (("--max-replicas", 2), "this option needs --replicas"),
         (("--ray-address", "auto"), "this option needs --replicas or --gpus"),
         (("--ray-dashboard",), "this option needs --replicas or --gpus"),
         (("--replicas", 3, "--max-replicas", 2), "expected at least replicas, 3"),
         (("--replicas", 2, "--target-ongoing", 0), "field target_ongoing"),
         (("--replicas", 2, "--cpus", -1), "field cpus"),
         (("--gpus", "some"), "--gpus is 'some'; expected all, or a number of GPUs"),
+        (("--gpus", "9" * 5000), "expected all, or a number of GPUs"),
         (("--gpus", 0), "--gpus is '0'; expected all, or a number of GPUs"),
         (("--gpus", "all", "--replicas", 2), "this option can't go with --gpus"),
         (("--gpus", 2, "--gpus-per-replica", 1), "this option can't go with --gpus"),
-        (("--gpus-per-replica", 1), "this option needs --replicas or --gpus"),
+        (("--gpus-per-replica", 1), "this option needs --replicas"),
         (("--gpus", "all", "--backend", "openvino"), "backend openvino takes no GPU"),
         (("--replicas", 2, "--backend", "tensorrt"), "backend tensorrt takes a GPU, and the replicas reserve none"),
     ):
@@ -74,5 +75,5 @@ def test_gpus_that_this_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 2
     assert [line for line in ended.stderr.splitlines() if "error" in line] == [
-        "error: gpus is all; Ray finds no GPU; nvidia-smi and CUDA_VISIBLE_DEVICES say what it sees"
+        "error: gpus is all; Ray finds no free GPU; nvidia-smi and CUDA_VISIBLE_DEVICES say what it sees"
     ]

@@ -115,10 +115,10 @@ _PLACE = {1: "memory/{}/memory.limit_in_bytes", 2: "{}/memory.max"}
     ("limits", "expected", "words"),
     [
         ({}, 500, "half of what was available"),
-        ({"a/b": 400}, 400, "control group"),
-        ({"a": 400}, 400, "control group"),
-        ({".": 400, "a": 300, "a/b": 450}, 300, "control group"),
-        ({"a/b": 600}, 500, "half of what was available"),
+        ({"a/b": 800}, 400, "control group"),
+        ({"a": 800}, 400, "control group"),
+        ({".": 800, "a": 600, "a/b": 900}, 300, "control group"),
+        ({"a/b": 1200}, 500, "half of what was available"),
         ({"other": 1}, 500, "half of what was available"),
     ],
 )
@@ -136,6 +136,17 @@ def test_a_build_may_hold_what_the_machine_and_its_control_group_allow(
     found, said = build_process.allowance(tmp_path)
     assert found == expected * MIB
     assert words in said
+
+
+@pytest.mark.parametrize(("version", "held"), [(1, "memory.usage_in_bytes"), (2, "memory.current")])
+def test_what_a_control_group_holds_already_is_not_left(tmp_path: Path, version: int, held: str) -> None:
+    limit = tmp_path / "sys/fs/cgroup" / _PLACE[version].format("a/b")
+    limit.parent.mkdir(parents=True)
+    limit.write_text(str(800 * MIB))
+    (limit.parent / held).write_text(str(700 * MIB))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{_OURS[version]}\n")
+    assert build_process.allowance(tmp_path)[0] == 50 * MIB
 
 
 def test_where_the_system_tells_nothing_a_build_has_no_limit(tmp_path: Path) -> None:

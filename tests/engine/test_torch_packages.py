@@ -135,7 +135,7 @@ def no_signature(path: Path, root: Path) -> None:
     ("damage", "said"),
     [
         (another_secret, "was not built here, and compiled code of others is never run"),
-        (open_secret, r"secret: belongs to somebody else, or others may read it"),
+        (open_secret, r"secret: belongs to somebody else, isn't whole, or others may read it"),
         (no_secret, "was not built here, and compiled code of others is never run"),
         (altered_record, "was not built here, and compiled code of others is never run"),
         (altered_code, r"denoiser-2\.pt2: missing or altered"),

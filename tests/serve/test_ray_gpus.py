@@ -36,10 +36,10 @@ def test_replicas_that_name_no_gpus_are_left_as_they_are(there: int) -> None:
 @pytest.mark.parametrize(
     ("wanted", "there", "said"),
     [
-        (9, 8, "gpus is 9; Ray finds 8 GPUs"),
-        (2, 1, "gpus is 2; Ray finds 1 GPU;"),
-        ("all", 0, "gpus is all; Ray finds no GPU"),
-        (1, 0, "gpus is 1; Ray finds no GPU"),
+        (9, 8, "gpus is 9; Ray finds 8 free GPUs"),
+        (2, 1, "gpus is 2; Ray finds 1 free GPU;"),
+        ("all", 0, "gpus is all; Ray finds no free GPU"),
+        (1, 0, "gpus is 1; Ray finds no free GPU"),
     ],
 )
 def test_gpus_that_are_not_there(wanted: Any, there: int, said: str) -> None:
@@ -158,12 +158,12 @@ def test_backends_and_gpus_that_do_not_go_together(backend: str, share: float, e
 def test_shards_have_a_worker_for_each_gpu(
     there: int, workers: int | None, pool: tuple[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(there)})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0, "GPU": float(there)})
     assert bulk._on_gpus(workers) == {"size": pool[0], "num_gpus": pool[1]}
 
 
 def test_shards_without_a_gpu_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
     with pytest.raises(DdmError, match="takes a GPU, and Ray finds none"):
         bulk._on_gpus(None)
 

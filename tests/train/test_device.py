@@ -2,14 +2,15 @@
 says so, that convolutions get channels-last tensors, and that the forward compiles in one piece. No run on a device.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from tolerances import CHECKPOINTING_REL
-from torch import nn
+from torch import Tensor, nn
 
 from ddm_rt.config import Precision, RunConfig, parse_json
 from ddm_rt.errors import DdmError
@@ -173,7 +174,24 @@ def losses_of(configs: Sequence[RunConfig], tmp_path: Path, monkeypatch: pytest.
         trainer = Trainer(config, prepare(config, out, CPU, {}))
         assert (trainer.passed is not trainer.model) == config.train.compile
         found.append([trainer.advance() for _ in range(2)])
+        assert not isinstance(trainer.passed, loop.Compiled) or trainer.passed.compiled
     return found
+
+
+def test_training_goes_on_where_torch_can_not_compile(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> NoReturn:
+        raise RuntimeError("no C++ compiler is there")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(loop.torch, "compile", lambda model, **options: compile_(model, backend=refuse, **options))
+    config = tiny({"train.compile": True})
+    trainer = Trainer(config, prepare(config, tmp_path, CPU, {}))
+    assert all(math.isfinite(trainer.advance()) for _ in range(2))
+    (said,) = [record.getMessage() for record in caplog.records if "torch.compile" in record.getMessage()]
+    assert "training goes on without torch.compile" in said
+    assert "no C++ compiler is there" in said
 
 
 @pytest.mark.slow(reason="traces a network forwards and backwards: 40 s")

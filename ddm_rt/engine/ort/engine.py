@@ -6,6 +6,7 @@ captures. guided_step is compiled when an engine is first opened for an architec
 """
 
 import contextlib
+import hashlib
 import logging
 import tempfile
 import weakref
@@ -13,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,9 +36,11 @@ from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
 from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.files import write_atomic
+from ddm_rt.kernels import guided_step
 from ddm_rt.kernels.aot import write_pack
 from ddm_rt.kernels.compiled import AotError
-from ddm_rt.kernels.pack import MANIFEST
+from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
+from ddm_rt.kernels.pack import MANIFEST, PackError, read_pack
 
 _MOST_CALLS = 32  # sets of shapes kept ready, each with a graph
 # Four images of 512x512 in a call of the VAE: each session keeps the memory that its largest call took.
@@ -111,9 +114,11 @@ class OrtCudaEngine(OnDevice):
         if (provider := sessions.device_provider()) is None:
             return f"this build of onnxruntime is for CPUs; `{sessions.TO_GPU}` brings the one for GPUs in its place"
         try:
-            cuda.device_info(ordinal=device.ordinal)
+            info = cuda.device_info(ordinal=device.ordinal)
         except DdmError as error:
             return str(error)
+        if info.architecture not in ARCHITECTURES:
+            return f"guided_step is not shipped for {info.architecture}; it is for {', '.join(ARCHITECTURES)}"
         if find_spec("triton") is None:
             return "guided_step is compiled by triton, which is not installed; pip install triton"
         if bundle is not None and bundle.config.precision not in _PRECISIONS:
@@ -248,7 +253,7 @@ def kernels_for(architecture: str) -> Path:
     """The folder with guided_step for `architecture`, compiled if the user's cache has none for this triton that was
     made here. Raises DdmError where it can't be compiled.
     """
-    folder = user_cache.root() / "kernels" / f"guided_step-{architecture}-triton-{installed('triton')}"
+    folder = user_cache.root() / "kernels" / f"guided_step-{architecture}-{_source()}-triton-{installed('triton')}"
     if _made_here(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -271,10 +276,20 @@ def kernels_for(architecture: str) -> Path:
 
 
 def _made_here(folder: Path) -> bool:
+    """Whether a whole pack lies there that this user made."""
     try:
+        read_pack(folder)
         return user_cache.signed_here((folder / MANIFEST).read_bytes(), (folder / _SIGNATURE).read_bytes())
-    except OSError:
+    except (OSError, PackError):
         return False
+
+
+@cache
+def _source() -> str:
+    """Of what guided_step is compiled from: another version of ours takes kernels of its own."""
+    kernels = Path(guided_step.__file__).parents[1]
+    files = (kernels / "guided_step" / "fused.py", kernels / "guided_step" / "table.py", kernels / "philox.py")
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _addressed(arrays: Mapping[str, Buffer]) -> dict[str, Addressed]:

@@ -127,22 +127,28 @@ def allowance(root: Path = Path("/")) -> tuple[float, str]:
     """
     available = (line.split() for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:"))
     limits = [(int(fields[1]) * 2**10 / 2, "half of what was available") for fields in available]
-    limits += [(limit, "what this process's control group may hold") for limit in _group_limits(root)]
+    limits += [(left / 2, "half of what its control group may still hold") for left in _left_in_groups(root)]
     return min(limits, default=(float("inf"), ""))
 
 
-def _group_limits(root: Path) -> Iterator[float]:
-    """Of the control groups that this process is in, and of those around them; of either version."""
+def _left_in_groups(root: Path) -> Iterator[float]:
+    """Bytes that are left in the control groups of this process and in those around them; of either version."""
     for line in _lines(root / "proc/self/cgroup"):
         controllers, _, path = line.partition(":")[2].partition(":")
         if controllers and "memory" not in controllers.split(","):
             continue
-        mount, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        mount = "memory" if controllers else ""
+        most, held = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
         top = root / "sys/fs/cgroup" / mount
         for folder in (top / path.strip("/"), *(top / path.strip("/")).parents):
-            yield from (float(text) for text in _lines(folder / file) if text.isdigit())
+            limits, used = (_numbers(folder / f"memory.{name}") for name in (most, held))
+            yield from (max(limit - sum(used), 0.0) for limit in limits)
             if folder == top:
                 break
+
+
+def _numbers(path: Path) -> list[float]:
+    return [float(text) for text in _lines(path) if text.isdigit()]
 
 
 def _lines(path: Path) -> list[str]:

@@ -72,7 +72,7 @@ class TensorRTEngine(OnDevice):
         self._networks = networks = {
             name: Network(
                 f"{plan.name}/{plan.engine(name).name}",
-                runtime.deserialize(plan.engine(name).read_bytes(), str(plan.engine(name))),
+                runtime.deserialize(plan.read(name), str(plan.engine(name))),
                 runtime,
                 self._cache,
                 self._arrays,

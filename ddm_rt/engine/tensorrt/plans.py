@@ -105,6 +105,13 @@ class Plan:
         """Path of the serialized `conditioner`, `denoiser`, `decoder` or `text_encoder`."""
         return self.path / self.key.engines[name].file
 
+    def read(self, name: str) -> bytes:
+        """The serialized engine's bytes. Raises BundleError where they aren't those that the key says."""
+        path, content = self.engine(name), self.engine(name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.key.engines[name].sha256:
+            raise BundleError(f"{path}: its sha256 differs from the one in {KEY} (engine {name})")
+        return content
+
 
 def digest(parts: Parts) -> str:
     """The plan cache key: sha256 of the parts as JSON with sorted names."""
@@ -134,7 +141,12 @@ def graph_files(bundle: Bundle, flavour: Flavour, plain: bool = False) -> dict[s
 
 def read_key(path: Path) -> Key:
     """key.json at `path`. Raises DdmError naming the field that is malformed, or a key that isn't its parts'."""
-    key = parse_json(Key, read(path, "a plan must have it"), path)
+    try:
+        key = parse_json(Key, read(path, "a plan must have it"), path)
+    except DdmError as error:
+        if "schema_version" in str(error):
+            raise DdmError(f"{path}: of another version of ddm_rt; `ddm-rt build` makes the plan again") from error
+        raise
     if key.key != digest(key.parts):
         raise DdmError(f"{path}: field key is not that of its parts")
     for name in ENGINES:

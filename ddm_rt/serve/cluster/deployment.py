@@ -23,6 +23,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import Backend
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Engine
 from ddm_rt.engine.devices import CPU, CUDA
@@ -89,12 +90,19 @@ def check_backend(backend: str, scale: RaySettings) -> None:
     """Raises DdmError where the backend takes a GPU and replicas reserve none, or the other way round: each computes on
     what Ray gave it.
     """
+    if backend not in (Backend.AUTO, *backends.names()):
+        choices = ", ".join((Backend.AUTO, *backends.names()))
+        raise DdmError(f"backend {backend!r} is unknown; backends: {choices}")
     kinds = {row.device for row in backends.TABLE if row.backend == backend}
     reserved = scale.gpus is not None or scale.gpus_per_replica > 0
     if kinds == {CUDA} and not reserved:
-        raise DdmError(f"backend {backend} takes a GPU, and the replicas reserve none; give --gpus")
+        raise DdmError(
+            f"backend {backend} takes a GPU, and the replicas reserve none; give --gpus or --gpus-per-replica"
+        )
     if kinds == {CPU} and reserved:
-        raise DdmError(f"backend {backend} takes no GPU, and the replicas reserve some; leave out --gpus")
+        raise DdmError(
+            f"backend {backend} takes no GPU, and the replicas reserve some; leave out --gpus and --gpus-per-replica"
+        )
 
 
 def on_gpus(scale: RaySettings, there: int) -> RaySettings:
@@ -104,7 +112,7 @@ def on_gpus(scale: RaySettings, there: int) -> RaySettings:
     if scale.gpus is None:
         return scale
     if there < (1 if scale.gpus == "all" else scale.gpus):
-        has = "no GPU" if there == 0 else f"{there} GPU{'s' * (there > 1)}"
+        has = "no free GPU" if there == 0 else f"{there} free GPU{'s' * (there > 1)}"
         raise DdmError(f"gpus is {scale.gpus}; Ray finds {has}; nvidia-smi and CUDA_VISIBLE_DEVICES say what it sees")
     replicas = there if scale.gpus == "all" else scale.gpus
     return scale.model_copy(update={"gpus": None, "replicas": replicas, "gpus_per_replica": 1.0})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ddm_rt.config import DistillConfig, Family, LoraConfig, RunConfig, SamplerName
+from ddm_rt.config import DistillConfig, Family, LoraConfig, Precision, RunConfig, SamplerName
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import read, write_atomic
 from ddm_rt.model.assemble import WEIGHTS, assemble, read_file
@@ -112,7 +112,8 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         # that step would be half of the path: too far (benchmarks/results/distill.md, digits 0 and 1).
         "distill.one_step_start": bool(paths) and phases >= 4,
         "train.indicator_weight": 0.0,
-        "train.compile": False,  # the device's to say, not the teacher's
+        "train.compile": False,  # both the device's to say, not the teacher's
+        "train.precision": Precision.FP32,
         "sampling.sampler": SamplerName.DDIM,
         "schedule.set_alpha_to_one": True,
         # Few "leading" steps begin far below the last timestep: nothing is left of one or two, and what a checkpoint
