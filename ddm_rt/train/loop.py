@@ -69,7 +69,7 @@ class Compiled:
         try:
             out: Tensor = self._passed(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
             _log.warning("training goes on without torch.compile, which can't compile the model here: %s", reason)
             self._passed, self.compiled = self._model, False
             out = self._model(*arguments)

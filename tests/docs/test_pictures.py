@@ -15,7 +15,13 @@ COMMAND = ROOT / "docs" / "tools" / "pictures.py"
 DRAWN = ("balance", "speed", "discrepancy", "architecture", "attention")
 SVG = "{http://www.w3.org/2000/svg}"
 # Of each picture of pixels: its width, and the most kilobytes that it may have.
-PIXELS = {"hero": (1200, 120), "codes": (1440, 120), "contact-sheet": (552, 60), "page": (1280, 120)}
+PIXELS = {
+    "hero": (1200, 120),
+    "codes": (1440, 120),
+    "contact-sheet": (552, 60),
+    "page": (1280, 120),
+    "splits": (1280, 120),
+}
 MAX_KB, MIN_FONT = 700, 11
 
 

@@ -14,14 +14,14 @@ SIZE = (8, 8)
 
 
 def test_the_least_recent_row_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ddm_rt.sample.loop.conditions._KEPT", 0)  # then there is room for 16
+    monkeypatch.setattr("ddm_rt.sample.loop.conditions._KEPT", 0)  # then there is room for 48
     engine = FakeEngine()
     conditions = Conditions(fake_bundle(), engine)
     made = []
-    for scale in (*range(16), 0, 16, 0, 1):
+    for scale in (*range(48), 0, 48, 0, 1):
         conditions.gather([Condition(None, 0)], float(scale), SIZE)
         made.append(len(engine.conditioned))
-    assert made == [*range(1, 17), 16, 17, 17, 18]
+    assert made == [*range(1, 49), 48, 49, 49, 50]
 
 
 def test_each_text_is_encoded_once_and_each_row_made_once(tmp_path: Path) -> None:
