@@ -295,7 +295,7 @@ def test_a_denoiser_is_one_graph_without_a_break(family: str, request: pytest.Fi
     else:
         bundle = request.getfixturevalue("exported_bundles")[family]
     part = Eager.load(bundle, Precision.BF16, torch.device("cpu")).parts["denoiser"]
-    taken = signature(part).taken
+    taken = signature("denoiser", part).taken
     given = [
         taken(name, torch.zeros(value.shape, dtype=value.dtype))
         for name, value in weights.example(part, bundle.config, 2).items()
