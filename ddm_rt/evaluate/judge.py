@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddm_rt.config import parse
-from ddm_rt.engine.cpu.ort import UNREADABLE
+from ddm_rt.engine.ort.sessions import UNREADABLE
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.preprocessing import FILE, Preprocessing, from_processor
 from ddm_rt.files import asset, read, sha256

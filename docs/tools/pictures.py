@@ -150,7 +150,7 @@ def page() -> bytes:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(url, server)
-            with _screen(url) as screen:
+            with _screen(url, 900) as screen:
                 screen.get_by_label("Number", exact=True).fill("20")
                 screen.get_by_label("Seed", exact=True).fill(str(SEED))
                 screen.get_by_role("button", name="Generate").click()
@@ -168,20 +168,20 @@ def splits() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ddm_rt.cli", "discover", "--data", "digits:3,8@4:1", "--out", folder]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        with _screen((Path(folder) / "index.html").as_uri()) as screen:
+        with _screen((Path(folder) / "index.html").as_uri(), 1000) as screen:
             shot = screen.screenshot()
     return _webp(Image.open(io.BytesIO(shot)).convert("RGB"))
 
 
 @contextmanager
-def _screen(url: str) -> Iterator[Any]:
-    """A page of Chromium at that address."""
+def _screen(url: str, height: int) -> Iterator[Any]:
+    """The page at that address in Chromium, in a window of that height."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        screen = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        screen = browser.new_page(viewport={"width": 1280, "height": height}, color_scheme="light")
         screen.goto(url)
         yield screen
         browser.close()

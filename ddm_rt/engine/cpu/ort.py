@@ -4,26 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, CpuEngine
-from ddm_rt.engine.ort.sessions import CPU_PROVIDER, open_session
-
-# What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
-UNREADABLE = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-# And for inputs that it doesn't take; by IO binding the first.
-REFUSED = (RuntimeError, ort_errors.RuntimeException, ort_errors.EPFail, ort_errors.Fail, ort_errors.InvalidArgument)
+from ddm_rt.engine.ort.sessions import CPU_PROVIDER, REFUSED, UNREADABLE, open_session
 
 
 class _Graph:

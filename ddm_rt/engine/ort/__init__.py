@@ -1,1 +1,1 @@
-"""ONNX Runtime on a CUDA device: its sessions, run by IO binding, and the engine over them."""
+"""ONNX Runtime: its sessions on either kind of device, and the engine that runs them on a CUDA device."""

@@ -14,15 +14,8 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 _NOT_CAPTURED = "-1"
 
 
-class Place(NamedTuple):
-    """Where arrays lie, as ONNX Runtime names it."""
-
-    device: str  # "cpu" or "cuda"
-    ordinal: int = 0
-
-
 class Addressed(NamedTuple):
-    """A contiguous array in that place."""
+    """A contiguous array on the device."""
 
     pointer: int
     shape: Shape
@@ -30,11 +23,11 @@ class Addressed(NamedTuple):
 
 
 class BoundSession:
-    """Runs a session by IO binding. A run on a device is queued, not waited for."""
+    """Runs a session on CUDA device `ordinal` by IO binding. A run is queued, not waited for."""
 
-    def __init__(self, session: ort.InferenceSession, place: Place) -> None:
+    def __init__(self, session: ort.InferenceSession, ordinal: int) -> None:
         """Raises DdmError for a tensor of a type that isn't known here."""
-        self._session, self._place = session, place
+        self._session, self._place = session, ("cuda", ordinal)
         self.inputs = {item.name: _dtype(item) for item in session.get_inputs()}
         self.outputs = {item.name: _dtype(item) for item in session.get_outputs()}
         self._binding = session.io_binding()
@@ -75,9 +68,8 @@ class BoundSession:
     def _run(self, graph: str) -> None:
         if graph not in self._options:
             self._options[graph] = options = ort.RunOptions()
-            if self._place.device != "cpu":
-                options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-                options.add_run_config_entry("gpu_graph_id", graph)
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            options.add_run_config_entry("gpu_graph_id", graph)
         self._session.run_with_iobinding(self._binding, self._options[graph])
 
 

@@ -26,11 +26,11 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Backend, Family, Precision
 from ddm_rt.engine import user_cache
 from ddm_rt.engine.contract import check_names
-from ddm_rt.engine.cpu.ort import REFUSED, UNREADABLE
 from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.machine import installed
 from ddm_rt.engine.ort import sessions
-from ddm_rt.engine.ort.binding import Addressed, BoundSession, Place, Shape
+from ddm_rt.engine.ort.binding import Addressed, BoundSession, Shape
+from ddm_rt.engine.ort.sessions import REFUSED, UNREADABLE
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
 from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
@@ -58,23 +58,10 @@ class OrtCudaEngine(OnDevice):
     max_batch = None
     max_pixels = _VAE_PIXELS
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
-        """`threads` is the CPU's and changes nothing here.
-
-        Raises BackendUnavailable where `unavailable` says why or the provider doesn't start, BundleError for a graph
-        that isn't one or doesn't take what the bundle says.
-        """
-        reason = self.unavailable(bundle, device)
-        if reason is not None:
-            raise BackendUnavailable(self.backend, reason, ())
-        resources = self._begin(bundle, device)
-        try:
-            self._open(resources, device)
-        except BaseException:
-            self.close()
-            raise
-
     def _open(self, resources: ExitStack, device: Device) -> None:
+        """Raises BackendUnavailable where the provider doesn't start, BundleError for a graph that isn't one or doesn't
+        take what the bundle says.
+        """
         info, config = self._device.info, self._bundle.config
         provider = sessions.device_provider()
         assert provider is not None
@@ -87,7 +74,6 @@ class OrtCudaEngine(OnDevice):
             "triton": installed("triton") or "none",
         }
         self._guided_step = guided_step_kernels(self._device, kernels_for(info.architecture), resources)
-        place = Place("cuda", device.ordinal)
         # ONNX Runtime keeps graphs and handles for each thread that calls it, so one thread makes all calls.
         worker = ThreadPoolExecutor(1, "onnxruntime")
         resources.callback(worker.shutdown)
@@ -98,7 +84,9 @@ class OrtCudaEngine(OnDevice):
             opens = partial(sessions.open_on_device, path, provider, device.ordinal, self._stream.handle, half=half)
             # Text encoder and conditioner run once per prompt: a graph of them would be captured and never replayed.
             graphs = name in ("denoiser", "decoder")
-            networks[name] = network = _Network(f"{name}.onnx", opens, place, self._arrays, worker, graphs=graphs)
+            networks[name] = network = _Network(
+                f"{name}.onnx", opens, device.ordinal, self._arrays, worker, graphs=graphs
+            )
             resources.callback(network.close)
             network.open(path, self.backend)
             check_names(config, name, path, network.inputs, network.outputs)
@@ -134,13 +122,13 @@ class _Network:
         self,
         name: str,
         opens: Callable[..., ort.InferenceSession],
-        place: Place,
+        ordinal: int,
         arrays: Arrays,
         worker: ThreadPoolExecutor,
         *,
         graphs: bool,
     ) -> None:
-        self.name, self._opens, self._place, self._arrays = name, opens, place, arrays
+        self.name, self._opens, self._ordinal, self._arrays = name, opens, ordinal, arrays
         self._worker, self._graphs = worker, graphs
         self._session: BoundSession | None = None
         self._calls: OrderedDict[tuple[Shape, ...], _Call] = OrderedDict()
@@ -164,7 +152,7 @@ class _Network:
 
     def _open(self) -> None:
         session = self._worker.submit(self._opens, graphs=self._graphs).result()
-        self._session = BoundSession(session, self._place)
+        self._session = BoundSession(session, self._ordinal)
         self.inputs, self.outputs = self._session.inputs, self._session.outputs
 
     def _launch(self, why: Exception) -> None:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.errors import DdmError
 
@@ -21,6 +22,19 @@ CPU_PROVIDER, CUDA_PROVIDER, RTX_PROVIDER = (
     "NvTensorRTRTXExecutionProvider",
 )
 ON_DEVICE = (CUDA_PROVIDER, RTX_PROVIDER)  # in the order in which they are taken
+
+# What ONNX Runtime raises for a file that isn't a graph it can run; judges are opened with it too.
+UNREADABLE = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+# And for inputs that it doesn't take; by IO binding the first.
+REFUSED = (RuntimeError, ort_errors.RuntimeException, ort_errors.EPFail, ort_errors.Fail, ort_errors.InvalidArgument)
 
 # A graph of one Identity, as ONNX stores it.
 _IDENTITY = bytes.fromhex(
@@ -58,7 +72,7 @@ def cannot_start(provider: str, ordinal: int) -> str | None:
     _load_cuda()
     try:
         took = ort.InferenceSession(_IDENTITY, providers=[(provider, {"device_id": str(ordinal)})], enable_fallback=0)
-    except Exception as error:  # noqa: BLE001 (its errors have no common class; whatever it is, it doesn't start)
+    except (*UNREADABLE, RuntimeError, ValueError) as error:
         return f"{provider} doesn't start: {error}"
     if took.get_providers()[0] != provider:
         return (

@@ -20,7 +20,7 @@ from ddm_rt.engine.tensorrt.buffers import Buffer
 from ddm_rt.engine.tensorrt.network import Network, Runtime
 from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
 from ddm_rt.engine.tensorrt.runtime_cache import RuntimeCache
-from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.pack import PackError
 
 
@@ -30,26 +30,12 @@ class TensorRTEngine(OnDevice):
     backend: ClassVar[str] = Backend.TENSORRT.value
     _networks: Mapping[str, Network]
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
-        """`threads` is the CPU backends' and changes nothing here.
-
-        Raises BackendUnavailable without package, driver or fitting plan; DdmError for a plan that TensorRT doesn't
-        take and for one whose tensors aren't those that the bundle names.
+    def _open(self, resources: ExitStack, device: Device) -> None:
+        """Raises DdmError for a plan that TensorRT doesn't take and for one whose tensors aren't those that the bundle
+        names.
         """
-        flavour = flavours.flavour(self.backend)
-        reason = self.unavailable(bundle, device)
-        if reason is not None:
-            raise BackendUnavailable(self.backend, reason, ())
-        resources = self._begin(bundle, device)
-        try:
-            self._open(resources, flavour)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, resources: ExitStack, flavour: flavours.Flavour) -> None:
-        device = self._device
-        plan = _find(self._bundle, flavour, device.info)
+        flavour, info = flavours.flavour(self.backend), self._device.info
+        plan = _find(self._bundle, flavour, info)
         trt = flavours.load(flavour)
         self.precision = str(self._bundle.config.precision)
         options = plan.key.parts.options
@@ -58,17 +44,17 @@ class TensorRTEngine(OnDevice):
             self.batch_sizes = tuple(sorted({axis.opt for axis in options.batch}))
         self.versions = {
             flavour.name: str(trt.__version__),
-            "cuda": device.info.driver_version,
-            "gpu": device.info.name,
+            "cuda": info.driver_version,
+            "gpu": info.name,
             "plan": _plan_id(plan, self._bundle.graphs),
         }
         try:
-            self._guided_step = guided_step_kernels(device, plan.path / plans.KERNELS, resources)
+            self._guided_step = guided_step_kernels(self._device, plan.path / plans.KERNELS, resources)
         except PackError as error:
             raise BundleError(f"plan {plan.name}: {error}") from error
-        runtime = Runtime(trt, device.info.driver_version)
+        runtime = Runtime(trt, info.driver_version)
         resources.callback(runtime.close)
-        self._cache, self._kept = RuntimeCache(self.versions["plan"], device.info.name, device.info.driver_version), 0
+        self._cache, self._kept = RuntimeCache(self.versions["plan"], info.name, info.driver_version), 0
         self._networks = networks = {
             name: Network(
                 f"{plan.name}/{plan.engine(name).name}",
@@ -90,7 +76,7 @@ class TensorRTEngine(OnDevice):
         for network in networks.values():
             resources.callback(network.end_calls)
         resources.callback(self._stream.synchronize)
-        resources.callback(device.activate)
+        resources.callback(self._device.activate)
         _check_tensors(self._bundle, networks)
 
     @classmethod

@@ -6,20 +6,21 @@ x, x0 and the outputs stay on the device through the loop, which never waits for
 
 import threading
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine.composed import OfNetworks
-from ddm_rt.engine.devices import Device
+from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
-from ddm_rt.errors import DdmError
+from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels.guided_step.reference import check_arguments
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import read_pack
@@ -41,29 +42,45 @@ class OnDevice(OfNetworks):
     One engine may be called from several threads, one call at a time; its stream is its own.
     """
 
+    backend: ClassVar[str]
     threads = 1  # of the host; nothing here computes on it
     max_pixels: int | None = None
     _networks: Mapping[str, DeviceNetwork]
     _guided_step: Mapping[tuple[int, bool], cuda.Kernel]
 
-    def _begin(self, bundle: Bundle, where: Device) -> ExitStack:
-        """Device, stream and arrays. What is pushed on the result ends before them, by `close` or when the engine is
-        forgotten.
+    def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
+        """`threads` is the CPU backends' and changes nothing here. Raises BackendUnavailable where `unavailable` says
+        why, and as `_open`.
         """
+        reason = self.unavailable(bundle, device)
+        if reason is not None:
+            raise BackendUnavailable(self.backend, reason, ())
         self._bundle, self._lock = bundle, threading.RLock()
         resources = ExitStack()
+        # The engine's arrays and the device's memory end with the engine, by `close` or when it is forgotten.
         self.close = weakref.finalize(self, resources.close)
         try:
-            self._device = cuda.Device(ordinal=where.ordinal)
+            self._device = cuda.Device(ordinal=device.ordinal)
             resources.callback(self._device.close)
             self._stream = cuda.Stream(self._device)
             resources.callback(self._stream.close)
             self._arrays = Arrays(self._device, self._stream)
             resources.callback(self._arrays.close)
+            self._open(resources, device)
         except BaseException:
             self.close()
             raise
-        return resources
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls, bundle: Bundle | None, device: Device = CUDA_DEVICE) -> str | None:
+        """Why this backend can't run (`bundle`) on the device, or None."""
+
+    @abstractmethod
+    def _open(self, resources: ExitStack, device: Device) -> None:
+        """Networks, kernels, and what the contract says of itself. What is pushed on `resources` ends before device,
+        stream and arrays.
+        """
 
     @contextmanager
     def _on_device(self) -> Iterator[Arrays]:
