@@ -68,6 +68,7 @@ class Compiled:
     def __init__(self, eager: Any, rig: Rig) -> None:
         self._eager = eager
         self.device, self.precision, self.signatures = eager.device, eager.precision, eager.signatures
+        self.cond = eager.cond
         self.versions = eager.versions | {"compiled": f"torch.compile, {ENGINE_MODE}"}
         self._modules = {name: rig.compiled(eager.parts[name].module, ENGINE_MODE) for name in ("denoiser", "decoder")}
 

@@ -34,7 +34,7 @@ public:
             options.SetInterOpNumThreads(1);
             options.SetExecutionMode(ORT_SEQUENTIAL);
             options.SetDeterministicCompute(true);
-            // How long waiting threads spin, and why, stands in ddm_rt/engine/cpu/ort.py.
+            // How long waiting threads spin, and why, stands in ddm_rt/engine/ort/sessions.py.
             options.AddConfigEntry("session.intra_op.spin_duration_us", "1000");
             session_ = Ort::Session(library.environment(), path_.c_str(), options);
             Ort::AllocatorWithDefaultOptions allocator;

@@ -1,4 +1,4 @@
-// ONNX Runtime on the CPU, with the settings of ddm_rt/engine/cpu/ort.py: equal versions and threads give equal bits.
+// ONNX Runtime on the CPU, with the settings of ddm_rt/engine/ort/sessions.py: equal versions and threads give equal bits.
 #ifndef DDM_RT_BACKEND_ORT_H
 #define DDM_RT_BACKEND_ORT_H
 

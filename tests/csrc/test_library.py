@@ -16,7 +16,7 @@ from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
-from ddm_rt.engine.cpu import ort
+from ddm_rt.engine.ort import sessions
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.export.precision.convert import convert
 from ddm_rt.files import asset
@@ -70,7 +70,7 @@ def sd(c_library: CLibrary, latent_bundles: Mapping[str, Bundle]) -> Iterator[tu
 
 def test_sessions_have_pythons_settings() -> None:
     """Bits wouldn't show one that is missing; timings would."""
-    here = re.findall(r'add_session_config_entry\((".*?", ".*?")\)', Path(ort.__file__).read_text())
+    here = re.findall(r'add_session_config_entry\((".*?", ".*?")\)', Path(sessions.__file__).read_text())
     there = re.findall(r'AddConfigEntry\((".*?", ".*?")\)', (ROOT / "ddm_rt" / "csrc" / "backend_ort.cpp").read_text())
     assert here == there
     assert here

@@ -1,6 +1,7 @@
 """What the ledger's actor does, called here: every call can be made twice, by this one or by the next."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from ledger_processes import STREAM, quota, reference
 from ray.exceptions import GetTimeoutError
 
+from ddm_rt.engine.contract import Engine
 from ddm_rt.errors import LedgerError
 from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.serve.cluster.deployment import Described
 from ddm_rt.serve.cluster.ledger import LedgerKeeper, SharedLedger, start_keeper
 
 NAME = "0123456789abcdef"
@@ -138,3 +141,7 @@ def test_streams(keeper: LedgerKeeper, path: Path) -> None:
     assert keeper.streams() == [STREAM]
     with Ledger(path) as other:
         assert other.counts(STREAM).leased.total() == 1
+
+
+def test_an_engine_elsewhere_has_every_attribute_of_an_engine() -> None:
+    assert {field.name for field in fields(Described)} == set(Engine.__annotations__)

@@ -11,8 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import ray
@@ -42,6 +42,20 @@ _POLL_S = 0.2
 _START_S = 600.0  # for the first replica to be there
 _LEDGER_S = 30.0  # for the ledger's actor to answer, or to come back
 _OBJECT_STORE = 2**27  # bytes, of a cluster on this machine; images pass through it
+
+
+@dataclass(frozen=True)
+class Described:
+    """The attributes of the replicas' engines, which are all that preparing a request asks of an engine."""
+
+    backend: str
+    precision: str
+    threads: int
+    versions: dict[str, str]
+    max_batch: None = None
+    batch_sizes: None = None
+    cond: None = None
+    max_pixels: None = None
 
 
 @contextmanager
@@ -80,8 +94,7 @@ def started(
         stack.callback(handle.shutdown)
         _wait(name)
         shared = SharedLedger(keeper, _LEDGER_S)
-        # The pipeline here only prepares requests: all it asks of its engine is what the replicas' are.
-        engine = cast(Engine, SimpleNamespace(**shared.ask("made_by"), max_batch=None, max_pixels=None))
+        engine = cast(Engine, Described(**shared.ask("made_by")))
         front = Front(Pipeline(opened, engine, shared), handle, settings, scale.most, lambda: _running(name))
         yield stack.enter_context(front)
 
