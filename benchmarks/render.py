@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, speed, studies, training
+from pages import digits, faces, fair_throughput, paper, speed, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -16,6 +16,7 @@ from ddm_rt.files import write_atomic
 # Page -> the file that it is made from, and what makes it; fair_throughput.md reads a few other files besides.
 PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "balance.md": ("balance", digits.balance_page),
+    "paper.md": ("paper", paper.page),
     "latent_digits.md": ("latent_digits", digits.latent_page),
     "distill.table.md": ("distill", digits.distill_page),
     "faces.md": ("faces", faces.page),

@@ -5,6 +5,7 @@ The file is a .npz with `x` uint8 [N,S,S,3], `gender` (0 female, 1 male) and `ra
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +103,15 @@ def biased(pool: Faces, what: BiasedSet, images: int = 1250) -> Faces:
     return pool.take(np.sort(np.concatenate(parts)))
 
 
-def write_folder(faces: Faces, folder: Path) -> Path:
-    """PNG files with metadata.csv (label: the joint group), which `ddm_rt.data` reads in the same order."""
+def write_folder(faces: Faces, folder: Path, labels: Sequence[str] | None = None) -> Path:
+    """PNG files with metadata.csv (`labels`; None: the joint groups), which `ddm_rt.data` reads in the same order."""
+    named = [JOINT[group] for group in faces.joint] if labels is None else labels
     if not (folder / "metadata.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         rows = [("file_name", "label")]
-        for i, (image, group) in enumerate(zip(faces.images, faces.joint, strict=True)):
+        for i, (image, label) in enumerate(zip(faces.images, named, strict=True)):
             Image.fromarray(image).save(folder / f"{i:05d}.png")
-            rows.append((f"{i:05d}.png", JOINT[group]))
+            rows.append((f"{i:05d}.png", label))
         with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
     return folder
