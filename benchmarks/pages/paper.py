@@ -43,8 +43,8 @@ def page(results: Path) -> str:
     noise = [key for key in paper.cells() if key.method.endswith(", ε")]
     parts += [
         "\n## Predicting noise, as the paper does\n\nThe paper's models predict noise. Ours hold 16 pixels in a latent "
-        f"pixel, and noise is hard for them. Where more than {MAX_NEITHER:.0%} of the images are neither digit, a model "
-        "doesn't make digits, and its balance says nothing.\n\n",
+        f"pixel, and noise is hard for them. Where more than {MAX_NEITHER:.0%} of the images are neither digit, the "
+        "model doesn't make digits, and its balance says nothing.\n\n",
         table((*_COLUMNS, "makes digits"), _noise_rows(lines, noise)),
     ]
     return "".join(parts)

@@ -17,6 +17,7 @@ class Stream(IntEnum):
 
     INITIAL = 0  # the first state; its row is 0
     STEP = STEP_STREAM  # noise added by a step, inside guided_step; its row is the step's index
+    TOKENS = 2  # noise on a prompt's tokens (`annealing.py`); its row is the step's index
 
 
 def derive(seed: int, index: int) -> int:
