@@ -68,6 +68,7 @@ def audit_of(methods: Sequence[str], out: Path, *, judge: Sequence[str], **asked
             out,
             plan,
             about=asked["about"],
+            ledger=asked["ledger"],
             prompts=asked["group"] or (),
             command=shlex.join(["ddm-rt", *sys.argv[1:]]),
             n=asked["n"],

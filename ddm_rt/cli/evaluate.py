@@ -35,7 +35,7 @@ def train_judge(
 
 
 _MORE = "training min_per_group attribute asked"
-_AUDIT = "rule about group by outcome cross target preprocessing skip_unreadable threads"  # of an audit alone
+_AUDIT = "rule about ledger group by outcome cross target preprocessing skip_unreadable threads"  # of an audit alone
 
 
 @measures(More_measurements=_MORE, Audits=_AUDIT)
@@ -68,6 +68,7 @@ def evaluate(
         list[str] | None, Option(help='What must hold, e.g. "FD_ddm[gender]<=.05". Checked before any image is read.')
     ] = None,
     about: Annotated[Path | None, Option(help="TOML file: provider, intended_use, next_audit and so on.")] = None,
+    ledger: Annotated[Path | None, Option(help="Ledger in use: the report says what it handed out.")] = None,
     group: Annotated[
         list[str] | None,
         Option(metavar="[GROUP=]PROMPT", help="A group of a CLIP judge, e.g. woman=a photo of a woman."),
@@ -126,6 +127,7 @@ def evaluate(
     told = {
         "rule": rule,
         "about": about,
+        "ledger": ledger,
         "group": group,
         "by": by,
         "outcome": outcome,

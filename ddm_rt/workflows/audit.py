@@ -21,6 +21,7 @@ from ddm_rt.evaluate.intervals import CONFIDENCE
 from ddm_rt.files import check_free, read
 from ddm_rt.progress import OnStep
 from ddm_rt.runtime import Codes
+from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.workflows.export_judge import of_torch
 
 
@@ -35,6 +36,7 @@ def audit(
     asked: Asked,
     *,
     about: Path | None = None,
+    ledger: Path | None = None,
     prompts: Sequence[str] = (),
     command: str = "",
     n: int = 1000,
@@ -44,7 +46,8 @@ def audit(
     on_judged: OnStep | None = None,
 ) -> tuple[Audit, Path]:
     """Measure the images of a folder, or `n` images that a bundle makes with `seed` and `text` (what is asked about
-    prompts), and write a report into `out`. `prompts` are the groups of CLIP judges.
+    prompts), and write a report into `out`. `prompts` are the groups of CLIP judges, and `ledger` is the file whose
+    counts the report shows.
 
     Returns the record and the page. Raises DdmError as `ddm_rt.evaluate.audit.run.audit`, and for an `out` that is
     occupied.
@@ -52,7 +55,7 @@ def audit(
     check_free(out)
     for text_of_rule in asked.rules:
         parse_rule(text_of_rule)  # before a bundle makes images
-    stated = read_about(about)
+    stated, counted = read_about(about), () if ledger is None else ledger_extract(ledger)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = {"measured on": now, "ddm_rt": ddm_rt.__version__, "command": images.shown(command)}
     identity = [Fact(name=name, value=value) for name, value in facts.items() if value]
@@ -70,9 +73,27 @@ def audit(
     found, small = measure(
         material, asked, stated, identity, of_torch=lambda source: of_torch(source, prompts), on_step=on_judged
     )
+    found = found.model_copy(update={"ledger": counted})
     from ddm_rt.evaluate.report import audit_page
 
     return found, audit_page.write(found, small, out)
+
+
+def ledger_extract(path: Path) -> tuple[Fact, ...]:
+    """Of each stream of a ledger: how many images of each code were handed out. Raises DdmError where there is none."""
+    if not path.is_file():
+        raise DdmError(f"{path}: is no file; expected a ledger, as --ledger of sample or serve writes it")
+    with Ledger(path) as ledger:
+        facts = [Fact(name="ledger", value=path.name)]
+        for stream in ledger.streams():
+            counts = ledger.counts(stream)
+            given = ", ".join(f"{code}: {count}" for code, count in sorted(counts.done.items()))
+            total = (
+                f"{counts.done.total()} images, by code {given or 'none'}; {counts.pooled.total()} to be drawn again"
+            )
+            name = f"handed out in scope {stream.scope!r}, target {stream.target}, bundle {stream.bundle_id[:12]}"
+            facts.append(Fact(name=name, value=total))
+        return tuple(facts)
 
 
 def of_bundle(bundle: Bundle) -> list[Fact]:

@@ -325,3 +325,29 @@ def test_weights_that_are_a_pickle_are_refused(ddm_rt, transformers_folders: Pat
     said = ddm_rt("export-judge", folder, "--out", tmp_path / "judge.onnx").refusal()
     assert "transformers can't open it" in said
     assert "safetensors" in said
+
+
+def test_a_ledger_in_use_is_part_of_the_report(ddm_rt, photos: Path, tone: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "counts.ledger"
+    sampled = ddm_rt(
+        *("sample", "digits", "-n", 5, "--steps", 2, "--scope", "shop", "--ledger", ledger),
+        *("--out", tmp_path / "made"),
+    )
+    assert sampled.code == 0, sampled.err
+    out = tmp_path / "audit"
+    said = ddm_rt("evaluate", photos, "--judge", f"tone={tone}", "--ledger", ledger, "--out", out)
+    assert said.code == 0, said.err
+    _, stream = record(out)["ledger"]
+    assert "scope 'shop'" in stream["name"]
+    assert stream["value"].startswith("5 images, by code ")
+    assert stream["value"].endswith("; 0 to be drawn again")
+    for page in ("index.html", "README.md"):
+        assert "5 images, by code" in (out / page).read_text("utf-8")
+
+
+def test_a_ledger_that_is_not_there_is_no_empty_one(ddm_rt, photos: Path, tone: Path, tmp_path: Path) -> None:
+    said = ddm_rt("evaluate", photos, "--judge", tone, "--ledger", tmp_path / "no.ledger", "--out", tmp_path / "audit")
+    assert said.code == 2
+    assert "no.ledger: is no file; expected a ledger" in said.err
+    assert not (tmp_path / "audit").exists()
+    assert not (tmp_path / "no.ledger").exists()

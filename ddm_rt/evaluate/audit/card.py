@@ -37,8 +37,14 @@ def card(audit: Audit) -> str:
         parts += _evaluation(audit)
     parts += ["## Residual risk", f"As its provider states it: {_text(about.residual_risk or NOT_STATED)}"]
     parts.append("\n".join(f"- {_text(risk)}" for risk in audit.risks))
-    parts += ["## Monitoring", _table(("what", "value"), about.told("drift_policy", "next_audit"))]
+    parts += ["## Monitoring", _table(("what", "value"), monitoring(audit))]
     return _front_matter(audit) + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def monitoring(audit: Audit) -> list[tuple[str, str]]:
+    """What is planned, and what a ledger says of the images that were made in use."""
+    planned = audit.about.told("drift_policy", "next_audit")
+    return [*planned, *((fact.name, fact.value) for fact in audit.ledger)]
 
 
 def _evaluation(audit: Audit) -> list[str]:

@@ -168,6 +168,7 @@ class Audit(Frozen):
     confidence: float
     seed: int  # of bootstrap and Monte Carlo
     risks: tuple[str, ...]
+    ledger: tuple[Fact, ...] = ()  # what was handed out in use, by the ledger
 
     @property
     def measured(self) -> tuple[AttributeAudit, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.evaluate.audit.card import card
+from ddm_rt.evaluate.audit.card import card, monitoring
 from ddm_rt.evaluate.audit.record import Audit
 from ddm_rt.evaluate.audit.words import PLAIN, QUALITY, interval_text, number, quality_rows, verdict_text
 from ddm_rt.evaluate.report import page
@@ -69,5 +69,5 @@ def _shown(audit: Audit, pictures: NDArray[np.uint8]) -> dict[str, object]:
         "factors": about.told("groups_defined_by"),
         "approved": about.told("rule_approved_by"),
         "residual": about.told("residual_risk"),
-        "monitoring": about.told("drift_policy", "next_audit"),
+        "monitoring": monitoring(audit),
     }
