@@ -27,12 +27,14 @@ from ddm_rt.kernels.compiled import (
     check_target,
     compile_guided_step,
     compile_indicator_attention,
+    compile_projected_guidance,
 )
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, DTYPES, HEAD_DIMS
-from ddm_rt.kernels.pack import MANIFEST, SCHEMA, parse_manifest
+from ddm_rt.kernels.pack import MANIFEST, SCHEMA, STEP_OPS, parse_manifest
+from ddm_rt.kernels.projected_guidance.table import BRANCHES
 
-OPS = ("indicator_attention", "guided_step")
+OPS = ("indicator_attention", *STEP_OPS)
 
 Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the last one's name
 Job = Callable[[], Compiled]
@@ -117,6 +119,8 @@ def _work(
             ]
         if "guided_step" in ops:
             work += [partial(compile_guided_step, *variant, architecture, ptx_version) for variant in variants()]
+        if "projected_guidance" in ops:
+            work += [partial(compile_projected_guidance, count, architecture, ptx_version) for count in BRANCHES]
     return work
 
 

@@ -19,6 +19,12 @@ from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARP
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, Tile
 from ddm_rt.kernels.indicator_attention.table import tile as shipped_tile
 from ddm_rt.kernels.pack import File, Kernel
+from ddm_rt.kernels.projected_guidance.table import (
+    BRANCHES,
+    POINTERS,
+    PROJECTED_GUIDANCE_BLOCK,
+    PROJECTED_GUIDANCE_WARPS,
+)
 from ddm_rt.kernels.ptx import Kind
 
 # Every pointer that is passed to a kernel must be a multiple of this many bytes, on which the vector loads rely.
@@ -105,6 +111,28 @@ def compile_guided_step(branches: int, noise: bool, architecture: str, ptx_versi
             "branches": branches,
             "noise": noise,
             "tile": {"block": GUIDED_STEP_BLOCK},
+        },
+    )
+
+
+@functools.cache
+def compile_projected_guidance(branches: int, architecture: str, ptx_version: int | None = None) -> Compiled:
+    """The fused projected guidance of 2 or 3 `branches`. Errors as `compile_indicator_attention`."""
+    if branches not in BRANCHES:
+        raise ValueError(f"branches {branches} is not shipped; choices: {', '.join(map(str, BRANCHES))}")
+    return _compile(
+        "projected_guidance",
+        types=dict.fromkeys(POINTERS, "*fp32"),
+        constants={"BRANCHES": branches, "BLOCK": PROJECTED_GUIDANCE_BLOCK},
+        num_warps=PROJECTED_GUIDANCE_WARPS,
+        num_stages=1,
+        architecture=architecture,
+        ptx_version=ptx_version,
+        facts={
+            "name": f"projected_guidance-{architecture}-fp32-b{branches}",
+            "dtype": "fp32",
+            "branches": branches,
+            "tile": {"block": PROJECTED_GUIDANCE_BLOCK},
         },
     )
 

@@ -24,6 +24,10 @@ TABLE: dict[str, dict[str, str]] = {
         "reference": "ddm_rt.kernels.guided_step.reference:guided_step_reference",
         "triton": "ddm_rt.kernels.guided_step.fused:guided_step_fused",
     },
+    "projected_guidance": {
+        "reference": "ddm_rt.kernels.projected_guidance.reference:projected_guidance_reference",
+        "triton": "ddm_rt.kernels.projected_guidance.fused:projected_guidance_fused",
+    },
 }
 
 # (op, flavour) -> the packages that it needs beyond numpy. Every triton launcher takes torch tensors.

@@ -15,6 +15,8 @@ from ddm_rt.kernels.ptx import Argument
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
+STEP_OPS = ("guided_step", "projected_guidance")  # what a step needs beside its networks
+
 _SIZES = {"pointer": 8, "i32": 4, "scratch": 8}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
@@ -41,11 +43,11 @@ class Kernel(_Model):
 
     A block has 32 * `num_warps` threads and `shared_bytes` of dynamic shared memory. `arguments` is the whole argument
     list in order; pointers must be multiples of `alignment`. `tile` holds block_m, block_n and num_stages (attention)
-    or block (guided_step). `head_dim` belongs to attention, `branches` and `noise` to guided_step.
+    or block (the others). `head_dim` belongs to attention, `branches` to the others, `noise` to guided_step.
     """
 
     name: Name
-    op: Literal["indicator_attention", "guided_step"]
+    op: Literal["indicator_attention", "guided_step", "projected_guidance"]
     entry: Name
     architecture: Annotated[str, Field(pattern=r"^sm_[0-9]{2,3}$")]
     dtype: Literal["fp16", "bf16", "fp32"]
@@ -72,8 +74,8 @@ class Kernel(_Model):
         names = [argument.name for argument in self.arguments]
         if len(set(names)) != len(names):
             raise ValueError("two arguments share a name")
-        attention = (self.head_dim is not None, self.branches is None, self.noise is None)
-        if attention != (self.op == "indicator_attention",) * 3:
+        own = {"indicator_attention": {"head_dim"}, "guided_step": {"branches", "noise"}}.get(self.op, {"branches"})
+        if {name for name in ("head_dim", "branches", "noise") if getattr(self, name) is not None} != own:
             raise ValueError(f"head_dim, branches and noise don't fit {self.op}")
         return self
 

@@ -17,6 +17,7 @@ import cuda.bindings.driver as real
 import numpy as np
 
 from ddm_rt.kernels.guided_step import guided_step_reference
+from ddm_rt.kernels.projected_guidance import projected_guidance_reference
 
 SUCCESS = real.CUresult.CUDA_SUCCESS
 NOT_READY = real.CUresult.CUDA_ERROR_NOT_READY
@@ -44,9 +45,14 @@ class Handle:
         return self.number
 
 
-def fake_cubin(branches: int, noise: bool, block: int, shared: int, arguments: list[tuple[str, str, int]]) -> bytes:
-    """guided_step for the fake: what the kernel is, the shared bytes it wants, its parameters as PTX declares them."""
+def fake_cubin(
+    branches: int, noise: bool | None, block: int, shared: int, arguments: list[tuple[str, str, int]], warps: int = 4
+) -> bytes:
+    """guided_step, or projected_guidance where `noise` is None, for the fake: what the kernel is, the shared bytes that
+    it wants, its parameters as PTX declares them.
+    """
     tree = {"branches": branches, "noise": noise, "block": block, "shared": shared, "arguments": arguments}
+    tree["threads"] = 32 * warps
     return CUBIN + json.dumps(tree).encode()
 
 
@@ -230,7 +236,7 @@ class FakeDriver:
 
     def cuLaunchKernel(self, function: Any, *launch: Any) -> tuple[Any, ...]:
         grid, block, (shared, stream, arguments, extra) = launch[:3], launch[3:6], launch[6:]
-        assert (block, shared, extra) == ((128, 1, 1), function["shared"], 0)
+        assert (block, shared, extra) == ((function["threads"], 1, 1), function["shared"], 0)
         slots = (ctypes.c_void_p * len(function["arguments"])).from_address(arguments)
         values = {}
         for slot, (name, kind, size) in zip(slots, function["arguments"], strict=True):
@@ -239,7 +245,8 @@ class FakeDriver:
             assert kind != "scratch" or values[name] == 0
         result = self._result("cuLaunchKernel")
         if result[0] == SUCCESS:
-            self.queue(stream, lambda: self._guided_step(function, grid, values))
+            run = self._projected_guidance if function["noise"] is None else self._guided_step
+            self.queue(stream, lambda: run(function, grid, values))
         return result
 
     def _guided_step(self, function: Any, grid: tuple[int, int, int], values: dict[str, int]) -> None:
@@ -247,8 +254,7 @@ class FakeDriver:
         assert grid == (-(-n // function["block"]), batch, 1)
 
         def array(name: str, *shape: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
-            count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            return self.view(values[name], count).view(dtype).reshape(shape)
+            return self._array(values[name], shape, dtype)
 
         for name in ("out0", "out1", "out2", "scales", "seeds", "counters"):
             self.view(values[name], 1)  # a pointer that isn't read must still be one
@@ -264,6 +270,18 @@ class FakeDriver:
         )
         for name, made in zip(("x_next", "x0"), stepped, strict=True):
             array(name, *state)[:] = made
+
+    def _projected_guidance(self, function: Any, grid: tuple[int, int, int], values: dict[str, int]) -> None:
+        (batch, *rest), branches = grid, function["branches"]
+        assert rest == [1, 1]
+        state = (batch, values["n_elements"], 1, 1)
+        outputs = [self._array(values[f"out{i}"], state) for i in range(3)]  # one that isn't read must still be one
+        settings = self._array(values["settings"], (batch, branches + 1))
+        self._array(values["combined"], state)[:] = projected_guidance_reference(outputs[:branches], settings)
+
+    def _array(self, pointer: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray[Any, Any]:
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.view(pointer, count).view(dtype).reshape(shape)
 
     # What the calls share
 

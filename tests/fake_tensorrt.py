@@ -7,6 +7,7 @@ import importlib.machinery
 import json
 import sys
 import types
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from ddm_rt.config import Backend
 from ddm_rt.engine.cpu.ort import OrtEngine, open_session
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.kernels.guided_step.table import GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS, POINTEES, variants
+from ddm_rt.kernels.pack import STEP_OPS
+from ddm_rt.kernels.projected_guidance.table import (
+    BRANCHES,
+    POINTERS,
+    PROJECTED_GUIDANCE_BLOCK,
+    PROJECTED_GUIDANCE_WARPS,
+)
 
 RTX = flavours.TABLE[Backend.TENSORRT_RTX]
 MAX_BATCH = 8  # of a fake plan
@@ -241,32 +249,43 @@ def _dtype(node: Any) -> np.dtype[Any]:
 
 def guided_step_arguments() -> list[tuple[str, str, int]]:
     """guided_step's, with the scratch pointers that Triton appends."""
-    named = [(name, "pointer", 8) for name in POINTEES]
-    named.insert(list(POINTEES).index("x_next"), ("n_elements", "i32", 4))
+    return _arguments(list(POINTEES), "x_next")
+
+
+def _arguments(pointers: Sequence[str], behind: str) -> list[tuple[str, str, int]]:
+    named = [(name, "pointer", 8) for name in pointers]
+    named.insert(pointers.index(behind), ("n_elements", "i32", 4))
     return [*named, ("global_scratch", "scratch", 8), ("profile_scratch", "scratch", 8)]
 
 
-def write_fake_pack(folder: Path, architecture: str) -> None:
+def write_fake_pack(folder: Path, architecture: str, ops: Sequence[str] = STEP_OPS) -> None:
     folder.mkdir()
     kernels = []
-    for branches, noise in variants():
-        name = f"guided_step-{architecture}-fp32-b{branches}{'-noise' if noise else ''}"
+    tiles = {
+        "guided_step": (guided_step_arguments(), GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS),
+        "projected_guidance": (
+            _arguments(POINTERS, "combined"),
+            PROJECTED_GUIDANCE_BLOCK,
+            PROJECTED_GUIDANCE_WARPS,
+        ),
+    }
+    every = [("guided_step", *variant) for variant in variants()]
+    every += [("projected_guidance", branches, None) for branches in BRANCHES]
+    for op, branches, noise in [each for each in every if each[0] in ops]:
+        arguments, block, warps = tiles[op]
+        name = f"{op}-{architecture}-fp32-b{branches}{'-noise' if noise else ''}"
         files = {}
         shared = 4096 if noise else 0
-        cubin = fake_cubin(branches, noise, GUIDED_STEP_BLOCK, shared, guided_step_arguments())
+        cubin = fake_cubin(branches, noise, block, shared, arguments, warps)
         for kind, content in (("cubin", cubin), ("ptx", b"// fake")):
             (folder / f"{name}.{kind}").write_bytes(content)
             files[kind] = {"file": f"{name}.{kind}", "sha256": hashlib.sha256(content).hexdigest()}
         kernels.append(
-            {"name": name, "op": "guided_step", "entry": "_kernel", "architecture": architecture, "dtype": "fp32"}
-            | {"head_dim": None, "branches": branches, "noise": noise, "tile": {"block": GUIDED_STEP_BLOCK}}
-            | {"num_warps": GUIDED_STEP_WARPS, "shared_bytes": shared, "registers": 32, "spill_bytes": 0}
+            {"name": name, "op": op, "entry": "_kernel", "architecture": architecture, "dtype": "fp32"}
+            | {"head_dim": None, "branches": branches, "noise": noise, "tile": {"block": block}}
+            | {"num_warps": warps, "shared_bytes": shared, "registers": 32, "spill_bytes": 0}
             | {"tensor_core": None, "ptx_version": 87, "alignment": 16, **files}
-            | {
-                "arguments": [
-                    dict(zip(("name", "kind", "bytes"), argument, strict=True)) for argument in guided_step_arguments()
-                ]
-            }
+            | {"arguments": [dict(zip(("name", "kind", "bytes"), argument, strict=True)) for argument in arguments]}
         )
     (folder / "manifest.json").write_text(json.dumps({"schema": 1, "triton": "fake", "kernels": kernels}))
 

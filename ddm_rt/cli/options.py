@@ -33,6 +33,11 @@ Threads = Annotated[int | None, Option(min=1, help="Number of CPU threads. By de
 # Fields that the command line takes otherwise: their type, and what is said of them.
 _OTHERWISE: dict[str, tuple[Any, str | None]] = {
     "prompt": (list[str] | None, None),
+    "guidance_interval": (str | None, "A,B: guide the steps from A to B alone, fractions of all. Others cost less."),
+    "apg": (
+        str | None,
+        "NORM[,ETA]: projected guidance. A difference has this norm at most; along the output, ETA (0) of it is kept.",
+    ),
     "leave_alone": (
         str | None,
         "woman,man: prompts with one of these words get the null code. Or a .json file of words by scope.",
@@ -90,6 +95,17 @@ def number(option: str, text: str) -> int:
     return int(text)
 
 
+def pair(option: str, text: str, second: float | None = None) -> tuple[float, float]:
+    """Two numbers by comma; the last may be left out where there is a default. Raises DdmError naming the option."""
+    parts = [*text.split(","), *([] if second is None or "," in text else [str(second)])]
+    try:
+        first, last = map(float, parts)
+    except ValueError as error:
+        expected = "two numbers, for example .2,.8" if second is None else "one or two numbers, for example 15 or 15,.5"
+        raise DdmError(f"{option} {text!r}: expected {expected}") from error
+    return first, last
+
+
 def sizes(option: str, text: str) -> tuple[int, int, int]:
     """MIN,OPT,MAX, or one number for all three. Raises DdmError naming the option; their order isn't checked here."""
     parts = text.split(",")
@@ -128,6 +144,9 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
             asked = {name: given.pop(name) for name in told}
             if isinstance(asked.get("leave_alone"), str):
                 asked["leave_alone"] = parse_words(asked["leave_alone"])
+            for name, second in (("guidance_interval", None), ("apg", 0.0)):
+                if isinstance(asked.get(name), str):
+                    asked[name] = pair(flag(name), asked[name], second)
             return command(request=Request(**asked), **given)
 
         own = inspect.signature(command, eval_str=True).parameters

@@ -59,6 +59,7 @@ def sample(
         ddm-rt sample digits -n 64 --seed 0 --out out/
         ddm-rt sample digits -n 64 --target code:0=.3,code:1=.7 --out out30/
         ddm-rt sample digits -n 10 --scope campaign --ledger campaign.ledger --seed 7 --out out7/
+        ddm-rt sample digits -n 64 --guidance-interval .2,.8 --apg 15 --out projected/
         ddm-rt sample digits --from out/manifest.json --index 5 --out again/
         ddm-rt sample digits -n 100000 --shards shards/
         ddm-rt sample digits -n 100000 --shards s3://bucket/prefix

@@ -23,7 +23,14 @@ class Composed:
         self: Any, t: Array, cond: Cond, image_of: Index, parts: Sequence[Index], update: Update
     ) -> tuple[Array, Array]:
         outputs = self.denoiser(self.take(update.x, image_of), t, cond)
-        stepped: tuple[Array, Array] = self.guided_step([self.take(outputs, part) for part in parts], *update)
+        stepped: tuple[Array, Array] = self.update([self.take(outputs, part) for part in parts], update)
+        return stepped
+
+    def update(self: Any, outputs: Sequence[Array], update: Update) -> tuple[Array, Array]:
+        *step, projection = update
+        if projection is not None:
+            outputs = [self.projected_guidance(outputs, projection)]
+        stepped: tuple[Array, Array] = self.guided_step(outputs, *step)
         return stepped
 
     def images(self: Any, x0: Array) -> NDArray[np.uint8]:

@@ -85,6 +85,18 @@ class Engine(Protocol):
     ) -> tuple[Array, Array]:
         """Guidance, step-table update and the step's noise; see `ddm_rt.kernels.guided_step`. Returns (x, x0)."""
 
+    def projected_guidance(self, outputs: Sequence[Array], settings: Array) -> Array:
+        """Branches, 2 or 3 of [B,C,H,W], as one output; `settings` [B, branches + 1]: see
+        `ddm_rt.kernels.projected_guidance`.
+
+        Raises DdmError where what was made ahead of time for this engine doesn't have it.
+        """
+
+    def update(self, outputs: Sequence[Array], update: "Update") -> tuple[Array, Array]:
+        """`guided_step` of the branches' outputs; where `update` has a projection, of what `projected_guidance` makes
+        of them. Returns (x, x0).
+        """
+
     def step(
         self,
         t: Array,  # [R]
@@ -93,7 +105,7 @@ class Engine(Protocol):
         parts: Sequence[Index],  # 1 to 3 branches, each [B]: the rows that are the images' own
         update: "Update",
     ) -> tuple[Array, Array]:
-        """One denoiser call of R rows and the `guided_step` of all B images. Returns (x, x0)."""
+        """One denoiser call of R rows and the `update` of all B images. Returns (x, x0)."""
 
     def array(self, host: NDArray[Any]) -> Array:
         """A host array as the backend's own, of the same dtype; uint64 may become the int64 of the same bits."""
@@ -109,7 +121,7 @@ class Engine(Protocol):
 
 
 class Update(NamedTuple):
-    """What `Engine.guided_step` takes of B images beside the branches' outputs, in its order."""
+    """What `Engine.guided_step` takes of B images beside the branches' outputs, in its order, and the last field."""
 
     scales: Array
     rows: Array
@@ -117,6 +129,7 @@ class Update(NamedTuple):
     x0_prev: Array
     seeds: Array | None
     counters: Array | None
+    projection: Array | None = None  # [B, branches + 1], for `Engine.projected_guidance`; `scales` is then [B, 0]
 
 
 def conditioner_inputs(config: RuntimeConfig) -> list[str]:

@@ -13,6 +13,7 @@ from ddm_rt.engine.contract import CPU_PIXELS, check_names, usable_cores
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step_reference
+from ddm_rt.kernels.projected_guidance import projected_guidance_reference
 
 Array = NDArray[Any]
 
@@ -21,6 +22,7 @@ class HostArrays(OfNetworks):
     """The part of `engine.contract.Engine` that handles arrays, over numpy's."""
 
     guided_step = staticmethod(guided_step_reference)
+    projected_guidance = staticmethod(projected_guidance_reference)
 
     def array(self, host: NDArray[Any]) -> Array:
         return np.ascontiguousarray(host)

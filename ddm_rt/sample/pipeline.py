@@ -29,7 +29,7 @@ from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.sample.manifest import Manifest, image_records, read_manifest
 from ddm_rt.sample.request import Request, Resolved, ResolvedRequest, choice, side
-from ddm_rt.schedule import StepTable, step_table
+from ddm_rt.schedule import StepTable
 
 __all__ = ["Cancelled", "Generation", "Pipeline", "Request"]
 
@@ -210,9 +210,7 @@ class Pipeline:
         settings = manifest.request
         for name, pixels in (("height", settings.height), ("width", settings.width)):
             side(self.bundle.config, f"manifest: field request.{name}", pixels)
-        table = step_table(
-            self.bundle.schedule, manifest.sampler, manifest.num_steps, eta=settings.eta, clip=settings.clip
-        )
+        table = settings.table(self.bundle, manifest.sampler, manifest.num_steps)
         manifest = manifest.model_copy(update={"bundle_id": self.bundle.bundle_id})
         return prepared(self.bundle, manifest, table)
 
@@ -282,7 +280,7 @@ def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
     texts = texts_of(bundle, request, [image.prompt for image in manifest.images])
     null = null_text(bundle.config, request.negative_prompt)
     jobs = tuple(
-        Job(image.seed, branches(Condition(text, image.code), null, *request.scales))
+        Job(image.seed, branches(Condition(text, image.code), null, *request.scales), request.apg)
         for text, image in zip(texts, manifest.images, strict=True)
     )
     return Prepared(manifest, table, bundle.config.latents_of((request.height, request.width)), jobs)

@@ -25,6 +25,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Code = Annotated[int, Field(ge=-1)]
 Scale = Annotated[float, Field(ge=0)]
+Above = Annotated[float, Field(gt=0)]
 
 
 class ResolvedRequest(Frozen):
@@ -46,6 +47,8 @@ class ResolvedRequest(Frozen):
     indicator_scale: Scale
     eta: Fraction
     clip: tuple[float, float] | None
+    guidance_interval: tuple[Fraction, Fraction] | None = None  # None: guidance in every step
+    apg: tuple[Above, Scale] | None = None  # norm and η of projected guidance; None: plain guidance
     provenance: bool = False  # files say what made them; manifests that don't say are of files that don't
     provenance_code: bool = False  # and with which code
 
@@ -53,6 +56,17 @@ class ResolvedRequest(Frozen):
     def scales(self) -> tuple[float | None, float]:
         """Guidance on the text (None: the bundle takes none), and on the code."""
         return self.guidance_scale, self.indicator_guidance_scale
+
+    def table(self, bundle: Bundle, sampler: SamplerName, num_steps: int) -> StepTable:
+        """The coefficients of each step. Raises DdmError as `ddm_rt.schedule.step_table`."""
+        return step_table(
+            bundle.schedule,
+            sampler,
+            num_steps,
+            eta=self.eta,
+            clip=self.clip,
+            guidance_interval=self.guidance_interval,
+        )
 
 
 class Extent(NamedTuple):
@@ -98,6 +112,12 @@ class Request:
     Text and code share two branches where `indicator_guidance_scale` equals `guidance_scale`, and where neither request
     nor bundle sets it. Where the two differ there are three branches, which is half as much work again.
 
+    `guidance_interval` is (start, stop), fractions of the steps. Only the steps between have guidance. The others have
+    one branch, that of the whole condition, so they cost a half or a third.
+
+    `apg` is (norm, eta) of adaptive projected guidance: a difference between branches is no longer than `norm`, and of
+    its part along the more conditioned output `eta` is kept. See `ddm_rt.kernels.projected_guidance`.
+
     `codes` gives one code for each image; -1 is the null code. Without it, a quota over the bundle's code tree draws
     them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7"), of factors
     that the bundle names ("gender:female=.5,gender:male=.5"), or of groups ("female=.5,male=.5"). A factor that the
@@ -134,6 +154,14 @@ class Request:
     indicator_guidance_scale: Annotated[
         float | None,
         Told("How strongly images follow their codes. Unless it is the prompt's scale, steps take half as long again."),
+    ] = None
+    guidance_interval: Annotated[
+        Sequence[float] | None,
+        Told("Two fractions of all steps: those from the first to the second are guided. The others cost less."),
+    ] = None
+    apg: Annotated[
+        Sequence[float] | None,
+        Told("Projected guidance: the largest norm of a difference, and how much of it stays along the output."),
     ] = None
     height: Annotated[int | None, Told("Height of the images in pixels.")] = None
     width: Annotated[int | None, Told("Width of the images in pixels.")] = None
@@ -214,11 +242,13 @@ class Request:
             indicator_scale=sampling.indicator_scale,
             eta=sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=sampling.clip,
+            guidance_interval=pair("guidance_interval", self.guidance_interval, "start and stop"),
+            apg=projection(self.apg),
             provenance=self.provenance,
             provenance_code=self.provenance_code,
         )
         steps = self.extent(bundle).steps
-        table = step_table(bundle.schedule, sampler, steps, eta=request.eta, clip=request.clip)
+        table = request.table(bundle, sampler, steps)
         return Resolved(request, codes, table)
 
     def _plan(self, bundle: Bundle, balance: Balance, left_alone: Sequence[bool]) -> Plan:
@@ -329,6 +359,27 @@ def scale(field: str, value: float | None, default: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise DdmError(f"{field} is {value}; expected a finite number, not negative")
     return float(value)
+
+
+def pair(field: str, value: Sequence[float] | None, names: str) -> tuple[float, float] | None:
+    """Two finite numbers. Raises DdmError naming the field."""
+    if value is None:
+        return None
+    try:
+        first, second = (float(each) for each in value)
+    except (TypeError, ValueError) as error:
+        raise DdmError(f"{field} is {value!r}; expected two numbers, {names}") from error
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise DdmError(f"{field} is {(first, second)}; expected finite numbers")
+    return first, second
+
+
+def projection(value: Sequence[float] | None) -> tuple[float, float] | None:
+    """Norm and η of adaptive projected guidance."""
+    found = pair("apg", value, "norm and eta")
+    if found is not None and not (found[0] > 0 and found[1] >= 0):
+        raise DdmError(f"apg is {found}; expected a norm above 0, and an eta of at least 0")
+    return found
 
 
 def choice(kind: type[Choice], value: str, field: str) -> Choice:

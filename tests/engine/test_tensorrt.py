@@ -19,7 +19,16 @@ if importlib.util.find_spec("cuda") is None:
 import cuda.bindings.driver as real
 from conftest import has_cuda
 from fake_cuda import FakeDriver
-from fake_tensorrt import MAX_BATCH, RTX, Machine, Specialization, guided_step_arguments, reference, with_fake_plan
+from fake_tensorrt import (
+    MAX_BATCH,
+    RTX,
+    Machine,
+    Specialization,
+    guided_step_arguments,
+    reference,
+    with_fake_plan,
+    write_fake_pack,
+)
 from tolerances import IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
@@ -71,10 +80,24 @@ def test_images_on_a_fake_driver_are_onnx_runtimes_to_the_bit(
     request: dict[str, Any] = {"n": 11, "seed": 5, "sampler": sampler, "num_steps": 5}
     ours, theirs = Pipeline(planned, engine), Pipeline(planned, reference(planned))
     assert ours.buckets == theirs.buckets
-    for settings in ({"indicator_guidance_scale": 2.5}, {"codes": [-1, 0, 1, 2, 3, -1, 0, 1, 2, 3, -1]}):
+    projected = {"apg": (2.0, 0.25), "guidance_interval": (0.2, 0.8), "indicator_guidance_scale": 4.0}
+    for settings in (projected, {"indicator_guidance_scale": 2.5}, {"codes": [-1, 0, 1, 2, 3, -1, 0, 1, 2, 3, -1]}):
         made, expected = ours.generate(**request, **settings), theirs.generate(**request, **settings)
         np.testing.assert_array_equal(made.images, expected.images)
         assert len(np.unique(made.images)) > 2
+
+
+def test_a_plan_of_before_projected_guidance_refuses_it_by_name(
+    machine: Machine, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    planned = with_fake_plan(_copy(tiny_bundle, tmp_path))
+    (folder,) = (planned.path / "plans").glob("*/kernels")
+    shutil.rmtree(folder)
+    write_fake_pack(folder, "sm_89", ["guided_step"])
+    pipeline = Pipeline(planned, TensorRTRtxEngine(planned))
+    assert len(pipeline.generate(n=2, num_steps=2).images) == 2
+    with pytest.raises(DdmError, match=r"^apg: the kernels of this tensorrt-rtx plan were made before .*ddm-rt build"):
+        pipeline.generate(n=2, num_steps=2, apg=(5, 0))
 
 
 def test_other_sizes_and_a_bundle_without_codes(

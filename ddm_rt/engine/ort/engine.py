@@ -2,7 +2,8 @@
 
 Sessions queue on the engine's one stream, over device buffers that are the engine's own, so nothing waits between a
 step's calls. Each set of input shapes has arrays at fixed addresses and a CUDA graph of its own, which ONNX Runtime
-captures. guided_step is compiled when an engine is first opened for an architecture, and kept in the user's cache.
+captures. guided_step and projected_guidance are compiled when an engine is first opened for an architecture, and kept
+in the user's cache.
 """
 
 import contextlib
@@ -33,14 +34,14 @@ from ddm_rt.engine.ort.binding import Addressed, BoundSession, Shape
 from ddm_rt.engine.ort.sessions import REFUSED, UNREADABLE
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.engine.tensorrt.buffers import Arrays, Buffer
-from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
+from ddm_rt.engine.tensorrt.on_device import OnDevice, step_kernels
 from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.kernels import guided_step
 from ddm_rt.kernels.aot import write_pack
 from ddm_rt.kernels.compiled import AotError
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
-from ddm_rt.kernels.pack import MANIFEST, PackError, read_pack
+from ddm_rt.kernels.pack import MANIFEST, STEP_OPS, PackError, read_pack
 
 _MOST_CALLS = 32  # sets of shapes kept ready, each with a graph
 # Four images of 512x512 in a call of the VAE: each session keeps the memory that its largest call took.
@@ -73,7 +74,7 @@ class OrtCudaEngine(OnDevice):
             "gpu": info.name,
             "triton": installed("triton") or "none",
         }
-        self._guided_step = guided_step_kernels(self._device, kernels_for(info.architecture), resources)
+        self._kernels = step_kernels(self._device, kernels_for(info.architecture), resources)
         # ONNX Runtime keeps graphs and handles for each thread that calls it, so one thread makes all calls.
         worker = ThreadPoolExecutor(1, "onnxruntime")
         resources.callback(worker.shutdown)
@@ -238,8 +239,8 @@ class _Call:
 
 
 def kernels_for(architecture: str) -> Path:
-    """The folder with guided_step for `architecture`, compiled if the user's cache has none for this triton that was
-    made here. Raises DdmError where it can't be compiled.
+    """The folder with a step's kernels for `architecture`, compiled if the user's cache has none that was made here by
+    this triton. Raises DdmError where it can't be compiled.
     """
     folder = user_cache.root() / "kernels" / f"guided_step-{architecture}-{_source()}-triton-{installed('triton')}"
     if _made_here(folder):
@@ -248,7 +249,7 @@ def kernels_for(architecture: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         made = Path(scratch) / "pack"
         try:
-            write_pack(made, [architecture], ["guided_step"])
+            write_pack(made, [architecture], STEP_OPS)
         except (AotError, ValueError) as error:
             raise DdmError(f"guided_step can't be compiled for {architecture}: {error}") from error
         write_atomic(made / _SIGNATURE, user_cache.sign((made / MANIFEST).read_bytes()))
@@ -274,9 +275,9 @@ def _made_here(folder: Path) -> bool:
 
 @cache
 def _source() -> str:
-    """Of what guided_step is compiled from: another version of ours takes kernels of its own."""
+    """Of what a step's kernels are compiled from: another version of ours takes kernels of its own."""
     kernels = Path(guided_step.__file__).parents[1]
-    files = (kernels / "guided_step" / "fused.py", kernels / "guided_step" / "table.py", kernels / "philox.py")
+    files = [*(kernels / op / name for op in STEP_OPS for name in ("fused.py", "table.py")), kernels / "philox.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

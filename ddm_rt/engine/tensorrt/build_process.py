@@ -17,8 +17,8 @@ from typing import Any
 from ddm_rt.config import Frozen, parse
 from ddm_rt.engine.tensorrt.build_worker import Request
 from ddm_rt.errors import DdmError
-from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES
+from ddm_rt.kernels.pack import STEP_OPS
 
 _WORKER = (sys.executable, "-P", "-m", "ddm_rt.engine.tensorrt.build_worker")
 _AOT = (sys.executable, "-P", "-m", "ddm_rt.kernels.aot")
@@ -99,14 +99,15 @@ def run(request: Request, flavour: str, memory_gib: float | None, progress: Call
 
 
 def kernels(out: Path, architecture: str, progress: Callable[[str], None]) -> str | None:
-    """Compile guided_step for the architecture into a pack at `out`; None, or why there is no pack. It needs triton.
+    """Compile what a step needs for the architecture into a pack at `out`; None, or why there is no pack. It needs
+    triton.
 
     Raises DdmError where the compiler fails: that isn't a plan to be shipped without a word.
     """
     if architecture not in ARCHITECTURES:
         return f"no kernels are shipped for {architecture}"
-    progress(f"{len(variants())} variants of guided_step")
-    command = [*_AOT, "--arch", architecture, "--ops", "guided_step", "--out", str(out)]
+    progress(" and ".join(STEP_OPS))
+    command = [*_AOT, "--arch", architecture, "--ops", ",".join(STEP_OPS), "--out", str(out)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), start_new_session=True, check=False
     )

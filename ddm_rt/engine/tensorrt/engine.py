@@ -18,7 +18,7 @@ from ddm_rt.engine.devices import CUDA_DEVICE, Device
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.engine.tensorrt.buffers import Buffer
 from ddm_rt.engine.tensorrt.network import Network, Runtime
-from ddm_rt.engine.tensorrt.on_device import OnDevice, guided_step_kernels
+from ddm_rt.engine.tensorrt.on_device import OnDevice, step_kernels
 from ddm_rt.engine.tensorrt.runtime_cache import RuntimeCache
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.pack import PackError
@@ -49,7 +49,7 @@ class TensorRTEngine(OnDevice):
             "plan": _plan_id(plan, self._bundle.graphs),
         }
         try:
-            self._guided_step = guided_step_kernels(self._device, plan.path / plans.KERNELS, resources)
+            self._kernels = step_kernels(self._device, plan.path / plans.KERNELS, resources)
         except PackError as error:
             raise BundleError(f"plan {plan.name}: {error}") from error
         runtime = Runtime(trt, info.driver_version)

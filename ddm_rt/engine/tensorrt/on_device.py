@@ -1,5 +1,5 @@
 """What engines on a CUDA device share: arrays are device buffers, and one stream carries copies, networks and the
-ahead-of-time guided_step. No torch.
+ahead-of-time kernels of a step. No torch.
 
 x, x0 and the outputs stay on the device through the loop, which never waits for it.
 """
@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels.guided_step.reference import check_arguments
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import read_pack
+from ddm_rt.kernels.projected_guidance.reference import check_arguments as check_projection
+from ddm_rt.kernels.projected_guidance.table import BRANCHES
 
 
 class DeviceNetwork(Protocol):
@@ -36,8 +38,15 @@ class DeviceNetwork(Protocol):
     def __call__(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]: ...
 
 
+class StepKernels(NamedTuple):
+    """What a step needs beside the denoiser, for one device."""
+
+    guided_step: Mapping[tuple[int, bool], cuda.Kernel]  # by branches, and whether there is noise
+    projected_guidance: Mapping[int, cuda.Kernel]  # by branches; empty where the pack was made before there was one
+
+
 class OnDevice(OfNetworks):
-    """The part of `engine.contract.Engine` over device buffers. guided_step is float32.
+    """The part of `engine.contract.Engine` over device buffers. A step's kernels are float32.
 
     One engine may be called from several threads, one call at a time; its stream is its own.
     """
@@ -46,7 +55,7 @@ class OnDevice(OfNetworks):
     threads = 1  # of the host; nothing here computes on it
     max_pixels: int | None = None
     _networks: Mapping[str, DeviceNetwork]
-    _guided_step: Mapping[tuple[int, bool], cuda.Kernel]
+    _kernels: StepKernels
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: Device = CUDA_DEVICE) -> None:
         """`threads` is the CPU backends' and changes nothing here. Raises BackendUnavailable where `unavailable` says
@@ -120,24 +129,41 @@ class OnDevice(OfNetworks):
         check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
         given = {"scales": scales, "rows": rows, "x": x, "x0_prev": x0_prev}
         given |= {f"out{i}": output for i, output in enumerate(outputs)}
-        for name, array in given.items():
-            if array.dtype != np.float32:
-                raise DdmError(f"guided_step: {name} is {array.dtype}; expected float32")
+        _check_float32("guided_step", given)
         if seeds is not None and counters is not None:
             given |= {"seeds": seeds, "counters": counters}
-        kernel = self._guided_step[len(outputs), seeds is not None]
+        kernel = self._kernels.guided_step[len(outputs), seeds is not None]
         n_elements = int(np.prod(x.shape[1:], dtype=np.int64))
         with self._on_device() as arrays:
             # New arrays, not in place: the first step's x0_prev is x itself, and the pool hands the old ones on.
             x_next, x0 = arrays.empty(x.shape, x.dtype), arrays.empty(x.shape, x.dtype)
-            # Pointers that this variant doesn't read still have to be valid ones.
-            unread = dict.fromkeys(
-                (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer"), x
-            )
-            pointers = {name: array.pointer for name, array in (unread | given | {"x_next": x_next, "x0": x0}).items()}
             grid = (-(-n_elements // kernel.facts.tile["block"]), x.shape[0], 1)
-            self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
+            self._launch(kernel, grid, given | {"x_next": x_next, "x0": x0}, n_elements)
         return x_next, x0
+
+    def projected_guidance(self, outputs: Sequence[Buffer], settings: Buffer) -> Buffer:
+        check_projection(outputs, settings)
+        if not self._kernels.projected_guidance:
+            raise DdmError(
+                f"apg: the kernels of this {self.backend} plan were made before there was projected guidance; "
+                "`ddm-rt build` makes them again"
+            )
+        given = {f"out{i}": output for i, output in enumerate(outputs)} | {"settings": settings}
+        _check_float32("projected_guidance", given)
+        shape = outputs[0].shape
+        with self._on_device() as arrays:
+            combined = arrays.empty(shape, outputs[0].dtype)
+            kernel, n_elements = self._kernels.projected_guidance[len(outputs)], int(np.prod(shape[1:], dtype=np.int64))
+            self._launch(kernel, (shape[0], 1, 1), given | {"combined": combined}, n_elements)
+        return combined
+
+    def _launch(
+        self, kernel: cuda.Kernel, grid: tuple[int, int, int], given: Mapping[str, Buffer], n_elements: int
+    ) -> None:
+        # Pointers that this variant doesn't read still have to be valid ones.
+        names = (argument.name for argument in kernel.facts.arguments if argument.kind == "pointer")
+        pointers = {name: given.get(name, given["out0"]).pointer for name in names}
+        self._stream.launch(kernel, grid, pointers | {"n_elements": n_elements})
 
     def array(self, host: NDArray[Any]) -> Buffer:
         with self._on_device() as arrays:
@@ -156,15 +182,27 @@ class OnDevice(OfNetworks):
             return here.concat(arrays)
 
 
-def guided_step_kernels(device: cuda.Device, folder: Path, resources: ExitStack) -> dict[tuple[int, bool], cuda.Kernel]:
-    """(branches, noise) -> kernel of the pack in `folder`. All are loaded now, as loading may wait for the device.
+def step_kernels(device: cuda.Device, folder: Path, resources: ExitStack) -> StepKernels:
+    """Those of the pack in `folder`. All are loaded now, as loading may wait for the device.
 
-    Raises PackError where the pack isn't whole or has none for the device.
+    Raises PackError where the pack isn't whole or has no guided_step for the device.
     """
-    kernels = {}
     pack = read_pack(folder)
-    for branches, noise in variants():
-        entry = pack.find("guided_step", device.info.architecture, branches=branches, noise=noise)
-        kernels[branches, noise] = kernel = cuda.Kernel(device, pack.cubin(entry), entry)
+
+    def load(op: str, **wanted: int) -> cuda.Kernel:
+        entry = pack.find(op, device.info.architecture, **wanted)
+        kernel = cuda.Kernel(device, pack.cubin(entry), entry)
         resources.callback(kernel.close)
-    return kernels
+        return kernel
+
+    projected = BRANCHES if any(kernel.op == "projected_guidance" for kernel in pack.kernels) else ()
+    return StepKernels(
+        {(branches, noise): load("guided_step", branches=branches, noise=noise) for branches, noise in variants()},
+        {branches: load("projected_guidance", branches=branches) for branches in projected},
+    )
+
+
+def _check_float32(op: str, given: Mapping[str, Buffer]) -> None:
+    for name, array in given.items():
+        if array.dtype != np.float32:
+            raise DdmError(f"{op}: {name} is {array.dtype}; expected float32")

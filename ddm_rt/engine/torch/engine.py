@@ -34,8 +34,8 @@ class TorchEngine(OfNetworks):
     """Arrays are torch tensors on the engine's device, float32 whatever the engine computes in.
 
     In float32 it shows what exported graphs should give. In half precision weights and activations are half, and what
-    `ddm_rt.half` names stays float32. On a CUDA device `guided_step` and, in half precision, indicator attention are
-    the fused kernels, where triton is installed.
+    `ddm_rt.half` names stays float32. On a CUDA device `guided_step`, `projected_guidance` and, in half precision,
+    indicator attention are the fused kernels, where triton is installed.
 
     torch has one thread count per process: each call of an engine sets it to the engine's own.
     """
@@ -81,7 +81,10 @@ class TorchEngine(OfNetworks):
         self.versions = {"torch": torch.__version__, **networks.versions}
         # A layout of a batch takes the same rows at each step.
         self._indices: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._guided_step = dispatch.load("guided_step", "auto" if self.device.type == "cuda" else "reference")
+        flavour = "auto" if self.device.type == "cuda" else "reference"
+        self._guided_step, self._projected_guidance = (
+            dispatch.load(op, flavour) for op in ("guided_step", "projected_guidance")
+        )
         self._fitted: dict[str, int] = {}  # the most rows of a network's call so far
         self._graphs: Graphs | None = None
         if self.device.type == "cuda":  # bytes depend on them too
@@ -183,6 +186,13 @@ class TorchEngine(OfNetworks):
         return stepped
 
     @torch.inference_mode()
+    def projected_guidance(self, outputs: Sequence[Tensor], settings: Tensor) -> Tensor:
+        torch.set_num_threads(self.threads)
+        with torch.cuda.device_of(settings):  # type: ignore[no-untyped-call]
+            combined: Tensor = self._projected_guidance(outputs, settings)
+        return combined
+
+    @torch.inference_mode()
     def step(
         self, t: Tensor, cond: Mapping[str, Tensor], image_of: Index, parts: Sequence[Index], update: Update
     ) -> tuple[Tensor, Tensor]:
@@ -203,8 +213,7 @@ class TorchEngine(OfNetworks):
             x_t = own["x"].index_select(0, own["image_of"])
             output = self._computed("denoiser", {"x_t": x_t, "t": own["t"], **rows_of_cond})["output"]
             outputs = [output.index_select(0, own[f"part {k}"]) for k in branches]
-            noise = own.get("seeds"), own.get("counters")
-            return self.guided_step(outputs, own["scales"], own["rows"], own["x"], own["x0_prev"], *noise)
+            return self.update(outputs, Update(*(own.get(name) for name in Update._fields)))
 
         key = ("step", calls, *((name, value.shape[1:]) for name, value in (of_images | of_calls).items()))
         room = dict.fromkeys(of_images, images) | dict.fromkeys(of_calls, calls)

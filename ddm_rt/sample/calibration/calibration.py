@@ -54,6 +54,9 @@ class Settings(Frozen):
     height: Positive
     width: Positive
     precision: str
+    # Not in the file where there is none, so that older versions read it.
+    guidance_interval: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
+    apg: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(

@@ -26,6 +26,7 @@ class Job(NamedTuple):
 
     seed: int
     branches: Branches
+    apg: tuple[float, float] | None = None  # norm and η of projected guidance; None: plain guidance
 
 
 @dataclass
@@ -33,9 +34,31 @@ class _Image:
     number: int
     rows: NDArray[np.float32]  # [num_steps, 9]
     timesteps: NDArray[np.float32]  # [num_steps]
-    conditions: tuple[Hashable, ...]  # 1 to 3, from the least conditioned on
-    scales: tuple[float, ...]  # one fewer
+    guided: NDArray[np.bool_]  # [num_steps]
+    branches: Branches
+    apg: tuple[float, float] | None
     done: int = 0  # steps
+
+    @property
+    def conditions(self) -> tuple[Hashable, ...]:
+        """1 to 3 of the next step, from the least conditioned on. A step without guidance has the last alone."""
+        every = tuple(self.branches.conditions)
+        return every if self.guided[self.done] else every[-1:]
+
+    @property
+    def steady(self) -> int:
+        """Steps, from the next one on, until the image is done or its conditions change."""
+        left = self.guided[self.done :]
+        changes = np.flatnonzero(left != left[0])
+        return int(changes[0]) if len(changes) and len(self.branches.conditions) > 1 else len(left)
+
+
+class _Kind(NamedTuple):
+    """What images have in common that one call of `Engine.update` can do."""
+
+    branches: int
+    noisy: bool
+    projected: bool
 
 
 class _Call(NamedTuple):
@@ -49,16 +72,17 @@ class _Call(NamedTuple):
 @dataclass
 class _Layout:
     """Which image and branch stands in which row of the denoiser's calls, and all that a tick needs besides the images'
-    states: it is with the engine before the first tick, so that none waits for it. It holds until an image comes or
-    goes.
+    states: it is with the engine before the first tick, so that none waits for it. It holds until an image comes, goes,
+    or changes its branches.
     """
 
     calls: list[_Call]
+    branches: list[int]  # of each image
     parts: dict[int, tuple[Index, ...]]  # number of branches -> the first row of each image's branch, or -1
-    rows: Sequence[Array]  # of each tick [images, 9]
+    rows: Sequence[Array]  # of each of its ticks [images, 9]
     done: Sequence[Array]  # of each tick [images]
     noisy: NDArray[np.bool_]  # [ticks, images]
-    scales: dict[bytes, Array] = field(default_factory=dict)  # of a group of images, by their places
+    guidance: dict[bytes, tuple[Array, Array | None]] = field(default_factory=dict)  # of a group, by its images' places
     tick: int = 0
 
 
@@ -99,7 +123,7 @@ class Slots:
         numbers = range(self._numbers, self._numbers + len(x))
         self._numbers = numbers.stop
         images = [
-            _Image(number, rows, timesteps, tuple(job.branches.conditions), tuple(map(float, job.branches.scales)))
+            _Image(number, rows, timesteps, table.guided, job.branches, job.apg)
             for number, job in zip(numbers, jobs, strict=True)
         ]
         state, keys = self._engine.array(x), self._engine.array(np.array([job.seed for job in jobs], np.uint64))
@@ -134,18 +158,18 @@ class Slots:
         engine, images = self._engine, self._images
         if not images:
             return (), None
-        if self._layout is None:
+        if self._layout is None or self._layout.tick == len(self._layout.rows):
             self._layout = self._lay_out()
         layout, k = self._layout, self._layout.tick
-        groups: dict[tuple[int, bool], list[int]] = {}
+        groups: dict[_Kind, list[int]] = {}
         for i, image in enumerate(images):
-            groups.setdefault((len(image.conditions), bool(layout.noisy[k, i])), []).append(i)
+            branches = layout.branches[i]
+            kind = _Kind(branches, bool(layout.noisy[k, i]), branches > 1 and image.apg is not None)
+            groups.setdefault(kind, []).append(i)
         if len(layout.calls) == len(groups) == 1:
-            (call,), ((branches, with_noise),) = layout.calls, groups
-            noise = (self._keys, layout.done[k]) if with_noise else (None, None)
-            scales = self._scales(layout, np.arange(len(images)))
-            update = Update(scales, layout.rows[k], self._state, self._x0, *noise)
-            self._state, self._x0 = engine.step(call.t[k], call.cond, call.image_of, layout.parts[branches], update)
+            (call,), (kind,) = layout.calls, groups
+            update, parts = self._update(layout, np.arange(len(images)), kind), layout.parts[kind.branches]
+            self._state, self._x0 = engine.step(call.t[k], call.cond, call.image_of, parts, update)
         else:
             outputs = engine.concat(
                 [
@@ -154,8 +178,7 @@ class Slots:
                 ]
             )
             stepped = [
-                self._step(layout, outputs, np.array(members, np.int64), layout.parts[branches], with_noise)
-                for (branches, with_noise), members in groups.items()
+                self._step(layout, outputs, np.array(members, np.int64), kind) for kind, members in groups.items()
             ]
             order = np.argsort(np.concatenate(list(groups.values()))).astype(np.int64)
             self._state, self._x0 = (engine.take(engine.concat(parts), order) for parts in zip(*stepped, strict=True))
@@ -178,46 +201,46 @@ class Slots:
         numbers = tuple(self._images[i].number for i in found)
         return numbers, self._engine.take(self._x0, np.array(found, np.int64)) if found else None
 
-    def _step(
-        self, layout: _Layout, outputs: Array, members: Index, parts: tuple[Index, ...], with_noise: bool
-    ) -> tuple[Array, Array]:
-        """x and x0 of the images `members`, which have as many branches as each other."""
-        engine = self._engine
-        given = self._state, self._x0, layout.rows[layout.tick]
-        noise = (self._keys, layout.done[layout.tick]) if with_noise else ()
-        if len(members) < len(self._images):
-            given = tuple(engine.take(array, members) for array in given)
-            noise = tuple(engine.take(array, members) for array in noise)
-        state, x0, rows = given
-        return engine.guided_step(
-            [engine.take(outputs, part[members]) for part in parts],
-            self._scales(layout, members),
-            rows,
-            state,
-            x0,
-            *(noise or (None, None)),
-        )
+    def _step(self, layout: _Layout, outputs: Array, members: Index, kind: _Kind) -> tuple[Array, Array]:
+        """x and x0 of the images `members`, which are of one kind."""
+        branches = [self._engine.take(outputs, part[members]) for part in layout.parts[kind.branches]]
+        return self._engine.update(branches, self._update(layout, members, kind))
 
-    def _scales(self, layout: _Layout, members: Index) -> Array:
-        """Of these images, which have as many branches as each other: [images, branches - 1]."""
+    def _update(self, layout: _Layout, members: Index, kind: _Kind) -> Update:
+        noise = (self._keys, layout.done[layout.tick]) if kind.noisy else (None, None)
+        given = layout.rows[layout.tick], self._state, self._x0, *noise
+        if len(members) < len(self._images):
+            given = tuple(None if array is None else self._engine.take(array, members) for array in given)
+        rows, state, x0, seeds, counters = given
+        scales, projection = self._guidance(layout, members, kind)
+        return Update(scales, rows, state, x0, seeds, counters, projection)
+
+    def _guidance(self, layout: _Layout, members: Index, kind: _Kind) -> tuple[Array, Array | None]:
+        """`scales` and `projection` of an `Update`."""
         key = members.tobytes()
-        if key not in layout.scales:
-            scales = [self._images[i].scales for i in members]
-            layout.scales[key] = self._engine.array(np.array(scales, np.float32).reshape(len(members), -1))
-        return layout.scales[key]
+        if key not in layout.guidance:
+            images = [self._images[i] for i in members]
+            scales = np.array([image.branches.scales[: kind.branches - 1] for image in images], np.float32)
+            scales, projection = scales.reshape(len(images), -1), None
+            if kind.projected:
+                limits = np.array([image.apg for image in images], np.float32)
+                scales, projection = scales[:, :0], self._engine.array(np.concatenate([scales, limits], axis=1))
+            layout.guidance[key] = self._engine.array(scales), projection
+        return layout.guidance[key]
 
     def _lay_out(self) -> _Layout:
         """All first branches, then all second ones, then all third ones."""
-        counts = np.array([len(image.conditions) for image in self._images])
+        conditions = [image.conditions for image in self._images]
+        counts = np.array([len(each) for each in conditions])
         places = [np.flatnonzero(counts > k) for k in range(counts.max())]
         image_of = np.concatenate(places)
-        wanted = [self._images[i].conditions[k] for k, members in enumerate(places) for i in members]
+        wanted = [conditions[i][k] for k, members in enumerate(places) for i in members]
         starts = np.cumsum([0, *(len(members) for members in places)])
         row_of = np.full((len(places), len(counts)), -1)
         for k, members in enumerate(places):
             row_of[k, members] = starts[k] + np.arange(len(members))
         images, engine = self._images, self._engine
-        ticks = range(min(len(image.rows) - image.done for image in images))
+        ticks = range(min(image.steady for image in images))
         t = np.stack([[image.timesteps[image.done + k] for image in images] for k in ticks])
         table = np.stack([[image.rows[image.done + k] for image in images] for k in ticks])
         done = np.add.outer(np.arange(len(ticks)), np.array([image.done for image in images]))
@@ -230,7 +253,7 @@ class Slots:
             for rows in split(len(wanted), self.buckets)
         ]
         parts = {int(count): tuple(row_of[:count]) for count in np.unique(counts)}
-        return _Layout(calls, parts, engine.series(table), engine.series(done), table[..., _F] != 0)
+        return _Layout(calls, counts.tolist(), parts, engine.series(table), engine.series(done), table[..., _F] != 0)
 
     def _keep(self, places: list[int]) -> None:
         if len(places) == len(self._images):

@@ -22,6 +22,13 @@ _MOST_FIELDS = 100  # of a body
 _MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
+
+def _pair(**limits: Any) -> Any:
+    """Two numbers, or null."""
+    number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, **limits)]
+    return Annotated[list[number], Field(min_length=2, max_length=2)] | None
+
+
 # A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
 _STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
 # Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
@@ -37,6 +44,8 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
         Field(default=None, description="Image i has the seed derive(seed, i). Drawn by the server where not given."),
     ),
     "sampler": (SamplerName | None, None),
+    "guidance_interval": (_pair(le=1), None),
+    "apg": (_pair(), None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
