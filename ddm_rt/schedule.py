@@ -112,7 +112,9 @@ class StepTable:
     f: Float64
     clip_min: Float64
     clip_max: Float64
+    # What a request adds: `step_table` makes tables whose steps all have guidance and keep all.
     guided: NDArray[np.bool_]  # whether the step has guidance; one without has an image's last branch alone
+    kept: Float64  # how much a step keeps of a prompt's tokens, the rest of which is noise
 
     @property
     def timesteps(self) -> NDArray[np.float32]:
@@ -133,14 +135,12 @@ def step_table(
     eta: float = 0.0,
     clip: tuple[float, float] | None = None,
     spacing: Spacing | None = None,
-    guidance_interval: tuple[float, float] | None = None,
 ) -> StepTable:
     """The rows of `sampler`; equal to diffusers' scheduler of that name with the schedule's configuration.
 
     `eta` is DDIM's (0 deterministic, 1 as noisy as DDPM), `clip` limits x0, `spacing` picks the timesteps (see
     `SPACINGS`; None is the schedule's own where the sampler takes it, else the sampler's default). As in diffusers,
     "leading" starts below the last training timestep, and Euler's "linspace" with a single step starts at t = 0.
-    `guidance_interval` says which steps have guidance (`guided_steps`).
     Raises DdmError naming the argument that doesn't fit.
     """
     most = schedule.config.num_train_timesteps
@@ -173,27 +173,8 @@ def step_table(
     low, high = clip or (-np.inf, np.inf)
     # Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
     init_scale = float(sigma[0]) if sampler is SamplerName.EULER and spacing != "leading" else 1.0
-    guided = guided_steps(num_steps, guidance_interval)
-    return StepTable(sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, zero + low, zero + high, guided)
-
-
-def guided_steps(num_steps: int, interval: tuple[float, float] | None) -> NDArray[np.bool_]:
-    """Which steps have guidance, [num_steps]: all, or those of an interval of fractions of the steps, (start, stop).
-
-    Step i is in it where int(start·num_steps) <= i < int(stop·num_steps), as in diffusers' guiders. Kynkäänniemi et al.
-    2024 (arXiv 2404.07724) name the interval by noise levels. Raises DdmError for one that isn't an interval within 0
-    and 1, and where no step is in it.
-    """
-    steps = np.arange(num_steps)
-    if interval is None:
-        return np.ones(num_steps, np.bool_)
-    start, stop = interval
-    if not 0 <= start < stop <= 1:
-        raise DdmError(f"guidance_interval is {interval}; expected a start below a stop, both within 0 and 1")
-    guided: NDArray[np.bool_] = (int(start * num_steps) <= steps) & (steps < int(stop * num_steps))
-    if not guided.any():
-        raise DdmError(f"guidance_interval is {interval}; none of the {num_steps} steps is in it")
-    return guided
+    limits = {"clip_min": zero + low, "clip_max": zero + high}
+    return StepTable(sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, **limits, guided=zero == 0, kept=zero + 1)
 
 
 def _ddpm(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float) -> tuple[Float64, ...]:

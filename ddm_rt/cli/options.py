@@ -38,6 +38,10 @@ _OTHERWISE: dict[str, tuple[Any, str | None]] = {
         str | None,
         "NORM[,ETA]: projected guidance. A difference has this norm at most; along the output, ETA (0) of it is kept.",
     ),
+    "cads": (
+        str | None,
+        "SCALE[,END,BEGIN]: noise on the prompt's tokens (.25,.6,.9), so that the images of one prompt differ more.",
+    ),
     "leave_alone": (
         str | None,
         "woman,man: prompts with one of these words get the null code. Or a .json file of words by scope.",
@@ -95,15 +99,27 @@ def number(option: str, text: str) -> int:
     return int(text)
 
 
-def pair(option: str, text: str, second: float | None = None) -> tuple[float, float]:
-    """Two numbers by comma; the last may be left out where there is a default. Raises DdmError naming the option."""
-    parts = [*text.split(","), *([] if second is None or "," in text else [str(second)])]
+# Fields of `Request` that are several numbers: an example, and the defaults of those that may be left out at the end.
+_NUMBERS = {"guidance_interval": (".2,.8", ()), "apg": ("15,.5", (0.0,)), "cads": (".25,.6,.9", (0.6, 0.9))}
+
+
+def numbers(option: str, text: str, example: str, defaults: Sequence[float] = ()) -> list[float]:
+    """As many numbers by comma as the example has, or without the last ones, which have defaults.
+
+    Raises DdmError naming the option.
+    """
+    expected = len(example.split(","))
     try:
-        first, last = map(float, parts)
-    except ValueError as error:
-        expected = "two numbers, for example .2,.8" if second is None else "one or two numbers, for example 15 or 15,.5"
-        raise DdmError(f"{option} {text!r}: expected {expected}") from error
-    return first, last
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) == expected - len(defaults):
+        found += defaults
+    if len(found) != expected:
+        short = ",".join(example.split(",")[: expected - len(defaults)])
+        also = f", or {short}" if defaults else ""
+        raise DdmError(f"{option} {text!r}: expected numbers with commas between them, for example {example}{also}")
+    return found
 
 
 def sizes(option: str, text: str) -> tuple[int, int, int]:
@@ -144,9 +160,9 @@ def asks(*only: str, **defaults: Any) -> Callable[[Callable[..., Any]], Any]:
             asked = {name: given.pop(name) for name in told}
             if isinstance(asked.get("leave_alone"), str):
                 asked["leave_alone"] = parse_words(asked["leave_alone"])
-            for name, second in (("guidance_interval", None), ("apg", 0.0)):
+            for name, (example, defaults) in _NUMBERS.items():
                 if isinstance(asked.get(name), str):
-                    asked[name] = pair(flag(name), asked[name], second)
+                    asked[name] = numbers(flag(name), asked[name], example, defaults)
             return command(request=Request(**asked), **given)
 
         own = inspect.signature(command, eval_str=True).parameters

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import Bundle
+from ddm_rt.config import NULL_CODE
 from ddm_rt.engine import backends
 from ddm_rt.engine.contract import Array, Engine
 from ddm_rt.errors import DdmError
@@ -21,14 +22,15 @@ from ddm_rt.sample.balance.assignment import Lender, Weights, check_codes
 from ddm_rt.sample.balance.factors import names_factors
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.calibration.calibration import Settings, resolve
+from ddm_rt.sample.checks import choice, side
 from ddm_rt.sample.generation import Cancelled, Generation
 from ddm_rt.sample.loop.batch_sizes import BatchSizes, Mode, split
 from ddm_rt.sample.loop.conditions import Conditions
-from ddm_rt.sample.loop.guidance import Condition, branches
+from ddm_rt.sample.loop.guidance import Condition, TokenNoise, branches
 from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.sample.manifest import Manifest, image_records, read_manifest
-from ddm_rt.sample.request import Request, Resolved, ResolvedRequest, choice, side
+from ddm_rt.sample.request import Request, Resolved, ResolvedRequest
 from ddm_rt.schedule import StepTable
 
 __all__ = ["Cancelled", "Generation", "Pipeline", "Request"]
@@ -279,8 +281,9 @@ def prepared(bundle: Bundle, manifest: Manifest, table: StepTable) -> Prepared:
     request = manifest.request
     texts = texts_of(bundle, request, [image.prompt for image in manifest.images])
     null = null_text(bundle.config, request.negative_prompt)
+    noise = None if request.cads is None else TokenNoise(request.cads[0], Condition(null, NULL_CODE))
     jobs = tuple(
-        Job(image.seed, branches(Condition(text, image.code), null, *request.scales), request.apg)
+        Job(image.seed, branches(Condition(text, image.code), null, *request.scales), request.apg, noise)
         for text, image in zip(texts, manifest.images, strict=True)
     )
     return Prepared(manifest, table, bundle.config.latents_of((request.height, request.width)), jobs)

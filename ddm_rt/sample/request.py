@@ -1,26 +1,26 @@
 """A request: what may be asked for, how it is checked against a bundle, and what a manifest keeps of it."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Balance, Fraction, Frozen, Positive, SamplerName
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.balance.assignment import Plan, check_codes
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
+from ddm_rt.sample.checks import choice, indicator_guidance, interval, projection, scale, side, token_noise
+from ddm_rt.sample.loop.annealing import kept_tokens
+from ddm_rt.sample.loop.guidance import guided_steps
 from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.loop.tokenizers import check_text
 from ddm_rt.schedule import StepTable, step_table
 
 _SCOPE_LENGTH = 200
 
-Choice = TypeVar("Choice", bound=StrEnum)
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Code = Annotated[int, Field(ge=-1)]
@@ -49,6 +49,7 @@ class ResolvedRequest(Frozen):
     clip: tuple[float, float] | None
     guidance_interval: tuple[Fraction, Fraction] | None = None  # None: guidance in every step
     apg: tuple[Above, Scale] | None = None  # norm and η of projected guidance; None: plain guidance
+    cads: tuple[Above, Fraction, Fraction] | None = None  # noise on a prompt's tokens: scale, end, begin; None: none
     provenance: bool = False  # files say what made them; manifests that don't say are of files that don't
     provenance_code: bool = False  # and with which code
 
@@ -58,14 +59,13 @@ class ResolvedRequest(Frozen):
         return self.guidance_scale, self.indicator_guidance_scale
 
     def table(self, bundle: Bundle, sampler: SamplerName, num_steps: int) -> StepTable:
-        """The coefficients of each step. Raises DdmError as `ddm_rt.schedule.step_table`."""
-        return step_table(
-            bundle.schedule,
-            sampler,
-            num_steps,
-            eta=self.eta,
-            clip=self.clip,
-            guidance_interval=self.guidance_interval,
+        """The coefficients of each step. Raises DdmError as `step_table`, `guided_steps` and `kept_tokens`."""
+        table = step_table(bundle.schedule, sampler, num_steps, eta=self.eta, clip=self.clip)
+        times = None if self.cads is None else self.cads[1:]
+        return replace(
+            table,
+            guided=guided_steps(num_steps, self.guidance_interval),
+            kept=kept_tokens(table.t / bundle.schedule.config.num_train_timesteps, times),
         )
 
 
@@ -118,6 +118,10 @@ class Request:
     `apg` is (norm, eta) of adaptive projected guidance: a difference between branches is no longer than `norm`, and of
     its part along the more conditioned output `eta` is kept. See `ddm_rt.kernels.projected_guidance`.
 
+    `cads` is (scale, end, begin) of noise on the prompt's tokens, which makes the images of one prompt differ more. The
+    two times are shares of the training timesteps, where 1 is pure noise. Code tokens get no noise. See
+    `sample.loop.annealing`.
+
     `codes` gives one code for each image; -1 is the null code. Without it, a quota over the bundle's code tree draws
     them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7"), of factors
     that the bundle names ("gender:female=.5,gender:male=.5"), or of groups ("female=.5,male=.5"). A factor that the
@@ -162,6 +166,10 @@ class Request:
     apg: Annotated[
         Sequence[float] | None,
         Told("Projected guidance: the largest norm of a difference, and how much of it stays along the output."),
+    ] = None
+    cads: Annotated[
+        Sequence[float] | None,
+        Told("Noise on the prompt's tokens, for images that differ more: its scale, and when it ends and begins."),
     ] = None
     height: Annotated[int | None, Told("Height of the images in pixels.")] = None
     width: Annotated[int | None, Told("Width of the images in pixels.")] = None
@@ -242,8 +250,9 @@ class Request:
             indicator_scale=sampling.indicator_scale,
             eta=sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=sampling.clip,
-            guidance_interval=pair("guidance_interval", self.guidance_interval, "start and stop"),
+            guidance_interval=interval(self.guidance_interval),
             apg=projection(self.apg),
+            cads=token_noise(config, self.cads),
             provenance=self.provenance,
             provenance_code=self.provenance_code,
         )
@@ -333,57 +342,3 @@ FILES = ("provenance", "provenance_code")
 
 SETTINGS = tuple(field.name for field in fields(Request) if field.name not in (*_ASSIGNMENT, *FILES))
 """The fields that decide how an image of some seed and code looks."""
-
-
-def indicator_guidance(config: RuntimeConfig, value: float | None, text_scale: float | None) -> float:
-    """The scale on the code; where neither request nor bundle has one, the text's: joint guidance."""
-    default = config.sampling.indicator_guidance_scale
-    default = text_scale if default is None else default
-    if default is None:
-        raise BundleError(f"bundle {config.name!r}: field sampling.indicator_guidance_scale: expected a number")
-    return scale("indicator_guidance_scale", value, default)
-
-
-def side(config: RuntimeConfig, field: str, pixels: int | None) -> int:
-    """Height or width in pixels."""
-    if pixels is None:
-        return config.image_size
-    if pixels < config.size_multiple or pixels % config.size_multiple:
-        raise DdmError(f"{field} is {pixels}; expected a multiple of {config.size_multiple}")
-    return pixels
-
-
-def scale(field: str, value: float | None, default: float) -> float:
-    if value is None:
-        return default
-    if not (math.isfinite(value) and value >= 0):
-        raise DdmError(f"{field} is {value}; expected a finite number, not negative")
-    return float(value)
-
-
-def pair(field: str, value: Sequence[float] | None, names: str) -> tuple[float, float] | None:
-    """Two finite numbers. Raises DdmError naming the field."""
-    if value is None:
-        return None
-    try:
-        first, second = (float(each) for each in value)
-    except (TypeError, ValueError) as error:
-        raise DdmError(f"{field} is {value!r}; expected two numbers, {names}") from error
-    if not (math.isfinite(first) and math.isfinite(second)):
-        raise DdmError(f"{field} is {(first, second)}; expected finite numbers")
-    return first, second
-
-
-def projection(value: Sequence[float] | None) -> tuple[float, float] | None:
-    """Norm and η of adaptive projected guidance."""
-    found = pair("apg", value, "norm and eta")
-    if found is not None and not (found[0] > 0 and found[1] >= 0):
-        raise DdmError(f"apg is {found}; expected a norm above 0, and an eta of at least 0")
-    return found
-
-
-def choice(kind: type[Choice], value: str, field: str) -> Choice:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise DdmError(f"{field} is {value!r}; expected one of: {', '.join(kind)}") from error

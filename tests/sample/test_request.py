@@ -12,8 +12,9 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.sample.calibration.calibration import Settings
+from ddm_rt.sample.checks import indicator_guidance
 from ddm_rt.sample.pipeline import null_text, texts_of
-from ddm_rt.sample.request import SETTINGS, Request, ResolvedRequest, indicator_guidance
+from ddm_rt.sample.request import SETTINGS, Request, ResolvedRequest
 
 
 def asked(bundle: Bundle, n: int = 4, **request: Any) -> ResolvedRequest:

@@ -57,6 +57,7 @@ class Settings(Frozen):
     # Not in the file where there is none, so that older versions read it.
     guidance_interval: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
     apg: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
+    cads: tuple[float, float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(

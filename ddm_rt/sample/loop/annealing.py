@@ -16,24 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.loop.noise import Stream, normal
 
 Tokens = NDArray[np.float32]  # [1, T, D]
 
 
-class Annealing(NamedTuple):
-    """What a request asks for: the noise's scale s, and when it ends and begins, τ1 < τ2 in [0, 1]."""
-
-    scale: float
-    end: float = 0.6
-    begin: float = 0.9
-
-    def kept(self, t: float) -> float:
-        """γ at the timestep `t`, a share of the training timesteps."""
-        return min(max((self.begin - t) / (self.begin - self.end), 0.0), 1.0)
-
-
-class TokenNoise(NamedTuple):
+class NoiseAt(NamedTuple):
     """The noise of one image at one step."""
 
     seed: int
@@ -42,7 +31,20 @@ class TokenNoise(NamedTuple):
     kept: float  # γ, below 1
 
 
-def noised(tokens: Tokens, noise: TokenNoise) -> Tokens:
+def kept_tokens(t: NDArray[np.float64], times: tuple[float, float] | None) -> NDArray[np.float64]:
+    """γ at timesteps given as shares of all of them, for times (τ1, τ2). Without times: 1.
+
+    Raises DdmError for times that aren't two ascending ones within 0 and 1.
+    """
+    if times is None:
+        return np.ones_like(t)
+    end, begin = times
+    if not 0 <= end < begin <= 1:
+        raise DdmError(f"cads: noise ends at {end} and begins at {begin}; expected an end below, both within 0 and 1")
+    return np.clip((begin - t) / (begin - end), 0.0, 1.0)
+
+
+def noised(tokens: Tokens, noise: NoiseAt) -> Tokens:
     """y' of one prompt's tokens float32 [1,T,D]. Tokens that are all alike stay as they are where γ is 0 and s is."""
     n = normal(np.array([noise.seed], np.uint64), noise.step, Stream.TOKENS, tokens.shape[1:])
     mixed = np.float32(math.sqrt(noise.kept)) * tokens + np.float32(noise.scale * math.sqrt(1 - noise.kept)) * n

@@ -11,6 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.engine.contract import Cond, Engine
 from ddm_rt.runtime import RuntimeConfig, Size, TensorSpec
+from ddm_rt.sample.loop.annealing import noised
 from ddm_rt.sample.loop.batch_sizes import concat, take
 from ddm_rt.sample.loop.guidance import Condition
 from ddm_rt.sample.loop.tokenizers import Tokenizers
@@ -42,13 +43,19 @@ class Conditions:
         numbers = sum(_numbers(spec, longest) for spec in engine.cond or config.cond)
         keep_rows = lru_cache(max(_KEPT // numbers, _LEAST_ROWS))
         encode = keep_texts(partial(_encode, config, engine, tokenizers, context))
-        self._row = keep_rows(partial(_row, config, engine, encode))
+        self._noised_row = partial(_row, config, engine, encode)  # no other image will ask for it
+        self._row = keep_rows(self._noised_row)
 
     def gather(self, wanted: Sequence[Condition], indicator_scale: float, size: tuple[int, int]) -> Cond:
         """`cond` with one row per entry of `wanted`. `size` is the image's height and width in pixels."""
         distinct = {condition: number for number, condition in enumerate(dict.fromkeys(wanted))}
         sized = any(spec.name == SIZES for spec in self._config.added)
-        rows = [self._row(condition, indicator_scale, size if sized else None) for condition in distinct]
+        rows = [
+            (self._row if condition.noise is None else self._noised_row)(
+                condition, indicator_scale, size if sized else None
+            )
+            for condition in distinct
+        ]
         index = np.array([distinct[condition] for condition in wanted], np.int64)
         return take(self._engine, concat(self._engine, rows), index)
 
@@ -71,6 +78,8 @@ def _row(
     size: Size | None,  # where the family takes it
 ) -> Cond:
     text = encode(condition.text)
+    if condition.noise is not None:
+        text = text | {CONTEXT: noised(text[CONTEXT], condition.noise)}
     given: dict[str, NDArray[Any]] = text
     if size is not None:
         given = text | {SIZES: np.array([[*size, 0, 0, *size]], np.float32)}

@@ -11,7 +11,12 @@ The null branch is that of classifier-free guidance (Ho and Salimans 2022, arXiv
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ddm_rt.config import NULL_CODE
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop.annealing import NoiseAt
 
 
 class Condition(NamedTuple):
@@ -19,6 +24,7 @@ class Condition(NamedTuple):
 
     text: str | None
     code: int
+    noise: NoiseAt | None = None  # on the text's tokens
 
 
 class Branches(NamedTuple):
@@ -26,6 +32,13 @@ class Branches(NamedTuple):
 
     conditions: tuple[Condition, ...]
     scales: tuple[float, ...]
+
+
+class TokenNoise(NamedTuple):
+    """CADS of one image: noise on the tokens of each condition but the null one, from which guidance starts."""
+
+    scale: float
+    null: Condition
 
 
 def branches(wanted: Condition, null_text: str | None, text_scale: float | None, code_scale: float) -> Branches:
@@ -54,3 +67,22 @@ def branches(wanted: Condition, null_text: str | None, text_scale: float | None,
         conditions.pop(0)
         scales.pop(0)
     return Branches(tuple(conditions), tuple(scales))
+
+
+def guided_steps(num_steps: int, interval: tuple[float, float] | None) -> NDArray[np.bool_]:
+    """Which steps have guidance, [num_steps]: all, or those of an interval of fractions of the steps, (start, stop).
+
+    Step i is in it where int(start·num_steps) <= i < int(stop·num_steps), as in diffusers' guiders. Kynkäänniemi et al.
+    2024 (arXiv 2404.07724) name the interval by noise levels. Raises DdmError for one that isn't an interval within 0
+    and 1, and where no step is in it.
+    """
+    steps = np.arange(num_steps)
+    if interval is None:
+        return np.ones(num_steps, np.bool_)
+    start, stop = interval
+    if not 0 <= start < stop <= 1:
+        raise DdmError(f"guidance_interval is {interval}; expected a start below a stop, both within 0 and 1")
+    guided: NDArray[np.bool_] = (int(start * num_steps) <= steps) & (steps < int(stop * num_steps))
+    if not guided.any():
+        raise DdmError(f"guidance_interval is {interval}; none of the {num_steps} steps is in it")
+    return guided

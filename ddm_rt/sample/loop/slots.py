@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.engine.contract import Array, Cond, Engine, Index, Update
+from ddm_rt.sample.loop.annealing import NoiseAt
 from ddm_rt.sample.loop.batch_sizes import split
-from ddm_rt.sample.loop.guidance import Branches
+from ddm_rt.sample.loop.guidance import Branches, TokenNoise
 from ddm_rt.schedule import StepTable
 
 Gather = Callable[[Sequence[Any]], Cond]
@@ -27,6 +28,7 @@ class Job(NamedTuple):
     seed: int
     branches: Branches
     apg: tuple[float, float] | None = None  # norm and η of projected guidance; None: plain guidance
+    token_noise: TokenNoise | None = None  # at steps that don't keep all of a prompt's tokens
 
 
 @dataclass
@@ -35,22 +37,28 @@ class _Image:
     rows: NDArray[np.float32]  # [num_steps, 9]
     timesteps: NDArray[np.float32]  # [num_steps]
     guided: NDArray[np.bool_]  # [num_steps]
-    branches: Branches
-    apg: tuple[float, float] | None
+    kept: NDArray[np.float64]  # [num_steps]
+    job: Job
     done: int = 0  # steps
 
     @property
     def conditions(self) -> tuple[Hashable, ...]:
         """1 to 3 of the next step, from the least conditioned on. A step without guidance has the last alone."""
-        every = tuple(self.branches.conditions)
-        return every if self.guided[self.done] else every[-1:]
+        branches, kept = self.job.branches, float(self.kept[self.done])
+        every = branches.conditions if self.guided[self.done] else branches.conditions[-1:]
+        if kept == 1 or self.job.token_noise is None:
+            return tuple(every)
+        noise = NoiseAt(self.job.seed, self.done, self.job.token_noise.scale, kept)
+        return tuple(each if each == self.job.token_noise.null else each._replace(noise=noise) for each in every)
 
     @property
     def steady(self) -> int:
         """Steps, from the next one on, until the image is done or its conditions change."""
+        if self.job.token_noise is not None and self.kept[self.done] < 1:
+            return 1
         left = self.guided[self.done :]
         changes = np.flatnonzero(left != left[0])
-        return int(changes[0]) if len(changes) and len(self.branches.conditions) > 1 else len(left)
+        return int(changes[0]) if len(changes) and len(self.job.branches.conditions) > 1 else len(left)
 
 
 class _Kind(NamedTuple):
@@ -123,7 +131,7 @@ class Slots:
         numbers = range(self._numbers, self._numbers + len(x))
         self._numbers = numbers.stop
         images = [
-            _Image(number, rows, timesteps, table.guided, job.branches, job.apg)
+            _Image(number, rows, timesteps, table.guided, table.kept, job)
             for number, job in zip(numbers, jobs, strict=True)
         ]
         state, keys = self._engine.array(x), self._engine.array(np.array([job.seed for job in jobs], np.uint64))
@@ -164,7 +172,7 @@ class Slots:
         groups: dict[_Kind, list[int]] = {}
         for i, image in enumerate(images):
             branches = layout.branches[i]
-            kind = _Kind(branches, bool(layout.noisy[k, i]), branches > 1 and image.apg is not None)
+            kind = _Kind(branches, bool(layout.noisy[k, i]), branches > 1 and image.job.apg is not None)
             groups.setdefault(kind, []).append(i)
         if len(layout.calls) == len(groups) == 1:
             (call,), (kind,) = layout.calls, groups
@@ -220,10 +228,10 @@ class Slots:
         key = members.tobytes()
         if key not in layout.guidance:
             images = [self._images[i] for i in members]
-            scales = np.array([image.branches.scales[: kind.branches - 1] for image in images], np.float32)
+            scales = np.array([image.job.branches.scales[: kind.branches - 1] for image in images], np.float32)
             scales, projection = scales.reshape(len(images), -1), None
             if kind.projected:
-                limits = np.array([image.apg for image in images], np.float32)
+                limits = np.array([image.job.apg for image in images], np.float32)
                 scales, projection = scales[:, :0], self._engine.array(np.concatenate([scales, limits], axis=1))
             layout.guidance[key] = self._engine.array(scales), projection
         return layout.guidance[key]

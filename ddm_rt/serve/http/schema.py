@@ -23,10 +23,10 @@ _MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-def _pair(**limits: Any) -> Any:
-    """Two numbers, or null."""
+def _numbers(count: int, **limits: Any) -> Any:
+    """So many numbers, or null."""
     number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, **limits)]
-    return Annotated[list[number], Field(min_length=2, max_length=2)] | None
+    return Annotated[list[number], Field(min_length=count, max_length=count)] | None
 
 
 # A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
@@ -44,8 +44,9 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
         Field(default=None, description="Image i has the seed derive(seed, i). Drawn by the server where not given."),
     ),
     "sampler": (SamplerName | None, None),
-    "guidance_interval": (_pair(le=1), None),
-    "apg": (_pair(), None),
+    "guidance_interval": (_numbers(2, le=1), None),
+    "apg": (_numbers(2), None),
+    "cads": (_numbers(3, le=100), None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
