@@ -27,6 +27,7 @@ _NUMBERS = {
     "guidance_scale": "set_guidance_scale",
     "indicator_guidance_scale": "set_indicator_guidance_scale",
 }
+_PAIRS = {"guidance_interval": "set_guidance_interval", "apg": "set_apg"}
 _FLAGS = {
     "shuffle": "set_shuffle",
     "allow_stale": "set_allow_stale",
@@ -142,6 +143,9 @@ class CPipeline:
         if name in _LISTS:
             for text in [value] if isinstance(value, str) else value:
                 library.check(library.function(f"request_{_LISTS[name]}")(request, text.encode()))
+            return
+        if name in _PAIRS:
+            library.check(library.function(f"request_{_PAIRS[name]}")(request, *map(ctypes.c_double, value)))
             return
         tables: tuple[tuple[dict[str, str], Callable[[Any], Any]], ...] = (
             (_TEXTS, str.encode),

@@ -247,9 +247,12 @@ def _dtype(node: Any) -> np.dtype[Any]:
     return np.dtype({"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}[node.type])
 
 
-def guided_step_arguments() -> list[tuple[str, str, int]]:
-    """guided_step's, with the scratch pointers that Triton appends."""
-    return _arguments(list(POINTEES), "x_next")
+def step_arguments() -> dict[str, list[tuple[str, str, int]]]:
+    """Of a step's kernels by op, with the scratch pointers that Triton appends."""
+    return {
+        "guided_step": _arguments(list(POINTEES), "x_next"),
+        "projected_guidance": _arguments(POINTERS, "combined"),
+    }
 
 
 def _arguments(pointers: Sequence[str], behind: str) -> list[tuple[str, str, int]]:
@@ -262,17 +265,13 @@ def write_fake_pack(folder: Path, architecture: str, ops: Sequence[str] = STEP_O
     folder.mkdir()
     kernels = []
     tiles = {
-        "guided_step": (guided_step_arguments(), GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS),
-        "projected_guidance": (
-            _arguments(POINTERS, "combined"),
-            PROJECTED_GUIDANCE_BLOCK,
-            PROJECTED_GUIDANCE_WARPS,
-        ),
+        "guided_step": (GUIDED_STEP_BLOCK, GUIDED_STEP_WARPS),
+        "projected_guidance": (PROJECTED_GUIDANCE_BLOCK, PROJECTED_GUIDANCE_WARPS),
     }
     every = [("guided_step", *variant) for variant in variants()]
     every += [("projected_guidance", branches, None) for branches in BRANCHES]
     for op, branches, noise in [each for each in every if each[0] in ops]:
-        arguments, block, warps = tiles[op]
+        arguments, (block, warps) = step_arguments()[op], tiles[op]
         name = f"{op}-{architecture}-fp32-b{branches}{'-noise' if noise else ''}"
         files = {}
         shared = 4096 if noise else 0
@@ -296,6 +295,7 @@ def with_fake_plan(
     architecture: str = "sm_89",
     kernels: str | None = None,
     batches: tuple[tuple[int, int, int], ...] = BATCHES,
+    ops: Sequence[str] = STEP_OPS,
 ) -> Bundle:
     """The bundle with a plan of the fake, for batches of 1 to MAX_BATCH and latents up to twice the training size, in
     several profiles.
@@ -357,6 +357,6 @@ def with_fake_plan(
         key = plans.Key(key=plans.digest(parts), parts=parts, engines=engines, kernels=kernels)
         (folder / plans.KEY).write_text(key.model_dump_json())
         if kernels is None:
-            write_fake_pack(folder / plans.KERNELS, architecture)
+            write_fake_pack(folder / plans.KERNELS, architecture, ops)
 
     return add_directory(bundle, f"plans/{plans.directory_name(RTX.name, architecture, plans.NO_GPU)}", fill)

@@ -58,6 +58,14 @@ ddm_rt_status ddm_rt_request_set_indicator_guidance_scale(ddm_rt_request *reques
     return set(request, &ddm::Wanted::indicator_guidance_scale, scale);
 }
 
+ddm_rt_status ddm_rt_request_set_guidance_interval(ddm_rt_request *request, double start, double stop) {
+    return set(request, &ddm::Wanted::guidance_interval, ddm::Pair(start, stop));
+}
+
+ddm_rt_status ddm_rt_request_set_apg(ddm_rt_request *request, double norm, double eta) {
+    return set(request, &ddm::Wanted::apg, ddm::Pair(norm, eta));
+}
+
 ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps) {
     return set(request, &ddm::Wanted::num_steps, num_steps);
 }

@@ -82,6 +82,8 @@ const shape::Check& calibration_file() {
         {"height", positive()},
         {"width", positive()},
         {"precision", text()},
+        {"guidance_interval", nullable(fixed({number(), number()})), "null"},
+        {"apg", nullable(fixed({number(), number()})), "null"},
     });
     static const Check check = object({
         {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
@@ -202,13 +204,14 @@ std::vector<std::string> differences(const Calibration& record, const Bundle& bu
         found.push_back("it is of another bundle, " + record.bundle_id.substr(0, 12));
     }
     const Value tree = manifest.tree();
-    const Value settings(record.settings);
+    const Value settings(record.settings), none;
     const bool scoped = !settings["scope"].is_null();
     for (const auto& [name, was] : record.settings) {
         const bool prompt = name == "prompt" || name == "negative_prompt";
         if (scoped ? prompt : name == "scope") continue;
         const Value* asked = tree["request"].find(name);
-        const Value& now = asked ? *asked : tree[name];
+        if (!asked) asked = tree.find(name);
+        const Value& now = asked ? *asked : none;
         if (!same(was, now)) {
             found.push_back(concat(name, " is ", plain_text(now), " (calibrated at ", plain_text(was), ")"));
         }

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "backend.h"
 #include "buckets.h"
 #include "guidance.h"
+#include "projected_guidance.h"
 #include "schedule.h"
 
 namespace ddm {
@@ -21,10 +23,11 @@ using Cancelled = std::function<bool()>;
 using Gather = std::function<Cond(const std::vector<Condition>&)>;
 
 // Samples [B, C, H, W] from the first states `x`, already times table.init_scale. All of `needed` have as many branches
-// as each other; calls have sizes in `buckets`. Throws Error with Status::cancelled.
+// as each other; in a step without guidance each has its last one. With `projection`, guidance is projected. Calls have
+// sizes in `buckets`. Throws Error with Status::cancelled.
 Array sample(Backend& backend, const StepTable& table, Array x, const std::vector<Branches>& needed,
-             const std::vector<uint64_t>& seeds, const Gather& gather, const std::vector<size_t>& buckets,
-             const Done& done, const Cancelled& cancelled);
+             const std::vector<uint64_t>& seeds, const std::optional<Projection>& projection, const Gather& gather,
+             const std::vector<size_t>& buckets, const Done& done, const Cancelled& cancelled);
 
 }  // namespace ddm
 

@@ -30,6 +30,8 @@ const shape::Check& manifest_file() {
         {"indicator_scale", scale()},
         {"eta", fraction()},
         {"clip", clip()},
+        {"guidance_interval", nullable(fixed({fraction(), fraction()})), "null"},
+        {"apg", nullable(fixed({number({.gt = 0}), scale()})), "null"},
         {"provenance", boolean(), "false"},
         {"provenance_code", boolean(), "false"},
     });
@@ -69,9 +71,14 @@ std::vector<std::string> texts(const Value& value) {
     return out;
 }
 
+std::optional<Pair> optional_pair(const Value& value) {
+    if (value.is_null()) return std::nullopt;
+    return Pair(value.list()[0].number(), value.list()[1].number());
+}
+
 Request request_of(const Value& tree) {
     Request out;
-    const Value &prompt = tree["prompt"], &clip = tree["clip"];
+    const Value& prompt = tree["prompt"];
     if (const auto* text = prompt.as<std::string>()) {
         out.prompts = {*text};
     } else if (!prompt.is_null()) {
@@ -95,7 +102,9 @@ Request request_of(const Value& tree) {
     out.indicator_guidance_scale = tree["indicator_guidance_scale"].number();
     out.indicator_scale = tree["indicator_scale"].number();
     out.eta = tree["eta"].number();
-    if (!clip.is_null()) out.clip = {clip.list()[0].number(), clip.list()[1].number()};
+    out.clip = optional_pair(tree["clip"]);
+    out.guidance_interval = optional_pair(tree["guidance_interval"]);
+    out.apg = optional_pair(tree["apg"]);
     out.provenance = tree["provenance"].boolean();
     out.provenance_code = tree["provenance_code"].boolean();
     return out;
@@ -111,6 +120,10 @@ Value list_of(const std::vector<T>& values) {
     return Value(json::List(values.begin(), values.end()));
 }
 
+Value or_null(const std::optional<Pair>& pair) {
+    return pair ? Value(json::List{pair->first, pair->second}) : Value();
+}
+
 Value tree_of(const Request& request) {
     Value prompt;
     if (!request.one_prompt) prompt = list_of(request.prompts);
@@ -124,8 +137,6 @@ Value tree_of(const Request& request) {
         {"balance", name_of(request.balance)},
     };
     if (request.leave_alone) out.emplace_back("leave_alone", list_of(*request.leave_alone));
-    Value clip;
-    if (request.clip) clip = json::List{request.clip->first, request.clip->second};
     const json::Object rest{
         {"scope", or_null(request.scope)},
         {"shuffle", request.shuffle},
@@ -135,9 +146,11 @@ Value tree_of(const Request& request) {
         {"indicator_guidance_scale", request.indicator_guidance_scale},
         {"indicator_scale", request.indicator_scale},
         {"eta", request.eta},
-        {"clip", clip},
+        {"clip", or_null(request.clip)},
     };
     out.insert(out.end(), rest.begin(), rest.end());
+    if (request.guidance_interval) out.emplace_back("guidance_interval", or_null(request.guidance_interval));
+    if (request.apg) out.emplace_back("apg", or_null(request.apg));
     if (request.provenance) out.emplace_back("provenance", true);
     if (request.provenance_code) out.emplace_back("provenance_code", true);
     return Value(std::move(out));

@@ -31,6 +31,8 @@ struct Request {
     double indicator_scale = 1;
     double eta = 0;
     Clip clip;
+    std::optional<Pair> guidance_interval;  // start and stop; not written where there is none
+    std::optional<Pair> apg;                // norm and eta of projected guidance; the same
     bool provenance = false, provenance_code = false;  // what files say of themselves; not written where false
     bool one_prompt = true;  // false: a list of prompts, as it was given
 };

@@ -92,6 +92,17 @@ double indicator_guidance(const RuntimeConfig& config, std::optional<double> val
     return scale("indicator_guidance_scale", value, *preset);
 }
 
+std::optional<Pair> finite_pair(const char* field, const std::optional<Pair>& pair) {
+    if (!pair || (std::isfinite(pair->first) && std::isfinite(pair->second))) return pair;
+    throw Error(concat(field, " is ", repr(*pair), "; expected finite numbers"));
+}
+
+// Norm and η of adaptive projected guidance.
+std::optional<Pair> projection(const std::optional<Pair>& apg) {
+    if (!finite_pair("apg", apg) || (apg->first > 0 && apg->second >= 0)) return apg;
+    throw Error(concat("apg is ", repr(*apg), "; expected a norm above 0, and an eta of at least 0"));
+}
+
 // Height or width in pixels.
 int64_t side(const RuntimeConfig& config, const std::string& field, std::optional<int64_t> pixels) {
     if (!pixels) return config.image_size;
@@ -216,12 +227,14 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         .indicator_scale = config.sampling.indicator_scale,
         .eta = sampler == SamplerName::ddim ? config.sampling.eta : 0,
         .clip = config.sampling.clip,
+        .guidance_interval = finite_pair("guidance_interval", wanted.guidance_interval),
+        .apg = projection(wanted.apg),
         .provenance = wanted.provenance,
         .provenance_code = wanted.provenance_code,
         .one_prompt = text.prompts.size() < 2,
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
-    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip);
+    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip, request.guidance_interval);
     Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
@@ -261,7 +274,7 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     side(bundle.config, "manifest: field request.height", manifest.request.height);
     side(bundle.config, "manifest: field request.width", manifest.request.width);
     StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta,
-                                 manifest.request.clip);
+                                 manifest.request.clip, manifest.request.guidance_interval);
     return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);
 }
 

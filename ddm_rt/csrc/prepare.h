@@ -28,7 +28,9 @@ struct Wanted {
     std::optional<std::string> sampler;
     std::optional<double> guidance_scale;
     std::optional<double> indicator_guidance_scale;
-    std::optional<int64_t> height, width;  // pixels
+    std::optional<Pair> guidance_interval;  // start and stop, fractions of the steps
+    std::optional<Pair> apg;                // norm and eta of projected guidance
+    std::optional<int64_t> height, width;   // pixels
     std::string target = "uniform";
     std::string balance = "auto";
     std::optional<std::string> scope;

@@ -23,7 +23,8 @@ enum class PredictionType { epsilon, v_prediction, sample };
 const char* name_of(SamplerName sampler);  // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
 SamplerName sampler_named(std::string_view name);  // throws Error with the choices
 
-using Clip = std::optional<std::pair<double, double>>;
+using Pair = std::pair<double, double>;
+using Clip = std::optional<Pair>;
 
 struct ScheduleConfig {
     int64_t num_train_timesteps = 1000;
@@ -54,6 +55,7 @@ struct StepTable {
     SamplerName sampler;
     double init_scale;
     std::vector<double> t, a, b, c, d, e, g, f, clip_min, clip_max;  // [num_steps]
+    std::vector<bool> guided;  // [num_steps]; a step without guidance has an image's last branch alone
 
     using Row = std::array<float, 9>;  // a, b, c, d, e, g, f, clip_min, clip_max
 
@@ -63,9 +65,10 @@ struct StepTable {
 };
 
 // The timesteps are spaced as the schedule says where the sampler takes that, else as the sampler's default is. Throws
-// Error naming the argument that doesn't fit.
+// Error naming the argument that doesn't fit. `guidance_interval` says which steps have guidance: fractions of them, from a
+// start to a stop; by default all.
 StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta = 0,
-                     const Clip& clip = std::nullopt);
+                     const Clip& clip = std::nullopt, const std::optional<Pair>& guidance_interval = std::nullopt);
 
 }  // namespace ddm
 

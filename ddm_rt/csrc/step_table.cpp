@@ -220,6 +220,21 @@ void lcm(StepTable& table, const Floats& alpha, const Floats& sigma) {
     }
 }
 
+std::vector<bool> guided_steps(int64_t num_steps, const std::optional<Pair>& interval) {
+    std::vector<bool> guided(static_cast<size_t>(num_steps), true);
+    if (!interval) return guided;
+    const auto [start, stop] = *interval;
+    const std::string said = concat("guidance_interval is ", repr(*interval), "; ");
+    if (!(0 <= start && start < stop && stop <= 1)) {
+        throw Error(concat(said, "expected a start below a stop, both within 0 and 1"));
+    }
+    const auto first = static_cast<int64_t>(start * static_cast<double>(num_steps));
+    const auto end = static_cast<int64_t>(stop * static_cast<double>(num_steps));
+    if (first >= end) throw Error(concat(said, "none of the ", num_steps, " steps is in it"));
+    for (int64_t i = 0; i < num_steps; ++i) guided[static_cast<size_t>(i)] = first <= i && i < end;
+    return guided;
+}
+
 }  // namespace
 
 std::vector<float> StepTable::timesteps() const { return {t.begin(), t.end()}; }
@@ -233,7 +248,8 @@ std::vector<StepTable::Row> StepTable::rows() const {
     return out;
 }
 
-StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip) {
+StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip,
+                     const std::optional<Pair>& guidance_interval) {
     check_arguments(schedule, sampler, num_steps, eta, clip);
     const Spacing spacing = spacing_for(schedule, sampler);
     const auto [t, ratio] = noise_levels(schedule, sampler, num_steps, spacing);
@@ -252,7 +268,8 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     // Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
     const bool scaled = sampler == SamplerName::euler && spacing != Spacing::leading;
     StepTable table{sampler, scaled ? sigma[0] : 1.0, t,    from.a, from.b, zero, zero, zero, zero, zero,
-                    Floats(steps, 0.0 + low),         Floats(steps, 0.0 + high)};  // no -0.0, as in numpy
+                    Floats(steps, 0.0 + low),  Floats(steps, 0.0 + high),  // no -0.0, as in numpy
+                    guided_steps(num_steps, guidance_interval)};
     switch (sampler) {
     case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
     case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;

@@ -95,6 +95,10 @@ std::string repr(double value) {
     return sign + digits.substr(0, whole) + "." + digits.substr(whole);
 }
 
+std::string repr(const std::pair<double, double>& value) {
+    return concat("(", repr(value.first), ", ", repr(value.second), ")");
+}
+
 std::string repr(std::string_view value) {
     const bool single = value.find('\'') == value.npos || value.find('"') != value.npos;
     const char quote = single ? '\'' : '"';

@@ -7,11 +7,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace ddm {
 
 std::string repr(double value);            // the shortest digits that read back equal: "0.1", "1e-05", "inf"
+std::string repr(const std::pair<double, double>& value);  // "(0.1, 1e-05)"
 std::string repr(std::string_view value);  // in quotes, with escapes
 std::string general(double value, int digits);  // as "%.{digits}g"
 std::string fixed(double value, int decimals);  // as "%.{decimals}f"

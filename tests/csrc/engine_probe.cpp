@@ -14,6 +14,7 @@
 #include "guidance.h"
 #include "guided_step.h"
 #include "json.h"
+#include "projected_guidance.h"
 #include "scoped_words.h"
 
 namespace {
@@ -86,6 +87,20 @@ std::vector<float> floats(const Value& list) {
     return found;
 }
 
+// One image's {"outputs", "scales", "apg"} -> the combined output
+Value project(const Value& asked) {
+    std::vector<std::vector<float>> outputs;
+    std::vector<const float*> pointers;
+    for (const Value& output : asked["outputs"].list()) outputs.push_back(floats(output));
+    for (const auto& output : outputs) pointers.push_back(output.data());
+    const std::vector<float> limits = floats(asked["apg"]);
+    std::vector<float> combined(outputs[0].size());
+    std::vector<double> room;
+    ddm::projected_guidance(pointers, floats(asked["scales"]), {limits[0], limits[1]}, combined.data(), combined.size(),
+                            room);
+    return list_of(std::vector<double>(combined.begin(), combined.end()));
+}
+
 // One image's {"outputs", "scales", "row", "x", "x0", "seed", "counter"} -> [x', x0]
 Value step(const Value& asked) {
     std::vector<std::vector<float>> outputs;
@@ -135,6 +150,7 @@ int main() {
                             : op == "branches" ? branches(asked)
                             : op == "splits"   ? splits(asked)
                             : op == "step"     ? step(asked)
+                            : op == "project"  ? project(asked)
                             : op == "cast"     ? cast(asked)
                                                : words(asked);
         std::cout << ddm::json::write(found) << '\n';

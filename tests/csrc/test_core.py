@@ -28,7 +28,7 @@ from ddm_rt.sample.calibration.groups import Attribute, check, parse_target
 from ddm_rt.sample.loop.noise import derive
 from ddm_rt.schedule import SPACINGS, Schedule, StepTable, step_table
 
-COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max")
+COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max", "guided")
 STEPS = (1, 2, 3, 4, 7, 10, 25, 50, 137, 1000)
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -42,8 +42,8 @@ def digest(table: StepTable) -> dict[str, Any]:
 def check_tables(core: CoreProbe, config: ScheduleConfig, cases: Sequence[dict[str, Any]]) -> None:
     schedule = Schedule.from_config(config)
 
-    def want(sampler: str, num_steps: int, eta: float = 0.0, clip: tuple[float, float] | None = None) -> dict[str, Any]:
-        return digest(step_table(schedule, SamplerName(sampler), num_steps, eta=eta, clip=clip))
+    def want(sampler: str, num_steps: int, **others: Any) -> dict[str, Any]:
+        return digest(step_table(schedule, SamplerName(sampler), num_steps, **others))
 
     asked = [case | {"eta": repr(case.get("eta", 0.0))} for case in cases]
     stored = {"schema_version": 1, **config.model_dump(), "alphas_cumprod": schedule.alphas_cumprod.tolist()}
@@ -93,6 +93,7 @@ def test_tables_of_any_schedule(core: CoreProbe, data: st.DataObject) -> None:
             "num_steps": st.integers(-1, 60) | st.just(config.num_train_timesteps),
             "eta": st.sampled_from([0.0, 0.5, 1.0, -1.0, math.nan]),
             "clip": st.none() | st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
+            "guidance_interval": st.none() | st.tuples(st.floats(-0.1, 1), st.floats(0, 1.1)),
         }
     )
     check_tables(core, config, data.draw(st.lists(case, min_size=5, max_size=20)))

@@ -18,6 +18,7 @@ from unicode_tables import text as unicode_tables
 
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.kernels.projected_guidance import projected_guidance
 from ddm_rt.runtime import TextSpec
 from ddm_rt.sample.balance.leave_alone import parse_words, words_for
 from ddm_rt.sample.loop.batch_sizes import CANDIDATES, split
@@ -216,6 +217,19 @@ def test_a_step_is_numpys_bit_for_bit(probe: Probe, count: int, seed: int, noisy
             np.testing.assert_allclose(got, here, rtol=1e-6, atol=1e-6)
         else:
             np.testing.assert_array_equal(got.view(np.uint32), here.view(np.uint32))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 3), st.integers(0, 2**32 - 1), st.sampled_from([(1, 1, 1), (2, 3, 5), (4, 16, 16)]))
+def test_projected_guidance_is_numpys_bit_for_bit(probe: Probe, count: int, seed: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    outputs = [rng.normal(size=(1, *shape)).astype(np.float32) for _ in range(count)]
+    scales = rng.uniform(0, 9, size=count - 1).astype(np.float32)
+    apg = rng.uniform([0.1, 0], [30, 2]).astype(np.float32)
+    (want,) = projected_guidance(outputs, np.concatenate([scales, apg])[None])
+    lists = [output.ravel().tolist() for output in outputs]
+    found = probe("project", outputs=lists, scales=scales.tolist(), apg=apg.tolist())
+    np.testing.assert_array_equal(np.array(found, np.float32).view(np.uint32), want.ravel().view(np.uint32))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int64", "float32"])

@@ -89,6 +89,8 @@ def test_sessions_have_pythons_settings() -> None:
         {"n": 70, "num_steps": 2, "target": "code:0=.3,code:1=.7", "shuffle": True},
         {"n": 6, "num_steps": 3, "codes": [-1, 0, 3, 3, 15, -1], "indicator_guidance_scale": 4.0},
         {"n": 2, "num_steps": 3, "height": 64, "width": 40, "indicator_guidance_scale": 0.0},
+        {"n": 5, "num_steps": 5, "codes": [-1, 0, 3, 3, 15], "guidance_interval": (0.2, 0.8), "sampler": "ddpm"},
+        {"n": 4, "num_steps": 4, "apg": (2.5, 0.25), "indicator_guidance_scale": 4.0},
     ],
     ids=lambda request: ", ".join(f"{name}={value}" for name, value in request.items()),
 )
@@ -103,8 +105,16 @@ def test_the_shipped_bundle_gives_pythons_images(python: Pipeline, digits: CPipe
         {"n": 3, "prompt": ["naïve café, ÉTÉ", "it's 3 o'clock 🙂"], "seed": 9, "guidance_scale": 7.5},
         {"n": 1, "prompt": "", "guidance_scale": 3.0, "indicator_guidance_scale": 2.0, "sampler": "euler"},
         {"n": 2, "prompt": ["a judge", "a female judge"], "leave_alone": ["Woman", "female"]},
+        {
+            "n": 2,
+            "prompt": "a doctor",
+            "guidance_scale": 3.0,
+            "indicator_guidance_scale": 2.0,
+            "guidance_interval": (0.4, 1.0),
+            "apg": (15.0, 0.0),
+        },
     ],
-    ids=("negative", "several", "three branches", "left alone"),
+    ids=("negative", "several", "three branches", "left alone", "guidance options"),
 )
 def test_a_tiny_stable_diffusion_gives_pythons_images(sd: Any, request_: dict[str, Any]) -> None:
     here, there, _ = sd

@@ -20,7 +20,8 @@ import pytest
 from ddm_rt.kernels import aot
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.indicator_attention.table import ARCHITECTURES, DTYPES, HEAD_DIMS, tactics
-from ddm_rt.kernels.pack import Kernel, Pack, read_pack
+from ddm_rt.kernels.pack import STEP_OPS, Kernel, Pack, read_pack
+from ddm_rt.kernels.projected_guidance.table import BRANCHES
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
@@ -33,11 +34,12 @@ PROGRAM = """
 import json
 from ddm_rt.kernels.aot import write_pack
 from ddm_rt.kernels.compiled import AotError, compile_guided_step, compile_indicator_attention
+from ddm_rt.kernels.pack import STEP_OPS
 
 attention = ["indicator_attention"]
 write_pack("near", ["sm_90"], attention, head_dims=[40, 160], dtypes=["fp16"])
 write_pack("far", ["sm_100"], attention, head_dims=[160], dtypes=["bf16"])
-write_pack("step", ["sm_90"], ["guided_step"])
+write_pack("step", ["sm_90"], STEP_OPS)
 try:
     compile_guided_step(1, False, "sm_80", ptx_version=99)
 except AotError as error:
@@ -122,7 +124,7 @@ def check_machine_code(kernels: Pack, architecture: str) -> None:
 def test_shipped_kernels_pass_the_gates(compiled: tuple[Path, dict]) -> None:
     folder, _ = compiled
     packs = [read_pack(folder / name) for name in ("near", "far", "step")]
-    assert [len(pack.kernels) for pack in packs] == [2, 1, len(variants())]
+    assert [len(pack.kernels) for pack in packs] == [2, 1, len(variants()) + len(BRANCHES)]
     for pack in packs:
         check_gates(pack, pack.kernels)
 
@@ -137,7 +139,18 @@ def test_machine_code_agrees_with_the_manifest(compiled: tuple[Path, dict], pack
 @needs_triton
 def test_a_pack_is_the_same_bytes_again_and_names_no_folder(compiled: tuple[Path, dict], tmp_path: Path) -> None:
     """Through the command, over two processes and with variables that sway Triton: equal input, equal pack."""
-    command = ["-m", "ddm_rt.kernels.aot", "--arch", "sm_90", "--ops", "guided_step", "--out", "again", "--jobs", "2"]
+    command = [
+        "-m",
+        "ddm_rt.kernels.aot",
+        "--arch",
+        "sm_90",
+        "--ops",
+        ",".join(STEP_OPS),
+        "--out",
+        "again",
+        "--jobs",
+        "2",
+    ]
     variables = {"TRITON_OVERRIDE_ARCH": "sm80", "TRITON_DEFAULT_FP_FUSION": "0"}
     assert compile_apart(*command, folder=tmp_path, **variables) == "again\n"
     first = sorted((compiled[0] / "step").iterdir())
@@ -169,11 +182,11 @@ def test_a_tactic_is_compiled_as_asked(compiled: tuple[Path, dict]) -> None:
 @pytest.mark.slow
 @needs_triton
 def test_everything_that_ships_passes_the_gates(tmp_path: Path) -> None:
-    """Slow: 132 compilations, a minute of processor time."""
+    """Slow: 144 compilations, a minute of processor time."""
     command = ["-m", "ddm_rt.kernels.aot", "--arch", ",".join(ARCHITECTURES), "--out", "pack", "--jobs", "2"]
     compile_apart(*command, folder=tmp_path)
     pack = read_pack(tmp_path / "pack")
-    assert len(pack.kernels) == len(ARCHITECTURES) * (len(HEAD_DIMS) * len(DTYPES) + len(variants()))
+    assert len(pack.kernels) == len(ARCHITECTURES) * (len(HEAD_DIMS) * len(DTYPES) + len(variants()) + len(BRANCHES))
     check_gates(pack, pack.kernels)
     for architecture in INSTRUCTIONS:
         check_machine_code(pack, architecture)
@@ -211,6 +224,8 @@ def test_choices_are_listed() -> None:
         aot.compile_indicator_attention(48, "fp16", "sm_80")
     with pytest.raises(ValueError, match=r"\(branches, noise\) \(4, True\) is not shipped; choices: \(1, False\)"):
         aot.compile_guided_step(4, True, "sm_80")
+    with pytest.raises(ValueError, match="branches 1 is not shipped; choices: 2, 3"):
+        aot.compile_projected_guidance(1, "sm_80")
 
 
 @needs_triton

@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 #include "../text.h"
 #include "arguments.h"
@@ -25,6 +26,7 @@ namespace fs = std::filesystem;
 using Text = std::optional<std::string>;
 
 struct Given {
+    Text guidance_interval, apg;
     Text bundle, out, seed, negative_prompt, target, balance, leave_alone, scope, ledger, sampler, backend, from,
         onnxruntime;
     std::optional<int64_t> n, steps, height, width, threads, index;
@@ -42,6 +44,8 @@ std::vector<Option> options_of(Given& g) {
         {"--negative-prompt", &g.negative_prompt, "Text to stay away from."},
         {"--guidance-scale", &g.guidance_scale, "Guidance on the prompt."},
         {"--indicator-guidance-scale", &g.indicator_guidance_scale, "Guidance on the code."},
+        {"--guidance-interval", &g.guidance_interval, "A,B: guide the steps from A to B alone, fractions of all."},
+        {"--apg", &g.apg, "NORM[,ETA]: projected guidance; the largest norm, and what is kept along the output (0)."},
         {"--target", &g.target, "uniform, shares of top codes: code:0=.3,code:1=.7, or of groups: a=.5,b=.5."},
         {"--allow-stale", &g.allow_stale, "Use a calibration that was made for other settings."},
         {"--balance", &g.balance, "on: codes by quota. off: the null code. auto: on where there are codes."},
@@ -80,6 +84,16 @@ Owned<T> created(ddm_rt_status (*create)(T**), void (*destroy)(T*)) {
     return {handle, destroy};
 }
 
+// Two numbers by comma; the last may be left out where there is a default.
+std::pair<double, double> pair_of(const char* option, const std::string& text, std::optional<double> second) {
+    const size_t comma = text.find(',');
+    const auto first = ddm::parse_float(text.substr(0, comma));
+    const auto last = comma == std::string::npos ? second : ddm::parse_float(text.substr(comma + 1));
+    if (first && last) return {*first, *last};
+    throw Refused(ddm::concat(option, " ", ddm::repr(text), ": expected ",
+                              second ? "one or two numbers, for example 15 or 15,.5" : "two numbers, for example .2,.8"));
+}
+
 // Whether int() would read it.
 bool is_whole(const std::string& text) {
     const size_t sign = text.starts_with('+') || text.starts_with('-');
@@ -106,6 +120,8 @@ void check_options(const Given& g) {
         const std::string range = *g.threads < 1 ? "x>=1" : ddm::concat("x<=", kMostThreads);
         throw Refused(ddm::concat("Invalid value for '--threads': ", *g.threads, " is not in the range ", range, "."));
     }
+    if (g.guidance_interval) pair_of("--guidance-interval", *g.guidance_interval, std::nullopt);
+    if (g.apg) pair_of("--apg", *g.apg, 0.0);
     if (!g.bundle) throw Refused("bundle: name a bundle directory");
     if (g.index && !g.from) throw Refused("--index: names an image of a manifest; give that with --from");
     if (g.from && (g.scope || g.ledger)) throw Refused("--from: a replay draws nothing; leave out --scope and --ledger");
@@ -120,6 +136,8 @@ void check_options(const Given& g) {
         {"--sampler", g.sampler.has_value(), "settings"},
         {"--guidance-scale", g.guidance_scale.has_value(), "settings"},
         {"--indicator-guidance-scale", g.indicator_guidance_scale.has_value(), "settings"},
+        {"--guidance-interval", g.guidance_interval.has_value(), "settings"},
+        {"--apg", g.apg.has_value(), "settings"},
         {"--height", g.height.has_value(), "settings"},
         {"--width", g.width.has_value(), "settings"},
         {"--target", other(g.target, "uniform"), "settings"},
@@ -183,6 +201,14 @@ void fill(ddm_rt_request* request, const Given& g) {
     if (g.guidance_scale) check(ddm_rt_request_set_guidance_scale(request, *g.guidance_scale));
     if (g.indicator_guidance_scale) {
         check(ddm_rt_request_set_indicator_guidance_scale(request, *g.indicator_guidance_scale));
+    }
+    if (g.guidance_interval) {
+        const auto [start, stop] = pair_of("--guidance-interval", *g.guidance_interval, std::nullopt);
+        check(ddm_rt_request_set_guidance_interval(request, start, stop));
+    }
+    if (g.apg) {
+        const auto [norm, eta] = pair_of("--apg", *g.apg, 0.0);
+        check(ddm_rt_request_set_apg(request, norm, eta));
     }
     if (g.steps) check(ddm_rt_request_set_num_steps(request, *g.steps));
     if (g.height) check(ddm_rt_request_set_height(request, *g.height));

@@ -120,6 +120,11 @@ DDM_RT_API ddm_rt_status ddm_rt_request_set_negative_prompt(ddm_rt_request *requ
 DDM_RT_API ddm_rt_status ddm_rt_request_set_guidance_scale(ddm_rt_request *request, double scale);
 /* Guidance on the code. With a prompt, a scale other than the guidance on the prompt makes each step half as long again. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_indicator_guidance_scale(ddm_rt_request *request, double scale);
+/* Guidance in the steps from `start` to `stop` alone, fractions of all steps. Steps outside have one branch, and cost less. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_guidance_interval(ddm_rt_request *request, double start, double stop);
+/* Adaptive projected guidance: a difference of two branches has the norm `norm` (above 0) at most, and of its part along the
+ * output `eta` is kept (0 or more). */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_apg(ddm_rt_request *request, double norm, double eta);
 
 /* Sampling steps of each image. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps);
