@@ -27,7 +27,7 @@ _NUMBERS = {
     "guidance_scale": "set_guidance_scale",
     "indicator_guidance_scale": "set_indicator_guidance_scale",
 }
-_PAIRS = {"guidance_interval": "set_guidance_interval", "apg": "set_apg"}
+_SEVERAL_NUMBERS = {"guidance_interval": "set_guidance_interval", "apg": "set_apg", "cads": "set_cads"}
 _FLAGS = {
     "shuffle": "set_shuffle",
     "allow_stale": "set_allow_stale",
@@ -144,8 +144,8 @@ class CPipeline:
             for text in [value] if isinstance(value, str) else value:
                 library.check(library.function(f"request_{_LISTS[name]}")(request, text.encode()))
             return
-        if name in _PAIRS:
-            library.check(library.function(f"request_{_PAIRS[name]}")(request, *map(ctypes.c_double, value)))
+        if name in _SEVERAL_NUMBERS:
+            library.check(library.function(f"request_{_SEVERAL_NUMBERS[name]}")(request, *map(ctypes.c_double, value)))
             return
         tables: tuple[tuple[dict[str, str], Callable[[Any], Any]], ...] = (
             (_TEXTS, str.encode),

@@ -66,6 +66,10 @@ ddm_rt_status ddm_rt_request_set_apg(ddm_rt_request *request, double norm, doubl
     return set(request, &ddm::Wanted::apg, ddm::Pair(norm, eta));
 }
 
+ddm_rt_status ddm_rt_request_set_cads(ddm_rt_request *request, double scale, double end, double begin) {
+    return set(request, &ddm::Wanted::cads, ddm::Triple{scale, end, begin});
+}
+
 ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps) {
     return set(request, &ddm::Wanted::num_steps, num_steps);
 }

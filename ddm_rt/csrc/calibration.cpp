@@ -84,6 +84,7 @@ const shape::Check& calibration_file() {
         {"precision", text()},
         {"guidance_interval", nullable(fixed({number(), number()})), "null"},
         {"apg", nullable(fixed({number(), number()})), "null"},
+        {"cads", nullable(fixed({number(), number(), number()})), "null"},
     });
     static const Check check = object({
         {"schema_version", one_of(std::vector<int64_t>{1}), "1"},

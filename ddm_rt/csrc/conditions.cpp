@@ -109,6 +109,8 @@ std::shared_ptr<const Cond> Conditions::row(const Condition& condition, double i
                                             const Warn& warn) {
     const bool sized = std::any_of(config_.added.begin(), config_.added.end(),
                                    [](const TensorSpec& spec) { return spec.name == kSizes; });
+    // No other image will ask for a row with this noise.
+    if (condition.noise) return std::make_shared<const Cond>(make(condition, indicator_scale, size, warn));
     const Key key{condition, indicator_scale, sized ? std::optional(size) : std::nullopt};
     return rows_.get(key, [&] { return make(condition, indicator_scale, size, warn); });
 }
@@ -116,6 +118,10 @@ std::shared_ptr<const Cond> Conditions::row(const Condition& condition, double i
 Cond Conditions::make(const Condition& condition, double indicator_scale, Size size, const Warn& warn) {
     const auto text = texts_.get(condition.text, [&] { return encode(condition.text, warn); });
     std::map<std::string, Array> given(text->begin(), text->end());
+    if (condition.noise) {
+        Array& context = given.at(kContext);
+        add_noise(context.floats(), context.size(), *condition.noise);
+    }
     const auto height = static_cast<float>(size.height), width = static_cast<float>(size.width);
     given.emplace("code", Array::of({1}, std::vector<int64_t>{condition.code}));
     given.emplace("indicator_scale", Array::of({1}, std::vector{static_cast<float>(indicator_scale)}));

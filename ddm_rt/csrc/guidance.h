@@ -7,12 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "annealing.h"
+
 namespace ddm {
 
 // What one branch is conditioned on. No text: zeros in its place.
 struct Condition {
     std::optional<std::string> text;
     int64_t code;
+    std::optional<NoiseAt> noise = std::nullopt;  // on the text's tokens
 
     auto operator<=>(const Condition&) const = default;
 };
@@ -21,6 +24,12 @@ struct Condition {
 struct Branches {
     std::vector<Condition> conditions;
     std::vector<double> scales;
+};
+
+// CADS of a request: noise on the tokens of each condition but the null one, from which guidance starts.
+struct TokenNoise {
+    double scale;
+    Condition null;
 };
 
 // The fewest branches for one image. No `text_scale`: the bundle takes no prompts.

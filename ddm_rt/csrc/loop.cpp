@@ -1,5 +1,7 @@
 #include "loop.h"
 
+#include <functional>
+
 #include "error.h"
 #include "guided_step.h"
 #include "text.h"
@@ -15,10 +17,14 @@ struct Call {
 
 // The calls of steps in which each image has its last `branches` branches: row r is image r % batch in branch r / batch.
 struct Layout {
+    // The condition of an image in one of its branches.
+    using Given = std::function<Condition(size_t image, const Condition&)>;
+
     size_t branches;
     std::vector<Call> calls;
 
-    Layout(const std::vector<Branches>& needed, size_t count, const Gather& gather, const std::vector<size_t>& buckets)
+    Layout(const std::vector<Branches>& needed, size_t count, const Given& given, const Gather& gather,
+           const std::vector<size_t>& buckets)
         : branches(count) {
         const size_t batch = needed.size();
         for (std::vector<size_t>& rows : split(batch * branches, buckets)) {
@@ -27,7 +33,7 @@ struct Layout {
             for (const size_t row : rows) {
                 const std::vector<Condition>& own = needed[row % batch].conditions;
                 call.images.push_back(row % batch);
-                wanted.push_back(own.at(own.size() - branches + row / batch));
+                wanted.push_back(given(row % batch, own.at(own.size() - branches + row / batch)));
             }
             call.rows = std::move(rows);
             call.cond = gather(wanted);
@@ -39,12 +45,14 @@ struct Layout {
 }  // namespace
 
 Array sample(Backend& backend, const StepTable& table, Array x, const std::vector<Branches>& needed,
-             const std::vector<uint64_t>& seeds, const std::optional<Projection>& projection, const Gather& gather,
-             const std::vector<size_t>& buckets, const Done& done, const Cancelled& cancelled) {
+             const std::vector<uint64_t>& seeds, const std::optional<Projection>& projection,
+             const std::optional<TokenNoise>& token_noise, const Gather& gather, const std::vector<size_t>& buckets,
+             const Done& done, const Cancelled& cancelled) {
     const size_t batch = needed.size(), guided = needed.at(0).conditions.size(), steps = table.num_steps();
     std::vector<std::vector<float>> scales;
     for (const Branches& each : needed) scales.emplace_back(each.scales.begin(), each.scales.end());
     std::optional<Layout> layout;
+    bool was_noisy = false;
     const auto rows = table.rows();
     const auto timesteps = table.timesteps();
     const size_t size = x.size() / batch;
@@ -57,7 +65,17 @@ Array sample(Backend& backend, const StepTable& table, Array x, const std::vecto
             throw Error(Status::cancelled, concat("cancelled before step ", step + 1, " of ", steps));
         }
         const size_t branches = table.guided[step] ? guided : 1;
-        if (!layout || layout->branches != branches) layout.emplace(needed, branches, gather, buckets);
+        const bool noisy = token_noise && table.kept[step] < 1;
+        const auto given = [&](size_t image, Condition condition) {
+            if (noisy && condition != token_noise->null) {
+                condition.noise = NoiseAt{seeds[image], static_cast<uint32_t>(step), token_noise->scale, table.kept[step]};
+            }
+            return condition;
+        };
+        if (!layout || layout->branches != branches || noisy || was_noisy) {
+            layout.emplace(needed, branches, given, gather, buckets);
+        }
+        was_noisy = noisy;
         std::vector<Array> made;
         made.reserve(layout->calls.size());
         for (const Call& call : layout->calls) {
@@ -74,7 +92,7 @@ Array sample(Backend& backend, const StepTable& table, Array x, const std::vecto
             for (size_t k = 0; k < branches; k++) outputs.push_back(output_of[k * batch + image]);
             if (projection && branches > 1) {
                 projected_guidance(outputs, scales[image], *projection, combined.data(), size, room);
-                outputs = {combined.data()};
+                outputs.assign(1, combined.data());
             }
             guided_step(outputs, scales[image], rows[step], x.floats() + image * size, x0.floats() + image * size, size,
                         seeds[image], static_cast<uint32_t>(step), noise);

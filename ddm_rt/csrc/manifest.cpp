@@ -32,6 +32,7 @@ const shape::Check& manifest_file() {
         {"clip", clip()},
         {"guidance_interval", nullable(fixed({fraction(), fraction()})), "null"},
         {"apg", nullable(fixed({number({.gt = 0}), scale()})), "null"},
+        {"cads", nullable(fixed({number({.gt = 0}), fraction(), fraction()})), "null"},
         {"provenance", boolean(), "false"},
         {"provenance_code", boolean(), "false"},
     });
@@ -105,6 +106,9 @@ Request request_of(const Value& tree) {
     out.clip = optional_pair(tree["clip"]);
     out.guidance_interval = optional_pair(tree["guidance_interval"]);
     out.apg = optional_pair(tree["apg"]);
+    if (const Value& cads = tree["cads"]; !cads.is_null()) {
+        out.cads = Triple{cads.list()[0].number(), cads.list()[1].number(), cads.list()[2].number()};
+    }
     out.provenance = tree["provenance"].boolean();
     out.provenance_code = tree["provenance_code"].boolean();
     return out;
@@ -151,6 +155,7 @@ Value tree_of(const Request& request) {
     out.insert(out.end(), rest.begin(), rest.end());
     if (request.guidance_interval) out.emplace_back("guidance_interval", or_null(request.guidance_interval));
     if (request.apg) out.emplace_back("apg", or_null(request.apg));
+    if (const auto& cads = request.cads) out.emplace_back("cads", Value(json::List(cads->begin(), cads->end())));
     if (request.provenance) out.emplace_back("provenance", true);
     if (request.provenance_code) out.emplace_back("provenance_code", true);
     return Value(std::move(out));

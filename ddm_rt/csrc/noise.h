@@ -12,6 +12,7 @@ namespace ddm {
 // Third word of the counter.
 constexpr uint32_t INITIAL_STREAM = 0;  // the first state; its row is 0
 constexpr uint32_t STEP_STREAM = 1;     // noise added by a step; its row is the step's index
+constexpr uint32_t TOKENS_STREAM = 2;   // noise on a prompt's tokens; its row is the step's index
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, uint64_t key);
 

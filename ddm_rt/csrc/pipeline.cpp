@@ -78,6 +78,8 @@ Generation Pipeline::render(const Prepared& request, const Hooks& hooks) {
     const auto scale = static_cast<float>(request.table.init_scale);
     std::optional<Projection> projection;
     if (const auto& apg = settings.apg) projection = Projection{static_cast<float>(apg->first), static_cast<float>(apg->second)};
+    std::optional<TokenNoise> noise;
+    if (const auto& cads = settings.cads) noise = TokenNoise{(*cads)[0], {request.null_text, NULL_CODE}};
     const auto planned = batches(needed, buckets.back());
     int64_t before = 0;
     for (const std::vector<size_t>& members : planned) {
@@ -96,7 +98,7 @@ Generation Pipeline::render(const Prepared& request, const Hooks& hooks) {
         const auto done = [&](int64_t step) {
             if (hooks.on_step) hooks.on_step(before + step, static_cast<int64_t>(planned.size()) * steps);
         };
-        decode(sample(*backend_, request.table, std::move(x), own, seeds, projection, gather, buckets, done,
+        decode(sample(*backend_, request.table, std::move(x), own, seeds, projection, noise, gather, buckets, done,
                       hooks.cancelled),
                members, buckets, made);
         before += steps;

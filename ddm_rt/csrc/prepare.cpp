@@ -92,15 +92,45 @@ double indicator_guidance(const RuntimeConfig& config, std::optional<double> val
     return scale("indicator_guidance_scale", value, *preset);
 }
 
-std::optional<Pair> finite_pair(const char* field, const std::optional<Pair>& pair) {
-    if (!pair || (std::isfinite(pair->first) && std::isfinite(pair->second))) return pair;
-    throw Error(concat(field, " is ", repr(*pair), "; expected finite numbers"));
+template <typename Numbers>
+[[noreturn]] void refuse(const char* field, const Numbers& found, const char* expected) {
+    throw Error(concat(field, " is ", repr(found), "; expected ", expected));
+}
+
+// Start and stop of guidance, fractions of the steps.
+std::optional<Pair> interval(const std::optional<Pair>& wanted) {
+    if (!wanted) return wanted;
+    const auto [start, stop] = *wanted;
+    if (!std::isfinite(start) || !std::isfinite(stop)) refuse("guidance_interval", *wanted, "2 finite numbers: start, stop");
+    if (!(0 <= start && start < stop && stop <= 1)) {
+        refuse("guidance_interval", *wanted, "a start below a stop, both within 0 and 1");
+    }
+    return wanted;
 }
 
 // Norm and η of adaptive projected guidance.
-std::optional<Pair> projection(const std::optional<Pair>& apg) {
-    if (!finite_pair("apg", apg) || (apg->first > 0 && apg->second >= 0)) return apg;
-    throw Error(concat("apg is ", repr(*apg), "; expected a norm above 0, and an eta of at least 0"));
+std::optional<Pair> projection(const std::optional<Pair>& wanted) {
+    if (!wanted) return wanted;
+    const auto [norm, eta] = *wanted;
+    if (!std::isfinite(norm) || !std::isfinite(eta)) refuse("apg", *wanted, "2 finite numbers: norm, eta");
+    if (!(norm > 0 && eta >= 0)) refuse("apg", *wanted, "a norm above 0, and an eta of at least 0");
+    return wanted;
+}
+
+// Scale, end and begin of CADS.
+std::optional<Triple> token_noise(const RuntimeConfig& config, const std::optional<Triple>& wanted) {
+    if (!wanted) return wanted;
+    const auto [scale, end, begin] = *wanted;
+    if (!std::isfinite(scale) || !std::isfinite(end) || !std::isfinite(begin)) {
+        refuse("cads", *wanted, "3 finite numbers: scale, end, begin");
+    }
+    if (config.prompt_free) {
+        throw Error(concat("cads is given; bundle ", repr(config.name), " is prompt-free: there are no tokens of a prompt"));
+    }
+    if (!(scale > 0 && 0 <= end && end < begin && begin <= 1)) {
+        refuse("cads", *wanted, "a scale above 0, and an end below a begin, both within 0 and 1");
+    }
+    return wanted;
 }
 
 // Height or width in pixels.
@@ -227,14 +257,16 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         .indicator_scale = config.sampling.indicator_scale,
         .eta = sampler == SamplerName::ddim ? config.sampling.eta : 0,
         .clip = config.sampling.clip,
-        .guidance_interval = finite_pair("guidance_interval", wanted.guidance_interval),
+        .guidance_interval = interval(wanted.guidance_interval),
         .apg = projection(wanted.apg),
+        .cads = token_noise(config, wanted.cads),
         .provenance = wanted.provenance,
         .provenance_code = wanted.provenance_code,
         .one_prompt = text.prompts.size() < 2,
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
-    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip, request.guidance_interval);
+    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip, request.guidance_interval,
+                                 request.noise_times());
     Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
@@ -274,7 +306,7 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     side(bundle.config, "manifest: field request.height", manifest.request.height);
     side(bundle.config, "manifest: field request.width", manifest.request.width);
     StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta,
-                                 manifest.request.clip, manifest.request.guidance_interval);
+                                 manifest.request.clip, manifest.request.guidance_interval, manifest.request.noise_times());
     return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);
 }
 

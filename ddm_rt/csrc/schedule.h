@@ -25,6 +25,7 @@ SamplerName sampler_named(std::string_view name);  // throws Error with the choi
 
 using Pair = std::pair<double, double>;
 using Clip = std::optional<Pair>;
+using Triple = std::array<double, 3>;
 
 struct ScheduleConfig {
     int64_t num_train_timesteps = 1000;
@@ -56,6 +57,7 @@ struct StepTable {
     double init_scale;
     std::vector<double> t, a, b, c, d, e, g, f, clip_min, clip_max;  // [num_steps]
     std::vector<bool> guided;  // [num_steps]; a step without guidance has an image's last branch alone
+    std::vector<double> kept;  // [num_steps]; how much a step keeps of a prompt's tokens, the rest of which is noise
 
     using Row = std::array<float, 9>;  // a, b, c, d, e, g, f, clip_min, clip_max
 
@@ -66,9 +68,10 @@ struct StepTable {
 
 // The timesteps are spaced as the schedule says where the sampler takes that, else as the sampler's default is. Throws
 // Error naming the argument that doesn't fit. `guidance_interval` says which steps have guidance: fractions of them, from a
-// start to a stop; by default all.
+// start to a stop; by default all. `noise_times` says when noise on a prompt's tokens ends and begins; by default there is none.
 StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta = 0,
-                     const Clip& clip = std::nullopt, const std::optional<Pair>& guidance_interval = std::nullopt);
+                     const Clip& clip = std::nullopt, const std::optional<Pair>& guidance_interval = std::nullopt,
+                     const std::optional<Pair>& noise_times = std::nullopt);
 
 }  // namespace ddm
 

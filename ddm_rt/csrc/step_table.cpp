@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "annealing.h"
 #include "error.h"
 #include "numpy.h"
 #include "schedule.h"
@@ -249,7 +250,7 @@ std::vector<StepTable::Row> StepTable::rows() const {
 }
 
 StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip,
-                     const std::optional<Pair>& guidance_interval) {
+                     const std::optional<Pair>& guidance_interval, const std::optional<Pair>& noise_times) {
     check_arguments(schedule, sampler, num_steps, eta, clip);
     const Spacing spacing = spacing_for(schedule, sampler);
     const auto [t, ratio] = noise_levels(schedule, sampler, num_steps, spacing);
@@ -269,7 +270,8 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     const bool scaled = sampler == SamplerName::euler && spacing != Spacing::leading;
     StepTable table{sampler, scaled ? sigma[0] : 1.0, t,    from.a, from.b, zero, zero, zero, zero, zero,
                     Floats(steps, 0.0 + low),  Floats(steps, 0.0 + high),  // no -0.0, as in numpy
-                    guided_steps(num_steps, guidance_interval)};
+                    guided_steps(num_steps, guidance_interval),
+                    kept_tokens(t, static_cast<double>(schedule.config.num_train_timesteps), noise_times)};
     switch (sampler) {
     case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
     case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;

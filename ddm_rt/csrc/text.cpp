@@ -99,6 +99,10 @@ std::string repr(const std::pair<double, double>& value) {
     return concat("(", repr(value.first), ", ", repr(value.second), ")");
 }
 
+std::string repr(const std::array<double, 3>& value) {
+    return concat("(", repr(value[0]), ", ", repr(value[1]), ", ", repr(value[2]), ")");
+}
+
 std::string repr(std::string_view value) {
     const bool single = value.find('\'') == value.npos || value.find('"') != value.npos;
     const char quote = single ? '\'' : '"';

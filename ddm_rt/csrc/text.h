@@ -2,6 +2,7 @@
 #ifndef DDM_RT_TEXT_H
 #define DDM_RT_TEXT_H
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <optional>
@@ -14,6 +15,7 @@ namespace ddm {
 
 std::string repr(double value);            // the shortest digits that read back equal: "0.1", "1e-05", "inf"
 std::string repr(const std::pair<double, double>& value);  // "(0.1, 1e-05)"
+std::string repr(const std::array<double, 3>& value);
 std::string repr(std::string_view value);  // in quotes, with escapes
 std::string general(double value, int digits);  // as "%.{digits}g"
 std::string fixed(double value, int decimals);  // as "%.{decimals}f"

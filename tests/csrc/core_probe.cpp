@@ -100,13 +100,15 @@ void append(std::string& out, const T& values) {
 Value table(const Schedule& schedule, const Value& asked) {
     const auto pair = [](const Value& value) { return std::pair(numbers(value)[0], numbers(value)[1]); };
     const auto clip = maybe(asked, "clip", pair), interval = maybe(asked, "guidance_interval", pair);
+    const auto times = maybe(asked, "noise_times", pair);
     const StepTable made = step_table(schedule, sampler_named(asked["sampler"].text()), asked["num_steps"].integer(),
-                                      maybe_number(asked, "eta").value_or(0), clip, interval);
+                                      maybe_number(asked, "eta").value_or(0), clip, interval, times);
     std::string bytes;
     for (const auto* column : {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {
         append(bytes, *column);
     }
     for (const bool guided : made.guided) bytes.push_back(guided ? 1 : 0);
+    append(bytes, made.kept);
     append(bytes, made.timesteps());
     for (const StepTable::Row& row : made.rows()) append(bytes, row);
     return Object{{"init_scale", made.init_scale}, {"sha256", sha256_of(bytes)}};

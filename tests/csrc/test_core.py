@@ -5,6 +5,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from ddm_rt.sample.balance.quota import Quota, TreeQuota
 from ddm_rt.sample.balance.quota import parse_target as parse_top_target
 from ddm_rt.sample.calibration import posterior
 from ddm_rt.sample.calibration.groups import Attribute, check, parse_target
+from ddm_rt.sample.loop.annealing import kept_tokens
+from ddm_rt.sample.loop.guidance import guided_steps
 from ddm_rt.sample.loop.noise import derive
 from ddm_rt.schedule import SPACINGS, Schedule, StepTable, step_table
 
-COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max", "guided")
+COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max", "guided", "kept")
 STEPS = (1, 2, 3, 4, 7, 10, 25, 50, 137, 1000)
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -42,8 +45,13 @@ def digest(table: StepTable) -> dict[str, Any]:
 def check_tables(core: CoreProbe, config: ScheduleConfig, cases: Sequence[dict[str, Any]]) -> None:
     schedule = Schedule.from_config(config)
 
-    def want(sampler: str, num_steps: int, **others: Any) -> dict[str, Any]:
-        return digest(step_table(schedule, SamplerName(sampler), num_steps, **others))
+    def want(
+        sampler: str, num_steps: int, guidance_interval: Any = None, noise_times: Any = None, **others: Any
+    ) -> dict[str, Any]:
+        table = step_table(schedule, SamplerName(sampler), num_steps, **others)
+        guided = guided_steps(num_steps, guidance_interval)
+        kept = kept_tokens(table.t / config.num_train_timesteps, noise_times)
+        return digest(replace(table, guided=guided, kept=kept))
 
     asked = [case | {"eta": repr(case.get("eta", 0.0))} for case in cases]
     stored = {"schema_version": 1, **config.model_dump(), "alphas_cumprod": schedule.alphas_cumprod.tolist()}
@@ -94,6 +102,7 @@ def test_tables_of_any_schedule(core: CoreProbe, data: st.DataObject) -> None:
             "eta": st.sampled_from([0.0, 0.5, 1.0, -1.0, math.nan]),
             "clip": st.none() | st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
             "guidance_interval": st.none() | st.tuples(st.floats(-0.1, 1), st.floats(0, 1.1)),
+            "noise_times": st.none() | st.tuples(st.floats(-0.1, 1), st.floats(0, 1.1)),
         }
     )
     check_tables(core, config, data.draw(st.lists(case, min_size=5, max_size=20)))

@@ -113,8 +113,9 @@ def test_the_shipped_bundle_gives_pythons_images(python: Pipeline, digits: CPipe
             "guidance_interval": (0.4, 1.0),
             "apg": (15.0, 0.0),
         },
+        {"n": 2, "prompt": ["a doctor", "a judge"], "indicator_guidance_scale": 2.0, "cads": (0.25, 0.2, 0.9)},
     ],
-    ids=("negative", "several", "three branches", "left alone", "guidance options"),
+    ids=("negative", "several", "three branches", "left alone", "guidance options", "noise on tokens"),
 )
 def test_a_tiny_stable_diffusion_gives_pythons_images(sd: Any, request_: dict[str, Any]) -> None:
     here, there, _ = sd

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -26,7 +27,7 @@ namespace fs = std::filesystem;
 using Text = std::optional<std::string>;
 
 struct Given {
-    Text guidance_interval, apg;
+    Text guidance_interval, apg, cads;
     Text bundle, out, seed, negative_prompt, target, balance, leave_alone, scope, ledger, sampler, backend, from,
         onnxruntime;
     std::optional<int64_t> n, steps, height, width, threads, index;
@@ -46,6 +47,7 @@ std::vector<Option> options_of(Given& g) {
         {"--indicator-guidance-scale", &g.indicator_guidance_scale, "Guidance on the code."},
         {"--guidance-interval", &g.guidance_interval, "A,B: guide the steps from A to B alone, fractions of all."},
         {"--apg", &g.apg, "NORM[,ETA]: projected guidance; the largest norm, and what is kept along the output (0)."},
+        {"--cads", &g.cads, "SCALE[,END,BEGIN]: noise on the prompt's tokens, so that images of one prompt differ more."},
         {"--target", &g.target, "uniform, shares of top codes: code:0=.3,code:1=.7, or of groups: a=.5,b=.5."},
         {"--allow-stale", &g.allow_stale, "Use a calibration that was made for other settings."},
         {"--balance", &g.balance, "on: codes by quota. off: the null code. auto: on where there are codes."},
@@ -84,15 +86,39 @@ Owned<T> created(ddm_rt_status (*create)(T**), void (*destroy)(T*)) {
     return {handle, destroy};
 }
 
-// Two numbers by comma; the last may be left out where there is a default.
-std::pair<double, double> pair_of(const char* option, const std::string& text, std::optional<double> second) {
-    const size_t comma = text.find(',');
-    const auto first = ddm::parse_float(text.substr(0, comma));
-    const auto last = comma == std::string::npos ? second : ddm::parse_float(text.substr(comma + 1));
-    if (first && last) return {*first, *last};
-    throw Refused(ddm::concat(option, " ", ddm::repr(text), ": expected ",
-                              second ? "one or two numbers, for example 15 or 15,.5" : "two numbers, for example .2,.8"));
-}
+// An option that is several numbers with commas between them: an example, and the defaults of the last ones.
+struct Numbers {
+    const char *option, *example, *shortest;
+    std::vector<double> defaults;
+
+    std::vector<double> of(const std::string& text) const {
+        const size_t expected = count(example);
+        std::vector<double> found;
+        for (size_t at = 0; at <= text.size();) {
+            const size_t comma = std::min(text.find(',', at), text.size());
+            const auto number = ddm::parse_float(text.substr(at, comma - at));
+            if (!number) refuse(text);
+            found.push_back(*number);
+            at = comma + 1;
+        }
+        if (found.size() + defaults.size() == expected) found.insert(found.end(), defaults.begin(), defaults.end());
+        if (found.size() != expected) refuse(text);
+        return found;
+    }
+
+private:
+    static size_t count(const std::string& text) { return 1 + static_cast<size_t>(std::count(text.begin(), text.end(), ',')); }
+
+    [[noreturn]] void refuse(const std::string& text) const {
+        const std::string also = defaults.empty() ? "" : ddm::concat(", or ", shortest);
+        throw Refused(ddm::concat(option, " ", ddm::repr(text), ": expected numbers with commas between them, for example ",
+                                  example, also));
+    }
+};
+
+const Numbers kInterval{"--guidance-interval", ".2,.8", "", {}};
+const Numbers kApg{"--apg", "15,.5", "15", {0.0}};
+const Numbers kCads{"--cads", ".25,.6,.9", ".25", {0.6, 0.9}};
 
 // Whether int() would read it.
 bool is_whole(const std::string& text) {
@@ -120,8 +146,9 @@ void check_options(const Given& g) {
         const std::string range = *g.threads < 1 ? "x>=1" : ddm::concat("x<=", kMostThreads);
         throw Refused(ddm::concat("Invalid value for '--threads': ", *g.threads, " is not in the range ", range, "."));
     }
-    if (g.guidance_interval) pair_of("--guidance-interval", *g.guidance_interval, std::nullopt);
-    if (g.apg) pair_of("--apg", *g.apg, 0.0);
+    if (g.guidance_interval) kInterval.of(*g.guidance_interval);
+    if (g.apg) kApg.of(*g.apg);
+    if (g.cads) kCads.of(*g.cads);
     if (!g.bundle) throw Refused("bundle: name a bundle directory");
     if (g.index && !g.from) throw Refused("--index: names an image of a manifest; give that with --from");
     if (g.from && (g.scope || g.ledger)) throw Refused("--from: a replay draws nothing; leave out --scope and --ledger");
@@ -138,6 +165,7 @@ void check_options(const Given& g) {
         {"--indicator-guidance-scale", g.indicator_guidance_scale.has_value(), "settings"},
         {"--guidance-interval", g.guidance_interval.has_value(), "settings"},
         {"--apg", g.apg.has_value(), "settings"},
+        {"--cads", g.cads.has_value(), "settings"},
         {"--height", g.height.has_value(), "settings"},
         {"--width", g.width.has_value(), "settings"},
         {"--target", other(g.target, "uniform"), "settings"},
@@ -203,12 +231,16 @@ void fill(ddm_rt_request* request, const Given& g) {
         check(ddm_rt_request_set_indicator_guidance_scale(request, *g.indicator_guidance_scale));
     }
     if (g.guidance_interval) {
-        const auto [start, stop] = pair_of("--guidance-interval", *g.guidance_interval, std::nullopt);
-        check(ddm_rt_request_set_guidance_interval(request, start, stop));
+        const auto interval = kInterval.of(*g.guidance_interval);
+        check(ddm_rt_request_set_guidance_interval(request, interval[0], interval[1]));
     }
     if (g.apg) {
-        const auto [norm, eta] = pair_of("--apg", *g.apg, 0.0);
-        check(ddm_rt_request_set_apg(request, norm, eta));
+        const auto apg = kApg.of(*g.apg);
+        check(ddm_rt_request_set_apg(request, apg[0], apg[1]));
+    }
+    if (g.cads) {
+        const auto cads = kCads.of(*g.cads);
+        check(ddm_rt_request_set_cads(request, cads[0], cads[1], cads[2]));
     }
     if (g.steps) check(ddm_rt_request_set_num_steps(request, *g.steps));
     if (g.height) check(ddm_rt_request_set_height(request, *g.height));

@@ -125,6 +125,10 @@ DDM_RT_API ddm_rt_status ddm_rt_request_set_guidance_interval(ddm_rt_request *re
 /* Adaptive projected guidance: a difference of two branches has the norm `norm` (above 0) at most, and of its part along the
  * output `eta` is kept (0 or more). */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_apg(ddm_rt_request *request, double norm, double eta);
+/* CADS: noise of this scale (above 0) on the prompt's tokens, so that the images of one prompt differ more. It is whole down to
+ * `begin` and gone from `end` on; both are shares of the training timesteps, where 1 is pure noise. For bundles that take
+ * prompts. */
+DDM_RT_API ddm_rt_status ddm_rt_request_set_cads(ddm_rt_request *request, double scale, double end, double begin);
 
 /* Sampling steps of each image. */
 DDM_RT_API ddm_rt_status ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps);
