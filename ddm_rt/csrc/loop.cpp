@@ -74,7 +74,7 @@ Array sample(Backend& backend, const StepTable& table, Array x, const std::vecto
             for (size_t k = 0; k < branches; k++) outputs.push_back(output_of[k * batch + image]);
             if (projection && branches > 1) {
                 projected_guidance(outputs, scales[image], *projection, combined.data(), size, room);
-                outputs = {combined.data()};
+                outputs.assign(1, combined.data());
             }
             guided_step(outputs, scales[image], rows[step], x.floats() + image * size, x0.floats() + image * size, size,
                         seeds[image], static_cast<uint32_t>(step), noise);
