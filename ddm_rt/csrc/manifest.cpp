@@ -30,7 +30,7 @@ const shape::Check& manifest_file() {
         {"indicator_scale", scale()},
         {"eta", fraction()},
         {"clip", clip()},
-        {"guidance_interval", nullable(fixed({fraction(), fraction()})), "null"},
+        {"guidance_interval", nullable(fixed({number(), number()})), "null"},
         {"apg", nullable(fixed({number({.gt = 0}), scale()})), "null"},
         {"cads", nullable(fixed({number({.gt = 0}), fraction(), fraction()})), "null"},
         {"provenance", boolean(), "false"},

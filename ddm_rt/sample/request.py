@@ -47,7 +47,7 @@ class ResolvedRequest(Frozen):
     indicator_scale: Scale
     eta: Fraction
     clip: tuple[float, float] | None
-    guidance_interval: tuple[Fraction, Fraction] | None = None  # None: guidance in every step
+    guidance_interval: tuple[float, float] | None = None  # None: guidance in every step
     apg: tuple[Above, Scale] | None = None  # norm and η of projected guidance; None: plain guidance
     cads: tuple[Above, Fraction, Fraction] | None = None  # noise on a prompt's tokens: scale, end, begin; None: none
     provenance: bool = False  # files say what made them; manifests that don't say are of files that don't

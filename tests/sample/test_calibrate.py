@@ -184,6 +184,15 @@ def test_a_calibration_with_a_scope_holds_for_it_alone_and_for_any_prompt(bundle
     assert resolve(any_scope, "female=.5,male=.5", SETTINGS.model_copy(update={"scope": "portraits"})).name == "default"
 
 
+def test_other_guidance_is_another_setting(bundle: Bundle) -> None:
+    """What a calibration was made for with plain guidance is written as it was before there was another."""
+    other = SETTINGS.model_copy(update={"guidance_interval": (0.2, 0.8), "apg": (15.0, 0.0)})
+    names = ["guidance_interval is (0.2, 0.8)", "apg is (15.0, 0.0)"]
+    assert SETTINGS.differences(other) == [f"{name} (calibrated at not set)" for name in names]
+    assert Settings.model_validate_json(other.model_dump_json()) == other
+    assert not {"guidance_interval", "apg"} & SETTINGS.model_dump().keys()
+
+
 def test_of_several_the_one_that_fits_is_taken_and_then_the_larger(bundle: Bundle) -> None:
     eight = SETTINGS.model_copy(update={"num_steps": 8})
     small = calibration(bundle, (GENDER,), [(code, groups[:1]) for code, groups in AUDITED[::2]], SETTINGS, {})

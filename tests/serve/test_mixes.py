@@ -38,6 +38,10 @@ def random_request(draw: random.Random, most_images: int, most_steps: int, sizes
         "height": draw.choice(sizes),
         "width": draw.choice(sizes),
     }
+    if draw.random() < 0.3:
+        asked["guidance_interval"] = draw.choice([(0.0, 1.0), (0.0, 1 / asked["num_steps"]), (0.5, 1.0)])
+    if draw.random() < 0.3:
+        asked["apg"] = draw.choice([(0.5, 0.0), (20.0, 0.25)])
     kind = draw.choice(["scope", "codes", "off", "shuffled"])
     if kind == "scope":
         asked["scope"] = draw.choice(SCOPES)

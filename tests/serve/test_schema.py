@@ -45,6 +45,8 @@ def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
         "target": "code:0=.3,code:1=.7",
         "scope": "campaign",
         "leave_alone": ["woman"],
+        "guidance_interval": [0, 0.5],
+        "apg": [15, 0],
     }
     found = asked(bundle, HttpSettings(sizes=("12x8",)), **body)
     assert (found.width, found.height) == (12, 8)
@@ -52,6 +54,7 @@ def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
     assert found.seed == 2**64 - 1
     assert found.scope == "campaign"
     assert found.leave_alone == ["woman"]
+    assert (found.guidance_interval, found.apg) == ([0, 0.5], [15, 0])
 
 
 def test_a_null_is_as_a_field_left_out_save_for_the_scope(bundle: Bundle) -> None:
@@ -97,6 +100,10 @@ def test_what_this_server_has_not_got(bundle: Bundle, body: dict[str, object], p
         {"indicator_guidance_scale": float("inf")},
         {"partial_images": 4},
         {"leave_alone": [""]},
+        {"guidance_interval": [0.2]},
+        {"guidance_interval": [0.2, 1.2]},
+        {"apg": 15},
+        {"apg": ["15", "0"]},
         {"deadline_s": 0},
         {"quality": "best"},
         {"background": "transparent"},
