@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    ClassifierFreeGuidance,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -23,7 +22,7 @@ from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.kernels.philox import STEP_STREAM, normal
-from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, _linspace, guided_steps, step_table
+from ddm_rt.schedule import SPACINGS, Schedule, Spacing, StepTable, _linspace, step_table
 
 Float32 = NDArray[np.float32]
 
@@ -362,27 +361,3 @@ def test_bad_arguments_are_named(sampler: SamplerName, options: dict[str, Any], 
 def test_an_offset_beyond_the_last_timestep_is_refused(sampler: SamplerName) -> None:
     with pytest.raises(DdmError, match="num_steps is 1000"):
         step_table(checkpoint_schedule("sdxl"), sampler, 1000)
-
-
-@given(st.integers(1, 200), st.floats(0, 0.999), st.floats(0, 1))
-def test_guided_steps_are_those_of_diffusers_guiders(num_steps: int, start: float, stop: float) -> None:
-    if not start < stop:
-        return
-    guider = ClassifierFreeGuidance(guidance_scale=2.0, start=start, stop=stop)
-    want = []
-    for i in range(num_steps):
-        guider.set_state(i, num_steps, None)
-        want.append(guider._is_cfg_enabled())
-    if any(want):
-        assert guided_steps(num_steps, (start, stop)).tolist() == want
-    else:
-        with pytest.raises(DdmError, match=f"none of the {num_steps} steps is in it"):
-            guided_steps(num_steps, (start, stop))
-
-
-def test_an_interval_changes_nothing_else_of_a_table() -> None:
-    plain = step_table(schedule_of(), SamplerName.DDIM, 10)
-    interval = step_table(schedule_of(), SamplerName.DDIM, 10, guidance_interval=(0.29, 0.6))
-    np.testing.assert_array_equal(plain.rows(), interval.rows())
-    assert plain.guided.all()
-    assert np.flatnonzero(interval.guided).tolist() == [2, 3, 4, 5]

@@ -1,11 +1,14 @@
 """Branches and scales give the sum of the formula, in as few branches as it needs."""
 
+import numpy as np
 import pytest
+from diffusers.guiders import ClassifierFreeGuidance
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import TABLE_ABS
 
-from ddm_rt.sample.loop.guidance import Branches, Condition, branches
+from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop.guidance import Branches, Condition, branches, guided_steps
 
 scales = st.sampled_from([0.0, 1.0, 2.0, 7.5]) | st.floats(0, 20)
 texts = st.sampled_from(["a nurse", "", "blurry"])
@@ -78,3 +81,24 @@ def test_the_fewest_branches(
 def test_zeros_are_another_text_than_the_empty_prompt() -> None:
     found = branches(Condition("", -1), None, 5.0, 5.0)
     assert found == ((Condition(None, -1), Condition("", -1)), (5.0,))
+
+
+@given(st.integers(1, 200), st.floats(0, 0.999), st.floats(0, 1))
+def test_guided_steps_are_those_of_diffusers_guiders(num_steps: int, start: float, stop: float) -> None:
+    if not start < stop:
+        return
+    guider = ClassifierFreeGuidance(guidance_scale=2.0, start=start, stop=stop)
+    want = []
+    for i in range(num_steps):
+        guider.set_state(i, num_steps, None)
+        want.append(guider._is_cfg_enabled())
+    if any(want):
+        assert guided_steps(num_steps, (start, stop)).tolist() == want
+    else:
+        with pytest.raises(DdmError, match=f"none of the {num_steps} steps is in it"):
+            guided_steps(num_steps, (start, stop))
+
+
+def test_steps_are_guided_from_the_start_to_before_the_stop() -> None:
+    assert guided_steps(10, None).all()
+    assert np.flatnonzero(guided_steps(10, (0.29, 0.6))).tolist() == [2, 3, 4, 5]

@@ -1,6 +1,7 @@
 """Images that come and go between steps end with the bits that they have alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from ddm_rt.config import SamplerName, ScheduleConfig
 from ddm_rt.kernels.guided_step import guided_step
 from ddm_rt.kernels.projected_guidance import projected_guidance
 from ddm_rt.sample.loop.batch_sizes import concat
-from ddm_rt.sample.loop.guidance import Branches
+from ddm_rt.sample.loop.guidance import Branches, guided_steps
 from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.sample.loop.slots import Job, Slots
 from ddm_rt.schedule import Schedule, StepTable, step_table
 
 SCHEDULE = Schedule.from_config(ScheduleConfig())
 TABLES = tuple(
-    step_table(SCHEDULE, sampler, steps, eta=eta, clip=(-1.0, 1.0), guidance_interval=interval)
+    replace(step_table(SCHEDULE, sampler, steps, eta=eta, clip=(-1.0, 1.0)), guided=guided_steps(steps, interval))
     for sampler, steps, eta, interval in (
         (SamplerName.DDIM, 3, 0.0, None),
         (SamplerName.DDIM, 5, 1.0, None),
