@@ -4,6 +4,7 @@ A table, not code: a configuration is one line, and so is a case.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench_parts.workers import Call
 from peers import Configuration
@@ -26,6 +27,19 @@ INDICATOR_BF16 = Configuration(
     "diffusers + torch.compile bf16, our indicator", "tuned-indicator", "bf16", {"precision": "bf16"}
 )
 OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", "bf16", {"precision": "bf16"})
+
+# Requests for images: plain guidance, and what is beside it. A quarter of sd15's pixels.
+_SMALL_REQUEST = {"backend": "onnxruntime", "indicator_guidance_scale": 3.0, "num_steps": 10}
+_SD_REQUEST = {"backend": "onnxruntime", "prompt": "a doctor", "num_steps": 5, "height": 256, "width": 256}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain guidance": {},
+    "APG": {"apg": (15.0, 0.0)},
+    "guidance in .2 to .8 of the steps": {"guidance_interval": (0.2, 0.8)},
+}
+GUIDANCE, SD_GUIDANCE = (
+    tuple(Configuration(name, "ours", "fp32", request | option) for name, option in _OPTIONS.items())
+    for request in (_SMALL_REQUEST, _SD_REQUEST)
+)
 
 # What the script does in a step: `peers/training.py`. Ours encodes images and prompts before the first one.
 SCRIPT_LORA = Configuration("diffusers' LoRA script", "script-lora", "fp32")
@@ -102,6 +116,16 @@ BENCHMARKS: dict[str, Benchmark] = {
                 ((SCRIPT_LORA, SCRIPT_LORA_CACHED, OURS_LORA), (SCRIPT_LORA, OURS_LORA_CODES)),
                 9,
             ),
+        ),
+    ),
+    "guidance": Benchmark(
+        "images with options of guidance: a step of APG against one of plain guidance, and what an interval saves",
+        ("tests/kernels/test_projected_guidance.py", "tests/sample/test_slots.py"),
+        (
+            Case("digits, 1 image", "digits", Call("images", 1), (GUIDANCE,), 60),
+            Case("digits, 16 images", "digits", Call("images", 16), (GUIDANCE,), 40),
+            Case("small, 8 images", "small", Call("images", 8), (GUIDANCE,), 25),
+            Case("sd15, 32x32 latents, 1 image", "sd15", Call("images", 1, side=32), (SD_GUIDANCE,), 7),
         ),
     ),
     "branches": Benchmark(

@@ -83,10 +83,13 @@ def test_one_image_of_a_manifest(ddm_rt, bundle: Bundle, sampled, tmp_path: Path
 
 def test_a_replay_keeps_the_settings_of_its_request(ddm_rt, bundle: Bundle, tmp_path: Path) -> None:
     settings = ("--sampler", "dpm++2m", "--steps", 3, "--indicator-guidance-scale", 1.5, "--height", 20, "--width", 24)
+    guidance = ("--guidance-interval", ".4,1", "--apg", 15)
     shares = ("--target", "code:0=.25,code:1=.75")
-    assert ddm_rt("sample", bundle.path, "-n", 8, *settings, *shares, "--out", tmp_path / "first").code == 0
+    assert ddm_rt("sample", bundle.path, "-n", 8, *settings, *guidance, *shares, "--out", tmp_path / "first").code == 0
     manifest = check_whole(tmp_path / "first", 8)
     assert [image["top_code"] for image in manifest["images"]].count(1) == 6
+    assert manifest["request"]["guidance_interval"] == [0.4, 1]
+    assert manifest["request"]["apg"] == [15, 0]
     with Image.open(tmp_path / "first" / "00000.png") as image:
         assert image.size == (24, 20)
     replay = ("sample", bundle.path, "--from", tmp_path / "first" / "manifest.json", "--out", tmp_path / "again")
