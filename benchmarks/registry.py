@@ -36,9 +36,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "APG": {"apg": (15.0, 0.0)},
     "guidance in .2 to .8 of the steps": {"guidance_interval": (0.2, 0.8)},
 }
+_OF_PROMPTS: dict[str, dict[str, Any]] = {"CADS": {"cads": (0.25, 0.6, 0.9)}}
 GUIDANCE, SD_GUIDANCE = (
-    tuple(Configuration(name, "ours", "fp32", request | option) for name, option in _OPTIONS.items())
-    for request in (_SMALL_REQUEST, _SD_REQUEST)
+    tuple(Configuration(name, "ours", "fp32", request | option) for name, option in options.items())
+    for request, options in ((_SMALL_REQUEST, _OPTIONS), (_SD_REQUEST, _OPTIONS | _OF_PROMPTS))
 )
 
 # What the script does in a step: `peers/training.py`. Ours encodes images and prompts before the first one.

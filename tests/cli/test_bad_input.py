@@ -150,10 +150,16 @@ def test_a_bundle_without_a_sound_index(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--guidance-interval", ".2", "--guidance-interval '.2': expected two numbers, for example .2,.8"),
+        ("--guidance-interval", ".2", "'.2': expected numbers with commas between them, for example .2,.8"),
         ("--guidance-interval", ".8,.2", "guidance_interval is (0.8, 0.2); expected a start below a stop"),
-        ("--apg", "15,1,2", "--apg '15,1,2': expected one or two numbers, for example 15 or 15,.5"),
+        ("--apg", "15,1,2", "--apg '15,1,2': expected numbers with commas between them, for example 15,.5, or 15"),
         ("--apg", "0", "apg is (0.0, 0.0); expected a norm above 0"),
+        (
+            "--cads",
+            ".25,.6",
+            "--cads '.25,.6': expected numbers with commas between them, for example .25,.6,.9, or .25",
+        ),
+        ("--cads", ".25", "cads is given; bundle 'tiny' is prompt-free: there are no tokens of a prompt"),
     ],
 )
 def test_guidance_that_cannot_be(refused, bundle: Bundle, tmp_path: Path, option: str, value: str, said: str) -> None:
