@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from tolerances import EXPORT_FP32_ABS
+from tolerances import EXPORT_FP32_ABS, IMAGE_GREY_LEVELS
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
@@ -21,6 +22,7 @@ from ddm_rt.engine.contract import Engine, usable_cores
 from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step
+from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.schedule import step_table
 
 Float32 = NDArray[np.float32]
@@ -84,6 +86,19 @@ def test_a_whole_guided_trajectory_agrees_with_torch(tiny_bundle: Bundle, open_e
 
     ours, theirs = trajectory(open_engine(tiny_bundle, 1)), trajectory(load(tiny_bundle, "torch", 1))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=EXPORT_FP32_ABS)
+
+
+def test_images_with_options_of_guidance_agree_with_torch(tiny_bundle: Bundle, open_engine: Open) -> None:
+    request: dict[str, Any] = {"n": 6, "codes": [-1, 0, 1, 2, 3, -1], "num_steps": 5, "indicator_guidance_scale": 4.0}
+    pipelines = [
+        Pipeline(tiny_bundle, engine) for engine in (open_engine(tiny_bundle, 1), load(tiny_bundle, "torch", 1))
+    ]
+    plain = pipelines[0].generate(**request).images
+    for options in ({"guidance_interval": (0.2, 0.8)}, {"apg": (1.0, 0.25)}):
+        ours, theirs = (pipeline.generate(**request, **options).images for pipeline in pipelines)
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= IMAGE_GREY_LEVELS
+        np.testing.assert_array_equal(ours[[0, 5]], plain[[0, 5]])  # of one branch
+        assert (ours[1:5] != plain[1:5]).any(axis=(1, 2, 3)).all()
 
 
 def test_a_bundle_without_codes_takes_the_null_code(plain_bundle: Bundle, open_engine: Open) -> None:

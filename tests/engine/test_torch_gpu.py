@@ -230,6 +230,8 @@ def test_200_random_joins_and_leaves_with_a_fake_cuda_graph_that_fails_when_an_a
         {"num_steps": 3, "indicator_guidance_scale": 1.0},
         {"num_steps": 2, "sampler": "ddpm"},
         {"num_steps": 4, "sampler": "euler", "indicator_guidance_scale": 0.0},
+        {"num_steps": 4, "guidance_interval": (0.25, 0.75)},
+        {"num_steps": 3, "apg": (2.0, 0.5)},
     ]
     shape = tiny_bundle.config.latent_shape
     slots = pipeline.slots(shape)
