@@ -50,12 +50,12 @@ class SteeringConditioner(nn.Module):
     def __init__(self, num_codes: int, layers: Sequence[SteeredLayer]) -> None:
         super().__init__()
         self.vector = nn.Embedding(num_codes, sum(layer.width for layer in layers))
-        self.basis = nn.Parameter(torch.empty(sum(layer.width * layer.rank for layer in layers)))  # of every code
+        # One row, of every code: looked up, too, so that a graph keeps it as it is.
+        self.basis = nn.Embedding(1, sum(layer.width * layer.rank for layer in layers))
 
     def forward(self, context: Tensor, code: Tensor, indicator_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """context [B,T,D], code int64 [B] (-1: null), scale [B] -> text, the array [B,W] (`packed_width`), s [B]."""
-        vectors = self.vector(code.clamp(min=0))
-        packed = torch.cat([vectors, self.basis.expand(len(code), -1)], dim=1)
+        packed = torch.cat([self.vector(code.clamp(min=0)), self.basis(torch.zeros_like(code))], dim=1)
         return context, packed, indicator_scale * (code >= 0).to(indicator_scale.dtype)
 
 

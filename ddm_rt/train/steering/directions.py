@@ -21,20 +21,26 @@ def directions(responses: Tensor, code: Tensor, shared_of: SharedOf, strength: f
     """Directions of responses [N,W] of images whose codes are `code` int64 [N].
 
     What counts is not the code but what it shares with others (`CodeTable.shared_of`): its top code, or its values of
-    crossing factors. The direction of one is the mean response of its images less the mean of all, m. The basis is
-    Gram-Schmidt's of all of them, as in EquiSteer (ECCV 2026). A code's v is P m and `strength` times its directions:
-    with a strength of 1 and one factor it is what P leaves of the mean response of its images, EquiSteer's α·s.
+    crossing factors. The direction of a top code is the mean response of its images less m, the mean over top codes of
+    such means; of a value, within its factor. m counts top codes alike, since the data's own mean lies where most
+    images are. The basis is Gram-Schmidt's of all directions, as in EquiSteer (ECCV 2026). A code's v is P m and
+    `strength` times its directions. With a strength of 1 and no crossing factors it is what P leaves of the mean
+    response of its images: EquiSteer's α·s, where there are two.
     """
     rows = 1 + max(map(max, shared_of))
     has = torch.zeros(len(shared_of), rows, dtype=torch.float64)
     for k, shared in enumerate(shared_of):
         has[k, list(shared)] = 1
-    wide = responses.double()
     of_image = has[code]  # [N, rows]
-    mean = wide.mean(0)
-    apart = (of_image.T @ wide) / of_image.sum(0)[:, None] - mean  # [rows, W]
+    means = (of_image.T @ responses.double()) / of_image.sum(0)[:, None]  # [rows, W]
+    centres = torch.zeros_like(means)
+    for factor in zip(*shared_of, strict=True):
+        own = sorted(set(factor))
+        centres[own] = means[own].mean(0)
+    apart = means - centres
     basis = orthonormal(apart)
-    vectors = (mean + strength * has @ apart) @ basis.T @ basis
+    centre = torch.stack([centres[rows[0]] for rows in zip(*shared_of, strict=True)]).mean(0)
+    vectors = (centre + strength * has @ apart) @ basis.T @ basis
     return Directions(basis.float(), vectors.float())
 
 

@@ -179,7 +179,7 @@ def _tensors(config: RunConfig, places: Mapping[str, Directions], num_codes: int
     conditioner = SteeringConditioner(num_codes, config.model.steering)
     with torch.no_grad():
         conditioner.vector.weight.copy_(torch.cat([found.vectors for found in places.values()], dim=1))
-        conditioner.basis.copy_(torch.cat([found.basis.flatten() for found in places.values()]))
+        conditioner.basis.weight.copy_(torch.cat([found.basis.flatten() for found in places.values()])[None])
     return {f"conditioner.{name}": tensor for name, tensor in conditioner.state_dict().items()}
 
 
