@@ -103,9 +103,7 @@ def test_cross_attention_of_a_checkpoint_is_steered_and_the_null_code_is_the_che
     config: ModelConfig = read_checkpoint(checkpoints["sd15"]).model
     torch.manual_seed(0)
     plain = LatentDDM(config).eval()
-    places = tuple(
-        SteeredLayer(name=name, width=width, rank=2) for name, width in attention_layers(plain.unet).items()
-    )
+    places = tuple(SteeredLayer(name=name, width=width, rank=2) for name, width in attention_layers(plain.unet).items())
     model = fill(LatentDDM(config.model_copy(update={"steering": places}), ((0,), (1,))))
     model.load_state_dict(plain.state_dict(), strict=False)
     assert model.cond_names == ("text_tokens", "steering", "code_scale")
