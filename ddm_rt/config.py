@@ -362,6 +362,8 @@ class RunConfig(Lean):
             raise ValueError("data.channels is 1; a checkpoint's images have 3")
         if (self.base is None) != (self.model.family is Family.PIXEL):
             raise ValueError(f"model.family is {self.model.family}, base is {'not ' * (self.base is None)}given")
+        if (self.steering is None) != (not self.model.steering):
+            raise ValueError("model.steering and steering need each other; `ddm-rt steer` makes both")
         if self.train.shift and self.model.family is not Family.PIXEL:
             raise ValueError(
                 "train.shift moves pixels; a checkpoint's images are encoded before training: leave it at 0"

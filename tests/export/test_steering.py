@@ -1,22 +1,26 @@
 """Bundles of steered runs: quotas, scopes and the null code work over them, and graphs are torch's."""
 
-import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tolerances import IMAGE_GREY_LEVELS
+from tolerances import IMAGE_GREY_LEVELS, PRECISION_REL
 
 from ddm_rt.bundle import Bundle
-from ddm_rt.config import Balance
+from ddm_rt.config import Balance, Precision
 from ddm_rt.engine import backends
 from ddm_rt.errors import DdmError
 from ddm_rt.export.diffusers import export_diffusers
+from ddm_rt.export.precision.convert import convert
 from ddm_rt.export.run import export_run
+from ddm_rt.model.checkpoint.importing import import_run
 from ddm_rt.model.steering import packed_width
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.train.distill.run import distill
+from ddm_rt.train.steering.run import steer
 
 
 def pipeline(bundle: Bundle, backend: str = "onnxruntime", **more: object) -> Pipeline:
@@ -74,6 +78,18 @@ def test_a_steered_model_has_one_branch(steered_bundle: Bundle) -> None:
     assert steered_bundle.config.sampling.indicator_guidance_scale == 1.0
 
 
+def test_in_half_precision_the_same_codes_give_nearly_the_same_images(steered_bundle: Bundle, tmp_path: Path) -> None:
+    half = convert(steered_bundle, tmp_path / "half", Precision.FP16)
+    wanted = pipeline(steered_bundle).generate(n=4, seed=3).images.astype(int)
+    found = pipeline(half).generate(n=4, seed=3).images
+    assert np.abs(found - wanted).mean() <= 255 * PRECISION_REL["fp16"][1]
+
+
+def test_it_has_no_student(steered_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DdmError, match="is steered, and a student of it would be steered twice"):
+        distill(steered_run, tmp_path / "student")
+
+
 def test_it_becomes_no_diffusers_pipeline(steered_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DdmError, match="only runs with one become a pipeline"):
         export_diffusers(steered_run, tmp_path / "pipe")
@@ -81,15 +97,10 @@ def test_it_becomes_no_diffusers_pipeline(steered_run: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow(reason="traces a checkpoint, which takes half a minute")
 def test_a_checkpoint_s_bundle_is_steered_and_its_null_code_is_the_checkpoint(
-    checkpoints: dict[str, Path], captioned: Path, tmp_path: Path
+    checkpoints: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    from ddm_rt.model.checkpoint.importing import import_run
-    from ddm_rt.train.steering.run import steer
-
-    codes = tmp_path / "codes.json"
-    codes.write_text(json.dumps({"code": [i % 2 for i in range(24)]}))
-    fields = {"data.source": str(captioned), "codes.source": str(codes)}
-    run = steer(checkpoints["sd15"], tmp_path / "run", fields, images=4, strength=20.0)
+    contrast = ("a bar", "a white circle on black")
+    run = steer(checkpoints["sd15"], tmp_path / "run", contrast=contrast, images=2, strength=20.0)
     import_run(checkpoints["sd15"], tmp_path / "imported")
     plain, tokens = (export_run(made, tmp_path / f"{made.name}.bundle") for made in (tmp_path / "imported", run))
     ready = export_run(run, tmp_path / "ready", precompute_kv=True)
