@@ -1,26 +1,22 @@
 """Frozen configuration models, enums and named presets. What was resolved is saved with what it made."""
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from ddm_rt.errors import DdmError
+from ddm_rt.frozen import Fraction as Fraction
+from ddm_rt.frozen import Frozen as Frozen
+from ddm_rt.frozen import Lean
+from ddm_rt.frozen import Positive as Positive
+from ddm_rt.frozen import Sha256 as Sha256
+from ddm_rt.frozen import parse as parse
+from ddm_rt.frozen import parse_json as parse_json
+from ddm_rt.frozen import parse_open as parse_open
 
 NULL_CODE = -1
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class Backend(StrEnum):
@@ -90,6 +86,16 @@ class SamplerName(StrEnum):
     LCM = "lcm"  # for students (`ddm-rt distill`)
 
 
+class SteeringSite(StrEnum):
+    """Where codes steer: what each cross-attention layer gives, as EquiSteer does, or the x0 that the model predicts.
+
+    Cross-attention needs a model that takes text: without text it gives the same for every image.
+    """
+
+    ATTENTION = "attention"
+    PREDICTION = "prediction"
+
+
 class Balance(StrEnum):
     """`ON` draws codes by quota, `OFF` uses the null code.
 
@@ -99,17 +105,6 @@ class Balance(StrEnum):
     ON = "on"
     OFF = "off"
     AUTO = "auto"
-
-
-class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class DataConfig(Frozen):
@@ -136,8 +131,18 @@ class ScheduleConfig(Frozen):
     set_alpha_to_one: bool = True  # DDIM: the last step leads to the clean end, not to the first timestep's level
 
 
-class ModelConfig(Frozen):
+class SteeredLayer(Frozen):
+    """A place where codes steer: a cross-attention layer by its name in the UNet, or `PREDICTION`."""
+
+    name: str
+    width: Positive  # numbers in a direction
+    rank: Annotated[int, Field(ge=0)]  # directions that are removed
+
+
+class ModelConfig(Lean):
     """The networks (diffusers' and transformers' own arguments), the latent they work in, and the indicator."""
+
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("steering", "steered_from")
 
     family: Family = Family.PIXEL  # what surrounds the denoiser
     patch: Annotated[int, Field(ge=1, le=16)] = 4  # pixels a side to a latent's: space-to-depth factor, or the VAE's
@@ -148,6 +153,8 @@ class ModelConfig(Frozen):
     num_indicator_tokens: Annotated[int, Field(ge=1, le=16)] = 4  # M
     code_embed_dim: Positive = 64  # channels of a code's embedding
     head_hidden: tuple[Positive, Positive] = (1024, 512)  # layers of the indicator head C
+    steering: tuple[SteeredLayer, ...] = ()  # where codes steer, in place of the indicator (`model/steering.py`)
+    steered_from: Annotated[float, Field(ge=0)] = 0.0  # the lowest timestep that is steered
 
     def latent_shape(self, data: DataConfig) -> tuple[int, int, int]:
         """(C, H, W) of the latents. Raises DdmError where the image size doesn't divide."""
@@ -230,8 +237,10 @@ class CodesConfig(Frozen):
     bootstraps: Annotated[int, Field(ge=0, le=1000)] = 10
 
 
-class TrainConfig(Frozen):
+class TrainConfig(Lean):
     """The training loop and the DDM objective."""
+
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("max_repeats", "shift", "compile")
 
     indicator: IndicatorMode = IndicatorMode.CODES
     indicator_weight: Fraction | None = None  # α in L = (1 - α)·MSE + α·CE; None: DEFAULT_INDICATOR_WEIGHT
@@ -264,16 +273,6 @@ class TrainConfig(Frozen):
         if self.indicator_weight is None:
             return DEFAULT_INDICATOR_WEIGHT[self.indicator]
         return self.indicator_weight
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Runs without them have the file, and the digest of their checkpoints, that they had before."""
-        tree: dict[str, Any] = handler(self)
-        if info.mode == "json":
-            for name, default in (("max_repeats", None), ("shift", 0), ("compile", False)):
-                if tree[name] == default:
-                    del tree[name]
-        return tree
 
     @model_validator(mode="after")
     def _drops_fit(self) -> Self:
@@ -322,8 +321,22 @@ class DistillConfig(Frozen):
         return self.guidance_scale, self.indicator_guidance_scale
 
 
-class RunConfig(Frozen):
+class SteeringConfig(Frozen):
+    """How codes were given to a finished model without training: by directions of its own responses."""
+
+    source: Sha256  # of the weights that are steered: a run's weights.safetensors, or a checkpoint's (`BaseConfig`)
+    site: SteeringSite
+    strength: Annotated[float, Field(ge=0)] = 1.0  # of what sets a code apart; 1: the mean response of its images
+    steered_from: Annotated[float, Field(ge=0)] = 0.0  # the lowest timestep that is steered
+    timesteps: tuple[Annotated[int, Field(ge=0)], ...] = ()  # at which responses were measured
+    images: Annotated[int, Field(ge=0)] = 0  # that were measured; of `contrast`: of each prompt
+    contrast: tuple[str, ...] = ()  # prompts, in place of images; each is a code
+
+
+class RunConfig(Lean):
     """Everything that determines a training run."""
+
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("distill", "steering")
 
     preset: str = "digits"
     data: DataConfig = DataConfig()
@@ -336,14 +349,7 @@ class RunConfig(Frozen):
     base: BaseConfig | None = None  # families other than `PIXEL`
     lora: LoraConfig = LoraConfig()
     distill: DistillConfig | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_distill(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs that aren't students have the file, and the digest of their checkpoints, that they had before."""
-        tree: dict[str, Any] = handler(self)
-        if self.distill is None:
-            tree.pop("distill", None)
-        return tree
+    steering: SteeringConfig | None = None
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
@@ -356,6 +362,8 @@ class RunConfig(Frozen):
             raise ValueError("data.channels is 1; a checkpoint's images have 3")
         if (self.base is None) != (self.model.family is Family.PIXEL):
             raise ValueError(f"model.family is {self.model.family}, base is {'not ' * (self.base is None)}given")
+        if (self.steering is None) != (not self.model.steering):
+            raise ValueError("model.steering and steering need each other; `ddm-rt steer` makes both")
         if self.train.shift and self.model.family is not Family.PIXEL:
             raise ValueError(
                 "train.shift moves pixels; a checkpoint's images are encoded before training: leave it at 0"
@@ -369,29 +377,3 @@ class RunConfig(Frozen):
         if self.codes.labels is not None and self.codes.source is not None:
             raise ValueError("codes.labels and codes.source exclude each other")
         return self
-
-
-def parse(model: type[M], tree: Any, where: str | Path) -> M:
-    """Validate `tree` as `model`; the first problem becomes one DdmError that names `where` and the field."""
-    return _checked(lambda: model.model_validate(tree), where)
-
-
-def parse_json(model: type[M], text: str | bytes, where: str | Path) -> M:
-    """As `parse`, from JSON text."""
-    return _checked(lambda: model.model_validate_json(text), where)
-
-
-def parse_open(model: type[M], text: str | bytes, where: str | Path) -> M:
-    """As `parse_json`, of a file that newer programs write too: fields that `model` hasn't got are ignored."""
-    return _checked(lambda: model.model_validate_json(text, extra="ignore"), where)
-
-
-def _checked(validate: Callable[[], M], where: str | Path) -> M:
-    try:
-        return validate()
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "value_error" and not first["loc"]:  # our own words about several fields
-            raise DdmError(f"{where}: {first['ctx']['error']}") from error
-        field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        raise DdmError(f"{where}: field {field}: {first['msg']}") from error

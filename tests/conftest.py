@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from toolchain import EMBEDDING, LOADER, missing, summary
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
+from ddm_rt.files import write_atomic
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
 from ddm_rt.workflows.upgrade import upgrade_bundle as upgrade
@@ -226,6 +228,47 @@ def plain_bundle(tiny_run_without_codes: Path, shared_folder: Path) -> Bundle:
 
     place = shared_folder / "bundles" / "plain"
     return Bundle.load(made_once(place, lambda place: export_run(tiny_run_without_codes, place)))
+
+
+@pytest.fixture(scope="session")
+def plain_x0_run(shared_folder: Path) -> Path:
+    """As `tiny_run_without_codes`, of drawings (`pictures`), and it predicts x0. Read-only."""
+    if not HAS_TORCH:
+        pytest.skip("needs torch")
+    from pictures import write_folder
+
+    drawings = made_once(shared_folder / "data" / "bars", write_folder)
+    fields = {
+        "train.indicator": "none",
+        "model.unet": one_level(),
+        "schedule.prediction_type": "sample",
+        "data.source": str(drawings),
+    }
+    place = shared_folder / "runs" / "plain_x0"
+    return made_once(place, lambda place: _write_run(place, resolve("tiny", fields), num_codes=0))
+
+
+@pytest.fixture(scope="session")
+def steered_run(plain_x0_run: Path, shared_folder: Path) -> Path:
+    """`plain_x0_run` with two codes, which are the kinds of drawings. Read-only."""
+    from pictures import KINDS, drawings
+
+    from ddm_rt.train.steering.run import steer
+
+    codes = shared_folder / "steered.json"
+    if not codes.exists():
+        write_atomic(codes, json.dumps({"code": [KINDS.index(kind) for kind in drawings(40)[1]]}))
+    place = shared_folder / "runs" / "steered"
+    return made_once(place, lambda place: steer(plain_x0_run, place, {"codes.source": str(codes)}))
+
+
+@pytest.fixture(scope="session")
+def steered_bundle(steered_run: Path, shared_folder: Path) -> Bundle:
+    """The bundle of `steered_run`. Read-only."""
+    from ddm_rt.export.run import export_run
+
+    place = shared_folder / "bundles" / "steered"
+    return Bundle.load(made_once(place, lambda place: export_run(steered_run, place)))
 
 
 def unpack_upgraded(name: str, out: Path) -> None:

@@ -21,7 +21,7 @@ from ddm_rt.export import diffusers_files
 from ddm_rt.files import atomic_directory, check_free
 from ddm_rt.model.assemble import assemble, read_file
 from ddm_rt.model.checkpoint.folder import read_checkpoint, save_checkpoint
-from ddm_rt.model.indicator import IndicatorAttnProcessor
+from ddm_rt.model.indicator import Conditioner, IndicatorAttnProcessor
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.runtime import Codes
 
@@ -58,6 +58,10 @@ def export_diffusers(run: Path, out: Path, precision: Precision = Precision.FP32
     codes = read_file(Codes, run / "codes.json", "a run has it")
     if config.base is None:
         raise DdmError(f"{run}: trained on pixels, without a base checkpoint; only runs with one become a pipeline")
+    if config.steering is not None:
+        raise DdmError(
+            f"{run}: its codes steer the model as it computes, which a pipeline's layers don't; export a bundle"
+        )
     if precision not in DTYPES:
         raise DdmError(f"precision is {precision}; a diffusers folder stores {', '.join(DTYPES)}")
     model = assemble(run, config, codes, DTYPES[precision])
@@ -72,7 +76,7 @@ def export_diffusers(run: Path, out: Path, precision: Precision = Precision.FP32
 def _component(model: LatentDDM) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Configuration and weights of DDMIndicator, named as in diffusers_files/ddm_indicator.py."""
     conditioner = model.conditioner
-    assert conditioner is not None
+    assert isinstance(conditioner, Conditioner)
     layers = {
         name.removesuffix(".processor"): module
         for name, module in model.unet.named_modules()

@@ -97,7 +97,7 @@ def _apply(model: "LatentDDM", path: Path, config: RunConfig, codes: Codes, dtyp
     for name, tensor in expected.items():
         if tensor.is_meta and name not in trained:
             raise BundleError(f"{path}: tensor {name} is missing; the configuration beside it needs it")
-    if codes.num_codes and trained["conditioner.top_of"].tolist() != as_stored(codes.shared_of):
+    if "conditioner.top_of" in expected and trained["conditioner.top_of"].tolist() != as_stored(codes.shared_of):
         raise BundleError(f"{path}: tensor conditioner.top_of differs from what codes.json says")
     for module, pair in factors.items():
         name = f"{module}.weight"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ddm_rt.config import ModelConfig
 from ddm_rt.model import keys_values
 from ddm_rt.model.indicator import Conditioner, install, take_ready
+from ddm_rt.model.steering import Steering, SteeringConditioner, packed_width
 from ddm_rt.runtime import SharedOf, TensorSpec
 
 TEXT = "text_tokens"
@@ -18,6 +19,7 @@ INDICATOR = "indicator_tokens"
 # s per sample, 0 for the null code. A name of its own: an ONNX graph can't give a changed value out under the
 # name of its input.
 SCALE = "code_scale"
+STEERING = "steering"  # of a code that steers, in place of the indicator's tokens; see `model.steering`
 KEYS_VALUES = "keys_values"  # of both, in place of the tokens
 # What the conditioner of SDXL takes besides text and code.
 POOLED = "text_embeds"  # pooled output of the last text encoder, [B, P]
@@ -33,10 +35,17 @@ class IndicatorUNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conditioner: Conditioner | None = None
+        self.conditioner: Conditioner | SteeringConditioner | None = None
+        self.steering: Steering | None = None
 
     def add_indicator(self, config: ModelConfig, shared_of: SharedOf) -> None:
-        """Put the indicator, with random weights, into networks that have none yet."""
+        """Put the indicator, with random weights, into networks that have none yet; or steering, where `config` says
+        so.
+        """
+        if config.steering:
+            self.conditioner = SteeringConditioner(len(shared_of), config.steering)
+            self.steering = Steering(self.unet, config.steering, config.steered_from)
+            return
         install(self.unet)
         self.conditioner = Conditioner(shared_of, config.code_embed_dim, config.num_indicator_tokens, self.context_dim)
 
@@ -46,7 +55,9 @@ class IndicatorUNet(nn.Module):
 
     @property
     def cond_names(self) -> tuple[str, ...]:
-        own = (TEXT, INDICATOR, SCALE) if self.conditioner is not None else (TEXT,)
+        own: tuple[str, ...] = (TEXT,)
+        if self.conditioner is not None:
+            own = (TEXT, INDICATOR if self.steering is None else STEERING, SCALE)
         return (*own, *(ADDED_COND[name] for name in self.added_names))
 
     def condition(
@@ -63,10 +74,12 @@ class IndicatorUNet(nn.Module):
     def cond_specs(self, added: Sequence[TensorSpec], *, ready: bool) -> tuple[TensorSpec, ...]:
         """What `condition`, and `ready` if it is asked for, gives, where it takes `added`."""
         width = 2 * sum(attn.inner_kv_dim for attn in keys_values.layers(self.unet).values())
+        steering = packed_width(self.steering.layers) if self.steering is not None else 0
         shapes: dict[str, tuple[int | str, ...]] = {
             TEXT: ("tokens", self.context_dim),
             INDICATOR: (self.num_indicator_tokens, self.context_dim),
             KEYS_VALUES: ("keys", width),
+            STEERING: (steering,),
             SCALE: (),
             **{ADDED_COND[spec.name]: spec.shape for spec in added},
         }
@@ -80,17 +93,23 @@ class IndicatorUNet(nn.Module):
 
     def take_ready(self) -> None:
         """From now on `forward` is given what `ready` makes, and no tokens where the model has no indicator."""
-        if self.conditioner is None:
+        if not self.num_indicator_tokens:
             take_ready(self.unet)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Prediction [B,C,H,W] for latents x_t at timesteps t float32 [B]. `cond` has tokens, or is `ready`."""
+        if self.steering is None:
+            return self._prediction(x_t, t, cond)
+        with self.steering.by(cond[STEERING], cond[SCALE], t):
+            return self.steering.prediction(self._prediction(x_t, t, cond))
+
+    def _prediction(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         own: dict[str, Any] = {}
-        if self.conditioner is not None:
+        if self.num_indicator_tokens:
             own["indicator_scale"] = cond[SCALE]
         if KEYS_VALUES in cond:
             own["ready"] = keys_values.unpack(self.unet, cond[KEYS_VALUES], self.num_indicator_tokens)
-        elif self.conditioner is not None:
+        elif self.num_indicator_tokens:
             own["indicator_tokens"] = cond[INDICATOR]
         added: dict[str, Tensor] | None = {name: cond[ADDED_COND[name]] for name in self.added_names} or None
         out: Tensor = self.unet(

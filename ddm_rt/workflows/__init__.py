@@ -4,6 +4,7 @@ A command whose work crosses rooms has its function here:
 
 - discover: `discover.discover`, and `discover.accept`
 - train: `train.train`
+- steer: `steer.steer`
 - export: `export.export`
 - build: `build.build_plans` for TensorRT, `build.build_package` for torch
 - upgrade: `upgrade.upgrade`

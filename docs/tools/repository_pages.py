@@ -14,6 +14,7 @@ _TITLES = {
     "distill.table.md": "Students of few steps",
     "faces.md": "Balance on faces",
     "latent_digits.md": "Balance through a VAE and prompts",
+    "steering.md": "Codes without training",
     "step.md": "Speed of a step",
 }
 

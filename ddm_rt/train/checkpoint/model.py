@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ddm_rt.config import Family, RunConfig
+from ddm_rt.model.indicator import Conditioner
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.unet import POOLED, SIZES, keep_channels_last
 from ddm_rt.runtime import SharedOf
@@ -76,7 +77,7 @@ class LatentSubject:
     @property
     def fixed(self) -> Mapping[str, Tensor]:
         indicator = self.model.conditioner
-        return {} if indicator is None else {"conditioner.top_of": indicator.top_of}
+        return {"conditioner.top_of": indicator.top_of} if isinstance(indicator, Conditioner) else {}
 
     def place(self, device: torch.device) -> None:
         """UNet and indicator, and the text encoders where they are trained. What stays fixed is held in half precision

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddm_rt import data
-from ddm_rt.config import RunConfig
+from ddm_rt.config import LoraConfig, RunConfig
 from ddm_rt.data import Listing
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
@@ -81,6 +81,28 @@ def prepare_student(
         lora.check_targets(teacher.model.unet, config.distill.lora)
     make = partial(LatentStudent, teacher)
     return _prepare(config, teacher.model, lambda _: None, False, out, device, progress, make)
+
+
+def prepare_as_it_is(
+    config: RunConfig, model: LatentDDM, out: Path, device: torch.device, progress: Mapping[str, OnFigures]
+) -> Material:
+    """As `prepare_checkpoint`, of a `model` that nothing is put into and nothing trains."""
+    make = partial(_as_it_is, config, model)
+    return _prepare(config, model, lambda _: None, False, out, device, progress, make)
+
+
+def _as_it_is(config: RunConfig, model: LatentDDM, *given: Any) -> LatentSubject:
+    *_, captions, _ = given
+    return LatentSubject(config.model_copy(update={"lora": LoraConfig(rank=0)}), model, captions, ())
+
+
+def prompted(config: RunConfig, model: LatentDDM, texts: Sequence[str], base: Path) -> LatentSubject:
+    """`model` as it is, conditioned on texts: `condition_on` takes their rows from 1 on, and 0 is the null text."""
+    checkpoint = read_checkpoint(base, config.base.variant if config.base else None)
+    every, _ = distinct(texts)
+    embed = trained_texts(model, token_ids(checkpoint, every), checkpoint.empty_negative_is_zero)
+    none = torch.zeros(0, dtype=torch.int64)
+    return _as_it_is(config, model, Captions(every, none, embed, none), ())
 
 
 def _prepare(

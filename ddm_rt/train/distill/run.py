@@ -85,6 +85,10 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     config = read_file(RunConfig, teacher / "config.json")
     if config.distill is not None:
         raise DdmError(f"{teacher} is a student itself; distil the run that it was made from")
+    if config.steering is not None:
+        raise DdmError(
+            f"{teacher} is steered, and a student of it would be steered twice; expected a run with trained codes"
+        )
     sampling, pixel = config.sampling, config.model.family is Family.PIXEL
     fields = dict(fields or {})
     phases = fields.get("distill.phases", DistillConfig.model_fields["phases"].default)

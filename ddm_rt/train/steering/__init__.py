@@ -1,0 +1,1 @@
+"""Codes for a finished model without training: directions of its own responses."""
