@@ -58,7 +58,6 @@ Array sample(Backend& backend, const StepTable& table, Array x, const std::vecto
     const size_t size = x.size() / batch;
     Array x0 = x;  // e is 0 in a table's first row, so any finite x0_prev does
     std::vector<float> noise, combined(size);
-    std::vector<double> room;
     std::vector<const float*> output_of(batch * guided);
     for (size_t step = 0; step < steps; step++) {
         if (cancelled && cancelled()) {
@@ -91,7 +90,7 @@ Array sample(Backend& backend, const StepTable& table, Array x, const std::vecto
             std::vector<const float*> outputs;
             for (size_t k = 0; k < branches; k++) outputs.push_back(output_of[k * batch + image]);
             if (projection && branches > 1) {
-                projected_guidance(outputs, scales[image], *projection, combined.data(), size, room);
+                projected_guidance(outputs, scales[image], *projection, combined.data(), size);
                 outputs.assign(1, combined.data());
             }
             guided_step(outputs, scales[image], rows[step], x.floats() + image * size, x0.floats() + image * size, size,

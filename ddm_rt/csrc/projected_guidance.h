@@ -14,9 +14,8 @@ struct Projection {
 
 // Combines the outputs of one image of `size` numbers each, 2 or 3 of them, into `out`:
 //     out = o_0 + Σ_i scales[i]·(Δ⊥_i + η·Δ∥_i),  Δ_i = (o_{i+1} - o_i)·min(1, norm/‖o_{i+1} - o_i‖)
-// `room` is for sums: it has the size that a call gives it.
 void projected_guidance(const std::vector<const float*>& outputs, const std::vector<float>& scales,
-                        const Projection& projection, float* out, size_t size, std::vector<double>& room);
+                        const Projection& projection, float* out, size_t size);
 
 }  // namespace ddm
 

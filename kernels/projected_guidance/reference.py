@@ -31,7 +31,7 @@ def projected_guidance_reference(
     branch. The paper projects the predicted x0, and starts from the conditioned branch with a scale that is less by
     one. With η = 1 and a norm that no difference reaches, it is the plain guidance of `guided_step`.
 
-    Sums over an image are float64, in one order that the batch doesn't change (`_sums`). What is done with them is
+    Sums over an image are float64, in an order that the batch doesn't change (`_sum`). What is done with them is
     float32: out = o_0 + Σ_i (p_i·Δ_i + q_i·o_{i+1}) from left to right, with two numbers p and q per image and term.
 
     Raises ValueError naming the argument, its shape and the expected one.
@@ -43,9 +43,9 @@ def projected_guidance_reference(
     for i in range(terms):
         given, difference = outputs[i + 1], outputs[i + 1] - outputs[i]
         o, delta = _double(given.reshape(batch, -1)), _double(difference.reshape(batch, -1))
-        square, product, length = _sums(delta, o)
-        p = _double(settings[:, i]) * (largest / (square**0.5).clip(largest))
-        q = p * (eta - 1) * (product / length.clip(SMALLEST))
+        norm, along = _sum(delta * delta) ** 0.5, _sum(delta * o) / _sum(o * o).clip(SMALLEST)
+        p = _double(settings[:, i]) * (largest / norm.clip(largest))
+        q = p * (eta - 1) * along
         out = out + (_single(p) * difference + _single(q) * given)
     return out
 
@@ -62,18 +62,18 @@ def check_arguments(outputs: Sequence[Array], settings: Array) -> None:
             raise ValueError(f"{name} has shape {tuple(given.shape)}; expected {wanted}")
 
 
-def _sums(delta: Array, o: Array) -> tuple[Array, Array, Array]:
-    """⟨Δ, Δ⟩, ⟨Δ, o⟩ and ⟨o, o⟩ of images [B, N], each [B]. The second half of the products is added to the first until
-    one is left; the middle one of an odd number waits.
+def _sum(values: Array) -> Array:
+    """Sums [B] of values [B, N], which it may overwrite. numpy adds pairwise, row by row. The order of torch's own sum
+    follows from the batch: there the second half is added to the first until one is left, and the middle one of an odd
+    number waits.
     """
-    shape = (3, *o.shape)
-    sums = np.empty(shape) if isinstance(o, np.ndarray) else o.new_empty(shape)
-    sums[0], sums[1], sums[2] = delta * delta, delta * o, o * o
-    while (count := sums.shape[2]) > 1:
+    if isinstance(values, np.ndarray):
+        return values.sum(1)
+    while (count := values.shape[1]) > 1:
         half = (count + 1) // 2
-        sums[:, :, : count - half] += sums[:, :, half:]
-        sums = sums[:, :, :half]
-    return sums[0, :, 0], sums[1, :, 0], sums[2, :, 0]
+        values[:, : count - half] += values[:, half:]
+        values = values[:, :half]
+    return values[:, 0]
 
 
 def _double(values: Array) -> Array:

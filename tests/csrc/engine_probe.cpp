@@ -95,9 +95,7 @@ Value project(const Value& asked) {
     for (const auto& output : outputs) pointers.push_back(output.data());
     const std::vector<float> limits = floats(asked["apg"]);
     std::vector<float> combined(outputs[0].size());
-    std::vector<double> room;
-    ddm::projected_guidance(pointers, floats(asked["scales"]), {limits[0], limits[1]}, combined.data(), combined.size(),
-                            room);
+    ddm::projected_guidance(pointers, floats(asked["scales"]), {limits[0], limits[1]}, combined.data(), combined.size());
     return list_of(std::vector<double>(combined.begin(), combined.end()));
 }
 
