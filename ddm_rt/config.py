@@ -329,7 +329,7 @@ class SteeringConfig(Frozen):
     strength: Annotated[float, Field(ge=0)] = 1.0  # of what sets a code apart; 1: the mean response of its images
     steered_from: Annotated[float, Field(ge=0)] = 0.0  # the lowest timestep that is steered
     timesteps: tuple[Annotated[int, Field(ge=0)], ...] = ()  # at which responses were measured
-    images: Annotated[int, Field(ge=0)] = 0  # that were measured; of `contrast`: of each prompt
+    images: Annotated[int, Field(ge=0)] = 0  # that were measured, or drawn of all prompts of `contrast`
     contrast: tuple[str, ...] = ()  # prompts, in place of images; each is a code
 
 

@@ -18,6 +18,7 @@ class Composed:
 
     batch_sizes: tuple[int, ...] | None = None
     cond: tuple[TensorSpec, ...] | None = None
+    projects: bool = True
 
     def step(
         self: Any, t: Array, cond: Cond, image_of: Index, parts: Sequence[Index], update: Update

@@ -40,6 +40,7 @@ class Engine(Protocol):
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
     batch_sizes: tuple[int, ...] | None  # the only batch sizes that it takes, ascending; None: every one
     cond: tuple[TensorSpec, ...] | None  # what its conditioner gives; None: what runtime.json says
+    projects: bool  # whether it has `projected_guidance`
     max_pixels: int | None  # of images that one call of a VAE may make; None: `max_batch` has seen to it
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.runtime import RuntimeConfig
 
+_LEAST, _MOST = 1e-6, 1e6  # beyond them, float32 has no room for what is computed with a number
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -53,9 +55,12 @@ def numbers(field: str, value: Sequence[float] | None, *names: str) -> tuple[Any
 def projection(value: Sequence[float] | None) -> tuple[float, float] | None:
     """Norm and η of adaptive projected guidance."""
     found = numbers("apg", value, "norm", "eta")
-    if found is not None and not (found[0] > 0 and found[1] >= 0):
-        raise DdmError(f"apg is {found}; expected a norm above 0, and an eta of at least 0")
-    return found
+    if found is None:
+        return None
+    norm, eta = found
+    if not (_LEAST <= norm <= _MOST and 0 <= eta <= _MOST):
+        raise DdmError(f"apg is {found}; expected a norm of {_LEAST:g} to {_MOST:g}, and an eta of 0 to {_MOST:g}")
+    return norm, eta
 
 
 def interval(value: Sequence[float] | None) -> tuple[float, float] | None:
@@ -77,8 +82,11 @@ def token_noise(config: RuntimeConfig, value: Sequence[float] | None) -> tuple[f
     if config.prompt_free:
         raise DdmError(f"cads is given; bundle {config.name!r} is prompt-free: there are no tokens of a prompt")
     scale, end, begin = found
-    if not (scale > 0 and 0 <= end < begin <= 1):
-        raise DdmError(f"cads is {found}; expected a scale above 0, and an end below a begin, both within 0 and 1")
+    if not (_LEAST <= scale <= _MOST and 0 <= end < begin <= 1):
+        raise DdmError(
+            f"cads is {found}; expected a scale of {_LEAST:g} to {_MOST:g}, and an end below a begin, both within 0 "
+            "and 1"
+        )
     return scale, end, begin
 
 

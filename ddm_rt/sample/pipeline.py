@@ -145,6 +145,7 @@ class Pipeline:
         Raises DdmError as `generate`.
         """
         resolved = asked.resolve(self.bundle)
+        self._check_engine(resolved.request)
         request, table, bundle_id = resolved.request, resolved.table, self.bundle.bundle_id
         weights = None if resolved.codes.codes is not None else self._weigh(asked, resolved)
         with resolved.codes.draw(weights, bundle_id, request.seed, self.ledger) as assigned:
@@ -212,6 +213,7 @@ class Pipeline:
         settings = manifest.request
         for name, pixels in (("height", settings.height), ("width", settings.width)):
             side(self.bundle.config, f"manifest: field request.{name}", pixels)
+        self._check_engine(settings)
         table = settings.table(self.bundle, manifest.sampler, manifest.num_steps)
         manifest = manifest.model_copy(update={"bundle_id": self.bundle.bundle_id})
         return prepared(self.bundle, manifest, table)
@@ -258,6 +260,14 @@ class Pipeline:
         size, scale = self.bundle.config.size_of(shape), self.bundle.config.sampling.indicator_scale
         bucket = self._sizes.bucket if manifest is None else manifest.bucket
         return self._sizes.of(shape, size, lambda: self._conditions.probe_rows(scale, size), bucket)
+
+    def _check_engine(self, request: ResolvedRequest) -> None:
+        """Raises DdmError for what this engine can't do: in the loop, it would be in the way of others' images."""
+        if request.apg is not None and not self.engine.projects:
+            raise DdmError(
+                f"apg: the kernels of this {self.engine.backend} plan were made before there was projected guidance; "
+                "`ddm-rt build` makes it again"
+            )
 
     def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
         if (named := assignment.by_names(self.bundle, asked.target)) is not None:

@@ -85,12 +85,11 @@ def ledger_extract(path: Path) -> tuple[Fact, ...]:
         raise DdmError(f"{path}: is no file; expected a ledger, as --ledger of sample or serve writes it")
     with Ledger(path) as ledger:
         facts = [Fact(name="ledger", value=path.name)]
-        for stream in ledger.streams():
-            counts = ledger.counts(stream)
+        for stream in ledger.streams(most=-1):
+            counts = ledger.counts(stream, settle=False)  # a server that is starting anew goes on with its leases
             given = ", ".join(f"{code}: {count}" for code, count in sorted(counts.done.items()))
-            total = (
-                f"{counts.done.total()} images, by code {given or 'none'}; {counts.pooled.total()} to be drawn again"
-            )
+            standing = f"{counts.leased.total()} under way, {counts.pooled.total()} to be drawn again"
+            total = f"{counts.done.total()} images, by code {given or 'none'}; {standing}"
             name = f"handed out in scope {stream.scope!r}, target {stream.target}, bundle {stream.bundle_id[:12]}"
             facts.append(Fact(name=name, value=total))
         return tuple(facts)

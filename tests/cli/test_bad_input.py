@@ -153,7 +153,7 @@ def test_a_bundle_without_a_sound_index(
         ("--guidance-interval", ".2", "'.2': expected numbers with commas between them, for example .2,.8"),
         ("--guidance-interval", ".8,.2", "guidance_interval is (0.8, 0.2); expected a start below a stop"),
         ("--apg", "15,1,2", "--apg '15,1,2': expected numbers with commas between them, for example 15,.5, or 15"),
-        ("--apg", "0", "apg is (0.0, 0.0); expected a norm above 0"),
+        ("--apg", "0", "apg is (0.0, 0.0); expected a norm of 1e-06 to"),
         (
             "--cads",
             ".25,.6",

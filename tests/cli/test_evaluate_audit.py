@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from brightness_judge import write as write_judge
+from ledger_processes import STREAM, quota
 from photos import write_photos
 from PIL import Image
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.judge import Judge
+from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.workflows import export_judge
+from ddm_rt.workflows.audit import ledger_extract
 from ddm_rt.workflows.export_judge import parse_prompts
 
 
@@ -340,7 +343,7 @@ def test_a_ledger_in_use_is_part_of_the_report(ddm_rt, photos: Path, tone: Path,
     _, stream = record(out)["ledger"]
     assert "scope 'shop'" in stream["name"]
     assert stream["value"].startswith("5 images, by code ")
-    assert stream["value"].endswith("; 0 to be drawn again")
+    assert stream["value"].endswith("; 0 under way, 0 to be drawn again")
     for page in ("index.html", "README.md"):
         assert "5 images, by code" in (out / page).read_text("utf-8")
 
@@ -351,3 +354,13 @@ def test_a_ledger_that_is_not_there_is_no_empty_one(ddm_rt, photos: Path, tone: 
     assert "no.ledger: is no file; expected a ledger" in said.err
     assert not (tmp_path / "audit").exists()
     assert not (tmp_path / "no.ledger").exists()
+
+
+def test_reading_a_ledger_leaves_the_draws_of_a_server_that_starts_anew(tmp_path: Path) -> None:
+    ledger = tmp_path / "counts.ledger"
+    with Ledger(ledger, owner="server") as counts:
+        counts.lease(STREAM, quota, 4, number=1).forget()
+        counts._owner.unlock()  # as when its process has died  # type: ignore[union-attr]
+        _, stream = ledger_extract(ledger)
+        assert "4 under way, 0 to be drawn again" in stream.value
+        counts._owner = None

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from tolerances import IMAGE_GREY_LEVELS, PRECISION_REL
 
+from ddm_rt import graph_files
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Precision
 from ddm_rt.engine import backends
 from ddm_rt.errors import DdmError
 from ddm_rt.export.diffusers import export_diffusers
+from ddm_rt.export.precision import quantize
 from ddm_rt.export.precision.convert import convert
 from ddm_rt.export.run import export_run
 from ddm_rt.model.checkpoint.importing import import_run
@@ -83,6 +85,16 @@ def test_in_half_precision_the_same_codes_give_nearly_the_same_images(steered_bu
     wanted = pipeline(steered_bundle).generate(n=4, seed=3).images.astype(int)
     found = pipeline(half).generate(n=4, seed=3).images
     assert np.abs(found - wanted).mean() <= 255 * PRECISION_REL["fp16"][1]
+
+
+def test_in_int8_the_last_convolution_stays_as_it_is(steered_bundle: Bundle, plain: Bundle) -> None:
+    """Its errors are averaged out by nothing, and steering stands behind it."""
+    kept = []
+    for bundle in (steered_bundle, plain):
+        path = bundle.graphs["denoiser"]
+        kept.append({layer.key for layer in quantize.layers(graph_files.read_model(path), path)})
+    assert kept[0] == kept[1]
+    assert kept[0]
 
 
 def test_it_has_no_student(steered_run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,29 @@ def test_bad_sources_are_named(plain_x0_run: Path, steered_run: Path, tiny_run: 
 def test_a_model_that_predicts_noise_has_no_prediction_to_steer(tiny_run_without_codes: Path, tmp_path: Path) -> None:
     with pytest.raises(DdmError, match="predicts epsilon; the site prediction needs"):
         steer(tiny_run_without_codes, tmp_path / "out")
+
+
+def test_codes_that_share_a_top_code_leave_nothing_to_steer_by(plain_x0_run: Path, tmp_path: Path) -> None:
+    images = len(data.load(read_file(RunConfig, plain_x0_run / "config.json").data).images)
+    codes = tmp_path / "codes.json"
+    codes.write_text(json.dumps({"code": [i % 2 for i in range(images)], "top_code": [0, 0]}))
+    with pytest.raises(DdmError, match="nothing sets its codes apart"):
+        steer(plain_x0_run, tmp_path / "out", {"codes.source": str(codes)})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strength": float("nan")}, "--strength is nan; expected a finite number"),
+        ({"steered_from": float("nan")}, "--from is nan; expected a timestep from 0 to 999"),
+        ({"steered_from": 1000.0}, "--from is 1000.0; expected a timestep from 0 to 999"),
+        ({"fields": {"train.indicator": "none"}}, "train.indicator: steering sets it"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_measured(
+    plain_x0_run: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DdmError, match=said):
+        steer(plain_x0_run, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from ddm_rt.engine.tensorrt.build_worker import Request
 from ddm_rt.engine.tensorrt.flavours import PLUGIN_GRAPH, Flavour
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import sha256
+from ddm_rt.kernels.pack import STEP_OPS, PackError, read_pack
 from ddm_rt.runtime import RuntimeConfig
 
 Progress = Callable[[str], None]  # one line: what is being built, and which phase it is in
@@ -207,7 +208,12 @@ def _up_to_date(bundle: Bundle, relative: str, parts: plans.Parts) -> plans.Plan
     try:
         plan = plans.Plan(path, plans.read_key(path / plans.KEY))
         plans.check_files(bundle, plan)
-    except DdmError:
+        ops = (
+            {kernel.op for kernel in read_pack(path / plans.KERNELS).kernels} if plan.key.kernels is None else STEP_OPS
+        )
+        if not {*STEP_OPS} <= {*ops}:
+            return None  # made before a step had all of them
+    except (DdmError, PackError):
         return None  # broken or altered: there is nothing to keep
     # A plan that was built before the bundle was upgraded is of the same graphs.
     known = plan.key.parts.bundle_id if bundle.is_of(plan.key.parts.bundle_id) else parts.bundle_id

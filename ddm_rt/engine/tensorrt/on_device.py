@@ -141,13 +141,13 @@ class OnDevice(OfNetworks):
             self._launch(kernel, grid, given | {"x_next": x_next, "x0": x0}, n_elements)
         return x_next, x0
 
+    @property
+    def projects(self) -> bool:  # type: ignore[override]
+        """False where the kernels were made before there was projected guidance."""
+        return bool(self._kernels.projected_guidance)
+
     def projected_guidance(self, outputs: Sequence[Buffer], settings: Buffer) -> Buffer:
         check_projection(outputs, settings)
-        if not self._kernels.projected_guidance:
-            raise DdmError(
-                f"apg: the kernels of this {self.backend} plan were made before there was projected guidance; "
-                "`ddm-rt build` makes them again"
-            )
         given = {f"out{i}": output for i, output in enumerate(outputs)} | {"settings": settings}
         _check_float32("projected_guidance", given)
         shape = outputs[0].shape

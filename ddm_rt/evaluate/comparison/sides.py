@@ -74,13 +74,18 @@ class Facts(Frozen):
     guidance_scale: float | None = None  # this and those below: None where the bundle takes no prompts
     prompt: str | tuple[str, ...] | None = None
     negative_prompt: str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    apg: tuple[float, float] | None = None
+    cads: tuple[float, float, float] | None = None
     versions: dict[str, str]
 
     def __str__(self) -> str:
+        options = {"guidance interval": self.guidance_interval, "APG": self.apg, "CADS": self.cads}
+        told = "".join(f", {name} {','.join(f'{n:g}' for n in given)}" for name, given in options.items() if given)
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
             f"{self.label}: bundle {self.bundle_id[:12]}, {self.backend} {self.precision}, {self.threads} threads, "
-            f"{self.sampler} {self.num_steps} steps, guidance {self.indicator_guidance_scale:g}; {versions}"
+            f"{self.sampler} {self.num_steps} steps, guidance {self.indicator_guidance_scale:g}{told}; {versions}"
         )
 
 

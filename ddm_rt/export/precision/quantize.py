@@ -7,7 +7,7 @@ see nothing but the timestep.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Layer:
 def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
     """The layers of `model` (read from `path`) that are quantised."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    outer = {value.name for value in (*model.graph.input, *model.graph.output)}
+    outer = {value.name for value in model.graph.input} | _behind_the_last_layer(model, weights.keys())
     from_image = _downstream(model, "x_t")
     found = []
     for number, node in enumerate(model.graph.node):
@@ -58,6 +58,15 @@ def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
         values = graph_files.value(weights[node.input[1]], path.parent)
         key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
         found.append(Layer(number, node.input[0], node.input[1], axis, key))
+    return found
+
+
+def _behind_the_last_layer(model: onnx.ModelProto, weights: Collection[str]) -> set[str]:
+    """The graph's outputs, and the tensors that they are made of without another layer: steering stands there."""
+    found = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if found & set(node.output) and not (_channel_axis(node) is not None and node.input[1] in weights):
+            found |= set(node.input)
     return found
 
 

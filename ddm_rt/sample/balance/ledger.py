@@ -201,12 +201,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         with self._transaction() as connection:
             touch(connection, self.path, str(self))
 
-    def counts(self, stream: Stream) -> Counts:
-        """Where `stream` stands; all zero where nothing was drawn yet."""
+    def counts(self, stream: Stream, *, settle: bool = True) -> Counts:
+        """Where `stream` stands; all zero where nothing was drawn yet. Without `settle`, lost leases count as open."""
         if not self._exists():
             return Counts(Counter(), Counter(), Counter())
         with self._transaction() as connection:
-            self._give_back(connection)
+            if settle:
+                self._give_back(connection)
             found = connection.execute(_FIND, _columns(stream)).fetchone()
             if found is None:
                 return Counts(Counter(), Counter(), Counter())

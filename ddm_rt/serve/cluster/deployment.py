@@ -55,6 +55,7 @@ class Described:
     max_batch: None = None
     batch_sizes: None = None
     cond: None = None
+    projects: bool = True
     max_pixels: None = None
 
 

@@ -45,7 +45,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     ),
     "sampler": (SamplerName | None, None),
     "guidance_interval": (_numbers(2, le=1), None),
-    "apg": (_numbers(2), None),
+    "apg": (_numbers(2, le=1e6), None),
     "cads": (_numbers(3, le=100), None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (

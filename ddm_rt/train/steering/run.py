@@ -1,6 +1,7 @@
 """A finished run or a checkpoint as a run with codes that steer it. Nothing is trained."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def steer(
     pixel = from_source.config.model.family is Family.PIXEL
     site = site or (SteeringSite.PREDICTION if pixel else SteeringSite.ATTENTION)
     config = _configured(from_source, dict(fields or {}), site, contrast)
+    if strength is not None and not (math.isfinite(strength) and strength >= 0):
+        raise DdmError(f"--strength is {strength}; expected a finite number of at least 0")
+    last = config.schedule.num_train_timesteps - 1
+    if not 0 <= steered_from <= last:
+        raise DdmError(f"--from is {steered_from}; expected a timestep from 0 to {last}, the last one of training")
     torch.set_num_threads(config.train.threads)
     device = chosen_device()
     with atomic_directory(out) as directory:
@@ -80,6 +86,12 @@ def steer(
         found = measured(config, model, directory, device, site, contrast, images, progress)
         strength = STRENGTH[site] if strength is None else strength
         places = {name: directions(each, found.code, found.shared_of, strength) for name, each in found.at.items()}
+        places = {name: each for name, each in places.items() if len(each.basis)}
+        if not places:
+            raise DdmError(
+                f"{source}: nothing sets its codes apart, so there is no direction to steer in; expected two or more "
+                "top codes whose images differ"
+            )
         steering = SteeringConfig(
             source=from_source.sha256,
             site=site,
@@ -123,6 +135,8 @@ def _source(path: Path, variant: str | None) -> Source:
 def _configured(source: Source, fields: dict[str, Any], site: SteeringSite, contrast: Sequence[str]) -> RunConfig:
     """The source's configuration with `fields`, and codes. Raises DdmError for what doesn't go together."""
     pixel = source.config.model.family is Family.PIXEL
+    if "train.indicator" in fields:
+        raise DdmError("train.indicator: steering sets it; --labels, --codes or --contrast say where codes come from")
     if site is SteeringSite.ATTENTION and pixel:
         raise DdmError(
             f"{source.path}: takes no text, so its cross-attention gives the same for every image; "
