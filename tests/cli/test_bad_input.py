@@ -147,25 +147,6 @@ def test_a_bundle_without_a_sound_index(
     assert said in message
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("--guidance-interval", ".2", "'.2': expected numbers with commas between them, for example .2,.8"),
-        ("--guidance-interval", ".8,.2", "guidance_interval is (0.8, 0.2); expected a start below a stop"),
-        ("--apg", "15,1,2", "--apg '15,1,2': expected numbers with commas between them, for example 15,.5, or 15"),
-        ("--apg", "0", "apg is (0.0, 0.0); expected a norm of 1e-06 to"),
-        (
-            "--cads",
-            ".25,.6",
-            "--cads '.25,.6': expected numbers with commas between them, for example .25,.6,.9, or .25",
-        ),
-        ("--cads", ".25", "cads is given; bundle 'tiny' is prompt-free: there are no tokens of a prompt"),
-    ],
-)
-def test_guidance_that_cannot_be(refused, bundle: Bundle, tmp_path: Path, option: str, value: str, said: str) -> None:
-    assert said in refused(*sample_line(bundle.path, tmp_path, option, value))
-
-
 def test_no_bundle_at_all(refused, tmp_path: Path, trained) -> None:
     assert "no such directory; shipped bundles: digits" in refused(*sample_line(tmp_path / "nowhere", tmp_path))
     assert "ddm-rt export" in refused(*sample_line(trained[0], tmp_path)), (

@@ -17,7 +17,7 @@ from tolerances import IMAGE_GREY_LEVELS
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.ort import sessions
-from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
+from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.precision.convert import convert
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
@@ -391,20 +391,3 @@ def test_a_decoder_that_gives_no_images(c_library: CLibrary, digits_2: Path, con
         pipeline.generate(n=2, num_steps=1)
     assert str(caught.value) == f"{digits_2}{said}"
     assert caught.value.status == "bundle"
-
-
-@pytest.mark.parametrize(("backend", "kind"), [("abacus", DdmError), ("tensorrt", BackendUnavailable)])
-def test_a_backend_that_is_not_there(c_library: CLibrary, backend: str, kind: type[DdmError]) -> None:
-    with pytest.raises(kind) as here:
-        Pipeline.load(DIGITS, backend=backend)
-    with pytest.raises(CError) as there, c_library.pipeline(DIGITS, backend=backend):
-        pass
-    # Reasons differ, and so does what else there is.
-    assert str(there.value).split(":")[0] == str(here.value).split(":")[0]
-    assert there.value.status == ("backend" if kind is BackendUnavailable else "input")
-
-
-def test_backends_are_reported(c_library: CLibrary) -> None:
-    found = {entry["name"]: entry["reason"] for entry in json.loads(c_library.function("backends")())}
-    assert found["onnxruntime"] is None
-    assert found["tensorrt"].startswith("not built")

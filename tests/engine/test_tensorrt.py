@@ -39,6 +39,7 @@ from ddm_rt.errors import BackendUnavailable, BundleError, DdmError
 from ddm_rt.files import sha256
 from ddm_rt.kernels.guided_step.table import variants
 from ddm_rt.kernels.pack import read_pack
+from ddm_rt.kernels.projected_guidance.table import BRANCHES
 from ddm_rt.sample.pipeline import Pipeline
 
 GPU = "Fake GPU"
@@ -84,16 +85,6 @@ def test_images_on_a_fake_driver_are_onnx_runtimes_to_the_bit(
         made, expected = ours.generate(**request, **settings), theirs.generate(**request, **settings)
         np.testing.assert_array_equal(made.images, expected.images)
         assert len(np.unique(made.images)) > 2
-
-
-def test_a_plan_of_before_projected_guidance_refuses_it_by_name(
-    machine: Machine, tiny_bundle: Bundle, tmp_path: Path
-) -> None:
-    planned = with_fake_plan(_copy(tiny_bundle, tmp_path), ops=["guided_step"])
-    pipeline = Pipeline(planned, TensorRTRtxEngine(planned))
-    assert len(pipeline.generate(n=2, num_steps=2).images) == 2
-    with pytest.raises(DdmError, match=r"^apg: the kernels of this tensorrt-rtx plan were made before .*ddm-rt build"):
-        pipeline.generate(n=2, num_steps=2, apg=(5, 0))
 
 
 def test_other_sizes_and_a_bundle_without_codes(
@@ -384,7 +375,7 @@ def test_a_really_built_plan_is_one_that_the_runtime_finds(built: Bundle, monkey
     pack = read_pack(next(built.path.glob("plans/*/kernels")))
     declared = {(kernel.op, *((a.name, a.kind, a.bytes) for a in kernel.arguments)) for kernel in pack.kernels}
     assert declared == {(op, *arguments) for op, arguments in step_arguments().items()}  # as this file's fakes do
-    assert len(pack.kernels) == len(variants())
+    assert len(pack.kernels) == len(variants()) + len(BRANCHES)
 
 
 @pytest.mark.gpu

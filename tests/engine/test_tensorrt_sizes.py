@@ -1,4 +1,4 @@
-"""Which profile and how many rows a call of a TensorRT engine has. On a fake driver and TensorRT: never a run."""
+"""Which profile and how many rows a call of a TensorRT engine has, and what an older plan lacks. On a fake driver and TensorRT: never a run."""
 
 import importlib.util
 import shutil
@@ -15,7 +15,9 @@ from fake_tensorrt import BATCHES, DECODER_BATCH, Machine, reference, with_fake_
 from ddm_rt.bundle import Bundle
 from ddm_rt.engine import user_cache
 from ddm_rt.engine.tensorrt.engine import TensorRTRtxEngine
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
 
 
 @pytest.fixture
@@ -65,3 +67,19 @@ def test_a_plan_that_takes_no_single_image_is_called_at_the_sizes_that_it_is_tun
     expected = Pipeline(bundle, reference(bundle)).generate(n=3, num_steps=3)
     np.testing.assert_array_equal(made.images, expected.images)
     engine.close()
+
+
+def test_a_plan_of_before_projected_guidance_refuses_it_before_the_loop(
+    machine: Machine, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+    old = with_fake_plan(Bundle.load(folder), ops=["guided_step"])
+    pipeline = Pipeline(old, TensorRTRtxEngine(old))
+    made = pipeline.generate(n=2, num_steps=2)
+    assert len(made.images) == 2
+    said = r"^apg: the kernels of this tensorrt-rtx plan were made before .*ddm-rt build"
+    with pytest.raises(DdmError, match=said), pipeline.prepare(Request(n=2, num_steps=2, apg=(5, 0))):
+        pass
+    tree = made.manifest | {"request": made.manifest["request"] | {"apg": [5.0, 0.0]}}
+    with pytest.raises(DdmError, match=said):
+        pipeline.replay(tree)

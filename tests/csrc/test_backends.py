@@ -1,0 +1,29 @@
+"""Backends of the embedding library: which there are, and what is said of one that isn't."""
+
+import json
+
+import pytest
+from c_library import CError, CLibrary
+
+from ddm_rt.errors import BackendUnavailable, DdmError
+from ddm_rt.files import asset
+from ddm_rt.sample.pipeline import Pipeline
+
+DIGITS = asset("digits")
+
+
+@pytest.mark.parametrize(("backend", "kind"), [("abacus", DdmError), ("tensorrt", BackendUnavailable)])
+def test_a_backend_that_is_not_there(c_library: CLibrary, backend: str, kind: type[DdmError]) -> None:
+    with pytest.raises(kind) as here:
+        Pipeline.load(DIGITS, backend=backend)
+    with pytest.raises(CError) as there, c_library.pipeline(DIGITS, backend=backend):
+        pass
+    # Reasons differ, and so does what else there is.
+    assert str(there.value).split(":")[0] == str(here.value).split(":")[0]
+    assert there.value.status == ("backend" if kind is BackendUnavailable else "input")
+
+
+def test_backends_are_reported(c_library: CLibrary) -> None:
+    found = {entry["name"]: entry["reason"] for entry in json.loads(c_library.function("backends")())}
+    assert found["onnxruntime"] is None
+    assert found["tensorrt"].startswith("not built")
