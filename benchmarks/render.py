@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, speed, studies, training
+from pages import digits, faces, fair_throughput, rivals, speed, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -19,6 +19,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "latent_digits.md": ("latent_digits", digits.latent_page),
     "distill.table.md": ("distill", digits.distill_page),
     "faces.md": ("faces", faces.page),
+    "rivals.md": ("rivals", rivals.page),
     "codes.md": ("codes", studies.codes_page),
     "joint_faces.md": ("joint_faces", studies.joint_faces_page),
     "splits.md": ("splits", studies.splits_page),

@@ -20,7 +20,7 @@ from rivals.making import make
 from rivals.table import RIVALS, Rival, about, refusal
 from store import RESULTS, put, read
 
-TRIED = 300  # images of each strength
+TRIED = 200  # images of each strength
 PROBE = "EEGDM's probe"
 
 
@@ -51,7 +51,7 @@ def row(subject: subjects.Subject, rival: Rival, strength: float | None, work: P
         "evaluation": subject.measure(images, min(measuring.N, len(images))),
         "minority": subject.minority,
         "calls": calls,
-        "time": measuring.spent(subject, made.output, rival.batch),
+        "time": measuring.spent(subject, made.output),
         "learned": made.learned,
         "machine": measuring.machine(),
     }

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,8 +110,3 @@ def expected_error(logits: Tensor, y: Tensor, bins: int = 10) -> float:
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs((confidence - right)[bin_of == k].sum()) for k in range(bins)]
     return float(sum(gaps) / len(right))
-
-
-def few(labels: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Which images [count] have a label: a draw by chance from a training set with labels [N]."""
-    return np.sort(np.random.default_rng(seed).permutation(len(labels))[:count])

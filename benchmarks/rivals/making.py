@@ -101,8 +101,9 @@ def _learned(subject: Subject, what: str, learn: Any) -> Any:
 def _modes(subject: Subject) -> tuple[selfdebias.Modes, dict[str, Any]]:
     seeds = np.arange(MODES_SEED, MODES_SEED + selfdebias.IMAGES, dtype=np.uint64)
     images, h = selfdebias.trajectories(subject.model, subject.context, seeds, selfdebias.BATCH)
+    config = subject.features.model_copy(update={"steps": selfdebias.FEATURE_STEPS})
     shown = data.to_model(images)[:, : subject.pixels.shape[1]]
-    features = torch.from_numpy(contrastive_features(shown, subject.features, SEED))
+    features = torch.from_numpy(contrastive_features(shown, config, SEED))
     projection = selfdebias.project(h, features, SEED)
     modes, mode_of = selfdebias.find(h, projection, SEED)
     # For the reader, by the judge: nothing of the rival saw it.
@@ -112,27 +113,32 @@ def _modes(subject: Subject) -> tuple[selfdebias.Modes, dict[str, Any]]:
 
 
 def _heads(subject: Subject, *, calibrate: bool) -> tuple[hspace.Heads, dict[str, Any]]:
-    index = hspace.few(subject.labels, LABELS, SEED)
-    others = np.setdiff1d(hspace.few(subject.labels, LABELS + UNSEEN, SEED), index)
-    draws = hspace.DRAWS
-    h = hspace.record(subject.model, subject.latents[index], subject.context, draws, SEED)
-    y = torch.from_numpy(np.tile(subject.labels[index], draws))
+    index, others, h, unseen = _learned(subject, "h", lambda: _recorded(subject))
+    y = torch.from_numpy(np.tile(subject.labels[index], hspace.DRAWS))
     held = torch.zeros(len(index), dtype=torch.bool)
     if calibrate:
         held[torch.from_numpy(np.random.default_rng(SEED).permutation(len(index))[: round(LABELS * CALIBRATED)])] = True
-    of_rows = held.repeat(draws)
+    of_rows = held.repeat(hspace.DRAWS)
     heads = hspace.fit(h[:, ~of_rows], y[~of_rows])
     # How good they are, on training images whose labels they weren't given: for the reader.
-    unseen = hspace.record(subject.model, subject.latents[others], subject.context, 1, SEED + 1)
     truth = torch.from_numpy(subject.labels[others]).expand(len(unseen), -1)
     learned: dict[str, Any] = {"labels_of_each_group": np.bincount(subject.labels[index], minlength=2).tolist()}
-    learned["unseen_accuracy"] = _accuracy(heads, unseen, truth)
     if calibrate:
         before = hspace.expected_error(heads.every(unseen), truth)
         heads = hspace.calibrate(heads, h[:, of_rows], y[of_rows])
-        after = hspace.expected_error(heads.every(unseen), truth)
-        learned |= {"unseen_accuracy": _accuracy(heads, unseen, truth), "calibration_error": [before, after]}
-    return heads, learned
+        learned["calibration_error"] = [before, hspace.expected_error(heads.every(unseen), truth)]
+    return heads, learned | {"unseen_accuracy": _accuracy(heads, unseen, truth)}
+
+
+def _recorded(subject: Subject) -> tuple[Any, ...]:
+    """Which images have a label, others, and the h of both."""
+    drawn = np.random.default_rng(SEED).permutation(len(subject.labels))
+    index, others = drawn[:LABELS], drawn[LABELS : LABELS + UNSEEN]
+    h, unseen = (
+        hspace.record(subject.model, subject.latents[part], subject.context, draws, SEED)
+        for part, draws in ((index, hspace.DRAWS), (others, 1))
+    )
+    return index, others, h, unseen
 
 
 def _accuracy(heads: hspace.Heads, h: torch.Tensor, y: torch.Tensor) -> list[float]:

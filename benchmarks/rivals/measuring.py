@@ -13,8 +13,8 @@ from ddm_rt.sample.loop.noise import derive_range
 from rivals.sampling import Output, plain
 from rivals.subjects import Subject
 
-N, SEED, MAX_IMAGES = 1000, 0, 3000
-ROUNDS = 5
+N, SEED, MAX_IMAGES = 1000, 0, 2000
+ROUNDS, TIMED = 3, 32  # of so many images
 
 
 def generate(subject: Subject, output: Output, batch: int, n: int = N, limit: int = MAX_IMAGES) -> NDArray[np.uint8]:
@@ -57,22 +57,23 @@ def kept(path: Path, subject: Subject, output: Output, batch: int) -> tuple[NDAr
         return arrays["images"], {"forward": forward, "backward": backward, "head_gradients": heads}
 
 
-def spent(subject: Subject, output: Output, batch: int) -> dict[str, Any]:
+def spent(subject: Subject, output: Output) -> dict[str, Any]:
     """Milliseconds an image, medians of interleaved rounds of one batch each: the rival's and plain sampling's."""
-    seeds, numbers = np.arange(batch, dtype=np.uint64), np.arange(batch)
+    seeds, numbers = np.arange(TIMED, dtype=np.uint64), np.arange(TIMED)
     found: dict[str, list[tuple[float, float]]] = {"rival": [], "plain": []}
     for _ in range(ROUNDS):
         for name, one in (("plain", plain(subject.context)), ("rival", output)):
             wall, cpu = time.perf_counter(), time.process_time()
             subject.model.latents(one, seeds, numbers)
             found[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    medians = {name: (np.median(times, axis=0) / batch * 1e3).tolist() for name, times in found.items()}
+    medians = {name: (np.median(times, axis=0) / TIMED * 1e3).tolist() for name, times in found.items()}
     return {
         "rounds": ROUNDS,
-        "batch": batch,
+        "batch": TIMED,
         "wall_ms_per_image": medians["rival"][0],
         "plain_wall_ms_per_image": medians["plain"][0],
         "cpu_ratio": medians["rival"][1] / medians["plain"][1],
+        "load": os.getloadavg()[0],
     }
 
 

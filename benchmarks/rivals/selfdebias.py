@@ -19,7 +19,7 @@ from rivals.sampling import Denoiser, Model, Output, Step
 TEMPERATURE, BATCH = 8.0, 32
 LATEST = 900  # timesteps above are left alone
 MODES = range(2, 9)
-IMAGES = 512  # that the modes are found in
+IMAGES, FEATURE_STEPS = 256, 250  # images that modes are found in, steps of learning their features
 EPOCHS, PROJECTION_BATCH, RATE, HIDDEN, TIME, SIMILARITY = 10, 512, 1e-3, 256, 32, 0.1
 
 

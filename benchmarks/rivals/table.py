@@ -58,7 +58,7 @@ RIVALS = (
         "create_centroids.py",
         _CODE,
         "The unconditional variant: one gradient a step, none above t = 900, batch 32, temperature 8. CLIP is replaced "
-        "by contrastive features learned from 512 of the model's own images; the projection has 256 hidden units for "
+        "by contrastive features learned from 256 of the model's own images; the projection has 256 hidden units for "
         "2,048. As many modes (2 to 8) as the silhouette likes best.",
         batch=32,
         grid=(1e4, 1e6, 1e8, 6.5e10),  # the last is the published one
