@@ -24,10 +24,10 @@ TRIED = 200  # images of each strength
 PROBE = "EEGDM's probe"
 
 
-def choose(subject: subjects.Subject, rival: Rival) -> dict[str, Any]:
-    """The strength with the least Frechet distance to balanced images, and all that were tried."""
-    tried = []
-    for strength in rival.grid:
+def choose(subject: subjects.Subject, rival: Rival, before: dict[str, Any]) -> dict[str, Any]:
+    """The strength with the least Frechet distance to balanced images, and all that were tried, now and before."""
+    tried = list(before.get("tried", ()))
+    for strength in untried(rival, before):
         output = make(rival, subject, strength).output
         images = measuring.generate(subject, output, rival.batch, TRIED, TRIED)
         line = subject.measure(images, len(images))
@@ -35,7 +35,13 @@ def choose(subject: subjects.Subject, rival: Rival) -> dict[str, Any]:
         tried.append(found | {"frechet": line["quality"]["frechet"]})
         print(f"{subject.name} {rival.name}: {tried[-1]}", flush=True)
     best = min(tried, key=lambda one: one["frechet"])
+    tried.sort(key=lambda one: one["strength"])
     return {"n": TRIED, "tried": tried, "chosen": best["strength"]}
+
+
+def untried(rival: Rival, line: dict[str, Any]) -> list[float]:
+    """Strengths of the grid that a line of choices hasn't got."""
+    return [strength for strength in rival.grid if strength not in [one["strength"] for one in line.get("tried", ())]]
 
 
 def row(subject: subjects.Subject, rival: Rival, strength: float | None, work: Path) -> dict[str, Any]:
@@ -80,21 +86,22 @@ def main() -> None:
         print(f"{name} {rival}: done", flush=True)
 
     for name in (subjects.CHOICE, *wanted):
-        rows = [rival for rival in RIVALS if rival.grid] if name == subjects.CHOICE else list(RIVALS)
-        missing = [rival for rival in rows if (name, rival.name) not in there()]
-        probed = name == subjects.CHOICE or (name, PROBE) in there()
+        lines, choosing = there(), name == subjects.CHOICE
+        if choosing:
+            missing = [rival for rival in RIVALS if untried(rival, lines.get((name, rival.name), {}))]
+        else:
+            missing = [rival for rival in RIVALS if (name, rival.name) not in lines]
+        probed = choosing or (name, PROBE) in lines
         if not missing and probed and not arguments.train_only:
             continue
         subject = subjects.load(name, places)
-        if arguments.train_only:
-            continue
-        for rival in missing:
-            if name == subjects.CHOICE:
-                keep(name, rival.name, choose(subject, rival))
+        for rival in () if arguments.train_only else missing:
+            if choosing:
+                keep(name, rival.name, choose(subject, rival, lines.get((name, rival.name), {})))
                 continue
-            strength = there()[subjects.CHOICE, rival.name]["chosen"] if rival.grid else None
+            strength = lines[subjects.CHOICE, rival.name]["chosen"] if rival.grid else None
             keep(name, rival.name, about(rival) | row(subject, rival, strength, arguments.work))
-        if not probed:
+        if not probed and not arguments.train_only:
             keep(name, PROBE, probe.ABOUT | {"accuracy": probe.measure(subject)})
     if not arguments.train_only:
         print(render.render("rivals", arguments.results))

@@ -18,10 +18,12 @@ OURS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "faces gender 1:4": ("faces", "gender 1:4", ("vanilla", "16 codes", "few-label 64 #0", "oracle")),
 }
 USES = {"codes": "nothing", "16 codes": "nothing", "vanilla": "nothing", "oracle": "all labels"}
-HEADER = """Every row of a set samples the same trained vanilla model, unless it is named after another page. n is
+HEADER = """# Rivals
+
+Every row of a set samples the same trained vanilla model, unless it is named after another page. n is
 1,000, and judge, seeds, sampler (DDIM, 25 steps) and the groups' references are those of the set's own benchmark. One
-training run for each model. Shares are as judged. Frechet distances are in the judge's features and no FID. A group's is
-at equal n, and "too few" where 2,000 images don't have enough of it. "calls" are passes of one image through the
+training run for each model. Shares are as judged. Frechet distances are in the judge's features and no FID. A group's
+is at equal n, and "too few" where 2,000 images don't have enough of it. "calls" are passes of one image through the
 denoiser, forward + backward; "h" are gradients of a small head on its middle block. "time" is wall time an image over
 plain sampling of the same model, medians of 3 interleaved rounds in one process. The machine was shared with other
 work, so the ratio of CPU times stands behind it.

@@ -61,7 +61,7 @@ RIVALS = (
         "by contrastive features learned from 256 of the model's own images; the projection has 256 hidden units for "
         "2,048. As many modes (2 to 8) as the silhouette likes best.",
         batch=32,
-        grid=(1e4, 1e6, 1e8, 6.5e10),  # the last is the published one
+        grid=(1e4, 1e6, 1e8, 3e8, 1e9, 6.5e10),  # the last is the published one
     ),
     Rival(
         "distribution guidance",
@@ -71,7 +71,7 @@ RIVALS = (
         _CODE,
         "χ² of a batch of 100, temperature 8, as there. The h-classifiers have 64 random labels of training images for "
         "theirs of 1,000 to 2,000 a class, and see images that are noised, not inverted.",
-        grid=(4.5e4, 4.5e5, 4.5e6, 4.5e7),  # the second is the published one
+        grid=(4.5e4, 1e5, 2e5, 4.5e5, 4.5e6, 4.5e7),  # the fourth is the published one
     ),
     Rival(
         "classifier guidance, calibrated and regularised",
