@@ -22,6 +22,7 @@ from store import RESULTS, put, read
 
 TRIED = 200  # images of each strength
 PROBE = "EEGDM's probe"
+KINDS = tuple(dict.fromkeys(rival.kind for rival in RIVALS))
 
 
 def choose(subject: subjects.Subject, rival: Rival, before: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, help="the .npz file of faces; without it, sets of faces are left out")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of rivals.jsonl and rivals.md")
     parser.add_argument("--sets", nargs="+", choices=subjects.SETS, default=subjects.SETS, help="these alone")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="rows that act on these alone")
     parser.add_argument("--train-only", action="store_true", help="train the models that are missing, measure later")
     arguments = parser.parse_args()
     path = arguments.results / "rivals.jsonl"
@@ -87,11 +89,12 @@ def main() -> None:
 
     for name in (subjects.CHOICE, *wanted):
         lines, choosing = there(), name == subjects.CHOICE
+        rows = [rival for rival in RIVALS if rival.kind in arguments.kinds]
         if choosing:
-            missing = [rival for rival in RIVALS if untried(rival, lines.get((name, rival.name), {}))]
+            missing = [rival for rival in rows if untried(rival, lines.get((name, rival.name), {}))]
         else:
-            missing = [rival for rival in RIVALS if (name, rival.name) not in lines]
-        probed = choosing or (name, PROBE) in lines
+            missing = [rival for rival in rows if (name, rival.name) not in lines]
+        probed = choosing or (name, PROBE) in lines or "plain" not in arguments.kinds
         if not missing and probed and not arguments.train_only:
             continue
         subject = subjects.load(name, places)

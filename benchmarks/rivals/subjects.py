@@ -46,7 +46,7 @@ class Places:
 class Words:
     """What a model with prompts takes: the neutral prompt and the empty one, and those that name each group."""
 
-    neutral: tuple[str, ...] = PROMPTS
+    neutral: tuple[str, ...] = PROMPTS[::2]  # as `name_half` leaves them
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by group; empty: training named none
     scale: float = 1.5  # guidance on the text
 
