@@ -102,7 +102,7 @@ def main() -> None:
             if choosing:
                 keep(name, rival.name, choose(subject, rival, lines.get((name, rival.name), {})))
                 continue
-            strength = lines[subjects.CHOICE, rival.name]["chosen"] if rival.grid else None
+            strength = there()[subjects.CHOICE, rival.name]["chosen"] if rival.grid else None
             keep(name, rival.name, about(rival) | row(subject, rival, strength, arguments.work))
         if not probed and not arguments.train_only:
             keep(name, PROBE, probe.ABOUT | {"accuracy": probe.measure(subject)})

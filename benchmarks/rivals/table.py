@@ -81,7 +81,7 @@ RIVALS = (
         "abstract, and a summary with the smooth calibration error; the sampling formulas could not be read",
         "Ours after the text: ∇[log p(side) - JS(side, p)], sides in turn, through the same h-classifiers; two thirds "
         "of the labels fit them, the rest calibrate scale and bias.",
-        grid=(0.5, 1.0, 2.0, 4.0),
+        grid=(0.5, 1.0, 2.0, 4.0, 8.0),
     ),
     Rival(
         "group named in the prompt",
