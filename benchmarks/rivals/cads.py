@@ -17,8 +17,6 @@ def annealing(t: float) -> float:
 
 def annealed(context: Tensor, gamma: float, noise: Tensor) -> Tensor:
     """√γ·y + s·√(1 - γ)·n, with the mean and deviation of y; context [B,T,D] and noise alike."""
-    if gamma == 1:
-        return context
     noisy = gamma**0.5 * context + SCALE * (1 - gamma) ** 0.5 * noise
     axes = (1, 2)
     mean, deviation = context.mean(axes, keepdim=True), context.std(axes, keepdim=True)
@@ -29,10 +27,11 @@ def make(context: Tensor, null: Tensor, scale: float) -> Output:
     """Guidance by `scale`, of which both conditions [1,T,D] are annealed, as in the code that was read."""
 
     def output(denoiser: Denoiser, step: Step) -> Tensor:
+        pair = [y.expand(len(step.x), -1, -1) for y in (null, context)]
         gamma = annealing(1 - step.index / step.count)
-        size, shape = len(step.x), tuple(context.shape[1:])
-        noise = torch.from_numpy(normal(step.seeds, step.index, CONDITION, (2, *shape)))
-        pair = (annealed(y.expand(size, -1, -1), gamma, noise[:, k]) for k, y in enumerate((null, context)))
+        if gamma < 1:
+            noise = torch.from_numpy(normal(step.seeds, step.index, CONDITION, (2, *context.shape[1:])))
+            pair = [annealed(y, gamma, noise[:, k]) for k, y in enumerate(pair)]
         apart, wanted = branches(denoiser, step, *pair)
         return apart + scale * (wanted - apart)
 

@@ -81,12 +81,19 @@ def test_guidance_of_one_is_the_condition_alone(model: sampling.Model) -> None:
 def test_cads_starts_from_noise_and_ends_with_the_condition() -> None:
     assert [cads.annealing(t) for t in (1.0, 0.9, 0.75, 0.6, 0.0)] == pytest.approx([0, 0, 0.5, 1, 1])
     context, noise = tokens(0, 2), tokens(1, 2)
-    torch.testing.assert_close(cads.annealed(context, 1, noise), context)
+    torch.testing.assert_close(cads.annealed(context, 1, noise), context, atol=UNIT_ABS, rtol=0)
     noisy = cads.annealed(context, 0, noise)
     for k in range(2):
         assert torch.corrcoef(torch.stack([noisy[k].flatten(), noise[k].flatten()]))[0, 1] > 1 - 1e-5
         torch.testing.assert_close(noisy[k].std(), context[k].std())
         torch.testing.assert_close(noisy[k].mean(), context[k].mean())
+
+
+def test_cads_without_noise_is_guidance(model: sampling.Model) -> None:
+    annealed, guided = cads.make(tokens(0), tokens(1), 1.5), sampling.guided(tokens(0), tokens(1), 1.5)
+    first, last = step(model, 0), step(model, STEPS - 1)
+    assert torch.equal(annealed(model.denoiser, last), guided(model.denoiser, last))
+    assert not torch.allclose(annealed(model.denoiser, first), guided(model.denoiser, first))
 
 
 def test_interval_has_one_branch_outside(model: sampling.Model) -> None:
