@@ -47,9 +47,6 @@ def untried(rival: Rival, line: dict[str, Any]) -> list[float]:
 
 def row(subject: subjects.Subject, rival: Rival, strength: float | None, work: Path) -> dict[str, Any]:
     """One rival on one set."""
-    reason = refusal(rival.kind, subject.words is not None, bool(subject.words and subject.words.named))
-    if reason is not None:
-        return {"refused": reason}
     made = make(rival, subject, strength)
     name = f"{subject.name} {rival.name}".replace(" ", "_").replace(":", "").replace(",", "")
     images, calls = measuring.kept(work / f"{name}.npz", subject, made.output, rival.batch)
@@ -94,6 +91,13 @@ def main() -> None:
             missing = [rival for rival in rows if untried(rival, lines.get((name, rival.name), {}))]
         else:
             missing = [rival for rival in rows if (name, rival.name) not in lines]
+            refused = {
+                rival: refusal(rival.kind, name in subjects.PROMPTED, name == subjects.NAMED) for rival in missing
+            }
+            for rival, reason in refused.items():
+                if reason is not None:
+                    keep(name, rival.name, about(rival) | {"refused": reason})
+            missing = [rival for rival in missing if refused[rival] is None]
         probed = choosing or (name, PROBE) in lines or "plain" not in arguments.kinds
         if not missing and probed and not arguments.train_only:
             continue

@@ -26,6 +26,7 @@ from rivals.sampling import Denoiser, Model
 DIGITS = ("digits 3v8 4:1", "digits 3v8 1:4")
 LATENT, NAMED = "latent 3v8 4:1", "latent 3v8 4:1, half of prompts name the digit"
 FACES = ("faces gender 4:1", "faces gender 1:4")
+PROMPTED = (LATENT, NAMED)  # whose models take prompts
 SETS = (*DIGITS, LATENT, NAMED, *FACES)
 CHOICE = "digits 7v8 4:1"  # strengths are chosen here, for all sets
 WORDS = {"3": "three", "8": "eight"}
