@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rivals.sampling import Denoiser, Model, Output, Step, branches, edited
 
-STEPS = 20 / 50  # of Stable Diffusion 1.5's, the first ones
+STEPS = 20 / 50  # of Stable Diffusion 1.5's, the first ones; SDXL and SANA are steered at every step
 SEEDS = 8  # images for each prompt
 _EPS = 1e-6
 
@@ -124,8 +124,8 @@ def prepare(
     return Steering(directions, responses, gate, gate_layer)
 
 
-def make(context: Tensor, found: Steering, null: Tensor, scale: float) -> Output:
-    """Guidance by `scale`, of which the conditioned branch is steered; groups by a coin, as published.
+def make(context: Tensor, found: Steering, null: Tensor, scale: float, part: float = STEPS) -> Output:
+    """Guidance by `scale`, whose conditioned branch is steered at the first `part` of the steps; groups by a coin.
 
     At the first step an image whose largest response passes a threshold is left alone: its prompt names a group.
     """
@@ -144,7 +144,7 @@ def make(context: Tensor, found: Steering, null: Tensor, scale: float) -> Output
             changed = torch.where(alone[0][:, None, None], wanted, steered(wanted, *at, side))
             return torch.cat([attention[:size], changed])
 
-        if step.index >= STEPS * step.count:
+        if step.index >= part * step.count:
             apart, wanted = branches(denoiser, step, null, context)
         else:
             with each(denoiser.unet, change):

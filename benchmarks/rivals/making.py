@@ -70,9 +70,12 @@ def _with_prompt(rival: Rival, subject: Subject) -> Made:
     spoken = [contexts(subject, words.named[group]) for group in subject.groups]
     if rival.name == "group named in the prompt":
         return Made(named.make([prompts[0] for prompts in spoken], null, scale))
-    if rival.name == "EquiSteer":
-        found = equisteer.prepare(subject.model, spoken, contexts(subject, words.neutral), null, scale)
-        return Made(equisteer.make(context, found, null, scale))
+    if rival.name.startswith("EquiSteer"):
+        neutral = contexts(subject, words.neutral)
+        found, _ = _learned(
+            subject, "steering", lambda: (equisteer.prepare(subject.model, spoken, neutral, null, scale), {})
+        )
+        return Made(equisteer.make(context, found, null, scale, equisteer.STEPS if rival.name == "EquiSteer" else 1.0))
     ends = [_ends(subject, words.named[group]) for group in subject.groups]
     if rival.name == "weak guidance":
         directions = weak.directions(ends, _ends(subject, words.neutral))

@@ -120,6 +120,14 @@ RIVALS = (
         "Fair PCA of end-of-prompt embeddings that name a group, 600/768 of the dimensions, on every token of the "
         "condition; `enoise`, scale .6 squared as in the code. 4 prompts a group. " + _GUIDED,
     ),
+    Rival(
+        "EquiSteer, every step",
+        "words",
+        "words",
+        "as EquiSteer",
+        _CODE,
+        "As EquiSteer, but steered at every step, as SDXL and SANA are there. " + _GUIDED,
+    ),
 )
 BY_NAME = {rival.name: rival for rival in RIVALS}
 
