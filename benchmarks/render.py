@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, paper, speed, steering, studies, training
+from pages import digits, faces, fair_throughput, paper, rivals, speed, steering, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "steering.md": ("steering", steering.page),
     "distill.table.md": ("distill", digits.distill_page),
     "faces.md": ("faces", faces.page),
+    "rivals.md": ("rivals", rivals.page),
     "codes.md": ("codes", studies.codes_page),
     "joint_faces.md": ("joint_faces", studies.joint_faces_page),
     "splits.md": ("splits", studies.splits_page),

@@ -1,4 +1,7 @@
-"""Which profile and how many rows a call of a TensorRT engine has, and what an older plan lacks. On a fake driver and TensorRT: never a run."""
+"""Which profile and how many rows a call of a TensorRT engine has, and what an older plan lacks.
+
+On a fake driver and TensorRT: never a run.
+"""
 
 import importlib.util
 import shutil
