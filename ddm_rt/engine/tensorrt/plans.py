@@ -1,7 +1,7 @@
 """Plans in a bundle: what each was made from, which one fits this machine, and what differs where none does.
 
 A plan is one directory, `plans/<flavour>-<architecture>[-<gpu>]/`: a serialized engine of each graph, `key.json`, and
-`kernels/` with the ahead-of-time guided_step where that could be compiled. "The file exists" is no reason to take it.
+`kernels/` with a step's own kernels where they could be compiled. "The file exists" is no reason to take it.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE
 from ddm_rt.engine.contract import Cond, Engine
 from ddm_rt.runtime import RuntimeConfig, Size, TensorSpec
-from ddm_rt.sample.loop.annealing import noised
+from ddm_rt.sample.loop.annealing import NoiseAt, noised
 from ddm_rt.sample.loop.batch_sizes import concat, take
 from ddm_rt.sample.loop.guidance import Condition
 from ddm_rt.sample.loop.tokenizers import Tokenizers
@@ -21,6 +21,7 @@ SIZES = "time_ids"  # SDXL: height, width, crop top, crop left, height and width
 
 _KEPT = 2**26  # numbers: 256 MiB in float32
 _LEAST_ROWS = 48  # as many as three branches of 16 images have, or each step would make its own again
+_NOISY = 64  # prompts' tokens with noise: as many as images of a batch
 _PROBE_ROWS = 8
 _PROBE_TEXTS = ("", "a photograph of a person at work", "an oil painting, in many colours", "a street at night")
 
@@ -43,7 +44,9 @@ class Conditions:
         numbers = sum(_numbers(spec, longest) for spec in engine.cond or config.cond)
         keep_rows = lru_cache(max(_KEPT // numbers, _LEAST_ROWS))
         encode = keep_texts(partial(_encode, config, engine, tokenizers, context))
-        self._noised_row = partial(_row, config, engine, encode)  # no other image will ask for it
+        # Text and code are two branches where they have scales of their own, and both ask for the same noisy tokens.
+        noisy = lru_cache(_NOISY)(lambda text, noise: noised(encode(text)[CONTEXT], noise))
+        self._noised_row = partial(_row, config, engine, encode, noisy)  # no other image will ask for it
         self._row = keep_rows(self._noised_row)
 
     def gather(self, wanted: Sequence[Condition], indicator_scale: float, size: tuple[int, int]) -> Cond:
@@ -73,13 +76,14 @@ def _row(
     config: RuntimeConfig,
     engine: Engine,
     encode: Callable[[str | None], Texts],
+    noisy: Callable[[str | None, NoiseAt], NDArray[np.float32]],
     condition: Condition,
     indicator_scale: float,
     size: Size | None,  # where the family takes it
 ) -> Cond:
     text = encode(condition.text)
     if condition.noise is not None:
-        text = text | {CONTEXT: noised(text[CONTEXT], condition.noise)}
+        text = text | {CONTEXT: noisy(condition.text, condition.noise)}
     given: dict[str, NDArray[Any]] = text
     if size is not None:
         given = text | {SIZES: np.array([[*size, 0, 0, *size]], np.float32)}
