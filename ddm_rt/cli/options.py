@@ -110,7 +110,7 @@ def numbers(option: str, text: str, example: str, defaults: Sequence[float] = ()
     """
     expected = len(example.split(","))
     try:
-        found = [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")] if text.isascii() and "_" not in text else []
     except ValueError:
         found = []
     if len(found) == expected - len(defaults):

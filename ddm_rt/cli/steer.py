@@ -45,13 +45,18 @@ def steer(
         ),
     ] = None,
     strength: Annotated[
-        float | None, Option(min=0, help="How far an image is moved to its code. 1 is the mean of the code's images.")
+        float | None,
+        Option(
+            min=0,
+            help="How far an image is moved to its code; 1: the mean of its images. By default 2, or 1 for attention.",
+        ),
     ] = None,
     steered_from: Annotated[
         float, Option("--from", min=0, help="Lowest timestep that is steered. 0 steers every step.")
     ] = 0.0,
     images: Annotated[
-        int | None, Option(min=1, help="Images of each code to measure attention with, or to draw of each prompt.")
+        int | None,
+        Option(min=1, help="Images of a code to measure attention with (256), or to draw of a prompt (16)."),
     ] = None,
     variant: Annotated[str | None, Option(help="Variant of the checkpoint's weight files, e.g. fp16.")] = None,
     set_: Set = None,

@@ -309,6 +309,9 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     check_codes(bundle, codes, "manifest: field images");
     side(bundle.config, "manifest: field request.height", manifest.request.height);
     side(bundle.config, "manifest: field request.width", manifest.request.width);
+    interval(manifest.request.guidance_interval);
+    projection(manifest.request.apg);
+    token_noise(bundle.config, manifest.request.cads);
     StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta,
                                  manifest.request.clip, manifest.request.guidance_interval, manifest.request.noise_times());
     return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);

@@ -84,3 +84,18 @@ def test_what_it_may_be(tmp_path: Path, cads: Any, said: str) -> None:
 def test_a_bundle_without_prompts_has_no_tokens_for_it() -> None:
     with pytest.raises(DdmError, match="cads is given; bundle 'digits' is prompt-free"):
         Pipeline.load("digits").generate(cads=CADS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cads": [0.25, 0.6, 0.9]}, "cads is given; bundle 'digits' is prompt-free"),
+        ({"apg": [1e308, 0.0]}, "apg is .* expected a norm of 1e-06 to"),
+        ({"guidance_interval": [0.9, 0.1]}, "guidance_interval is .* expected a start below a stop"),
+    ],
+)
+def test_a_manifest_may_be_no_more_than_a_request(change: dict[str, Any], said: str) -> None:
+    pipeline = Pipeline.load("digits", threads=1)
+    manifest = pipeline.generate(num_steps=1).manifest
+    with pytest.raises(DdmError, match=said):
+        pipeline.replay(manifest | {"request": manifest["request"] | change})

@@ -168,10 +168,18 @@ def test_codes_that_share_a_top_code_leave_nothing_to_steer_by(plain_x0_run: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strength": float("nan")}, "--strength is nan; expected a finite number"),
+        ({"strength": float("nan")}, "--strength is nan; expected a number from 0 to 1e\\+06"),
         ({"steered_from": float("nan")}, "--from is nan; expected a timestep from 0 to 999"),
         ({"steered_from": 1000.0}, "--from is 1000.0; expected a timestep from 0 to 999"),
-        ({"fields": {"train.indicator": "none"}}, "train.indicator: steering sets it"),
+        ({"strength": 1e39}, "--strength is 1e\\+39; expected a number from 0"),
+        (
+            {"fields": {"train.indicator": "none"}},
+            "train.indicator: belongs to the finished model",
+        ),
+        (
+            {"fields": {"schedule.prediction_type": "epsilon"}},
+            "schedule.prediction_type: belongs to",
+        ),
     ],
 )
 def test_bad_options_are_named_before_anything_is_measured(

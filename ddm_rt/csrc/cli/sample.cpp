@@ -94,6 +94,8 @@ struct Numbers {
     std::vector<double> of(const std::string& text) const {
         const size_t expected = count(example);
         std::vector<double> found;
+        // parse_float takes what Python's float() does; here it is ASCII, and no underscores.
+        if (std::any_of(text.begin(), text.end(), [](unsigned char byte) { return byte > 127 || byte == '_'; })) refuse(text);
         for (size_t at = 0; at <= text.size();) {
             const size_t comma = std::min(text.find(',', at), text.size());
             const auto number = ddm::parse_float(text.substr(at, comma - at));

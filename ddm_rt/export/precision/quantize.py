@@ -44,7 +44,8 @@ class Layer:
 def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
     """The layers of `model` (read from `path`) that are quantised."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    outer = {value.name for value in model.graph.input} | _behind_the_last_layer(model, weights.keys())
+    outer = {value.name for value in (*model.graph.input, *model.graph.output)}
+    behind = _behind_the_last_layer(model, weights.keys())
     from_image = _downstream(model, "x_t")
     found = []
     for number, node in enumerate(model.graph.node):
@@ -53,7 +54,8 @@ def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
             continue
         edge = outer & {node.input[0], node.output[0]}
         timestep_only = node.op_type == "Gemm" and node.input[0] not in from_image
-        if edge or timestep_only:
+        last = node.op_type == "Conv" and node.output[0] in behind
+        if edge or last or timestep_only:
             continue
         values = graph_files.value(weights[node.input[1]], path.parent)
         key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()

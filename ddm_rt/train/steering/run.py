@@ -1,7 +1,6 @@
 """A finished run or a checkpoint as a run with codes that steer it. Nothing is trained."""
 
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ from ddm_rt.train.distributed import chosen_device
 from ddm_rt.train.steering.directions import Directions, directions
 from ddm_rt.train.steering.measuring import Measured, measured
 
+# What may be set: where images and codes come from, and how is sampled.
+_SETTABLE = {"data", "codes", "features", "sampling", "train.seed", "train.threads"}
+_MOST = 1e6  # strength; far beyond what leaves an image whole
 # Chosen on the pair 7v8 alone (benchmarks/results/steering.md).
 STRENGTH = {SteeringSite.ATTENTION: 1.0, SteeringSite.PREDICTION: 2.0}
 
@@ -73,8 +75,8 @@ def steer(
     pixel = from_source.config.model.family is Family.PIXEL
     site = site or (SteeringSite.PREDICTION if pixel else SteeringSite.ATTENTION)
     config = _configured(from_source, dict(fields or {}), site, contrast)
-    if strength is not None and not (math.isfinite(strength) and strength >= 0):
-        raise DdmError(f"--strength is {strength}; expected a finite number of at least 0")
+    if strength is not None and not 0 <= strength <= _MOST:
+        raise DdmError(f"--strength is {strength}; expected a number from 0 to {_MOST:g}")
     last = config.schedule.num_train_timesteps - 1
     if not 0 <= steered_from <= last:
         raise DdmError(f"--from is {steered_from}; expected a timestep from 0 to {last}, the last one of training")
@@ -135,8 +137,11 @@ def _source(path: Path, variant: str | None) -> Source:
 def _configured(source: Source, fields: dict[str, Any], site: SteeringSite, contrast: Sequence[str]) -> RunConfig:
     """The source's configuration with `fields`, and codes. Raises DdmError for what doesn't go together."""
     pixel = source.config.model.family is Family.PIXEL
-    if "train.indicator" in fields:
-        raise DdmError("train.indicator: steering sets it; --labels, --codes or --contrast say where codes come from")
+    if other := [name for name in fields if name not in _SETTABLE and name.split(".")[0] not in _SETTABLE]:
+        raise DdmError(
+            f"{other[0]}: belongs to the finished model, or steering sets it; expected fields of "
+            f"{', '.join(sorted(_SETTABLE))}"
+        )
     if site is SteeringSite.ATTENTION and pixel:
         raise DdmError(
             f"{source.path}: takes no text, so its cross-attention gives the same for every image; "
