@@ -49,9 +49,11 @@ def _copying(by_cell: dict[tuple[str, str], Line]) -> str:
     if not all(of for _, of in counts.values()):
         return ""
     (less, of), (real_less, real_of) = counts.values()
+    fd = [fd_of(by_cell[name, balance.REMEDY]) for name in balance.SETS if (name, balance.REMEDY) in by_cell]
     return (
         f"\nAgainst copies: what was tried on {balance.DEVELOPMENT}, and what was chosen there, `{balance.REMEDY}`, on "
-        f"{of // 2} of {len(balance.SETS)} sets. It copies at most as much as vanilla in {less} of {of} groups. Real "
+        f"{of // 2} of {len(balance.SETS)} sets. It copies at most as much as vanilla in {less} of {of} groups, "
+        f"and its FD_ddm is at most .06 on {sum(each <= 0.06 for each in fd)} sets and {max(fd):.3f} at worst. Real "
         f"images that no generator saw do so in {real_less} of {real_of}: so much is the draw of the sets. Many images "
         "have the same nearest one, so that the intervals, which take them for independent, are too narrow.\n\n"
         + table(_COPYING, rows)

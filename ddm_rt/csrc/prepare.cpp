@@ -92,7 +92,7 @@ double indicator_guidance(const RuntimeConfig& config, std::optional<double> val
     return scale("indicator_guidance_scale", value, *preset);
 }
 
-constexpr double kLeast = 1e-6, kMost = 1e6;  // beyond them, float32 has no room for what is computed with a number
+constexpr double kLeastNumber = 1e-6, kMostNumber = 1e6;  // beyond them, float32 has no room for what is computed with a number
 
 template <typename Numbers>
 [[noreturn]] void refuse(const char* field, const Numbers& found, const char* expected) {
@@ -115,7 +115,7 @@ std::optional<Pair> projection(const std::optional<Pair>& wanted) {
     if (!wanted) return wanted;
     const auto [norm, eta] = *wanted;
     if (!std::isfinite(norm) || !std::isfinite(eta)) refuse("apg", *wanted, "2 finite numbers: norm, eta");
-    if (!(kLeast <= norm && norm <= kMost && 0 <= eta && eta <= kMost)) {
+    if (!(kLeastNumber <= norm && norm <= kMostNumber && 0 <= eta && eta <= kMostNumber)) {
         refuse("apg", *wanted, "a norm of 1e-06 to 1e+06, and an eta of 0 to 1e+06");
     }
     return wanted;
@@ -131,7 +131,7 @@ std::optional<Triple> token_noise(const RuntimeConfig& config, const std::option
     if (config.prompt_free) {
         throw Error(concat("cads is given; bundle ", repr(config.name), " is prompt-free: there are no tokens of a prompt"));
     }
-    if (!(kLeast <= scale && scale <= kMost && 0 <= end && end < begin && begin <= 1)) {
+    if (!(kLeastNumber <= scale && scale <= kMostNumber && 0 <= end && end < begin && begin <= 1)) {
         refuse("cads", *wanted, "a scale of 1e-06 to 1e+06, and an end below a begin, both within 0 and 1");
     }
     return wanted;
