@@ -142,7 +142,7 @@ class SteeredLayer(Frozen):
 class ModelConfig(Lean):
     """The networks (diffusers' and transformers' own arguments), the latent they work in, and the indicator."""
 
-    LEFT_OUT: ClassVar[tuple[str, ...]] = ("steering", "steered_from")
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("steering", "steered_from")  # where they have their defaults
 
     family: Family = Family.PIXEL  # what surrounds the denoiser
     patch: Annotated[int, Field(ge=1, le=16)] = 4  # pixels a side to a latent's: space-to-depth factor, or the VAE's
@@ -240,7 +240,7 @@ class CodesConfig(Frozen):
 class TrainConfig(Lean):
     """The training loop and the DDM objective."""
 
-    LEFT_OUT: ClassVar[tuple[str, ...]] = ("max_repeats", "shift", "compile")
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("max_repeats", "shift", "compile")  # where they have their defaults
 
     indicator: IndicatorMode = IndicatorMode.CODES
     indicator_weight: Fraction | None = None  # α in L = (1 - α)·MSE + α·CE; None: DEFAULT_INDICATOR_WEIGHT
@@ -336,7 +336,7 @@ class SteeringConfig(Frozen):
 class RunConfig(Lean):
     """Everything that determines a training run."""
 
-    LEFT_OUT: ClassVar[tuple[str, ...]] = ("distill", "steering")
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("distill", "steering")  # where they have their defaults
 
     preset: str = "digits"
     data: DataConfig = DataConfig()

@@ -36,7 +36,7 @@ class Lean(Frozen):
     What was made before those fields keeps its file, and the digest of its checkpoints.
     """
 
-    LEFT_OUT: ClassVar[tuple[str, ...]] = ()
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ()  # where they have their defaults
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
