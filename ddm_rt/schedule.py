@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig, parse
+from ddm_rt.config import PredictionType, SamplerName, SamplingConfig, ScheduleConfig, parse
 from ddm_rt.errors import BundleError, DdmError
 
 Spacing = Literal["leading", "linspace", "trailing", "karras"]
@@ -175,6 +175,13 @@ def step_table(
     init_scale = float(sigma[0]) if sampler is SamplerName.EULER and spacing != "leading" else 1.0
     limits = {"clip_min": zero + low, "clip_max": zero + high}
     return StepTable(sampler, num_steps, init_scale, t, a, b, c, d, e, g, f, **limits, guided=zero == 0, kept=zero + 1)
+
+
+def default_table(schedule: ScheduleConfig, sampling: SamplingConfig) -> StepTable:
+    """The rows that a bundle with this configuration samples by unless a request asks for others."""
+    return step_table(
+        Schedule.from_config(schedule), sampling.sampler, sampling.num_steps, eta=sampling.eta, clip=sampling.clip
+    )
 
 
 def _ddpm(alpha: Float64, sigma: Float64, p: Float64, q: Float64, eta: float) -> tuple[Float64, ...]:

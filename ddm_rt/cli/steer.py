@@ -10,13 +10,7 @@ from ddm_rt.cli.app import errors, makes_models, say
 from ddm_rt.cli.train import Set
 from ddm_rt.config import SteeringSite
 
-_STAGES = {
-    "reading": "reading",
-    "features": "features",
-    "encoding": "encoding",
-    "drawing": "drawing",
-    "responses": "responses",
-}
+_STAGES = ("reading", "features", "encoding", "drawing", "responses")
 
 
 @makes_models(Codes="data codes labels contrast features prompt", Steering="site strength steered_from images")
@@ -87,7 +81,7 @@ def steer(
         }
     )
     with display.progress(errors) as bars:
-        progress = {stage: display.step_callback(bars, word) for stage, word in _STAGES.items()}
+        progress = {stage: display.step_callback(bars, stage) for stage in _STAGES}
         config, found = steer_model(
             source,
             out,

@@ -24,7 +24,8 @@ using Gather = std::function<Cond(const std::vector<Condition>&)>;
 
 // Samples [B, C, H, W] from the first states `x`, already times table.init_scale. All of `needed` have as many branches
 // as each other; in a step without guidance each has its last one. With `projection`, guidance is projected, and with
-// `token_noise` the steps that don't keep all of a prompt's tokens have noise on them. Calls have sizes in `buckets`. Throws Error with Status::cancelled.
+// `token_noise` the steps that don't keep all of a prompt's tokens have noise on them. Calls have sizes in
+// `buckets`. Throws Error with Status::cancelled.
 Array sample(Backend& backend, const StepTable& table, Array x, const std::vector<Branches>& needed,
              const std::vector<uint64_t>& seeds, const std::optional<Projection>& projection,
              const std::optional<TokenNoise>& token_noise, const Gather& gather, const std::vector<size_t>& buckets,

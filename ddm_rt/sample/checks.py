@@ -63,17 +63,6 @@ def projection(value: Sequence[float] | None) -> tuple[float, float] | None:
     return norm, eta
 
 
-def interval(value: Sequence[float] | None) -> tuple[float, float] | None:
-    """Start and stop of guidance, fractions of the steps."""
-    found = numbers("guidance_interval", value, "start", "stop")
-    if found is None:
-        return None
-    start, stop = found
-    if not 0 <= start < stop <= 1:
-        raise DdmError(f"guidance_interval is {found}; expected a start below a stop, both within 0 and 1")
-    return start, stop
-
-
 def token_noise(config: RuntimeConfig, value: Sequence[float] | None) -> tuple[float, float, float] | None:
     """Scale, end and begin of CADS."""
     found = numbers("cads", value, "scale", "end", "begin")

@@ -22,7 +22,7 @@ from ddm_rt.sample.balance.assignment import Lender, Weights, check_codes
 from ddm_rt.sample.balance.factors import names_factors
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.calibration.calibration import Settings, resolve
-from ddm_rt.sample.checks import choice, interval, projection, side, token_noise
+from ddm_rt.sample.checks import choice, projection, side, token_noise
 from ddm_rt.sample.generation import Cancelled, Generation
 from ddm_rt.sample.loop.batch_sizes import BatchSizes, Mode, split
 from ddm_rt.sample.loop.conditions import Conditions
@@ -213,8 +213,7 @@ class Pipeline:
         settings = manifest.request
         for name, pixels in (("height", settings.height), ("width", settings.width)):
             side(self.bundle.config, f"manifest: field request.{name}", pixels)
-        interval(settings.guidance_interval)
-        projection(settings.apg)
+        projection(settings.apg)  # a file may hold what no request could ask for
         token_noise(self.bundle.config, settings.cads)
         self._check_engine(settings)
         table = settings.table(self.bundle, manifest.sampler, manifest.num_steps)

@@ -12,7 +12,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.balance.assignment import Plan, check_codes
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
-from ddm_rt.sample.checks import choice, indicator_guidance, interval, projection, scale, side, token_noise
+from ddm_rt.sample.checks import choice, indicator_guidance, numbers, projection, scale, side, token_noise
 from ddm_rt.sample.loop.annealing import kept_tokens
 from ddm_rt.sample.loop.guidance import guided_steps
 from ddm_rt.sample.loop.noise import MAX_SEED
@@ -250,7 +250,7 @@ class Request:
             indicator_scale=sampling.indicator_scale,
             eta=sampling.eta if sampler is SamplerName.DDIM else 0.0,
             clip=sampling.clip,
-            guidance_interval=interval(self.guidance_interval),
+            guidance_interval=numbers("guidance_interval", self.guidance_interval, "start", "stop"),
             apg=projection(self.apg),
             cads=token_noise(config, self.cads),
             provenance=self.provenance,

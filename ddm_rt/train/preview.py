@@ -10,7 +10,7 @@ from torch import Tensor
 from ddm_rt.config import NULL_CODE
 from ddm_rt.files import write_atomic
 from ddm_rt.kernels.guided_step import guided_step
-from ddm_rt.schedule import Schedule, step_table
+from ddm_rt.schedule import default_table
 from ddm_rt.train.distributed import CPU
 from ddm_rt.train.loop import Trainer
 
@@ -53,13 +53,7 @@ def _sample(trainer: Trainer, prompt: int, codes: list[int]) -> Tensor:
     """uint8 [B, H, W, C], one image of the prompt for each of `codes`."""
     config, subject, device = trainer.config, trainer.subject, trainer.device
     settings = config.sampling
-    table = step_table(
-        Schedule.from_config(config.schedule),
-        settings.sampler,
-        settings.num_steps,
-        eta=settings.eta,
-        clip=settings.clip,
-    )
+    table = default_table(config.schedule, settings)
     scale = settings.scales[0 if subject.takes_text else 1]
     count = len(codes)
     wanted = torch.tensor([NULL_CODE] * count + codes, device=device)

@@ -44,7 +44,8 @@ size_t ddm_pack_size(const ddm_pack *pack);
 const char *ddm_pack_name(const ddm_pack *pack, size_t index);
 
 /* Which kernel is wanted. head_dim belongs to "indicator_attention", branches and noise to "guided_step", and branches to
- * "projected_guidance"; what doesn't belong to the op is ignored. `architecture` is like "sm_90", or null for that of the current context's device. */
+ * "projected_guidance"; what doesn't belong to the op is ignored. `architecture` is like "sm_90", or null for that of the
+ * current context's device. */
 typedef struct ddm_request {
     const char *op;
     const char *dtype; /* "fp16", "bf16" or "fp32" */

@@ -46,7 +46,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     "sampler": (SamplerName | None, None),
     "guidance_interval": (_numbers(2, le=1), None),
     "apg": (_numbers(2, le=1e6), None),
-    "cads": (_numbers(3, le=100), None),
+    "cads": (_numbers(3, le=1e6), None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,

@@ -12,7 +12,7 @@ from ddm_rt.model.latent import LatentDDM
 from ddm_rt.model.parts import Model
 from ddm_rt.model.steering import PREDICTION, attention_layers
 from ddm_rt.progress import OnFigures
-from ddm_rt.schedule import Schedule, step_table
+from ddm_rt.schedule import Schedule, default_table
 
 _AT_ONCE = 16  # images in one call of the model
 
@@ -86,13 +86,7 @@ def drawn(
     same noise, which is drawn from the run's seed.
     """
     settings = config.sampling
-    table = step_table(
-        Schedule.from_config(config.schedule),
-        settings.sampler,
-        settings.num_steps,
-        eta=settings.eta,
-        clip=settings.clip,
-    )
+    table = default_table(config.schedule, settings)
     steps = torch.from_numpy(table.rows()).to(device)
     scales = torch.full((prompts, 1), settings.guidance_scale, device=device)
     cond = condition(torch.cat([torch.zeros(prompts, dtype=torch.int64), torch.arange(1, prompts + 1)]))
