@@ -52,7 +52,7 @@ test: $(STAMP) lint
 	$(PYTEST) -m "not slow and not idle"
 
 test-slow: $(INTEGRATION) $(DOCS)
-	$(PYTEST) -m "slow and not idle"
+	$(PYTEST) -m "slow and not idle" --durations=25
 
 # What measures time. The machine must do nothing else meanwhile.
 test-idle: $(INTEGRATION)

@@ -176,7 +176,7 @@ def test_branches_are_pythons(probe: Probe, cases: list[tuple[Any, ...]]) -> Non
     found = probe("branches", cases=[dict(zip(names, case, strict=True)) for case in cases])
     for (text, code, null, text_scale, code_scale), (conditions, scales) in zip(cases, found, strict=True):
         want = branches(Condition(text, code), null, text_scale, code_scale)
-        assert [tuple(condition) for condition in conditions] == list(want.conditions)
+        assert [Condition(*condition) for condition in conditions] == list(want.conditions)
         assert scales == list(want.scales)
 
 
