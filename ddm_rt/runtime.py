@@ -278,7 +278,7 @@ def read_format_1(contents: Sequence[bytes], paths: Sequence[Path]) -> tuple[Run
 
 
 def _check_codes(leaves: Sequence[Leaf], num_codes: int, where: str, source: str = "") -> None:
-    if [leaf.code for leaf in leaves] != list(range(num_codes)):
+    if len(leaves) != num_codes or [leaf.code for leaf in leaves] != list(range(len(leaves))):
         raise BundleError(f"{where}: expected codes 0 to {num_codes - 1} in order{source}")
     tops = {leaf.top_code for leaf in leaves}
     if tops != set(range(len(tops))):

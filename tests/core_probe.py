@@ -1,6 +1,7 @@
 """The embedding library's core through ddm-core-probe: a line of JSON in, a line of JSON out."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,18 @@ def python(call: Callable[[], Any]) -> Any:
     except DdmError as error:
         status = 3 if isinstance(error, LedgerError) else 2 if isinstance(error, BundleError) else 1
         return {"error": str(error), "status": status}
+
+
+def place(message: str) -> str:
+    """The file and the field that an error names, or the argument."""
+    found = re.match(r"(\S+: field [^:\s(]+|/[^:]+|(?:target|bundle) |\w+ )", message)
+    return re.sub(r"(\.str|\.tuple.*|[.\d]+)$", "", found[0]) if found else ""
+
+
+def agree(there: Any, here: Any) -> bool:
+    """Whether both sides give the same, or refuse the same place by the same status. Each has words of its own."""
+    if isinstance(there, list) and isinstance(here, list):
+        return len(there) == len(here) and all(map(agree, there, here))
+    if not (isinstance(there, dict) and isinstance(here, dict) and {"error"} <= there.keys() & here.keys()):
+        return bool(there == here)
+    return there["status"] == here["status"] and place(there["error"]) == place(here["error"])

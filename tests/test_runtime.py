@@ -186,10 +186,11 @@ def test_a_student_of_format_1_takes_no_negative_prompt(bundle: Bundle, tmp_path
     assert not write_format_1(bundle, tmp_path / "student", run={"distill": {}}).config.takes_negative_prompt
 
 
-def test_codes_of_format_1_that_do_not_fit_are_named(bundle: Bundle, tmp_path: Path) -> None:
-    words = r"codes\.json: field leaves: expected codes 0 to 2 in order, as config\.json says"
+@pytest.mark.parametrize("num_codes", [3, 2**63 - 1])
+def test_codes_of_format_1_that_do_not_fit_are_named(bundle: Bundle, tmp_path: Path, num_codes: int) -> None:
+    words = rf"codes\.json: field leaves: expected codes 0 to {num_codes - 1} in order, as config\.json says"
     with pytest.raises(BundleError, match=words):
-        write_format_1(bundle, tmp_path / "old", num_codes=3)
+        write_format_1(bundle, tmp_path / "old", num_codes=num_codes)
 
 
 @pytest.mark.parametrize("name", ["config.json", "schedule.json", "codes.json"])

@@ -25,25 +25,25 @@ void keep(const char *message) {
     last_error[size] = '\0';
 }
 
-json::Value or_null(const std::optional<std::string> &text) { return text ? json::Value(*text) : json::Value(); }
+json::Out or_null(const std::optional<std::string> &text) { return text ? json::Out(*text) : json::Out(); }
 
 std::string describe(const Pipeline &pipeline) {
     const RuntimeConfig &config = pipeline.bundle().config;
     const Codes &codes = pipeline.bundle().codes;
     const MadeBy &made_by = pipeline.made_by();
     const std::vector<std::string> &former_ids = pipeline.bundle().former_ids;
-    json::Object versions;
-    for (const auto &[name, version] : made_by.versions) versions.emplace_back(name, version);
-    return json::write(json::Object{
+    json::Out versions = json::Out::object();
+    for (const auto &[name, version] : made_by.versions) versions[name] = version;
+    return json::write({
         {"bundle_id", pipeline.bundle().bundle_id},
-        {"former_ids", json::List(former_ids.begin(), former_ids.end())},
+        {"former_ids", former_ids},
         {"name", config.name},
         {"family", name_of(config.family)},
-        {"num_codes", uint64_t{codes.num_codes()}},
-        {"num_top_codes", uint64_t{codes.num_top_codes()}},
+        {"num_codes", codes.num_codes()},
+        {"num_top_codes", codes.num_top_codes()},
         {"image_size", config.image_size},
         {"size_multiple", config.size_multiple},
-        {"prompt_free", json::Value(config.prompt_free)},
+        {"prompt_free", config.prompt_free},
         {"backend", made_by.backend},
         {"precision", made_by.precision},
         {"threads", made_by.threads},
@@ -116,9 +116,9 @@ const char *ddm_rt_last_error(void) { return ddm::last_error; }
 const char *ddm_rt_backends(void) {
     static thread_local std::string text;
     const ddm_rt_status status = guarded([&] {
-        ddm::json::List found;
+        ddm::json::Out found = ddm::json::Out::array();
         for (const auto &[name, reason] : ddm::backends()) {
-            found.push_back(ddm::json::Object{{"name", name}, {"reason", ddm::or_null(reason)}});
+            found.push_back({{"name", name}, {"reason", ddm::or_null(reason)}});
         }
         text = ddm::json::write(found);
     });

@@ -6,10 +6,11 @@
 
 #include "error.h"
 #include "factors.h"
-#include "groups.h"
+#include "natural.h"
 #include "noise.h"
 #include "prepare.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm {
 namespace {

@@ -6,9 +6,8 @@
 #include <system_error>
 
 #include "error.h"
+#include "fields.h"
 #include "files.h"
-#include "runtime.h"
-#include "shape.h"
 #include "text.h"
 
 namespace ddm {
@@ -22,69 +21,27 @@ constexpr std::array FORMAT_1 = {"config.json", "schedule.json", "codes.json"};
 // Made from a bundle and added to it: checked when they are used.
 constexpr std::array DERIVED = {"plans/", "calibrations/", "reports/", "tables/"};
 
-// What is read of bundle.json before anything else: later formats may change everything else.
-const shape::Check& index_head() {
-    static const shape::Check check = shape::open_object({{"schema_version", shape::integer()}});
-    return check;
-}
-
-const shape::Check& index_file() {
-    using namespace shape;
-    static const Check entry = open_object({{"sha256", hash()}, {"bytes", integer({.ge = 0})}});
-    static const Check former = open_object({{"bundle_id", hash()}, {"files", mapping(hash())}});
-    static const Check check = open_object({
-        {"schema_version", integer()},
-        {"bundle_id", hash()},
-        {"former", list(former), "[]"},
-        {"files", mapping(entry)},
-        {"provenance", mapping(anything())},
-    });
-    return check;
-}
-
-std::string read(const std::string& path) {
-    try {
-        return read_file(path);
-    } catch (const std::system_error& error) {
-        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
-    }
-}
-
-bool is_file(const std::string& path) {
+bool is_there(const std::string& path, mode_t kind) {
     struct stat found;
-    return ::stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode);
-}
-
-bool is_directory(const std::string& path) {
-    struct stat found;
-    return ::stat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+    return ::stat(path.c_str(), &found) == 0 && (found.st_mode & S_IFMT) == kind;
 }
 
 std::string locate(const std::string& source) {
     if (source.find('\0') != source.npos) refuse_bundle(concat("bundle ", repr(source), ": no path: it holds a null"));
     const std::string path = clean_path(source);
     // The bundles that ship inside the Python package have no names here.
-    if (!is_directory(path)) refuse_bundle(concat("bundle ", repr(source), ": no such directory"));
-    if (!is_file(join_path(path, INDEX))) {
+    if (!is_there(path, S_IFDIR)) refuse_bundle(concat("bundle ", repr(source), ": no such directory"));
+    if (!is_there(join_path(path, INDEX), S_IFREG)) {
         refuse_bundle(concat(path, ": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
     }
     return path;
 }
 
-json::Value read_index(const std::string& path) {
-    const json::Value tree = shape::parse(shape::anything(), read(path), path);
-    const int64_t format = shape::parse_tree(index_head(), tree, path)["schema_version"].integer();
-    if (format != 1 && format != 2) {
-        refuse_bundle(concat(path, ": schema_version is ", format, "; this version reads 1 and 2"));
-    }
-    return shape::parse_tree(index_file(), tree, path);
-}
-
-void check_name(const std::string& name, const std::string& index) {
+void check_name(const std::string& name, const Field& files) {
     const std::vector<std::string> parts = split(name, '/');
     const bool inside = !name.starts_with('/') && std::find(parts.begin(), parts.end(), "..") == parts.end() &&
-                        clean_path(name) != "." && name.find('\\') == name.npos && name.find('\0') == name.npos;
-    if (!inside) refuse_bundle(concat(index, ": field files: ", repr(name), " is not a path inside the bundle"));
+                        clean_path(name) != "." && name.find_first_of(std::string_view("\\\0", 2)) == name.npos;
+    if (!inside) refuse_bundle(concat(files.place(), ": ", repr(name), " is not a path inside the bundle"));
 }
 
 void check_file(const std::string& path, const FileEntry& entry) {
@@ -103,62 +60,74 @@ void check_file(const std::string& path, const FileEntry& entry) {
     refuse_bundle(concat(path, ": altered: its sha256 differs from the one in ", INDEX));
 }
 
-bool is_derived(const std::string& name) {
-    return std::any_of(DERIVED.begin(), DERIVED.end(), [&](const char* folder) { return name.starts_with(folder); });
-}
-
 // Whether the file is one of those that say, in either format, how to sample.
 bool is_said(const std::string& name) {
     return name == RUNTIME || std::find(FORMAT_1.begin(), FORMAT_1.end(), name) != FORMAT_1.end();
 }
 
 // What the id of the bundle must have been that had the files of `hashes` beside the graphs and tokenizers of this one.
-std::string former_id(std::vector<std::pair<std::string, FileEntry>> files, const json::Value& hashes) {
-    std::erase_if(files, [&](const auto& each) { return is_said(each.first) || hashes.find(each.first); });
-    for (const auto& [name, sha256] : hashes.object()) files.emplace_back(name, FileEntry{sha256.text(), 0});
+std::string former_id(Files files, const Field& hashes) {
+    std::erase_if(files, [](const auto& each) { return is_said(each.first); });
+    for (const auto& [name, hash] : hashes.members()) files[name] = {hash.hash(), 0};
     return bundle_id(files);
 }
 
 }  // namespace
 
+std::string content_of(const std::string& path) {
+    try {
+        return read_file(path);
+    } catch (const std::system_error& error) {
+        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+    }
+}
+
 Bundle Bundle::load(const std::string& source) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
-    const json::Value index = read_index(index_path);
-    const int64_t format = index["schema_version"].integer();
-    Bundle bundle{path, index["bundle_id"].text(), {}, format, {}, {}, {}, {}};
-    for (const auto& [name, entry] : index["files"].object()) {
-        bundle.files.emplace_back(name, FileEntry{entry["sha256"].text(), entry["bytes"].natural()});
+    const json::Value tree = parse(content_of(index_path), index_path);
+    const Field index(tree, index_path);
+    const int64_t format = index["schema_version"].whole();  // later formats may change everything else
+    if (format != 1 && format != 2) {
+        refuse_bundle(concat(index_path, ": schema_version is ", format, "; this version reads 1 and 2"));
+    }
+    Bundle bundle{path, index["bundle_id"].hash(), {}, format, {}, {}, {}, {}};
+    const Field files = index["files"];
+    for (const auto& [name, entry] : files.members()) {
+        bundle.files[name] = {entry["sha256"].hash(), static_cast<uint64_t>(entry["bytes"].whole(0))};
     }
     const auto must_list = [&](const std::string& name, const char* kind) {
         if (bundle.find(name)) return;
-        refuse_bundle(concat(index_path, ": field files: ", name, " is not listed; a bundle ", kind, "must have it"));
+        refuse_bundle(concat(files.place(), ": ", name, " is not listed; a bundle ", kind, "must have it"));
     };
     if (format == 2) must_list(RUNTIME, "");
     else for (const char* name : FORMAT_1) must_list(name, "");
     for (const char* name : GRAPHS) must_list(name, "");
     for (const auto& [name, entry] : bundle.files) {
-        check_name(name, index_path);
-        if (!is_derived(name)) check_file(bundle.file(name), entry);
+        check_name(name, files);
+        const auto has_name = [&name = name](const char* folder) { return name.starts_with(folder); };
+        if (std::none_of(DERIVED.begin(), DERIVED.end(), has_name)) check_file(bundle.file(name), entry);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));
     }
-    for (const json::Value& former : index["former"].list()) {
-        bundle.former_ids.push_back(former["bundle_id"].text());
+    for (const Field& former : index.get("former", json::Value::array()).list()) {
+        bundle.former_ids.push_back(former["bundle_id"].hash());
         if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) continue;
-        refuse_bundle(concat(index_path, ": field former.", bundle.former_ids.size() - 1,
-                      ".bundle_id does not match the files it lists"));
+        refuse_bundle(concat(former["bundle_id"].place(), " does not match the files it lists"));
     }
-    const auto each = [](auto function) {
-        return std::array{function(FORMAT_1[0]), function(FORMAT_1[1]), function(FORMAT_1[2])};
-    };
-    const auto path_of = [&](const char* name) { return bundle.file(name); };
-    const auto content = [&](const char* name) { return read(bundle.file(name)); };
-    Runtime said = format == 2 ? Runtime::of_format_2(content(RUNTIME), path_of(RUNTIME))
-                               : Runtime::of_format_1(each(content), each(path_of));
-    bundle.config = std::move(said.config);
-    bundle.codes = std::move(said.codes);
-    bundle.schedule = std::move(said.schedule);
+    const auto read = [&](const char* name) { return parse(content_of(bundle.file(name)), bundle.file(name)); };
+    const auto fields = [&](const json::Value& content, const char* name) { return Field(content, bundle.file(name)); };
+    const json::Value said = read(format == 2 ? RUNTIME : FORMAT_1[0]);
+    Runtime runtime;
+    if (format == 2) {
+        runtime = Runtime::of_format_2(fields(said, RUNTIME));
+    } else {
+        const json::Value schedule = read(FORMAT_1[1]), codes = read(FORMAT_1[2]);
+        runtime = Runtime::of_format_1(fields(said, FORMAT_1[0]), fields(schedule, FORMAT_1[1]), fields(codes, FORMAT_1[2]));
+    }
+    bundle.config = std::move(runtime.config);
+    bundle.codes = std::move(runtime.codes);
+    bundle.schedule = std::move(runtime.schedule);
     if (!bundle.config.prompt_free) {
         must_list(TEXT_GRAPH, "with prompts ");
         for (const TextSpec& spec : bundle.config.text) must_list(spec.tokenizer, "with prompts ");
@@ -173,7 +142,7 @@ bool Bundle::is_of(std::string_view id) const {
 }
 
 const FileEntry* Bundle::find(std::string_view name) const {
-    const auto found = std::find_if(files.begin(), files.end(), [&](const auto& each) { return each.first == name; });
+    const auto found = files.find(name);
     return found == files.end() ? nullptr : &found->second;
 }
 
@@ -189,18 +158,13 @@ void Bundle::check_directory(const std::string& relative) const {
     if (!any) refuse_bundle(concat(file(INDEX), ": field files: nothing below ", relative, " is listed"));
 }
 
-std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& files) {
-    auto sorted = files;
-    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+std::string bundle_id(const Files& files) {
     std::string content;
-    for (const auto& [name, entry] : sorted) {
+    for (const auto& [name, entry] : files) {
         const std::string graph = name.substr(0, name.find(".onnx")) + ".onnx";
-        const auto listed = [&](const auto& names, const std::string& wanted) {
-            return std::find(names.begin(), names.end(), wanted) != names.end();
-        };
-        if (is_said(name) || name.starts_with("tokenizer/") || listed(GRAPHS, graph) || graph == TEXT_GRAPH) {
-            content += name + '\0' + entry.sha256 + '\n';
-        }
+        const bool decides = is_said(name) || name.starts_with("tokenizer/") || graph == TEXT_GRAPH ||
+                             std::find(GRAPHS.begin(), GRAPHS.end(), graph) != GRAPHS.end();
+        if (decides) content += name + '\0' + entry.sha256 + '\n';
     }
     return sha256_of(content);
 }

@@ -1,12 +1,11 @@
 // The bundle: a directory whose index (bundle.json) holds the sha256 of every file in it. Of format 2 it describes itself
 // in runtime.json; of format 1 in config.json, schedule.json and codes.json.
-#ifndef DDM_RT_BUNDLE_H
-#define DDM_RT_BUNDLE_H
+#pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "runtime.h"
@@ -18,12 +17,14 @@ struct FileEntry {
     uint64_t bytes;
 };
 
+using Files = std::map<std::string, FileEntry, std::less<>>;  // by their names in the bundle
+
 struct Bundle {
     std::string path;
     std::string bundle_id;
     std::vector<std::string> former_ids;  // of the bundles of earlier formats that it was made from, oldest first
     int64_t format;                       // 1 or 2
-    std::vector<std::pair<std::string, FileEntry>> files;  // in the index's order
+    Files files;  // what the index lists
     RuntimeConfig config;
     Codes codes;
     Schedule schedule;
@@ -43,8 +44,9 @@ struct Bundle {
 };
 
 // sha256 over the names and hashes of the files that decide an image's content.
-std::string bundle_id(const std::vector<std::pair<std::string, FileEntry>>& files);
+std::string bundle_id(const Files& files);
+
+// All of a file that a bundle must have. Throws Error naming it.
+std::string content_of(const std::string& path);
 
 }  // namespace ddm
-
-#endif

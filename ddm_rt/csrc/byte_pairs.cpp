@@ -6,17 +6,14 @@
 #include <tuple>
 
 #include "error.h"
+#include "fields.h"
 #include "text.h"
 #include "unicode.h"
 
 namespace ddm {
 namespace {
 
-constexpr const char* kWordEnd = "</w>";
-
-[[noreturn]] void refuse_model(const std::string& field, const std::string& expected) {
-    throw Error(concat("field model.", field, ": expected ", expected));
-}
+constexpr const char* WORD_END = "</w>";
 
 // The visible character that stands for a byte in a vocabulary (GPT-2's table).
 char32_t visible(unsigned byte) {
@@ -29,62 +26,33 @@ char32_t visible(unsigned byte) {
 
 uint64_t key_of(int64_t left, int64_t right) { return static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right); }
 
-bool is_off(const json::Value& model, std::string_view name) {
-    const json::Value* value = model.find(name);
-    if (!value || value->is_null()) return true;
-    if (const bool* flag = value->as<bool>()) return !*flag;
-    const std::string* text = value->as<std::string>();
-    return text && text->empty();
-}
-
-const json::Value& model_member(const json::Value& tree, std::string_view name, const char* expected) {
-    const json::Value* value = tree.find(name);
-    if (!value) refuse_model(std::string(name), expected);
-    return *value;
-}
-
 }  // namespace
 
-BytePairs::BytePairs(const json::Value& model) {
-    if (!model.as<json::Object>()) throw Error("field model: expected an object");
+BytePairs::BytePairs(const Field& model) {
     for (const char* name : {"dropout", "continuing_subword_prefix", "fuse_unk", "byte_fallback", "ignore_merges"}) {
-        if (!is_off(model, name)) refuse_model(name, "none, as CLIP has it");
+        const auto field = model.find(name);
+        if (field && field->value() != false && field->value() != "") field->refuse("none, as CLIP has it");
     }
-    if (const json::Value* type = model.find("type")) {
-        const std::string* name = type->as<std::string>();
-        if (!name || *name != "BPE") refuse_model("type", "BPE");
+    if (const auto type = model.find("type")) type->one_of({"BPE"});
+    model["end_of_word_suffix"].one_of({WORD_END});
+    for (const auto& [token, id] : model["vocab"].members()) {
+        vocabulary_.emplace(token, id.whole(0, std::numeric_limits<uint32_t>::max()));
     }
-    const std::string* suffix = model_member(model, "end_of_word_suffix", kWordEnd).as<std::string>();
-    if (!suffix || *suffix != kWordEnd) refuse_model("end_of_word_suffix", kWordEnd);
-    const json::Object* vocabulary = model_member(model, "vocab", "tokens with their ids").as<json::Object>();
-    if (!vocabulary) refuse_model("vocab", "tokens with their ids");
-    for (const auto& [token, id] : *vocabulary) {
-        const json::Integer* number = id.as<json::Integer>();
-        if (!number || number->negative || number->wide || number->magnitude > std::numeric_limits<uint32_t>::max()) {
-            refuse_model("vocab", "ids from 0 to 2**32 - 1");
-        }
-        vocabulary_.emplace(token, static_cast<int64_t>(number->magnitude));
-    }
-    const json::List* merges = model_member(model, "merges", "pairs of tokens").as<json::List>();
-    if (!merges) refuse_model("merges", "pairs of tokens");
-    for (const json::Value& merge : *merges) {
-        if (const json::List* both = merge.as<json::List>()) {
-            if (both->size() != 2 || !(*both)[0].as<std::string>() || !(*both)[1].as<std::string>()) {
-                refuse_model("merges", "pairs of tokens");
-            }
-            add_merge((*both)[0].text(), (*both)[1].text());
+    for (const Field& merge : model["merges"].list()) {
+        if (merge.value().is_array()) {
+            const std::vector<Field> both = merge.list_of(2);
+            add_merge(both[0].text(), both[1].text());
         } else {
-            const std::string* text = merge.as<std::string>();
-            const size_t blank = text ? text->find(' ') : std::string::npos;
-            if (blank == std::string::npos) refuse_model("merges", "pairs of tokens");
-            add_merge(text->substr(0, blank), text->substr(blank + 1));
+            const std::string text = merge.text();
+            if (text.find(' ') == text.npos) merge.refuse("a pair of tokens");
+            add_merge(text.substr(0, text.find(' ')), text.substr(text.find(' ') + 1));
         }
     }
     for (unsigned byte = 0; byte < 256; byte++) {
         std::string token;
-        unicode::append_utf8(token, visible(byte));
+        append_utf8(token, visible(byte));
         inside_[byte] = id_of(token);
-        last_[byte] = id_of(token + kWordEnd);
+        last_[byte] = id_of(token + WORD_END);
     }
 }
 
@@ -104,12 +72,11 @@ bool BytePairs::knows(int64_t id) const {
 }
 
 // Of all neighbours that can be merged, the pair of the lowest rank goes first, of equal ones the leftmost.
-std::vector<std::pair<int64_t, size_t>> BytePairs::encode(std::string_view word) const {
+void BytePairs::encode(std::string_view word, std::vector<int64_t>& out) const {
     constexpr size_t none = std::numeric_limits<size_t>::max();
     struct Symbol {
         int64_t id;
         size_t before, after;  // its neighbours
-        size_t end;            // byte that it ends before
         bool gone;             // it was merged into the one before
     };
     std::vector<Symbol> symbols;
@@ -117,7 +84,7 @@ std::vector<std::pair<int64_t, size_t>> BytePairs::encode(std::string_view word)
     for (size_t i = 0; i < word.size(); i++) {
         const auto byte = static_cast<unsigned char>(word[i]);
         const bool at_end = i + 1 == word.size();
-        symbols.push_back({at_end ? last_[byte] : inside_[byte], i ? i - 1 : none, at_end ? none : i + 1, i + 1, false});
+        symbols.push_back({at_end ? last_[byte] : inside_[byte], i ? i - 1 : none, at_end ? none : i + 1, false});
     }
     using Candidate = std::tuple<int64_t, size_t, int64_t>;  // rank, place of the left one, what they become
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> waiting;
@@ -137,17 +104,14 @@ std::vector<std::pair<int64_t, size_t>> BytePairs::encode(std::string_view word)
         if (found == merges_.end() || found->second.id != id) continue;
         next.gone = true;
         symbol.id = id;
-        symbol.end = next.end;
         symbol.after = next.after;
         if (symbol.after != none) symbols[symbol.after].before = left;
         consider(symbol.before);
         consider(left);
     }
-    std::vector<std::pair<int64_t, size_t>> ids;
     for (const Symbol& symbol : symbols) {
-        if (!symbol.gone) ids.emplace_back(symbol.id, symbol.end);
+        if (!symbol.gone) out.push_back(symbol.id);
     }
-    return ids;
 }
 
 }  // namespace ddm

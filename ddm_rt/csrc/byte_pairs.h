@@ -1,28 +1,26 @@
 // Byte-pair encoding of one word, with CLIP's mark at its end (Sennrich et al. 2016, arXiv 1508.07909).
-#ifndef DDM_RT_BYTE_PAIRS_H
-#define DDM_RT_BYTE_PAIRS_H
+#pragma once
 
 #include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
-#include "json.h"
-
 namespace ddm {
+
+class Field;
 
 class BytePairs {
 public:
     BytePairs() = default;
 
     // From the member `model` of a tokenizer.json. Throws Error saying which of its fields doesn't fit.
-    explicit BytePairs(const json::Value& model);
+    explicit BytePairs(const Field& model);
 
-    // Ids with the number of the byte that each ends before.
-    std::vector<std::pair<int64_t, size_t>> encode(std::string_view word) const;
+    // Appends the word's ids.
+    void encode(std::string_view word, std::vector<int64_t>& out) const;
 
     bool knows(int64_t id) const;
 
@@ -40,5 +38,3 @@ private:
 };
 
 }  // namespace ddm
-
-#endif

@@ -4,10 +4,8 @@
 #include <cmath>
 #include <map>
 #include <set>
-#include <system_error>
 
-#include "config_shape.h"
-#include "files.h"
+#include "fields.h"
 #include "groups.h"
 #include "numpy.h"
 #include "posterior.h"
@@ -16,14 +14,12 @@
 namespace ddm {
 namespace {
 
-using json::Value;
-
 constexpr double EDGE_TOLERANCE = 1e-3;  // of a share: what the eye can't tell apart isn't refused
 constexpr const char* HELP =
     "More codes (train --micro-codes), more audits (calibrate --n) or retraining with more such images is needed";
 
 // What decides the images beside code and seed, field by field.
-using Settings = json::Object;
+using Settings = std::vector<std::pair<std::string, json::Value>>;
 
 struct Calibration {
     std::string id, bundle_id;
@@ -64,47 +60,6 @@ struct Calibration {
     }
 };
 
-const shape::Check& calibration_file() {
-    using namespace shape;
-    static const Check count = integer({.ge = 0});
-    static const Check prompt = nullable(either("str", text(), "tuple[str, ...]", list(text())));
-    static const Check settings = object({
-        {"prompt", prompt, "null"},
-        {"negative_prompt", nullable(text()), "null"},
-        {"scope", nullable(text()), "null"},
-        {"sampler", sampler()},
-        {"num_steps", positive()},
-        {"guidance_scale", nullable(number()), "null"},
-        {"indicator_guidance_scale", number()},
-        {"indicator_scale", number()},
-        {"eta", number()},
-        {"clip", clip()},
-        {"height", positive()},
-        {"width", positive()},
-        {"precision", text()},
-        {"guidance_interval", nullable(fixed({number(), number()})), "null"},
-        {"apg", nullable(fixed({number(), number()})), "null"},
-        {"cads", nullable(fixed({number(), number(), number()})), "null"},
-    });
-    static const Check check = object({
-        {"schema_version", one_of(std::vector<int64_t>{1}), "1"},
-        {"bundle_id", hash()},
-        {"attributes", list(object({{"name", text()}, {"groups", list(text())}}))},
-        {"counts", list(list(count))},
-        {"unsure", list(count)},
-        {"settings", settings},
-        {"targets", list(object({{"target", text()}, {"code_weights", list(number())}})), "[]"},
-        {"provenance", mapping(anything()), "{}"},
-    });
-    return check;
-}
-
-Row numbers(const Value& list) {
-    Row out;
-    for (const Value& value : list.list()) out.push_back(value.number());
-    return out;
-}
-
 // As many combinations of groups as there are, or more than `most`.
 size_t combinations(const std::vector<Attribute>& attributes, size_t most) {
     size_t count = 1;
@@ -131,23 +86,52 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     }
 }
 
+// The settings that a calibration was made at, checked and in the order in which differences are told.
+Settings settings_of(const Field& tree) {
+    Settings out;
+    const auto take = [&](const char* name, const std::optional<Field>& field, auto check) {
+        if (field) check(*field);
+        out.emplace_back(name, field ? field->value() : json::Value());
+    };
+    const auto text = [](const Field& field) { field.text(); };
+    const auto number = [](const Field& field) { field.number(); };
+    const auto pair = [](const Field& field) { field.pair(); };
+    const auto positive = [](const Field& field) { field.whole(1); };
+    take("prompt", tree.find("prompt"), [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
+    for (const char* name : {"negative_prompt", "scope"}) take(name, tree.find(name), text);
+    take("sampler", tree["sampler"], [](const Field& field) { sampler_of(field); });
+    take("num_steps", tree["num_steps"], positive);
+    take("guidance_scale", tree.find("guidance_scale"), number);
+    for (const char* name : {"indicator_guidance_scale", "indicator_scale", "eta"}) take(name, tree[name], number);
+    take("clip", tree["clip"].or_null(), pair);
+    for (const char* name : {"height", "width"}) take(name, tree[name], positive);
+    take("precision", tree["precision"], text);
+    for (const char* name : {"guidance_interval", "apg"}) take(name, tree.find(name), pair);
+    take("cads", tree.find("cads"), [](const Field& field) { field.list_of(3), field.numbers(); });
+    tree.nothing_else();
+    return out;
+}
+
 Calibration read(const std::string& path, const std::string& id) {
-    std::string content;
-    try {
-        content = read_file(path);
-    } catch (const std::system_error& error) {
-        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+    const json::Value content = parse(content_of(path), path);
+    const Field file(content, path);
+    file.get("schema_version", 1).whole(1, 1);
+    Calibration out{id, file["bundle_id"].hash(), {}, {}, settings_of(file["settings"]), {}};
+    for (const Field& attribute : file["attributes"].list()) {
+        out.attributes.push_back({attribute["name"].text(), attribute["groups"].texts()});
+        attribute.nothing_else();
     }
-    const Value tree = shape::parse(calibration_file(), content, path);
-    Calibration out{id, tree["bundle_id"].text(), {}, {}, tree["settings"].object(), {}};
-    for (const Value& attribute : tree["attributes"].list()) {
-        out.attributes.push_back({attribute["name"].text(), {}});
-        for (const Value& group : attribute["groups"].list()) out.attributes.back().groups.push_back(group.text());
+    for (const Field& row : file["counts"].list()) {
+        out.counts.emplace_back();
+        for (const Field& count : row.list()) out.counts.back().push_back(static_cast<double>(count.whole(0)));
     }
-    for (const Value& row : tree["counts"].list()) out.counts.push_back(numbers(row));
-    for (const Value& stored : tree["targets"].list()) {
-        out.targets.emplace_back(stored["target"].text(), numbers(stored["code_weights"]));
+    for (const Field& count : file["unsure"].list()) count.whole(0);
+    for (const Field& stored : file.get("targets", json::Value::array()).list()) {
+        out.targets.emplace_back(stored["target"].text(), stored["code_weights"].numbers());
+        stored.nothing_else();
     }
+    file.find("provenance");
+    file.nothing_else();
     return out;
 }
 
@@ -160,41 +144,21 @@ template <typename T>
 using ByName = std::map<std::string, T, ByPath>;
 
 ByName<Calibration> load_all(const Bundle& bundle) {
-    std::set<std::string> paths;
-    for (const auto& [path, entry] : bundle.files) paths.insert(path);
+    const std::string above = "calibrations/", file = "/calibration.json";
     ByName<Calibration> found;
-    for (const std::string& path : paths) {
-        const size_t end = path.find('/', std::string("calibrations/").size());
-        if (!path.starts_with("calibrations/") || end == path.npos || path.substr(end) != "/calibration.json") continue;
-        const std::string folder = path.substr(0, end);
-        bundle.check_directory(folder);
-        Calibration record = read(bundle.file(path), bundle.find(path)->sha256);
+    for (const auto& [path, entry] : bundle.files) {
+        const size_t end = path.find('/', above.size());
+        if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
+        bundle.check_directory(path.substr(0, end));
+        Calibration record = read(bundle.file(path), entry.sha256);
         check(record, bundle.codes.num_codes(), bundle.file(path));
-        found.emplace(folder.substr(std::string("calibrations/").size()), std::move(record));
+        found.emplace(path.substr(above.size(), end - above.size()), std::move(record));
     }
     return found;
 }
 
-bool same(const Value& a, const Value& b) {
-    const auto is_number = [](const Value& value) { return value.as<json::Integer>() || value.as<double>(); };
-    if (is_number(a) && is_number(b)) return a.number() == b.number();
-    if (a.index() != b.index()) return false;
-    if (const auto* list = a.as<json::List>()) {
-        const json::List& other = b.list();
-        return list->size() == other.size() && std::equal(list->begin(), list->end(), other.begin(), same);
-    }
-    return a.is_null() || a.text() == b.text();
-}
-
-// As str() has it; text in a list as repr() does.
-std::string plain_text(const Value& value, bool quoted = false) {
-    if (const auto* text = value.as<std::string>()) return quoted ? repr(*text) : text->empty() ? "empty" : *text;
-    if (const auto* number = value.as<double>()) return repr(*number);
-    if (value.as<json::Integer>()) return std::to_string(value.integer());
-    if (value.is_null()) return "not set";
-    std::vector<std::string> parts;
-    for (const Value& each : value.list()) parts.push_back(plain_text(each, true));
-    return concat("(", join(", ", parts), parts.size() == 1 ? ",)" : ")");
+std::string told(const json::Value& value) {
+    return value.is_null() ? "not set" : value == "" ? "empty" : value.is_string() ? value.get<std::string>() : value.dump();
 }
 
 // What a request asks for that isn't as calibrated. A calibration with a scope holds for that scope, whatever the
@@ -204,18 +168,15 @@ std::vector<std::string> differences(const Calibration& record, const Bundle& bu
     if (!bundle.is_of(record.bundle_id)) {
         found.push_back("it is of another bundle, " + record.bundle_id.substr(0, 12));
     }
-    const Value tree = manifest.tree();
-    const Value settings(record.settings), none;
-    const bool scoped = !settings["scope"].is_null();
+    const json::Value tree = manifest.tree(), &request = tree["request"];
+    const auto has_scope = [](const auto& setting) { return setting.first == "scope" && !setting.second.is_null(); };
+    const bool scoped = std::any_of(record.settings.begin(), record.settings.end(), has_scope);
     for (const auto& [name, was] : record.settings) {
         const bool prompt = name == "prompt" || name == "negative_prompt";
         if (scoped ? prompt : name == "scope") continue;
-        const Value* asked = tree["request"].find(name);
-        if (!asked) asked = tree.find(name);
-        const Value& now = asked ? *asked : none;
-        if (!same(was, now)) {
-            found.push_back(concat(name, " is ", plain_text(now), " (calibrated at ", plain_text(was), ")"));
-        }
+        const json::Value& holder = request.contains(name) ? request : tree;
+        const json::Value now = holder.value(name, json::Value());
+        if (was != now) found.push_back(concat(name, " is ", told(now), " (calibrated at ", told(was), ")"));
     }
     return found;
 }

@@ -1,9 +1,7 @@
 // Prompts to token ids: what the `tokenizers` library makes of them with a CLIP checkpoint's tokenizer.json.
-#ifndef DDM_RT_CLIP_TOKENIZER_H
-#define DDM_RT_CLIP_TOKENIZER_H
+#pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,8 +9,6 @@
 
 #include "byte_pairs.h"
 #include "runtime.h"
-#include "json.h"
-#include "unicode.h"
 
 namespace ddm {
 
@@ -22,30 +18,23 @@ public:
     ClipTokenizer(const std::string& path, const TextSpec& spec);
     ClipTokenizer(std::string_view content, const std::string& path, const TextSpec& spec);
 
-    // `max_length` ids of text in UTF-8: begin, tokens, end, padding. Where it is too long, `loss` says what was cut.
+    // `max_length` ids of text in UTF-8: begin, tokens, end, padding. Where it is too long, `loss` says so.
     std::vector<int64_t> ids(std::string_view text, std::string& loss) const;
 
 private:
-    struct Token {
-        int64_t id;
-        size_t end;  // the number of the text's character that it ends before
-    };
-    using Tokens = std::vector<Token>;
-    using Added = std::vector<std::pair<unicode::Letters, int64_t>>;  // tokens that are found as they are
+    using Ids = std::vector<int64_t>;
+    using Added = std::vector<std::pair<std::u32string, int64_t>>;  // tokens that are found as they are
 
-    void read(const json::Value& tree);
-    void read_ends(const json::Value& tree);
-    void add_segment(const unicode::Letters& text, Tokens& out) const;
-    void add_words(const unicode::Letters& text, Tokens& out) const;
-    size_t literal_at(const unicode::Letters& text, size_t start) const;
+    void read(const Field& file);
+    void read_ends(const Field& tree);
+    void add_words(const std::u32string& text, Ids& out) const;
+    size_t literal_at(std::u32string_view text) const;
 
     TextSpec spec_;
     BytePairs pairs_;
-    Added added_, added_normalized_;  // found in the text as given, and in its normal form
-    std::vector<unicode::Letters> literals_;  // what the pattern of words takes whole, besides words
+    Added added_, added_normalized_;        // found in the text as given, and in its normal form
+    std::vector<std::u32string> literals_;  // what the pattern of words takes whole, besides words
     int64_t begin_ = 0, end_ = 0;
 };
 
 }  // namespace ddm
-
-#endif

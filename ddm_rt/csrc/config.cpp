@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include "error.h"
+#include "fields.h"
 #include "text.h"
 
 namespace ddm {
@@ -20,14 +21,18 @@ Balance balance_named(std::string_view name) {
     throw Error(concat("balance is ", repr(name), "; expected one of: on, off, auto"));
 }
 
-Sampling Sampling::of(const json::Value& tree) {
-    Sampling out{sampler_named(tree["sampler"].text()), tree["num_steps"].integer(), tree["eta"].number(),
-                 tree["guidance_scale"].number(),       std::nullopt,                tree["indicator_scale"].number(),
-                 std::nullopt};
-    const json::Value &scale = tree["indicator_guidance_scale"], &clip = tree["clip"];
-    if (!scale.is_null()) out.indicator_guidance_scale = scale.number();
-    if (!clip.is_null()) out.clip = {clip.list()[0].number(), clip.list()[1].number()};
-    return out;
+Sampling Sampling::of(const Field& tree) {
+    const auto code_scale = tree.get("indicator_guidance_scale", 1.5).or_null();
+    const auto clip = tree.get("clip", {-1.0, 1.0}).or_null();
+    return {
+        .sampler = sampler_of(tree.get("sampler", "ddim")),
+        .num_steps = tree.get("num_steps", 25).whole(1),
+        .eta = tree.get("eta", 0.0).number(0, 1),
+        .guidance_scale = tree.get("guidance_scale", 1.0).number(0),
+        .indicator_guidance_scale = code_scale ? std::optional(code_scale->number(0)) : std::nullopt,
+        .indicator_scale = tree.get("indicator_scale", 1.0).number(0),
+        .clip = clip ? std::optional(clip->pair()) : std::nullopt,
+    };
 }
 
 }  // namespace ddm

@@ -1,15 +1,15 @@
 // Names that files and requests have in common, and what a bundle samples with unless told otherwise.
-#ifndef DDM_RT_CONFIG_H
-#define DDM_RT_CONFIG_H
+#pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string_view>
 
-#include "json.h"
 #include "schedule.h"
 
 namespace ddm {
+
+class Field;
 
 constexpr int64_t NULL_CODE = -1;
 
@@ -29,9 +29,7 @@ struct Sampling {
     double indicator_scale;
     Clip clip;
 
-    static Sampling of(const json::Value& tree);  // checked
+    static Sampling of(const Field& tree);
 };
 
 }  // namespace ddm
-
-#endif

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "error.h"
-#include "groups.h"
+#include "natural.h"
 #include "quota.h"
 #include "raking.h"
 #include "text.h"

@@ -228,10 +228,4 @@ std::vector<Part> parse_group_target(const std::string& text, const std::vector<
     return parts;
 }
 
-double exact_sum(const std::vector<double>& values) {
-    Natural total;
-    for (const double value : values) total += Natural::of(value);
-    return total.value();
-}
-
 }  // namespace ddm

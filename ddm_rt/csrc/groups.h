@@ -31,9 +31,6 @@ void check_attributes(const std::vector<Attribute>& attributes, const std::strin
 // The parts of a target, ordered as `attributes`. Throws Error quoting it.
 std::vector<Part> parse_group_target(const std::string& target, const std::vector<Attribute>& attributes);
 
-// The sum of numbers from 0, rounded once.
-double exact_sum(const std::vector<double>& values);
-
 }  // namespace ddm
 
 #endif

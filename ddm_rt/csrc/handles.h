@@ -13,7 +13,7 @@
 #include "ddm_rt.h"
 #include "error.h"
 #include "pipeline.h"
-#include "scoped_words.h"
+#include "leave_alone.h"
 #include "text.h"
 
 struct ddm_rt_options {

@@ -1,9 +1,4 @@
-// Values of JSON, and the writer.
 #include "json.h"
-
-#include <cmath>
-#include <cstdio>
-#include <stdexcept>
 
 #include "error.h"
 #include "text.h"
@@ -11,131 +6,52 @@
 namespace ddm::json {
 namespace {
 
-void write_string(std::string& out, const std::string& text) {
-    out += '"';
-    for (size_t at = 0; at < text.size();) {
-        const auto byte = static_cast<unsigned char>(text[at++]);
-        char escape[16];
-        if (byte == '"' || byte == '\\') {
-            out += '\\';
-            out += static_cast<char>(byte);
-        } else if (byte >= 0x20 && byte < 0x7F) {
-            out += static_cast<char>(byte);
-        } else if (byte < 0x80) {
-            static constexpr std::string_view LETTERS = "btn?fr";  // of 8 to 13
-            if (byte >= 8 && byte <= 13 && byte != 11) {
-                out += '\\';
-                out += LETTERS[byte - 8u];
-            } else {
-                std::snprintf(escape, sizeof escape, "\\u%04x", byte);
-                out += escape;
-            }
-        } else {
-            char32_t code = byte >= 0xF0 ? byte & 0x07 : byte >= 0xE0 ? byte & 0x0F : byte & 0x1F;
-            while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) {
-                code = code << 6 | (static_cast<unsigned char>(text[at++]) & 0x3F);
-            }
-            if (code < 0x10000) {
-                std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(code));
-            } else {
-                code -= 0x10000;
-                std::snprintf(escape, sizeof escape, "\\u%04x\\u%04x", static_cast<unsigned>(0xD800 + (code >> 10)),
-                              static_cast<unsigned>(0xDC00 + (code & 0x3FF)));
-            }
-            out += escape;
-        }
+constexpr int DEEPEST = 200;
+constexpr size_t OF_VALUE = 32, OF_MEMBER = 96;  // bytes of a tree
+
+// In ASCII, and U+FFFD for what is no UTF-8, as a path may not be.
+std::string dumped(const Out& leaf) { return leaf.dump(-1, ' ', true, Out::error_handler_t::replace); }
+
+void write_to(std::string& out, const Out& tree, int indent, size_t level) {
+    if (!tree.is_structured()) {
+        out += tree.is_number_float() ? repr(tree.get<double>()) : dumped(tree);
+        return;
     }
-    out += '"';
-}
-
-void write_value(std::string& out, const Value& value, int indent, int level);
-
-void break_line(std::string& out, int indent, int level) {
-    if (indent < 0) return;
-    out += '\n';
-    out.append(static_cast<size_t>(indent * level), ' ');
-}
-
-template <typename Items, typename WriteItem>
-void write_items(std::string& out, const Items& items, const char* brackets, int indent, int level, WriteItem item) {
-    out += brackets[0];
-    bool first = true;
-    for (const auto& each : items) {
-        if (!first) out += indent < 0 ? ", " : ",";
-        first = false;
-        break_line(out, indent, level + 1);
-        item(each);
+    const std::string end = indent < 0 ? "" : "\n" + std::string(static_cast<size_t>(indent) * level, ' ');
+    const std::string next = indent < 0 ? "" : end + std::string(static_cast<size_t>(indent), ' ');
+    std::string before = next;
+    out += tree.is_object() ? '{' : '[';
+    for (const auto& [name, value] : tree.items()) {
+        out += before;
+        if (tree.is_object()) out += dumped(name) + ": ";
+        write_to(out, value, indent, level + 1);
+        before = (indent < 0 ? ", " : ",") + next;
     }
-    if (!first) break_line(out, indent, level);
-    out += brackets[1];
-}
-
-void write_value(std::string& out, const Value& value, int indent, int level) {
-    if (value.is_null()) {
-        out += "null";
-    } else if (const auto* boolean = value.as<bool>()) {
-        out += *boolean ? "true" : "false";
-    } else if (const auto* integer = value.as<Integer>()) {
-        out += integer->negative && (integer->wide || integer->magnitude) ? "-" : "";
-        out += integer->wide ? *integer->digits : std::to_string(integer->magnitude);
-    } else if (const auto* number = value.as<double>()) {
-        if (!std::isfinite(*number)) throw Error("Out of range float values are not JSON compliant");
-        out += repr(*number);
-    } else if (const auto* text = value.as<std::string>()) {
-        write_string(out, *text);
-    } else if (const auto* list = value.as<List>()) {
-        write_items(out, *list, "[]", indent, level,
-                    [&](const Value& item) { write_value(out, item, indent, level + 1); });
-    } else {
-        write_items(out, value.object(), "{}", indent, level, [&](const Member& member) {
-            write_string(out, member.first);
-            out += ": ";
-            write_value(out, member.second, indent, level + 1);
-        });
-    }
+    if (!tree.empty()) out += end;
+    out += tree.is_object() ? '}' : ']';
 }
 
 }  // namespace
 
-Value::Value(int64_t value)
-    : variant(Integer{.negative = value < 0,
-                      .magnitude = value < 0 ? -static_cast<uint64_t>(value) : static_cast<uint64_t>(value)}) {}
-
-Value::Value(uint64_t value) : variant(Integer{.magnitude = value}) {}
-
-double Integer::approximate() const {
-    const double size = wide ? *parse_float(*digits) : static_cast<double>(magnitude);
-    return negative && size != 0 ? -size : size;
-}
-
-const Value* Value::find(std::string_view key) const {
-    for (const Member& member : object()) {
-        if (member.first == key) return &member.second;
+Value read(std::string_view text, size_t most) {
+    size_t taken = 0;
+    const auto weigh = [&](int depth, Value::parse_event_t event, Value&) {
+        taken += event == Value::parse_event_t::key ? OF_MEMBER : OF_VALUE;
+        if (depth > DEEPEST) throw Error("JSON is nested too deeply");
+        if (taken > most) throw Error("JSON holds more than can be read here");
+        return true;
+    };
+    try {
+        return Value::parse(text.begin(), text.end(), weigh);
+    } catch (const Value::exception& error) {  // "[json.exception.parse_error.101] ..."
+        const std::string_view words = error.what();
+        throw Error(concat("not JSON: ", words.substr(words.find(' ') + 1)));
     }
-    return nullptr;
 }
 
-const Value& Value::operator[](std::string_view key) const {
-    const Value* found = find(key);
-    if (!found) throw std::out_of_range(std::string(key));
-    return *found;
-}
-
-double Value::number() const {
-    const auto* integer = as<Integer>();
-    return integer ? integer->approximate() : std::get<double>(*this);
-}
-
-int64_t Value::integer() const {
-    const Integer& found = std::get<Integer>(*this);
-    return static_cast<int64_t>(found.negative ? -found.magnitude : found.magnitude);
-}
-
-uint64_t Value::natural() const { return std::get<Integer>(*this).magnitude; }
-
-std::string write(const Value& value, int indent) {
+std::string write(const Out& tree, int indent) {
     std::string out;
-    write_value(out, value, indent, 0);
+    write_to(out, tree, indent, 0);
     return out;
 }
 

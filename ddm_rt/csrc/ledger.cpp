@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "fields.h"
 #include "fork_watch.h"
-#include "json.h"
 #include "ledger_file.h"
 #include "text.h"
 
@@ -23,35 +23,26 @@ constexpr const char* FIND =
     "SELECT number, counts FROM streams WHERE bundle_id = ? AND scope = ? AND target = ? AND calibration_id = ?";
 
 std::string counts_text(const TreeQuota& quota) {
-    json::Object out;
-    for (const auto& [code, count] : quota.counts()) out.emplace_back(std::to_string(code), count);
-    return json::write(json::Value(std::move(out)));
-}
-
-std::optional<int64_t> whole(std::string_view text) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-    return std::to_string(value) == text ? std::optional(value) : std::nullopt;
+    json::Out out = json::Out::object();
+    for (const auto& [code, count] : quota.counts()) out[std::to_string(code)] = count;
+    return json::write(out);
 }
 
 // The code and number of each member, or nothing where the text is no such object.
 std::optional<CodeCounts> parse_counts(const std::string& text) {
-    json::Value tree;
     try {
-        tree = json::read(text, json::Dialect::python);
+        const json::Value tree = json::read(text);
+        CodeCounts out;
+        for (const auto& [name, count] : Field(tree, "counts").members()) {
+            int64_t code = 0;
+            const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), code);
+            if (error != std::errc() || std::to_string(code) != name) return std::nullopt;
+            out.emplace_back(code, count.whole());
+        }
+        return out;
     } catch (const Error&) {
         return std::nullopt;
     }
-    if (!tree.as<json::Object>()) return std::nullopt;
-    CodeCounts out;
-    for (const auto& [name, count] : tree.object()) {
-        const auto code = whole(name);
-        const auto* number = count.as<json::Integer>();
-        if (!code || !number || number->wide || number->magnitude > uint64_t{INT64_MAX}) return std::nullopt;
-        out.emplace_back(*code, count.integer());
-    }
-    return out;
 }
 
 }  // namespace

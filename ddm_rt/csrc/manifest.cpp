@@ -1,147 +1,110 @@
 #include "manifest.h"
 
-#include "config_shape.h"
+#include <algorithm>
+
 #include "error.h"
+#include "fields.h"
 #include "noise.h"
 #include "text.h"
 
 namespace ddm {
 namespace {
 
-using json::Value;
+constexpr size_t LARGEST_MANIFEST = size_t{2} << 30;  // bytes as a tree: of a million images
 
-const shape::Check& manifest_file() {
-    using namespace shape;
-    static const Check code = integer({.ge = -1});
-    static const Check request = object({
-        {"prompt", nullable(either("str", text(), "tuple[str, ...]", list(text()))), "null"},
-        {"negative_prompt", nullable(text()), "null"},
-        {"n", positive()},
-        {"seed", seed()},
-        {"codes", nullable(list(code)), "null"},
-        {"balance", one_of({"on", "off", "auto"})},
-        {"leave_alone", nullable(list(text())), "null"},
-        {"scope", nullable(text()), "null"},
-        {"shuffle", boolean(), "false"},
-        {"height", positive()},
-        {"width", positive()},
-        {"guidance_scale", nullable(scale()), "null"},
-        {"indicator_guidance_scale", scale()},
-        {"indicator_scale", scale()},
-        {"eta", fraction()},
-        {"clip", clip()},
-        {"guidance_interval", nullable(fixed({number(), number()})), "null"},
-        {"apg", nullable(fixed({number({.gt = 0}), scale()})), "null"},
-        {"cads", nullable(fixed({number({.gt = 0}), fraction(), fraction()})), "null"},
-        {"provenance", boolean(), "false"},
-        {"provenance_code", boolean(), "false"},
-    });
-    static const Check image = object({
-        {"file", image_file()},
-        {"seed", seed()},
-        {"code", code},
-        {"top_code", code},
-        {"position", nullable(integer({.ge = 0})), "null"},
-        {"prompt", nullable(text()), "null"},
-    });
-    static const Check check = object({
-        {"schema", one_of(std::vector<int64_t>{1}), "1"},
-        {"bundle_id", hash()},
-        {"calibration_id", nullable(text()), "null"},
-        {"request", request},
-        {"target", nullable(text())},
-        {"sampler", sampler()},
-        {"num_steps", positive()},
-        {"backend", text()},
-        {"precision", text()},
-        {"threads", integer()},
-        {"versions", mapping(text())},
-        {"bucket", nullable(positive()), "null"},
-        {"images", list(image, 1)},
-    });
-    return check;
+using json::Out;
+
+// An image's file: "00000.png", of five to ten digits.
+std::string image_file(const Field& field) {
+    const std::string found = field.text();
+    const size_t digits = found.find_first_not_of("0123456789");
+    if (digits < 5 || digits > 10 || found.substr(digits) != ".png") {
+        field.refuse("a name such as 00000.png");
+    }
+    return found;
 }
 
-std::optional<std::string> optional_text(const Value& value) {
-    return value.is_null() ? std::nullopt : std::optional(value.text());
+std::optional<Triple> triple_of(const std::optional<Field>& field) {
+    if (!field) return std::nullopt;
+    const auto numbers = field->list_of(3);
+    return Triple{numbers[0].positive(), numbers[1].number(0, 1), numbers[2].number(0, 1)};
 }
 
-std::vector<std::string> texts(const Value& value) {
-    std::vector<std::string> out;
-    for (const Value& each : value.list()) out.push_back(each.text());
+std::optional<Pair> apg_of(const std::optional<Field>& field) {
+    if (!field) return std::nullopt;
+    const auto numbers = field->list_of(2);
+    return Pair(numbers[0].positive(), numbers[1].number(0));
+}
+
+Request request_of(const Field& tree) {
+    const auto maybe = [&](const char* name, auto get) {
+        const auto found = tree.find(name);
+        return found ? std::optional(((*found).*get)()) : std::nullopt;
+    };
+    const auto prompt = tree.find("prompt"), codes = tree.find("codes"), scale = tree.find("guidance_scale");
+    const bool one_prompt = !prompt || prompt->value().is_string();
+    std::optional<std::vector<int64_t>> given;
+    if (codes) given.emplace();
+    if (codes) for (const Field& code : codes->list()) given->push_back(code.whole(NULL_CODE));
+    Request out{
+        .prompts = !prompt ? std::vector<std::string>() : one_prompt ? std::vector{prompt->text()} : prompt->texts(),
+        .negative_prompt = maybe("negative_prompt", &Field::text),
+        .n = tree["n"].whole(1),
+        .seed = tree["seed"].seed(),
+        .codes = given,
+        .balance = balance_named(tree["balance"].one_of({"on", "off", "auto"})),
+        .leave_alone = maybe("leave_alone", &Field::texts),
+        .scope = maybe("scope", &Field::text),
+        .shuffle = tree.get("shuffle", false).boolean(),
+        .height = tree["height"].whole(1),
+        .width = tree["width"].whole(1),
+        .guidance_scale = scale ? std::optional(scale->number(0)) : std::nullopt,
+        .indicator_guidance_scale = tree["indicator_guidance_scale"].number(0),
+        .indicator_scale = tree["indicator_scale"].number(0),
+        .eta = tree["eta"].number(0, 1),
+        .clip = tree["clip"].or_null() ? std::optional(tree["clip"].pair()) : std::nullopt,
+        .guidance_interval = maybe("guidance_interval", &Field::pair),
+        .apg = apg_of(tree.find("apg")),
+        .cads = triple_of(tree.find("cads")),
+        .provenance = tree.get("provenance", false).boolean(),
+        .provenance_code = tree.get("provenance_code", false).boolean(),
+        .one_prompt = one_prompt,
+    };
+    tree.nothing_else();
     return out;
 }
 
-std::optional<Pair> optional_pair(const Value& value) {
-    if (value.is_null()) return std::nullopt;
-    return Pair(value.list()[0].number(), value.list()[1].number());
-}
-
-Request request_of(const Value& tree) {
-    Request out;
-    const Value& prompt = tree["prompt"];
-    if (const auto* text = prompt.as<std::string>()) {
-        out.prompts = {*text};
-    } else if (!prompt.is_null()) {
-        out.prompts = texts(prompt);
-        out.one_prompt = false;
-    }
-    out.negative_prompt = optional_text(tree["negative_prompt"]);
-    out.n = tree["n"].integer();
-    out.seed = tree["seed"].natural();
-    if (!tree["codes"].is_null()) {
-        out.codes.emplace();
-        for (const Value& code : tree["codes"].list()) out.codes->push_back(code.integer());
-    }
-    out.balance = balance_named(tree["balance"].text());
-    if (!tree["leave_alone"].is_null()) out.leave_alone = texts(tree["leave_alone"]);
-    out.scope = optional_text(tree["scope"]);
-    out.shuffle = tree["shuffle"].boolean();
-    out.height = tree["height"].integer();
-    out.width = tree["width"].integer();
-    if (!tree["guidance_scale"].is_null()) out.guidance_scale = tree["guidance_scale"].number();
-    out.indicator_guidance_scale = tree["indicator_guidance_scale"].number();
-    out.indicator_scale = tree["indicator_scale"].number();
-    out.eta = tree["eta"].number();
-    out.clip = optional_pair(tree["clip"]);
-    out.guidance_interval = optional_pair(tree["guidance_interval"]);
-    out.apg = optional_pair(tree["apg"]);
-    if (const Value& cads = tree["cads"]; !cads.is_null()) {
-        out.cads = Triple{cads.list()[0].number(), cads.list()[1].number(), cads.list()[2].number()};
-    }
-    out.provenance = tree["provenance"].boolean();
-    out.provenance_code = tree["provenance_code"].boolean();
+ImageRecord record_of(const Field& tree) {
+    const auto position = tree.find("position"), prompt = tree.find("prompt");
+    ImageRecord out{image_file(tree["file"]), tree["seed"].seed(), tree["code"].whole(NULL_CODE),
+                    tree["top_code"].whole(NULL_CODE), {}, {}};
+    if (position) out.position = position->whole(0);
+    if (prompt) out.prompt = prompt->text();
+    tree.nothing_else();
     return out;
 }
 
 template <typename T>
-Value or_null(const std::optional<T>& value) {
-    return value ? Value(*value) : Value();
+Out or_null(const std::optional<T>& value) {
+    return value ? Out(*value) : Out();
 }
 
-template <typename T>
-Value list_of(const std::vector<T>& values) {
-    return Value(json::List(values.begin(), values.end()));
-}
+Out or_null(const std::optional<Pair>& pair) { return pair ? Out::array({pair->first, pair->second}) : Out(); }
 
-Value or_null(const std::optional<Pair>& pair) {
-    return pair ? Value(json::List{pair->first, pair->second}) : Value();
-}
-
-Value tree_of(const Request& request) {
-    Value prompt;
-    if (!request.one_prompt) prompt = list_of(request.prompts);
-    else if (!request.prompts.empty()) prompt = Value(request.prompts[0]);
-    json::Object out{
+Out tree_of(const Request& request) {
+    Out prompt;
+    if (!request.one_prompt) prompt = request.prompts;
+    else if (!request.prompts.empty()) prompt = request.prompts[0];
+    Out out{
         {"prompt", prompt},
         {"negative_prompt", or_null(request.negative_prompt)},
         {"n", request.n},
         {"seed", request.seed},
-        {"codes", request.codes ? list_of(*request.codes) : Value()},
+        {"codes", or_null(request.codes)},
         {"balance", name_of(request.balance)},
     };
-    if (request.leave_alone) out.emplace_back("leave_alone", list_of(*request.leave_alone));
-    const json::Object rest{
+    if (request.leave_alone) out["leave_alone"] = *request.leave_alone;
+    out.update({
         {"scope", or_null(request.scope)},
         {"shuffle", request.shuffle},
         {"height", request.height},
@@ -151,14 +114,13 @@ Value tree_of(const Request& request) {
         {"indicator_scale", request.indicator_scale},
         {"eta", request.eta},
         {"clip", or_null(request.clip)},
-    };
-    out.insert(out.end(), rest.begin(), rest.end());
-    if (request.guidance_interval) out.emplace_back("guidance_interval", or_null(request.guidance_interval));
-    if (request.apg) out.emplace_back("apg", or_null(request.apg));
-    if (const auto& cads = request.cads) out.emplace_back("cads", Value(json::List(cads->begin(), cads->end())));
-    if (request.provenance) out.emplace_back("provenance", true);
-    if (request.provenance_code) out.emplace_back("provenance_code", true);
-    return Value(std::move(out));
+    });
+    if (request.guidance_interval) out["guidance_interval"] = or_null(request.guidance_interval);
+    if (request.apg) out["apg"] = or_null(request.apg);
+    if (request.cads) out["cads"] = *request.cads;
+    if (request.provenance) out["provenance"] = true;
+    if (request.provenance_code) out["provenance_code"] = true;
+    return out;
 }
 
 std::string file_name(size_t number) {
@@ -169,45 +131,40 @@ std::string file_name(size_t number) {
 }  // namespace
 
 Manifest Manifest::parse(std::string_view content, const std::string& where) {
-    const Value tree = shape::parse(manifest_file(), content, where);
+    const json::Value tree = ddm::parse(content, where, LARGEST_MANIFEST);
+    const Field file(tree, where);
+    file.get("schema", 1).whole(1, 1);
+    const auto calibration = file.find("calibration_id"), target = file["target"].or_null(), bucket = file.find("bucket");
     Manifest out{
-        .bundle_id = tree["bundle_id"].text(),
-        .calibration_id = optional_text(tree["calibration_id"]),
-        .request = request_of(tree["request"]),
-        .target = optional_text(tree["target"]),
-        .sampler = sampler_named(tree["sampler"].text()),
-        .num_steps = tree["num_steps"].integer(),
-        .made_by = {tree["backend"].text(), tree["precision"].text(), tree["threads"].integer(), {}},
-        .bucket = tree["bucket"].is_null() ? std::nullopt : std::optional(tree["bucket"].integer()),
+        .bundle_id = file["bundle_id"].hash(),
+        .calibration_id = calibration ? std::optional(calibration->text()) : std::nullopt,
+        .request = request_of(file["request"]),
+        .target = target ? std::optional(target->text()) : std::nullopt,
+        .sampler = sampler_of(file["sampler"]),
+        .num_steps = file["num_steps"].whole(1),
+        .made_by = {file["backend"].text(), file["precision"].text(), file["threads"].whole(), {}},
+        .bucket = bucket ? std::optional(bucket->whole(1)) : std::nullopt,
         .images = {},
     };
-    for (const auto& [name, version] : tree["versions"].object()) {
-        out.made_by.versions.emplace_back(name, version.text());
-    }
-    for (const Value& image : tree["images"].list()) {
-        const Value& position = image["position"];
-        out.images.push_back({image["file"].text(), image["seed"].natural(), image["code"].integer(),
-                              image["top_code"].integer(),
-                              position.is_null() ? std::nullopt : std::optional(position.integer()),
-                              optional_text(image["prompt"])});
-    }
+    for (const auto& [name, version] : file["versions"].members()) out.made_by.versions.emplace_back(name, version.text());
+    for (const Field& image : file["images"].list(1)) out.images.push_back(record_of(image));
+    file.nothing_else();
     return out;
 }
 
-Value Manifest::tree() const {
-    json::Object versions;
-    for (const auto& [name, version] : made_by.versions) versions.emplace_back(name, version);
-    json::List records;
+Out Manifest::tree() const {
+    Out versions = Out::object(), records = Out::array();
+    for (const auto& [name, version] : made_by.versions) versions[name] = version;
     for (const ImageRecord& image : images) {
-        json::Object record{{"file", image.file},
-                            {"seed", image.seed},
-                            {"code", image.code},
-                            {"top_code", image.top_code},
-                            {"position", or_null(image.position)}};
-        if (image.prompt) record.emplace_back("prompt", *image.prompt);
-        records.emplace_back(std::move(record));
+        Out record{{"file", image.file},
+                   {"seed", image.seed},
+                   {"code", image.code},
+                   {"top_code", image.top_code},
+                   {"position", or_null(image.position)}};
+        if (image.prompt) record["prompt"] = *image.prompt;
+        records.push_back(std::move(record));
     }
-    json::Object out{
+    Out out{
         {"schema", 1},
         {"bundle_id", bundle_id},
         {"calibration_id", or_null(calibration_id)},
@@ -220,9 +177,9 @@ Value Manifest::tree() const {
         {"threads", made_by.threads},
         {"versions", std::move(versions)},
     };
-    if (bucket) out.emplace_back("bucket", *bucket);
-    out.emplace_back("images", std::move(records));
-    return Value(std::move(out));
+    if (bucket) out["bucket"] = *bucket;
+    out["images"] = std::move(records);
+    return out;
 }
 
 std::string Manifest::write() const { return json::write(tree(), 1) + "\n"; }

@@ -1,6 +1,5 @@
 // manifest.json: which seed, prompt, code and settings made each image; the same file that Python writes and reads.
-#ifndef DDM_RT_MANIFEST_H
-#define DDM_RT_MANIFEST_H
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -72,7 +71,7 @@ struct Manifest {
     // Throws Error naming `where` and the field that is wrong.
     static Manifest parse(std::string_view content, const std::string& where);
 
-    json::Value tree() const;
+    json::Out tree() const;
     std::string write() const;  // the bytes that Python's `Generation.save` writes for it
 };
 
@@ -81,5 +80,3 @@ std::vector<ImageRecord> image_records(const Request& request, const Codes& know
                                        const std::optional<std::vector<std::optional<int64_t>>>& positions);
 
 }  // namespace ddm
-
-#endif

@@ -1,42 +1,28 @@
-// Floating-point numbers as whole multiples of one tiny unit: sums, products and quotients of them without rounding.
-#ifndef DDM_RT_NATURAL_H
-#define DDM_RT_NATURAL_H
+// Floating-point numbers as whole multiples of one tiny unit, so that sums and quotients of them need no rounding.
+#pragma once
 
-#include <cstddef>
-#include <compare>
 #include <cstdint>
+#include <memory>
+#include <openssl/bn.h>
 #include <vector>
 
 namespace ddm {
 
-// A whole number from 0 of any size.
+// `value`·2^(1074 + shift), which is whole for every finite value from 0. Throws std::bad_alloc.
 class Natural {
 public:
-    Natural() = default;
-
-    // `value`·2^1074, which is whole for every finite value from 0.
-    static Natural of(double value);
+    explicit Natural(double value = 0, int shift = 0);
 
     Natural& operator+=(const Natural& other);
-    Natural& operator-=(const Natural& other);  // which isn't larger
-    Natural shifted(size_t bits) const;         // to the left
-
-    // This divided by `divisor`, of which it has less than 2^63; this becomes the remainder.
-    uint64_t divide(const Natural& divisor);
-
-    // This·2^-1074, rounded to nearest; infinite where it is too large.
-    double value() const;
-
-    std::strong_ordering operator<=>(const Natural& other) const;
-    bool operator==(const Natural& other) const = default;
+    uint64_t divide(const Natural& divisor);  // the quotient, below 2^63; this becomes the remainder
+    double value() const;                     // this·2^-1074, rounded to nearest
+    bool operator>(const Natural& other) const { return BN_cmp(number_.get(), other.number_.get()) > 0; }
 
 private:
-    size_t bits() const;
-    void trim();
-
-    std::vector<uint32_t> words_;  // the least significant first; the last is not 0
+    std::unique_ptr<BIGNUM, decltype(&BN_free)> number_;
 };
 
-}  // namespace ddm
+// The sum of numbers from 0, rounded once.
+double exact_sum(const std::vector<double>& values);
 
-#endif
+}  // namespace ddm

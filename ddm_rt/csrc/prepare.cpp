@@ -9,6 +9,7 @@
 #include "factors.h"
 #include "leave_alone.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm {
 namespace {

@@ -143,7 +143,7 @@ std::vector<int64_t> quantise(const std::vector<double>& weights, const std::str
             throw Error(concat(field, ": weight ", k, " is ", repr(weights[k]),
                                "; expected a finite number, not negative"));
         }
-        total += Natural::of(weights[k]);
+        total += Natural(weights[k]);
     }
     const double sum = total.value();
     if (std::abs(sum - 1) > SUM_TOLERANCE) {
@@ -153,7 +153,7 @@ std::vector<int64_t> quantise(const std::vector<double>& weights, const std::str
     std::vector<Natural> remainders;
     int64_t left = QUOTA_DENOMINATOR;
     for (const double weight : weights) {
-        Natural exact = Natural::of(weight).shifted(48);
+        Natural exact(weight, 48);
         whole.push_back(static_cast<int64_t>(exact.divide(total)));
         remainders.push_back(std::move(exact));
         left -= whole.back();

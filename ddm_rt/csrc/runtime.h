@@ -1,7 +1,6 @@
 // What a program needs to know of a bundle, beside its graphs and tokenizers: runtime.json says it, or of format 1
 // config.json, schedule.json and codes.json. How the model was trained stands elsewhere, and is never read.
-#ifndef DDM_RT_RUNTIME_H
-#define DDM_RT_RUNTIME_H
+#pragma once
 
 #include <array>
 #include <cstddef>
@@ -12,7 +11,6 @@
 #include <vector>
 
 #include "config.h"
-#include "json.h"
 #include "schedule.h"
 
 namespace ddm {
@@ -78,14 +76,13 @@ struct Runtime {
     Codes codes;
     Schedule schedule;
 
-    // What runtime.json says. Throws Error naming `path` and the field that is wrong, or that needs a newer version.
+    // What runtime.json says. Throws Error naming the file and the field that is wrong, or that needs a newer version.
     // Fields that this version doesn't know are left alone, as "requires" names what it must know.
-    static Runtime of_format_2(std::string_view content, const std::string& path);
+    static Runtime of_format_2(const Field& file);
 
-    // Of config.json, schedule.json and codes.json: contents and paths.
-    static Runtime of_format_1(const std::array<std::string, 3>& contents, const std::array<std::string, 3>& paths);
+    // What config.json, schedule.json and codes.json say. Of how the model was trained, no more is read than whether it
+    // is a student.
+    static Runtime of_format_1(const Field& config, const Field& schedule, const Field& codes);
 };
 
 }  // namespace ddm
-
-#endif

@@ -1,6 +1,5 @@
 // Noise levels and step tables, as ddm_rt/schedule.py makes them: the same float64 operations in the same order.
-#ifndef DDM_RT_SCHEDULE_H
-#define DDM_RT_SCHEDULE_H
+#pragma once
 
 #include <array>
 #include <cstddef>
@@ -11,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "json.h"
-
 namespace ddm {
+
+class Field;
 
 enum class SamplerName { ddpm, ddim, euler, dpmpp_2m, lcm };
 enum class Spacing { leading, linspace, trailing, karras };
@@ -22,33 +21,24 @@ enum class PredictionType { epsilon, v_prediction, sample };
 
 const char* name_of(SamplerName sampler);  // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
 SamplerName sampler_named(std::string_view name);  // throws Error with the choices
+SamplerName sampler_of(const Field& field);
 
 using Pair = std::pair<double, double>;
 using Clip = std::optional<Pair>;
 using Triple = std::array<double, 3>;
 
-struct ScheduleConfig {
+struct Schedule {
     int64_t num_train_timesteps = 1000;
     BetaSchedule beta_schedule = BetaSchedule::linear;
-    double beta_start = 1e-4;
-    double beta_end = 0.02;
     PredictionType prediction_type = PredictionType::epsilon;
     std::optional<Spacing> timestep_spacing;  // none: the sampler's own
     int64_t steps_offset = 0;
     bool set_alpha_to_one = true;
-};
-
-struct Schedule {
-    ScheduleConfig config;
     std::vector<double> alphas_cumprod;  // [num_train_timesteps], strictly decreasing within (0, 1)
 
-    static Schedule from_config(const ScheduleConfig& config);
-
-    // What schedule.json says. Throws Error naming `path` and the field that is wrong.
-    static Schedule from_json(std::string_view content, const std::string& path);
-    // Of a file with these fields, checked, whose ᾱ stands at `field`, if anywhere.
-    static Schedule stored(const json::Value& fields, const json::Value* values, const std::string& path,
-                           const std::string& field);
+    // What runtime.json says at "schedule", or schedule.json. The hash of the file vouches for alphas_cumprod, so what
+    // they were made from isn't read.
+    static Schedule of(const Field& tree);
 };
 
 // One row per step:  x0 = clip(a·x + b·out);  x' = c·x + d·x0 + e·x0_prev + g·out + f·z.
@@ -74,5 +64,3 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
                      const std::optional<Pair>& noise_times = std::nullopt);
 
 }  // namespace ddm
-
-#endif

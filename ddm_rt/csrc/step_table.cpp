@@ -38,7 +38,7 @@ Floats each(size_t n, Function function) {
 double square(double value) { return value * value; }
 
 void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip) {
-    const int64_t most = schedule.config.num_train_timesteps;
+    const int64_t most = schedule.num_train_timesteps;
     if (num_steps < 1 || num_steps > most) {
         throw Error(concat("num_steps is ", num_steps, "; expected 1 to ", most, ", the number of training timesteps"));
     }
@@ -57,7 +57,7 @@ void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_
 
 Spacing spacing_for(const Schedule& schedule, SamplerName sampler) {
     const std::vector<Spacing> choices = spacings_of(sampler);
-    const auto own = schedule.config.timestep_spacing;
+    const auto own = schedule.timestep_spacing;
     return own && std::find(choices.begin(), choices.end(), *own) != choices.end() ? *own : choices[0];
 }
 
@@ -69,11 +69,11 @@ Floats trailing(int64_t timesteps, int64_t num_steps) {
 }
 
 // σ/α that the last step leads to: 0, the clean end; for DDIM `lowest`, that of t = 0, when configured so.
-double end_of(const ScheduleConfig& config, SamplerName sampler, const Floats& t, Spacing spacing, double lowest) {
+double end_of(const Schedule& schedule, SamplerName sampler, const Floats& t, Spacing spacing, double lowest) {
     if (sampler != SamplerName::ddim) return 0;
-    const int64_t stride = config.num_train_timesteps / static_cast<int64_t>(t.size());
+    const int64_t stride = schedule.num_train_timesteps / static_cast<int64_t>(t.size());
     const bool lands_on_first = spacing == Spacing::leading && t.back() == static_cast<double>(stride);
-    return lands_on_first || !config.set_alpha_to_one ? lowest : 0;
+    return lands_on_first || !schedule.set_alpha_to_one ? lowest : 0;
 }
 
 Floats logs(const Floats& values) {
@@ -99,16 +99,15 @@ Floats whole_timesteps(const Schedule& schedule, size_t steps) {
     for (double& log : known) log = static_cast<double>(static_cast<float>(log));
     const Floats counted = each(n, [](size_t i) { return static_cast<double>(i); });
     Floats t = numpy::interp(logs(karras(every.back(), every.front(), steps)), known, counted);
-    const bool cut = schedule.config.beta_schedule == BetaSchedule::squaredcos_cap_v2;
+    const bool cut = schedule.beta_schedule == BetaSchedule::squaredcos_cap_v2;
     for (double& each_t : t) each_t = cut ? std::floor(each_t) : std::nearbyint(each_t);
     return t;
 }
 
 // Timesteps [S] and noise-to-signal ratios σ/α [S + 1].
 std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sampler, int64_t num_steps, Spacing spacing) {
-    const ScheduleConfig& config = schedule.config;
     const auto steps = static_cast<size_t>(num_steps);
-    const int64_t timesteps = config.num_train_timesteps;
+    const int64_t timesteps = schedule.num_train_timesteps;
     const auto last = static_cast<double>(timesteps - 1);
     const Floats& bar = schedule.alphas_cumprod;
     const Floats every = each(bar.size(), [&](size_t i) { return std::sqrt((1 - bar[i]) / bar[i]); });
@@ -125,7 +124,7 @@ std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sam
         const int64_t stride = timesteps / (dpm ? num_steps + 1 : num_steps);
         t = each(steps, [&](size_t i) {
             const auto place = static_cast<double>(steps - 1 - i) + (dpm ? 1 : 0);
-            return place * static_cast<double>(stride) + static_cast<double>(config.steps_offset);
+            return place * static_cast<double>(stride) + static_cast<double>(schedule.steps_offset);
         });
     } else if (spacing == Spacing::trailing) {
         t = trailing(timesteps, num_steps);
@@ -142,7 +141,7 @@ std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sam
         levels = karras(high, low, steps);
         t = euler ? numpy::interp(logs(levels), logs(every), counted) : whole_timesteps(schedule, steps);
     }
-    levels.push_back(end_of(config, sampler, t, spacing, every[0]));
+    levels.push_back(end_of(schedule, sampler, t, spacing, every[0]));
     return {t, levels};
 }
 
@@ -263,7 +262,7 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     }
     const Floats alpha = each(steps + 1, [&, &r = ratio](size_t i) { return 1 / std::sqrt(square(r[i]) + 1); });
     const Floats sigma = each(steps + 1, [&, &r = ratio](size_t i) { return r[i] * alpha[i]; });
-    const Prediction from = prediction(schedule.config.prediction_type, alpha, sigma, steps);
+    const Prediction from = prediction(schedule.prediction_type, alpha, sigma, steps);
     const Floats zero(steps, 0.0);
     const auto [low, high] = clip.value_or(std::pair(-INFINITE, INFINITE));
     // Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
@@ -271,7 +270,7 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     StepTable table{sampler, scaled ? sigma[0] : 1.0, t,    from.a, from.b, zero, zero, zero, zero, zero,
                     Floats(steps, 0.0 + low),  Floats(steps, 0.0 + high),  // no -0.0, as in numpy
                     guided_steps(num_steps, guidance_interval),
-                    kept_tokens(t, static_cast<double>(schedule.config.num_train_timesteps), noise_times)};
+                    kept_tokens(t, static_cast<double>(schedule.num_train_timesteps), noise_times)};
     switch (sampler) {
     case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
     case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;

@@ -1,39 +1,25 @@
-// Characters as a CLIP tokenizer needs them: UTF-8, small letters, normal form C and three classes.
-#ifndef DDM_RT_UNICODE_H
-#define DDM_RT_UNICODE_H
+// UTF-8 and the classes of characters, by utf8proc. Sides agree on characters that the Unicode of each assigns.
+#pragma once
 
 #include <cstddef>
 #include <string>
 #include <string_view>
-#include <vector>
 
-namespace ddm::unicode {
+namespace ddm {
 
-// A character and which of the text's characters it came from: [first, last).
-struct Letter {
-    char32_t character;
-    std::size_t first, last;
-};
+size_t invalid_utf8(std::string_view text);  // where the first byte stands that is none, or npos
+size_t code_points(std::string_view utf8);
+bool is_printable(std::string_view utf8);
 
-using Letters = std::vector<Letter>;
-
-// From UTF-8, which the caller has checked (`invalid_utf8`).
-Letters decode(std::string_view text);
-
+std::u32string decoded(std::string_view utf8);  // up to the first byte that is none
 void append_utf8(std::string& out, char32_t character);
 
 bool is_letter(char32_t character);
 bool is_number(char32_t character);
-bool is_space(char32_t character);
+bool is_white(char32_t character);
 
-// Normal form C.
-Letters composed(const Letters& text);
+std::string composed(std::string_view utf8);  // normal form C
+std::string folded(std::string_view utf8);    // NFKC of the case fold: without capitals and other ways to write the same
+char32_t lowered(char32_t character);
 
-// Every run of white space as one blank.
-Letters with_single_blanks(const Letters& text);
-
-Letters lowered(const Letters& text);
-
-}  // namespace ddm::unicode
-
-#endif
+}  // namespace ddm

@@ -13,6 +13,7 @@
 #include "bundle.h"
 #include "calibration.h"
 #include "error.h"
+#include "fields.h"
 #include "files.h"
 #include "groups.h"
 #include "json.h"
@@ -23,73 +24,48 @@
 #include "posterior.h"
 #include "quota.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace {
 
 using namespace ddm;
-using json::List;
-using json::Object;
+using json::Out;
 using json::Value;
 
-Value number(double value) { return std::isfinite(value) ? Value(value) : Value(repr(value)); }
+Out number(double value) { return std::isfinite(value) ? Out(value) : Out(repr(value)); }
 
 template <typename T>
-Value list_of(const T& values) {
-    List list;
+Out list_of(const T& values) {
+    Out list = Out::array();
     for (const auto& value : values) {
         if constexpr (std::is_floating_point_v<std::decay_t<decltype(value)>>) list.push_back(number(value));
-        else list.push_back(Value(value));
+        else list.push_back(value);
     }
     return list;
 }
 
+double number_in(const Value& value) { return value.is_string() ? *parse_float(value.get<std::string>()) : value.get<double>(); }
+
 std::vector<double> numbers(const Value& value) {
     std::vector<double> out;
-    for (const Value& each : value.list()) {
-        const auto* text = each.as<std::string>();
-        out.push_back(text ? *parse_float(*text) : each.number());
-    }
+    for (const Value& each : value) out.push_back(number_in(each));
     return out;
 }
 
-std::vector<int64_t> integers(const Value& value) {
-    std::vector<int64_t> out;
-    for (const Value& each : value.list()) out.push_back(each.integer());
-    return out;
-}
-
-std::vector<std::string> texts(const Value& value) {
-    std::vector<std::string> out;
-    for (const Value& each : value.list()) out.push_back(each.text());
-    return out;
-}
-
-template <typename Get>
-auto maybe(const Value& tree, const char* name, Get get) -> std::optional<decltype(get(tree))> {
-    const Value* found = tree.find(name);
-    if (!found || found->is_null()) return std::nullopt;
-    return get(*found);
-}
-
-std::optional<std::string> maybe_text(const Value& tree, const char* name) {
-    return maybe(tree, name, [](const Value& value) { return value.text(); });
+template <typename T>
+std::optional<T> maybe(const Value& tree, const char* name) {
+    return tree.contains(name) && !tree[name].is_null() ? std::optional(tree[name].get<T>()) : std::nullopt;
 }
 
 std::optional<double> maybe_number(const Value& tree, const char* name) {
-    return maybe(tree, name, [](const Value& value) { return *parse_float(value.text()); });
+    return tree.contains(name) ? std::optional(number_in(tree[name])) : std::nullopt;
 }
 
 // What a line of JSON can't hold: bytes, two digits each.
-std::string bytes_of(const Value& value) {
-    const std::string& hex = value.text();
+std::string bytes_of(const std::string& hex) {
     std::string out;
     for (size_t i = 0; i < hex.size(); i += 2) out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
     return out;
-}
-
-bool flag(const Value& tree, const char* name) {
-    const Value* found = tree.find(name);
-    return found && found->boolean();
 }
 
 template <typename T>
@@ -97,12 +73,14 @@ void append(std::string& out, const T& values) {
     out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
 }
 
-Value table(const Schedule& schedule, const Value& asked) {
-    const auto pair = [](const Value& value) { return std::pair(numbers(value)[0], numbers(value)[1]); };
-    const auto clip = maybe(asked, "clip", pair), interval = maybe(asked, "guidance_interval", pair);
-    const auto times = maybe(asked, "noise_times", pair);
-    const StepTable made = step_table(schedule, sampler_named(asked["sampler"].text()), asked["num_steps"].integer(),
-                                      maybe_number(asked, "eta").value_or(0), clip, interval, times);
+Out table(const Schedule& schedule, const Value& asked) {
+    const auto pair = [&](const char* name) -> std::optional<Pair> {
+        if (!asked.contains(name) || asked[name].is_null()) return std::nullopt;
+        return Pair(numbers(asked[name])[0], numbers(asked[name])[1]);
+    };
+    const StepTable made = step_table(schedule, sampler_named(asked["sampler"].get<std::string>()), asked["num_steps"],
+                                      maybe_number(asked, "eta").value_or(0), pair("clip"), pair("guidance_interval"),
+                                      pair("noise_times"));
     std::string bytes;
     for (const auto* column : {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {
         append(bytes, *column);
@@ -111,136 +89,131 @@ Value table(const Schedule& schedule, const Value& asked) {
     append(bytes, made.kept);
     append(bytes, made.timesteps());
     for (const StepTable::Row& row : made.rows()) append(bytes, row);
-    return Object{{"init_scale", made.init_scale}, {"sha256", sha256_of(bytes)}};
+    return {{"init_scale", made.init_scale}, {"sha256", sha256_of(bytes)}};
 }
 
 // `answer`, or the error that it throws.
 template <typename Answer>
-Value told(Answer answer) {
+Out told(Answer answer) {
     try {
         return answer();
     } catch (const Error& error) {
-        return Object{{"error", std::string(error.what())}, {"status", static_cast<int>(error.status)}};
+        return {{"error", error.what()}, {"status", static_cast<int>(error.status)}};
     }
 }
 
-Value tables(const Value& asked) {
-    const Schedule schedule = Schedule::from_json(asked["schedule"].text(), "schedule");
-    List out;
-    for (const Value& each : asked["tables"].list()) out.push_back(told([&] { return table(schedule, each); }));
+Out tables(const Value& asked) {
+    const Value stored = parse(asked["schedule"].get<std::string>(), "schedule");
+    const Schedule schedule = Schedule::of(Field(stored, "schedule"));
+    Out out = Out::array();
+    for (const Value& each : asked["tables"]) out.push_back(told([&] { return table(schedule, each); }));
     return out;
 }
 
-Value noise(const Value& asked) {
-    std::vector<float> out(asked["size"].natural());
-    normal(asked["seed"].natural(), static_cast<uint32_t>(asked["row"].natural()),
-           static_cast<uint32_t>(asked["stream"].natural()), out.data(), out.size());
+Out noise(const Value& asked) {
+    std::vector<float> out(asked["size"].get<size_t>());
+    normal(asked["seed"], asked["row"], asked["stream"], out.data(), out.size());
     return list_of(out);
 }
 
-Value seeds(const Value& asked) {
-    List out;
-    for (const int64_t index : integers(asked["indices"])) {
-        out.push_back(Value(derive(asked["seed"].natural(), static_cast<uint32_t>(index))));
-    }
-    return out;
-}
-
-Value order(const Value& asked) {
-    List out;
-    for (const size_t i : shuffled(asked["seed"].natural(), asked["n"].natural())) out.push_back(Value(uint64_t{i}));
+Out seeds(const Value& asked) {
+    Out out = Out::array();
+    for (const Value& index : asked["indices"]) out.push_back(derive(asked["seed"], index));
     return out;
 }
 
 Tree tree_of(const Value& value) {
     Tree tree;
-    for (const Value& branch : value.list()) {
+    for (const Value& branch : value) {
         tree.emplace_back();
-        for (const Value& leaf : branch.list()) {
-            tree.back().emplace_back(leaf.list()[0].integer(), numbers(List{leaf.list()[1]})[0]);
-        }
+        for (const Value& leaf : branch) tree.back().emplace_back(leaf[0].get<int64_t>(), number_in(leaf[1]));
     }
     return tree;
 }
 
-Value quota(const Value& asked) {
+Out quota(const Value& asked) {
     Quota made(numbers(asked["weights"]), "weights");
-    if (const Value* counts = asked.find("counts")) made.restore(integers(*counts));
-    List draws;
-    for (int64_t i = 0; i < asked["n"].integer(); ++i) draws.push_back(Value(uint64_t{made.draw()}));
-    return Object{{"weights", list_of(made.weights())}, {"draws", draws}, {"counts", list_of(made.counts())}};
+    if (asked.contains("counts")) made.restore(asked["counts"]);
+    Out draws = Out::array();
+    for (int64_t i = 0; i < asked["n"].get<int64_t>(); ++i) draws.push_back(made.draw());
+    return {{"weights", list_of(made.weights())}, {"draws", draws}, {"counts", list_of(made.counts())}};
 }
 
-Value tree_quota(const Value& asked) {
+Out pairs(const std::vector<std::pair<int64_t, int64_t>>& list) {
+    Out out = Out::array();
+    for (const auto& [code, count] : list) out.push_back(Out::array({code, count}));
+    return out;
+}
+
+Out tree_quota(const Value& asked) {
     TreeQuota made(numbers(asked["tops"]), tree_of(asked["leaves"]));
-    if (const Value* counts = asked.find("counts")) {
+    if (asked.contains("counts")) {
         CodeCounts given;
-        for (const Value& pair : counts->list()) given.emplace_back(pair.list()[0].integer(), pair.list()[1].integer());
+        for (const Value& pair : asked["counts"]) given.emplace_back(pair[0].get<int64_t>(), pair[1].get<int64_t>());
         made.restore(given);
     }
-    List draws, counts;
-    for (int64_t i = 0; i < asked["n"].integer(); ++i) draws.push_back(Value(made.draw()));
-    for (const auto& [code, count] : made.counts()) counts.push_back(List{code, count});
-    return Object{{"draws", draws}, {"counts", counts}};
+    Out draws = Out::array();
+    for (int64_t i = 0; i < asked["n"].get<int64_t>(); ++i) draws.push_back(made.draw());
+    return {{"draws", draws}, {"counts", pairs(made.counts())}};
 }
 
-Value bundle(const Value& asked) {
-    const Bundle opened = Bundle::load(asked["path"].text());
-    return Object{{"bundle_id", opened.bundle_id}, {"num_codes", uint64_t{opened.codes.num_codes()}}};
+Out bundle(const Value& asked) {
+    const Bundle opened = Bundle::load(asked["path"]);
+    return {{"bundle_id", opened.bundle_id}, {"num_codes", opened.codes.num_codes()}};
 }
 
-Value manifest(const Value& asked) { return Value(Manifest::parse(asked["content"].text(), "manifest").write()); }
+Out manifest(const Value& asked) { return Manifest::parse(asked["content"].get<std::string>(), "manifest").write(); }
 
-Value weights(const Value& asked) {
-    const Bundle opened = Bundle::load(asked["path"].text());
-    const Manifest manifest = Manifest::parse(asked["manifest"].text(), "manifest");
-    List out;
-    for (const std::string& target : texts(asked["targets"])) {
-        out.push_back(told([&] {
-            List warnings;
-            const Weighted found = resolve(opened, target, manifest, flag(asked, "allow_stale"),
-                                           [&](const std::string& text) { warnings.push_back(Value(text)); });
-            return Object{{"target", found.target},
-                          {"calibration_id", found.calibration_id},
-                          {"code_weights", list_of(found.code_weights)},
-                          {"warnings", warnings}};
+Out weights(const Value& asked) {
+    const Bundle opened = Bundle::load(asked["path"]);
+    const Manifest manifest = Manifest::parse(asked["manifest"].get<std::string>(), "manifest");
+    Out out = Out::array();
+    for (const std::string target : asked["targets"]) {
+        out.push_back(told([&]() -> Out {
+            Out warnings = Out::array();
+            const Weighted found = resolve(opened, target, manifest, asked.value("allow_stale", false),
+                                           [&](const std::string& text) { warnings.push_back(text); });
+            return {{"target", found.target},
+                    {"calibration_id", found.calibration_id},
+                    {"code_weights", list_of(found.code_weights)},
+                    {"warnings", warnings}};
         }));
     }
     return out;
 }
 
 // Weights by the names of top codes and factors; null where a calibration has to be asked.
-Value named_weights(const Value& asked) {
-    const Bundle opened = Bundle::load(asked["path"].text());
-    List out;
-    for (const std::string& target : texts(asked["targets"])) {
-        out.push_back(told([&]() -> Value {
+Out named_weights(const Value& asked) {
+    const Bundle opened = Bundle::load(asked["path"]);
+    Out out = Out::array();
+    for (const std::string target : asked["targets"]) {
+        out.push_back(told([&]() -> Out {
             const auto found = by_names(opened, code_tree(opened), target);
-            if (!found) return Value(nullptr);
-            List shares;
+            if (!found) return nullptr;
+            Out shares = Out::array();
             for (const Shares& branch : found->leaves) {
-                for (const auto& [code, share] : branch) shares.push_back(List{code, number(share)});
+                for (const auto& [code, share] : branch) shares.push_back(Out::array({code, number(share)}));
             }
-            return Object{{"target", found->target}, {"tops", list_of(found->tops)}, {"leaves", shares}};
+            return {{"target", found->target}, {"tops", list_of(found->tops)}, {"leaves", shares}};
         }));
     }
     return out;
 }
 
-Value nested(const Table& rows) {
-    List out;
+Out nested(const Table& rows) {
+    Out out = Out::array();
     for (const Row& row : rows) out.push_back(list_of(row));
     return out;
 }
 
-Value posterior(const Value& asked) {
+Out posterior(const Value& asked) {
     Table counts;
-    for (const Value& row : asked["counts"].list()) counts.push_back(numbers(row));
+    for (const Value& row : asked["counts"]) counts.push_back(numbers(row));
     const double prior = fitted_prior(counts);
-    return Object{{"mean", nested(posterior_mean(counts))},
-                  {"fitted", prior},
-                  {"fitted_mean", nested(posterior_mean(counts, prior))},
-                  {"variance", nested(posterior_variance(counts))}};
+    return {{"mean", nested(posterior_mean(counts))},
+            {"fitted", prior},
+            {"fitted_mean", nested(posterior_mean(counts, prior))},
+            {"variance", nested(posterior_variance(counts))}};
 }
 
 // Ledgers and leases that stay open from one line to the next, by the names that the test gives them.
@@ -248,44 +221,42 @@ std::map<std::string, std::unique_ptr<Ledger>> ledgers;
 std::map<std::string, Lease> leases;
 
 Stream stream_of(const Value& asked) {
-    return {asked["bundle_id"].text(), asked["scope"].text(), asked["target"].text(), maybe_text(asked, "calibration")};
+    return {asked["bundle_id"], asked["scope"], asked["target"], maybe<std::string>(asked, "calibration")};
 }
 
-Value ledger(const Value& asked) {
-    const std::string &name = asked["name"].text(), &what = asked["do"].text();
+Out ledger(const Value& asked) {
+    const std::string name = asked["name"], what = asked["do"], lease_name = asked.value("lease", "");
     if (what == "open") {
         const double timeout_s = maybe_number(asked, "timeout_s").value_or(10);
-        ledgers.insert_or_assign(name, std::make_unique<Ledger>(maybe_text(asked, "path"), flag(asked, "fsync"), timeout_s));
-        return Value();
+        ledgers.insert_or_assign(name, std::make_unique<Ledger>(maybe<std::string>(asked, "path"), asked.value("fsync", false), timeout_s));
     }
     if (what == "lease") {
         const Tree tree = tree_of(asked["leaves"]);
         const std::vector<double> tops = numbers(asked["tops"]);
-        Lease lease = ledgers.at(name)->lease(stream_of(asked), [&] { return TreeQuota(tops, tree); }, asked["n"].integer());
-        List draws;
-        for (const Draw& draw : lease.draws()) draws.push_back(List{draw.position, draw.code});
-        leases.erase(asked["lease"].text());
-        leases.emplace(asked["lease"].text(), std::move(lease));
+        Lease lease = ledgers.at(name)->lease(stream_of(asked), [&] { return TreeQuota(tops, tree); }, asked["n"]);
+        Out draws = Out::array();
+        for (const Draw& draw : lease.draws()) draws.push_back(Out::array({draw.position, draw.code}));
+        leases.erase(lease_name);
+        leases.emplace(lease_name, std::move(lease));
         return draws;
     }
-    if (what == "commit") leases.at(asked["lease"].text()).commit();
-    if (what == "release") leases.erase(asked["lease"].text());
+    if (what == "commit") leases.at(lease_name).commit();
+    if (what == "release") leases.erase(lease_name);
     if (what == "close") ledgers.at(name)->close();
     if (what == "check_bundle") {
-        const Value* former = asked.find("former_ids");
-        ledgers.at(name)->check_bundle(asked["bundle_id"].text(), former ? texts(*former) : std::vector<std::string>(),
-                                       maybe_text(asked, "bundle_path").value_or(""));
+        ledgers.at(name)->check_bundle(asked["bundle_id"], maybe<std::vector<std::string>>(asked, "former_ids").value_or(std::vector<std::string>()),
+                                       asked.value("bundle_path", ""));
     }
-    return Value();
+    return nullptr;
 }
 
-Value chdir_to(const Value& asked) {
-    if (::chdir(asked["path"].text().c_str()) != 0) throw Error("no such directory");
-    return Value();
+Out chdir_to(const Value& asked) {
+    if (::chdir(asked["path"].get<std::string>().c_str()) != 0) throw Error("no such directory");
+    return nullptr;
 }
 
 // A copy of this process that goes on until it is killed; its number, once it runs.
-Value copied(const Value&) {
+Out copied(const Value&) {
     std::cout.flush();
     int ends[2];
     char runs = 0;
@@ -296,55 +267,54 @@ Value copied(const Value&) {
         const bool told = ::read(ends[0], &runs, 1) == 1;
         ::close(ends[0]);
         if (!told) throw Error("the copy doesn't run");
-        return Value(static_cast<int64_t>(child));
+        return child;
     }
     ::close(0), ::close(1), ::close(2);
     if (::write(ends[1], &runs, 1) != 1) ::_exit(1);
     while (true) ::pause();
 }
 
-Value group_target(const Value& asked) {
+Out group_target(const Value& asked) {
     std::vector<Attribute> attributes;
-    for (const auto& [name, groups] : asked["attributes"].object()) attributes.push_back({name, texts(groups)});
+    for (const auto& [name, groups] : asked["attributes"].items()) attributes.push_back({name, groups});
     check_attributes(attributes, "attributes");
-    List out;
-    for (const Part& part : parse_group_target(asked["target"].text(), attributes)) {
-        out.push_back(List{part.text(), list_of(part.shares)});
+    Out out = Out::array();
+    for (const Part& part : parse_group_target(asked["target"], attributes)) {
+        out.push_back(Out::array({part.text(), list_of(part.shares)}));
     }
     return out;
 }
 
-Value json_text(const Value& asked) {
-    const auto dialect = asked["dialect"].text() == "python" ? json::Dialect::python : json::Dialect::pydantic;
-    List out;
-    for (const Value& each : asked["texts"].list()) {
-        out.push_back(told([&] { return Value(json::write(json::read(bytes_of(each), dialect))); }));
+// Of what Python says is JSON, what is written again.
+Out json_text(const Value& asked) {
+    Out out = Out::array();
+    for (const std::string text : asked["texts"]) {
+        out.push_back(told([&] { return Out(json::write(Out::parse(bytes_of(text)))); }));
     }
     return out;
 }
 
-Value words(const Value& asked) {
-    List out;
-    for (const std::string& value : texts(asked["floats"])) {
+Out words(const Value& asked) {
+    Out floats = Out::array(), out = Out::array();
+    for (const std::string value : asked["floats"]) {
         const auto found = parse_float(value);
-        out.push_back(found ? Value(repr(*found)) : Value());
+        floats.push_back(found ? Out(repr(*found)) : Out());
     }
-    List reprs;
-    for (const std::string& value : texts(asked["texts"])) {
-        reprs.push_back(List{repr(value), std::string(strip(value)), is_printable(value), clean_path(value)});
+    for (const std::string value : asked["texts"]) {
+        out.push_back(Out::array({std::string(strip(value)), is_printable(value), clean_path(value)}));
     }
-    return Object{{"floats", out}, {"texts", reprs}};
+    return {{"floats", floats}, {"texts", out}};
 }
 
-Value answer(const Value& asked) {
-    static const std::map<std::string, Value (*)(const Value&)> operations = {
+Out answer(const Value& asked) {
+    static const std::map<std::string, Out (*)(const Value&)> operations = {
         {"tables", tables},
         {"noise", noise},
         {"seeds", seeds},
-        {"order", order},
+        {"order", [](const Value& it) { return list_of(shuffled(it["seed"], it["n"])); }},
         {"quota", quota},
         {"tree", tree_quota},
-        {"target", [](const Value& it) { return list_of(parse_target(it["target"].text(), it["tops"].natural())); }},
+        {"target", [](const Value& it) { return list_of(parse_target(it["target"], it["tops"])); }},
         {"group_target", group_target},
         {"bundle", bundle},
         {"manifest", manifest},
@@ -356,17 +326,16 @@ Value answer(const Value& asked) {
         {"fork", copied},
         {"json", json_text},
         {"text", words},
-        {"leave_alone",
-         [](const Value& it) { return Value(names_one(it["prompt"].text(), checked_words(texts(it["words"])))); }},
+        {"leave_alone", [](const Value& it) { return Out(names_one(it["prompt"].get<std::string>(), checked_words(it["words"]))); }},
     };
-    return operations.at(asked["op"].text())(asked);
+    return operations.at(asked["op"])(asked);
 }
 
 }  // namespace
 
 int main() {
     for (std::string line; std::getline(std::cin, line);) {
-        const Value out = told([&] { return Object{{"result", answer(json::read(line))}}; });
+        const Out out = told([&] { return Out{{"result", answer(json::read(line, SIZE_MAX))}}; });
         std::cout << json::write(out) << std::endl;
     }
     return 0;

@@ -12,8 +12,9 @@
 #include "calibration.h"
 #include "clip_tokenizer.h"
 #include "error.h"
+#include "fields.h"
 #include "files.h"
-#include "scoped_words.h"
+#include "leave_alone.h"
 
 namespace {
 
@@ -37,8 +38,16 @@ constexpr std::string_view CODES =
     R"({"origin": "discovered", "leaves": [{"code": 0, "top_code": 0, "size": 3, "share_in_top": 1}]})";
 
 void of_format_1(std::string_view config, std::string_view schedule, std::string_view codes) {
-    ddm::Runtime::of_format_1({std::string(config), std::string(schedule), std::string(codes)},
-                              {"config.json", "schedule.json", "codes.json"});
+    const auto first = ddm::parse(config, "config.json"), second = ddm::parse(schedule, "schedule.json"),
+               third = ddm::parse(codes, "codes.json");
+    ddm::Runtime::of_format_1({first, "config.json"}, {second, "schedule.json"}, {third, "codes.json"});
+}
+
+// What is read of one file.
+template <typename Of>
+auto read_as(Of of, std::string_view content, const char* name) {
+    const auto tree = ddm::parse(content, name);
+    return of(ddm::Field(tree, name));
 }
 
 void sampled(const ddm::Schedule& schedule) { ddm::step_table(schedule, ddm::SamplerName::ddim, 2); }
@@ -63,7 +72,7 @@ void read(unsigned part, std::string_view content) {
             break;
         case 1: of_format_1(content, SCHEDULE, CODES); break;
         case 2: of_format_1(CONFIG, SCHEDULE, content); break;
-        case 3: sampled(ddm::Schedule::from_json(content, "schedule.json")); break;
+        case 3: sampled(read_as(ddm::Schedule::of, content, "schedule.json")); break;
         case 4: {
             std::string loss;
             ddm::ClipTokenizer(content, "tokenizer.json", spec).ids("a nurse", loss);
@@ -71,7 +80,7 @@ void read(unsigned part, std::string_view content) {
         }
         case 5: ddm::words_for(ddm::words_by_scope(content, "words.json"), "scope"); break;
         case 6: calibrated(content); break;
-        default: sampled(ddm::Runtime::of_format_2(content, "runtime.json").schedule);
+        default: sampled(read_as(ddm::Runtime::of_format_2, content, "runtime.json").schedule);
     }
 }
 

@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 import subprocess
 import sysconfig
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tokenizer as clip
-from embedding_build import ROOT, Built
+from embedding_build import Built
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unicode_tables import text as unicode_tables
+from tokenizers import normalizers
 
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step
@@ -52,15 +54,30 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def check_tokens(probe: Probe, path: Path, texts: list[str], *, warnings: bool = True) -> None:
+def check_tokens(probe: Probe, path: Path, texts: list[str]) -> None:
     spec = TextSpec(tokenizer=path.name, input="input_ids", max_length=LENGTH, pad_id=PAD)
     reference = _open(path, spec)
     found = probe("tokens", tokenizer=str(path), max_length=LENGTH, pad_id=PAD, texts=texts)
     for text, (ids, loss) in zip(texts, found, strict=True):
         encoded = reference.encode(text)
         assert ids == encoded.ids, repr(text)
-        if warnings:
-            assert loss == (_loss(text, spec, encoded) if encoded.overflowing else ""), repr(text)
+        assert bool(loss) == bool(encoded.overflowing), repr(text)
+        if loss:
+            here, there = (
+                re.search(r"left out (?:the last )?(\d+)", said) for said in (_loss(text, spec, encoded), loss)
+            )
+            assert (here and here[1]) == (there and there[1]), repr(text)
+
+
+NFC = normalizers.NFC()
+
+
+def is_assigned(character: str) -> bool:
+    """Sides agree on the characters that the Unicode of each assigns. The tokenizers library has an older one."""
+    among_marks = f"a\u0315{character}\u0334"  # of the highest and the lowest class
+    return unicodedata.category(character) not in ("Cn", "Cs") and (
+        NFC.normalize_str(among_marks) == unicodedata.normalize("NFC", among_marks)
+    )
 
 
 def lines() -> Iterator[str]:
@@ -116,37 +133,38 @@ def test_tokens_of_any_characters(probe: Probe, tokenizer_file: Path) -> None:
     def noise() -> str:
         last = rng.choice([0x7F, 0x24F, 0x2FFF, 0x10FFFF])
         letters = (chr(rng.randrange(last + 1)) for _ in range(rng.randrange(1, 40)))
-        return "".join(letter for letter in letters if not "\ud800" <= letter <= "\udfff")
+        return "".join(filter(is_assigned, letters))
 
-    check_tokens(probe, tokenizer_file, [noise() for _ in range(3000)], warnings=False)
+    check_tokens(probe, tokenizer_file, [noise() for _ in range(3000)])
 
 
 @settings(max_examples=10, deadline=None)  # each starts the probe, which reads the tokenizer
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=120))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cn"]).filter(is_assigned), max_size=40),
+        min_size=1,
+        max_size=120,
+    )
+)
 def test_any_unicode_text(probe: Probe, tokenizer_file: Path, texts: list[str]) -> None:
-    check_tokens(probe, tokenizer_file, texts, warnings=False)
+    check_tokens(probe, tokenizer_file, texts)
 
 
 @pytest.mark.slow  # there are a million
 def test_tokens_of_every_character(probe: Probe, tokenizer_file: Path) -> None:
-    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
+    every = list(filter(is_assigned, map(chr, range(0x110000))))
     texts = ["".join(f"a{c}" for c in every[i : i + 12]) for i in range(0, len(every), 12)]
-    check_tokens(probe, tokenizer_file, texts, warnings=False)
-
-
-@pytest.mark.slow(reason="compares every character of Unicode")
-def test_the_tables_of_characters_are_up_to_date() -> None:
-    assert unicode_tables() == (ROOT / "ddm_rt" / "csrc" / "unicode_tables.cpp").read_text()
+    check_tokens(probe, tokenizer_file, texts)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"normalizer": None}, "field normalizer: expected {"),
-        ({"pre_tokenizer": {"type": "ByteLevel"}}, "field pre_tokenizer.pretokenizers: expected"),
-        ({"post_processor": {"type": "ByteLevel"}}, "field post_processor: expected RobertaProcessing or"),
-        ({"model": {"type": "WordPiece"}}, "field model.type: expected BPE"),
-        ({"added_tokens": 3}, "field added_tokens: expected a list"),
+        ({"normalizer": None}, "normalizer"),
+        ({"pre_tokenizer": {"type": "ByteLevel"}}, "pre_tokenizer.pretokenizers"),
+        ({"post_processor": {"type": "ByteLevel"}}, "post_processor.type"),
+        ({"model": {"type": "WordPiece"}}, "model.type"),
+        ({"added_tokens": 3}, "added_tokens"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_refused(
@@ -155,7 +173,7 @@ def test_a_tokenizer_of_another_kind_is_refused(
     other = tmp_path / "other.json"
     other.write_text(json.dumps(json.loads(tokenizer_file.read_text()) | change))
     found = probe("tokens", tokenizer=str(other), max_length=LENGTH, pad_id=PAD, texts=["a"])
-    assert found["error"].startswith(f"{other}: not a tokenizer ({said}")
+    assert found["error"].startswith(f"{other}: field {said}: ")
 
 
 def test_a_padding_token_that_is_not_there(probe: Probe, tokenizer_file: Path) -> None:
@@ -270,8 +288,8 @@ def test_words_from_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("words.json").write_text(content)
+    there = probe("words", content=content, scope=scope)
     try:
-        here: Any = list(words_for(parse_words("words.json"), scope))
-    except DdmError as error:
-        here = {"error": str(error)}
-    assert probe("words", content=content, scope=scope) == here
+        assert there == list(words_for(parse_words("words.json"), scope))
+    except DdmError:
+        assert "words.json" in there["error"]
