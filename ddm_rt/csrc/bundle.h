@@ -4,11 +4,13 @@
 #define DDM_RT_BUNDLE_H
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "files.h"
 #include "runtime.h"
 
 namespace ddm {
@@ -16,6 +18,7 @@ namespace ddm {
 struct FileEntry {
     std::string sha256;  // 64 lower-case hexadecimal digits
     uint64_t bytes;
+    std::optional<FileState> checked{};  // before it was hashed
 };
 
 struct Bundle {
@@ -37,6 +40,9 @@ struct Bundle {
 
     const FileEntry* find(std::string_view name) const;  // null where the index doesn't list it
     std::string file(std::string_view name) const;       // its path
+
+    // Throws unless every file is the one whose hash was checked: once what opens them by their names has done so.
+    void check_unchanged() const;
 
     // Check every file that the index lists below `relative`, for example "calibrations/NAME".
     void check_directory(const std::string& relative) const;

@@ -3,12 +3,13 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <memory>
+#include <openssl/evp.h>
+#include <stdexcept>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 #include <vector>
-
-#include "../../kernels/csrc/sha256.h"
 
 namespace ddm {
 
@@ -40,6 +41,27 @@ private:
     std::string path_;
 };
 
+// OpenSSL's: it takes the processor's instructions for it.
+class Sha256 {
+public:
+    Sha256() { check(context_ && EVP_DigestInit_ex2(context_.get(), EVP_sha256(), nullptr)); }
+    void add(std::string_view data) { check(EVP_DigestUpdate(context_.get(), data.data(), data.size())); }
+    std::string end() {
+        std::array<unsigned char, 32> digest;
+        check(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr));
+        std::string hex;
+        for (const unsigned char byte : digest) hex += {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+        return hex;
+    }
+
+private:
+    static void check(bool good) {
+        if (!good) throw std::runtime_error("libcrypto gives no SHA-256");
+    }
+
+    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
+};
+
 }  // namespace
 
 std::string read_file(const std::string& path) {
@@ -50,21 +72,25 @@ std::string read_file(const std::string& path) {
     return content;
 }
 
+FileState state_of_file(const std::string& path) {
+    struct stat found;
+    if (::stat(path.c_str(), &found)) fail_with_errno(path);
+    if (!S_ISREG(found.st_mode)) throw std::system_error(EISDIR, std::generic_category(), path);
+    return {found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+}
+
 std::string sha256_of_file(const std::string& path) {
     const Descriptor file(path, O_RDONLY);
-    sha256_state state;
-    sha256_begin(&state);
+    Sha256 hash;
     std::vector<char> part(1 << 18);
-    while (const size_t count = file.read(part.data(), part.size())) sha256_add(&state, part.data(), count);
-    char hex[65];
-    sha256_end(&state, hex);
-    return hex;
+    while (const size_t count = file.read(part.data(), part.size())) hash.add({part.data(), count});
+    return hash.end();
 }
 
 std::string sha256_of(std::string_view data) {
-    char hex[65];
-    sha256_hex(data.data(), data.size(), hex);
-    return hex;
+    Sha256 hash;
+    hash.add(data);
+    return hash.end();
 }
 
 }  // namespace ddm

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import tomllib
-from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from embedding_build import ROOT, Built, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
-from toolchain import reason
 
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
@@ -44,7 +42,7 @@ def grey_levels(a: np.ndarray, b: np.ndarray) -> int:
 
 def test_nothing_but_the_headers_names_is_exported(built: Built) -> None:
     lines = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).splitlines()
-    exported = {line.split()[-1] for line in lines}
+    exported = {line.split()[-1].partition("@@")[0] for line in lines if " A " not in line}  # "A": the version node
     header = (built.prefix / "include" / "ddm_rt.h").read_text()
     assert exported == {word for word in exported if word.startswith("ddm_rt_") and f"{word}(" in header}
     assert len(exported) > 30
@@ -101,26 +99,6 @@ def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> Non
     rpath = f"-Wl,-rpath,{Built(built.build, moved).shared.parent}"
     run("cc", *strict, EXAMPLE, *flags, rpath, "-o", "example", folder=tmp_path)
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
-
-
-@pytest.mark.slow(reason="a build of its own")
-@pytest.mark.skipif(find_library("onnxruntime") is None, reason=reason("libonnxruntime-dev"))
-def test_a_build_that_names_no_onnxruntime_finds_the_systems(built: Built, tmp_path: Path) -> None:
-    """The library's own parts and the example in one program; but for the part that opens it, which is built anew."""
-    source = ROOT / "ddm_rt" / "csrc"
-    cache = (built.build / "CMakeCache.txt").read_text().splitlines()
-    (headers,) = (line.split("=")[1] for line in cache if line.startswith("DDM_RT_ONNXRUNTIME_HEADERS:"))
-    objects = (built.build / "ddm_rt").rglob("ddm_rt_objects.dir/**/*.o")
-    parts = [path for path in objects if "ort_library" not in path.name]
-    include = (f"-I{source}", f"-I{source / 'include'}", f"-I{headers}")
-    libraries = ("-lsqlite3", "-pthread", "-ldl")
-    run(
-        *("c++", "-std=c++20", *include, source / "ort_library.cpp", EXAMPLE, *parts, *libraries, "-o", "example"),
-        folder=tmp_path,
-    )
-    said = run("env", "--unset=DDM_RT_ONNXRUNTIME", tmp_path / "example", DIGITS, folder=tmp_path).splitlines()
-    assert sorted(line.rsplit(" ", 1)[1] for line in said) == ["0"] * 4 + ["1"] * 4
-    assert images_of(tmp_path).shape == (8, 32, 32, 3)
 
 
 def test_the_header_is_c_and_cpp(built: Built, tmp_path: Path) -> None:
