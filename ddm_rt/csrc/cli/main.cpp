@@ -1,6 +1,8 @@
 // ddm-cli: the library from a shell. A user's mistake is one line on stderr and exit code 2.
 #include <CLI/CLI.hpp>
 
+#include <malloc.h>
+
 #include <cstdio>
 #include <exception>
 #include <limits>
@@ -143,6 +145,9 @@ int run(int count, char** values) {
 }  // namespace
 
 int main(int count, char** values) {
+#ifdef __GLIBC__
+    mallopt(M_TRIM_THRESHOLD, 128 << 10);  // its first value, kept: freed memory goes back to the system
+#endif
     try {
         return run(count, values);
     } catch (const cli::Refused& error) {

@@ -1,5 +1,6 @@
 #include "sample.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -154,6 +155,9 @@ void sample(const Sample& s) {
     check(ddm_rt_pipeline_open(s.bundle.c_str(), options.get(), &opened));
     const Owned<ddm_rt_pipeline> pipeline{opened, ddm_rt_pipeline_close};
 
+#ifdef __GLIBC__
+    malloc_trim(0);  // what opening took and gave back
+#endif
     if (!s.from) fill(request.get(), s);  // a replay takes none of it
     if (isatty(STDERR_FILENO)) check(ddm_rt_request_set_on_step(request.get(), show_step, nullptr));
     check(ddm_rt_request_set_deliver(request.get(), Delivery::deliver, &delivery));
