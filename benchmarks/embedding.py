@@ -48,10 +48,8 @@ def build(folder: Path) -> Path:
     (runtime,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
     options = {
         "CMAKE_BUILD_TYPE": "Release",
-        "BUILD_TESTING": "OFF",
-        "DDM_RT_BUILD_LIBRARY": "ON",
+        "DDM_RT_LINK_ONNXRUNTIME": "OFF",
         "DDM_RT_ONNXRUNTIME_LIBRARY": str(runtime),
-        "Python3_EXECUTABLE": sys.executable,
     }
     configure = ["cmake", "-S", ROOT, "-B", folder, *(f"-D{name}={value}" for name, value in options.items())]
     for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):

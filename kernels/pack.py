@@ -1,6 +1,6 @@
 """A kernel pack: a folder with cubins, their PTX and `manifest.json`, which says how each one is launched.
 
-Reading a pack needs neither torch nor triton. `kernels/csrc/ddm_kernels.h` reads the same folder from C.
+Reading a pack needs neither torch nor triton.
 """
 
 import hashlib

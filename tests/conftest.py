@@ -18,7 +18,7 @@ from goldens import made_on
 from goldens.files import unpack
 from hypothesis import HealthCheck, settings
 from made_once import made_once
-from toolchain import EMBEDDING, LOADER, missing, summary
+from toolchain import EMBEDDING, missing, summary
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
@@ -86,7 +86,6 @@ EXERCISED: dict[str, Callable[[], bool]] = {
         and has_debian("gcc")()
     ),
     "OpenVINO": has_package("openvino"),
-    "the C loader's host tests": has_debian(*LOADER),
     "the embedding library": has_debian(*EMBEDDING),
     "the embedding library under valgrind": has_debian("valgrind"),
     "the embedding library's fuzz targets": has_debian("clang"),

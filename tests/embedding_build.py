@@ -1,7 +1,6 @@
 """Builds the embedding library as tests need it."""
 
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +47,14 @@ def build(folder: Path, *targets: str, **options: str) -> Path:
     chosen = {
         "CMAKE_BUILD_TYPE": "None",
         "CMAKE_CXX_FLAGS": "-O1",
-        "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
+        "DDM_RT_WERROR": "ON",
         # All sources of a target are compiled at once, since most of the time goes into headers. Two files may each
         # have a private function of one name only if their arguments differ: else one could be taken for the other.
         "CMAKE_UNITY_BUILD": "ON",
         "CMAKE_UNITY_BUILD_BATCH_SIZE": "0",
-        "DDM_RT_BUILD_LIBRARY": "ON",
+        "DDM_RT_BUILD_TESTS": "ON",
+        "DDM_RT_LINK_ONNXRUNTIME": "OFF",
         "DDM_RT_ONNXRUNTIME_LIBRARY": str(onnxruntime_library()),
-        "Python3_EXECUTABLE": sys.executable,
         "CMAKE_INSTALL_PREFIX": str(folder / "installed"),
         **options,
     }

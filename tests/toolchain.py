@@ -20,6 +20,10 @@ PACKAGES = {
     "libonnxruntime-dev": "onnxruntime/onnxruntime_cxx_api.h",
     "libsqlite3-dev": "sqlite3.h",
     "libpng-dev": "png.h",
+    "libssl-dev": "openssl/evp.h",
+    "nlohmann-json3-dev": "nlohmann/json.hpp",
+    "libutf8proc-dev": "utf8proc.h",
+    "libcli11-dev": "CLI/CLI.hpp",
     "libgtest-dev": "gtest/gtest.h",
     "valgrind": "valgrind",
     "clang": "clang++",
@@ -30,8 +34,10 @@ PACKAGES = {
     "nodejs": "node",
     "npm": "npm",
 }
-LOADER = ("cmake", "gcc", "libc6-dev", "make")
-EMBEDDING = ("cmake", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libpng-dev", "libgtest-dev")
+EMBEDDING = (
+    *("cmake", "make", "g++", "pkg-config", "libonnxruntime-dev", "libsqlite3-dev", "libssl-dev", "nlohmann-json3-dev"),
+    *("libutf8proc-dev", "libcli11-dev", "libpng-dev", "libgtest-dev"),
+)
 
 _WANTING = "needs Debian's"
 
@@ -39,7 +45,7 @@ _WANTING = "needs Debian's"
 @functools.cache
 def _is_here(package: str) -> bool:
     sign = PACKAGES[package]
-    if not sign.endswith(".h"):
+    if not sign.endswith((".h", ".hpp")):
         return shutil.which(sign) is not None
     if (compiler := shutil.which("c++") or shutil.which("cc")) is None:
         return False

@@ -44,16 +44,14 @@ void check_name(const std::string& name, const Field& files) {
     if (!inside) refuse_bundle(concat(files.place(), ": ", repr(name), " is not a path inside the bundle"));
 }
 
-void check_file(const std::string& path, const FileEntry& entry) {
-    struct stat found;
-    if (::stat(path.c_str(), &found) || !S_ISREG(found.st_mode)) {
-        refuse_bundle(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
-    }
-    if (static_cast<uint64_t>(found.st_size) != entry.bytes) {
-        refuse_bundle(concat(path, ": truncated or extended: ", found.st_size, " bytes, ", INDEX, " says ", entry.bytes));
-    }
+FileState check_file(const std::string& path, const FileEntry& entry) {
+    if (!is_there(path, S_IFREG)) refuse_bundle(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
     try {
-        if (sha256_of_file(path) == entry.sha256) return;
+        const FileState state = state_of_file(path);
+        if (static_cast<uint64_t>(state.bytes) != entry.bytes) {
+            refuse_bundle(concat(path, ": truncated or extended: ", state.bytes, " bytes, ", INDEX, " says ", entry.bytes));
+        }
+        if (sha256_of_file(path) == entry.sha256) return state;
     } catch (const std::system_error& error) {
         refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
@@ -102,10 +100,10 @@ Bundle Bundle::load(const std::string& source) {
     if (format == 2) must_list(RUNTIME, "");
     else for (const char* name : FORMAT_1) must_list(name, "");
     for (const char* name : GRAPHS) must_list(name, "");
-    for (const auto& [name, entry] : bundle.files) {
+    for (auto& [name, entry] : bundle.files) {
         check_name(name, files);
         const auto has_name = [&name = name](const char* folder) { return name.starts_with(folder); };
-        if (std::none_of(DERIVED.begin(), DERIVED.end(), has_name)) check_file(bundle.file(name), entry);
+        if (std::none_of(DERIVED.begin(), DERIVED.end(), has_name)) entry.checked = check_file(bundle.file(name), entry);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));
@@ -147,6 +145,13 @@ const FileEntry* Bundle::find(std::string_view name) const {
 }
 
 std::string Bundle::file(std::string_view name) const { return join_path(path, name); }
+
+void Bundle::check_unchanged() const {
+    for (const auto& [name, entry] : files) {
+        if (!entry.checked || (is_there(file(name), S_IFREG) && state_of_file(file(name)) == *entry.checked)) continue;
+        refuse_bundle(concat(file(name), ": was written while the bundle was opened; open it again"));
+    }
+}
 
 void Bundle::check_directory(const std::string& relative) const {
     bool any = false;

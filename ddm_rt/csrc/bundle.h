@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "files.h"
 #include "runtime.h"
 
 namespace ddm {
@@ -15,6 +17,7 @@ namespace ddm {
 struct FileEntry {
     std::string sha256;  // 64 lower-case hexadecimal digits
     uint64_t bytes;
+    std::optional<FileState> checked{};  // before it was hashed
 };
 
 using Files = std::map<std::string, FileEntry, std::less<>>;  // by their names in the bundle
@@ -38,6 +41,9 @@ struct Bundle {
 
     const FileEntry* find(std::string_view name) const;  // null where the index doesn't list it
     std::string file(std::string_view name) const;       // its path
+
+    // Throws unless every file is the one whose hash was checked: once what opens them by their names has done so.
+    void check_unchanged() const;
 
     // Check every file that the index lists below `relative`, for example "calibrations/NAME".
     void check_directory(const std::string& relative) const;

@@ -1,14 +1,14 @@
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include "files.h"
 
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <openssl/sha.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 #include <vector>
-
-#include "../../kernels/csrc/sha256.h"
 
 namespace ddm {
 
@@ -40,6 +40,23 @@ private:
     std::string path_;
 };
 
+// OpenSSL's, which takes the processor's instructions for it. EVP's functions would load the providers: 2.4 MiB of a process.
+class Sha256 {
+public:
+    Sha256() { SHA256_Init(&context_); }
+    void add(std::string_view data) { SHA256_Update(&context_, data.data(), data.size()); }
+    std::string end() {
+        std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
+        SHA256_Final(digest.data(), &context_);
+        std::string hex;
+        for (const unsigned char byte : digest) hex += {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+        return hex;
+    }
+
+private:
+    SHA256_CTX context_;
+};
+
 }  // namespace
 
 std::string read_file(const std::string& path) {
@@ -50,21 +67,25 @@ std::string read_file(const std::string& path) {
     return content;
 }
 
+FileState state_of_file(const std::string& path) {
+    struct stat found;
+    if (::stat(path.c_str(), &found)) fail_with_errno(path);
+    if (!S_ISREG(found.st_mode)) throw std::system_error(EISDIR, std::generic_category(), path);
+    return {found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+}
+
 std::string sha256_of_file(const std::string& path) {
     const Descriptor file(path, O_RDONLY);
-    sha256_state state;
-    sha256_begin(&state);
+    Sha256 hash;
     std::vector<char> part(1 << 18);
-    while (const size_t count = file.read(part.data(), part.size())) sha256_add(&state, part.data(), count);
-    char hex[65];
-    sha256_end(&state, hex);
-    return hex;
+    while (const size_t count = file.read(part.data(), part.size())) hash.add({part.data(), count});
+    return hash.end();
 }
 
 std::string sha256_of(std::string_view data) {
-    char hex[65];
-    sha256_hex(data.data(), data.size(), hex);
-    return hex;
+    Sha256 hash;
+    hash.add(data);
+    return hash.end();
 }
 
 }  // namespace ddm

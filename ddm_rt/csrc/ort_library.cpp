@@ -20,6 +20,10 @@ namespace {
 std::vector<std::string> default_names() {
     const char* chosen = std::getenv("DDM_RT_ONNXRUNTIME");
     if (chosen && *chosen) return {chosen};
+#ifdef DDM_RT_ONNXRUNTIME_IS_LINKED
+    Dl_info linked;  // opening it again gives the one that is there
+    if (dladdr(reinterpret_cast<void*>(&OrtGetApiBase), &linked)) return {linked.dli_fname};
+#endif
 #ifdef DDM_RT_ONNXRUNTIME_DEFAULT
     return {DDM_RT_ONNXRUNTIME_DEFAULT};
 #else

@@ -43,7 +43,9 @@ Pipeline::Pipeline(const std::string& directory, const PipelineOptions& options)
       backend_((ledger_.check_bundle(bundle_.bundle_id, bundle_.former_ids, bundle_.path),
                 load_backend(bundle_, options.backend))),
       tree_(code_tree(bundle_)),
-      conditions_(bundle_, *backend_) {}
+      conditions_(bundle_, *backend_) {
+    bundle_.check_unchanged();
+}
 
 Generation Pipeline::generate(const Wanted& wanted, const Hooks& hooks) {
     Prepared request = prepare(bundle_, tree_, wanted, made_by(), ledger_, warn_);

@@ -1,24 +1,35 @@
 """The embedding library as it is installed: what it exports, how programs find it, and its command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
-from ctypes.util import find_library
 from pathlib import Path
-from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from embedding_build import ROOT, Built, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
-from toolchain import reason
 
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = asset("digits")
+SHARDS = ("shards", "shard-format", "shard-size")
+# Options of `ddm-rt sample`: devices and shards aren't the C library's, and provenance is turned off by its opposite.
+ONLY_PYTHONS = {
+    "--device",
+    "--mode",
+    "--precision",
+    "--provenance",
+    "--shard-format",
+    "--shard-size",
+    "--shards",
+    "--workers",
+}
 EXAMPLE = ROOT / "ddm_rt" / "csrc" / "example" / "main.c"
 
 
@@ -44,7 +55,7 @@ def grey_levels(a: np.ndarray, b: np.ndarray) -> int:
 
 def test_nothing_but_the_headers_names_is_exported(built: Built) -> None:
     lines = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).splitlines()
-    exported = {line.split()[-1] for line in lines}
+    exported = {line.split()[-1].partition("@@")[0] for line in lines if " A " not in line}  # "A": the version node
     header = (built.prefix / "include" / "ddm_rt.h").read_text()
     assert exported == {word for word in exported if word.startswith("ddm_rt_") and f"{word}(" in header}
     assert len(exported) > 30
@@ -103,26 +114,6 @@ def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> Non
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
 
 
-@pytest.mark.slow(reason="a build of its own")
-@pytest.mark.skipif(find_library("onnxruntime") is None, reason=reason("libonnxruntime-dev"))
-def test_a_build_that_names_no_onnxruntime_finds_the_systems(built: Built, tmp_path: Path) -> None:
-    """The library's own parts and the example in one program; but for the part that opens it, which is built anew."""
-    source = ROOT / "ddm_rt" / "csrc"
-    cache = (built.build / "CMakeCache.txt").read_text().splitlines()
-    (headers,) = (line.split("=")[1] for line in cache if line.startswith("DDM_RT_ONNXRUNTIME_HEADERS:"))
-    objects = (built.build / "ddm_rt").rglob("ddm_rt_objects.dir/**/*.o")
-    parts = [path for path in objects if "ort_library" not in path.name]
-    include = (f"-I{source}", f"-I{source / 'include'}", f"-I{headers}")
-    libraries = ("-lsqlite3", "-pthread", "-ldl")
-    run(
-        *("c++", "-std=c++20", *include, source / "ort_library.cpp", EXAMPLE, *parts, *libraries, "-o", "example"),
-        folder=tmp_path,
-    )
-    said = run("env", "--unset=DDM_RT_ONNXRUNTIME", tmp_path / "example", DIGITS, folder=tmp_path).splitlines()
-    assert sorted(line.rsplit(" ", 1)[1] for line in said) == ["0"] * 4 + ["1"] * 4
-    assert images_of(tmp_path).shape == (8, 32, 32, 3)
-
-
 def test_the_header_is_c_and_cpp(built: Built, tmp_path: Path) -> None:
     include = f"-I{built.prefix / 'include'}"
     for compiler, standard, name in (("cc", "c99", "a.c"), ("c++", "c++98", "a.cpp")):
@@ -176,49 +167,55 @@ def test_the_command_keeps_a_scope(built: Built, tmp_path: Path) -> None:
     assert said.startswith("scope: its counts end with this command; --ledger keeps them\n")
 
 
+# What is wrong, and what the one line about it must name: an option, a field or a file.
+MISTAKES: list[tuple[tuple[object, ...], str]] = [
+    ((), "bundle"),
+    (("BUNDLE",), "--out"),
+    (("BUNDLE", "--index", 1, "--out", "OUT"), "--index requires --from"),
+    (("BUNDLE", "--from", "m.json", "--scope", "s", "--out", "OUT"), "--from excludes --scope"),
+    (("BUNDLE", "--from", "m.json", "--prompt", "a", "--out", "OUT"), "--from excludes --prompt"),
+    (("BUNDLE", "--from", "m.json", "--apg", 15, "--out", "OUT"), "--from excludes --apg"),
+    (("BUNDLE", "--from", "m.json", "--out", "OUT"), "m.json: "),
+    (("BUNDLE", "--guidance-interval", ".2", "--out", "OUT"), "--guidance-interval"),
+    (("BUNDLE", "--guidance-interval", ".8,.2", "--out", "OUT"), "guidance_interval"),
+    (("BUNDLE", "--guidance-interval", ".1,.2", "--steps", 4, "--out", "OUT"), "guidance_interval"),
+    (("BUNDLE", "--guidance-interval", "nan,1", "--out", "OUT"), "guidance_interval"),
+    (("BUNDLE", "--apg", "15,1,2", "--out", "OUT"), "--apg"),
+    (("BUNDLE", "--apg", "0", "--out", "OUT"), "apg"),
+    (("BUNDLE", "--apg", "15,-1", "--out", "OUT"), "apg"),
+    (("BUNDLE", "--cads", ".25,.6", "--out", "OUT"), "--cads"),
+    (("BUNDLE", "--cads", "x", "--out", "OUT"), "--cads = x"),
+    (("BUNDLE", "--cads", ".25", "--out", "OUT"), "cads"),
+    (("BUNDLE", "-n", 1, "--prompt", "a", "--prompt", "b", "--out", "OUT"), "--prompt"),
+    (("BUNDLE", "--ledger", "l", "--out", "OUT"), "--ledger requires --scope"),
+    (("BUNDLE", "--fsync", "--out", "OUT"), "--fsync requires --ledger"),
+    (("BUNDLE", "-n", 0, "--out", "OUT"), "-n: "),
+    (("BUNDLE", "--seed", -1, "--out", "OUT"), "--seed = -1"),
+    (("BUNDLE", "--seed", 2**64, "--out", "OUT"), "--seed = 18446744073709551616"),
+    (("BUNDLE", "--prompt", "a", "--out", "OUT"), "prompt"),
+    (("BUNDLE", "--target", "code:9=1", "--out", "OUT"), "target"),
+    (("BUNDLE", "--leave-alone", "missing.json", "--out", "OUT"), "missing.json: "),
+    (("BUNDLE", "--leave-alone", "missing.json", "--out", "FULL"), "missing.json: "),
+    (("missing", "--leave-alone", "missing.json"), "--out"),
+    (("missing", "--scope", "s", "--ledger", "FILE", "--out", "OUT"), "file"),
+    (("BUNDLE", "--sampler", "abacus", "--out", "OUT"), "sampler"),
+    (("BUNDLE", "--out", "FULL"), "full"),
+    (("BUNDLE", "--out", "FILE/below"), "file"),
+    (("BUNDLE", "--scope", "s", "--ledger", "FILE", "--out", "OUT"), "file"),
+    (("missing", "--out", "OUT"), "missing"),
+]
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("digits",),
-        ("BUNDLE", "--index", 1, "--out", "OUT"),
-        ("BUNDLE", "--from", "m.json", "--scope", "s", "--out", "OUT"),
-        ("BUNDLE", "--from", "m.json", "--prompt", "a", "--out", "OUT"),
-        ("BUNDLE", "--from", "m.json", "--apg", 15, "--out", "OUT"),
-        ("BUNDLE", "--from", "m.json", "--out", "OUT"),
-        ("BUNDLE", "--guidance-interval", ".2", "--out", "OUT"),
-        ("BUNDLE", "--guidance-interval", ".8,.2", "--out", "OUT"),
-        ("BUNDLE", "--guidance-interval", ".1,.2", "--steps", 4, "--out", "OUT"),
-        ("BUNDLE", "--guidance-interval", "nan,1", "--out", "OUT"),
-        ("BUNDLE", "--apg", "15,1,2", "--out", "OUT"),
-        ("BUNDLE", "--apg", "0", "--out", "OUT"),
-        ("BUNDLE", "--apg", "15,-1", "--out", "OUT"),
-        ("BUNDLE", "--cads", ".25,.6", "--out", "OUT"),
-        ("BUNDLE", "--cads", "x", "--out", "OUT"),
-        ("BUNDLE", "--cads", ".25", "--out", "OUT"),
-        ("BUNDLE", "-n", 1, "--prompt", "a", "--prompt", "b", "--out", "OUT"),
-        ("BUNDLE", "--ledger", "l", "--out", "OUT"),
-        ("BUNDLE", "--fsync", "--out", "OUT"),
-        ("BUNDLE", "-n", 0, "--out", "OUT"),
-        ("BUNDLE", "--seed", -1, "--out", "OUT"),
-        ("BUNDLE", "--seed", 2**64, "--out", "OUT"),
-        ("BUNDLE", "--prompt", "a", "--out", "OUT"),
-        ("BUNDLE", "--target", "code:9=1", "--out", "OUT"),
-        ("BUNDLE", "--leave-alone", "missing.json", "--out", "OUT"),
-        ("BUNDLE", "--leave-alone", "missing.json", "--out", "FULL"),
-        ("missing", "--leave-alone", "missing.json"),
-        ("missing", "--scope", "s", "--ledger", "FILE", "--out", "OUT"),
-        ("-n0",),
-        ("BUNDLE", "--sampler", "abacus", "--out", "OUT"),
-        ("BUNDLE", "--out", "FULL"),
-        ("BUNDLE", "--out", "FILE/below"),
-        ("BUNDLE", "--scope", "s", "--ledger", "FILE", "--out", "OUT"),
-        ("missing", "--out", "OUT"),
-    ],
-    ids=lambda arguments: " ".join(map(str, arguments)) or "nothing",
+    ("arguments", "named"), MISTAKES, ids=[" ".join(map(str, arguments)) or "nothing" for arguments, _ in MISTAKES]
 )
-def test_a_mistake_is_told_as_by_pythons_command(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Any
+def test_a_mistake_is_refused_as_by_pythons_command(
+    built: Built,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[object, ...],
+    named: str,
 ) -> None:
     from ddm_rt.cli import main
 
@@ -229,40 +226,50 @@ def test_a_mistake_is_told_as_by_pythons_command(
     places = {"BUNDLE": str(DIGITS), "OUT": "out", "FULL": "full", "FILE": "file", "FILE/below": "file/below"}
     line = ["sample", *(places.get(str(argument), str(argument)) for argument in arguments)]
     before = sorted(tmp_path.rglob("*"))
-    said = cli(built, *line, code=2)
+    assert named in cli(built, *line, code=2)
     assert sorted(tmp_path.rglob("*")) == before
     monkeypatch.setattr("sys.argv", ["ddm-rt", *line])
     with pytest.raises(SystemExit, match="2"):
         main()
-    python = capsys.readouterr().err.strip().removeprefix("error: ")
-    # Bundles that ship in Python's package have no name here, and shards aren't made.
-    for only_there in (
-        ", or the shipped one: digits",
-        ", or one for shards with --shards",
-        "; shipped bundles: digits",
-    ):
-        python = python.replace(only_there, "")
-    assert said.replace("; shipped bundles: digits", "") == python
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("line", ["-h", "--help", "sample -h", "backends --help", "version -h"])
 def test_help(built: Built, line: str) -> None:
-    assert cli(built, *line.split()).startswith("Usage: ddm-cli ")
+    assert "Usage: ddm-cli " in cli(built, *line.split())
+
+
+def test_help_has_every_option_and_examples(built: Built) -> None:
+    said = cli(built, "sample", "--help")
+    assert "\nExamples:\n  ddm-cli sample " in said
+    options = set(re.findall(r"(?<=[ ,])--?[a-z][a-z-]*", said))
+    python = {name for option in command_line.program().commands["sample"].params for name in option.opts}
+    assert {name for name in python if name.startswith("-")} - options == ONLY_PYTHONS
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("-n", "many"), "Invalid value for '-n': 'many' is not a valid integer."),
-        (("--guidance-scale", "x"), "Invalid value for '--guidance-scale': 'x' is not a valid float."),
-        (("--threads", "0"), "Invalid value for '--threads': 0 is not in the range x>=1."),
-        (("--threads", "4294967297"), "Invalid value for '--threads': 4294967297 is not in the range x<=2147483647."),
-        (("-nmany",), "Invalid value for '-n': 'many' is not a valid integer."),
-        (("--seed", "0x3"), "Invalid value for '--seed': '0x3' is not a valid integer."),
-        (("--shards", "s"), "No such option: --shards"),
-        (("more",), "Got unexpected extra argument (more)"),
-        (("--seed",), "Option '--seed' requires an argument."),
+        (("-n", "many"), "-n: Value many not in range"),
+        (("-nmany",), "-n: Value many not in range"),
+        (("--guidance-scale", "x"), "Could not convert: --guidance-scale = x"),
+        (("--threads", "0"), "--threads: Value 0 not in range [1 - 2147483647]"),
+        (("--threads", "4294967297"), "--threads: Value 4294967297 not in range [1 - 2147483647]"),
+        (("--seed", "1.5"), "Could not convert: --seed = 1.5"),
+        (("--shards",), "The following argument was not expected: --shards"),
+        (("more",), "The following argument was not expected: more"),
+        (("--seed",), "--seed: 1 required UINT missing"),
     ],
 )
 def test_an_option_that_cannot_be(built: Built, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    assert cli(built, "sample", DIGITS, "--out", tmp_path / "out", *arguments, code=2) == said
+    assert cli(built, "sample", DIGITS, "--out", tmp_path / "out", *arguments, code=2).startswith(said)
+
+
+def test_a_list_takes_one_argument(built: Built, tmp_path: Path) -> None:
+    """So that the bundle may come after it."""
+    assert cli(built, "sample", "--apg", "15", DIGITS, "-n", 1, "--steps", 1, "--out", tmp_path / "out")
+
+
+def test_a_command_must_be_named(built: Built) -> None:
+    assert cli(built, code=2).startswith("name a command: ")
+    assert cli(built, "more", code=2) == "The following argument was not expected: more"

@@ -12,8 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
-
-#include "arguments.h"
+#include <vector>
 
 namespace cli {
 namespace {

@@ -4,12 +4,17 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "ddm_rt.h"
 
 namespace cli {
+
+// A user's mistake: one line on stderr and exit code 2.
+struct Refused : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 // Throws Refused where `out` can't become a new directory: it is occupied, or lies below a file.
 void check_free(const std::filesystem::path& out);

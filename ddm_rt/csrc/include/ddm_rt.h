@@ -15,7 +15,7 @@
  * ddm_rt_request_cancel. A pipeline may generate on any number of threads at a time. What ..._destroy and ..._close are
  * given must not be in use; null is allowed.
  *
- * Every name begins with ddm_rt_ or DDM_RT_, so that ddm_kernels.h can stand beside this.
+ * Every name begins with ddm_rt_ or DDM_RT_.
  */
 #ifndef DDM_RT_H
 #define DDM_RT_H
