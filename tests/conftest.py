@@ -87,6 +87,7 @@ EXERCISED: dict[str, Callable[[], bool]] = {
     ),
     "OpenVINO": has_package("openvino"),
     "the embedding library": has_debian(*EMBEDDING),
+    "the embedding library's Debian packages": has_debian("lintian"),
     "the embedding library under valgrind": has_debian("valgrind"),
     "the embedding library's fuzz targets": has_debian("clang"),
     "writing onto a full disk": has_own_file_system,

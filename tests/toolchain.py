@@ -26,6 +26,7 @@ PACKAGES = {
     "libcli11-dev": "CLI/CLI.hpp",
     "libgtest-dev": "gtest/gtest.h",
     "valgrind": "valgrind",
+    "lintian": "lintian",
     "clang": "clang++",
     "chromium": "chromium",
     "prometheus": "prometheus",
