@@ -1,6 +1,5 @@
 // CADS: noise on a prompt's tokens that fades while an image is made; the formulas stand in ddm_rt/sample/loop/annealing.py.
-#ifndef DDM_RT_ANNEALING_H
-#define DDM_RT_ANNEALING_H
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -29,5 +28,3 @@ std::vector<double> kept_tokens(const std::vector<double>& t, double most, const
 void add_noise(float* tokens, size_t size, const NoiseAt& noise);
 
 }  // namespace ddm
-
-#endif

@@ -1,6 +1,5 @@
 // Named, batch-first arrays on the host: what the backends take and give, and what happens between their calls.
-#ifndef DDM_RT_ARRAY_H
-#define DDM_RT_ARRAY_H
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -46,5 +45,3 @@ Array take(const Array& array, const std::vector<size_t>& index);
 Array concat(const std::vector<const Array*>& arrays);
 
 }  // namespace ddm
-
-#endif

@@ -6,7 +6,7 @@
 
 #include "error.h"
 #include "factors.h"
-#include "natural.h"
+#include "quota.h"
 #include "noise.h"
 #include "prepare.h"
 #include "text.h"

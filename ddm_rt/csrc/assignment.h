@@ -1,7 +1,6 @@
 // Which code each image of a request gets: given, none, or drawn by a quota, of the request alone or of a scope
 // (ddm_rt/sample/balance/assignment.py).
-#ifndef DDM_RT_ASSIGNMENT_H
-#define DDM_RT_ASSIGNMENT_H
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -69,5 +68,3 @@ std::string other_names(const Bundle& bundle, const std::string& target);
 Tree code_tree(const Bundle& bundle);
 
 }  // namespace ddm
-
-#endif

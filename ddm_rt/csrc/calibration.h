@@ -1,7 +1,6 @@
 // Calibrations that lie in a bundle, as sampling uses them: a target over groups becomes weights of codes
 // (ddm_rt/sample/calibration/calibration.py).
-#ifndef DDM_RT_CALIBRATION_H
-#define DDM_RT_CALIBRATION_H
+#pragma once
 
 #include <string>
 #include <vector>
@@ -25,5 +24,3 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
                  const Warn& warn);
 
 }  // namespace ddm
-
-#endif

@@ -1,6 +1,5 @@
 // What a caller can act on: thrown inside, turned into a status at the C boundary, in the words of the Python package.
-#ifndef DDM_RT_ERROR_H
-#define DDM_RT_ERROR_H
+#pragma once
 
 #include <functional>
 #include <stdexcept>
@@ -30,5 +29,3 @@ public:
 using Warn = std::function<void(const std::string&)>;
 
 }  // namespace ddm
-
-#endif

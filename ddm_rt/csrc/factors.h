@@ -1,9 +1,10 @@
 // Targets over crossing factors, "gender:female=.5,gender:male=.5" (ddm_rt/sample/balance/factors.py).
-#ifndef DDM_RT_FACTORS_H
-#define DDM_RT_FACTORS_H
+#pragma once
 
+#include <cstddef>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime.h"
@@ -27,6 +28,17 @@ std::string known_factors(const std::vector<Factor>& factors);
 // The weight of each code: the uniform ones, raked. Throws Error naming `target` where no weights give it.
 std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted, const std::string& target);
 
-}  // namespace ddm
+// One factor: of each cell an index into `wanted`, and the share wanted of each value.
+struct Margin {
+    std::vector<size_t> value_of;
+    std::vector<double> wanted;
+};
 
-#endif
+// Weights nearest to `weights` that give `margins`, and whether they do.
+std::pair<std::vector<double>, bool> rake(std::vector<double> weights, const std::vector<Margin>& margins);
+
+// The weight of each value, added up in the order of the cells.
+std::vector<double> shares_of(const std::vector<size_t>& value_of, const std::vector<double>& weights,
+                              size_t num_values);
+
+}  // namespace ddm

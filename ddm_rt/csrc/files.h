@@ -1,6 +1,5 @@
 // Reading files and their hashes.
-#ifndef DDM_RT_FILES_H
-#define DDM_RT_FILES_H
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -29,5 +28,3 @@ std::string sha256_of_file(const std::string& path);
 std::string sha256_of(std::string_view data);
 
 }  // namespace ddm
-
-#endif

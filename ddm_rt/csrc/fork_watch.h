@@ -1,6 +1,5 @@
 // What has to be done when the process is copied without a new program in it (fork).
-#ifndef DDM_RT_FORK_WATCH_H
-#define DDM_RT_FORK_WATCH_H
+#pragma once
 
 namespace ddm {
 
@@ -18,5 +17,3 @@ void watch_forks(ForkWatcher& watcher);
 void forget_forks(ForkWatcher& watcher);
 
 }  // namespace ddm
-
-#endif

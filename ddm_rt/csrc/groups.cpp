@@ -6,7 +6,6 @@
 #include <set>
 
 #include "error.h"
-#include "natural.h"
 #include "quota.h"
 #include "text.h"
 

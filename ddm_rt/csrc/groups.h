@@ -1,6 +1,5 @@
 // Attributes with their groups, and targets over them in words; ddm_rt/sample/calibration/groups.py says how they are written.
-#ifndef DDM_RT_GROUPS_H
-#define DDM_RT_GROUPS_H
+#pragma once
 
 #include <cstddef>
 #include <string>
@@ -32,5 +31,3 @@ void check_attributes(const std::vector<Attribute>& attributes, const std::strin
 std::vector<Part> parse_group_target(const std::string& target, const std::vector<Attribute>& attributes);
 
 }  // namespace ddm
-
-#endif

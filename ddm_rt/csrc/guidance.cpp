@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "config.h"
+#include "runtime.h"
 
 namespace ddm {
 

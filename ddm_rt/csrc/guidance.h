@@ -1,6 +1,5 @@
 // Which branches of the denoiser an image needs, and the scale of each; the formulas stand in ddm_rt/sample/loop/guidance.py.
-#ifndef DDM_RT_GUIDANCE_H
-#define DDM_RT_GUIDANCE_H
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -37,5 +36,3 @@ Branches branches(const Condition& wanted, const std::optional<std::string>& nul
                   std::optional<double> text_scale, double code_scale);
 
 }  // namespace ddm
-
-#endif

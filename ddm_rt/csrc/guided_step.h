@@ -1,6 +1,5 @@
 // Guidance and step-table update in one op: kernels/guided_step/reference.py, number by number.
-#ifndef DDM_RT_GUIDED_STEP_H
-#define DDM_RT_GUIDED_STEP_H
+#pragma once
 
 #include <cstdint>
 #include <vector>
@@ -17,5 +16,3 @@ void guided_step(const std::vector<const float*>& outputs, const std::vector<flo
                  float* x, float* x0, size_t size, uint64_t seed, uint32_t counter, std::vector<float>& noise);
 
 }  // namespace ddm
-
-#endif

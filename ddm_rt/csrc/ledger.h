@@ -1,7 +1,6 @@
 // The ledger: how many images of each code a stream of requests has got, in memory or in the SQLite file that the
 // Python package uses too, at the same time (ddm_rt/sample/balance/ledger.py).
-#ifndef DDM_RT_LEDGER_H
-#define DDM_RT_LEDGER_H
+#pragma once
 
 #include <cstdint>
 #include <functional>
@@ -75,5 +74,3 @@ private:
 };
 
 }  // namespace ddm
-
-#endif

@@ -1,16 +1,67 @@
 // The ledger's file: how it is made, opened and refused; and which of the processes that use it are alive
 // (ddm_rt/sample/balance/ledger_file.py, whose file this is).
-#ifndef DDM_RT_LEDGER_FILE_H
-#define DDM_RT_LEDGER_FILE_H
+#pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <sqlite3.h>
 #include <string>
 
 #include "error.h"
-#include "sqlite.h"
 
 namespace ddm {
+
+struct SqliteError {
+    int code;  // the primary one
+    std::string message;
+};
+
+// Throws SqliteError.
+class Connection {
+public:
+    // With `create`, a file is made where there is none. ":memory:" is none.
+    Connection(const std::string& path, bool create, double timeout_s);
+    ~Connection() { sqlite3_close_v2(handle_); }
+    Connection(const Connection&) = delete;
+    Connection& operator=(const Connection&) = delete;
+
+    void run(const std::string& script);
+    bool in_transaction() const { return !sqlite3_get_autocommit(handle_); }
+    int64_t changes() const { return sqlite3_changes64(handle_); }
+    int64_t last_row() const { return sqlite3_last_insert_rowid(handle_); }
+
+private:
+    friend class Statement;
+    sqlite3* handle_ = nullptr;
+};
+
+class Statement {
+public:
+    template <typename... Values>
+    Statement(Connection& connection, const char* sql, const Values&... values) : Statement(connection, sql, nullptr) {
+        int place = 0;
+        (bind(++place, values), ...);
+    }
+    ~Statement() { sqlite3_finalize(handle_); }
+    Statement(const Statement&) = delete;
+    Statement& operator=(const Statement&) = delete;
+
+    bool step();  // whether there is a row
+    void run() { while (step()) {} }
+
+    int64_t integer(int column) const { return sqlite3_column_int64(handle_, column); }
+    std::string text(int column) const;
+
+private:
+    Statement(Connection& connection, const char* sql, std::nullptr_t);
+    void bind(int place, const std::string& value);
+    void bind(int place, int64_t value);
+    void check(int code) const;
+
+    sqlite3* connection_;
+    sqlite3_stmt* handle_ = nullptr;
+};
 
 // The absolute path of the file that `path` means in the folder that the process is in now: it may go to another. A link to
 // a ledger is that ledger, so links are followed, one to a file that isn't there yet too. Throws std::system_error.
@@ -51,5 +102,3 @@ private:
 void take_from_dead(Connection& connection, const std::string& ledger, const std::string& own);
 
 }  // namespace ddm
-
-#endif

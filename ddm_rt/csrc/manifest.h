@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime.h"
 #include "json.h"
+#include "runtime.h"
 
 namespace ddm {
 
@@ -78,5 +78,8 @@ struct Manifest {
 // The images of a request whose codes (and, of a scope, positions) are drawn.
 std::vector<ImageRecord> image_records(const Request& request, const Codes& known, const std::vector<int64_t>& codes,
                                        const std::optional<std::vector<std::optional<int64_t>>>& positions);
+
+// An XMP packet for each image's file and, last, for a sheet of all; none where the request wants nothing said.
+std::vector<std::string> packets(const Manifest& manifest);
 
 }  // namespace ddm

@@ -1,6 +1,5 @@
 // Noise and seeds from Philox4x32-10: a function of (seed, stream, row, position), with no state anywhere.
-#ifndef DDM_RT_NOISE_H
-#define DDM_RT_NOISE_H
+#pragma once
 
 #include <array>
 #include <cstddef>
@@ -27,5 +26,3 @@ uint64_t derive(uint64_t seed, uint32_t index);
 std::vector<size_t> shuffled(uint64_t seed, size_t n);
 
 }  // namespace ddm
-
-#endif

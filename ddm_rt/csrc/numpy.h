@@ -1,6 +1,5 @@
 // The few functions of numpy that step tables stand on, with its order of operations, so that both sides get one table.
-#ifndef DDM_RT_NUMPY_H
-#define DDM_RT_NUMPY_H
+#pragma once
 
 #include <cstddef>
 #include <vector>
@@ -15,5 +14,3 @@ double sum(const Floats& values);  // pairwise
 Floats interp(const Floats& x, const Floats& xp, const Floats& fp);  // xp ascends
 
 }  // namespace ddm::numpy
-
-#endif

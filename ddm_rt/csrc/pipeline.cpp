@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "noise.h"
-#include "provenance.h"
+#include "manifest.h"
 #include "text.h"
 
 namespace ddm {

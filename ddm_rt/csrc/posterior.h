@@ -1,7 +1,6 @@
 // p(group | code) from audited counts, and weights of codes that reach given shares of groups
 // (ddm_rt/sample/calibration/posterior.py and maxent.py have the reasons and the literature).
-#ifndef DDM_RT_POSTERIOR_H
-#define DDM_RT_POSTERIOR_H
+#pragma once
 
 #include <cstdint>
 #include <utility>
@@ -33,5 +32,3 @@ struct Tilt {
 Tilt tilt(const Table& p, const Row& target, const Row& base);
 
 }  // namespace ddm
-
-#endif

@@ -1,7 +1,6 @@
 // From what is asked for to a checked request whose codes are drawn: all of generating but the tensors.
 // (`Pipeline.prepare` and `Pipeline.recorded` of ddm_rt/sample/pipeline.py in one.)
-#ifndef DDM_RT_PREPARE_H
-#define DDM_RT_PREPARE_H
+#pragma once
 
 #include <array>
 #include <cstdint>
@@ -68,5 +67,3 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
                 const Warn& warn);
 
 }  // namespace ddm
-
-#endif

@@ -1,6 +1,5 @@
 // Adaptive projected guidance: kernels/projected_guidance/reference.py, number by number.
-#ifndef DDM_RT_PROJECTED_GUIDANCE_H
-#define DDM_RT_PROJECTED_GUIDANCE_H
+#pragma once
 
 #include <cstddef>
 #include <vector>
@@ -18,5 +17,3 @@ void projected_guidance(const std::vector<const float*>& outputs, const std::vec
                         const Projection& projection, float* out, size_t size);
 
 }  // namespace ddm
-
-#endif

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <new>
 #include <numeric>
+#include <openssl/bn.h>
 #include <set>
 
 #include "error.h"
-#include "natural.h"
 #include "text.h"
 
 namespace ddm {
@@ -23,6 +25,50 @@ std::vector<double> values_of(const Shares& shares) {
     for (const auto& [code, share] : shares) out.push_back(share);
     return out;
 }
+
+constexpr int UNIT = 1074;  // the smallest number above 0 is 2^-1074
+
+// Floating-point numbers as whole multiples of 2^-1074, so that sums and quotients of them need no rounding.
+class Natural {
+public:
+    // `value`·2^(1074 + shift), which is whole for every finite value from 0.
+    explicit Natural(double value = 0, int shift = 0) : number_(BN_new(), BN_free) {
+        int exponent = 0;
+        const double fraction = std::frexp(value, &exponent);  // in [.5, 1), or 0
+        auto whole = static_cast<uint64_t>(std::ldexp(fraction, 53));
+        int places = exponent - 53 + UNIT;
+        if (places < 0) whole >>= -places, places = 0;  // a subnormal number, whose low bits are 0
+        done(number_ && BN_set_word(number_.get(), whole) && BN_lshift(number_.get(), number_.get(), places + shift));
+    }
+
+    void operator+=(const Natural& other) { done(BN_add(number_.get(), number_.get(), other.number_.get())); }
+    bool operator>(const Natural& other) const { return BN_cmp(number_.get(), other.number_.get()) > 0; }
+
+    // The quotient, below 2^63; this becomes the remainder.
+    uint64_t divide(const Natural& divisor) {
+        const std::unique_ptr<BN_CTX, decltype(&BN_CTX_free)> room(BN_CTX_new(), BN_CTX_free);
+        const Natural quotient;
+        done(room && BN_div(quotient.number_.get(), number_.get(), number_.get(), divisor.number_.get(), room.get()));
+        return BN_get_word(quotient.number_.get());
+    }
+
+    // This·2^-1074, rounded to nearest.
+    double value() const {
+        const int below = std::max(BN_num_bits(number_.get()) - 64, 0);  // bits that the word leaves out
+        const Natural top;
+        done(BN_rshift(top.number_.get(), number_.get(), below));
+        uint64_t word = BN_get_word(top.number_.get());
+        for (int i = 0; i < below; ++i) word |= static_cast<uint64_t>(BN_is_bit_set(number_.get(), i));  // decides ties alone
+        return std::ldexp(static_cast<double>(word), below - UNIT);
+    }
+
+private:
+    static void done(int good) {
+        if (!good) throw std::bad_alloc();
+    }
+
+    std::unique_ptr<BIGNUM, decltype(&BN_free)> number_;
+};
 
 }  // namespace
 
@@ -191,6 +237,12 @@ std::vector<double> parse_target(const std::string& target, size_t num_top_codes
     }
     quantise(weights, "target " + repr(target));
     return weights;
+}
+
+double exact_sum(const std::vector<double>& values) {
+    Natural total;
+    for (const double value : values) total += Natural(value);
+    return total.value();
 }
 
 }  // namespace ddm

@@ -1,6 +1,5 @@
 // Quotas: which code each image of a stream gets, so that every prefix is close to the target (ddm_rt/sample/balance/quota.py).
-#ifndef DDM_RT_QUOTA_H
-#define DDM_RT_QUOTA_H
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +8,9 @@
 #include <vector>
 
 namespace ddm {
+
+// The sum of numbers from 0, rounded once.
+double exact_sum(const std::vector<double>& values);
 
 // Weights are stored as integers W_k with λ_k = W_k / QUOTA_DENOMINATOR.
 constexpr int64_t QUOTA_DENOMINATOR = int64_t{1} << 48;
@@ -60,5 +62,3 @@ std::vector<int64_t> quantise(const std::vector<double>& weights, const std::str
 std::vector<double> parse_target(const std::string& target, size_t num_top_codes);
 
 }  // namespace ddm
-
-#endif

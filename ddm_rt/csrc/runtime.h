@@ -5,15 +5,36 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
-#include "config.h"
 #include "schedule.h"
 
 namespace ddm {
+
+constexpr int64_t NULL_CODE = -1;
+
+enum class Family { pixel, sd, sdxl };
+enum class Balance { on, off, automatic };  // "on", "off", "auto"
+
+const char* name_of(Family family);
+const char* name_of(Balance balance);
+Balance balance_named(std::string_view name);  // throws Error with the choices
+
+struct Sampling {
+    SamplerName sampler;
+    int64_t num_steps;
+    double eta;
+    double guidance_scale;
+    std::optional<double> indicator_guidance_scale;
+    double indicator_scale;
+    Clip clip;
+
+    static Sampling of(const Field& tree);
+};
 
 using Axis = std::variant<int64_t, std::string>;  // text: a free axis
 
@@ -84,5 +105,7 @@ struct Runtime {
     // is a student.
     static Runtime of_format_1(const Field& config, const Field& schedule, const Field& codes);
 };
+
+class Field;
 
 }  // namespace ddm
