@@ -25,7 +25,7 @@ TensorSpec tensor_of(const Field& tree) {
     return out;
 }
 
-TextSpec text_of(const Field& tree) {
+TextSpec text_spec(const Field& tree) {
     return {tree["tokenizer"].text(), tree["input"].text(), tree["max_length"].whole(1, MOST_TOKENS), tree["pad_id"].whole(0)};
 }
 
@@ -40,7 +40,7 @@ Factor factor_of(const Field& tree) {
 }
 
 template <typename Make>
-auto each(const Field& list, Make make) -> std::vector<decltype(make(list))> {
+auto all(const Field& list, Make make) -> std::vector<decltype(make(list))> {
     std::vector<decltype(make(list))> out;
     for (const Field& item : list.list()) out.push_back(make(item));
     return out;
@@ -64,10 +64,10 @@ RuntimeConfig config_of(const Field& tree) {
         .context_dim = context[1].whole(),
         .prompt_free = tree["prompt_free"].boolean(),
         .takes_negative_prompt = tree.get("takes_negative_prompt", true).boolean(),
-        .text = each(tree.get("text", json::Value::array()), text_of),
-        .added = each(tree.get("added", json::Value::array()), tensor_of),
+        .text = all(tree.get("text", json::Value::array()), text_spec),
+        .added = all(tree.get("added", json::Value::array()), tensor_of),
         .empty_negative_is_zero = tree.get("empty_negative_is_zero", false).boolean(),
-        .cond = each(tree["cond"], tensor_of),
+        .cond = all(tree["cond"], tensor_of),
         .sampling = Sampling::of(tree.get("sampling", json::Value::object())),
     };
 }
@@ -149,7 +149,7 @@ Runtime Runtime::of_format_2(const Field& file) {
         refuse_bundle(concat(needed.place(), ": the bundle needs ", repr(name), ", which a newer ddm_rt knows"));
     }
     const Field codes = file.get("codes", json::Value::array()), factors = file.get("factors", json::Value::array());
-    Runtime out{config_of(file), {each(codes, leaf_of), each(factors, factor_of)}, Schedule::of(file["schedule"])};
+    Runtime out{config_of(file), {all(codes, leaf_of), all(factors, factor_of)}, Schedule::of(file["schedule"])};
     check_codes(out.codes, static_cast<int64_t>(out.codes.num_codes()), codes);
     check_factors(out.codes, factors.place());
     return out;
@@ -160,7 +160,7 @@ Runtime Runtime::of_format_1(const Field& config, const Field& schedule, const F
     schedule["schema_version"].whole(1, 1);
     codes.get("schema_version", 1).whole();
     const Field leaves = codes.get("leaves", json::Value::array());
-    Runtime out{config_of(config), {each(leaves, leaf_of)}, Schedule::of(schedule)};
+    Runtime out{config_of(config), {all(leaves, leaf_of)}, Schedule::of(schedule)};
     check_codes(out.codes, config["num_codes"].whole(0), leaves);
     out.config.takes_negative_prompt = !config.get("run", json::Value::object()).find("distill");
     return out;
