@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ddm_rt.bundle import Bundle
     from ddm_rt.evaluate.latency import SideSpeed, Speed
 
-_KEYS = "The keys are steps, sampler, guidance, text_guidance, precision, backend, device and threads."
+_KEYS = (
+    "The keys are steps, sampler, guidance, text_guidance, interval, apg, cads, precision, backend, device and threads."
+)
 
 
 @measures(Other_options="rounds target balance classes")
@@ -62,6 +64,7 @@ def compare(
 
         ddm-rt compare digits digits@steps=4 --out drift/
         ddm-rt compare digits digits@precision=int8 -n 2000
+        ddm-rt compare digits digits@interval=.2:.8
         ddm-rt compare digits bundles/digits-int8 -n 2000
         ddm-rt compare digits@backend=onnxruntime digits@backend=tensorrt,steps=8
         ddm-rt compare out/ out-of-another-machine/

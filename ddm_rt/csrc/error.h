@@ -1,4 +1,4 @@
-// What a caller can act on: thrown inside, turned into a status at the C boundary, in the words of the Python package.
+// What a caller can act on: thrown inside, turned into a status at the C boundary.
 #pragma once
 
 #include <functional>

@@ -1,4 +1,4 @@
-"""The embedding library's ledger and calibrations: files that Python uses too, refused in the same words."""
+"""The embedding library's ledger and calibrations: files that Python uses too, refused alike."""
 
 import json
 import logging

@@ -23,6 +23,8 @@ def test_a_specification_is_read() -> None:
     half = parse_side("sd@precision=fp16,text_guidance=5")
     assert (half.precision, half.settings) == (Precision.FP16, {"guidance_scale": 5.0})
     assert parse_side("sd@precision=fp32,backend=torch").precision is Precision.FP32
+    options = parse_side("sd@interval=.2:.8,apg=15:0,cads=.25:.6:.9").settings
+    assert options == {"guidance_interval": (0.2, 0.8), "apg": (15, 0), "cads": (0.25, 0.6, 0.9)}
     assert parse_side("digits", 3) == Side(text="digits", source="digits", threads=3)
     assert parse_side("digits@steps=8", 3).threads == 3
 
@@ -36,7 +38,7 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, text_guidance, precision"),
+        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, text_guidance, interval, apg"),
         ("digits@steps", "'steps'; expected KEY=VALUE"),
         ("digits@", "''; expected KEY=VALUE"),
         ("digits@steps=four", "steps is 'four'; expected a whole number"),
@@ -46,6 +48,8 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
         ("digits@precision=fp12", "precision is 'fp12'; expected one of fp32, fp16, bf16, int8, fp8"),
         ("digits@precision=int8,backend=torch", "precision is int8; backend torch computes in fp32, bf16, fp16"),
         ("digits@text_guidance=much", "text_guidance is 'much'; expected a number"),
+        ("digits@interval=.2", "interval is '.2'; expected START:STOP, fractions of the steps"),
+        ("digits@cads=.2:x:.9", "cads is '.2:x:.9'; expected SCALE:END:BEGIN"),
         ("digits@steps=4,steps=4", "steps is given twice"),
         ("@steps=4", "expected a bundle or a sampled directory before the @"),
     ],

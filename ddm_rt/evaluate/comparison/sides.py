@@ -21,12 +21,26 @@ from ddm_rt.progress import OnStep
 from ddm_rt.sample.manifest import Manifest, read_manifest
 from ddm_rt.sample.pipeline import Pipeline
 
+
+def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
+    def read(value: str) -> tuple[float, ...]:
+        found = tuple(map(float, value.split(":")))
+        if len(found) != count:
+            raise ValueError(f"{len(found)} numbers")
+        return found
+
+    return read
+
+
 # Key of a specification -> (what it sets, how its value is read, what was expected).
 _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "steps": ("num_steps", int, "a whole number"),
     "sampler": ("sampler", SamplerName, f"one of {', '.join(SamplerName)}"),
     "guidance": ("indicator_guidance_scale", float, "a number"),
     "text_guidance": ("guidance_scale", float, "a number"),
+    "interval": ("guidance_interval", _numbers(2), "START:STOP, fractions of the steps"),
+    "apg": ("apg", _numbers(2), "NORM:ETA"),
+    "cads": ("cads", _numbers(3), "SCALE:END:BEGIN"),
     "precision": ("precision", Precision, f"one of {', '.join(Precision)}"),
     "backend": ("backend", Backend, f"one of {', '.join(Backend)}"),
     "device": ("device", lambda value: str(Device.parse(value)), "cpu, cuda, or cuda:N"),
