@@ -29,6 +29,7 @@ from ddm_rt import data
 from ddm_rt.bundle import Bundle
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
+from ddm_rt.evaluate.quality import vendi
 from ddm_rt.evaluate.run import labelled, three_channels
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -172,14 +173,6 @@ def measure(
         "evaluation": of_evaluation(found.model_dump(mode="json")),
         "vendi": vendi(judge.predict(images[:N]).features),
     }
-
-
-def vendi(features: NDArray[Any]) -> float:
-    """Friedman and Dieng 2023 (arXiv 2210.02410), eq. 1, cosine similarity: how many unlike images there seem to be."""
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    values = np.linalg.eigvalsh(unit.T @ unit / len(unit))  # those of the kernel matrix, but for zeros
-    values = values[values > 0]
-    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def main() -> None:

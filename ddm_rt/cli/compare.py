@@ -42,6 +42,9 @@ def compare(
     balance: Annotated[Balance, Option(help="Whether a quota draws the codes, as in ddm-rt sample.")] = Balance.AUTO,
     request: Request,
     margin: Annotated[float, Option(help="Largest difference of a share that still counts as none.")] = 0.03,
+    frechet_ratio: Annotated[
+        float, Option(help="Largest ratio of B's Frechet distance to A's that still counts as kept.")
+    ] = 1.15,
     rounds: Annotated[int, Option(min=0, help="Number of requests that are timed, A and B in turn. 0 times none.")] = 5,
     classes: options.Classes = None,
     threads: options.Threads = None,
@@ -52,6 +55,10 @@ def compare(
     The exit code is the decision. It is 0 if B keeps the shares: the 90 % interval of every group's difference lies
     within the margin. It is 1 if the shares have drifted (p < .05). It is 3 if this is undecided; the output then
     says how many more images would decide.
+
+    Two more verdicts stand below it. They need a reference, and don't change the exit code. Quality is kept if the
+    90 % interval of the Frechet distance, B's over A's, lies below --frechet-ratio. Diversity is kept if precision,
+    recall and the Vendi score of each group stay above .95 of A's.
 
     With precision=fp16, int8 and the like, an fp32 bundle is converted for the comparison alone. backend=torch
     computes in bf16 or fp16 without that. A sampled directory gives its prompts, seeds and codes to the other side.
@@ -93,6 +100,7 @@ def compare(
             balance=balance,
             text=text_of(request),
             margin=margin,
+            frechet_ratio=frechet_ratio,
             rounds=rounds,
             to_record=record,
             on_stage=display.step_callback(bars, "converting"),
@@ -102,6 +110,8 @@ def compare(
     for table in comparison_page.terminal_tables(comparison):
         console.print(table)
     tell(comparison_page.sentence(comparison))
+    for line in comparison_page.kept_sentences(comparison):
+        tell(line)
     if page is not None:
         say(f"report: {page}")
     if record:

@@ -124,6 +124,17 @@ def prdc(x: Features, y: Features, k: int = NEIGHBOURS) -> tuple[float, float, f
     return float(precise.mean()), float(recalled.mean()), float(covered.mean())
 
 
+def vendi(x: Features) -> float:
+    """How many unlike images there seem to be: Friedman and Dieng 2023 (arXiv 2210.02410), eq. 1, cosine similarity.
+
+    From 1, where all features x [N,D] point in one direction, to the smaller of N and D.
+    """
+    unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(unit.T @ unit / len(unit))  # those of the kernel matrix, but for zeros
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
 def per_group(
     features: Features,
     labels: NDArray[np.str_],

@@ -38,7 +38,10 @@ def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("digits@stepz=4", "expected KEY=VALUE with KEY one of: steps, sampler, guidance, text_guidance, interval, apg"),
+        (
+            "digits@stepz=4",
+            "expected KEY=VALUE with KEY one of: steps, sampler, guidance, text_guidance, interval",
+        ),
         ("digits@steps", "'steps'; expected KEY=VALUE"),
         ("digits@", "''; expected KEY=VALUE"),
         ("digits@steps=four", "steps is 'four'; expected a whole number"),

@@ -11,6 +11,7 @@ from scipy import stats
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, DataConfig, Frozen, parse
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.comparison.kept import BLOCKS, FRECHET_RATIO, Ratio, ratios
 from ddm_rt.evaluate.comparison.paired import MARGIN, Paired, check, paired
 from ddm_rt.evaluate.comparison.sides import (
     Facts,
@@ -31,7 +32,6 @@ from ddm_rt.evaluate.run import NO_TEXT, Text, labelled
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.pipeline import Pipeline
 
-BLOCKS = 20  # of the jackknife
 ROUNDS, TIMED = 5, 16
 
 
@@ -83,6 +83,7 @@ class Comparison(Frozen):
     labels: Paired
     images: ImageChange
     quality: tuple[QualityChange, ...]
+    kept: tuple[Ratio, ...] = ()  # of quality and diversity; empty without reference images
     speed: Speed | None
 
 
@@ -99,6 +100,7 @@ def compare(
     balance: Balance = Balance.AUTO,
     text: Text = NO_TEXT,
     margin: float = MARGIN,
+    frechet_ratio: float = FRECHET_RATIO,
     rounds: int = ROUNDS,
     timed: int = TIMED,
     on_step: OnStep | None = None,
@@ -111,6 +113,7 @@ def compare(
         n, seed, target, balance: of the request; a sampled directory sets its own, for the other side as well.
         text: arguments of `Pipeline.generate` about prompts; a side's own guidance_scale comes before.
         margin: the largest difference in a share of all images that counts as none.
+        frechet_ratio: the largest ratio of B's Frechet distance to A's that counts as kept; above 1.
         rounds, timed: interleaved requests for `timed` images each; 0 rounds, or a sampled directory: no speed.
 
     Raises:
@@ -120,6 +123,8 @@ def compare(
     """
     # All that can be refused is, before minutes are spent on sampling.
     check_groups(judge, groups, margin)
+    if not frechet_ratio > 1:
+        raise DdmError(f"frechet_ratio is {frechet_ratio:g}; expected a number above 1")
     pipelines = open_side(side_a), open_side(side_b)
     for side, pipeline in zip((side_a, side_b), pipelines, strict=True):
         if pipeline is not None:
@@ -146,6 +151,12 @@ def compare(
     made = there[0], there[1]
     _check_pairs(made)
     verdicts = judge.predict(made[0].images), judge.predict(made[1].images)
+    quality: tuple[QualityChange, ...] = ()
+    kept: tuple[Ratio, ...] = ()
+    if real is not None:
+        known = judge.predict(real.images)
+        quality = quality_changes(verdicts, known, real.labels, groups)
+        kept = ratios(verdicts, known.features, np.array(real.labels), groups, frechet_ratio)
     figures = Comparison(
         a=made[0].facts,
         b=made[1].facts,
@@ -155,7 +166,8 @@ def compare(
         judge=JudgeIdentity.model_validate(judge, from_attributes=True),
         labels=paired(verdicts[0].labels, verdicts[1].labels, groups, margin=margin, seed=seed),
         images=image_change(made[0].images, made[1].images),
-        quality=() if real is None else quality_changes(verdicts, judge.predict(real.images), real.labels, groups),
+        quality=quality,
+        kept=kept,
         speed=_speed(opened, timed, rounds, text) if rounds and len(opened) == 2 else None,
     )
     return figures, (made[0].images, made[1].images)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.evaluate.comparison.compare import Comparison
+from ddm_rt.evaluate.comparison.kept import Kind, decision
 from ddm_rt.evaluate.comparison.paired import Decision
 from ddm_rt.evaluate.report import page
 from ddm_rt.evaluate.report.columns import Columns
@@ -44,6 +45,29 @@ def sentence(comparison: Comparison) -> str:
             f" About {labels.n_needed - labels.n} more images would decide: -n {labels.n_needed}, with another --seed."
         )
     return f"Undecided between {a} and {b}: {p}, and {interval} is not within ±{margin}.{more}"
+
+
+def kept_sentences(comparison: Comparison) -> list[str]:
+    """The verdicts on quality and diversity in words; none without reference images."""
+    kinds: tuple[Kind, ...] = ("quality", "diversity")
+    found = []
+    for kind in kinds:
+        verdict = decision(comparison.kept, kind)
+        if verdict is None:
+            continue
+        own = [ratio for ratio in comparison.kept if ratio.kind == kind]
+        # The nearest to its bound, or beyond it.
+        worst = max((r for r in own if r.decision == verdict), key=lambda r: _badness(r.ratio, r.bound))
+        low, high = worst.interval
+        limit = f"{'at most' if worst.bound > 1 else 'at least'} {worst.bound:g}"
+        shown = f"{worst.figure} of {worst.group} {worst.ratio:.3f} [{low:.3f}, {high:.3f}] of A's, {limit} is kept"
+        more = "" if worst.n_needed is None else f" About {worst.n_needed:,} images would decide this one."
+        found.append(f"{kind.capitalize()}: {verdict} ({shown}).{more}")
+    return found
+
+
+def _badness(ratio: float, bound: float) -> float:
+    return ratio / bound if bound > 1 else bound / max(ratio, 1e-9)
 
 
 def terminal_tables(comparison: Comparison) -> list[Columns]:
@@ -110,6 +134,7 @@ def _shown(comparison: Comparison, pictures: Pictures) -> dict[str, object]:
         "title": f"{a.label} against {b.label}",
         "sentence": sentence(comparison),
         "comparison": comparison,
+        "kept": kept_sentences(comparison),
         "chart": difference_chart(labels.changes, labels.margin, f"Differences. {alt}"),
         "changed": _changed(comparison),
         "images": pictures,

@@ -1,0 +1,104 @@
+"""Verdicts on quality and diversity: figures of known changes, in features that are drawn from known distributions."""
+
+import numpy as np
+import pytest
+from tolerances import STATISTIC_ABS
+
+from ddm_rt.evaluate.comparison.kept import Ratio, decision, ratios
+from ddm_rt.evaluate.judge import Verdicts
+from ddm_rt.evaluate.quality import frechet, prdc, vendi
+
+N, D = 3000, 6
+REAL = 1.5  # how far the real images are from those of A: without it Frechet distances are noise
+GROUPS = ("3", "8")
+
+
+def drawn(seed: int, n: int, scale: float = 1.0, shift: float = 0.0, paired_with: int | None = None) -> Verdicts:
+    """Two groups, Gaussian around centres of their own; `scale` narrows each, `shift` moves it. Images of the same
+    request are alike, as those of two precisions are: half of the variance is that of `paired_with`.
+    """
+    own = np.random.default_rng(seed).normal(size=(n, D))
+    if paired_with is not None:
+        own = (own + np.random.default_rng(paired_with).normal(size=(n, D))) / 2**0.5
+    labels = np.array(GROUPS)[np.arange(n) % 2]
+    centres = np.where(labels[:, None] == "3", 3.0, -3.0) * np.eye(D)[0]
+    features = centres + shift * np.eye(D)[1] + scale * own
+    return Verdicts(labels, np.zeros((n, 2), np.float32), features.astype(np.float32))
+
+
+def found(b: Verdicts, a: Verdicts | None = None, n_real: int = 1000, shift: float = REAL) -> tuple[Ratio, ...]:
+    real = drawn(9, n_real, shift=shift)
+    return ratios((a or drawn(0, len(b.labels)), b), real.features, real.labels, GROUPS)
+
+
+def by(figures: tuple[Ratio, ...], figure: str) -> list[Ratio]:
+    return [ratio for ratio in figures if ratio.figure == figure]
+
+
+def test_the_same_distribution_is_kept() -> None:
+    figures = found(drawn(1, N, paired_with=0))
+    assert {ratio.figure for ratio in figures} == {"Frechet distance", "precision", "recall", "Vendi score"}
+    assert [ratio.group for ratio in by(figures, "Frechet distance")] == ["all", *GROUPS]
+    assert decision(figures, "quality") == "equivalent"
+    assert decision(found(drawn(1, N, paired_with=0), shift=0), "diversity") == "equivalent"
+    assert all(ratio.interval[0] <= ratio.ratio <= ratio.interval[1] for ratio in figures)
+
+
+def test_narrower_groups_lose_recall_and_nothing_else_hides_it() -> None:
+    figures = found(drawn(1, N, scale=0.6))
+    assert {ratio.decision for ratio in by(figures, "recall")} == {"changed"}
+    assert {ratio.decision for ratio in by(figures, "precision")} == {"equivalent"}
+    assert decision(figures, "diversity") == "changed"
+
+
+def test_images_further_from_the_real_ones_lose_quality() -> None:
+    figures = found(drawn(1, N, shift=-0.5))
+    assert decision(figures, "quality") == "changed"
+    assert min(ratio.ratio for ratio in by(figures, "Frechet distance")) > 1.5  # (2/1.5)² is 1.8
+
+
+def test_few_images_leave_it_undecided_and_say_how_many_would_decide() -> None:
+    few = found(drawn(1, 400))
+    assert decision(few, "quality") == "undecided"
+    needed = max(ratio.n_needed or 0 for ratio in few)
+    assert needed > 400
+    assert all((ratio.n_needed is None) == (ratio.decision != "undecided") for ratio in few)
+
+
+def test_a_smaller_bound_is_harder_to_keep() -> None:
+    a, b, real = drawn(0, N), drawn(1, N), drawn(9, 1000, shift=REAL)
+    strict = ratios((a, b), real.features, real.labels, GROUPS, frechet_ratio=1.0001)
+    assert decision(strict, "quality") != "equivalent"
+
+
+def test_figures_are_those_of_quality() -> None:
+    a, b, real = drawn(0, 600), drawn(1, 600), drawn(9, 500)
+    figures = ratios((a, b), real.features, real.labels, GROUPS)
+    own, truth = a.features[a.labels == "3"], real.features[real.labels == "3"]
+    precision, recall, _ = prdc(own, truth)
+    wanted = {"Frechet distance": frechet(own, truth), "precision": precision, "recall": recall}
+    wanted["Vendi score"] = vendi(own)
+    assert {r.figure: r.a for r in figures if r.group == "3"} == pytest.approx(wanted, abs=STATISTIC_ABS)
+
+
+def test_a_group_that_one_side_lacks_is_left_out() -> None:
+    a, b = drawn(0, 600), drawn(1, 600)
+    figures = found(b._replace(labels=np.full(600, "3")), a)
+    assert {ratio.group for ratio in figures} == {"all", "3"}
+
+
+def test_what_has_nothing_in_common_with_real_images_has_no_ratio_to_keep() -> None:
+    figures = found(drawn(1, 600, shift=1000), drawn(0, 600))
+    assert {(ratio.ratio, ratio.decision) for ratio in by(figures, "precision")} == {(0.0, "changed")}
+    assert not by(found(drawn(1, 600), drawn(0, 600, shift=1000)), "precision")
+
+
+def test_intervals_cover_what_they_say() -> None:
+    """Of 40 pairs of runs without a difference 90 % of the intervals hold 1, within binomial noise."""
+    inside = [
+        ratio.interval[0] <= 1 <= ratio.interval[1]
+        for seed in range(40)
+        for ratio in found(drawn(2 * seed + 100, 500), drawn(2 * seed + 101, 500), 300)
+        if (ratio.figure, ratio.group) == ("Frechet distance", "all")
+    ]
+    assert sum(inside) >= 31  # of 40: fewer has a chance of .6 %
