@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
-from embedding_build import ROOT, Built, run
+from embedding_build import ROOT, Built, onnxruntime_library, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
 from toolchain import EMBEDDING, missing, needs, reason
@@ -114,12 +115,26 @@ def test_debians_packages_hold_what_lintian_asks_for(tmp_path: Path, monkeypatch
     for package in packages:
         run("dpkg-deb", "--extract", package, root, folder=tmp_path)
     library = next(root.rglob("libddm_rt.so.1"))
-    command = ["env", f"LD_LIBRARY_PATH={library.parent}", root / "usr" / "bin" / "ddm-cli", "sample", DIGITS]
-    run(*command, "-n", "2", "--steps", "1", "--out", "out", folder=tmp_path)
-    versions = json.loads((tmp_path / "out" / "manifest.json").read_bytes())["versions"]
-    assert f"libonnxruntime.so.{versions['onnxruntime'].rpartition('.')[0]}" in run(
+    assert f"libonnxruntime.so.{onnxruntime_of(root, library, tmp_path / 'linked').rpartition('.')[0]}" in run(
         "readelf", "--dynamic", library, folder=tmp_path
     )
+    named = ("--onnxruntime", str(onnxruntime_library()))
+    assert onnxruntime_of(root, library, tmp_path / "named", *named) == onnxruntime.__version__
+
+
+def onnxruntime_of(root: Path, library: Path, out: Path, *options: str) -> str:
+    """The version that ddm-cli samples with, as its manifest says."""
+    command = ["env", f"LD_LIBRARY_PATH={library.parent}", root / "usr" / "bin" / "ddm-cli", "sample", DIGITS]
+    run(*command, "-n", "2", "--steps", "1", "--out", out, *options, folder=root)
+    version: str = json.loads((out / "manifest.json").read_bytes())["versions"]["onnxruntime"]
+    return version
+
+
+def test_the_version_of_the_abi_is_one_number(built: Built) -> None:
+    names = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).split()
+    (node,) = {name.partition("@@")[2] for name in names if "@@" in name}
+    (soname,) = re.findall(r"soname: \[(.*)\]", run("readelf", "--dynamic", built.shared, folder=ROOT))
+    assert soname == f"libddm_rt.so.{node.removeprefix('DDM_RT_')}"
 
 
 def test_the_manual_has_every_option(built: Built) -> None:
