@@ -147,11 +147,14 @@ def test_the_manual_has_every_option(built: Built) -> None:
 
 
 def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
-    hidden = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("PNG", "SQLite3", "CLI11")]
+    hidden = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("PkgConfig", "PNG", "SQLite3", "CLI11")]
     said = configure(ROOT, tmp_path / "all", *hidden)
-    assert "lacks what these packages of Debian bring: libsqlite3-dev libcli11-dev libpng-dev. " in said
+    assert (
+        "lacks what these packages of Debian bring: pkg-config libsqlite3-dev libutf8proc-dev libcli11-dev libpng-dev. "
+        in said
+    )
     said = configure(ROOT, tmp_path / "library", *hidden, "-DDDM_RT_BUILD_CLI=OFF")
-    assert "bring: libsqlite3-dev. " in said
+    assert "bring: pkg-config libsqlite3-dev libutf8proc-dev. " in said
 
 
 def test_other_systems_are_refused(tmp_path: Path) -> None:
