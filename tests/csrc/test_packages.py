@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
-from embedding_build import ROOT, Built, run
+from embedding_build import ROOT, Built, onnxruntime_library, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
 from toolchain import EMBEDDING, missing, needs, reason
@@ -114,12 +115,26 @@ def test_debians_packages_hold_what_lintian_asks_for(tmp_path: Path, monkeypatch
     for package in packages:
         run("dpkg-deb", "--extract", package, root, folder=tmp_path)
     library = next(root.rglob("libddm_rt.so.1"))
-    command = ["env", f"LD_LIBRARY_PATH={library.parent}", root / "usr" / "bin" / "ddm-cli", "sample", DIGITS]
-    run(*command, "-n", "2", "--steps", "1", "--out", "out", folder=tmp_path)
-    versions = json.loads((tmp_path / "out" / "manifest.json").read_bytes())["versions"]
-    assert f"libonnxruntime.so.{versions['onnxruntime'].rpartition('.')[0]}" in run(
+    assert f"libonnxruntime.so.{onnxruntime_of(root, library, tmp_path / 'linked').rpartition('.')[0]}" in run(
         "readelf", "--dynamic", library, folder=tmp_path
     )
+    named = ("--onnxruntime", str(onnxruntime_library()))
+    assert onnxruntime_of(root, library, tmp_path / "named", *named) == onnxruntime.__version__
+
+
+def onnxruntime_of(root: Path, library: Path, out: Path, *options: str) -> str:
+    """The version that ddm-cli samples with, as its manifest says."""
+    command = ["env", f"LD_LIBRARY_PATH={library.parent}", root / "usr" / "bin" / "ddm-cli", "sample", DIGITS]
+    run(*command, "-n", "2", "--steps", "1", "--out", out, *options, folder=root)
+    version: str = json.loads((out / "manifest.json").read_bytes())["versions"]["onnxruntime"]
+    return version
+
+
+def test_the_version_of_the_abi_is_one_number(built: Built) -> None:
+    names = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).split()
+    (node,) = {name.partition("@@")[2] for name in names if "@@" in name}
+    (soname,) = re.findall(r"soname: \[(.*)\]", run("readelf", "--dynamic", built.shared, folder=ROOT))
+    assert soname == f"libddm_rt.so.{node.removeprefix('DDM_RT_')}"
 
 
 def test_the_manual_has_every_option(built: Built) -> None:
@@ -132,11 +147,14 @@ def test_the_manual_has_every_option(built: Built) -> None:
 
 
 def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
-    hidden = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("PNG", "SQLite3", "CLI11")]
+    hidden = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("PkgConfig", "PNG", "SQLite3", "CLI11")]
     said = configure(ROOT, tmp_path / "all", *hidden)
-    assert "lacks what these packages of Debian bring: libsqlite3-dev libcli11-dev libpng-dev. " in said
+    assert (
+        "lacks what these packages of Debian bring: pkg-config libsqlite3-dev libutf8proc-dev libcli11-dev libpng-dev. "
+        in said
+    )
     said = configure(ROOT, tmp_path / "library", *hidden, "-DDDM_RT_BUILD_CLI=OFF")
-    assert "bring: libsqlite3-dev. " in said
+    assert "bring: pkg-config libsqlite3-dev libutf8proc-dev. " in said
 
 
 def test_other_systems_are_refused(tmp_path: Path) -> None:
