@@ -64,7 +64,8 @@ def compare(
     computes in bf16 or fp16 without that. A sampled directory gives its prompts, seeds and codes to the other side.
 
     With --record, B's bundle records how its backend did on this CPU or GPU. It passes without drift, with an FD_ddm
-    of at most .06, a Frechet distance of at most 1.15 times A's, and more speed than A. --backend auto takes openvino,
+    of at most .06, a Frechet distance of at most 1.15 times A's, and more speed than A, and without a change of quality
+    or diversity. Half precision must have kept both. --backend auto takes openvino,
     or half precision on a GPU, only on such a record.
 
     Examples:

@@ -55,10 +55,13 @@ class Choice:
     row: Row
     precision: Precision  # that it computes in
     reasons: dict[str, str]  # `Row.name`, or "torch in bf16" -> why not
+    note: str | None = None  # what its gate doesn't say
 
     def __str__(self) -> str:
         chosen = f"{self.row.name} in {self.precision}"
-        return "; ".join([chosen, *(f"not {name}: {why}" for name, why in self.reasons.items())])
+        return "; ".join(
+            [chosen, *([self.note] if self.note else []), *(f"not {name}: {why}" for name, why in self.reasons.items())]
+        )
 
 
 def load(
@@ -89,6 +92,8 @@ def load(
     if backend == Backend.AUTO:
         choice = choose(bundle, wanted, computed)
         logger.debug("backend auto: %s", choice)
+        if choice.note is not None:
+            logger.warning("%s", choice.note)
         if wanted is None:
             _warn_of_an_unused_gpu(choice)
         if computed is None:
@@ -146,9 +151,10 @@ def choose(bundle: Bundle, device: Device | None = None, precision: Precision | 
                 row, bundle, device, half
             )
             if held is None:
-                return Choice(row, half, reasons)
+                return Choice(row, half, reasons, gates.note(bundle, row.backend, half))
             reasons[f"{row.backend} in {half}"] = held
-        return Choice(row, precision or own, reasons)
+        note = gates.note(bundle, row.backend) if row.backend in gates.GATED else None
+        return Choice(row, precision or own, reasons, note)
     passed_over = [row for row in _rows(device) if row.backend in gates.GATED]
     by_name = [row.backend for row in passed_over if _why_not(row, bundle, device, precision) is None]
     raise BackendUnavailable(str(Backend.AUTO), "; ".join(f"{n}: {why}" for n, why in reasons.items()), by_name)

@@ -18,6 +18,7 @@ GATED = ("openvino",)  # names in `engine.backends`, which are those of their pa
 MAX_FD = 0.06  # FD_ddm of the images; with more than two groups FD_L2/√2, which is the same for two
 MAX_FRECHET_RATIO = 1.15  # of the Frechet distance to held-out images, to that of the fp32 bundle's own
 
+Kept = Literal["equivalent", "changed", "undecided"]
 _Distance = Annotated[float, Field(ge=0)]
 
 
@@ -45,7 +46,13 @@ class Gate(Frozen):
     margin: float
     fd: _Distance
     frechet: tuple[_Distance, _Distance]
+    quality: Kept | None = None  # of the fp32 bundle's; None: recorded before `compare` said so
+    diversity: Kept | None = None
     seconds_per_image: tuple[_Distance, _Distance]
+
+    def missing(self) -> list[str]:
+        """The verdicts that it was recorded without. It counts all the same."""
+        return [what for what in ("quality", "diversity") if getattr(self, what) is None]
 
     def failures(self) -> list[str]:
         """The gates that it didn't pass, in words."""
@@ -58,6 +65,11 @@ class Gate(Frozen):
             found.append(
                 f"the Frechet distance was {self.frechet[1]:.3g}, {MAX_FRECHET_RATIO:g} of {self.frechet[0]:.3g} passes"
             )
+        for what in ("quality", "diversity"):
+            kept = getattr(self, what)
+            # What computes in another precision than the bundle's must have shown that it keeps both.
+            if kept == "changed" or (kept == "undecided" and self.precision is not None):
+                found.append(f"the verdict on {what} was {kept}")
         if self.seconds_per_image[1] >= self.seconds_per_image[0]:
             ratio = self.seconds_per_image[0] / self.seconds_per_image[1]
             found.append(f"it was no faster ({ratio:.2f} times {self.against_backend})")
@@ -79,6 +91,22 @@ def read(bundle: Bundle, backend: str, precision: Precision | None = None) -> Ga
     return parse_json(Gate, path.read_bytes(), path)
 
 
+def command(bundle: Bundle, backend: str, precision: Precision | None = None) -> str:
+    """The command that records the gate."""
+    reference, settings = ("FP32_BUNDLE", "") if precision is None else (bundle.path, f",precision={precision}")
+    return f"ddm-rt compare {reference} {bundle.path}@backend={backend}{settings} --record"
+
+
+def note(bundle: Bundle, backend: str, precision: Precision | None = None) -> str | None:
+    """What to say of a gate that was passed without all verdicts; None where there is nothing to say."""
+    gate = read(bundle, backend, precision)
+    missing = [] if gate is None else gate.missing()
+    if not missing:
+        return None
+    how = f"`{command(bundle, backend, precision)}` records them"
+    return f"the gate of {backend} was recorded without verdicts on {' and '.join(missing)}; {how}"
+
+
 def why_not(
     bundle: Bundle, backend: str, precision: Precision | None = None, device: Device | None = None
 ) -> str | None:
@@ -95,8 +123,7 @@ def why_not(
         here = processor() if device is None else cuda.device_info(ordinal=device.ordinal).name
     except DdmError as error:
         return str(error)
-    reference, settings = ("FP32_BUNDLE", "") if precision is None else (bundle.path, f",precision={precision}")
-    how = f"`ddm-rt compare {reference} {bundle.path}@backend={backend}{settings} --record` records it"
+    how = f"`{command(bundle, backend, precision)}` records it"
     if gate is None:
         return f"no gate is recorded for it here; {how}"
     for what, recorded, found in (

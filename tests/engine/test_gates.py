@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("openvino")
 
 from ddm_rt.bundle import Bundle, add_directory
+from ddm_rt.config import Precision
 from ddm_rt.engine import backends, gates
 from ddm_rt.engine.gates import Gate
 from ddm_rt.engine.machine import processor
@@ -34,6 +35,8 @@ def gate(bundle: Bundle, **changes: Any) -> Gate:
         margin=0.03,
         fd=0.01,
         frechet=(10.0, 11.0),
+        quality="equivalent",
+        diversity="undecided",  # enough in the bundle's own precision
         seconds_per_image=(0.02, 0.01),
     )
     return passed.model_copy(update=changes)
@@ -65,6 +68,24 @@ def test_a_gate_that_was_passed_here_lets_auto_take_it(bundle: Bundle) -> None:
     assert backends.load(after).backend == "openvino"
 
 
+def test_a_gate_without_all_verdicts_counts_and_says_what_it_lacks(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    after = recorded(bundle, diversity=None)
+    assert backends.load(after).backend == "openvino"
+    said = f"without verdicts on diversity; `ddm-rt compare FP32_BUNDLE {after.path}@backend=openvino --record`"
+    assert sum(said in record.getMessage() for record in caplog.records) == 1
+    caplog.clear()
+    backends.load(recorded(bundle))
+    assert not caplog.records
+
+
+def test_half_precision_must_have_kept_both(bundle: Bundle) -> None:
+    half = gate(bundle, precision=Precision.BF16)
+    assert half.failures() == ["the verdict on diversity was undecided"]
+    assert half.model_copy(update={"diversity": "equivalent"}).failures() == []
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -73,6 +94,8 @@ def test_a_gate_that_was_passed_here_lets_auto_take_it(bundle: Bundle) -> None:
         ({"fd": 0.0601}, "FD was 0.060, at most 0.06 passes"),
         ({"frechet": (10.0, 11.6)}, "the Frechet distance was 11.6, 1.15 of 10 passes"),
         ({"seconds_per_image": (0.01, 0.01)}, "it was no faster (1.00 times onnxruntime)"),
+        ({"diversity": "changed"}, "the verdict on diversity was changed"),
+        ({"quality": "changed"}, "the verdict on quality was changed"),
         ({"processor": "an abacus"}, "its gate is recorded for processor an abacus; this is "),
         ({"version": "1.0"}, "its gate is recorded for version 1.0; this is "),
         ({"bundle_id": "2" * 64}, "its gate is recorded for bundle 2222"),

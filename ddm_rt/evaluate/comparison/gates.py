@@ -9,10 +9,11 @@ from ddm_rt.bundle import Bundle, add_directory, is_writable
 from ddm_rt.config import Balance, Precision
 from ddm_rt.engine import devices
 from ddm_rt.engine.devices import CPU
-from ddm_rt.engine.gates import GATED, Gate, place
+from ddm_rt.engine.gates import GATED, MAX_FRECHET_RATIO, Gate, place
 from ddm_rt.engine.machine import processor
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.compare import Comparison
+from ddm_rt.evaluate.comparison.kept import decision
 from ddm_rt.evaluate.comparison.paired import NEITHER
 from ddm_rt.evaluate.comparison.sides import Side
 from ddm_rt.evaluate.fairness import fd_l2, shares
@@ -51,8 +52,11 @@ def check_sides(a: Side, b: Side, *, reference: str | None, target: str, balance
 def gate_of(comparison: Comparison) -> Gate:
     """What a comparison of two bundles with their defaults says, for `auto`.
 
-    Raises DdmError where it holds no quality or no speed.
+    Raises DdmError where it holds no quality or no speed, and where quality was held to less than `auto` asks.
     """
+    asked = max((ratio.bound for ratio in comparison.kept if ratio.kind == "quality"), default=MAX_FRECHET_RATIO)
+    if asked > MAX_FRECHET_RATIO:
+        raise DdmError(f"--record: frechet_ratio is {asked:g}; a gate takes at most {MAX_FRECHET_RATIO:g}")
     whole = next((change for change in comparison.quality if change.group == "all"), None)
     if whole is None or whole.frechet is None or comparison.speed is None:
         reason = "" if whole is None or whole.reason is None else f": {whole.reason}"
@@ -77,6 +81,8 @@ def gate_of(comparison: Comparison) -> Gate:
         margin=comparison.labels.margin,
         fd=fd_l2(p, np.full(len(p), 1 / len(p))) / 2**0.5,
         frechet=whole.frechet,
+        quality=decision(comparison.kept, "quality"),
+        diversity=decision(comparison.kept, "diversity"),
         seconds_per_image=comparison.speed.seconds_per_image,
     )
 
