@@ -93,6 +93,7 @@ class CLibrary:
         backend: str = "auto",
         threads: int = 1,
         ledger: Path | None = None,
+        onnxruntime: str | None = None,
         warnings: list[str] | None = None,
     ) -> Iterator["CPipeline"]:
         said: list[str] = [] if warnings is None else warnings
@@ -103,6 +104,8 @@ class CLibrary:
             self.check(self.function("options_set_warn")(options, warn, None))
             if ledger is not None:
                 self.check(self.function("options_set_ledger")(options, str(ledger).encode(), 0))
+            if onnxruntime is not None:
+                self.check(self.function("options_set_onnxruntime")(options, onnxruntime.encode()))
             handle = ctypes.c_void_p()
             self.check(self.function("pipeline_open")(str(bundle).encode(), options, ctypes.byref(handle)))
         try:

@@ -167,7 +167,10 @@ ddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_rt_options *
     });
 }
 
-void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline) { delete pipeline; }
+void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline) {
+    // ONNX Runtime would wait for threads that a forked process hasn't got.
+    if (pipeline && !pipeline->pipeline.forked()) delete pipeline;
+}
 
 const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline) {
     return pipeline ? pipeline->description.c_str() : nullptr;

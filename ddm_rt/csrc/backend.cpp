@@ -35,11 +35,12 @@ std::optional<std::string> reason_against(const char* not_here, const Bundle* bu
                                           std::shared_ptr<OrtLibrary>& library) {
     if (not_here) return not_here;
     try {
+        if (!bundle) return OrtLibrary::reason_against();
         library = OrtLibrary::get(path);
     } catch (const Error& error) {
         return error.what();
     }
-    if (bundle && bundle->config.precision == "bf16") {
+    if (bundle->config.precision == "bf16") {
         return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16";
     }
     return std::nullopt;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "error.h"
+#include "onnx_files.h"
 #include "ort_library.h"
 #include "text.h"
 
@@ -147,9 +148,10 @@ public:
           text_path_(bundle.file("text_encoder.onnx")),
           made_by_{"onnxruntime", config_.precision, threads,
                    {{"onnxruntime", library_->version()}, {"libddm_rt", DDM_RT_VERSION}}},
-          conditioner_("conditioner", bundle.file("conditioner.onnx"), *library_, threads),
-          denoiser_("denoiser", bundle.file("denoiser.onnx"), *library_, threads),
-          decoder_("decoder", bundle.file("decoder.onnx"), *library_, threads) {
+          conditioner_("conditioner", graph_of(bundle, "conditioner"), *library_, threads),
+          denoiser_("denoiser", graph_of(bundle, "denoiser"), *library_, threads),
+          decoder_("decoder", graph_of(bundle, "decoder"), *library_, threads) {
+        if (!config_.prompt_free) graph_of(bundle, "text_encoder");  // it is opened later
         const std::vector<std::string> cond = names_of(config_.cond);
         std::vector<std::string> given{"context"}, taken{"x_t", "t"};
         if (num_codes_) given.insert(given.end(), {"code", "indicator_scale"});
@@ -198,6 +200,12 @@ public:
     }
 
 private:
+    // Its path; what it reads is hashed as it is.
+    static std::string graph_of(const Bundle& bundle, const std::string& name) {
+        check_external_files(bundle, name + ".onnx");
+        return bundle.file(name + ".onnx");
+    }
+
     static std::map<std::string, const Array*> pointers(const std::map<std::string, Array>& arrays) {
         std::map<std::string, const Array*> found;
         for (const auto& [name, array] : arrays) found[name] = &array;

@@ -25,6 +25,9 @@ public:
 
 [[noreturn]] inline void refuse_bundle(const std::string& message) { throw Error(Status::bundle, message); }
 
+// Asked whether to stop.
+using Cancelled = std::function<bool()>;
+
 // Told what doesn't stop a request, where Python would log a warning.
 using Warn = std::function<void(const std::string&)>;
 

@@ -17,8 +17,6 @@ namespace ddm {
 
 // Told the number of steps done.
 using Done = std::function<void(int64_t)>;
-// Asked before each step.
-using Cancelled = std::function<bool()>;
 // Makes a `cond` with one row per condition.
 using Gather = std::function<Cond(const std::vector<Condition>&)>;
 

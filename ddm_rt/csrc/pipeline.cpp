@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
+#include <unistd.h>
 
 #include "noise.h"
 #include "manifest.h"
@@ -17,6 +19,12 @@ constexpr int64_t kVaePixels = 1 << 16;
 uint8_t grey_level(float value) {
     const float clipped = std::min(std::max(value, -1.0F), 1.0F);
     return static_cast<uint8_t>(std::nearbyint((clipped + 1.0F) * 127.5F));
+}
+
+// What is opened later is opened where the bundle lay, wherever the process has gone.
+Bundle absolute(Bundle bundle) {
+    bundle.path = std::filesystem::absolute(bundle.path).string();
+    return bundle;
 }
 
 // Image numbers of each batch: equal numbers of branches, and no more rows than the largest bucket.
@@ -38,16 +46,37 @@ std::vector<std::vector<size_t>> batches(const std::vector<Branches>& needed, si
 
 Pipeline::Pipeline(const std::string& directory, const PipelineOptions& options)
     : ledger_(options.ledger, options.fsync),
-      bundle_(Bundle::load(directory)),
+      bundle_(absolute(Bundle::load(directory))),
       warn_(options.warn ? options.warn : [](const std::string&) {}),
       backend_((ledger_.check_bundle(bundle_.bundle_id, bundle_.former_ids, bundle_.path),
                 load_backend(bundle_, options.backend))),
       tree_(code_tree(bundle_)),
-      conditions_(bundle_, *backend_) {
+      conditions_(bundle_, *backend_),
+      pid_(::getpid()) {
     bundle_.check_unchanged();
 }
 
+bool Pipeline::forked() const { return ::getpid() != pid_; }
+
+// Before anything is allocated for it.
+void Pipeline::check(int64_t images, std::optional<int64_t> height, std::optional<int64_t> width) const {
+    __extension__ typedef __int128 Wide;
+    if (forked()) {
+        throw Error(concat("the bundle was opened in process ", pid_, ", from which this one was forked; open it in each process"));
+    }
+    const int64_t high = height.value_or(bundle_.config.image_size), wide = width.value_or(bundle_.config.image_size);
+    if (images > limits_.images) throw Error(concat("n is ", images, "; expected at most ", limits_.images));
+    if (high > 0 && wide > 0 && Wide{high} * wide > limits_.pixels) {
+        throw Error(concat("height is ", high, ", width is ", wide, "; expected at most ", limits_.pixels, " pixels"));
+    }
+    if (high > 0 && wide > 0 && Wide{high} * wide * 3 * images > limits_.bytes) {
+        throw Error(concat("n is ", images, "; images of ", high, " by ", wide, " pixels may have at most ", limits_.bytes,
+                           " bytes together"));
+    }
+}
+
 Generation Pipeline::generate(const Wanted& wanted, const Hooks& hooks) {
+    check(wanted.n, wanted.height, wanted.width);
     Prepared request = prepare(bundle_, tree_, wanted, made_by(), ledger_, warn_);
     Generation made = render(request, hooks);
     if (hooks.deliver && !hooks.deliver(made)) throw NotDelivered("the images were not delivered");
@@ -56,6 +85,7 @@ Generation Pipeline::generate(const Wanted& wanted, const Hooks& hooks) {
 }
 
 Generation Pipeline::replay(Manifest manifest, std::optional<int64_t> index, const Hooks& hooks) {
+    check(index ? 1 : static_cast<int64_t>(manifest.images.size()), manifest.request.height, manifest.request.width);
     const Prepared request = ddm::replay(bundle_, std::move(manifest), index, made_by(), warn_);
     Generation made = render(request, hooks);
     if (hooks.deliver && !hooks.deliver(made)) throw NotDelivered("the images were not delivered");
@@ -65,7 +95,7 @@ Generation Pipeline::replay(Manifest manifest, std::optional<int64_t> index, con
 Generation Pipeline::render(const Prepared& request, const Hooks& hooks) {
     const Request& settings = request.manifest.request;
     const Size size{settings.height, settings.width};
-    const std::vector<size_t> buckets = buckets_for(request.shape, size);
+    const std::vector<size_t> buckets = buckets_for(request.shape, size, hooks.cancelled);
     std::vector<Branches> needed;
     for (const Job& job : request.jobs) {
         needed.push_back(branches({job.text, job.code}, request.null_text, settings.guidance_scale,
@@ -133,10 +163,7 @@ void Pipeline::decode(const Array& x0, const std::vector<size_t>& members, const
     }
 }
 
-std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size) {
-    const std::lock_guard lock(buckets_mutex_);
-    const auto found = buckets_.find(shape);
-    if (found != buckets_.end()) return found->second;
+std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size, const Cancelled& cancelled) {
     const RuntimeConfig& config = bundle_.config;
     int64_t most = std::numeric_limits<int64_t>::max();
     if (const std::optional<int64_t> own = backend_->max_batch()) {
@@ -144,18 +171,15 @@ std::vector<size_t> Pipeline::buckets_for(const Shape& shape, Size size) {
     } else if (config.family != Family::pixel) {
         most = std::max<int64_t>(kVaePixels / (size.height * size.width), 1);
     }
-    std::vector<size_t> buckets{1};
-    if (most != 1) {  // with one there is nothing to compare, and a large model's calls take long
+    if (most == 1) return {1};  // there is nothing to compare, and a large model's calls take long
+    return sizes_.of(shape, cancelled, [&] {
         const StepTable table = step_table(bundle_.schedule, config.sampling.sampler, config.sampling.num_steps);
-        buckets = probe(*backend_, conditions_.probe_rows(config.sampling.indicator_scale, size), shape,
-                        table.timesteps(), most);
-        if (buckets.empty()) {
-            throw Error(Status::bundle, concat(bundle_.path, ": gives other values each time for the same input; its "
-                                                             "graphs must not draw random numbers"));
-        }
-    }
-    buckets_[shape] = buckets;
-    return buckets;
+        auto sizes = probe(*backend_, conditions_.probe_rows(config.sampling.indicator_scale, size), shape,
+                           table.timesteps(), most, cancelled);
+        if (!sizes.empty()) return sizes;
+        throw Error(Status::bundle, concat(bundle_.path, ": gives other values each time for the same input; its "
+                                                         "graphs must not draw random numbers"));
+    });
 }
 
 }  // namespace ddm

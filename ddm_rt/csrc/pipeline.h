@@ -5,12 +5,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <sys/types.h>
 #include <vector>
 
 #include "assignment.h"
@@ -52,7 +51,14 @@ struct PipelineOptions {
     Warn warn;
 };
 
-// Any number of threads may generate at a time.
+// What a request may ask for at most.
+struct Limits {
+    int64_t images = int64_t{1} << 20;
+    int64_t pixels = int64_t{1} << 26;  // of one image
+    int64_t bytes = int64_t{1} << 34;   // of all its images
+};
+
+// Any number of threads may generate at a time, in the process that opened it.
 class Pipeline {
 public:
     // Throws Error for a bad bundle, backend or ledger.
@@ -64,10 +70,12 @@ public:
 
     const Bundle& bundle() const { return bundle_; }
     const MadeBy& made_by() const { return backend_->made_by(); }
+    bool forked() const;  // whether this is another process than the one that opened it
 
 private:
+    void check(int64_t images, std::optional<int64_t> height, std::optional<int64_t> width) const;
     Generation render(const Prepared& request, const Hooks& hooks);
-    std::vector<size_t> buckets_for(const Shape& shape, Size size);
+    std::vector<size_t> buckets_for(const Shape& shape, Size size, const Cancelled& cancelled);
     void decode(const Array& x0, const std::vector<size_t>& members, const std::vector<size_t>& buckets,
                 Generation& out);
 
@@ -77,8 +85,9 @@ private:
     std::unique_ptr<Backend> backend_;
     Tree tree_;
     Conditions conditions_;
-    std::mutex buckets_mutex_;
-    std::map<Shape, std::vector<size_t>> buckets_;
+    KnownSizes sizes_;
+    const Limits limits_;
+    const pid_t pid_;
 };
 
 }  // namespace ddm

@@ -1,9 +1,12 @@
 """Backends of the embedding library: which there are, and what is said of one that isn't."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from c_library import CError, CLibrary
+from embedding_build import ROOT, Built, onnxruntime_library, run
 
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import asset
@@ -27,3 +30,16 @@ def test_backends_are_reported(c_library: CLibrary) -> None:
     found = {entry["name"]: entry["reason"] for entry in json.loads(c_library.function("backends")())}
     assert found["onnxruntime"] is None
     assert found["tensorrt"].startswith("not built")
+
+
+def test_listing_backends_takes_no_runtime_into_use(built: Built, tmp_path: Path) -> None:
+    """In a process that has opened none yet: afterwards a bundle opens with another one."""
+    other = tmp_path / "libonnxruntime-other.so"
+    other.symlink_to(onnxruntime_library())
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from c_library import CLibrary\n"
+        "library, bundle = CLibrary(Path(sys.argv[1])), Path(sys.argv[2])\n"
+        "assert library.function('backends')()\n"
+        "with library.pipeline(bundle, onnxruntime=sys.argv[3]) as pipeline: pipeline.generate(n=1, num_steps=1)"
+    )
+    run(sys.executable, "-c", program, built.shared, DIGITS, other, folder=ROOT)

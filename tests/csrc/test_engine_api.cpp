@@ -1,8 +1,13 @@
 // The C header from a program's side, on the shipped digits bundle: handles, threads, callbacks and bad calls.
 #include <gtest/gtest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
+#include <filesystem>
+#include <future>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -11,6 +16,7 @@
 #include <vector>
 
 #include "array.h"
+#include "buckets.h"
 #include "ddm_rt.h"
 
 namespace {
@@ -220,6 +226,104 @@ TEST(Library, GivesAScopesDrawsBackWhereImagesAreNotDelivered) {
     EXPECT_NE(first.find("\"position\": 0"), std::string::npos) << first;
     EXPECT_EQ(tops(1, DDM_RT_NOT_DELIVERED), "");
     EXPECT_NE(tops(0, DDM_RT_OK).find("\"position\": 1"), std::string::npos);
+}
+
+// Exit code of a forked process that does `body`.
+template <typename Body>
+int forked(Body body) {
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);  // one that hangs fails
+        _exit(body());
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+TEST(Library, IsClosedInAForkedProcessAndRefusesToGenerateThere) {
+    auto pipeline = open_digits();
+    const auto request = request_of(1, 0);
+    const Bytes before = generate(pipeline.get(), request.get());
+    EXPECT_EQ(forked([&] {
+                  ddm_rt_images* images = nullptr;
+                  const bool refused = ddm_rt_generate(pipeline.get(), request.get(), &images) == DDM_RT_BAD_INPUT &&
+                                       std::strstr(ddm_rt_last_error(), "forked") && !images;
+                  pipeline.reset();
+                  return refused ? 0 : 1;
+              }),
+              0);
+    EXPECT_TRUE(generate(pipeline.get(), request.get()) == before);
+}
+
+TEST(Library, OpensABundleInAForkedProcess) {
+    const auto pipeline = open_digits();
+    const auto request = request_of(1, 0);
+    const Bytes here = generate(pipeline.get(), request.get());
+    EXPECT_EQ(forked([&] { return generate(open_digits().get(), request.get()) == here ? 0 : 1; }), 0);
+}
+
+TEST(Library, RefusesMoreThanItsLimitsBeforeItAllocates) {
+    const auto pipeline = open_digits();
+    ddm_rt_images* images = nullptr;
+    const auto refused = [&](const Owned<ddm_rt_request>& request, const char* said) {
+        EXPECT_EQ(ddm_rt_generate(pipeline.get(), request.get(), &images), DDM_RT_BAD_INPUT);
+        EXPECT_EQ(std::strncmp(ddm_rt_last_error(), said, std::strlen(said)), 0) << ddm_rt_last_error();
+    };
+    refused(request_of(int64_t{1} << 32, 0), "n is 4294967296; expected at most");
+    auto large = request_of(1, 0);
+    EXPECT_EQ(ddm_rt_request_set_height(large.get(), 1 << 20), DDM_RT_OK);
+    EXPECT_EQ(ddm_rt_request_set_width(large.get(), 1 << 20), DDM_RT_OK);
+    refused(large, "height is 1048576, width is 1048576; expected at most");
+    auto many = request_of(1 << 20, 0);
+    EXPECT_EQ(ddm_rt_request_set_height(many.get(), 1 << 12), DDM_RT_OK);
+    EXPECT_EQ(ddm_rt_request_set_width(many.get(), 1 << 12), DDM_RT_OK);
+    refused(many, "n is 1048576; images of 4096 by 4096 pixels");
+}
+
+TEST(Library, GoesOnWhereTheProcessGoesToAnotherFolder) {
+    namespace fs = std::filesystem;
+    const fs::path before = fs::current_path();
+    fs::current_path(fs::path(DIGITS_BUNDLE).parent_path());
+    ddm_rt_pipeline* opened = nullptr;
+    ASSERT_EQ(ddm_rt_pipeline_open("digits", nullptr, &opened), DDM_RT_OK);
+    const Owned<ddm_rt_pipeline> pipeline{opened, ddm_rt_pipeline_close};
+    fs::current_path("/");
+    const auto request = request_of(1, 0);
+    EXPECT_EQ(ddm_rt_request_set_target(request.get(), "a=.5,b=.5"), DDM_RT_OK);  // calibrations are looked for
+    ddm_rt_images* images = nullptr;
+    EXPECT_EQ(ddm_rt_generate(pipeline.get(), request.get(), &images), DDM_RT_BAD_INPUT);
+    EXPECT_NE(std::strstr(ddm_rt_last_error(), "no calibration"), nullptr) << ddm_rt_last_error();
+    fs::current_path(before);
+}
+
+TEST(KnownSizes, LetNobodyWaitForAShapeOfAnothers) {
+    ddm::KnownSizes sizes;
+    const ddm::Shape known{1, 1, 1}, new_one{1, 2, 2};
+    const std::vector<size_t> few{1, 2};
+    EXPECT_EQ(sizes.of(known, {}, [&] { return few; }), few);
+    std::promise<void> begun, go_on;
+    std::thread other([&] {
+        EXPECT_EQ(sizes.of(new_one, {}, [&] {
+            begun.set_value();
+            go_on.get_future().wait();
+            return few;
+        }), few);
+    });
+    begun.get_future().wait();
+    const auto never = [&]() -> std::vector<size_t> { throw std::logic_error("probed twice"); };
+    EXPECT_EQ(sizes.of(known, {}, never), few);
+    EXPECT_EQ(sizes.of({1, 3, 3}, {}, [&] { return few; }), few);
+    EXPECT_THROW(sizes.of(new_one, [] { return true; }, never), ddm::Error);  // cancelled while it waits
+    go_on.set_value();
+    other.join();
+    EXPECT_EQ(sizes.of(new_one, {}, never), few);
+}
+
+TEST(KnownSizes, AreProbedAgainWhereThatFailed) {
+    ddm::KnownSizes sizes;
+    EXPECT_THROW(sizes.of({1, 1, 1}, {}, []() -> std::vector<size_t> { throw std::runtime_error("no"); }), std::runtime_error);
+    EXPECT_EQ(sizes.of({1, 1, 1}, {}, [] { return std::vector<size_t>{4}; }), std::vector<size_t>{4});
 }
 
 TEST(Library, ReplaysItsOwnManifest) {

@@ -154,6 +154,7 @@ def test_no_bytes_break_a_bundle(fuzzers: Path, tmp_path: Path) -> None:
     (seeds / "runtime.json").write_bytes(b"\x07" + (second / "runtime.json").read_bytes())
     (seeds / "words").write_bytes(b'\x05{"*": ["woman"], "scope": ["man"]}')
     (seeds / "tokenizer").write_bytes(b"\x04" + small_tokenizer(tmp_path / "vocabulary"))
+    (seeds / "graph").write_bytes(b"\x08" + (second / "decoder.onnx").read_bytes())
     (seeds / "calibration").write_bytes(b"\x06" + json.dumps(CALIBRATION).encode())
     assert max(seed.stat().st_size for seed in seeds.iterdir()) <= FUZZED_BYTES
     fuzz(fuzzers, "fuzz_bundle", seeds, tmp_path)
