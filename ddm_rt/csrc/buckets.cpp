@@ -110,4 +110,14 @@ Cond take(const Cond& cond, const std::vector<size_t>& index) {
     return out;
 }
 
+Cond stacked(const std::vector<const Cond*>& rows) {
+    Cond out;
+    for (size_t part = 0; part < rows.at(0)->size(); part++) {
+        std::vector<const Array*> arrays;
+        for (const Cond* row : rows) arrays.push_back(&row->at(part).second);
+        out.emplace_back((*rows[0])[part].first, concat(arrays));
+    }
+    return out;
+}
+
 }  // namespace ddm

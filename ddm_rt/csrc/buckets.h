@@ -45,6 +45,9 @@ std::vector<std::vector<size_t>> split(size_t rows, const std::vector<size_t>& b
 
 Cond take(const Cond& cond, const std::vector<size_t>& index);
 
+// Rows under one another.
+Cond stacked(const std::vector<const Cond*>& rows);
+
 }  // namespace ddm
 
 #endif

@@ -93,14 +93,19 @@ std::shared_ptr<OrtLibrary> OrtLibrary::get(const std::optional<std::string>& pa
     return library;
 }
 
-std::optional<std::string> OrtLibrary::reason_against() {
+std::vector<std::string> OrtLibrary::providers() {
     const std::lock_guard lock(in_use.mutex);
-    try {
-        const Opened found(names_for(in_use.path));
-        return std::nullopt;
-    } catch (const Error& error) {
-        return error.what();
+    const Opened opened(names_for(in_use.path));
+    char** names = nullptr;
+    int count = 0;
+    std::vector<std::string> found;
+    if (OrtStatus* status = opened.api->GetAvailableProviders(&names, &count)) {
+        opened.api->ReleaseStatus(status);
+        return found;
     }
+    found.assign(names, names + count);
+    if (OrtStatus* status = opened.api->ReleaseAvailableProviders(names, count)) opened.api->ReleaseStatus(status);
+    return found;
 }
 
 OrtLibrary::OrtLibrary(const std::string& only) {

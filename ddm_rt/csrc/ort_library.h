@@ -19,8 +19,9 @@ public:
     // be opened, is too old, or another one is in use. It stays open until the process ends.
     static std::shared_ptr<OrtLibrary> get(const std::optional<std::string>& path);
 
-    // Why none can be opened, or none: of the one that is in use, else the default, which isn't taken into use by this.
-    static std::optional<std::string> reason_against();
+    // Execution providers of the one that is in use, else of the default, which isn't taken into use by this. Throws Error
+    // where it can't be opened.
+    static std::vector<std::string> providers();
 
     const std::string& version() const { return version_; }
     const Ort::Env& environment() const { return *environment_; }

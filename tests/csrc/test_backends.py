@@ -1,6 +1,5 @@
 """Backends of the embedding library: which there are, and what is said of one that isn't."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def test_a_backend_that_is_not_there(c_library: CLibrary, backend: str, kind: ty
 
 
 def test_backends_are_reported(c_library: CLibrary) -> None:
-    found = {entry["name"]: entry["reason"] for entry in json.loads(c_library.function("backends")())}
+    found = {entry["name"]: entry["reason"] for entry in c_library.json("backends")}
     assert found["onnxruntime"] is None
     assert found["tensorrt"].startswith("not built")
 
@@ -39,7 +38,7 @@ def test_listing_backends_takes_no_runtime_into_use(built: Built, tmp_path: Path
     program = (
         "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from c_library import CLibrary\n"
         "library, bundle = CLibrary(Path(sys.argv[1])), Path(sys.argv[2])\n"
-        "assert library.function('backends')()\n"
+        "assert library.json('backends')\n"
         "with library.pipeline(bundle, onnxruntime=sys.argv[3]) as pipeline: pipeline.generate(n=1, num_steps=1)"
     )
     run(sys.executable, "-c", program, built.shared, DIGITS, other, folder=ROOT)
