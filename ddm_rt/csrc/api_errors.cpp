@@ -15,15 +15,16 @@ namespace {
 // Told where there is no memory for another; it isn't freed.
 ddm_rt_error out_of_memory{DDM_RT_OUT_OF_MEMORY, "", "out of memory"};
 
-// What a message is about: "PATH: field NAME: ...", "NAME is ...", "NAME ... : ...".
+// What a message is about: "PATH: field NAME: ...", "PATH: ...", "NAME is ...", "NAME '...': ...".
 std::string field_of(const std::string &message) {
     constexpr std::string_view mark = ": field ";
     if (const size_t at = message.find(mark); at != message.npos) {
         const size_t begin = at + mark.size();
         return message.substr(begin, message.find_first_of(": ", begin) - begin);
     }
-    const std::string first = message.substr(0, std::min(message.find(": "), message.find(' ')));
-    return first;
+    const size_t colon = message.find(": ");
+    const bool is_path = colon != message.npos && message.find('/') < colon;
+    return message.substr(0, is_path ? colon : std::min(colon, message.find(' ')));
 }
 
 ddm_rt_error *made(int32_t code, const std::string &message, const std::string &field = "") {

@@ -149,6 +149,9 @@ TEST(Library, OpensNothingThatIsNoBundle) {
     EXPECT_EQ(said.code, DDM_RT_BAD_BUNDLE);
     EXPECT_EQ(model, nullptr);
     EXPECT_TRUE(holds(said.message, "no-such-folder"));
+    const std::string path = std::filesystem::temp_directory_path().string();
+    const Found other = found(ddm_rt_model_open(path.c_str(), DDM_RT_TERMINATED, nullptr, &model));
+    EXPECT_EQ(other.field, path) << other.message;
 }
 
 TEST(Library, RefusesABackendOrProviderThatItHasNot) {

@@ -21,6 +21,7 @@ from ddm_rt.engine.ort import sessions
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.precision.convert import convert
 from ddm_rt.files import asset
+from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = asset("digits")
@@ -200,6 +201,27 @@ def test_two_sides_share_a_ledger(c_library: CLibrary, python: Pipeline, tmp_pat
                 tops += [image["top_code"] for image in images]
     assert positions == list(range(12))
     assert all(abs(tops[:n].count(0) - n / 2) < 1 for n in range(13))
+
+
+def test_two_sessions_of_one_model_have_ledgers_of_their_own(c_library: CLibrary, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.ledger", tmp_path / "second.ledger"
+    with (
+        c_library.model(DIGITS) as model,
+        c_library.session(model, ledger=first) as one,
+        c_library.session(model, ledger=second) as other,
+    ):
+        for n in (1, 3):
+            one.generate(n=n, num_steps=1, scope="mine")
+        assert other.generate(n=1, num_steps=1, scope="mine").manifest["images"][0]["position"] == 0
+        ((own,), (others,)) = one.ledger("mine"), other.ledger()
+    assert sum(own["issued"].values()) == 4
+    assert sum(others["issued"].values()) == 1
+    with Ledger(first) as ledger:
+        (stream,) = ledger.streams()
+        counts = ledger.counts(stream)
+    assert (own["scope"], own["target"], own["calibration_id"]) == (stream.scope, stream.target, stream.calibration_id)
+    assert {int(code): n for code, n in own["issued"].items()} == counts.issued
+    assert own["leased"] == own["pooled"] == {}
 
 
 def refusal(call: Any) -> str:
@@ -448,4 +470,5 @@ def test_sizes_are_not_taken_on_trust(
     with pytest.raises(CError) as caught, c_library.pipeline(bundle):
         pass
     assert str(caught.value).startswith(f"{bundle}/runtime.json: field {fields[0]}")
-    assert caught.value.status == "bundle"
+    assert caught.value.field.startswith(fields[0])
+    assert caught.value.status in ("bundle", "input")

@@ -79,7 +79,9 @@ def test_no_data_race(tmp_path: Path) -> None:
     made = build(tmp_path / "b", "ddm_rt_tests", DDM_RT_SANITIZE="thread")
     # ONNX Runtime's own code isn't watched: its synchronisation would be taken for none.
     options = "halt_on_error=1 ignore_noninstrumented_modules=1 exitcode=66"
-    assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options, DDM_RT_TEST_MIXES=MIXES)
+    assert "PASSED" in checked(
+        [made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options, DDM_RT_TEST_MIXES=MIXES
+    )
 
 
 @needs("valgrind")

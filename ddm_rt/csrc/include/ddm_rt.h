@@ -201,7 +201,8 @@ DDM_RT_API void ddm_rt_session_options_destroy(ddm_rt_session_options *options);
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options, const char *path, int64_t size,
                                                            int32_t fsync);
 
-/* Told the messages of `level` and above about the session's requests: a prompt that is cut off, a replay elsewhere. */
+/* Told the messages of `level` and above about the session's requests: a prompt that is cut off (once, as
+ * long as it is kept), a replay elsewhere. */
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log,
                                                         void *user);
 
