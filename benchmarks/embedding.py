@@ -4,6 +4,11 @@
 
 - **throughput**: images a second of both at equal settings (the bundle's defaults), in one process, in turn; the C
   library is called through its header's functions.
+- **joined**: 16 threads that ask for one image each, over and over: requests that share the denoiser's calls, and
+  requests that don't (`ddm_rt_model_options_set_batching`), in turn. Beside other work the scheduler gives 16 threads
+  more of the cores than the few that compute for all, so the processor's time for an image stands there too.
+- **waiting**: milliseconds of a request of two steps alone, and while another thread's new image sizes are probed.
+- **sessions**: resident memory of a process with one session, with two over one model, and with two models.
 - **cold**: from the start of `ddm-cli sample -n 1` to its end, when the image is written; beside it `ddm-rt sample`.
 - **memory**: peak resident memory of the same commands, for one image and for 64.
 
@@ -20,8 +25,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +48,8 @@ DIGITS = asset("digits")
 COLD_S = 0.5  # bar: the first image of a cold process
 RATIO = 1.0  # bar: throughput over the Python engine's
 IMAGES = (1, 64)  # of a request whose throughput is measured
+JOINED = 1.1  # bar: throughput of threads that share calls over that of threads that don't
+THREADS, EACH = 16, 2  # that ask for an image at a time, and how many images each makes in a round
 
 
 def build(folder: Path) -> Path:
@@ -60,21 +69,30 @@ def build(folder: Path) -> Path:
 
 
 class CEngine:
-    """The few functions of ddm_rt.h that the throughput needs."""
+    """The few functions of ddm_rt.h that are measured: a model with one session, or a session more over `shared`."""
 
-    def __init__(self, library: Path, threads: int) -> None:
+    def __init__(self, library: Path, threads: int, *, batching: bool = True, shared: "CEngine | None" = None) -> None:
         self._c: Any = ctypes.CDLL(str(library))
-        self._c.ddm_rt_last_error.restype = ctypes.c_char_p
-        options = self._made("ddm_rt_options_create")
-        self._call("ddm_rt_options_set_threads", options, threads)
-        self._pipeline = self._made("ddm_rt_pipeline_open", str(DIGITS).encode(), options)
-        self._c.ddm_rt_options_destroy(options)
+        self._c.ddm_rt_error_message.restype = ctypes.c_char_p
+        self.model = self._opened(threads, batching) if shared is None else shared.model
+        self._session = self._made("session_open", self.model, None)
 
-    def generate(self, n: int, seed: int) -> None:
-        request = self._made("ddm_rt_request_create")
-        self._call("ddm_rt_request_set_n", request, ctypes.c_int64(n))
-        self._call("ddm_rt_request_set_seed", request, ctypes.c_uint64(seed))
-        self._c.ddm_rt_images_destroy(self._made("ddm_rt_generate", self._pipeline, request))
+    def _opened(self, threads: int, batching: bool) -> ctypes.c_void_p:
+        options = self._made("model_options_create")
+        self._call("model_options_set_threads", options, threads)
+        self._call("model_options_set_batching", options, int(batching))
+        model = self._made("model_open_abi", 1, str(DIGITS).encode(), ctypes.c_int64(-1), options)
+        self._c.ddm_rt_model_options_destroy(options)
+        return model
+
+    def generate(self, n: int, seed: int, *, side: int | None = None, steps: int | None = None) -> None:
+        request = self._made("request_create")
+        self._call("request_set_n", request, ctypes.c_int64(n))
+        self._call("request_set_seed", request, ctypes.c_uint64(seed))
+        for name, value in (("height", side), ("width", side), ("num_steps", steps)):
+            if value is not None:
+                self._call(f"request_set_{name}", request, ctypes.c_int64(value))
+        self._c.ddm_rt_images_destroy(self._made("generate", self._session, request))
         self._c.ddm_rt_request_destroy(request)
 
     def _made(self, function: str, *arguments: Any) -> ctypes.c_void_p:
@@ -83,8 +101,10 @@ class CEngine:
         return handle
 
     def _call(self, function: str, *arguments: Any) -> None:
-        if getattr(self._c, function)(*arguments) != 0:
-            raise DdmError(f"{function}: {self._c.ddm_rt_last_error().decode()}")
+        call = getattr(self._c, f"ddm_rt_{function}")
+        call.restype = ctypes.c_void_p
+        if error := ctypes.c_void_p(call(*arguments)):
+            raise DdmError(f"{function}: {self._c.ddm_rt_error_message(error).decode()}")
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -114,6 +134,86 @@ def throughput(library: Path, threads: int, rounds: int) -> list[dict[str, Any]]
                 "c_over_python_range": [round(ratios[0], 3), round(ratios[-1], 3)],
             }
         )
+    return found
+
+
+def at_once(jobs: Iterable[Callable[[], object]]) -> float:
+    """Seconds until threads of their own have done all of them."""
+    threads = [threading.Thread(target=job) for job in jobs]
+
+    def run() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return seconds(run)
+
+
+def joined(library: Path, threads: int, rounds: int) -> dict[str, Any]:
+    sharing, apart = (CEngine(library, threads, batching=batching) for batching in (True, False))
+
+    def measured(engine: CEngine) -> tuple[float, float]:
+        """Images a second, and the processor's milliseconds for one."""
+
+        def ask(seed: int) -> None:
+            for _ in range(EACH):
+                engine.generate(1, seed)
+
+        start = time.process_time()
+        took = at_once(partial(ask, seed) for seed in range(THREADS))
+        return THREADS * EACH / took, 1000 * (time.process_time() - start) / (THREADS * EACH)
+
+    pairs = [(measured(sharing), measured(apart)) for _ in range(rounds + 1)][1:]  # the first one warms both
+    ratios = sorted(shared[0] / alone[0] for shared, alone in pairs)
+    return {
+        "part": "joined",
+        "case": f"{THREADS} requests at a time, {threads} thread{'s' * (threads > 1)} a call",
+        "joined_images_per_s": round(statistics.median(shared[0] for shared, _ in pairs), 1),
+        "apart_images_per_s": round(statistics.median(alone[0] for _, alone in pairs), 1),
+        "joined_over_apart": round(statistics.median(ratios), 3),
+        "joined_over_apart_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+        "joined_cpu_ms": round(statistics.median(shared[1] for shared, _ in pairs), 1),
+        "apart_cpu_ms": round(statistics.median(alone[1] for _, alone in pairs), 1),
+    }
+
+
+def waiting(library: Path, rounds: int) -> dict[str, Any]:
+    engine = CEngine(library, 1)
+    engine.generate(1, 0, steps=2)
+    alone, beside = [], []
+    for number in range(rounds):
+        alone.append(seconds(lambda: engine.generate(1, 0, steps=2)))
+        other = threading.Thread(target=engine.generate, args=(1, 0), kwargs={"side": 40 + 8 * number, "steps": 1})
+        other.start()
+        while other.is_alive():
+            beside.append(seconds(lambda: engine.generate(1, 0, steps=2)))
+    return {
+        "part": "waiting",
+        "case": "a request of a size that is known",
+        "alone_p50_ms": round(1000 * statistics.median(alone), 1),
+        "beside_p50_ms": round(1000 * statistics.median(beside), 1),
+        "beside_worst_ms": round(1000 * max(beside), 1),
+    }
+
+
+def sessions(library: Path) -> list[dict[str, Any]]:
+    """Each in a process of its own."""
+    cases = {
+        "one session": "",
+        "two sessions over one model": "b = CEngine(library, 1, shared=a); b.generate(1, 0)",
+        "two models": "b = CEngine(library, 1); b.generate(1, 0)",
+    }
+    found = []
+    for case, more in cases.items():
+        program = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path\n"
+            f"from embedding import CEngine; library = Path({str(library)!r})\n"
+            f"a = CEngine(library, 1); a.generate(1, 0); {more}\n"
+            "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmRSS:')))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        found.append({"part": "sessions", "case": case, "resident_mib": round(int(done.stdout) / 1024, 1)})
     return found
 
 
@@ -174,7 +274,13 @@ def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every bar beside its figure."""
     worst = min(row["c_over_python"] for row in rows if row["part"] == "throughput")
     cold = next(row["wall_p50_s"] for row in rows if row["case"] == "ddm-cli, 1 image")
+    shared = min(row["joined_over_apart"] for row in rows if row["part"] == "joined")
     return [
+        {
+            "bar": f"throughput of threads that share calls, at least {JOINED:g} of others",
+            "value": shared,
+            "met": shared >= JOINED,
+        },
         {"bar": f"throughput over the Python engine's, at least {RATIO:g}", "value": worst, "met": worst >= RATIO},
         {"bar": f"first image of a cold process, at most {COLD_S:g} s", "value": cold, "met": cold <= COLD_S},
     ]
@@ -201,6 +307,8 @@ def main(arguments: list[str] | None = None) -> None:
         built = build(work / "build") if options.library is None else options.library
         library = built / "ddm_rt" / "csrc" / "libddm_rt.so"
         rows = [row for threads in (1, 2) for row in throughput(library, threads, options.rounds)]
+        rows += [joined(library, threads, options.rounds) for threads in (1, 2)]
+        rows += [waiting(library, options.rounds), *sessions(library)]
         rows += commands(library.with_name("ddm-cli"), options.rounds, work)
     save("embedding", stamp | {"bars": bars(rows), "rows": rows}, options.results)
     print(json.dumps(bars(rows), indent=1))

@@ -28,6 +28,8 @@ PACKAGES = {
     "valgrind": "valgrind",
     "lintian": "lintian",
     "clang": "clang++",
+    "rustc": "rustc",
+    "bindgen": "bindgen",
     "chromium": "chromium",
     "prometheus": "prometheus",
     "libimage-exiftool-perl": "exiftool",

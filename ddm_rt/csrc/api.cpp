@@ -1,41 +1,24 @@
-// The C boundary: opening bundles, generating and looking at images. Nothing is thrown across it.
-#include <cstring>
-#include <exception>
-#include <new>
-#include <optional>
-#include <system_error>
-
+// The C boundary: models and sessions, generating and replaying.
 #include "handles.h"
 #include "json.h"
 
-namespace ddm {
+using ddm::given;
+using ddm::given_path;
+using ddm::given_place;
+using ddm::given_text;
+using ddm::guarded;
+
 namespace {
 
-// Filled in place, so that an error is told where memory is short.
-thread_local char last_error[4096] = "";
-
-void keep(const char *message) {
-    size_t size = std::strlen(message);
-    const size_t room = sizeof last_error - 1;
-    if (size > room) {
-        size = room;
-        while (size > 0 && (static_cast<unsigned char>(message[size]) & 0xC0) == 0x80) size--;  // whole characters
-    }
-    std::memcpy(last_error, message, size);
-    last_error[size] = '\0';
-}
-
-json::Out or_null(const std::optional<std::string> &text) { return text ? json::Out(*text) : json::Out(); }
-
-std::string describe(const Pipeline &pipeline) {
-    const RuntimeConfig &config = pipeline.bundle().config;
-    const Codes &codes = pipeline.bundle().codes;
-    const MadeBy &made_by = pipeline.made_by();
-    const std::vector<std::string> &former_ids = pipeline.bundle().former_ids;
-    json::Out versions = json::Out::object();
+std::string describe(const ddm::Model &model) {
+    const ddm::RuntimeConfig &config = model.bundle().config;
+    const ddm::Codes &codes = model.bundle().codes;
+    const ddm::MadeBy &made_by = model.made_by();
+    const std::vector<std::string> &former_ids = model.bundle().former_ids;
+    ddm::json::Out versions = ddm::json::Out::object();
     for (const auto &[name, version] : made_by.versions) versions[name] = version;
-    return json::write({
-        {"bundle_id", pipeline.bundle().bundle_id},
+    return ddm::json::write({
+        {"bundle_id", model.bundle().bundle_id},
         {"former_ids", former_ids},
         {"name", config.name},
         {"family", name_of(config.family)},
@@ -51,156 +34,280 @@ std::string describe(const Pipeline &pipeline) {
     });
 }
 
-Hooks hooks_of(const ddm_rt_request *request) {
-    Hooks hooks;
+ddm::json::Out counts(const ddm::CodeCounts &found) {
+    ddm::json::Out out = ddm::json::Out::object();
+    for (const auto &[code, count] : found) out[std::to_string(code)] = count;
+    return out;
+}
+
+ddm::Hooks hooks_of(const ddm_rt_request *request) {
+    using ddm::Generation;
+    ddm::Hooks hooks;
     if (!request) return hooks;
-    hooks.cancelled = [request] { return request->cancelled.load(std::memory_order_relaxed); };
+    hooks.keep = request->keep;
+    hooks.cancelled = request->cancelled;
     if (request->on_step) {
-        hooks.on_step = [request](int64_t done, int64_t total) { request->on_step(request->on_step_user, done, total); };
+        hooks.on_step = [request](int64_t done, int64_t total) {
+            return request->on_step(request->on_step_user, done, total) != 0;
+        };
+    }
+    const auto lent = [](const Generation &made) { return std::shared_ptr<const Generation>(std::shared_ptr<void>(), &made); };
+    if (request->on_images) {
+        hooks.on_images = [request, lent](const Generation &made, const std::vector<size_t> &numbers) {
+            const ddm_rt_images images{lent(made), numbers};
+            return request->on_images(request->on_images_user, &images) == 0;
+        };
     }
     if (request->deliver) {
-        hooks.deliver = [request](const Generation &generation) {
-            const ddm_rt_images images{{std::shared_ptr<void>(), &generation}};  // lent, not owned
+        hooks.deliver = [request, lent](const Generation &made) {
+            const ddm_rt_images images{lent(made)};
             return request->deliver(request->deliver_user, &images) == 0;
         };
     }
     return hooks;
 }
 
-bool has(const ddm_rt_images *images, int64_t index) {
-    return images && index >= 0 && static_cast<size_t>(index) < images->generation->manifest.images.size();
+template <typename Options, typename Value>
+ddm_rt_error *set_most(ddm_rt_session_options *options, Options ddm::Limits::*limit, const char *name, Value value) {
+    return guarded([&] {
+        if (value < 1) throw ddm::Error(ddm::concat(name, " is ", value, "; expected at least 1"));
+        given(options, "options").options.limits.*limit = value;
+    });
 }
 
-const ImageRecord &record(const ddm_rt_images *images, int64_t index) {
-    return images->generation->manifest.images[static_cast<size_t>(index)];
+// Which image of the request is number `index` here; none beyond the last.
+std::optional<size_t> number_of(const ddm_rt_images *images, int64_t index) {
+    if (!images || index < 0) return std::nullopt;
+    const auto place = static_cast<size_t>(index);
+    if (images->some) return place < images->some->size() ? std::optional((*images->some)[place]) : std::nullopt;
+    return place < images->generation->rgb.size() ? std::optional(place) : std::nullopt;
+}
+
+const ddm::ImageRecord *record(const ddm_rt_images *images, int64_t index) {
+    const auto number = number_of(images, index);
+    return number ? &images->generation->manifest.images[*number] : nullptr;
 }
 
 }  // namespace
 
-ddm_rt_status keep_error() noexcept {
-    try {
-        throw;
-    } catch (const Error &error) {
-        keep(error.what());
-        return static_cast<ddm_rt_status>(error.status);
-    } catch (const NotDelivered &error) {
-        keep(error.what());
-        return DDM_RT_NOT_DELIVERED;
-    } catch (const std::bad_alloc &) {
-        keep("out of memory");
-        return DDM_RT_OUT_OF_MEMORY;
-    } catch (const std::length_error &) {
-        keep("out of memory: more than any machine has was asked for");
-        return DDM_RT_OUT_OF_MEMORY;
-    } catch (const std::exception &error) {
-        keep(error.what());
-        return DDM_RT_INTERNAL;
-    } catch (...) {
-        keep("something was thrown that is no exception, by a callback perhaps");
-        return DDM_RT_INTERNAL;
-    }
+ddm_rt_error *ddm_rt_model_options_create(ddm_rt_model_options **options) {
+    return guarded([&] { given_place(options, "options") = new ddm_rt_model_options; });
 }
 
-}  // namespace ddm
+void ddm_rt_model_options_destroy(ddm_rt_model_options *options) { delete options; }
 
-using ddm::given;
-using ddm::given_text;
-using ddm::guarded;
+ddm_rt_error *ddm_rt_model_options_set_backend(ddm_rt_model_options *options, const char *name, int64_t size) {
+    return guarded([&] { given(options, "options").options.backend.name = given_text(name, size, "name"); });
+}
 
-int32_t ddm_rt_abi(void) { return DDM_RT_ABI; }
+ddm_rt_error *ddm_rt_model_options_set_provider(ddm_rt_model_options *options, const char *name, int64_t size) {
+    return guarded([&] { given(options, "options").options.backend.provider = given_path(name, size, "name"); });
+}
 
-const char *ddm_rt_version(void) { return DDM_RT_VERSION; }
-
-const char *ddm_rt_last_error(void) { return ddm::last_error; }
-
-const char *ddm_rt_backends(void) {
-    static thread_local std::string text;
-    const ddm_rt_status status = guarded([&] {
-        ddm::json::Out found = ddm::json::Out::array();
-        for (const auto &[name, reason] : ddm::backends()) {
-            found.push_back({{"name", name}, {"reason", ddm::or_null(reason)}});
-        }
-        text = ddm::json::write(found);
+ddm_rt_error *ddm_rt_model_options_set_provider_option(ddm_rt_model_options *options, const char *key, int64_t key_size,
+                                                       const char *value, int64_t value_size) {
+    return guarded([&] {
+        given(options, "options")
+            .options.backend.provider_options.emplace_back(given_path(key, key_size, "key"),
+                                                           given_path(value, value_size, "value"));
     });
-    return status == DDM_RT_OK ? text.c_str() : nullptr;
 }
 
-ddm_rt_status ddm_rt_options_create(ddm_rt_options **options) {
-    return guarded([&] { given(options, "options") = nullptr, *options = new ddm_rt_options; });
-}
-
-void ddm_rt_options_destroy(ddm_rt_options *options) { delete options; }
-
-ddm_rt_status ddm_rt_options_set_backend(ddm_rt_options *options, const char *name) {
-    return guarded([&] { given(options, "options").options.backend.name = given_text(name, "name"); });
-}
-
-ddm_rt_status ddm_rt_options_set_threads(ddm_rt_options *options, int32_t threads) {
+ddm_rt_error *ddm_rt_model_options_set_threads(ddm_rt_model_options *options, int32_t threads) {
     return guarded([&] { given(options, "options").options.backend.threads = threads; });
 }
 
-ddm_rt_status ddm_rt_options_set_ledger(ddm_rt_options *options, const char *path, int32_t fsync) {
+ddm_rt_error *ddm_rt_model_options_set_batching(ddm_rt_model_options *options, int32_t batching) {
+    return guarded([&] { given(options, "options").options.batching = batching != 0; });
+}
+
+ddm_rt_error *ddm_rt_model_options_set_onnxruntime(ddm_rt_model_options *options, const char *library, int64_t size) {
+    return guarded([&] { given(options, "options").options.backend.onnxruntime = given_path(library, size, "library"); });
+}
+
+ddm_rt_error *ddm_rt_model_options_set_cache(ddm_rt_model_options *options, int64_t bytes) {
     return guarded([&] {
-        given(options, "options").options.ledger = given_text(path, "path");
+        if (bytes < 0) throw ddm::Error(ddm::concat("bytes is ", bytes, "; expected 0 or more"));
+        given(options, "options").options.cache_bytes = bytes;
+    });
+}
+
+ddm_rt_error *ddm_rt_model_options_set_log(ddm_rt_model_options *options, int32_t level, ddm_rt_log log, void *user) {
+    return guarded([&] { given(options, "options").options.log = ddm::log_of(level, log, user); });
+}
+
+ddm_rt_error *ddm_rt_model_options_set_progress(ddm_rt_model_options *options, ddm_rt_progress progress, void *user) {
+    return guarded([&] {
+        given(options, "options").options.progress = nullptr;
+        if (!progress) return;
+        options->options.progress = [progress, user](int64_t done, int64_t total) { progress(user, done, total); };
+    });
+}
+
+ddm_rt_error *ddm_rt_model_options_set_cancel(ddm_rt_model_options *options, const ddm_rt_cancel *cancel) {
+    return guarded([&] { given(options, "options").options.cancelled = ddm::cancelled_by(cancel); });
+}
+
+ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size, const ddm_rt_model_options *options,
+                                    ddm_rt_model **model) {
+    if (abi < 1 || abi > DDM_RT_ABI) {
+        if (model) *model = nullptr;
+        ddm_rt_error *error = guarded([&] {
+            throw ddm::Error(ddm::Status::input, ddm::concat("abi is ", abi, "; this library has 1 to ", DDM_RT_ABI));
+        });
+        if (error->code == DDM_RT_BAD_INPUT) error->code = DDM_RT_BAD_ABI;
+        return error;
+    }
+    return guarded([&] {
+        given_place(model, "model");
+        const std::string path = given_path(directory, size, "directory");
+        const auto opened = std::make_shared<ddm::Model>(path, options ? options->options : ddm::ModelOptions());
+        *model = new ddm_rt_model{opened, describe(*opened), name_of(opened->bundle().config.family), opened->provider()};
+    });
+}
+
+void ddm_rt_model_close(ddm_rt_model *model) {
+    if (model && model->model->forked()) ddm::abandon(std::move(model->model));
+    delete model;
+}
+
+const char *ddm_rt_model_describe(const ddm_rt_model *model) { return model ? model->description.c_str() : nullptr; }
+
+const char *ddm_rt_model_bundle_id(const ddm_rt_model *model) {
+    return model ? model->model->bundle().bundle_id.c_str() : nullptr;
+}
+
+const char *ddm_rt_model_name(const ddm_rt_model *model) {
+    return model ? model->model->bundle().config.name.c_str() : nullptr;
+}
+
+const char *ddm_rt_model_family(const ddm_rt_model *model) { return model ? model->family.c_str() : nullptr; }
+
+const char *ddm_rt_model_backend(const ddm_rt_model *model) {
+    return model ? model->model->made_by().backend.c_str() : nullptr;
+}
+
+const char *ddm_rt_model_provider(const ddm_rt_model *model) { return model ? model->provider.c_str() : nullptr; }
+
+const char *ddm_rt_model_precision(const ddm_rt_model *model) {
+    return model ? model->model->made_by().precision.c_str() : nullptr;
+}
+
+int64_t ddm_rt_model_num_codes(const ddm_rt_model *model) {
+    return model ? static_cast<int64_t>(model->model->bundle().codes.num_codes()) : 0;
+}
+
+int64_t ddm_rt_model_num_top_codes(const ddm_rt_model *model) {
+    return model ? static_cast<int64_t>(model->model->bundle().codes.num_top_codes()) : 0;
+}
+
+int64_t ddm_rt_model_image_size(const ddm_rt_model *model) {
+    return model ? model->model->bundle().config.image_size : 0;
+}
+
+int64_t ddm_rt_model_size_multiple(const ddm_rt_model *model) {
+    return model ? model->model->bundle().config.size_multiple : 0;
+}
+
+int64_t ddm_rt_model_threads(const ddm_rt_model *model) { return model ? model->model->made_by().threads : 0; }
+
+int32_t ddm_rt_model_prompt_free(const ddm_rt_model *model) {
+    return model && model->model->bundle().config.prompt_free;
+}
+
+void ddm_rt_model_trim(ddm_rt_model *model) {
+    if (model && !model->model->forked()) model->model->trim();
+}
+
+ddm_rt_error *ddm_rt_session_options_create(ddm_rt_session_options **options) {
+    return guarded([&] { given_place(options, "options") = new ddm_rt_session_options; });
+}
+
+void ddm_rt_session_options_destroy(ddm_rt_session_options *options) { delete options; }
+
+ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options, const char *path, int64_t size,
+                                                int32_t fsync) {
+    return guarded([&] {
+        given(options, "options").options.ledger = given_path(path, size, "path");
         options->options.fsync = fsync != 0;
     });
 }
 
-ddm_rt_status ddm_rt_options_set_onnxruntime(ddm_rt_options *options, const char *library) {
-    return guarded([&] { given(options, "options").options.backend.onnxruntime = given_text(library, "library"); });
+ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log, void *user) {
+    return guarded([&] { given(options, "options").options.log = ddm::log_of(level, log, user); });
 }
 
-ddm_rt_status ddm_rt_options_set_warn(ddm_rt_options *options, ddm_rt_warn warn, void *user) {
+ddm_rt_error *ddm_rt_session_options_set_most_images(ddm_rt_session_options *options, int64_t images) {
+    return set_most(options, &ddm::Limits::images, "images", images);
+}
+
+ddm_rt_error *ddm_rt_session_options_set_most_pixels(ddm_rt_session_options *options, int64_t pixels) {
+    return set_most(options, &ddm::Limits::pixels, "pixels", pixels);
+}
+
+ddm_rt_error *ddm_rt_session_options_set_most_bytes(ddm_rt_session_options *options, int64_t bytes) {
+    return set_most(options, &ddm::Limits::bytes, "bytes", bytes);
+}
+
+ddm_rt_error *ddm_rt_session_open(ddm_rt_model *model, const ddm_rt_session_options *options, ddm_rt_session **session) {
     return guarded([&] {
-        given(options, "options").options.warn = nullptr;
-        if (warn) options->options.warn = [warn, user](const std::string &message) { warn(user, message.c_str()); };
+        given_place(session, "session");
+        const std::shared_ptr<ddm::Model> &opened = given(model, "model").model;
+        *session = new ddm_rt_session{{opened, options ? options->options : ddm::SessionOptions()}};
     });
 }
 
-ddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_rt_options *options, ddm_rt_pipeline **pipeline) {
+void ddm_rt_session_close(ddm_rt_session *session) { delete session; }
+
+ddm_rt_error *ddm_rt_session_ledger(ddm_rt_session *session, const char *scope, int64_t size, char **json) {
     return guarded([&] {
-        given(pipeline, "pipeline") = nullptr;
-        const ddm::PipelineOptions chosen = options ? options->options : ddm::PipelineOptions();
-        auto opened = std::unique_ptr<ddm_rt_pipeline>(new ddm_rt_pipeline{{given_text(directory, "directory"), chosen}, {}});
-        opened->description = ddm::describe(opened->pipeline);
-        *pipeline = opened.release();
+        given_place(json, "json");
+        const auto wanted = scope ? std::optional(given_text(scope, size, "scope")) : std::nullopt;
+        ddm::json::Out found = ddm::json::Out::array();
+        for (const ddm::Standing &each : given(session, "session").session.standings(wanted)) {
+            const auto &calibration_id = each.stream.calibration_id;
+            found.push_back({
+                {"scope", each.stream.scope},
+                {"target", each.stream.target},
+                {"calibration_id", calibration_id ? ddm::json::Out(*calibration_id) : ddm::json::Out()},
+                {"issued", counts(each.issued)},
+                {"leased", counts(each.leased)},
+                {"pooled", counts(each.pooled)},
+            });
+        }
+        *json = ddm::copied(ddm::json::write(found));
     });
 }
 
-void ddm_rt_pipeline_close(ddm_rt_pipeline *pipeline) { delete pipeline; }
-
-const char *ddm_rt_pipeline_describe(const ddm_rt_pipeline *pipeline) {
-    return pipeline ? pipeline->description.c_str() : nullptr;
-}
-
-ddm_rt_status ddm_rt_generate(ddm_rt_pipeline *pipeline, const ddm_rt_request *request, ddm_rt_images **images) {
+ddm_rt_error *ddm_rt_generate(ddm_rt_session *session, const ddm_rt_request *request, ddm_rt_images **images) {
     return guarded([&] {
-        given(images, "images") = nullptr;
-        ddm::Pipeline &opened = given(pipeline, "pipeline").pipeline;
+        given_place(images, "images");
+        ddm::Session &opened = given(session, "session").session;
         ddm::Wanted wanted = given(request, "request").wanted;
         if (request->words_by_scope) wanted.leave_alone = ddm::words_for(*request->words_by_scope, wanted.scope);
         *images = new ddm_rt_images{
-            std::make_shared<const ddm::Generation>(opened.generate(wanted, ddm::hooks_of(request)))};
+            std::make_shared<const ddm::Generation>(opened.generate(wanted, hooks_of(request)))};
     });
 }
 
-ddm_rt_status ddm_rt_replay(ddm_rt_pipeline *pipeline, const char *manifest, int64_t size, const char *name,
-                            int64_t index, const ddm_rt_request *request, ddm_rt_images **images) {
+ddm_rt_error *ddm_rt_replay(ddm_rt_session *session, const char *manifest, int64_t size, const char *name,
+                            int64_t name_size, int64_t index, const ddm_rt_request *request, ddm_rt_images **images) {
     return guarded([&] {
-        given(images, "images") = nullptr;
-        ddm::Pipeline &opened = given(pipeline, "pipeline").pipeline;
-        ddm::Manifest recorded = ddm::Manifest::parse(ddm::given_bytes(manifest, size, "manifest"),
-                                                      name ? name : "manifest");
+        given_place(images, "images");
+        ddm::Session &opened = given(session, "session").session;
+        ddm::Manifest recorded = ddm::Manifest::parse(given_text(manifest, size, "manifest"),
+                                                      name ? given_text(name, name_size, "name") : "manifest");
         const std::optional<int64_t> only = index == DDM_RT_ALL ? std::nullopt : std::optional(index);
         *images = new ddm_rt_images{std::make_shared<const ddm::Generation>(
-            opened.replay(std::move(recorded), only, ddm::hooks_of(request)))};
+            opened.replay(std::move(recorded), only, hooks_of(request)))};
     });
 }
 
 void ddm_rt_images_destroy(ddm_rt_images *images) { delete images; }
 
 int64_t ddm_rt_images_count(const ddm_rt_images *images) {
-    return images ? static_cast<int64_t>(images->generation->manifest.images.size()) : 0;
+    if (!images) return 0;
+    return static_cast<int64_t>(images->some ? images->some->size() : images->generation->rgb.size());
 }
 
 int64_t ddm_rt_images_height(const ddm_rt_images *images) { return images ? images->generation->height : 0; }
@@ -208,31 +315,41 @@ int64_t ddm_rt_images_height(const ddm_rt_images *images) { return images ? imag
 int64_t ddm_rt_images_width(const ddm_rt_images *images) { return images ? images->generation->width : 0; }
 
 const uint8_t *ddm_rt_images_rgb(const ddm_rt_images *images, int64_t index) {
-    if (!ddm::has(images, index)) return nullptr;
-    const int64_t size = images->generation->height * images->generation->width * 3;
-    return images->generation->rgb.data() + index * size;
+    const auto number = number_of(images, index);
+    if (!number || images->generation->rgb[*number].empty()) return nullptr;
+    return images->generation->rgb[*number].data();
+}
+
+int64_t ddm_rt_images_index(const ddm_rt_images *images, int64_t index) {
+    const auto number = number_of(images, index);
+    return number ? static_cast<int64_t>(*number) : -1;
 }
 
 int64_t ddm_rt_images_code(const ddm_rt_images *images, int64_t index) {
-    return ddm::has(images, index) ? ddm::record(images, index).code : ddm::NULL_CODE;
+    const auto *found = record(images, index);
+    return found ? found->code : ddm::NULL_CODE;
 }
 
 int64_t ddm_rt_images_top_code(const ddm_rt_images *images, int64_t index) {
-    return ddm::has(images, index) ? ddm::record(images, index).top_code : ddm::NULL_CODE;
+    const auto *found = record(images, index);
+    return found ? found->top_code : ddm::NULL_CODE;
 }
 
 uint64_t ddm_rt_images_seed(const ddm_rt_images *images, int64_t index) {
-    return ddm::has(images, index) ? ddm::record(images, index).seed : 0;
+    const auto *found = record(images, index);
+    return found ? found->seed : 0;
 }
 
 const char *ddm_rt_images_file(const ddm_rt_images *images, int64_t index) {
-    return ddm::has(images, index) ? ddm::record(images, index).file.c_str() : nullptr;
+    const auto *found = record(images, index);
+    return found ? found->file.c_str() : nullptr;
 }
 
 const char *ddm_rt_images_xmp(const ddm_rt_images *images, int64_t index) {
     if (!images || images->generation->xmp.empty()) return nullptr;
     if (index == DDM_RT_ALL) return images->generation->xmp.back().c_str();
-    return ddm::has(images, index) ? images->generation->xmp[static_cast<size_t>(index)].c_str() : nullptr;
+    const auto number = number_of(images, index);
+    return number ? images->generation->xmp[*number].c_str() : nullptr;
 }
 
 const char *ddm_rt_images_manifest(const ddm_rt_images *images) {

@@ -30,16 +30,15 @@ const std::vector<std::pair<std::string, const char*>>& table() {
 }
 
 // Why the backend can't be had, or none; then `library` is open.
-std::optional<std::string> reason_against(const char* not_here, const Bundle* bundle,
-                                          const std::optional<std::string>& path,
+std::optional<std::string> reason_against(const char* not_here, const Bundle& bundle, const BackendOptions& options,
                                           std::shared_ptr<OrtLibrary>& library) {
     if (not_here) return not_here;
     try {
-        library = OrtLibrary::get(path);
+        library = OrtLibrary::get(options.onnxruntime);
     } catch (const Error& error) {
         return error.what();
     }
-    if (bundle && bundle->config.precision == "bf16") {
+    if (bundle.config.precision == "bf16" && is_cpu(options.provider)) {
         return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16";
     }
     return std::nullopt;
@@ -62,7 +61,7 @@ int64_t usable_cores() {
 
 }  // namespace
 
-std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options) {
+std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options, const Log& log) {
     if (options.threads && *options.threads < 1) {
         throw Error(concat("threads is ", *options.threads, "; expected at least 1"));
     }
@@ -77,7 +76,7 @@ std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions
         throw Error(concat("backend ", repr(options.name), " is unknown; backends: auto, ", join(", ", names)));
     }
     for (const auto& [name, not_here] : table()) {
-        const auto reason = reason_against(not_here, &bundle, options.onnxruntime, library);
+        const auto reason = reason_against(not_here, bundle, options, library);
         if (options.name == "auto" || options.name == name) {
             chosen = chosen || !reason;
             if (reason) reasons.push_back(options.name == "auto" ? concat(name, ": ", *reason) : *reason);
@@ -86,14 +85,21 @@ std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions
         }
     }
     if (!chosen) unavailable(options.name, join("; ", reasons), others);
-    return make_ort_backend(bundle, std::move(library), options.threads.value_or(usable_cores()));
+    const int64_t cores = usable_cores(), threads = options.threads.value_or(cores);
+    const int64_t calls = is_cpu(options.provider) ? std::max<int64_t>(cores / threads, 2) : 1;
+    return make_ort_backend(bundle, std::move(library), {options, threads, static_cast<size_t>(calls), log});
 }
 
-std::vector<std::pair<std::string, std::optional<std::string>>> backends() {
-    std::shared_ptr<OrtLibrary> library;
-    std::vector<std::pair<std::string, std::optional<std::string>>> found;
+std::vector<BackendFound> backends() {
+    std::vector<BackendFound> found;
     for (const auto& [name, not_here] : table()) {
-        found.emplace_back(name, reason_against(not_here, nullptr, std::nullopt, library));
+        BackendFound& each = found.emplace_back(BackendFound{name, {}, {}});
+        try {
+            if (not_here) each.reason = not_here;
+            else each.providers = OrtLibrary::providers();
+        } catch (const Error& error) {
+            each.reason = error.what();
+        }
     }
     return found;
 }

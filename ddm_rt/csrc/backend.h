@@ -11,6 +11,7 @@
 
 #include "array.h"
 #include "bundle.h"
+#include "log.h"
 #include "manifest.h"
 
 namespace ddm {
@@ -21,6 +22,8 @@ public:
     virtual ~Backend() = default;
 
     virtual const MadeBy& made_by() const = 0;
+    virtual const std::string& provider() const = 0;    // "CPUExecutionProvider"
+    virtual size_t calls_at_a_time() const = 0;         // that don't slow each other
     virtual std::optional<int64_t> max_batch() const = 0;  // rows of one call; none: as many as memory holds
 
     // Token ids int64 [B, max_length] by TextSpec.input -> `context` [B, T, D]; SDXL: and `text_embeds` [B, P].
@@ -41,13 +44,20 @@ struct BackendOptions {
     std::string name = "auto";
     std::optional<int64_t> threads;          // none: every core that this process may use
     std::optional<std::string> onnxruntime;  // its shared library
+    std::string provider = "CPU";            // of ONNX Runtime
+    std::vector<std::pair<std::string, std::string>> provider_options;
 };
 
 // Throws Error for an unknown name or fewer than one thread, and with Status::backend where it can't run the bundle.
-std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options);
+std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options, const Log& log);
 
-// Every backend with the reason why it isn't here, none where it is.
-std::vector<std::pair<std::string, std::optional<std::string>>> backends();
+struct BackendFound {
+    std::string name;
+    std::optional<std::string> reason;  // why it isn't here
+    std::vector<std::string> providers;
+};
+
+std::vector<BackendFound> backends();
 
 }  // namespace ddm
 

@@ -1,12 +1,15 @@
 #include "backend_ort.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <set>
 
 #include "error.h"
+#include "onnx_files.h"
 #include "ort_library.h"
 #include "text.h"
 
@@ -23,20 +26,100 @@ ONNXTensorElementDataType type_of(DType dtype) {
     }
 }
 
+constexpr const char* kCpu = "CPUExecutionProvider";
+constexpr std::string_view kSuffix = "ExecutionProvider";
+
+std::string lower(std::string text) {
+    for (char& letter : text) letter = letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter - 'A' + 'a') : letter;
+    return text;
+}
+
+// The name that ONNX Runtime has for it. Throws Error where it wasn't built with one.
+std::string provider_named(const std::string& name) {
+    if (is_cpu(name)) return kCpu;
+    const std::vector<std::string> there = Ort::GetAvailableProviders();
+    for (const std::string& each : there) {
+        if (lower(each) == lower(name) || lower(each) == lower(name + std::string(kSuffix))) return each;
+    }
+    throw Error(Status::backend, concat("provider ", repr(name), " is not in this ONNX Runtime; available here: ",
+                                        join(", ", there)), "provider");
+}
+
+// A provider that options are made for first.
+template <typename Options>
+void append(OrtStatus* (*create)(Options**), OrtStatus* (*update)(Options*, const char* const*, const char* const*, size_t),
+            OrtStatus* (*add)(OrtSessionOptions*, const Options*), void (*release)(Options*), Ort::SessionOptions& options,
+            const std::vector<const char*>& keys, const std::vector<const char*>& values) {
+    Options* made = nullptr;
+    Ort::ThrowOnError(create(&made));
+    const std::unique_ptr<Options, void (*)(Options*)> owned(made, release);
+    Ort::ThrowOnError(update(made, keys.data(), values.data(), keys.size()));
+    Ort::ThrowOnError(add(options, made));
+}
+
+void add_provider(Ort::SessionOptions& options, const std::string& provider, const BackendOptions& chosen, bool half) {
+    std::vector<std::pair<std::string, std::string>> given;
+    // As in ddm_rt/engine/ort/sessions.py: no search for convolutions, and no TF32 where numbers are float32.
+    if (provider.starts_with("CUDA")) given = {{"cudnn_conv_algo_search", "HEURISTIC"}, {"use_tf32", half ? "1" : "0"}};
+    for (const auto& [key, value] : chosen.provider_options) {
+        std::erase_if(given, [&](const auto& each) { return each.first == key; });
+        given.emplace_back(key, value);
+    }
+    std::vector<const char*> keys, values;
+    for (const auto& [key, value] : given) keys.push_back(key.c_str()), values.push_back(value.c_str());
+    const OrtApi& api = Ort::GetApi();
+    if (provider.starts_with("CUDA")) {
+        append(api.CreateCUDAProviderOptions, api.UpdateCUDAProviderOptions,
+               api.SessionOptionsAppendExecutionProvider_CUDA_V2, api.ReleaseCUDAProviderOptions, options, keys, values);
+    } else if (provider.starts_with("Tensorrt")) {
+        append(api.CreateTensorRTProviderOptions, api.UpdateTensorRTProviderOptions,
+               api.SessionOptionsAppendExecutionProvider_TensorRT_V2, api.ReleaseTensorRTProviderOptions, options, keys,
+               values);
+    } else {
+        // Its short name, which ONNX Runtime has in capitals for some.
+        std::string name = provider.substr(0, provider.size() - kSuffix.size());
+        if (name == "Azure" || name == "Xnnpack") std::transform(name.begin(), name.end(), name.begin(), ::toupper);
+        Ort::ThrowOnError(api.SessionOptionsAppendExecutionProvider(options, name.c_str(), keys.data(), values.data(),
+                                                                    keys.size()));
+    }
+}
+
+void ORT_API_CALL tell(void* log, OrtLoggingLevel level, const char*, const char*, const char*, const char* message) {
+    const auto known = std::min<int>(level, static_cast<int>(Level::error));
+    (*static_cast<const Log*>(log))(static_cast<Level>(known), concat("ONNX Runtime: ", std::string(message)));
+}
+
+struct Opening {
+    const OrtLibrary& library;
+    const OrtOptions& options;
+    const std::string& provider;
+    bool half;
+};
+
 // One graph with the names of what it takes and gives.
 class Graph {
 public:
-    Graph(std::string name, std::string path, const OrtLibrary& library, int64_t threads)
-        : name_(std::move(name)), path_(std::move(path)) {
+    Graph(std::string name, std::string path, const Opening& opening) : name_(std::move(name)), path_(std::move(path)) {
+        const std::string& provider = opening.provider;
+        Ort::SessionOptions options;
         try {
-            Ort::SessionOptions options;
-            options.SetIntraOpNumThreads(static_cast<int>(threads));
+            if (provider != kCpu) add_provider(options, provider, opening.options.chosen, opening.half);
+        } catch (const Ort::Exception& error) {
+            throw Error(Status::backend, concat("provider ", provider, " doesn't start: ", words_of(error)), "provider");
+        }
+        try {
+            const Log& log = opening.options.log;
+            if (log.tell) {
+                Ort::ThrowOnError(Ort::GetApi().SetUserLoggingFunction(options, tell, const_cast<Log*>(&log)));
+                options.SetLogSeverityLevel(static_cast<int>(log.least));
+            }
+            options.SetIntraOpNumThreads(static_cast<int>(opening.options.threads));
             options.SetInterOpNumThreads(1);
             options.SetExecutionMode(ORT_SEQUENTIAL);
             options.SetDeterministicCompute(true);
             // How long waiting threads spin, and why, stands in ddm_rt/engine/ort/sessions.py.
             options.AddConfigEntry("session.intra_op.spin_duration_us", "1000");
-            session_ = Ort::Session(library.environment(), path_.c_str(), options);
+            session_ = Ort::Session(opening.library.environment(), path_.c_str(), options);
             Ort::AllocatorWithDefaultOptions allocator;
             for (size_t i = 0; i < session_.GetInputCount(); i++) {
                 inputs_.emplace_back(session_.GetInputNameAllocated(i, allocator).get());
@@ -45,8 +128,10 @@ public:
                 outputs_.emplace_back(session_.GetOutputNameAllocated(i, allocator).get());
             }
         } catch (const Ort::Exception& error) {
-            throw Error(Status::bundle, concat(path_, ": not a graph that ONNX Runtime ", library.version(),
-                                               " runs: ", words_of(error)));
+            const std::string on = provider == kCpu ? "" : concat(" on ", provider);
+            throw Error(provider == kCpu ? Status::bundle : Status::backend,
+                        concat(path_, ": not a graph that ONNX Runtime ", opening.library.version(), " runs", on, ": ",
+                               words_of(error)));
         }
     }
 
@@ -139,17 +224,21 @@ std::vector<std::string> names_of(const std::vector<TensorSpec>& specs) {
 
 class OrtBackend : public Backend {
 public:
-    OrtBackend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads)
+    OrtBackend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options)
         : library_(std::move(library)),
+          options_(std::move(options)),
+          provider_(provider_named(options_.chosen.provider)),
           config_(bundle.config),
           num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
           path_(bundle.path),
           text_path_(bundle.file("text_encoder.onnx")),
-          made_by_{"onnxruntime", config_.precision, threads,
-                   {{"onnxruntime", library_->version()}, {"libddm_rt", DDM_RT_VERSION}}},
-          conditioner_("conditioner", bundle.file("conditioner.onnx"), *library_, threads),
-          denoiser_("denoiser", bundle.file("denoiser.onnx"), *library_, threads),
-          decoder_("decoder", bundle.file("decoder.onnx"), *library_, threads) {
+          made_by_{"onnxruntime", config_.precision, options_.threads, {{"onnxruntime", library_->version()}}},
+          conditioner_("conditioner", graph_of(bundle, "conditioner"), opening()),
+          denoiser_("denoiser", graph_of(bundle, "denoiser"), opening()),
+          decoder_("decoder", graph_of(bundle, "decoder"), opening()) {
+        if (provider_ != kCpu) made_by_.versions.emplace_back("provider", provider_);
+        made_by_.versions.emplace_back("libddm_rt", DDM_RT_VERSION);
+        if (!config_.prompt_free) graph_of(bundle, "text_encoder");  // it is opened later
         const std::vector<std::string> cond = names_of(config_.cond);
         std::vector<std::string> given{"context"}, taken{"x_t", "t"};
         if (num_codes_) given.insert(given.end(), {"code", "indicator_scale"});
@@ -162,6 +251,8 @@ public:
     }
 
     const MadeBy& made_by() const override { return made_by_; }
+    const std::string& provider() const override { return provider_; }
+    size_t calls_at_a_time() const override { return options_.calls_at_a_time; }
     std::optional<int64_t> max_batch() const override { return std::nullopt; }
 
     Cond text_encoder(const std::map<std::string, Array>& input_ids) override {
@@ -198,6 +289,14 @@ public:
     }
 
 private:
+    Opening opening() const { return {*library_, options_, provider_, config_.precision == "fp16"}; }
+
+    // Its path; what it reads is hashed as it is.
+    static std::string graph_of(const Bundle& bundle, const std::string& name) {
+        check_external_files(bundle, name + ".onnx");
+        return bundle.file(name + ".onnx");
+    }
+
     static std::map<std::string, const Array*> pointers(const std::map<std::string, Array>& arrays) {
         std::map<std::string, const Array*> found;
         for (const auto& [name, array] : arrays) found[name] = &array;
@@ -208,7 +307,7 @@ private:
     const Graph& text_graph() {
         const std::lock_guard lock(text_mutex_);
         if (!text_) {
-            Graph graph("text_encoder", text_path_, *library_, made_by_.threads);
+            Graph graph("text_encoder", text_path_, opening());
             std::vector<std::string> inputs, outputs{"context"};
             for (const TextSpec& spec : config_.text) inputs.push_back(spec.input);
             for (const TensorSpec& spec : config_.added) {
@@ -222,6 +321,8 @@ private:
     }
 
     std::shared_ptr<OrtLibrary> library_;  // first: it outlives the sessions
+    const OrtOptions options_;             // with the log that sessions tell
+    const std::string provider_;
     RuntimeConfig config_;
     const int64_t num_codes_;
     std::string path_, text_path_;
@@ -233,8 +334,10 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads) {
-    return std::make_unique<OrtBackend>(bundle, std::move(library), threads);
+bool is_cpu(const std::string& provider) { return provider == "CPU" || provider == kCpu; }
+
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options) {
+    return std::make_unique<OrtBackend>(bundle, std::move(library), std::move(options));
 }
 
 }  // namespace ddm

@@ -10,8 +10,17 @@ namespace ddm {
 
 class OrtLibrary;
 
-// Throws Error (Status::bundle) for a graph that isn't one, or that doesn't take what the bundle says.
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, int64_t threads);
+bool is_cpu(const std::string& provider);  // "CPU" or "CPUExecutionProvider"
+
+struct OrtOptions {
+    BackendOptions chosen;
+    int64_t threads;
+    size_t calls_at_a_time;
+    Log log;
+};
+
+// Throws Error with Status::backend where the provider isn't there or doesn't start, and (Status::bundle) for a graph that isn't one, or that doesn't take what the bundle says.
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options);
 
 }  // namespace ddm
 

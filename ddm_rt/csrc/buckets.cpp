@@ -1,6 +1,7 @@
 #include "buckets.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -13,10 +14,37 @@ namespace {
 constexpr std::array<int64_t, 7> kCandidates{1, 2, 4, 8, 16, 32, 64};
 constexpr int64_t kMaxElements = 1 << 18;  // latent numbers in one call; keeps large models within memory
 
+void stop_if(const Cancelled& cancelled) {
+    if (cancelled && cancelled()) throw Error(Status::cancelled, "cancelled while batch sizes were probed");
+}
+
 }  // namespace
 
+std::vector<size_t> KnownSizes::of(const Shape& shape, const Cancelled& cancelled,
+                                   const std::function<std::vector<size_t>()>& make) {
+    std::unique_lock lock(mutex_);
+    for (auto found = known_.find(shape); found != known_.end(); found = known_.find(shape)) {
+        if (found->second) return *found->second;
+        changed_.wait_for(lock, std::chrono::milliseconds(20));  // nobody is told when a request is cancelled
+        stop_if(cancelled);
+    }
+    known_[shape] = std::nullopt;
+    lock.unlock();
+    try {
+        std::vector<size_t> made = make();
+        lock.lock();
+        changed_.notify_all();
+        return *(known_[shape] = std::move(made));
+    } catch (...) {  // whoever waits is the next to try
+        if (!lock.owns_lock()) lock.lock();
+        known_.erase(shape);
+        changed_.notify_all();
+        throw;
+    }
+}
+
 std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape, const std::vector<float>& timesteps,
-                          std::optional<int64_t> most) {
+                          std::optional<int64_t> most, const Cancelled& cancelled) {
     const int64_t elements = shape[0] * shape[1] * shape[2];
     const int64_t limit = std::min(backend.max_batch().value_or(kCandidates.back()), most.value_or(kCandidates.back()));
     std::vector<size_t> sizes;
@@ -30,6 +58,7 @@ std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape
     for (size_t seed = 0; seed < largest; seed++) normal(seed, 0, INITIAL_STREAM, x.floats() + seed * n, n);
 
     const auto run = [&](const std::vector<size_t>& index) {
+        stop_if(cancelled);
         std::vector<float> t;
         std::vector<size_t> rows;
         for (const size_t row : index) {
@@ -78,6 +107,16 @@ std::vector<std::vector<size_t>> split(size_t rows, const std::vector<size_t>& b
 Cond take(const Cond& cond, const std::vector<size_t>& index) {
     Cond out;
     for (const auto& [name, array] : cond) out.emplace_back(name, take(array, index));
+    return out;
+}
+
+Cond stacked(const std::vector<const Cond*>& rows) {
+    Cond out;
+    for (size_t part = 0; part < rows.at(0)->size(); part++) {
+        std::vector<const Array*> arrays;
+        for (const Cond* row : rows) arrays.push_back(&row->at(part).second);
+        out.emplace_back((*rows[0])[part].first, concat(arrays));
+    }
     return out;
 }
 

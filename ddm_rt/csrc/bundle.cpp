@@ -80,7 +80,7 @@ std::string content_of(const std::string& path) {
     }
 }
 
-Bundle Bundle::load(const std::string& source) {
+Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t, uint64_t)>& checked) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
     const json::Value tree = parse(content_of(index_path), index_path);
     const Field index(tree, index_path);
@@ -100,10 +100,16 @@ Bundle Bundle::load(const std::string& source) {
     if (format == 2) must_list(RUNTIME, "");
     else for (const char* name : FORMAT_1) must_list(name, "");
     for (const char* name : GRAPHS) must_list(name, "");
+    const auto is_derived = [](const std::string& name) {
+        return std::any_of(DERIVED.begin(), DERIVED.end(), [&](const char* folder) { return name.starts_with(folder); });
+    };
+    uint64_t done = 0, total = 0;
+    for (const auto& [name, entry] : bundle.files) total += is_derived(name) ? 0 : entry.bytes;
     for (auto& [name, entry] : bundle.files) {
         check_name(name, files);
-        const auto has_name = [&name = name](const char* folder) { return name.starts_with(folder); };
-        if (std::none_of(DERIVED.begin(), DERIVED.end(), has_name)) entry.checked = check_file(bundle.file(name), entry);
+        if (is_derived(name)) continue;
+        entry.checked = check_file(bundle.file(name), entry);
+        if (checked) checked(done += entry.bytes, total);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -34,7 +35,8 @@ struct Bundle {
 
     // Open the bundle in the directory `source` and check every file that decides an image's content.
     // Throws Error (Status::bundle for most) naming the first file that is missing, altered, truncated or malformed.
-    static Bundle load(const std::string& source);
+    // `checked` is told the bytes of files that are checked, and of all; it may throw.
+    static Bundle load(const std::string& source, const std::function<void(uint64_t, uint64_t)>& checked = {});
 
     bool is_of(std::string_view id) const;  // whether the id is or was this bundle's
     std::string runtime_path() const;       // of runtime.json, or config.json: what the graphs take and give

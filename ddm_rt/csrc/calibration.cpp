@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -9,6 +10,7 @@
 #include "groups.h"
 #include "numpy.h"
 #include "posterior.h"
+#include "recent.h"
 #include "text.h"
 
 namespace ddm {
@@ -143,16 +145,36 @@ struct ByPath {
 template <typename T>
 using ByName = std::map<std::string, T, ByPath>;
 
-ByName<Calibration> load_all(const Bundle& bundle) {
+using Known = std::shared_ptr<const Calibration>;
+
+// The files below a folder: their hashes in the index, and what shows that one was written anew.
+std::string identity_of(const Bundle& bundle, const std::string& folder) {
+    std::string found;
+    for (const auto& [name, entry] : bundle.files) {
+        if (!name.starts_with(folder + "/")) continue;
+        std::error_code missing;  // then it is refused below
+        if (!std::filesystem::is_regular_file(bundle.file(name), missing)) return {};
+        const FileState now = state_of_file(bundle.file(name));
+        found += concat(bundle.file(name), '\n', entry.sha256, ' ', now.device, ' ', now.inode, ' ', now.bytes, ' ', now.seconds,
+                        ' ', now.nanoseconds, '\n');
+    }
+    return found;
+}
+
+ByName<Known> load_all(const Bundle& bundle) {
+    static Recent<std::string, Calibration> known(64);  // read and checked once, as long as their files stay as they are
     const std::string above = "calibrations/", file = "/calibration.json";
-    ByName<Calibration> found;
+    ByName<Known> found;
     for (const auto& [path, entry] : bundle.files) {
         const size_t end = path.find('/', above.size());
         if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
-        bundle.check_directory(path.substr(0, end));
-        Calibration record = read(bundle.file(path), entry.sha256);
-        check(record, bundle.codes.num_codes(), bundle.file(path));
-        found.emplace(path.substr(above.size(), end - above.size()), std::move(record));
+        const std::string folder = path.substr(0, end);
+        found.emplace(folder.substr(above.size()), known.get(identity_of(bundle, folder), [&] {
+            bundle.check_directory(folder);
+            Calibration record = read(bundle.file(path), entry.sha256);
+            check(record, bundle.codes.num_codes(), bundle.file(path));
+            return record;
+        }));
     }
     return found;
 }
@@ -242,7 +264,7 @@ std::vector<double> solve(const Calibration& record, const std::vector<Part>& pa
 
 Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest& manifest, bool allow_stale,
                  const Warn& warn) {
-    const ByName<Calibration> every = load_all(bundle);
+    const ByName<Known> every = load_all(bundle);
     if (every.empty()) {
         throw Error(concat("target ", repr(target),
                            ": this bundle has no calibration that knows groups; `ddm-rt calibrate` adds one"));
@@ -251,7 +273,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
     std::vector<std::string> reasons;
     for (const auto& [name, record] : every) {
         try {
-            knowing.emplace(name, parse_group_target(target, record.attributes));
+            knowing.emplace(name, parse_group_target(target, record->attributes));
         } catch (const Error& error) {
             if (std::find(reasons.begin(), reasons.end(), error.what()) == reasons.end()) reasons.emplace_back(error.what());
         }
@@ -261,7 +283,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
     std::vector<std::string> told;
     bool fits = false;
     for (const auto& [name, parts] : knowing) {
-        stale[name] = differences(every.at(name), bundle, manifest);
+        stale[name] = differences(*every.at(name), bundle, manifest);
         told.push_back(concat(name, ": ", join(", ", stale[name])));
         fits = fits || stale[name].empty();
     }
@@ -272,13 +294,13 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
     std::string chosen;
     for (const auto& [name, parts] : knowing) {
         if (fits && !stale[name].empty()) continue;
-        const auto rank = [&](const std::string& key) { return std::pair(every.at(key).audited(), key); };
+        const auto rank = [&](const std::string& key) { return std::pair(every.at(key)->audited(), key); };
         if (chosen.empty() || rank(name) > rank(chosen)) chosen = name;
     }
     if (!stale[chosen].empty() && warn) {
         warn(concat("calibration ", chosen, " is used for what it wasn't made for: ", join(", ", stale[chosen])));
     }
-    const Calibration& record = every.at(chosen);
+    const Calibration& record = *every.at(chosen);
     const std::string text = text_of(knowing.at(chosen));
     for (auto stored = record.targets.rbegin(); stored != record.targets.rend(); ++stored) {
         if (stored->first == text) return {stored->second, text, record.id};

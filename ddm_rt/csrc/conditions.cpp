@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "buckets.h"
 #include "text.h"
 
 namespace ddm {
@@ -47,8 +48,9 @@ int64_t tokens_of(const RuntimeConfig& config) {
     return fixed ? *fixed : longest_of(config);
 }
 
-size_t room_for(int64_t numbers_each) {
-    return static_cast<size_t>(std::max(kKept / std::max<int64_t>(numbers_each, 1), kLeastRows));
+size_t room_for(std::optional<int64_t> bytes, int64_t numbers_each) {
+    const int64_t kept = bytes ? *bytes / 4 : kKept;
+    return static_cast<size_t>(std::max(kept / std::max<int64_t>(numbers_each, 1), bytes ? 1 : kLeastRows));
 }
 
 int64_t row_numbers(const RuntimeConfig& config) {
@@ -61,34 +63,27 @@ int64_t row_numbers(const RuntimeConfig& config) {
 
 }  // namespace
 
-Conditions::Conditions(const Bundle& bundle, Backend& backend)
+Conditions::Conditions(const Bundle& bundle, Backend& backend, std::optional<int64_t> bytes)
     : config_(bundle.config),
       num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
       path_(bundle.runtime_path()),
       backend_(backend),
       longest_(tokens_of(config_)),
-      rows_(room_for(row_numbers(config_))),
-      texts_(room_for(product(tokens_of(config_), config_.context_dim))) {
+      rows_(room_for(bytes, row_numbers(config_))),
+      texts_(room_for(bytes, product(tokens_of(config_), config_.context_dim))) {
+    const auto refuse = [&](const char* field, int64_t found) {
+        if (found <= kKept) return;
+        throw Error(Status::bundle, concat(path_, ": field ", field, ": ", found, " numbers; expected at most ", kKept));
+    };
+    refuse("context_shape", product(longest_, config_.context_dim));
+    for (const TensorSpec& spec : config_.added) refuse("added", numbers(spec, longest_));
     if (config_.prompt_free) return;
     for (const TextSpec& spec : config_.text) tokenizers_.emplace_back(bundle.file(spec.tokenizer), spec);
 }
 
-Cond Conditions::gather(const std::vector<Condition>& wanted, double indicator_scale, Size size, const Warn& warn) {
-    std::map<Condition, size_t> distinct;
-    std::vector<std::shared_ptr<const Cond>> rows;
-    std::vector<size_t> index;
-    for (const Condition& condition : wanted) {
-        const auto [place, is_new] = distinct.emplace(condition, rows.size());
-        if (is_new) rows.push_back(row(condition, indicator_scale, size, warn));
-        index.push_back(place->second);
-    }
-    Cond out;
-    for (size_t part = 0; part < rows.at(0)->size(); part++) {
-        std::vector<const Array*> arrays;
-        for (const auto& each : rows) arrays.push_back(&(*each)[part].second);
-        out.emplace_back((*rows[0])[part].first, take(concat(arrays), index));
-    }
-    return out;
+void Conditions::trim() {
+    rows_.clear();
+    texts_.clear();
 }
 
 Cond Conditions::probe_rows(double indicator_scale, Size size) {
@@ -102,7 +97,13 @@ Cond Conditions::probe_rows(double indicator_scale, Size size) {
             wanted.push_back({kProbeTexts[i % kProbeTexts.size()], codes[i % codes.size()]});
         }
     }
-    return gather(wanted, indicator_scale, size, {});
+    std::vector<std::shared_ptr<const Cond>> rows;
+    std::vector<const Cond*> places;
+    for (const Condition& condition : wanted) {
+        rows.push_back(row(condition, indicator_scale, size, {}));
+        places.push_back(rows.back().get());
+    }
+    return stacked(places);
 }
 
 std::shared_ptr<const Cond> Conditions::row(const Condition& condition, double indicator_scale, Size size,

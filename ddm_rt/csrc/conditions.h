@@ -25,14 +25,17 @@ struct Size {
 // Any number of threads may use it.
 class Conditions {
 public:
-    // Throws Error for a tokenizer that can't be read.
-    Conditions(const Bundle& bundle, Backend& backend);
+    // Keeps rows and texts of so many `bytes` each, and one at least; by default 256 MiB, and 48 at least.
+    // Throws Error for a tokenizer that can't be read, and for sizes that no model has.
+    Conditions(const Bundle& bundle, Backend& backend, std::optional<int64_t> bytes = std::nullopt);
 
-    // `cond` with one row per entry of `wanted`.
-    Cond gather(const std::vector<Condition>& wanted, double indicator_scale, Size size, const Warn& warn);
+    // `cond` of one row.
+    std::shared_ptr<const Cond> row(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
 
     // Rows of unlike texts and codes for `probe`.
     Cond probe_rows(double indicator_scale, Size size);
+
+    void trim();  // forget what is kept
 
 private:
     struct Key {
@@ -43,7 +46,6 @@ private:
         auto operator<=>(const Key&) const = default;
     };
 
-    std::shared_ptr<const Cond> row(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
     Cond make(const Condition& condition, double indicator_scale, Size size, const Warn& warn);
     Cond encode(const std::optional<std::string>& text, const Warn& warn);
 

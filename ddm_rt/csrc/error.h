@@ -17,13 +17,19 @@ enum class Status {
 
 class Error : public std::runtime_error {
 public:
-    Error(Status status, const std::string& message) : std::runtime_error(message), status(status) {}
+    // `field`: what it is about, where the message doesn't begin with that.
+    Error(Status status, const std::string& message, std::string field = "")
+        : std::runtime_error(message), status(status), field(std::move(field)) {}
     explicit Error(const std::string& message) : Error(Status::input, message) {}
 
     const Status status;
+    const std::string field;
 };
 
 [[noreturn]] inline void refuse_bundle(const std::string& message) { throw Error(Status::bundle, message); }
+
+// Asked whether to stop.
+using Cancelled = std::function<bool()>;
 
 // Told what doesn't stop a request, where Python would log a warning.
 using Warn = std::function<void(const std::string&)>;

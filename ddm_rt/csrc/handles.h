@@ -1,4 +1,4 @@
-// What stands behind the opaque handles of ddm_rt.h, and how exceptions become statuses.
+// What stands behind the opaque handles of ddm_rt.h, and how exceptions become errors.
 #ifndef DDM_RT_HANDLES_H
 #define DDM_RT_HANDLES_H
 
@@ -7,66 +7,90 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "ddm_rt.h"
 #include "error.h"
-#include "pipeline.h"
 #include "leave_alone.h"
+#include "log.h"
+#include "session.h"
 #include "text.h"
 
-struct ddm_rt_options {
-    ddm::PipelineOptions options;
+struct ddm_rt_error {
+    int32_t code;
+    std::string field, message;
 };
 
-struct ddm_rt_pipeline {
-    ddm::Pipeline pipeline;
-    std::string description;
+struct ddm_rt_cancel {
+    std::shared_ptr<std::atomic<bool>> set = std::make_shared<std::atomic<bool>>(false);  // calls have it too
+};
+
+struct ddm_rt_model_options {
+    ddm::ModelOptions options;
+};
+
+struct ddm_rt_model {
+    std::shared_ptr<ddm::Model> model;
+    std::string description, family, provider;
+};
+
+struct ddm_rt_session_options {
+    ddm::SessionOptions options;
+};
+
+struct ddm_rt_session {
+    ddm::Session session;
 };
 
 struct ddm_rt_request {
     ddm::Wanted wanted;
     std::optional<ddm::WordsByScope> words_by_scope;  // in place of wanted.leave_alone
     ddm_rt_on_step on_step = nullptr;
-    void *on_step_user = nullptr;
-    ddm_rt_deliver deliver = nullptr;
-    void *deliver_user = nullptr;
-    std::atomic<bool> cancelled = false;
+    ddm_rt_on_images on_images = nullptr, deliver = nullptr;
+    void *on_step_user = nullptr, *on_images_user = nullptr, *deliver_user = nullptr;
+    bool keep = true;
+    ddm::Cancelled cancelled;
 };
 
 struct ddm_rt_images {
     std::shared_ptr<const ddm::Generation> generation;
+    std::optional<std::vector<size_t>> some = {};  // numbers of those that are given; else all are
 };
 
 namespace ddm {
 
-// Keeps the exception that is being handled as this thread's last error. Never throws.
-ddm_rt_status keep_error() noexcept;
+// The exception that is being handled. Never throws.
+ddm_rt_error *caught() noexcept;
 
 // Runs `body` with nothing thrown out of it.
 template <typename Body>
-ddm_rt_status guarded(Body &&body) noexcept {
+ddm_rt_error *guarded(Body &&body) noexcept {
     try {
         body();
-        return DDM_RT_OK;
+        return nullptr;
     } catch (...) {
-        return keep_error();
+        return caught();
     }
 }
 
 template <typename T>
 T &given(T *pointer, const char *name) {
-    if (!pointer) throw Error(concat(name, " is null"));
+    if (!pointer) throw Error(Status::input, concat(name, " is null"), name);
     return *pointer;
 }
 
-inline const char *given_text(const char *text, const char *name) { return &given(text, name); }
-
-inline std::string_view given_bytes(const char *bytes, int64_t size, const char *name) {
-    if (size < 0) throw Error(concat("size is ", size, "; expected how many bytes ", std::string(name), " has"));
-    return {given_text(bytes, name), static_cast<size_t>(size)};
+// Sets what a function gives to null, before anything can fail.
+template <typename T>
+T *&given_place(T **place, const char *name) {
+    return given(place, name) = nullptr, *place;
 }
+
+std::string given_text(const char *text, int64_t size, const char *name);
+std::string given_path(const char *text, int64_t size, const char *name);  // which holds no null
+Log log_of(int32_t level, ddm_rt_log log, void *user);
+Cancelled cancelled_by(const ddm_rt_cancel *cancel);
+char *copied(const std::string &text);  // for ddm_rt_free
 
 }  // namespace ddm
 

@@ -133,6 +133,31 @@ public:
         });
     }
 
+    std::vector<Standing> standings(const std::string& scope) {
+        std::vector<Standing> found;
+        if (!exists()) return found;
+        transaction([&](Connection& connection) {
+            Statement streams(connection,
+                              "SELECT number, bundle_id, scope, target, calibration_id, counts FROM streams "
+                              "WHERE ? = '' OR scope = ? ORDER BY number LIMIT 1000",
+                              scope, scope);
+            while (streams.step()) {
+                const std::string id = streams.text(4);
+                const auto calibration_id = id.empty() ? std::nullopt : std::optional(id);
+                Standing each{{streams.text(1), streams.text(2), streams.text(3), calibration_id}, {}, {}, {}};
+                each.issued = parse(each.stream, streams.text(5));
+                Statement draws(connection,
+                                "SELECT code, owner IS NULL, count(*) FROM draws WHERE stream = ? GROUP BY 1, 2",
+                                streams.integer(0));
+                while (draws.step()) {
+                    (draws.integer(1) ? each.pooled : each.leased).emplace_back(draws.integer(0), draws.integer(2));
+                }
+                found.push_back(std::move(each));
+            }
+        });
+        return found;
+    }
+
     void close() {
         if (::getpid() != pid_) return;
         // Where the file can't be written now, the end of the owner's lock does the same later.
@@ -357,6 +382,10 @@ Lease Ledger::lease(const Stream& stream, const std::function<TreeQuota()>& make
 void Ledger::check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids,
                           const std::string& bundle_path) {
     state_->check_bundle(bundle_id, former_ids, bundle_path);
+}
+
+std::vector<Standing> Ledger::standings(const std::optional<std::string>& scope) {
+    return state_->standings(scope.value_or(""));
 }
 
 void Ledger::close() { state_->close(); }

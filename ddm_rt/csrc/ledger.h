@@ -26,6 +26,13 @@ struct Draw {
     int64_t code;
 };
 
+// Where a stream stands: images of each code whose positions were handed out, of those the ones of requests under way, and
+// the ones that were given back.
+struct Standing {
+    Stream stream;
+    CodeCounts issued, leased, pooled;
+};
+
 class LedgerState;
 
 // Draws of one request. Its destructor gives back what was not committed. Once the ledger is closed, committing throws
@@ -65,6 +72,9 @@ public:
     // streams must be moved first, or a program that still has that one would count beside this.
     void check_bundle(const std::string& bundle_id, const std::vector<std::string>& former_ids = {},
                       const std::string& bundle_path = "");
+
+    // Of the streams of one scope, or of all; 1,000 at most. What dead processes hold counts as leased.
+    std::vector<Standing> standings(const std::optional<std::string>& scope);
 
     // Gives back the draws of requests under way. The ledger is of no use afterwards.
     void close();

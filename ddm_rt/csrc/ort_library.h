@@ -19,11 +19,15 @@ public:
     // be opened, is too old, or another one is in use. It stays open until the process ends.
     static std::shared_ptr<OrtLibrary> get(const std::optional<std::string>& path);
 
+    // Execution providers of the one that is in use, else of the default, which isn't taken into use by this. Throws Error
+    // where it can't be opened.
+    static std::vector<std::string> providers();
+
     const std::string& version() const { return version_; }
     const Ort::Env& environment() const { return *environment_; }
 
 private:
-    explicit OrtLibrary(const std::vector<std::string>& names);  // of the first that there is
+    explicit OrtLibrary(const std::string& only);  // empty: the first of the default names that there is
 
     std::string path_, version_;
     std::optional<Ort::Env> environment_;

@@ -33,6 +33,12 @@ public:
         return made;
     }
 
+    void clear() {
+        const std::lock_guard lock(mutex_);
+        places_.clear();
+        values_.clear();
+    }
+
 private:
     using Entry = std::pair<Key, std::shared_ptr<const Value>>;
 

@@ -15,6 +15,7 @@
 #include "fields.h"
 #include "files.h"
 #include "leave_alone.h"
+#include "onnx_files.h"
 
 namespace {
 
@@ -65,7 +66,7 @@ void calibrated(std::string_view content) {
 
 void read(unsigned part, std::string_view content) {
     const ddm::TextSpec spec{"tokenizer.json", "input_ids", 8, 0};
-    switch (part % 8) {
+    switch (part % 9) {
         case 0:
             std::ofstream(folder() + "/bundle.json", std::ios::binary) << content;
             ddm::Bundle::load(folder());
@@ -80,6 +81,7 @@ void read(unsigned part, std::string_view content) {
         }
         case 5: ddm::words_for(ddm::words_by_scope(content, "words.json"), "scope"); break;
         case 6: calibrated(content); break;
+        case 8: ddm::external_files(content, "denoiser.onnx"); break;
         default: sampled(read_as(ddm::Runtime::of_format_2, content, "runtime.json").schedule);
     }
 }

@@ -336,6 +336,13 @@ def test_a_calibration_of_a_former_id_holds(core: CoreProbe, c_library: CLibrary
     reindex(digits)
     with c_library.pipeline(digits) as pipeline:
         made = pipeline.generate(n=4, num_steps=4, target="three=.5,eight=.5")
+        assert pipeline.generate(n=4, num_steps=4, target="three=.5,eight=.5").manifest == made.manifest  # kept
+        stored = digits / "calibrations" / "default" / "calibration.json"
+        whole = stored.read_bytes()
+        stored.write_bytes(whole.replace(b"9", b"8"))
+        with pytest.raises(CError, match=r"calibration.json: altered"):
+            pipeline.generate(n=4, num_steps=4, target="three=.5,eight=.5")
+        stored.write_bytes(whole)
     here = Pipeline.load(digits, backend="onnxruntime", threads=1)
     assert here.generate(n=4, num_steps=4, target="three=.5,eight=.5").codes == made.codes
     entry = read(digits / "bundle.json")["files"]["calibrations/default/calibration.json"]

@@ -13,6 +13,7 @@ import pytest
 from embedding_build import ROOT, Built, run
 from PIL import Image
 from tolerances import IMAGE_GREY_LEVELS
+from toolchain import needs
 
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
@@ -31,6 +32,7 @@ ONLY_PYTHONS = {
     "--workers",
 }
 EXAMPLE = ROOT / "ddm_rt" / "csrc" / "example" / "main.c"
+RUST = EXAMPLE.with_suffix(".rs")
 
 
 def cli(built: Built, *arguments: object, code: int = 0) -> str:
@@ -53,12 +55,14 @@ def grey_levels(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b).max())
 
 
-def test_nothing_but_the_headers_names_is_exported(built: Built) -> None:
+def test_the_headers_functions_are_exported_and_nothing_else(built: Built) -> None:
+    """Each with the version node of the ABI, which the dynamic linker asks for."""
     lines = run("nm", "--dynamic", "--defined-only", built.shared, folder=ROOT).splitlines()
-    exported = {line.split()[-1].partition("@@")[0] for line in lines if " A " not in line}  # "A": the version node
+    exported = {line.split()[-1] for line in lines}
     header = (built.prefix / "include" / "ddm_rt.h").read_text()
-    assert exported == {word for word in exported if word.startswith("ddm_rt_") and f"{word}(" in header}
-    assert len(exported) > 30
+    declared = set(re.findall(r"^DDM_RT_API [^;(]*?\b(ddm_rt_\w+)\(", header, re.MULTILINE))
+    assert exported == {f"{name}@@DDM_RT_1" for name in declared} | {"DDM_RT_1"}
+    assert len(declared) > 70
 
 
 def test_the_version_is_pythons(built: Built) -> None:
@@ -112,6 +116,18 @@ def test_the_example_finds_it_by_pkg_config(built: Built, tmp_path: Path) -> Non
     rpath = f"-Wl,-rpath,{Built(built.build, moved).shared.parent}"
     run("cc", *strict, EXAMPLE, *flags, rpath, "-o", "example", folder=tmp_path)
     example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
+
+
+@needs("rustc", "bindgen")
+def test_the_example_in_rust(built: Built, tmp_path: Path) -> None:
+    header, folder = built.prefix / "include" / "ddm_rt.h", built.shared.parent
+    run("bindgen", header, "--allowlist-item", "(ddm_rt|DDM_RT)_.*", "-o", "bindings.rs", folder=tmp_path)
+    bindings = f"DDM_RT_BINDINGS={tmp_path / 'bindings.rs'}"
+    found = ("-L", folder, "-l", "ddm_rt", "-C", f"link-arg=-Wl,-rpath,{folder}")
+    run("env", bindings, "rustc", "--edition", "2021", "-D", "warnings", RUST, *found, "-o", "example", folder=tmp_path)
+    example_gives_pythons_images(tmp_path / "example", tmp_path / "images")
+    done = subprocess.run([tmp_path / "example", "nowhere"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: bundle 'nowhere': no such directory\n")
 
 
 def test_the_header_is_c_and_cpp(built: Built, tmp_path: Path) -> None:
@@ -197,7 +213,7 @@ MISTAKES: list[tuple[tuple[object, ...], str]] = [
     (("BUNDLE", "--leave-alone", "missing.json", "--out", "OUT"), "missing.json: "),
     (("BUNDLE", "--leave-alone", "missing.json", "--out", "FULL"), "missing.json: "),
     (("missing", "--leave-alone", "missing.json"), "--out"),
-    (("missing", "--scope", "s", "--ledger", "FILE", "--out", "OUT"), "file"),
+    (("missing", "--scope", "s", "--ledger", "FILE", "--out", "OUT"), "missing"),
     (("BUNDLE", "--sampler", "abacus", "--out", "OUT"), "sampler"),
     (("BUNDLE", "--out", "FULL"), "full"),
     (("BUNDLE", "--out", "FILE/below"), "file"),

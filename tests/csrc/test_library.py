@@ -21,6 +21,7 @@ from ddm_rt.engine.ort import sessions
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.precision.convert import convert
 from ddm_rt.files import asset
+from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
 
 DIGITS = asset("digits")
@@ -202,6 +203,27 @@ def test_two_sides_share_a_ledger(c_library: CLibrary, python: Pipeline, tmp_pat
     assert all(abs(tops[:n].count(0) - n / 2) < 1 for n in range(13))
 
 
+def test_two_sessions_of_one_model_have_ledgers_of_their_own(c_library: CLibrary, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.ledger", tmp_path / "second.ledger"
+    with (
+        c_library.model(DIGITS) as model,
+        c_library.session(model, ledger=first) as one,
+        c_library.session(model, ledger=second) as other,
+    ):
+        for n in (1, 3):
+            one.generate(n=n, num_steps=1, scope="mine")
+        assert other.generate(n=1, num_steps=1, scope="mine").manifest["images"][0]["position"] == 0
+        ((own,), (others,)) = one.ledger("mine"), other.ledger()
+    assert sum(own["issued"].values()) == 4
+    assert sum(others["issued"].values()) == 1
+    with Ledger(first) as ledger:
+        (stream,) = ledger.streams()
+        counts = ledger.counts(stream)
+    assert (own["scope"], own["target"], own["calibration_id"]) == (stream.scope, stream.target, stream.calibration_id)
+    assert {int(code): n for code, n in own["issued"].items()} == counts.issued
+    assert own["leased"] == own["pooled"] == {}
+
+
 def refusal(call: Any) -> str:
     """What the error of a call names: each side has words of its own."""
     with pytest.raises((DdmError, CError)) as caught:
@@ -334,8 +356,14 @@ def put_decoder(bundle: Path, content: bytes) -> None:
 
 
 def test_a_file_that_is_no_graph(c_library: CLibrary, digits_2: Path) -> None:
+    """Each side names it; what ONNX Runtime says of it isn't asked here."""
     put_decoder(digits_2, b"no graph")
-    refused_alike(c_library, digits_2)
+    with pytest.raises(BundleError, match=re.escape(f"{digits_2}/decoder.onnx: not a graph")):
+        Pipeline.load(digits_2, backend="onnxruntime")
+    with pytest.raises(CError) as there, c_library.pipeline(digits_2):
+        pass
+    assert str(there.value) == f"{digits_2}/decoder.onnx: not an ONNX graph"
+    assert there.value.status == "bundle"
 
 
 def refused_alike(c_library: CLibrary, broken: Path) -> None:
@@ -394,3 +422,53 @@ def test_a_decoder_that_gives_no_images(c_library: CLibrary, digits_2: Path, con
         pipeline.generate(n=2, num_steps=1)
     assert str(caught.value) == f"{digits_2}{said}"
     assert caught.value.status == "bundle"
+
+
+def reading(place: str) -> bytes:
+    """A decoder with a tensor that lies in another file; there are functions, attributes and branches before it."""
+    weights = onnx.helper.make_tensor(
+        "weights", onnx.TensorProto.FLOAT, [1], np.ones(1, np.float32).tobytes(), raw=True
+    )
+    model = onnx.load_model_from_string(decoder(onnx.helper.make_node("Mul", ["x0", "weights"], ["image"])))
+    model.graph.initializer.append(weights)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], place)
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["weights.bin", "../weights.bin", "calibrations/weights.bin", "/etc/hostname"])
+def test_a_graph_reads_no_file_that_is_not_hashed(c_library: CLibrary, digits_2: Path, place: str) -> None:
+    put_decoder(digits_2, reading(place))
+    path = digits_2 / place
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(np.ones(1, np.float32).tobytes())
+    with pytest.raises(CError) as caught, c_library.pipeline(digits_2):
+        pass
+    assert str(caught.value) == f"{digits_2}/decoder.onnx: reads {place!r}, which bundle.json doesn't list"
+    assert caught.value.status == "bundle"
+
+
+def test_a_graph_reads_a_file_that_is_hashed(c_library: CLibrary, digits_2: Path) -> None:
+    (digits_2 / "decoder.onnx.data").write_bytes(np.ones(1, np.float32).tobytes())
+    put_decoder(digits_2, reading("./decoder.onnx.data"))
+    with c_library.pipeline(digits_2):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [(("text", 0, "max_length"), 2**40), (("context_shape",), [2**20, 2**20])],
+    ids=("max_length", "context"),
+)
+def test_sizes_are_not_taken_on_trust(
+    c_library: CLibrary, latent_bundles: Mapping[str, Bundle], tmp_path: Path, fields: tuple[Any, ...], value: Any
+) -> None:
+    bundle = write_format(2, latent_bundles["sd15"].path, tmp_path / "sd")
+    change(bundle, "runtime.json", *fields, value=value)
+    with pytest.raises(CError) as caught, c_library.pipeline(bundle):
+        pass
+    assert str(caught.value).startswith(f"{bundle}/runtime.json: field {fields[0]}")
+    assert caught.value.field.startswith(fields[0])
+    assert caught.value.status in ("bundle", "input")

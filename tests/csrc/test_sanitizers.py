@@ -23,6 +23,7 @@ pytestmark = [
 FUZZED_S = 20
 FUZZED_BYTES = 32_768  # of an input: the digits' schedule.json has 21,456
 ALLOCATED_MIB = 256  # at once, at most, for such an input
+MIXES = "40"  # of requests that share calls: a sanitizer makes them slow
 DIGITS = asset("digits")
 
 REFUSED = (
@@ -62,7 +63,7 @@ def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
     # Each source by itself, as users build: here one shows that lacks an #include.
     made = build(tmp_path / "b", DDM_RT_SANITIZE="address,undefined", CMAKE_UNITY_BUILD="OFF")
     # ONNX Runtime is opened and closed with the process: what it keeps is its own.
-    options = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"}
+    options = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1", "DDM_RT_TEST_MIXES": MIXES}
     assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, **options)
     checked(sample(made, tmp_path / "out"), tmp_path, **options)
     manifest = tmp_path / "out" / "manifest.json"
@@ -78,7 +79,9 @@ def test_no_data_race(tmp_path: Path) -> None:
     made = build(tmp_path / "b", "ddm_rt_tests", DDM_RT_SANITIZE="thread")
     # ONNX Runtime's own code isn't watched: its synchronisation would be taken for none.
     options = "halt_on_error=1 ignore_noninstrumented_modules=1 exitcode=66"
-    assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options)
+    assert "PASSED" in checked(
+        [made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options, DDM_RT_TEST_MIXES=MIXES
+    )
 
 
 @needs("valgrind")
@@ -154,6 +157,7 @@ def test_no_bytes_break_a_bundle(fuzzers: Path, tmp_path: Path) -> None:
     (seeds / "runtime.json").write_bytes(b"\x07" + (second / "runtime.json").read_bytes())
     (seeds / "words").write_bytes(b'\x05{"*": ["woman"], "scope": ["man"]}')
     (seeds / "tokenizer").write_bytes(b"\x04" + small_tokenizer(tmp_path / "vocabulary"))
+    (seeds / "graph").write_bytes(b"\x08" + (second / "decoder.onnx").read_bytes())
     (seeds / "calibration").write_bytes(b"\x06" + json.dumps(CALIBRATION).encode())
     assert max(seed.stat().st_size for seed in seeds.iterdir()) <= FUZZED_BYTES
     fuzz(fuzzers, "fuzz_bundle", seeds, tmp_path)

@@ -67,8 +67,8 @@ def test_every_function_of_the_c_header_is_there_with_its_comment() -> None:
         assert f"`{name}`" in page
     assert "DDM_RT_API" not in page
     assert "### `ddm_rt_replay`\n\nThe images of a manifest.json again" in page
-    opening = "\nddm_rt_status ddm_rt_pipeline_open(const char *directory, const ddm_rt_options *options,\n"
-    assert f"{opening}{' ' * 35}ddm_rt_pipeline **pipeline);\n" in page
+    opening = "\nddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size,\n"
+    assert f"{opening}{' ' * 36}const ddm_rt_model_options *options, ddm_rt_model **model);\n" in page
 
 
 def test_a_c_function_without_a_comment_is_named() -> None:

@@ -131,9 +131,10 @@ int run(int count, char** values) {
     if (*sample) {
         cli::sample(asked);
     } else if (*backends) {
-        const char* found = ddm_rt_backends();
-        if (!found) throw cli::Refused(ddm_rt_last_error());
+        char* found = nullptr;
+        cli::check(ddm_rt_backends(&found));
         std::printf("%s\n", found);
+        ddm_rt_free(found);
     } else if (*version) {
         std::printf("%s\n", ddm_rt_version());
     } else {

@@ -101,6 +101,13 @@ std::string png(const uint8_t* rgb, int64_t height, int64_t width, const char* x
     return bytes;
 }
 
+void check(ddm_rt_error* error) {
+    if (!error) return;
+    const std::string message = ddm_rt_error_message(error);
+    ddm_rt_error_destroy(error);
+    throw Refused(message);
+}
+
 void check_free(const fs::path& out) {
     std::error_code ignored;
     if (fs::exists(out, ignored) && (!fs::is_directory(out, ignored) || !fs::is_empty(out, ignored))) {

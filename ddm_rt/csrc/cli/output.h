@@ -16,6 +16,9 @@ struct Refused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Frees the error. Throws Refused with its message where there is one.
+void check(ddm_rt_error* error);
+
 // Throws Refused where `out` can't become a new directory: it is occupied, or lies below a file.
 void check_free(const std::filesystem::path& out);
 

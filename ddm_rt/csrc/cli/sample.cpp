@@ -20,15 +20,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void check(ddm_rt_status status) {
-    if (status != DDM_RT_OK) throw Refused(ddm_rt_last_error());
-}
-
 template <typename T>
 using Owned = std::unique_ptr<T, void (*)(T*)>;
 
+int64_t size_of(std::string_view text) { return static_cast<int64_t>(text.size()); }
+
 template <typename T>
-Owned<T> created(ddm_rt_status (*create)(T**), void (*destroy)(T*)) {
+Owned<T> created(ddm_rt_error* (*create)(T**), void (*destroy)(T*)) {
     T* handle = nullptr;
     check(create(&handle));
     return {handle, destroy};
@@ -62,22 +60,21 @@ void check_options(const Sample& s) {
 void fill_leave_alone(ddm_rt_request* request, const std::vector<std::string>& given) {
     if (given.size() == 1 && given[0].ends_with(".json")) {
         const std::string words = content(given[0], "words in JSON");
-        const auto size = static_cast<int64_t>(words.size());
-        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size, given[0].c_str()));
+        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size_of(words), given[0].data(), size_of(given[0])));
         return;
     }
     for (const std::string& word : given) {  // "woman, man"
         const size_t start = std::min(word.find_first_not_of(' '), word.size()), end = word.find_last_not_of(' ') + 1;
-        check(ddm_rt_request_add_leave_alone(request, word.substr(start, end - start).c_str()));
+        check(ddm_rt_request_add_leave_alone(request, word.data() + start, static_cast<int64_t>(end - start)));
     }
 }
 
 void fill(ddm_rt_request* request, const Sample& s) {
     check(ddm_rt_request_set_n(request, s.n));
     check(ddm_rt_request_set_seed(request, s.seed));
-    for (const std::string& prompt : s.prompts) check(ddm_rt_request_add_prompt(request, prompt.c_str()));
-    const auto text = [&](const std::optional<std::string>& value, ddm_rt_status (*set)(ddm_rt_request*, const char*)) {
-        if (value) check(set(request, value->c_str()));
+    for (const std::string& prompt : s.prompts) check(ddm_rt_request_add_prompt(request, prompt.data(), size_of(prompt)));
+    const auto text = [&](const std::optional<std::string>& value, auto set) {
+        if (value) check(set(request, value->data(), size_of(*value)));
     };
     const auto number = [&](const auto& value, auto set) {
         if (value) check(set(request, *value));
@@ -108,11 +105,12 @@ void fill(ddm_rt_request* request, const Sample& s) {
     check(ddm_rt_request_set_provenance_code(request, s.provenance_code));
 }
 
-void warn(void*, const char* message) { std::fprintf(stderr, "%s\n", message); }
+void warn(void*, int32_t, const char* message) { std::fprintf(stderr, "%s\n", message); }
 
-void show_step(void*, int64_t done, int64_t total) {
+int32_t show_step(void*, int64_t done, int64_t total) {
     std::fprintf(stderr, "\rsampling %lld/%lld%s", static_cast<long long>(done), static_cast<long long>(total),
                  done == total ? "\n" : "");
+    return 0;
 }
 
 // The images, written; where the ledger then can't record them, they are taken away again.
@@ -145,15 +143,22 @@ void sample(const Sample& s) {
     Delivery delivery{out, false, nullptr};
     check_free(out);
 
-    const auto options = created(ddm_rt_options_create, ddm_rt_options_destroy);
-    if (s.backend) check(ddm_rt_options_set_backend(options.get(), s.backend->c_str()));
-    if (s.threads) check(ddm_rt_options_set_threads(options.get(), *s.threads));
-    if (s.ledger) check(ddm_rt_options_set_ledger(options.get(), s.ledger->c_str(), s.fsync));
-    if (s.onnxruntime) check(ddm_rt_options_set_onnxruntime(options.get(), s.onnxruntime->c_str()));
-    check(ddm_rt_options_set_warn(options.get(), warn, nullptr));
-    ddm_rt_pipeline* opened = nullptr;
-    check(ddm_rt_pipeline_open(s.bundle.c_str(), options.get(), &opened));
-    const Owned<ddm_rt_pipeline> pipeline{opened, ddm_rt_pipeline_close};
+    const auto options = created(ddm_rt_model_options_create, ddm_rt_model_options_destroy);
+    const auto named = [&](const std::optional<std::string>& value, auto set) {
+        if (value) check(set(options.get(), value->data(), size_of(*value)));
+    };
+    named(s.backend, ddm_rt_model_options_set_backend);
+    named(s.onnxruntime, ddm_rt_model_options_set_onnxruntime);
+    if (s.threads) check(ddm_rt_model_options_set_threads(options.get(), *s.threads));
+    ddm_rt_model* opened = nullptr;
+    check(ddm_rt_model_open(s.bundle.data(), size_of(s.bundle), options.get(), &opened));
+    const Owned<ddm_rt_model> model{opened, ddm_rt_model_close};
+    const auto own = created(ddm_rt_session_options_create, ddm_rt_session_options_destroy);
+    if (s.ledger) check(ddm_rt_session_options_set_ledger(own.get(), s.ledger->data(), size_of(*s.ledger), s.fsync));
+    check(ddm_rt_session_options_set_log(own.get(), DDM_RT_LOG_WARNING, warn, nullptr));
+    ddm_rt_session* begun = nullptr;
+    check(ddm_rt_session_open(model.get(), own.get(), &begun));
+    const Owned<ddm_rt_session> session{begun, ddm_rt_session_close};
 
 #ifdef __GLIBC__
     malloc_trim(0);  // what opening took and gave back
@@ -162,22 +167,19 @@ void sample(const Sample& s) {
     if (isatty(STDERR_FILENO)) check(ddm_rt_request_set_on_step(request.get(), show_step, nullptr));
     check(ddm_rt_request_set_deliver(request.get(), Delivery::deliver, &delivery));
     ddm_rt_images* made = nullptr;
-    ddm_rt_status status = DDM_RT_OK;
+    ddm_rt_error* error = nullptr;
     if (s.from) {
         const std::string manifest = content(*s.from, "a manifest.json");
-        status = ddm_rt_replay(pipeline.get(), manifest.data(), static_cast<int64_t>(manifest.size()),
-                               s.from->c_str(), s.index.value_or(DDM_RT_ALL), request.get(), &made);
+        error = ddm_rt_replay(session.get(), manifest.data(), size_of(manifest), s.from->data(), size_of(*s.from),
+                              s.index.value_or(DDM_RT_ALL), request.get(), &made);
     } else {
-        status = ddm_rt_generate(pipeline.get(), request.get(), &made);
+        error = ddm_rt_generate(session.get(), request.get(), &made);
     }
     const Owned<ddm_rt_images> images{made, ddm_rt_images_destroy};
-    if (delivery.failure) std::rethrow_exception(delivery.failure);
-    if (status != DDM_RT_OK) {
-        const std::string message = ddm_rt_last_error();
-        std::error_code ignored;
-        if (delivery.written) fs::remove_all(delivery.out, ignored);
-        throw Refused(message);
-    }
+    std::error_code ignored;
+    if (error && delivery.written) fs::remove_all(delivery.out, ignored);
+    if (delivery.failure) ddm_rt_error_destroy(error), std::rethrow_exception(delivery.failure);
+    check(error);
     if (s.scope && !s.ledger) std::printf("scope: its counts end with this command; --ledger keeps them\n");
     std::printf("%lld images: %s\nlook at: %s\n", static_cast<long long>(ddm_rt_images_count(images.get())),
                 delivery.out.c_str(), (delivery.out / "contact_sheet.png").c_str());

@@ -18,19 +18,23 @@ static int write_all(const ddm_rt_images *images) {
 }
 
 int main(int count, char **values) {
-    ddm_rt_pipeline *pipeline = NULL;
+    ddm_rt_model *model = NULL;
+    ddm_rt_session *session = NULL;
     ddm_rt_request *request = NULL;
     ddm_rt_images *images = NULL;
+    ddm_rt_error *error = NULL;
     if (count != 2) return 2;
-    int failed = ddm_rt_pipeline_open(values[1], NULL, &pipeline) != DDM_RT_OK ||
-                 ddm_rt_request_create(&request) != DDM_RT_OK ||
-                 ddm_rt_request_set_n(request, 8) != DDM_RT_OK ||
-                 ddm_rt_request_set_provenance(request, 0) != DDM_RT_OK || /* the files below have no place for it */
-                 ddm_rt_generate(pipeline, request, &images) != DDM_RT_OK;
-    if (failed) fprintf(stderr, "error: %s\n", ddm_rt_last_error());
-    else failed = write_all(images);
-    ddm_rt_images_destroy(images); /* null is allowed, wherever it failed */
+    if ((error = ddm_rt_model_open(values[1], DDM_RT_TERMINATED, NULL, &model)) ||
+        (error = ddm_rt_session_open(model, NULL, &session)) || (error = ddm_rt_request_create(&request)) ||
+        (error = ddm_rt_request_set_n(request, 8)) ||
+        (error = ddm_rt_request_set_provenance(request, 0)) || /* the files below have no place for it */
+        (error = ddm_rt_generate(session, request, &images)))
+        fprintf(stderr, "error: %s\n", ddm_rt_error_message(error));
+    int failed = error != NULL || write_all(images) != 0;
+    ddm_rt_error_destroy(error); /* null is allowed, wherever it failed */
+    ddm_rt_images_destroy(images);
     ddm_rt_request_destroy(request);
-    ddm_rt_pipeline_close(pipeline);
+    ddm_rt_session_close(session);
+    ddm_rt_model_close(model);
     return failed;
 }

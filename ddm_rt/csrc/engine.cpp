@@ -1,0 +1,281 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "guided_step.h"
+#include "text.h"
+
+namespace ddm {
+
+// A request under way. All but `recipe` is guarded by the engine's mutex.
+struct Engine::Task {
+    Recipe recipe;
+    std::vector<StepTable::Row> rows;
+    std::vector<float> timesteps;
+    size_t images;
+    size_t begun = 0, ended = 0;
+    int64_t steps = 0, told = 0;  // of all images
+    std::deque<Image> ready;      // begun, and in no lane
+    std::vector<Image> finished;
+    std::exception_ptr failure;
+    bool gone = false;     // its images leave their lanes
+    bool waiting = false;  // its thread does nothing
+    const bool tells;      // its thread wants to hear of each step
+    std::condition_variable wake;
+
+    Task(Recipe given, const Client& client)
+        : recipe(std::move(given)), rows(recipe.table.rows()), timesteps(recipe.table.timesteps()),
+          images(client.images), tells(client.progress) {}
+
+    // So many images are kept ready that a lane can be filled with them.
+    bool wants_more() const { return begun < images && ready.size() < (recipe.buckets.back() + 1) / 2; }
+    int64_t total() const { return static_cast<int64_t>(images * rows.size()); }
+};
+
+Engine::Engine(Backend& backend, size_t lanes, bool joins) : backend_(backend), most_lanes_(lanes), joins_(joins) {
+    if (joins_) lanes_.resize(most_lanes_);
+}
+
+void Engine::sample(Recipe recipe, const Client& client) {
+    const auto task = std::make_shared<Task>(std::move(recipe), client);
+    std::unique_lock lock(mutex_);
+    tasks_.push_back(task);
+    if (!joins_) lanes_.emplace_back().only = task.get();
+    try {
+        while (task->ended < task->images) {
+            if (client.cancelled && client.cancelled()) {
+                throw Error(Status::cancelled, concat("cancelled at step ", task->steps, " of ", task->total()));
+            }
+            if (task->failure) std::rethrow_exception(task->failure);
+            if (attend(*task, client, lock)) continue;
+            if (Lane* lane = free_lane(*task)) {
+                drive(*lane, lock);
+                continue;
+            }
+            task->waiting = true;
+            // Nobody is told when a request is cancelled.
+            if (client.cancelled) task->wake.wait_for(lock, std::chrono::milliseconds(50));
+            else task->wake.wait(lock);
+            task->waiting = false;
+        }
+    } catch (...) {
+        if (!lock.owns_lock()) lock.lock();
+        leave(*task);
+        throw;
+    }
+    leave(*task);
+}
+
+void Engine::leave(Task& task) {
+    task.gone = true;
+    std::erase_if(tasks_, [&](const auto& each) { return each.get() == &task; });
+    std::erase_if(lanes_, [&](const Lane& lane) { return lane.only == &task && !lane.busy; });  // nobody else drives it
+    call_a_driver();
+}
+
+// Does what the task's own thread must do, if there is something.
+bool Engine::attend(Task& task, const Client& client, std::unique_lock<std::mutex>& lock) {
+    const bool tells = task.tells && task.told != task.steps;
+    if (task.finished.empty() && !task.wants_more() && !tells) return false;
+    call_a_driver();
+    std::vector<Image> done = std::exchange(task.finished, {});
+    const bool more = task.wants_more();
+    const size_t begun = task.begun, room = task.recipe.buckets.back() - std::min(task.ready.size(), task.recipe.buckets.back());
+    const int64_t steps = task.steps;
+    lock.unlock();
+    if (tells) client.progress(steps, task.total());
+    const size_t ended = done.size();
+    if (ended) client.finished(done);
+    std::vector<Image> made;
+    for (size_t i = begun; more && i < std::min(begun + room, task.images); i++) {
+        made.push_back(client.begin(i));
+        made.back().x0 = made.back().x;  // e is 0 in a table's first row, so any finite x0_prev does
+    }
+    lock.lock();
+    task.told = steps;
+    task.ended += ended;
+    task.begun += made.size();
+    std::move(made.begin(), made.end(), std::back_inserter(task.ready));
+    return true;
+}
+
+// A lane that nobody drives, with images in it.
+Engine::Lane* Engine::free_lane(Task& task) {
+    for (Lane& lane : lanes_) {
+        if (lane.busy || (lane.only && lane.only != &task)) continue;
+        admit(lane);
+        if (!lane.members.empty()) return &lane;
+    }
+    return nullptr;
+}
+
+// Images of ended requests leave the lane, and ready ones join it, of each request in turn: no more than its part of all, and
+// than one call has room for.
+void Engine::admit(Lane& lane) {
+    std::erase_if(lane.members, [](const Member& member) { return member.task->gone; });
+    size_t all = 0;
+    for (const Lane& each : lanes_) all += each.members.size();
+    for (const auto& task : tasks_) all += task->ready.size();
+    const size_t lanes = joins_ ? std::min(most_lanes_, std::max<size_t>(tasks_.size(), 1)) : 1;  // a thread drives one
+    const size_t most = (all + lanes - 1) / lanes;
+    const auto fits = [&](const Task& task) {
+        size_t rows = task.ready.front().rows.size();
+        bool alone = true;
+        for (const Member& member : lane.members) {
+            if (member.task->recipe.shape != task.recipe.shape) continue;
+            rows += member.image.rows.size();
+            alone = false;
+        }
+        return alone || rows <= task.recipe.buckets.back();
+    };
+    for (size_t passed = 0; passed < tasks_.size() && lane.members.size() < most;) {
+        const std::shared_ptr<Task>& task = tasks_[turn_++ % tasks_.size()];
+        const bool takes = !task->ready.empty() && (!lane.only || lane.only == task.get()) && fits(*task);
+        passed = takes ? 0 : passed + 1;
+        if (!takes) continue;
+        lane.members.push_back({task, std::move(task->ready.front())});
+        task->ready.pop_front();
+        if (task->wants_more()) task->wake.notify_one();
+    }
+}
+
+// One step of the images of one shape: that of the first in the lane. Where it fails, every request's images are tried alone.
+void Engine::drive(Lane& lane, std::unique_lock<std::mutex>& lock) {
+    const Shape shape = lane.members.front().task->recipe.shape;
+    std::vector<Member*> members;
+    for (Member& member : lane.members) {
+        if (member.task->recipe.shape == shape) members.push_back(&member);
+    }
+    lane.busy = true;
+    lock.unlock();
+    std::vector<std::pair<Task*, std::exception_ptr>> failures;
+    const auto tried = [&](const std::vector<Member*>& some) -> std::exception_ptr {
+        try {
+            tick(lane.layout, some);
+            return nullptr;
+        } catch (...) {
+            lane.layout = {};
+            return std::current_exception();
+        }
+    };
+    if (const std::exception_ptr failure = tried(members)) {
+        std::vector<std::vector<Member*>> parts;
+        for (Member* member : members) {
+            const auto own = std::find_if(parts.begin(), parts.end(), [&](const auto& part) { return part[0]->task == member->task; });
+            if (own == parts.end()) parts.push_back({member});
+            else own->push_back(member);
+        }
+        for (const auto& part : parts) {
+            const std::exception_ptr alone = parts.size() == 1 ? failure : tried(part);
+            if (alone) failures.emplace_back(part[0]->task.get(), alone);
+        }
+    }
+    lock.lock();
+    lane.busy = false;
+    for (const auto& [task, failure] : failures) task->failure = failure, task->gone = true;
+    std::deque<Member> others, stay;
+    for (Member& member : lane.members) {
+        Task& task = *member.task;
+        if (task.recipe.shape != shape) {
+            others.push_back(std::move(member));
+            continue;
+        }
+        task.steps += !task.gone;
+        if (member.image.done < task.rows.size()) stay.push_back(std::move(member));
+        else task.finished.push_back(std::move(member.image));
+        if (task.tells || task.failure || !task.finished.empty()) task.wake.notify_one();
+    }
+    lane.members = std::move(others);  // shapes take turns
+    std::move(stay.begin(), stay.end(), std::back_inserter(lane.members));
+    if (lane.members.empty()) lane.layout = {};
+}
+
+void Engine::tick(Layout& layout, const std::vector<Member*>& members) {
+    // All first branches, then all second ones, then all third ones.
+    struct Place {
+        size_t member, branch;
+    };
+    std::vector<size_t> first(members.size());  // branch of each member that its next step begins with
+    std::vector<Place> places;
+    std::vector<const Cond*> rows;
+    std::vector<CondRow> keep;
+    for (size_t k = 0, left = members.size(); left; k++) {
+        left = 0;
+        for (size_t i = 0; i < members.size(); i++) {
+            const Recipe& recipe = members[i]->task->recipe;
+            const Image& image = members[i]->image;
+            const size_t count = image.rows.size();
+            first[i] = recipe.table.guided[image.done] ? 0 : count - 1;
+            const size_t branch = first[i] + k;
+            if (branch >= count) continue;
+            left++;
+            CondRow row = image.rows[branch];
+            Condition condition = image.branches.conditions[branch];
+            const double kept = recipe.table.kept[image.done];
+            if (recipe.token_noise && kept < 1 && condition != recipe.token_noise->null) {
+                condition.noise = NoiseAt{image.seed, static_cast<uint32_t>(image.done), recipe.token_noise->scale, kept};
+                row = recipe.noisy_row(condition);
+            }
+            places.push_back({i, branch});
+            rows.push_back(row.get());
+            keep.push_back(std::move(row));
+        }
+    }
+    const Recipe& recipe = members[0]->task->recipe;  // shape and buckets are those of all
+    if (rows != layout.rows || recipe.shape != layout.shape) {
+        layout = {recipe.shape, rows, std::move(keep), split(rows.size(), recipe.buckets), {}};
+        for (const auto& call : layout.calls) {
+            std::vector<const Cond*> own;
+            for (const size_t place : call) own.push_back(rows[place]);
+            layout.conds.push_back(stacked(own));
+        }
+    }
+    const size_t size = members[0]->image.x.size();
+    std::vector<Array> outputs;
+    std::vector<const float*> output_of(places.size());
+    for (size_t c = 0; c < layout.calls.size(); c++) {
+        const std::vector<size_t>& call = layout.calls[c];
+        const auto count = static_cast<int64_t>(call.size());
+        Array x(DType::float32, {count, recipe.shape[0], recipe.shape[1], recipe.shape[2]});
+        std::vector<float> t;
+        for (size_t i = 0; i < call.size(); i++) {
+            const Member& member = *members[places[call[i]].member];
+            std::copy_n(member.image.x.data(), size, x.floats() + i * size);
+            t.push_back(member.task->timesteps[member.image.done]);
+        }
+        outputs.push_back(backend_.denoiser(x, Array::of({count}, t), layout.conds[c]));
+        if (outputs.back().size() != call.size() * size) {
+            throw Error(Status::bundle, "denoiser.onnx: gives another shape than that of x_t");
+        }
+        for (size_t i = 0; i < call.size(); i++) output_of[call[i]] = outputs.back().floats() + i * size;
+    }
+    std::vector<std::vector<const float*>> own(members.size());
+    for (size_t place = 0; place < places.size(); place++) own[places[place].member].push_back(output_of[place]);
+    std::vector<float> noise, combined(size);
+    for (size_t i = 0; i < members.size(); i++) {
+        Image& image = members[i]->image;
+        const Task& task = *members[i]->task;
+        const std::vector<float> scales(image.branches.scales.begin(), image.branches.scales.end());
+        if (task.recipe.projection && own[i].size() > 1) {
+            projected_guidance(own[i], scales, *task.recipe.projection, combined.data(), size);
+            own[i].assign(1, combined.data());
+        }
+        guided_step(own[i], scales, task.rows[image.done], image.x.data(), image.x0.data(), size, image.seed,
+                    static_cast<uint32_t>(image.done), noise);
+        image.done++;
+    }
+}
+
+// Wakes a thread that waits, where there is a lane to drive: whoever drove it has something else to do.
+void Engine::call_a_driver() {
+    for (const auto& task : tasks_) {
+        if (!task->waiting) continue;
+        if (!free_lane(*task)) continue;
+        task->waiting = false;
+        task->wake.notify_one();
+        return;
+    }
+}
+
+}  // namespace ddm

@@ -1,0 +1,23 @@
+// Which files an ONNX graph reads beside its own.
+#ifndef DDM_RT_ONNX_FILES_H
+#define DDM_RT_ONNX_FILES_H
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bundle.h"
+
+namespace ddm {
+
+// The places of a graph's tensors that lie in other files, as the graph names them. `path` is what errors name.
+// Throws Error (Status::bundle) for what is no ONNX graph.
+std::vector<std::string> external_files(std::string_view graph, const std::string& path);
+
+// Throws Error (Status::bundle) where the graph `name` reads a file that the bundle's index doesn't list: its content
+// wouldn't be hashed.
+void check_external_files(const Bundle& bundle, const std::string& name);
+
+}  // namespace ddm
+
+#endif

@@ -1,0 +1,183 @@
+// Requests that share the denoiser's calls, and batch sizes that are probed once.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "buckets.h"
+#include "engine.h"
+#include "library_calls.h"
+
+namespace {
+
+constexpr size_t kDistinct = 16;
+
+// A small request, by its number: of several sizes, steps, samplers, scales and intervals.
+Owned<ddm_rt_request> small_request(size_t number) {
+    auto request = request_of(1 + static_cast<int64_t>(number % 4), number, 1 + static_cast<int64_t>(number % 3));
+    fine(ddm_rt_request_set_height(request.get(), number % 5 == 0 ? 16 : 8));
+    fine(ddm_rt_request_set_width(request.get(), 8));
+    fine(ddm_rt_request_set_sampler(request.get(), number % 2 ? "ddim" : "ddpm", DDM_RT_TERMINATED));
+    fine(ddm_rt_request_set_indicator_guidance_scale(request.get(), static_cast<double>(number % 3)));
+    if (number % 3 == 2) fine(ddm_rt_request_set_guidance_interval(request.get(), 0, 0.5));
+    if (number % 7 == 3) fine(ddm_rt_request_set_apg(request.get(), 2.5, 0.25));
+    return request;
+}
+
+TEST(Batching, ChangesNoBytes) {
+    const auto apart = open_session(open_model(1, false).get()), joined = open_digits();
+    std::vector<Bytes> expected;
+    for (size_t i = 0; i < kDistinct; i++) expected.push_back(generate(apart.get(), small_request(i).get()));
+    const char* given = std::getenv("DDM_RT_TEST_MIXES");
+    const int mixes = given ? std::atoi(given) : 200;
+    for (int mix = 0; mix < mixes; mix++) {
+        std::mt19937 random(static_cast<unsigned>(mix));
+        std::vector<std::thread> threads(2 + random() % 6);
+        for (std::thread& thread : threads) {
+            thread = std::thread([&, seed = random()] {
+                std::mt19937 own(seed);
+                for (size_t i = 0, count = 1 + own() % 3; i < count; i++) {
+                    const size_t number = own() % kDistinct;
+                    EXPECT_TRUE(generate(joined.get(), small_request(number).get()) == expected[number]) << number;
+                }
+            });
+        }
+        for (std::thread& thread : threads) thread.join();
+    }
+}
+
+// Of rows whose first condition number is negative it makes nothing; counts the rows of its calls.
+class CountingBackend : public ddm::Backend {
+public:
+    std::mutex mutex;
+    std::vector<size_t> rows;
+    ddm::MadeBy by{"counting", "fp32", 1, {}};
+    std::string name = "counting";
+    std::function<void()> before_call = [] {};
+
+    const ddm::MadeBy& made_by() const override { return by; }
+    const std::string& provider() const override { return name; }
+    size_t calls_at_a_time() const override { return 1; }
+    std::optional<int64_t> max_batch() const override { return std::nullopt; }
+    ddm::Cond text_encoder(const std::map<std::string, ddm::Array>&) override { return {}; }
+    ddm::Cond conditioner(const std::map<std::string, ddm::Array>&) override { return {}; }
+    ddm::Array decoder(const ddm::Array& x0) override { return x0; }
+    ddm::Array denoiser(const ddm::Array& x, const ddm::Array&, const ddm::Cond& cond) override {
+        before_call();
+        const std::lock_guard lock(mutex);
+        rows.push_back(x.rows());
+        const float* values = cond[0].second.floats();
+        if (std::any_of(values, values + x.rows(), [](float value) { return value < 0; })) throw ddm::Error("a bad row");
+        return x;
+    }
+};
+
+ddm::Recipe recipe_of(int64_t steps) {
+    ddm::Schedule schedule;
+    for (int64_t i = 0; i < schedule.num_train_timesteps; i++) {
+        schedule.alphas_cumprod.push_back(1 - static_cast<double>(i + 1) / 1001);
+    }
+    return {ddm::step_table(schedule, ddm::SamplerName::ddim, steps), {1, 2, 2}, {1, 2, 4, 8, 16, 32}, {}, {}, {}};
+}
+
+// `waits` is set once the images are ready to join.
+void sample(ddm::Engine& engine, size_t images, int64_t steps, float condition, std::promise<void>* waits = nullptr) {
+    const auto row = std::make_shared<const ddm::Cond>(ddm::Cond{{"c", ddm::Array::of({1}, std::vector{condition})}});
+    const auto begin = [&](size_t number) {
+        return ddm::Image{number, number, {{{std::nullopt, 0}}, {}}, {row}, std::vector<float>(4, 0.5F)};
+    };
+    size_t done = 0;
+    const auto finished = [&](const std::vector<ddm::Image>& some) { done += some.size(); };
+    int asked = 0;  // before images are made ready, and after that
+    const auto cancelled = [&] {
+        if (++asked == 2 && waits) waits->set_value();
+        return false;
+    };
+    engine.sample(recipe_of(steps), {images, begin, finished, {}, cancelled});
+    EXPECT_EQ(done, images);
+}
+
+TEST(Batching, MakesOneCallOfRequestsThatWait) {
+    CountingBackend backend;
+    ddm::Engine engine(backend, 1, true);
+    std::promise<void> first, rest;
+    std::atomic<int> calls = 0;
+    backend.before_call = [&] {
+        if (calls++) return;
+        first.set_value();
+        rest.get_future().wait();
+    };
+    std::vector<std::thread> threads;
+    threads.emplace_back([&] { sample(engine, 1, 2, 1); });
+    first.get_future().wait();  // others come while its first step is computed
+    std::vector<std::promise<void>> waiting(7);
+    for (auto& waits : waiting) threads.emplace_back([&] { sample(engine, 1, 2, 1, &waits); });
+    for (auto& waits : waiting) waits.get_future().wait();
+    rest.set_value();
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(backend.rows, (std::vector<size_t>{1, 8, 8})) << "its two steps and theirs, which share its second";
+}
+
+TEST(Batching, LetsOneThatFailsTakeNobodyWithIt) {
+    CountingBackend backend;
+    ddm::Engine engine(backend, 2, true);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 12; i++) {
+        threads.emplace_back([&, i] {
+            if (i % 4) sample(engine, 2, 20, 1);
+            else EXPECT_THROW(sample(engine, 2, 20, -1), ddm::Error);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Batching, MakesMoreImagesThanOneCallHasRoomFor) {
+    CountingBackend backend;
+    ddm::Engine joined(backend, 1, true), apart(backend, 1, false);
+    sample(joined, 100, 1, 1);
+    EXPECT_EQ(backend.rows, (std::vector<size_t>{32, 32, 32, 4}));
+    sample(apart, 33, 1, 1);
+    EXPECT_EQ(backend.rows.size(), 6U);
+}
+
+TEST(KnownSizes, LetNobodyWaitForAShapeOfAnothers) {
+    ddm::KnownSizes sizes;
+    const ddm::Shape known{1, 1, 1}, new_one{1, 2, 2};
+    const std::vector<size_t> few{1, 2};
+    EXPECT_EQ(sizes.of(known, {}, [&] { return few; }), few);
+    std::promise<void> begun, go_on;
+    std::thread other([&] {
+        EXPECT_EQ(sizes.of(new_one, {}, [&] {
+            begun.set_value();
+            go_on.get_future().wait();
+            return few;
+        }), few);
+    });
+    begun.get_future().wait();
+    const auto never = [&]() -> std::vector<size_t> { throw std::logic_error("probed twice"); };
+    EXPECT_EQ(sizes.of(known, {}, never), few);
+    EXPECT_EQ(sizes.of({1, 3, 3}, {}, [&] { return few; }), few);
+    EXPECT_THROW(sizes.of(new_one, [] { return true; }, never), ddm::Error);  // cancelled while it waits
+    go_on.set_value();
+    other.join();
+    EXPECT_EQ(sizes.of(new_one, {}, never), few);
+}
+
+TEST(KnownSizes, AreProbedAgainWhereThatFailed) {
+    ddm::KnownSizes sizes;
+    EXPECT_THROW(sizes.of({1, 1, 1}, {}, []() -> std::vector<size_t> { throw std::runtime_error("no"); }), std::runtime_error);
+    EXPECT_EQ(sizes.of({1, 1, 1}, {}, [] { return std::vector<size_t>{4}; }), std::vector<size_t>{4});
+}
+
+}  // namespace
