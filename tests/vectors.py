@@ -51,8 +51,8 @@ def full_table(
 ) -> StepTable:
     """A step table with the columns that a request's options add."""
     table = step_table(schedule, SamplerName(sampler), num_steps, **rest)
-    kept = kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times)
-    return replace(table, guided=guided_steps(num_steps, guidance_interval), kept=kept)
+    guided = guided_steps(num_steps, guidance_interval)
+    return replace(table, guided=guided, kept=kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times))
 
 
 def tables(schedule: str, tables: list[Json]) -> list[Json]:

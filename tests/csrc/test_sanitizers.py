@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ pytestmark = [
     needs(*EMBEDDING),
 ]
 
+CORPORA = Path(__file__).parent / "corpora"
 FUZZED_S = 20
 FUZZED_BYTES = 32_768  # of an input: the digits' schedule.json has 21,456
 ALLOCATED_MIB = 256  # at once, at most, for such an input
@@ -139,7 +141,9 @@ CALIBRATION = {
 
 
 def fuzz(fuzzers: Path, name: str, seeds: Path, folder: Path) -> None:
-    # Inputs are new each time: what is found becomes a test of its own.
+    # What ten minutes of each fuzzer once found. New inputs differ each time: what breaks becomes a test of its own.
+    with tarfile.open(CORPORA / f"{name}.tar.xz") as corpus:
+        corpus.extractall(seeds, filter="data")
     limits = [f"-max_total_time={FUZZED_S}", "-timeout=10", f"-max_len={FUZZED_BYTES}"]
     # The process's memory says more of the machine than of the input: with huge pages a sanitizer takes 2 GiB.
     limits += ["-rss_limit_mb=0", f"-malloc_limit_mb={ALLOCATED_MIB}"]
