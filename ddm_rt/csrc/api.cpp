@@ -2,6 +2,7 @@
 #include "handles.h"
 #include "json.h"
 
+using ddm::create;
 using ddm::given;
 using ddm::given_path;
 using ddm::given_place;
@@ -91,7 +92,7 @@ const ddm::ImageRecord *record(const ddm_rt_images *images, int64_t index) {
 }  // namespace
 
 ddm_rt_error *ddm_rt_model_options_create(ddm_rt_model_options **options) {
-    return guarded([&] { given_place(options, "options") = new ddm_rt_model_options; });
+    return guarded([&] { create(options, "options"); });
 }
 
 void ddm_rt_model_options_destroy(ddm_rt_model_options *options) { delete options; }
@@ -220,7 +221,7 @@ void ddm_rt_model_trim(ddm_rt_model *model) {
 }
 
 ddm_rt_error *ddm_rt_session_options_create(ddm_rt_session_options **options) {
-    return guarded([&] { given_place(options, "options") = new ddm_rt_session_options; });
+    return guarded([&] { create(options, "options"); });
 }
 
 void ddm_rt_session_options_destroy(ddm_rt_session_options *options) { delete options; }

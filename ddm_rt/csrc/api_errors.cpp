@@ -97,6 +97,7 @@ char *copied(const std::string &text) {
 
 }  // namespace ddm
 
+using ddm::create;
 using ddm::given_place;
 using ddm::guarded;
 
@@ -132,7 +133,7 @@ void ddm_rt_error_destroy(ddm_rt_error *error) {
 }
 
 ddm_rt_error *ddm_rt_cancel_create(ddm_rt_cancel **cancel) {
-    return guarded([&] { given_place(cancel, "cancel") = new ddm_rt_cancel; });
+    return guarded([&] { create(cancel, "cancel"); });
 }
 
 void ddm_rt_cancel_destroy(ddm_rt_cancel *cancel) { delete cancel; }

@@ -32,7 +32,7 @@ ddm_rt_error *add_text(ddm_rt_request *request, std::optional<std::vector<std::s
 }  // namespace
 
 ddm_rt_error *ddm_rt_request_create(ddm_rt_request **request) {
-    return guarded([&] { ddm::given_place(request, "request") = new ddm_rt_request; });
+    return guarded([&] { ddm::create(request, "request"); });
 }
 
 void ddm_rt_request_destroy(ddm_rt_request *request) { delete request; }

@@ -82,8 +82,14 @@ T &given(T *pointer, const char *name) {
 
 // Sets what a function gives to null, before anything can fail.
 template <typename T>
-T *&given_place(T **place, const char *name) {
-    return given(place, name) = nullptr, *place;
+void given_place(T **place, const char *name) {
+    given(place, name) = nullptr;
+}
+
+template <typename T>
+void create(T **place, const char *name) {
+    given_place(place, name);
+    *place = new T;
 }
 
 std::string given_text(const char *text, int64_t size, const char *name);

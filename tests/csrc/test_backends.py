@@ -1,11 +1,14 @@
 """Backends of the embedding library: which there are, and what is said of one that isn't."""
 
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 from c_library import CError, CLibrary
 from embedding_build import ROOT, Built, onnxruntime_library, run
+from tolerances import IMAGE_GREY_LEVELS
+from toolchain import reason
 
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.files import asset
@@ -41,6 +44,24 @@ def test_a_provider_is_in_the_manifest(c_library: CLibrary) -> None:
     assert (there.images == here.images).all()
     assert "provider" not in here.manifest["versions"]
     assert there.manifest["versions"] == here.manifest["versions"] | {"provider": "AzureExecutionProvider"}
+
+
+@pytest.mark.skipif(find_library("onnxruntime") is None, reason=reason("libonnxruntime-dev"))
+def test_a_provider_of_the_systems_runtime(built: Built) -> None:
+    """Debian's ONNX Runtime has XNNPACK; in a process of its own, which may have that runtime."""
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from c_library import CLibrary\n"
+        "library, bundle, runtime = CLibrary(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]\n"
+        "made = []\n"
+        "for provider in ('CPU', 'XNNPACK'):\n"
+        "    with library.pipeline(bundle, onnxruntime=runtime, provider=provider) as pipeline:\n"
+        "        made.append(pipeline.generate(n=2, num_steps=2))\n"
+        f"assert abs(made[0].images.astype(int) - made[1].images).max() <= {IMAGE_GREY_LEVELS}\n"
+        "print(made[1].manifest['versions']['provider'])"
+    )
+    runtime = find_library("onnxruntime") or ""
+    said = run(sys.executable, "-c", program, built.shared, DIGITS, runtime, folder=ROOT)
+    assert said.splitlines()[-1] == "XnnpackExecutionProvider"
 
 
 def test_a_provider_that_does_not_start(c_library: CLibrary) -> None:

@@ -53,12 +53,14 @@ DDM_RT_API const char *ddm_rt_version(void); /* "0.1.0": that of the Python pack
 /* In place of a text's size: it ends with a null byte. */
 #define DDM_RT_TERMINATED (-1)
 
+/* What a function that can fail returns: see below. */
+typedef struct ddm_rt_error ddm_rt_error;
+
 /* Free text that a function gave as `char **`. */
 DDM_RT_API void ddm_rt_free(char *text);
 
 /* JSON, a list of {"name", "reason", "providers"}: every backend, with the reason why it isn't in this library or can't run on
  * this machine, null where it can, and the execution providers that its runtime was built with. Free it with ddm_rt_free. */
-typedef struct ddm_rt_error ddm_rt_error;
 DDM_RT_API ddm_rt_error *ddm_rt_backends(char **json);
 
 /* ---- Errors: code, field and message ---- */
