@@ -109,6 +109,15 @@ class Bundle:
 
         Raises BundleError naming the first file that is missing, altered, truncated or malformed.
         """
+        try:
+            return cls._load(source, verify)
+        except BundleError:
+            raise
+        except DdmError as error:  # of a field
+            raise BundleError(str(error)) from error
+
+    @classmethod
+    def _load(cls, source: str | Path, verify: bool) -> "Bundle":
         path = _locate(source)
         index = _read_index(path)
         first = _READ_FIRST[index.schema_version]

@@ -13,6 +13,7 @@
 namespace ddm {
 namespace {
 
+constexpr int64_t LARGEST_FILE = 1 << 27;  // of those that are read into memory
 constexpr const char* INDEX = "bundle.json";
 constexpr const char* TEXT_GRAPH = "text_encoder.onnx";
 constexpr std::array GRAPHS = {"conditioner.onnx", "denoiser.onnx", "decoder.onnx"};
@@ -66,21 +67,11 @@ bool is_said(const std::string& name) {
 // What the id of the bundle must have been that had the files of `hashes` beside the graphs and tokenizers of this one.
 std::string former_id(Files files, const Field& hashes) {
     std::erase_if(files, [](const auto& each) { return is_said(each.first); });
-    for (const auto& [name, hash] : hashes.members()) files[name] = {hash.hash(), 0};
+    hashes.each_member([&](const std::string& name, const Field& hash) { files[name] = {hash.hash(), 0}; });
     return bundle_id(files);
 }
 
-}  // namespace
-
-std::string content_of(const std::string& path) {
-    try {
-        return read_file(path);
-    } catch (const std::system_error& error) {
-        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
-    }
-}
-
-Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t, uint64_t)>& checked) {
+Bundle read_bundle(const std::string& source, const std::function<void(uint64_t, uint64_t)>& checked) {
     const std::string path = locate(source), index_path = join_path(path, INDEX);
     const json::Value tree = parse(content_of(index_path), index_path);
     const Field index(tree, index_path);
@@ -90,9 +81,9 @@ Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t
     }
     Bundle bundle{path, index["bundle_id"].hash(), {}, format, {}, {}, {}, {}};
     const Field files = index["files"];
-    for (const auto& [name, entry] : files.members()) {
+    files.each_member([&](const std::string& name, const Field& entry) {
         bundle.files[name] = {entry["sha256"].hash(), static_cast<uint64_t>(entry["bytes"].whole(0))};
-    }
+    });
     const auto must_list = [&](const std::string& name, const char* kind) {
         if (bundle.find(name)) return;
         refuse_bundle(concat(files.place(), ": ", name, " is not listed; a bundle ", kind, "must have it"));
@@ -114,11 +105,11 @@ Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
         refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));
     }
-    for (const Field& former : index.get("former", json::Value::array()).list()) {
+    index.get("former", json::Value::array()).each([&](const Field& former) {
         bundle.former_ids.push_back(former["bundle_id"].hash());
-        if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) continue;
+        if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) return;
         refuse_bundle(concat(former["bundle_id"].place(), " does not match the files it lists"));
-    }
+    });
     const auto read = [&](const char* name) { return parse(content_of(bundle.file(name)), bundle.file(name)); };
     const auto fields = [&](const json::Value& content, const char* name) { return Field(content, bundle.file(name)); };
     const json::Value said = read(format == 2 ? RUNTIME : FORMAT_1[0]);
@@ -137,6 +128,27 @@ Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t
         for (const TextSpec& spec : bundle.config.text) must_list(spec.tokenizer, "with prompts ");
     }
     return bundle;
+}
+
+}  // namespace
+
+std::string content_of(const std::string& path) {
+    try {
+        if (const int64_t bytes = state_of_file(path).bytes; bytes > LARGEST_FILE) {
+            refuse_bundle(concat(path, ": ", bytes, " bytes; expected at most ", LARGEST_FILE));
+        }
+        return read_file(path);
+    } catch (const std::system_error& error) {
+        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+    }
+}
+
+Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t, uint64_t)>& checked) {
+    try {
+        return read_bundle(source, checked);
+    } catch (const Error& error) {  // of a field
+        throw Error(error.status == Status::input ? Status::bundle : error.status, error.what());
+    }
 }
 
 std::string Bundle::runtime_path() const { return file(format == 2 ? RUNTIME : FORMAT_1[0]); }

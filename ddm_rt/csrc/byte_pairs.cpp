@@ -35,10 +35,10 @@ BytePairs::BytePairs(const Field& model) {
     }
     if (const auto type = model.find("type")) type->one_of({"BPE"});
     model["end_of_word_suffix"].one_of({WORD_END});
-    for (const auto& [token, id] : model["vocab"].members()) {
+    model["vocab"].each_member([&](const std::string& token, const Field& id) {
         vocabulary_.emplace(token, id.whole(0, std::numeric_limits<uint32_t>::max()));
-    }
-    for (const Field& merge : model["merges"].list()) {
+    });
+    model["merges"].each([&](const Field& merge) {
         if (merge.value().is_array()) {
             const std::vector<Field> both = merge.list_of(2);
             add_merge(both[0].text(), both[1].text());
@@ -47,7 +47,7 @@ BytePairs::BytePairs(const Field& model) {
             if (text.find(' ') == text.npos) merge.refuse("a pair of tokens");
             add_merge(text.substr(0, text.find(' ')), text.substr(text.find(' ') + 1));
         }
-    }
+    });
     for (unsigned byte = 0; byte < 256; byte++) {
         std::string token;
         append_utf8(token, visible(byte));

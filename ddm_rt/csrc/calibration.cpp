@@ -119,19 +119,19 @@ Calibration read(const std::string& path, const std::string& id) {
     const Field file(content, path);
     file.get("schema_version", 1).whole(1, 1);
     Calibration out{id, file["bundle_id"].hash(), {}, {}, settings_of(file["settings"]), {}};
-    for (const Field& attribute : file["attributes"].list()) {
+    file["attributes"].each([&](const Field& attribute) {
         out.attributes.push_back({attribute["name"].text(), attribute["groups"].texts()});
         attribute.nothing_else();
-    }
-    for (const Field& row : file["counts"].list()) {
+    });
+    file["counts"].each([&](const Field& row) {
         out.counts.emplace_back();
-        for (const Field& count : row.list()) out.counts.back().push_back(static_cast<double>(count.whole(0)));
-    }
-    for (const Field& count : file["unsure"].list()) count.whole(0);
-    for (const Field& stored : file.get("targets", json::Value::array()).list()) {
+        row.each([&](const Field& count) { out.counts.back().push_back(static_cast<double>(count.whole(0))); });
+    });
+    file["unsure"].each([](const Field& count) { count.whole(0); });
+    file.get("targets", json::Value::array()).each([&](const Field& stored) {
         out.targets.emplace_back(stored["target"].text(), stored["code_weights"].numbers());
         stored.nothing_else();
-    }
+    });
     file.find("provenance");
     file.nothing_else();
     return out;
@@ -149,7 +149,7 @@ using Known = std::shared_ptr<const Calibration>;
 
 // The files below a folder: their hashes in the index, and what shows that one was written anew.
 std::string identity_of(const Bundle& bundle, const std::string& folder) {
-    std::string found;
+    std::string found = std::to_string(bundle.codes.num_codes());  // by which it was checked
     for (const auto& [name, entry] : bundle.files) {
         if (!name.starts_with(folder + "/")) continue;
         std::error_code missing;  // then it is refused below

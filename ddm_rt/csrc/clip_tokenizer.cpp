@@ -90,7 +90,7 @@ void ClipTokenizer::read(const Field& file) {
     }
     pairs_ = BytePairs(file["model"]);
     read_ends(file["post_processor"]);
-    for (const Field& token : file["added_tokens"].list()) {
+    file["added_tokens"].each([&](const Field& token) {
         const std::u32string content = decoded(token["content"].text());
         if (content.empty()) token["content"].refuse("text");
         for (const char* name : {"single_word", "lstrip", "rstrip"}) {
@@ -98,7 +98,7 @@ void ClipTokenizer::read(const Field& file) {
         }
         const bool as_given = !is_true(token, "normalized");
         (as_given ? added_ : added_normalized_).emplace_back(as_given ? content : normalized(content), token["id"].whole(0));
-    }
+    });
 }
 
 // The tokens that begin and end every prompt.

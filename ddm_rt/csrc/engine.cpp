@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "guided_step.h"
+#include "guidance.h"
 #include "text.h"
 
 namespace ddm {

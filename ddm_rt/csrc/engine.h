@@ -18,7 +18,6 @@
 #include "buckets.h"
 #include "error.h"
 #include "guidance.h"
-#include "projected_guidance.h"
 #include "schedule.h"
 
 namespace ddm {

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "quota.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm {
 namespace {

@@ -58,28 +58,16 @@ Field Field::get(std::string_view name, json::Value preset) const {
 std::optional<Field> Field::or_null() const { return value_->is_null() ? std::nullopt : std::optional(*this); }
 
 void Field::nothing_else() const {
-    for (const auto& [name, field] : members()) {
+    each_member([&](const std::string& name, const Field& field) {
         if (!asked_.contains(name)) throw Error(field.place() + ": unknown; expected no such field");
-    }
-}
-
-std::vector<std::pair<std::string, Field>> Field::members() const {
-    if (!value_->is_object()) refuse("an object");
-    std::vector<std::pair<std::string, Field>> out;
-    for (const auto& [name, value] : value_->items()) out.emplace_back(name, below(value, name));
-    return out;
-}
-
-std::vector<Field> Field::list(size_t least) const {
-    if (!value_->is_array() || value_->size() < least) refuse(least ? concat("a list of at least ", least) : "a list");
-    std::vector<Field> out;
-    for (const json::Value& value : *value_) out.push_back(below(value, std::to_string(out.size())));
-    return out;
+    });
 }
 
 std::vector<Field> Field::list_of(size_t count) const {
     if (!value_->is_array() || value_->size() != count) refuse(concat("a list of ", count));
-    return list();
+    std::vector<Field> out;
+    each([&](const Field& item) { out.push_back(item); });
+    return out;
 }
 
 std::string Field::text() const {
@@ -130,13 +118,13 @@ double Field::positive() const {
 
 std::vector<std::string> Field::texts() const {
     std::vector<std::string> out;
-    for (const Field& each : list()) out.push_back(each.text());
+    each([&](const Field& item) { out.push_back(item.text()); });
     return out;
 }
 
 std::vector<double> Field::numbers() const {
     std::vector<double> out;
-    for (const Field& each : list()) out.push_back(each.number());
+    each([&](const Field& item) { out.push_back(item.number()); });
     return out;
 }
 

@@ -30,8 +30,17 @@ public:
     Field get(std::string_view name, json::Value preset) const;    // or what stands for one that is left out
     std::optional<Field> or_null() const;                          // this, unless it is null
     void nothing_else() const;                                     // refuses members that were not asked for
-    std::vector<std::pair<std::string, Field>> members() const;    // all, by name
-    std::vector<Field> list(size_t least = 0) const;
+    // Calls `use` with each, one after the other: as many as a file may hold take no memory at once.
+    template <typename Use>
+    void each_member(Use use) const {
+        if (!value_->is_object()) refuse("an object");
+        for (const auto& [name, value] : value_->items()) use(name, below(value, name));
+    }
+    template <typename Use>
+    void each(Use use) const {
+        if (!value_->is_array()) refuse("a list");
+        for (size_t i = 0; i < value_->size(); ++i) use(below((*value_)[i], std::to_string(i)));
+    }
     std::vector<Field> list_of(size_t count) const;
 
     std::string text() const;

@@ -1,6 +1,6 @@
 #include "leave_alone.h"
 
-#include <algorithm>
+#include <set>
 
 #include "error.h"
 #include "fields.h"
@@ -17,8 +17,8 @@ bool in_word(char32_t c) { return c == U'_' || is_letter(c) || is_number(c); }
 std::vector<std::u32string> words_of(const std::u32string& phrase) {
     std::vector<std::u32string> out;
     for (size_t at = 0; at < phrase.size(); ++at) {
-        if (is_white(phrase[at])) continue;
-        if (at == 0 || is_white(phrase[at - 1])) out.emplace_back();
+        if (is_blank(phrase[at])) continue;
+        if (at == 0 || is_blank(phrase[at - 1])) out.emplace_back();
         out.back() += phrase[at];
     }
     return out;
@@ -29,7 +29,7 @@ bool stands_at(const std::u32string& text, size_t at, const std::vector<std::u32
     if (at > 0 && in_word(text[at - 1])) return false;
     for (size_t i = 0; i < words.size(); ++i) {
         const size_t before = at;
-        while (i > 0 && at < text.size() && is_white(text[at])) ++at;
+        while (i > 0 && at < text.size() && is_blank(text[at])) ++at;
         if ((i > 0 && at == before) || text.compare(at, words[i].size(), words[i]) != 0) return false;
         at += words[i].size();
     }
@@ -52,11 +52,12 @@ bool names_one(std::string_view prompt, const std::vector<std::string>& words) {
 
 std::vector<std::string> checked_words(const std::vector<std::string>& words, const std::string& where) {
     std::vector<std::string> out;
+    std::set<std::string_view> seen;
     for (const std::string& word : words) {
         if (strip(word).empty() || invalid_utf8(word) != word.npos) {
             throw Error(concat(where, " has ", repr(word), "; expected words"));
         }
-        if (std::find(out.begin(), out.end(), word) == out.end()) out.push_back(word);
+        if (seen.insert(word).second) out.push_back(word);
     }
     return out;
 }
@@ -66,8 +67,11 @@ WordsByScope words_by_scope(std::string_view content, const std::string& where) 
     const Field file(tree, where.empty() ? "leave_alone" : where);
     if (!tree.is_object() && !tree.is_array()) file.refuse(R"(a list of words, or {"SCOPE": [words], "*": [words]})");
     if (tree.is_array()) return {{ANY, checked_words(file.texts(), file.place())}};
+    const auto in_order = json::Out::parse(content);  // a tree of fields has its members by name
     WordsByScope words;
-    for (const auto& [scope, list] : file.members()) words.emplace_back(scope, checked_words(list.texts(), list.place()));
+    for (const auto& [scope, list] : in_order.items()) {
+        words.emplace_back(scope, checked_words(file[scope].texts(), file[scope].place()));
+    }
     return words;
 }
 

@@ -5,12 +5,13 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <pthread.h>
+#include <set>
 #include <system_error>
 #include <unistd.h>
 
 #include "error.h"
 #include "fields.h"
-#include "fork_watch.h"
 #include "ledger_file.h"
 #include "text.h"
 
@@ -33,12 +34,12 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
     try {
         const json::Value tree = json::read(text);
         CodeCounts out;
-        for (const auto& [name, count] : Field(tree, "counts").members()) {
+        Field(tree, "counts").each_member([&](const std::string& name, const Field& count) {
             int64_t code = 0;
             const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), code);
-            if (error != std::errc() || std::to_string(code) != name) return std::nullopt;
+            if (error != std::errc() || std::to_string(code) != name) count.refuse("the name of a code");
             out.emplace_back(code, count.whole());
-        }
+        });
         return out;
     } catch (const Error&) {
         return std::nullopt;
@@ -48,7 +49,7 @@ std::optional<CodeCounts> parse_counts(const std::string& text) {
 }  // namespace
 
 // What a ledger and its leases share.
-class LedgerState final : private ForkWatcher {
+class LedgerState final {
 public:
     // Of a lease.
     struct Key {
@@ -61,11 +62,18 @@ public:
         if (path) translated([&] { path_ = resolved_path(*path); });
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
-        watch_forks(*this);
+        // The system forgets the handlers where the library is unloaded.
+        static const int registered = ::pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
+        static_cast<void>(registered);
+        const std::lock_guard guard(all_mutex_);
+        all_.insert(this);
     }
 
     ~LedgerState() {
-        forget_forks(*this);
+        {
+            const std::lock_guard guard(all_mutex_);
+            all_.erase(this);
+        }
         if (::getpid() == pid_) return;
         static_cast<void>(connection_.release());  // SQLite forbids a child the use of it, and closing is one
     }
@@ -78,20 +86,16 @@ public:
             key = {register_owner(connection), ++leases_};
             const auto [row, text] = find_or_add(connection, stream);
             draws = from_pool(connection, row, n);
-            for (const Draw& draw : draws) {
-                Statement(connection, "UPDATE draws SET owner = ?, lease = ? WHERE stream = ? AND position = ?",
-                          key.owner, key.number, row, draw.position)
-                    .run();
-            }
+            Statement take(connection, "UPDATE draws SET owner = ?, lease = ? WHERE stream = ? AND position = ?");
+            for (const Draw& draw : draws) take.with(key.owner, key.number, row, draw.position).run();
             if (static_cast<int64_t>(draws.size()) == n) return;
             TreeQuota& quota = quota_at(stream, text, make_quota);
             int64_t position = 0;
             for (const auto& [code, count] : quota.counts()) position += count;
+            Statement add(connection, "INSERT INTO draws VALUES (?, ?, ?, ?, ?)");
             while (static_cast<int64_t>(draws.size()) < n) {
                 draws.push_back({position++, quota.draw()});
-                Statement(connection, "INSERT INTO draws VALUES (?, ?, ?, ?, ?)", row, draws.back().position,
-                          draws.back().code, key.owner, key.number)
-                    .run();
+                add.with(row, draws.back().position, draws.back().code, key.owner, key.number).run();
             }
             const std::string now = counts_text(quota);
             Statement(connection, "UPDATE streams SET counts = ? WHERE number = ?", now, row).run();
@@ -171,17 +175,19 @@ public:
     }
 
 private:
-    // No transaction may be under way while the process is copied, and the child must not keep the owner's lock when
-    // the parent dies.
-    void before_fork() override {
-        mutex_.lock();
-        returned_mutex_.lock();
+    // No transaction may be under way while the process is copied, and the child must not keep an owner's lock when the
+    // parent dies.
+    static void before_fork() {
+        all_mutex_.lock();
+        for (LedgerState* each : all_) each->mutex_.lock(), each->returned_mutex_.lock();
     }
 
-    void after_fork(bool in_child) override {
-        if (in_child && owner_) owner_->forget();
-        returned_mutex_.unlock();
-        mutex_.unlock();
+    static void after_fork(bool in_child) {
+        for (LedgerState* each : all_) {
+            if (in_child && each->owner_) each->owner_->forget();
+            each->returned_mutex_.unlock(), each->mutex_.unlock();
+        }
+        all_mutex_.unlock();
     }
 
     [[noreturn]] void refuse(const std::string& what) const { throw Error(Status::ledger, name_ + what); }
@@ -339,6 +345,9 @@ private:
     bool closed_ = false;
     std::mutex returned_mutex_;
     std::deque<Key> returned_;  // leases to give back
+
+    static inline std::mutex all_mutex_;  // held from before a fork to after it
+    static inline std::set<LedgerState*> all_;
 };
 
 Lease::Lease(std::shared_ptr<LedgerState> ledger, std::string owner, int64_t number, std::vector<Draw> draws)

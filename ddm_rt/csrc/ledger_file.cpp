@@ -17,6 +17,7 @@
 
 #include "files.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm {
 namespace {

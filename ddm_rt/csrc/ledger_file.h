@@ -40,8 +40,15 @@ class Statement {
 public:
     template <typename... Values>
     Statement(Connection& connection, const char* sql, const Values&... values) : Statement(connection, sql, nullptr) {
+        with(values...);
+    }
+    // Again, with other values.
+    template <typename... Values>
+    Statement& with(const Values&... values) {
+        sqlite3_reset(handle_);
         int place = 0;
         (bind(++place, values), ...);
+        return *this;
     }
     ~Statement() { sqlite3_finalize(handle_); }
     Statement(const Statement&) = delete;

@@ -10,7 +10,7 @@
 namespace ddm {
 namespace {
 
-constexpr size_t LARGEST_MANIFEST = size_t{2} << 30;  // bytes as a tree: of a million images
+constexpr size_t TREE_OF_TEXT = 10;  // bytes of a tree for one of a manifest's text, at most
 
 using json::Out;
 
@@ -45,7 +45,7 @@ Request request_of(const Field& tree) {
     const bool one_prompt = !prompt || prompt->value().is_string();
     std::optional<std::vector<int64_t>> given;
     if (codes) given.emplace();
-    if (codes) for (const Field& code : codes->list()) given->push_back(code.whole(NULL_CODE));
+    if (codes) codes->each([&](const Field& code) { given->push_back(code.whole(NULL_CODE)); });
     Request out{
         .prompts = !prompt ? std::vector<std::string>() : one_prompt ? std::vector{prompt->text()} : prompt->texts(),
         .negative_prompt = maybe("negative_prompt", &Field::text),
@@ -150,7 +150,7 @@ std::string own(const char* name, const T& value) {
 }  // namespace
 
 Manifest Manifest::parse(std::string_view content, const std::string& where) {
-    const json::Value tree = ddm::parse(content, where, LARGEST_MANIFEST);
+    const json::Value tree = ddm::parse(content, where, std::max(json::LARGEST_TREE, TREE_OF_TEXT * content.size()));
     const Field file(tree, where);
     file.get("schema", 1).whole(1, 1);
     const auto calibration = file.find("calibration_id"), target = file["target"].or_null(), bucket = file.find("bucket");
@@ -165,8 +165,11 @@ Manifest Manifest::parse(std::string_view content, const std::string& where) {
         .bucket = bucket ? std::optional(bucket->whole(1)) : std::nullopt,
         .images = {},
     };
-    for (const auto& [name, version] : file["versions"].members()) out.made_by.versions.emplace_back(name, version.text());
-    for (const Field& image : file["images"].list(1)) out.images.push_back(record_of(image));
+    file["versions"].each_member([&](const std::string& name, const Field& version) {
+        out.made_by.versions.emplace_back(name, version.text());
+    });
+    file["images"].each([&](const Field& image) { out.images.push_back(record_of(image)); });
+    if (out.images.empty()) file["images"].refuse("at least one image");
     file.nothing_else();
     return out;
 }

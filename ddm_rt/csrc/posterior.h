@@ -1,5 +1,5 @@
 // p(group | code) from audited counts, and weights of codes that reach given shares of groups
-// (ddm_rt/sample/calibration/posterior.py and maxent.py have the reasons and the literature).
+// (ddm_rt/sample/calibration/posterior.py and tilt.py have the reasons and the literature).
 #pragma once
 
 #include <cstdint>

@@ -11,6 +11,7 @@
 
 #include "error.h"
 #include "text.h"
+#include "unicode.h"
 
 namespace ddm {
 namespace {

@@ -12,7 +12,7 @@ namespace ddm {
 namespace {
 
 constexpr size_t NAME_LENGTH = 64;  // of a factor or a value
-constexpr int64_t MOST_TOKENS = 1 << 20;  // of a prompt: no text encoder reads so many
+constexpr int64_t MOST_TOKENS = 1 << 16;  // of a prompt: no text encoder reads so many
 
 Axis axis_of(const Field& field) {
     if (field.value().is_string()) return field.text();
@@ -21,7 +21,7 @@ Axis axis_of(const Field& field) {
 
 TensorSpec tensor_of(const Field& tree) {
     TensorSpec out{tree["name"].text(), {}, tree.get("dtype", "float32").one_of({"float32", "float16", "int64"})};
-    for (const Field& side : tree["shape"].list()) out.shape.push_back(axis_of(side));
+    tree["shape"].each([&](const Field& side) { out.shape.push_back(axis_of(side)); });
     return out;
 }
 
@@ -35,14 +35,14 @@ Leaf leaf_of(const Field& tree) {
 
 Factor factor_of(const Field& tree) {
     Factor out{tree["name"].text(), tree["values"].texts(), {}};
-    for (const Field& value : tree["value_of"].list()) out.value_of.push_back(static_cast<size_t>(value.whole(0)));
+    tree["value_of"].each([&](const Field& value) { out.value_of.push_back(static_cast<size_t>(value.whole(0))); });
     return out;
 }
 
 template <typename Make>
 auto all(const Field& list, Make make) -> std::vector<decltype(make(list))> {
     std::vector<decltype(make(list))> out;
-    for (const Field& item : list.list()) out.push_back(make(item));
+    list.each([&](const Field& item) { out.push_back(make(item)); });
     return out;
 }
 

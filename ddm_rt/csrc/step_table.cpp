@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "annealing.h"
+#include "guidance.h"
 #include "error.h"
 #include "numpy.h"
 #include "schedule.h"

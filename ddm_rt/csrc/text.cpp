@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "unicode.h"
+
 namespace ddm {
 namespace {
 
@@ -12,19 +14,6 @@ std::string written(double value, std::chars_format format, int digits) {
     std::array<char, 512> text;
     const auto end = std::to_chars(text.data(), text.data() + text.size(), value, format, digits).ptr;
     return std::isnan(value) ? "nan" : std::string(text.data(), end);
-}
-
-// How many bytes of white space the text begins with.
-size_t blank_at(std::string_view text) {
-    if (text.empty()) return 0;
-    if (text[0] == ' ' || (text[0] >= '\t' && text[0] <= '\r')) return 1;
-    static constexpr std::string_view OTHERS[] = {
-        "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
-        "\u2007", "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
-    for (const std::string_view other : OTHERS) {
-        if (text.starts_with(other)) return other.size();
-    }
-    return 0;
 }
 
 }  // namespace
@@ -90,16 +79,6 @@ std::vector<std::string> split(std::string_view text, char at) {
         if (end == text.npos) return parts;
         text.remove_prefix(end + 1);
     }
-}
-
-std::string_view strip(std::string_view text) {
-    while (const size_t blank = blank_at(text)) text.remove_prefix(blank);
-    for (size_t size = 1; size <= 3 && size <= text.size(); ++size) {
-        if (blank_at(text.substr(text.size() - size)) != size) continue;
-        text.remove_suffix(size);
-        size = 0;
-    }
-    return text;
 }
 
 std::optional<double> parse_float(std::string_view text) {

@@ -35,9 +35,6 @@ std::string concat(const Parts&... parts) {
 std::string join(std::string_view between, const std::vector<std::string>& parts);
 std::vector<std::string> split(std::string_view text, char at);
 
-// Without white space at both ends, that of all scripts.
-std::string_view strip(std::string_view text);
-
 // A decimal number in ASCII, or "inf" or "nan", with white space around; none where it is no such thing.
 std::optional<double> parse_float(std::string_view text);
 

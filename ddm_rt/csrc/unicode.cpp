@@ -1,5 +1,6 @@
 #include "unicode.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <utf8proc.h>
@@ -76,6 +77,19 @@ bool is_number(char32_t character) {
 
 bool is_white(char32_t c) {
     return (c >= 0x9 && c <= 0xD) || c == 0x85 || (category(c) >= UTF8PROC_CATEGORY_ZS && category(c) <= UTF8PROC_CATEGORY_ZP);
+}
+
+bool is_blank(char32_t c) { return is_white(c) || (c >= 0x1C && c <= 0x1F); }
+
+std::string_view strip(std::string_view text) {
+    size_t from = text.size(), to = 0;
+    for (size_t at = 0; at < text.size();) {
+        const auto [code, bytes] = character(text, at);
+        const size_t next = at + std::max<size_t>(bytes, 1);
+        if (bytes == 0 || !is_blank(code)) from = std::min(from, at), to = next;
+        at = next;
+    }
+    return text.substr(from, to - std::min(from, to));
 }
 
 std::string composed(std::string_view utf8) { return mapped(utf8, UTF8PROC_COMPOSE); }

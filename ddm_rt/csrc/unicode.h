@@ -17,6 +17,9 @@ void append_utf8(std::string& out, char32_t character);
 bool is_letter(char32_t character);
 bool is_number(char32_t character);
 bool is_white(char32_t character);
+bool is_blank(char32_t character);  // white, or one of the separators that are white for Python alone
+
+std::string_view strip(std::string_view text);  // without blanks at both ends
 
 std::string composed(std::string_view utf8);  // normal form C
 std::string folded(std::string_view utf8);    // NFKC of the case fold: without capitals and other ways to write the same

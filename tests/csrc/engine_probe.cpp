@@ -12,10 +12,8 @@
 #include "clip_tokenizer.h"
 #include "error.h"
 #include "guidance.h"
-#include "guided_step.h"
 #include "json.h"
 #include "leave_alone.h"
-#include "projected_guidance.h"
 
 namespace {
 

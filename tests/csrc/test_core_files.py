@@ -221,7 +221,17 @@ def test_json_is_written_as_python_writes_it(core: CoreProbe, trees: list[Any]) 
 
 
 @pytest.mark.parametrize(
-    "content", ["[" * 2**24, "[" + "1," * 2**23, '{"a":' * 2**21, "{" + ",".join(f'"{i:x}":1' for i in range(2**20))]
+    "content",
+    [
+        "[" * 2**24,
+        "[" + "{}," * 2**22,
+        '{"name": "x", "schedule": {"alphas_cumprod": [' + "0.5," * 2**21 + "0.5]}}",
+        '["' + '","' * 2**22 + '"]',
+        '{"' + "a" * 2**24 + '": 1}',
+        "[" + "1," * 2**23,
+        '{"a":' * 2**21,
+        "{" + ",".join(f'"{i:x}":1' for i in range(2**20)),
+    ],
 )
 def test_a_large_malformed_file_takes_little_memory(built: Built, paper: Path, content: str) -> None:
     replace(paper, "runtime.json", content.encode())

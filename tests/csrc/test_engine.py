@@ -280,6 +280,7 @@ def test_numbers_become_those_of_another_dtype_as_numpys(probe: Probe, dtype: st
         '{"staff": "nurse"}',
         '{"staff": [true, null, 1.5, {"a": []}]}',
         '{"staff": [" "]}',
+        '{"staff": ["zebra"], "*": ["apple"]}',
     ],
 )
 @pytest.mark.parametrize("scope", [None, "staff"])
