@@ -70,6 +70,9 @@ void Engine::sample(Recipe recipe, const Client& client) {
 void Engine::leave(Task& task) {
     task.gone = true;
     std::erase_if(tasks_, [&](const auto& each) { return each.get() == &task; });
+    for (Lane& lane : lanes_) {
+        if (!lane.busy) tidy(lane);
+    }
     std::erase_if(lanes_, [&](const Lane& lane) { return lane.only == &task && !lane.busy; });  // nobody else drives it
     call_a_driver();
 }
@@ -100,20 +103,30 @@ bool Engine::attend(Task& task, const Client& client, std::unique_lock<std::mute
     return true;
 }
 
-// A lane that nobody drives, with images in it.
+// A lane that nobody drives, with images in it: the task's own if there is one.
 Engine::Lane* Engine::free_lane(Task& task) {
+    Lane* found = nullptr;
     for (Lane& lane : lanes_) {
         if (lane.busy || (lane.only && lane.only != &task)) continue;
         admit(lane);
-        if (!lane.members.empty()) return &lane;
+        const auto own = [&](const Member& member) { return member.task.get() == &task; };
+        if (std::any_of(lane.members.begin(), lane.members.end(), own)) return &lane;
+        if (!found && !lane.members.empty()) found = &lane;
     }
-    return nullptr;
+    return found;
 }
 
-// Images of ended requests leave the lane, and ready ones join it, of each request in turn: no more than its part of all, and
-// than one call has room for.
+// Images that are done, and those of ended requests, leave the lane.
+void Engine::tidy(Lane& lane) {
+    std::erase_if(lane.members, [](const Member& member) {
+        return member.task->gone || member.image.done == member.task->rows.size();
+    });
+    if (lane.members.empty()) lane.layout = {};
+}
+
+// Ready images join the lane, of each request in turn: no more than its part of all, and than one call has room for. Where
+// one has no room yet, others wait behind it.
 void Engine::admit(Lane& lane) {
-    std::erase_if(lane.members, [](const Member& member) { return member.task->gone; });
     size_t all = 0;
     for (const Lane& each : lanes_) all += each.members.size();
     for (const auto& task : tasks_) all += task->ready.size();
@@ -130,8 +143,10 @@ void Engine::admit(Lane& lane) {
         return alone || rows <= task.recipe.buckets.back();
     };
     for (size_t passed = 0; passed < tasks_.size() && lane.members.size() < most;) {
-        const std::shared_ptr<Task>& task = tasks_[turn_++ % tasks_.size()];
-        const bool takes = !task->ready.empty() && (!lane.only || lane.only == task.get()) && fits(*task);
+        const std::shared_ptr<Task> task = tasks_.front();
+        const bool takes = !task->ready.empty() && (!lane.only || lane.only == task.get());
+        if (takes && !fits(*task)) break;
+        std::rotate(tasks_.begin(), tasks_.begin() + 1, tasks_.end());
         passed = takes ? 0 : passed + 1;
         if (!takes) continue;
         lane.members.push_back({task, std::move(task->ready.front())});
@@ -140,21 +155,38 @@ void Engine::admit(Lane& lane) {
     }
 }
 
-// One step of the images of one shape: that of the first in the lane. Where it fails, every request's images are tried alone.
+// What fails here but for single requests, as memory does, fails for all that are in the lane.
 void Engine::drive(Lane& lane, std::unique_lock<std::mutex>& lock) {
+    lane.busy = true;
+    try {
+        step(lane, lock);
+    } catch (...) {
+        if (!lock.owns_lock()) lock.lock();
+        for (const Member& member : lane.members) {
+            member.task->failure = std::current_exception();
+            member.task->gone = true;
+            member.task->wake.notify_one();
+        }
+    }
+    lane.busy = false;
+    tidy(lane);
+}
+
+// One step of the images of one shape: that of the first in the lane. Where the backend refuses, every request's images are
+// tried alone.
+void Engine::step(Lane& lane, std::unique_lock<std::mutex>& lock) {
     const Shape shape = lane.members.front().task->recipe.shape;
     std::vector<Member*> members;
     for (Member& member : lane.members) {
         if (member.task->recipe.shape == shape) members.push_back(&member);
     }
-    lane.busy = true;
     lock.unlock();
     std::vector<std::pair<Task*, std::exception_ptr>> failures;
     const auto tried = [&](const std::vector<Member*>& some) -> std::exception_ptr {
         try {
             tick(lane.layout, some);
             return nullptr;
-        } catch (...) {
+        } catch (const Error&) {
             lane.layout = {};
             return std::current_exception();
         }
@@ -172,23 +204,16 @@ void Engine::drive(Lane& lane, std::unique_lock<std::mutex>& lock) {
         }
     }
     lock.lock();
-    lane.busy = false;
     for (const auto& [task, failure] : failures) task->failure = failure, task->gone = true;
-    std::deque<Member> others, stay;
-    for (Member& member : lane.members) {
-        Task& task = *member.task;
-        if (task.recipe.shape != shape) {
-            others.push_back(std::move(member));
-            continue;
-        }
+    for (Member* member : members) {
+        Task& task = *member->task;
         task.steps += !task.gone;
-        if (member.image.done < task.rows.size()) stay.push_back(std::move(member));
-        else task.finished.push_back(std::move(member.image));
+        if (member->image.done == task.rows.size()) task.finished.push_back(std::move(member->image));
         if (task.tells || task.failure || !task.finished.empty()) task.wake.notify_one();
     }
-    lane.members = std::move(others);  // shapes take turns
-    std::move(stay.begin(), stay.end(), std::back_inserter(lane.members));
-    if (lane.members.empty()) lane.layout = {};
+    // Shapes take turns.
+    std::stable_partition(lane.members.begin(), lane.members.end(),
+                          [&](const Member& member) { return member.task->recipe.shape != shape; });
 }
 
 void Engine::tick(Layout& layout, const std::vector<Member*>& members) {
@@ -269,11 +294,11 @@ void Engine::tick(Layout& layout, const std::vector<Member*>& members) {
 
 // Wakes a thread that waits, where there is a lane to drive: whoever drove it has something else to do.
 void Engine::call_a_driver() {
-    for (const auto& task : tasks_) {
-        if (!task->waiting) continue;
-        if (!free_lane(*task)) continue;
-        task->waiting = false;
-        task->wake.notify_one();
+    for (const auto& each : tasks_) {
+        Task& task = *each;  // which has another place where a lane is found
+        if (!task.waiting || !free_lane(task)) continue;
+        task.waiting = false;
+        task.wake.notify_one();
         return;
     }
 }

@@ -87,7 +87,9 @@ private:
     bool attend(Task& task, const Client& client, std::unique_lock<std::mutex>& lock);
     Lane* free_lane(Task& task);
     void admit(Lane& lane);
+    static void tidy(Lane& lane);
     void drive(Lane& lane, std::unique_lock<std::mutex>& lock);
+    void step(Lane& lane, std::unique_lock<std::mutex>& lock);
     void tick(Layout& layout, const std::vector<Member*>& members);
     void call_a_driver();
     void leave(Task& task);
@@ -96,9 +98,8 @@ private:
     const size_t most_lanes_;
     const bool joins_;
     std::mutex mutex_;
-    std::deque<std::shared_ptr<Task>> tasks_;
+    std::deque<std::shared_ptr<Task>> tasks_;  // at first whose image is taken next
     std::list<Lane> lanes_;  // one that is driven stays where it is
-    size_t turn_ = 0;  // whose image is taken next
 };
 
 }  // namespace ddm

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <future>
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "buckets.h"
@@ -83,30 +85,40 @@ public:
     }
 };
 
-ddm::Recipe recipe_of(int64_t steps) {
+// A request of images with so many rows in a call.
+struct Asked {
+    size_t images;
+    int64_t steps;
+    float condition = 1;
+    size_t rows = 1;
+    std::vector<size_t> buckets{1, 2, 4, 8, 16, 32};
+    std::function<void(int64_t, int64_t)> progress = {};
+    ddm::Cancelled cancelled = {};
+};
+
+ddm::CondRow row_of(float condition) {
+    return std::make_shared<const ddm::Cond>(ddm::Cond{{"c", ddm::Array::of({1}, std::vector{condition})}});
+}
+
+void sample(ddm::Engine& engine, const Asked& asked, const ddm::CondRow& row) {
     ddm::Schedule schedule;
     for (int64_t i = 0; i < schedule.num_train_timesteps; i++) {
         schedule.alphas_cumprod.push_back(1 - static_cast<double>(i + 1) / 1001);
     }
-    return {ddm::step_table(schedule, ddm::SamplerName::ddim, steps), {1, 2, 2}, {1, 2, 4, 8, 16, 32}, {}, {}, {}};
-}
-
-// `waits` is set once the images are ready to join.
-void sample(ddm::Engine& engine, size_t images, int64_t steps, float condition, std::promise<void>* waits = nullptr) {
-    const auto row = std::make_shared<const ddm::Cond>(ddm::Cond{{"c", ddm::Array::of({1}, std::vector{condition})}});
+    ddm::Branches branches;
+    for (size_t k = 0; k < asked.rows; k++) branches.conditions.push_back({std::nullopt, static_cast<int64_t>(k)});
+    branches.scales.assign(asked.rows - 1, 1.5);
     const auto begin = [&](size_t number) {
-        return ddm::Image{number, number, {{{std::nullopt, 0}}, {}}, {row}, std::vector<float>(4, 0.5F)};
+        return ddm::Image{number, number, branches, std::vector(asked.rows, row), std::vector<float>(4, 0.5F)};
     };
     size_t done = 0;
     const auto finished = [&](const std::vector<ddm::Image>& some) { done += some.size(); };
-    int asked = 0;  // before images are made ready, and after that
-    const auto cancelled = [&] {
-        if (++asked == 2 && waits) waits->set_value();
-        return false;
-    };
-    engine.sample(recipe_of(steps), {images, begin, finished, {}, cancelled});
-    EXPECT_EQ(done, images);
+    engine.sample({ddm::step_table(schedule, ddm::SamplerName::ddim, asked.steps), {1, 2, 2}, asked.buckets, {}, {}, {}},
+                  {asked.images, begin, finished, asked.progress, asked.cancelled});
+    EXPECT_EQ(done, asked.images);
 }
+
+void sample(ddm::Engine& engine, const Asked& asked) { sample(engine, asked, row_of(asked.condition)); }
 
 TEST(Batching, MakesOneCallOfRequestsThatWait) {
     CountingBackend backend;
@@ -119,10 +131,16 @@ TEST(Batching, MakesOneCallOfRequestsThatWait) {
         rest.get_future().wait();
     };
     std::vector<std::thread> threads;
-    threads.emplace_back([&] { sample(engine, 1, 2, 1); });
+    threads.emplace_back([&] { sample(engine, {1, 2}); });
     first.get_future().wait();  // others come while its first step is computed
     std::vector<std::promise<void>> waiting(7);
-    for (auto& waits : waiting) threads.emplace_back([&] { sample(engine, 1, 2, 1, &waits); });
+    for (auto& waits : waiting) {
+        threads.emplace_back([&] {
+            int times = 0;  // it is asked before images are made ready, and after that
+            const auto asks = [&] { return ++times == 2 ? waits.set_value(), false : false; };
+            sample(engine, {.images = 1, .steps = 2, .cancelled = asks});
+        });
+    }
     for (auto& waits : waiting) waits.get_future().wait();
     rest.set_value();
     for (std::thread& thread : threads) thread.join();
@@ -135,8 +153,8 @@ TEST(Batching, LetsOneThatFailsTakeNobodyWithIt) {
     std::vector<std::thread> threads;
     for (int i = 0; i < 12; i++) {
         threads.emplace_back([&, i] {
-            if (i % 4) sample(engine, 2, 20, 1);
-            else EXPECT_THROW(sample(engine, 2, 20, -1), ddm::Error);
+            if (i % 4) sample(engine, {2, 20});
+            else EXPECT_THROW(sample(engine, {2, 20, -1}), ddm::Error);
         });
     }
     for (std::thread& thread : threads) thread.join();
@@ -145,10 +163,65 @@ TEST(Batching, LetsOneThatFailsTakeNobodyWithIt) {
 TEST(Batching, MakesMoreImagesThanOneCallHasRoomFor) {
     CountingBackend backend;
     ddm::Engine joined(backend, 1, true), apart(backend, 1, false);
-    sample(joined, 100, 1, 1);
+    sample(joined, {100, 1});
     EXPECT_EQ(backend.rows, (std::vector<size_t>{32, 32, 32, 4}));
-    sample(apart, 33, 1, 1);
+    sample(apart, {33, 1});
     EXPECT_EQ(backend.rows.size(), 6U);
+}
+
+TEST(Batching, LetsAnImageOfManyRowsInBesideSmallerOnes) {
+    constexpr int kMost = 5000;
+    CountingBackend backend;
+    ddm::Engine engine(backend, 1, true);
+    std::atomic<int> calls = 0;
+    std::atomic<bool> done = false;
+    backend.before_call = [&] {
+        calls++;
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+    };
+    std::vector<std::thread> threads;
+    for (int64_t i = 0; i < 9; i++) {  // their images end one after another, and there is always a next one
+        threads.emplace_back([&, i] {
+            const auto stops = [&] { return done || calls > kMost; };
+            const Asked asked{.images = 100000, .steps = 13 + 3 * i, .buckets = {1, 2, 4, 8}, .cancelled = stops};
+            EXPECT_THROW(sample(engine, asked), ddm::Error);
+        });
+    }
+    while (calls < 500) std::this_thread::yield();
+    sample(engine, {.images = 2, .steps = 2, .rows = 6, .buckets = {1, 2, 4, 8}});
+    EXPECT_LT(calls, kMost);
+    done = true;
+    for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Batching, LetsNobodyWaitForAnothersCallback) {
+    CountingBackend backend;
+    ddm::Engine engine(backend, 2, true);
+    std::promise<void> told, rest;
+    bool once = false;
+    const auto blocks = [&](int64_t, int64_t) {
+        if (std::exchange(once, true)) return;
+        told.set_value();
+        rest.get_future().wait();
+    };
+    std::thread other([&] { sample(engine, {.images = 8, .steps = 400, .progress = blocks}); });
+    told.get_future().wait();
+    const size_t before = backend.rows.size();
+    sample(engine, {1, 2});
+    EXPECT_EQ(backend.rows.size() - before, 2U);
+    rest.set_value();
+    other.join();
+}
+
+TEST(Batching, KeepsNothingOfACancelledRequest) {
+    for (const bool joins : {true, false}) {
+        CountingBackend backend;
+        ddm::Engine engine(backend, 2, joins);
+        const ddm::CondRow row = row_of(1);
+        const Asked asked{.images = 8, .steps = 50, .cancelled = [&] { return backend.rows.size() > 3; }};
+        EXPECT_THROW(sample(engine, asked, row), ddm::Error);
+        EXPECT_EQ(row.use_count(), 1) << joins;
+    }
 }
 
 TEST(KnownSizes, LetNobodyWaitForAShapeOfAnothers) {
