@@ -10,7 +10,7 @@ namespace ddm::json {
 using Value = nlohmann::json;        // what is read
 using Out = nlohmann::ordered_json;  // what is written
 
-constexpr size_t LARGEST_TREE = size_t{64} << 20;  // bytes, about
+constexpr size_t LARGEST_TREE = size_t{48} << 20;  // bytes, about
 
 // Throws Error for what isn't JSON, is nested too deeply, or would take more than `most` bytes as a tree.
 Value read(std::string_view text, size_t most = LARGEST_TREE);

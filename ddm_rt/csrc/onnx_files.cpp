@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <fcntl.h>
+#include <set>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -39,11 +40,10 @@ struct Malformed {};
 
 class Walk {
 public:
-    std::vector<std::string> found;
+    std::set<std::string, std::less<>> found;
 
     void message(Message kind, std::string_view bytes, int depth) {
         if (depth > 100) throw Malformed();  // protobuf's own limit
-        const size_t before = found.size();
         bool external = false;
         std::string key, value;
         while (!bytes.empty()) {
@@ -67,8 +67,10 @@ public:
                 default: throw Malformed();
             }
         }
-        if (key == "location") found.push_back(value);
-        if (kind == Message::tensor && !external) found.resize(before);
+        if (key == "location") of_tensor_.insert(value);
+        if (kind != Message::tensor) return;
+        if (external) found.merge(of_tensor_);
+        of_tensor_.clear();
     }
 
 private:
@@ -88,6 +90,8 @@ private:
         }
         throw Malformed();
     }
+
+    std::set<std::string, std::less<>> of_tensor_;  // tensors have none within
 };
 
 // A file's bytes where the system keeps them: of a graph of gigabytes little is looked at.
@@ -126,7 +130,7 @@ std::vector<std::string> external_files(std::string_view graph, const std::strin
     } catch (const Malformed&) {
         throw Error(Status::bundle, concat(path, ": not an ONNX graph"));
     }
-    return walk.found;
+    return {walk.found.begin(), walk.found.end()};
 }
 
 void check_external_files(const Bundle& bundle, const std::string& name) {

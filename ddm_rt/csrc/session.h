@@ -44,7 +44,7 @@ struct Hooks {
 
 // What a request may ask for at most.
 struct Limits {
-    int64_t images = int64_t{1} << 20;
+    int64_t images = int64_t{1} << 16;
     int64_t pixels = int64_t{1} << 26;  // of one image
     int64_t bytes = int64_t{1} << 34;   // of all images that are kept
 };

@@ -25,6 +25,8 @@
  * of it, so the order of closing is free.
  *
  * A process that was forked may close and destroy what it got from its parent, and use none of it: it opens a model of its own.
+ * If the parent had opened a model, the child ends by _exit() or exec(): exit() would wait for threads of ONNX Runtime's that it
+ * hasn't got.
  *
  * Every name begins with ddm_rt_ or DDM_RT_. From ABI 1 on functions and constants are added, and none is changed.
  */
@@ -93,7 +95,8 @@ DDM_RT_API void ddm_rt_error_destroy(ddm_rt_error *error);
 #define DDM_RT_LOG_WARNING 2
 #define DDM_RT_LOG_ERROR 3
 
-/* Told a message. It may be called on any thread, and must not throw. The text lives as long as the call. */
+/* Told a message. It may be called on any thread, and must not throw. The text lives as long as the call. It may be called until
+ * the model and all its sessions are closed. */
 typedef void (*ddm_rt_log)(void *user, int32_t level, const char *message);
 
 /* ---- Cancel tokens: one may be shared by any number of calls ---- */
@@ -104,7 +107,8 @@ typedef struct ddm_rt_cancel ddm_rt_cancel;
 DDM_RT_API ddm_rt_error *ddm_rt_cancel_create(ddm_rt_cancel **cancel);
 DDM_RT_API void ddm_rt_cancel_destroy(ddm_rt_cancel *cancel);
 
-/* End every call that has the token, from any thread or signal handler: before its next step, or while it waits. */
+/* End every call that has the token, from any thread or signal handler: before its next step, or while it waits for others' steps.
+ * A call that waits for a locked ledger ends when that does. */
 DDM_RT_API void ddm_rt_cancel_set(ddm_rt_cancel *cancel);
 /* Make it good for the next call. */
 DDM_RT_API void ddm_rt_cancel_reset(ddm_rt_cancel *cancel);
@@ -198,8 +202,8 @@ typedef struct ddm_rt_session ddm_rt_session;
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_create(ddm_rt_session_options **options);
 DDM_RT_API void ddm_rt_session_options_destroy(ddm_rt_session_options *options);
 
-/* File that keeps the counts of scopes: Python and other processes may use it at the same time. A link to a file is
- * that file. By default counts are in memory and end with the session. `fsync` other than 0: it also survives a power loss. */
+/* File that keeps the counts of scopes: Python and other processes may use it at the same time. A symbolic link to
+ * a file is that file. By default counts are in memory and end with the session. `fsync` other than 0: it also survives a power loss. */
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options, const char *path, int64_t size,
                                                            int32_t fsync);
 
@@ -208,7 +212,7 @@ DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_option
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log,
                                                         void *user);
 
-/* What one request may ask for at most, before anything is allocated for it: images (2^20), pixels of an image (2^26), and
+/* What one request may ask for at most, before anything is allocated for it: images (2^16), pixels of an image (2^26), and
  * bytes of all images that it keeps (2^34). */
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_most_images(ddm_rt_session_options *options, int64_t images);
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_most_pixels(ddm_rt_session_options *options, int64_t pixels);
@@ -302,7 +306,7 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_on_images(ddm_rt_request *request, d
 /* The same, once, with all images, before a scope's draws count as done. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_deliver(ddm_rt_request *request, ddm_rt_on_images deliver, void *user);
 
-/* 0 (it is 1 by default): pixels are given to on_images and not kept, so that memory doesn't grow with n. */
+/* 0 (it is 1 by default): pixels are given to on_images and not kept. What is left of an image, about 2 KiB, is in the manifest. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_keep(ddm_rt_request *request, int32_t keep);
 
 /* A token that ends generating; null for none. */
