@@ -43,6 +43,11 @@ void Session::check(int64_t images, std::optional<int64_t> height, std::optional
 
 Generation Session::generate(const Wanted& wanted, const Hooks& hooks) {
     check(wanted.n, wanted.height, wanted.width, hooks.keep);
+    for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {  // the manifest may repeat it
+        if (static_cast<double>(prompt.size()) * static_cast<double>(wanted.n) <= static_cast<double>(limits_.bytes)) continue;
+        throw Error(concat("prompt has ", prompt.size(), " bytes; ", wanted.n, " images may have at most ", limits_.bytes,
+                           " bytes of it together"));
+    }
     Prepared request = prepare(model_->bundle(), model_->tree(), wanted, model_->made_by(), ledger_, warn_);
     Generation made = render(request, hooks);
     if (request.lease) request.lease->commit();
