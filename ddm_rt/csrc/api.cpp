@@ -41,33 +41,6 @@ ddm::json::Out counts(const ddm::CodeCounts &found) {
     return out;
 }
 
-ddm::Hooks hooks_of(const ddm_rt_request *request) {
-    using ddm::Generation;
-    ddm::Hooks hooks;
-    if (!request) return hooks;
-    hooks.keep = request->keep;
-    hooks.cancelled = request->cancelled;
-    if (request->on_step) {
-        hooks.on_step = [request](int64_t done, int64_t total) {
-            return request->on_step(request->on_step_user, done, total) != 0;
-        };
-    }
-    const auto lent = [](const Generation &made) { return std::shared_ptr<const Generation>(std::shared_ptr<void>(), &made); };
-    if (request->on_images) {
-        hooks.on_images = [request, lent](const Generation &made, const std::vector<size_t> &numbers) {
-            const ddm_rt_images images{lent(made), numbers};
-            return request->on_images(request->on_images_user, &images) == 0;
-        };
-    }
-    if (request->deliver) {
-        hooks.deliver = [request, lent](const Generation &made) {
-            const ddm_rt_images images{lent(made)};
-            return request->deliver(request->deliver_user, &images) == 0;
-        };
-    }
-    return hooks;
-}
-
 template <typename Options, typename Value>
 ddm_rt_error *set_most(ddm_rt_session_options *options, Options ddm::Limits::*limit, const char *name, Value value) {
     return guarded([&] {
@@ -151,16 +124,11 @@ ddm_rt_error *ddm_rt_model_options_set_cancel(ddm_rt_model_options *options, con
 
 ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size, const ddm_rt_model_options *options,
                                     ddm_rt_model **model) {
-    if (abi < 1 || abi > DDM_RT_ABI) {
-        if (model) *model = nullptr;
-        ddm_rt_error *error = guarded([&] {
-            throw ddm::Error(ddm::Status::input, ddm::concat("abi is ", abi, "; this library has 1 to ", DDM_RT_ABI));
-        });
-        if (error->code == DDM_RT_BAD_INPUT) error->code = DDM_RT_BAD_ABI;
-        return error;
-    }
     return guarded([&] {
         given_place(model, "model");
+        if (abi < 1 || abi > DDM_RT_ABI) {
+            throw ddm::about(ddm::Status::abi, "abi", ddm::concat(" is ", abi, "; this library has 1 to ", DDM_RT_ABI));
+        }
         const std::string path = given_path(directory, size, "directory");
         const auto opened = std::make_shared<ddm::Model>(path, options ? options->options : ddm::ModelOptions());
         *model = new ddm_rt_model{opened, describe(*opened), name_of(opened->bundle().config.family), opened->provider()};
@@ -264,6 +232,7 @@ ddm_rt_error *ddm_rt_session_ledger(ddm_rt_session *session, const char *scope, 
     return guarded([&] {
         given_place(json, "json");
         const auto wanted = scope ? std::optional(given_text(scope, size, "scope")) : std::nullopt;
+        if (wanted == "") throw ddm::about("scope", " is empty; expected one, or null for all");
         ddm::json::Out found = ddm::json::Out::array();
         for (const ddm::Standing &each : given(session, "session").session.standings(wanted)) {
             const auto &calibration_id = each.stream.calibration_id;
@@ -287,7 +256,7 @@ ddm_rt_error *ddm_rt_generate(ddm_rt_session *session, const ddm_rt_request *req
         ddm::Wanted wanted = given(request, "request").wanted;
         if (request->words_by_scope) wanted.leave_alone = ddm::words_for(*request->words_by_scope, wanted.scope);
         *images = new ddm_rt_images{
-            std::make_shared<const ddm::Generation>(opened.generate(wanted, hooks_of(request)))};
+            std::make_shared<const ddm::Generation>(opened.generate(wanted, request->hooks))};
     });
 }
 
@@ -300,7 +269,7 @@ ddm_rt_error *ddm_rt_replay(ddm_rt_session *session, const char *manifest, int64
                                                       name ? given_text(name, name_size, "name") : "manifest");
         const std::optional<int64_t> only = index == DDM_RT_ALL ? std::nullopt : std::optional(index);
         *images = new ddm_rt_images{std::make_shared<const ddm::Generation>(
-            opened.replay(std::move(recorded), only, hooks_of(request)))};
+            opened.replay(std::move(recorded), only, request ? request->hooks : ddm::Hooks()))};
     });
 }
 

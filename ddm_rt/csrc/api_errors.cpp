@@ -15,18 +15,6 @@ namespace {
 // Told where there is no memory for another; it isn't freed.
 ddm_rt_error out_of_memory{DDM_RT_OUT_OF_MEMORY, "", "out of memory"};
 
-// What a message is about: "PATH: field NAME: ...", "PATH: ...", "NAME is ...", "NAME '...': ...".
-std::string field_of(const std::string &message) {
-    constexpr std::string_view mark = ": field ";
-    if (const size_t at = message.find(mark); at != message.npos) {
-        const size_t begin = at + mark.size();
-        return message.substr(begin, message.find_first_of(": ", begin) - begin);
-    }
-    const size_t colon = message.find(": ");
-    const bool is_path = colon != message.npos && message.find('/') < colon;
-    return message.substr(0, is_path ? colon : std::min(colon, message.find(' ')));
-}
-
 ddm_rt_error *made(int32_t code, const std::string &message, const std::string &field = "") {
     return new ddm_rt_error{code, field, message};
 }
@@ -38,11 +26,7 @@ ddm_rt_error *caught() noexcept {
         try {
             throw;
         } catch (const Error &error) {
-            const std::string message = error.what();
-            return made(static_cast<int32_t>(error.status), message,
-                        error.status == Status::cancelled ? ""
-                        : error.field.empty()             ? field_of(message)
-                                                          : error.field);
+            return made(static_cast<int32_t>(error.status), error.what(), error.field);
         } catch (const NotDelivered &error) {
             return made(DDM_RT_NOT_DELIVERED, error.what());
         } catch (const std::bad_alloc &) {
@@ -75,7 +59,7 @@ std::string given_path(const char *text, int64_t size, const char *name) {
 
 Log log_of(int32_t level, ddm_rt_log log, void *user) {
     if (level < DDM_RT_LOG_DEBUG || level > DDM_RT_LOG_ERROR) {
-        throw Error(concat("level is ", level, "; expected ", DDM_RT_LOG_DEBUG, " to ", DDM_RT_LOG_ERROR));
+        throw about("level", concat(" is ", level, "; expected ", DDM_RT_LOG_DEBUG, " to ", DDM_RT_LOG_ERROR));
     }
     if (!log) return {};
     return {static_cast<Level>(level), [log, user](Level of, const std::string &message) {

@@ -29,6 +29,13 @@ ddm_rt_error *add_text(ddm_rt_request *request, std::optional<std::vector<std::s
     });
 }
 
+// Lends a callback images; whether it takes them.
+bool given_to(ddm_rt_on_images callback, void *user, const ddm::Generation &made,
+              const std::optional<std::vector<size_t>> &some) {
+    const ddm_rt_images images{std::shared_ptr<const ddm::Generation>(std::shared_ptr<void>(), &made), some};
+    return callback(user, &images) == 0;
+}
+
 }  // namespace
 
 ddm_rt_error *ddm_rt_request_create(ddm_rt_request **request) {
@@ -137,21 +144,34 @@ ddm_rt_error *ddm_rt_request_set_leave_alone_json(ddm_rt_request *request, const
 }
 
 ddm_rt_error *ddm_rt_request_set_on_step(ddm_rt_request *request, ddm_rt_on_step on_step, void *user) {
-    return guarded([&] { given(request, "request").on_step = on_step, request->on_step_user = user; });
+    return guarded([&] {
+        ddm::Hooks &hooks = given(request, "request").hooks;
+        hooks.on_step = nullptr;
+        if (on_step) hooks.on_step = [=](int64_t done, int64_t total) { return on_step(user, done, total) != 0; };
+    });
 }
 
 ddm_rt_error *ddm_rt_request_set_on_images(ddm_rt_request *request, ddm_rt_on_images on_images, void *user) {
-    return guarded([&] { given(request, "request").on_images = on_images, request->on_images_user = user; });
+    return guarded([&] {
+        ddm::Hooks &hooks = given(request, "request").hooks;
+        hooks.on_images = nullptr;
+        if (!on_images) return;
+        hooks.on_images = [=](const auto &made, const auto &numbers) { return given_to(on_images, user, made, numbers); };
+    });
 }
 
 ddm_rt_error *ddm_rt_request_set_deliver(ddm_rt_request *request, ddm_rt_on_images deliver, void *user) {
-    return guarded([&] { given(request, "request").deliver = deliver, request->deliver_user = user; });
+    return guarded([&] {
+        ddm::Hooks &hooks = given(request, "request").hooks;
+        hooks.deliver = nullptr;
+        if (deliver) hooks.deliver = [=](const auto &made) { return given_to(deliver, user, made, std::nullopt); };
+    });
 }
 
 ddm_rt_error *ddm_rt_request_set_keep(ddm_rt_request *request, int32_t keep) {
-    return guarded([&] { given(request, "request").keep = keep != 0; });
+    return guarded([&] { given(request, "request").hooks.keep = keep != 0; });
 }
 
 ddm_rt_error *ddm_rt_request_set_cancel(ddm_rt_request *request, const ddm_rt_cancel *cancel) {
-    return guarded([&] { given(request, "request").cancelled = ddm::cancelled_by(cancel); });
+    return guarded([&] { given(request, "request").hooks.cancelled = ddm::cancelled_by(cancel); });
 }

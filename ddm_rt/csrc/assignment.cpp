@@ -21,12 +21,12 @@ void check_scope(const std::optional<std::string>& scope) {
     if (!scope) return;
     const size_t length = code_points(*scope);
     if (length > 0 && length <= SCOPE_LENGTH && is_printable(*scope)) return;
-    throw Error(concat("scope is ", repr(*scope), "; expected 1 to ", SCOPE_LENGTH, " printable characters"));
+    throw about("scope", concat(" is ", repr(*scope), "; expected 1 to ", SCOPE_LENGTH, " printable characters"));
 }
 
 void check_nothing_to_draw(const Wanted& wanted) {
     const auto refuse = [](const char* field, const std::string& value) {
-        throw Error(concat(field, " is ", value, ", but no quota draws the codes of this request"));
+        throw about(field, concat(" is ", value, ", but no quota draws the codes of this request"));
     };
     if (wanted.target != "uniform") refuse("target", repr(wanted.target));
     if (wanted.scope) refuse("scope", repr(*wanted.scope));
@@ -42,7 +42,7 @@ CodePlan plan_codes(const Bundle& bundle, const Wanted& wanted, Balance balance,
     const std::vector<int64_t> nulls(static_cast<size_t>(n), NULL_CODE);
     if (balance == Balance::on && !quota) {
         const char* reason = wanted.codes ? "codes are given" : "the bundle has no codes";
-        throw Error(concat("balance is \"on\", but ", reason, "; expected \"off\" or \"auto\""));
+        throw about("balance", concat(" is \"on\", but ", reason, "; expected \"off\" or \"auto\""));
     }
     check_scope(wanted.scope);
     if (quota) {
@@ -59,11 +59,11 @@ CodePlan plan_codes(const Bundle& bundle, const Wanted& wanted, Balance balance,
     check_nothing_to_draw(wanted);
     const std::vector<int64_t>& given = wanted.codes ? *wanted.codes : nulls;
     if (static_cast<int64_t>(given.size()) != n) {
-        throw Error(concat("codes has ", given.size(), " entries; expected n = ", n));
+        throw about("codes", concat(" has ", given.size(), " entries; expected n = ", n));
     }
     check_codes(bundle, given, "codes");
     if (balance == Balance::off && given != nulls) {
-        throw Error("balance is \"off\", which means the null code (-1); leave it at \"auto\" to give codes");
+        throw about("balance", " is \"off\", which means the null code (-1); leave it at \"auto\" to give codes");
     }
     return {n, given};
 }
@@ -101,7 +101,7 @@ void check_codes(const Bundle& bundle, const std::vector<int64_t>& codes, const 
         if (NULL_CODE <= codes[i] && codes[i] < most) continue;
         const std::string choices = most ? concat("-1 (null) to ", most - 1)
                                          : "-1, the null code: this bundle has no others";
-        throw Error(concat(field, ": image ", i, " has code ", codes[i], "; expected ", choices));
+        throw about(field, concat(": image ", i, " has code ", codes[i], "; expected ", choices));
     }
 }
 

@@ -16,40 +16,9 @@
 namespace ddm {
 namespace {
 
-constexpr const char* kElsewhere = "this library has no such backend; the Python package has it";
-constexpr const char* kTensorRT =
-    "not built: this version of the library has no TensorRT backend; the Python package has it";
-
-// In the order in which `auto` tries them.
-const std::vector<std::pair<std::string, const char*>>& table() {
-    static const std::vector<std::pair<std::string, const char*>> names{
-        {"tensorrt", kTensorRT},   {"tensorrt-rtx", kTensorRT}, {"openvino", kElsewhere},
-        {"onnxruntime", nullptr}, {"torch", kElsewhere},
-    };
-    return names;
-}
-
-// Why the backend can't be had, or none; then `library` is open.
-std::optional<std::string> reason_against(const char* not_here, const Bundle& bundle, const BackendOptions& options,
-                                          std::shared_ptr<OrtLibrary>& library) {
-    if (not_here) return not_here;
-    try {
-        library = OrtLibrary::get(options.onnxruntime);
-    } catch (const Error& error) {
-        return error.what();
-    }
-    if (bundle.config.precision == "bf16" && is_cpu(options.provider)) {
-        return "ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16";
-    }
-    return std::nullopt;
-}
-
-[[noreturn]] void unavailable(const std::string& name, const std::string& reason,
-                              const std::vector<std::string>& others) {
-    const std::string choices = others.empty() ? "none" : join(", ", others);
-    throw Error(Status::backend,
-                concat("backend ", repr(name), " is not available: ", reason, "; available here: ", choices));
-}
+constexpr const char* kOwn = "onnxruntime";
+const std::vector<std::string> kNames{"tensorrt", "tensorrt-rtx", "openvino", kOwn, "torch"};
+constexpr const char* kElsewhere = "not built: this library has ONNX Runtime alone; the Python package has it";
 
 int64_t usable_cores() {
 #ifdef __linux__
@@ -63,28 +32,26 @@ int64_t usable_cores() {
 
 std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options, const Log& log) {
     if (options.threads && *options.threads < 1) {
-        throw Error(concat("threads is ", *options.threads, "; expected at least 1"));
+        throw about("threads", concat(" is ", *options.threads, "; expected at least 1"));
+    }
+    if (options.name != "auto" && std::find(kNames.begin(), kNames.end(), options.name) == kNames.end()) {
+        throw about("backend", concat(" ", repr(options.name), " is unknown; backends: auto, ", join(", ", kNames)));
+    }
+    const auto unavailable = [&](const std::string& reason) {
+        return about(Status::backend, "backend", concat(" ", repr(options.name), " is not available: ", reason));
+    };
+    if (options.name != "auto" && options.name != kOwn) {
+        throw unavailable(concat(kElsewhere, "; available here: ", kOwn));
+    }
+    if (bundle.config.precision == "bf16" && is_cpu(options.provider)) {
+        throw unavailable("ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16");
     }
     std::shared_ptr<OrtLibrary> library;
-    std::vector<std::string> names, others, reasons;
-    bool known = options.name == "auto", chosen = false;
-    for (const auto& [name, not_here] : table()) {
-        names.push_back(name);
-        known = known || name == options.name;
+    try {
+        library = OrtLibrary::get(options.onnxruntime);
+    } catch (const Error& error) {
+        throw unavailable(error.what());
     }
-    if (!known) {
-        throw Error(concat("backend ", repr(options.name), " is unknown; backends: auto, ", join(", ", names)));
-    }
-    for (const auto& [name, not_here] : table()) {
-        const auto reason = reason_against(not_here, bundle, options, library);
-        if (options.name == "auto" || options.name == name) {
-            chosen = chosen || !reason;
-            if (reason) reasons.push_back(options.name == "auto" ? concat(name, ": ", *reason) : *reason);
-        } else if (!reason) {
-            others.push_back(name);
-        }
-    }
-    if (!chosen) unavailable(options.name, join("; ", reasons), others);
     const int64_t cores = usable_cores(), threads = options.threads.value_or(cores);
     const int64_t calls = is_cpu(options.provider) ? std::max<int64_t>(cores / threads, 2) : 1;
     return make_ort_backend(bundle, std::move(library), {options, threads, static_cast<size_t>(calls), log});
@@ -92,11 +59,12 @@ std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions
 
 std::vector<BackendFound> backends() {
     std::vector<BackendFound> found;
-    for (const auto& [name, not_here] : table()) {
-        BackendFound& each = found.emplace_back(BackendFound{name, {}, {}});
+    for (const std::string& name : kNames) {
+        BackendFound& each = found.emplace_back(BackendFound{name, kElsewhere, {}});
+        if (name != kOwn) continue;
         try {
-            if (not_here) each.reason = not_here;
-            else each.providers = OrtLibrary::providers();
+            each.providers = OrtLibrary::providers();
+            each.reason = std::nullopt;
         } catch (const Error& error) {
             each.reason = error.what();
         }

@@ -16,7 +16,8 @@
 
 namespace ddm {
 
-// A loaded bundle. Any number of threads may call it at a time; rows of one call never meet.
+// A loaded bundle. Any number of threads may call it, and as many calls as are made at a time run, the others wait; rows of one
+// call never meet.
 class Backend {
 public:
     virtual ~Backend() = default;
@@ -48,7 +49,8 @@ struct BackendOptions {
     std::vector<std::pair<std::string, std::string>> provider_options;
 };
 
-// Throws Error for an unknown name or fewer than one thread, and with Status::backend where it can't run the bundle.
+// The bundle must outlive it. Throws Error for an unknown name or fewer than one thread, and with Status::backend where it can't
+// run the bundle.
 std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options, const Log& log);
 
 struct BackendFound {

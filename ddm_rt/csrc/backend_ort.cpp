@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <semaphore>
 #include <set>
 
 #include "error.h"
@@ -94,18 +95,21 @@ struct Opening {
     const OrtOptions& options;
     const std::string& provider;
     bool half;
+    std::counting_semaphore<>& turns;  // so many calls run at a time
 };
 
 // One graph with the names of what it takes and gives.
 class Graph {
 public:
-    Graph(std::string name, std::string path, const Opening& opening) : name_(std::move(name)), path_(std::move(path)) {
+    Graph(std::string name, std::string path, const Opening& opening)
+        : name_(std::move(name)), path_(std::move(path)), turns_(opening.turns) {
         const std::string& provider = opening.provider;
         Ort::SessionOptions options;
         try {
             if (provider != kCpu) add_provider(options, provider, opening.options.chosen, opening.half);
         } catch (const Ort::Exception& error) {
-            throw Error(Status::backend, concat("provider ", provider, " doesn't start: ", words_of(error)), "provider");
+            throw Error(Status::backend, concat("provider ", provider, " doesn't start: ", std::string(error.what())),
+                        "provider");
         }
         try {
             const Log& log = opening.options.log;
@@ -131,7 +135,7 @@ public:
             const std::string on = provider == kCpu ? "" : concat(" on ", provider);
             throw Error(provider == kCpu ? Status::bundle : Status::backend,
                         concat(path_, ": not a graph that ONNX Runtime ", opening.library.version(), " runs", on, ": ",
-                               words_of(error)));
+                               std::string(error.what())), path_);
         }
     }
 
@@ -142,7 +146,7 @@ public:
                                          join(", ", expected), " (field ", field, ")");
         std::sort(found.begin(), found.end());
         std::sort(expected.begin(), expected.end());
-        if (found != expected) throw Error(Status::bundle, words);
+        if (found != expected) throw Error(Status::bundle, words, field);
     }
 
     // Outputs with a row for each one of the inputs, of which there are `rows`.
@@ -159,6 +163,9 @@ public:
                     array.shape.size(), type_of(array.dtype)));
             }
             for (const std::string& output : outputs_) output_names.push_back(output.c_str());
+            turns_.acquire();
+            const std::unique_ptr<std::counting_semaphore<>, void (*)(std::counting_semaphore<>*)> turn(
+                &turns_, [](auto* turns) { turns->release(); });
             // Run is const in all but name: sessions may be run from several threads at a time.
             const std::vector<Ort::Value> found =
                 const_cast<Ort::Session&>(session_).Run(Ort::RunOptions{nullptr}, names.data(), values.data(),
@@ -167,7 +174,7 @@ public:
             for (size_t i = 0; i < found.size(); i++) outputs.emplace_back(outputs_[i], copy(found[i], rows));
             return outputs;
         } catch (const Ort::Exception& error) {
-            throw Error(concat(name_, ".onnx refused its inputs (", shapes(feeds), "): ", words_of(error)));
+            throw about(name_ + ".onnx", concat(" refused its inputs (", shapes(feeds), "): ", std::string(error.what())));
         }
     }
 
@@ -175,7 +182,7 @@ public:
     Array first(const std::map<std::string, const Array*>& feeds, size_t rows) const {
         Cond outputs = run(feeds, rows);
         if (outputs.empty() || outputs[0].second.dtype != DType::float32) {
-            throw Error(Status::bundle, concat(path_, ": gives no float32; expected it"));
+            throw about(Status::bundle, path_, concat(": gives no float32; expected it"));
         }
         return std::move(outputs[0].second);
     }
@@ -199,7 +206,7 @@ private:
         const auto info = value.GetTensorTypeAndShapeInfo();
         const std::vector<int64_t> shape = info.GetShape();
         if (shape.empty() || shape[0] != static_cast<int64_t>(rows)) {
-            throw Error(Status::bundle, concat(path_, ": gives ", in_words(shape), " for a batch of ", rows,
+            throw about(Status::bundle, path_, concat(": gives ", in_words(shape), " for a batch of ", rows,
                                                "; expected a row for each"));
         }
         for (const DType dtype : {DType::float32, DType::int64, DType::float16}) {
@@ -208,10 +215,11 @@ private:
             if (!array.bytes.empty()) std::memcpy(array.bytes.data(), value.GetTensorRawData(), array.bytes.size());
             return array;
         }
-        throw Error(Status::bundle, concat(path_, ": gives a type other than float32, float16 or int64"));
+        throw about(Status::bundle, path_, concat(": gives a type other than float32, float16 or int64"));
     }
 
     std::string name_, path_;
+    std::counting_semaphore<>& turns_;
     Ort::Session session_{nullptr};
     std::vector<std::string> inputs_, outputs_;
 };
@@ -228,10 +236,10 @@ public:
         : library_(std::move(library)),
           options_(std::move(options)),
           provider_(provider_named(options_.chosen.provider)),
+          bundle_(bundle),
           config_(bundle.config),
           num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
-          path_(bundle.path),
-          text_path_(bundle.file("text_encoder.onnx")),
+          turns_(static_cast<std::ptrdiff_t>(options_.calls_at_a_time)),
           made_by_{"onnxruntime", config_.precision, options_.threads, {{"onnxruntime", library_->version()}}},
           conditioner_("conditioner", graph_of(bundle, "conditioner"), opening()),
           denoiser_("denoiser", graph_of(bundle, "denoiser"), opening()),
@@ -265,7 +273,7 @@ public:
         for (size_t i = 0; i < codes.size(); i++) {
             const int64_t code = codes.integers()[i];
             if (NULL_CODE <= code && code < num_codes_) continue;
-            throw Error(concat("code is ", code, "; this bundle has ", num_codes_,
+            throw about("code", concat(" is ", code, "; this bundle has ", num_codes_,
                                " codes (0 or more) and the null code -1"));
         }
         // A bundle without codes has a graph of the context alone.
@@ -282,14 +290,13 @@ public:
         Array image = decoder_.first({{"x0", &x0}}, x0.rows());
         const float* values = image.floats();
         if (!std::all_of(values, values + image.size(), [](float value) { return std::isfinite(value); })) {
-            throw Error(
-                concat(path_, ": produced non-finite values; its weights or the requested scales are at fault"));
+            throw about(bundle_.path, concat(": produced non-finite values; its weights or the requested scales are at fault"));
         }
         return image;
     }
 
 private:
-    Opening opening() const { return {*library_, options_, provider_, config_.precision == "fp16"}; }
+    Opening opening() { return {*library_, options_, provider_, config_.precision == "fp16", turns_}; }
 
     // Its path; what it reads is hashed as it is.
     static std::string graph_of(const Bundle& bundle, const std::string& name) {
@@ -307,7 +314,8 @@ private:
     const Graph& text_graph() {
         const std::lock_guard lock(text_mutex_);
         if (!text_) {
-            Graph graph("text_encoder", text_path_, opening());
+            Graph graph("text_encoder", bundle_.file("text_encoder.onnx"), opening());
+            bundle_.check_unchanged();
             std::vector<std::string> inputs, outputs{"context"};
             for (const TextSpec& spec : config_.text) inputs.push_back(spec.input);
             for (const TensorSpec& spec : config_.added) {
@@ -323,9 +331,10 @@ private:
     std::shared_ptr<OrtLibrary> library_;  // first: it outlives the sessions
     const OrtOptions options_;             // with the log that sessions tell
     const std::string provider_;
-    RuntimeConfig config_;
+    const Bundle& bundle_;
+    const RuntimeConfig& config_;
     const int64_t num_codes_;
-    std::string path_, text_path_;
+    std::counting_semaphore<> turns_;
     MadeBy made_by_;
     Graph conditioner_, denoiser_, decoder_;
     std::mutex text_mutex_;

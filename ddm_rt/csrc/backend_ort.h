@@ -19,7 +19,8 @@ struct OrtOptions {
     Log log;
 };
 
-// Throws Error with Status::backend where the provider isn't there or doesn't start, and (Status::bundle) for a graph that isn't one, or that doesn't take what the bundle says.
+// The bundle must outlive it. Throws Error with Status::backend where the provider isn't there or doesn't start, and with
+// Status::bundle for a graph that isn't one, or that doesn't take what the bundle says.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options);
 
 }  // namespace ddm

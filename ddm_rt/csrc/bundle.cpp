@@ -28,12 +28,12 @@ bool is_there(const std::string& path, mode_t kind) {
 }
 
 std::string locate(const std::string& source) {
-    if (source.find('\0') != source.npos) refuse_bundle(concat("bundle ", repr(source), ": no path: it holds a null"));
+    if (source.find('\0') != source.npos) refuse_bundle("bundle", concat(" ", repr(source), ": no path: it holds a null"));
     const std::string path = clean_path(source);
     // The bundles that ship inside the Python package have no names here.
-    if (!is_there(path, S_IFDIR)) refuse_bundle(concat("bundle ", repr(source), ": no such directory"));
+    if (!is_there(path, S_IFDIR)) refuse_bundle("bundle", concat(" ", repr(source), ": no such directory"));
     if (!is_there(join_path(path, INDEX), S_IFREG)) {
-        refuse_bundle(concat(path, ": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
+        refuse_bundle(path, concat(": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
     }
     return path;
 }
@@ -42,21 +42,21 @@ void check_name(const std::string& name, const Field& files) {
     const std::vector<std::string> parts = split(name, '/');
     const bool inside = !name.starts_with('/') && std::find(parts.begin(), parts.end(), "..") == parts.end() &&
                         clean_path(name) != "." && name.find_first_of(std::string_view("\\\0", 2)) == name.npos;
-    if (!inside) refuse_bundle(concat(files.place(), ": ", repr(name), " is not a path inside the bundle"));
+    if (!inside) files.fail(Status::bundle, concat(": ", repr(name), " is not a path inside the bundle"));
 }
 
 FileState check_file(const std::string& path, const FileEntry& entry) {
-    if (!is_there(path, S_IFREG)) refuse_bundle(concat(path, ": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
+    if (!is_there(path, S_IFREG)) refuse_bundle(path, concat(": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
     try {
         const FileState state = state_of_file(path);
         if (static_cast<uint64_t>(state.bytes) != entry.bytes) {
-            refuse_bundle(concat(path, ": truncated or extended: ", state.bytes, " bytes, ", INDEX, " says ", entry.bytes));
+            refuse_bundle(path, concat(": truncated or extended: ", state.bytes, " bytes, ", INDEX, " says ", entry.bytes));
         }
         if (sha256_of_file(path) == entry.sha256) return state;
     } catch (const std::system_error& error) {
-        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+        refuse_bundle(path, concat(": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
-    refuse_bundle(concat(path, ": altered: its sha256 differs from the one in ", INDEX));
+    refuse_bundle(path, concat(": altered: its sha256 differs from the one in ", INDEX));
 }
 
 // Whether the file is one of those that say, in either format, how to sample.
@@ -77,7 +77,7 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
     const Field index(tree, index_path);
     const int64_t format = index["schema_version"].whole();  // later formats may change everything else
     if (format != 1 && format != 2) {
-        refuse_bundle(concat(index_path, ": schema_version is ", format, "; this version reads 1 and 2"));
+        refuse_bundle(index_path, concat(": schema_version is ", format, "; this version reads 1 and 2"));
     }
     Bundle bundle{path, index["bundle_id"].hash(), {}, format, {}, {}, {}, {}};
     const Field files = index["files"];
@@ -86,7 +86,7 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
     });
     const auto must_list = [&](const std::string& name, const char* kind) {
         if (bundle.find(name)) return;
-        refuse_bundle(concat(files.place(), ": ", name, " is not listed; a bundle ", kind, "must have it"));
+        files.fail(Status::bundle, concat(": ", name, " is not listed; a bundle ", kind, "must have it"));
     };
     if (format == 2) must_list(RUNTIME, "");
     else for (const char* name : FORMAT_1) must_list(name, "");
@@ -103,12 +103,12 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
         if (checked) checked(done += entry.bytes, total);
     }
     if (bundle.bundle_id != ddm::bundle_id(bundle.files)) {
-        refuse_bundle(concat(index_path, ": field bundle_id does not match the files it lists"));
+        index["bundle_id"].fail(Status::bundle, " does not match the files it lists");
     }
     index.get("former", json::Value::array()).each([&](const Field& former) {
         bundle.former_ids.push_back(former["bundle_id"].hash());
         if (bundle.former_ids.back() == former_id(bundle.files, former["files"])) return;
-        refuse_bundle(concat(former["bundle_id"].place(), " does not match the files it lists"));
+        former["bundle_id"].fail(Status::bundle, " does not match the files it lists");
     });
     const auto read = [&](const char* name) { return parse(content_of(bundle.file(name)), bundle.file(name)); };
     const auto fields = [&](const json::Value& content, const char* name) { return Field(content, bundle.file(name)); };
@@ -135,11 +135,11 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
 std::string content_of(const std::string& path) {
     try {
         if (const int64_t bytes = state_of_file(path).bytes; bytes > LARGEST_FILE) {
-            refuse_bundle(concat(path, ": ", bytes, " bytes; expected at most ", LARGEST_FILE));
+            refuse_bundle(path, concat(": ", bytes, " bytes; expected at most ", LARGEST_FILE));
         }
         return read_file(path);
     } catch (const std::system_error& error) {
-        refuse_bundle(concat(path, ": cannot be read (", error.code().message(), "); a bundle must have it"));
+        refuse_bundle(path, concat(": cannot be read (", error.code().message(), "); a bundle must have it"));
     }
 }
 
@@ -147,7 +147,7 @@ Bundle Bundle::load(const std::string& source, const std::function<void(uint64_t
     try {
         return read_bundle(source, checked);
     } catch (const Error& error) {  // of a field
-        throw Error(error.status == Status::input ? Status::bundle : error.status, error.what());
+        throw Error(error.status == Status::input ? Status::bundle : error.status, error.what(), error.field);
     }
 }
 
@@ -167,7 +167,7 @@ std::string Bundle::file(std::string_view name) const { return join_path(path, n
 void Bundle::check_unchanged() const {
     for (const auto& [name, entry] : files) {
         if (!entry.checked || (is_there(file(name), S_IFREG) && state_of_file(file(name)) == *entry.checked)) continue;
-        refuse_bundle(concat(file(name), ": was written while the bundle was opened; open it again"));
+        refuse_bundle(file(name), concat(": was written after its hash was checked; open the bundle again"));
     }
 }
 
@@ -178,7 +178,7 @@ void Bundle::check_directory(const std::string& relative) const {
         check_file(file(name), entry);
         any = true;
     }
-    if (!any) refuse_bundle(concat(file(INDEX), ": field files: nothing below ", relative, " is listed"));
+    if (!any) refuse_bundle(file(INDEX), concat(": field files: nothing below ", relative, " is listed"));
 }
 
 std::string bundle_id(const Files& files) {

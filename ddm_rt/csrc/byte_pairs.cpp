@@ -58,8 +58,8 @@ BytePairs::BytePairs(const Field& model) {
 
 int64_t BytePairs::id_of(const std::string& token) const {
     const auto found = vocabulary_.find(token);
-    if (found == vocabulary_.end()) throw Error(concat("field model.vocab: has no token ", repr(token)));
-    return found->second;
+    if (found != vocabulary_.end()) return found->second;
+    throw Error(Status::input, concat("field model.vocab: has no token ", repr(token)), "model.vocab");
 }
 
 void BytePairs::add_merge(const std::string& left, const std::string& right) {

@@ -78,12 +78,12 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     const size_t width = combinations(record.attributes, std::max<size_t>(longest, 1'000'000));
     const bool even = std::all_of(record.counts.begin(), record.counts.end(), [&](const Row& row) { return row.size() == width; });
     if (record.counts.size() != num_codes || !even) {
-        refuse_bundle(concat(where, ": field counts: expected ", num_codes, " codes with ", width, " counts each"));
+        refuse_bundle(where, concat(": field counts: expected ", num_codes, " codes with ", width, " counts each"));
     }
     for (const auto& [target, weights] : record.targets) {
         const bool negative = std::any_of(weights.begin(), weights.end(), [](double weight) { return weight < 0; });
         if (weights.size() != num_codes || negative || std::abs(numpy::sum(weights) - 1) > 1e-6) {
-            refuse_bundle(concat(where, ": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
+            refuse_bundle(where, concat(": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
         }
     }
 }
@@ -216,7 +216,7 @@ void check_reach(const Calibration& record, const Part& part, const Row& base) {
         const auto [low, high] = extremes(column(p, i), column(spread, i), base);
         const double share = part.shares[i];
         if (low - EDGE_TOLERANCE <= share && share <= high + EDGE_TOLERANCE) continue;
-        throw Error(concat("target ", names[i], "=", general(share, 6), " is out of reach: with ",
+        throw about("target", concat(" ", names[i], "=", general(share, 6), " is out of reach: with ",
                            static_cast<int64_t>(record.audited()), " audited images the codes surely give ",
                            fixed(low, 3), " to ", fixed(high, 3), " (90 % bounds). ", HELP));
     }
@@ -250,7 +250,7 @@ std::vector<double> solve(const Calibration& record, const std::vector<Part>& pa
     if (!result.reached) {
         std::vector<std::string> at;
         for (size_t i = 0; i < names.size(); ++i) at.push_back(concat(names[i], "=", fixed(result.shares[i], 3)));
-        throw Error(concat("target ", text_of(parts), ": each share is in reach, but not all at once; the nearest is ",
+        throw about("target", concat(" ", text_of(parts), ": each share is in reach, but not all at once; the nearest is ",
                            join(", ", at), ". ", HELP));
     }
     Row rounded;  // so that machines agree on them
@@ -266,7 +266,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
                  const Warn& warn) {
     const ByName<Known> every = load_all(bundle);
     if (every.empty()) {
-        throw Error(concat("target ", repr(target),
+        throw about("target", concat(" ", repr(target),
                            ": this bundle has no calibration that knows groups; `ddm-rt calibrate` adds one"));
     }
     ByName<std::vector<Part>> knowing;
@@ -278,7 +278,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
             if (std::find(reasons.begin(), reasons.end(), error.what()) == reasons.end()) reasons.emplace_back(error.what());
         }
     }
-    if (knowing.empty()) throw Error(join("; ", reasons));
+    if (knowing.empty()) throw Error(Status::input, join("; ", reasons), "target");
     ByName<std::vector<std::string>> stale;
     std::vector<std::string> told;
     bool fits = false;
@@ -288,7 +288,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
         fits = fits || stale[name].empty();
     }
     if (!fits && !allow_stale) {
-        throw Error(concat("target ", repr(target), ": no calibration holds for these settings: ", join("; ", told),
+        throw about("target", concat(" ", repr(target), ": no calibration holds for these settings: ", join("; ", told),
                            "; calibrate for them, or --allow-stale"));
     }
     std::string chosen;

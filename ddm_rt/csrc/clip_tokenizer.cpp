@@ -66,12 +66,12 @@ ClipTokenizer::ClipTokenizer(std::string_view content, const std::string& path, 
         const json::Value tree = parse(content, path);
         read(Field(tree, path));
     } catch (const Error& error) {
-        refuse_bundle(concat(std::string(error.what()), ": not a tokenizer of CLIP's kind"));
+        throw Error(Status::bundle, concat(std::string(error.what()), ": not a tokenizer of CLIP's kind"), error.field);
     }
     const auto is_pad = [&](const auto& token) { return token.second == spec.pad_id; };
     if (!pairs_.knows(spec.pad_id) && std::none_of(added_.begin(), added_.end(), is_pad) &&
         std::none_of(added_normalized_.begin(), added_normalized_.end(), is_pad)) {
-        refuse_bundle(concat(path, ": has no token of the id ", spec.pad_id, " (field text.pad_id)"));
+        refuse_bundle(path, concat(": has no token of the id ", spec.pad_id, " (field text.pad_id)"));
     }
 }
 

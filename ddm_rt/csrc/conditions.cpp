@@ -73,7 +73,7 @@ Conditions::Conditions(const Bundle& bundle, Backend& backend, std::optional<int
       texts_(room_for(bytes, product(tokens_of(config_), config_.context_dim))) {
     const auto refuse = [&](const char* field, int64_t found) {
         if (found <= kKept) return;
-        throw Error(Status::bundle, concat(path_, ": field ", field, ": ", found, " numbers; expected at most ", kKept));
+        throw Error(Status::bundle, concat(path_, ": field ", field, ": ", found, " numbers; expected at most ", kKept), field);
     };
     refuse("context_shape", product(longest_, config_.context_dim));
     for (const TensorSpec& spec : config_.added) refuse("added", numbers(spec, longest_));
@@ -130,7 +130,7 @@ Cond Conditions::make(const Condition& condition, double indicator_scale, Size s
     for (const TensorSpec& spec : config_.added) {
         const auto found = given.find(spec.name);
         if (found == given.end()) {
-            throw Error(Status::bundle, concat(path_, ": field added: ", repr(spec.name), " is given by nothing"));
+            throw about(Status::bundle, path_, concat(": field added: ", repr(spec.name), " is given by nothing"));
         }
         found->second = cast(found->second, dtype_named(spec.dtype));
     }
@@ -147,7 +147,7 @@ Cond Conditions::encode(const std::optional<std::string>& text, const Warn& warn
             for (const Axis& side : spec.shape) {
                 const int64_t* fixed = std::get_if<int64_t>(&side);
                 if (!fixed) {
-                    throw Error(Status::bundle, concat(path_, ": field added: shape of ", repr(spec.name),
+                    throw about(Status::bundle, path_, concat(": field added: shape of ", repr(spec.name),
                                                        ": expected numbers"));
                 }
                 shape.push_back(*fixed);

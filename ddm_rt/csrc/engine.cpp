@@ -271,7 +271,7 @@ void Engine::tick(Layout& layout, const std::vector<Member*>& members) {
         }
         outputs.push_back(backend_.denoiser(x, Array::of({count}, t), layout.conds[c]));
         if (outputs.back().size() != call.size() * size) {
-            throw Error(Status::bundle, "denoiser.onnx: gives another shape than that of x_t");
+            throw about(Status::bundle, "denoiser.onnx", ": gives another shape than that of x_t");
         }
         for (size_t i = 0; i < call.size(); i++) output_of[call[i]] = outputs.back().floats() + i * size;
     }

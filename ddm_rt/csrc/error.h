@@ -13,11 +13,12 @@ enum class Status {
     ledger = 3,  // LedgerError
     backend = 4,  // BackendUnavailable
     cancelled = 5,
+    abi = 9,
 };
 
 class Error : public std::runtime_error {
 public:
-    // `field`: what it is about, where the message doesn't begin with that.
+    // `field`: the argument, file or field of one that it is about.
     Error(Status status, const std::string& message, std::string field = "")
         : std::runtime_error(message), status(status), field(std::move(field)) {}
     explicit Error(const std::string& message) : Error(Status::input, message) {}
@@ -26,7 +27,14 @@ public:
     const std::string field;
 };
 
+// Of a message that begins with what it is about.
+inline Error about(Status status, const std::string& field, const std::string& rest) { return {status, field + rest, field}; }
+inline Error about(const std::string& field, const std::string& rest) { return about(Status::input, field, rest); }
+
 [[noreturn]] inline void refuse_bundle(const std::string& message) { throw Error(Status::bundle, message); }
+[[noreturn]] inline void refuse_bundle(const std::string& file, const std::string& rest) {
+    throw about(Status::bundle, file, rest);
+}
 
 // Asked whether to stop.
 using Cancelled = std::function<bool()>;

@@ -69,7 +69,7 @@ bool names_factors(const std::string& target, const std::vector<Factor>& factors
 }
 
 WantedShares parse_factors(const std::string& target, const std::vector<Factor>& factors) {
-    const std::string quoted = "target " + repr(target);
+    const std::string quoted = " " + repr(target);
     std::map<std::string, std::map<std::string, double>> given;
     for (const std::string& part : split(target, ',')) {
         const auto [name, share] = parted(part, '=');
@@ -79,13 +79,13 @@ WantedShares parse_factors(const std::string& target, const std::vector<Factor>&
                                         [&factor = factor](const Factor& it) { return it.name == factor; });
         if (part.find('=') == part.npos || found == factors.end() ||
             std::find(found->values.begin(), found->values.end(), value) == found->values.end()) {
-            throw Error(concat(quoted, ": ", repr(strip(part)), "; expected FACTOR:VALUE=SHARE, with ",
+            throw about("target", concat(quoted, ": ", repr(strip(part)), "; expected FACTOR:VALUE=SHARE, with ",
                                known_factors(factors)));
         }
-        if (given[factor].contains(value)) throw Error(concat(quoted, ": ", factor, ":", value, " is given twice"));
+        if (given[factor].contains(value)) throw about("target", concat(quoted, ": ", factor, ":", value, " is given twice"));
         const auto number = parse_float(share);
         if (!number) {
-            throw Error(concat(quoted, ": ", repr(share), " is no number; expected the share of ", factor, ":", value));
+            throw about("target", concat(quoted, ": ", repr(share), " is no number; expected the share of ", factor, ":", value));
         }
         given[factor][value] = *number;
     }
@@ -97,7 +97,7 @@ WantedShares parse_factors(const std::string& target, const std::vector<Factor>&
             const auto found = given[factor.name].find(value);
             shares.push_back(found == given[factor.name].end() ? 0 : found->second);
         }
-        quantise(shares, quoted + ": " + factor.name);
+        quantise(shares, "target", concat(quoted, ": ", factor.name));
     }
     return out;
 }
@@ -141,7 +141,7 @@ std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted,
     if (reached) return out;
     const double mass = exact_sum(out);
     if (mass == 0) {
-        throw Error(concat("target ", repr(target), " is out of reach: no code has all of these values"));
+        throw about("target", concat(" ", repr(target), " is out of reach: no code has all of these values"));
     }
     for (double& weight : out) weight /= mass;
     const std::vector<Margin> reachable = within_reach(out, weights, codes.factors);
@@ -153,7 +153,7 @@ std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted,
             if (shares[i] > NOTHING) within.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
         }
     }
-    throw Error(concat("target ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
+    throw about("target", concat(" ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
                        "of one. A target within reach is ", join(",", within)));
 }
 

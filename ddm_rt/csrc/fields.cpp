@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "error.h"
 #include "text.h"
 
 namespace ddm {
@@ -21,7 +20,9 @@ std::string range(const std::string& kind, Number least, Number most, bool open_
 
 std::string Field::place() const { return concat(*file_, ": field ", name_.empty() ? "(whole file)" : name_); }
 
-void Field::refuse(const std::string& expected) const { throw Error(concat(place(), ": expected ", expected)); }
+void Field::fail(Status status, const std::string& rest) const {
+    throw Error(status, place() + rest, name_.empty() ? *file_ : name_);
+}
 
 Field Field::below(const json::Value& value, std::string_view name) const {
     Field out = *this;
@@ -42,7 +43,7 @@ Field Field::operator[](std::string_view name) const {
     if (const auto found = find(name)) return *found;
     static const json::Value null;
     const Field out = below(null, name);
-    if (!value_->contains(name)) throw Error(out.place() + ": missing");
+    if (!value_->contains(name)) out.fail(Status::input, ": missing");
     return out;
 }
 
@@ -59,7 +60,7 @@ std::optional<Field> Field::or_null() const { return value_->is_null() ? std::nu
 
 void Field::nothing_else() const {
     each_member([&](const std::string& name, const Field& field) {
-        if (!asked_.contains(name)) throw Error(field.place() + ": unknown; expected no such field");
+        if (!asked_.contains(name)) field.fail(Status::input, ": unknown; expected no such field");
     });
 }
 
@@ -147,7 +148,7 @@ json::Value parse(std::string_view content, const std::string& file, size_t most
     try {
         return json::read(content, most);
     } catch (const Error& error) {
-        throw Error(concat(file, ": ", std::string(error.what())));
+        throw about(file, concat(": ", std::string(error.what())));
     }
 }
 

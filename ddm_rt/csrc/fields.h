@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "error.h"
 #include "json.h"
 
 namespace ddm {
@@ -58,7 +59,8 @@ public:
 
     const json::Value& value() const { return *value_; }
     std::string place() const;  // "FILE: field a.b"
-    [[noreturn]] void refuse(const std::string& expected) const;
+    [[noreturn]] void fail(Status status, const std::string& rest) const;  // an error of this place
+    [[noreturn]] void refuse(const std::string& expected) const { fail(Status::input, ": expected " + expected); }
 
 private:
     Field below(const json::Value& value, std::string_view name) const;

@@ -74,7 +74,7 @@ public:
     }
 
     [[noreturn]] void fail(const std::string& problem) const {
-        throw Error(concat("target ", repr(text_), ": ", problem));
+        throw about("target", concat(" ", repr(text_), ": ", problem));
     }
 
 private:
@@ -185,25 +185,25 @@ std::vector<std::string> cells(const std::vector<Attribute>& attributes) {
 
 void check_attributes(const std::vector<Attribute>& attributes, const std::string& where) {
     const std::vector<std::string> names = names_of(attributes);
-    if (names.empty()) throw Error(where + ": no attribute; expected at least one, with two or more groups");
+    if (names.empty()) throw about(where, ": no attribute; expected at least one, with two or more groups");
     if (holds_twice(names)) {
-        throw Error(concat(where, ": the attributes are ", join(", ", names), "; expected different names"));
+        throw about(where, concat(": the attributes are ", join(", ", names), "; expected different names"));
     }
     for (const Attribute& attribute : attributes) {
         std::vector<std::string> every = {attribute.name};
         every.insert(every.end(), attribute.groups.begin(), attribute.groups.end());
         for (const std::string& name : every) {
             if (is_name(name)) continue;
-            throw Error(concat(where, ": ", repr(name),
+            throw about(where, concat(": ", repr(name),
                                " is no name for a group; expected text without any of = , ; : & ?"));
         }
         if (attribute.name == RESERVED) {
-            throw Error(concat(where, ": the attribute ", repr(RESERVED),
+            throw about(where, concat(": the attribute ", repr(RESERVED),
                                " would read as a code in a target; name it otherwise"));
         }
         if (attribute.groups.size() < 2 || holds_twice(attribute.groups)) {
             const std::string groups = join(", ", attribute.groups);
-            throw Error(concat(where, ": ", attribute.name, " has the groups ", groups.empty() ? "(none)" : groups,
+            throw about(where, concat(": ", attribute.name, " has the groups ", groups.empty() ? "(none)" : groups,
                                "; expected two or more different ones"));
         }
     }

@@ -45,7 +45,7 @@ std::vector<double> kept_tokens(const std::vector<double>& t, double most, const
     if (!times) return kept;
     const auto [end, begin] = *times;
     if (!(0 <= end && end < begin && begin <= 1)) {
-        throw Error(concat("cads: noise ends at ", repr(end), " and begins at ", repr(begin),
+        throw about("cads", concat(": noise ends at ", repr(end), " and begins at ", repr(begin),
                            "; expected an end below, both within 0 and 1"));
     }
     for (size_t i = 0; i < t.size(); i++) kept[i] = std::clamp((begin - t[i] / most) / (begin - end), 0.0, 1.0);

@@ -46,11 +46,7 @@ struct ddm_rt_session {
 struct ddm_rt_request {
     ddm::Wanted wanted;
     std::optional<ddm::WordsByScope> words_by_scope;  // in place of wanted.leave_alone
-    ddm_rt_on_step on_step = nullptr;
-    ddm_rt_on_images on_images = nullptr, deliver = nullptr;
-    void *on_step_user = nullptr, *on_images_user = nullptr, *deliver_user = nullptr;
-    bool keep = true;
-    ddm::Cancelled cancelled;
+    ddm::Hooks hooks;
 };
 
 struct ddm_rt_images {

@@ -55,7 +55,7 @@ std::vector<std::string> checked_words(const std::vector<std::string>& words, co
     std::set<std::string_view> seen;
     for (const std::string& word : words) {
         if (strip(word).empty() || invalid_utf8(word) != word.npos) {
-            throw Error(concat(where, " has ", repr(word), "; expected words"));
+            throw about(where, concat(" has ", repr(word), "; expected words"));
         }
         if (seen.insert(word).second) out.push_back(word);
     }

@@ -190,7 +190,7 @@ private:
         all_mutex_.unlock();
     }
 
-    [[noreturn]] void refuse(const std::string& what) const { throw Error(Status::ledger, name_ + what); }
+    [[noreturn]] void refuse(const std::string& what) const { throw about(Status::ledger, name_, what); }
 
     static const std::string& calibration(const Stream& stream) {
         static const std::string none;

@@ -52,7 +52,7 @@ CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
 CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 )sql";
 
-[[noreturn]] void refuse_file(const std::string& message) { throw Error(Status::ledger, message); }
+[[noreturn]] void refuse_file(const std::string& ledger, const std::string& rest) { throw about(Status::ledger, ledger, rest); }
 
 // A file's handle, and with it its lock, as long as this stands.
 class Handle {
@@ -111,15 +111,15 @@ std::string single_spaced(const std::string& text) {
 void check(Connection& connection, const std::string& path, const std::string& ledger) {
     struct stat found;
     if (::stat(path.c_str(), &found)) fail_with_errno(path);
-    if (found.st_size == 0) refuse_file(ledger + ": empty; expected a ledger, or no file, for a new one");
+    if (found.st_size == 0) refuse_file(ledger, ": empty; expected a ledger, or no file, for a new one");
     const int64_t application = pragma(connection, "PRAGMA application_id");
     const int64_t version = pragma(connection, "PRAGMA user_version");
-    if (application != APPLICATION_ID) refuse_file(ledger + ": an SQLite file, but no ledger; name another file");
-    if (version != VERSION) refuse_file(concat(ledger, ": of version ", version, "; this program reads ", VERSION));
+    if (application != APPLICATION_ID) refuse_file(ledger, ": an SQLite file, but no ledger; name another file");
+    if (version != VERSION) refuse_file(ledger, concat(": of version ", version, "; this program reads ", VERSION));
     Statement quick(connection, "PRAGMA quick_check(1)");
     const std::string verdict = quick.step() ? quick.text(0) : "";
     if (verdict != "ok") {
-        refuse_file(concat(ledger, ": damaged (", single_spaced(verdict), "); restore a copy, or name another file"));
+        refuse_file(ledger, concat(": damaged (", single_spaced(verdict), "); restore a copy, or name another file"));
     }
 }
 
@@ -226,12 +226,12 @@ std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, 
     } catch (const SqliteError& error) {
         throw explained(error, ledger, timeout_s);
     } catch (const std::system_error& error) {
-        refuse_file(concat(ledger, ": cannot be made or opened (", error.code().message(), ")"));
+        refuse_file(ledger, concat(": cannot be made or opened (", error.code().message(), ")"));
     }
 }
 
 Error explained(const SqliteError& error, const std::string& ledger, double timeout_s) {
-    const auto told = [&](const std::string& what) { return Error(Status::ledger, ledger + what); };
+    const auto told = [&](const std::string& what) { return about(Status::ledger, ledger, what); };
     switch (error.code) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:

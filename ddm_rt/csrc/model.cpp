@@ -66,7 +66,7 @@ std::vector<size_t> Model::buckets_for(const Shape& shape, Size size, const Canc
         auto sizes = probe(*backend_, conditions_.probe_rows(config.sampling.indicator_scale, size), shape,
                            table.timesteps(), most, cancelled);
         if (sizes.empty()) {
-            throw Error(Status::bundle, concat(bundle_.path, ": gives other values each time for the same input; its "
+            throw about(Status::bundle, bundle_.path, concat(": gives other values each time for the same input; its "
                                                              "graphs must not draw random numbers"));
         }
         log_(Level::info, concat("images of ", size.height, " by ", size.width, ": up to ", sizes.back(), " rows in a call"));
@@ -87,7 +87,7 @@ std::vector<std::vector<uint8_t>> Model::decode(const std::vector<Image>& images
         const Array made = backend_->decoder(x0);
         if (made.shape.size() != 4 || made.rows() != rows.size() || (made.shape[1] != 1 && made.shape[1] != 3) ||
             made.shape[2] != size.height || made.shape[3] != size.width) {
-            throw Error(Status::bundle, concat(bundle_.path, "/decoder.onnx: gives another shape than that of images"));
+            throw about(Status::bundle, bundle_.path, concat("/decoder.onnx: gives another shape than that of images"));
         }
         const auto channels = static_cast<size_t>(made.shape[1]);
         for (size_t i = 0; i < rows.size(); i++) {

@@ -106,7 +106,7 @@ public:
         const int error = errno;
         if (file >= 0) ::close(file);
         if (good && bytes_ != MAP_FAILED) return;
-        throw Error(Status::bundle, concat(path, ": cannot be read (", std::generic_category().message(error), ")"));
+        throw about(Status::bundle, path, concat(": cannot be read (", std::generic_category().message(error), ")"));
     }
     Mapped(const Mapped&) = delete;
     Mapped& operator=(const Mapped&) = delete;
@@ -128,7 +128,7 @@ std::vector<std::string> external_files(std::string_view graph, const std::strin
     try {
         walk.message(Message::model, graph, 0);
     } catch (const Malformed&) {
-        throw Error(Status::bundle, concat(path, ": not an ONNX graph"));
+        throw about(Status::bundle, path, concat(": not an ONNX graph"));
     }
     return {walk.found.begin(), walk.found.end()};
 }
@@ -138,7 +138,7 @@ void check_external_files(const Bundle& bundle, const std::string& name) {
     for (const std::string& place : external_files(Mapped(path).bytes(), path)) {
         const std::string file = clean_path(place);
         if (file.find('/') == file.npos && bundle.find(file)) continue;  // beside the graph every file is hashed
-        throw Error(Status::bundle, concat(path, ": reads ", repr(place), ", which bundle.json doesn't list"));
+        throw about(Status::bundle, path, concat(": reads ", repr(place), ", which bundle.json doesn't list"));
     }
 }
 

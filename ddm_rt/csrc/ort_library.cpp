@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 
-#include <array>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -118,19 +117,9 @@ OrtLibrary::OrtLibrary(const std::string& only) {
     try {
         environment_.emplace(ORT_LOGGING_LEVEL_WARNING, "ddm_rt");
     } catch (const Ort::Exception& error) {
-        refuse_library(concat(path_, " can't be used: ", words_of(error)));
+        refuse_library(concat(path_, " can't be used: ", std::string(error.what())));
     }
     opened.handle = nullptr;  // kept
-}
-
-std::string words_of(const Ort::Exception& error) {
-    static constexpr std::array names{
-        "SUCCESS",          "FAIL",         "INVALID_ARGUMENT", "NO_SUCHFILE",   "NO_MODEL", "ENGINE_ERROR",
-        "RUNTIME_EXCEPTION", "INVALID_PROTOBUF", "MODEL_LOADED", "NOT_IMPLEMENTED", "INVALID_GRAPH", "EP_FAIL",
-    };
-    const auto code = static_cast<size_t>(error.GetOrtErrorCode());
-    const std::string name = code < names.size() ? names[code] : "UNKNOWN";
-    return concat("[ONNXRuntimeError] : ", code, " : ", name, " : ", std::string(error.what()));
 }
 
 }  // namespace ddm

@@ -33,9 +33,6 @@ private:
     std::optional<Ort::Env> environment_;
 };
 
-// As Python has it: "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...".
-std::string words_of(const Ort::Exception& error);
-
 }  // namespace ddm
 
 #endif

@@ -27,22 +27,22 @@ struct Prompting {
 
 void check_text(const char* field, const std::string& text) {
     if (invalid_utf8(text) == text.npos) return;
-    throw Error(concat(field, " is ", repr(text), "; expected Unicode text (surrogates not allowed)"));
+    throw about(field, concat(" is ", repr(text), "; expected Unicode text (surrogates not allowed)"));
 }
 
 void check_no_prompt(const RuntimeConfig& config, const Wanted& wanted) {
     const std::string bundle = concat("bundle ", repr(config.name), " is prompt-free");
     for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {
-        if (!prompt.empty()) throw Error(concat("prompt is given; ", bundle, " and takes none"));
+        if (!prompt.empty()) throw about("prompt", concat(" is given; ", bundle, " and takes none"));
     }
     if (wanted.negative_prompt && !wanted.negative_prompt->empty()) {
-        throw Error(concat("negative_prompt is given; ", bundle, " and takes none"));
+        throw about("negative_prompt", concat(" is given; ", bundle, " and takes none"));
     }
     if (wanted.guidance_scale) {
-        throw Error(concat("guidance_scale is ", repr(*wanted.guidance_scale), "; ", bundle,
+        throw about("guidance_scale", concat(" is ", repr(*wanted.guidance_scale), "; ", bundle,
                            ": use indicator_guidance_scale"));
     }
-    if (wanted.leave_alone) throw Error(concat("leave_alone is given; ", bundle, " and takes no prompts"));
+    if (wanted.leave_alone) throw about("leave_alone", concat(" is given; ", bundle, " and takes no prompts"));
 }
 
 Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance) {
@@ -57,13 +57,13 @@ Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance)
     for (const std::string& text : out.prompts) check_text("prompt", text);
     if (wanted.negative_prompt) check_text("negative_prompt", *wanted.negative_prompt);
     if (wanted.negative_prompt && !wanted.negative_prompt->empty() && !config.takes_negative_prompt) {
-        throw Error(concat("negative_prompt is given; bundle ", repr(config.name),
+        throw about("negative_prompt", concat(" is given; bundle ", repr(config.name),
                            " is a student: it has no branch for one"));
     }
     if (wanted.leave_alone) {
         out.words = checked_words(*wanted.leave_alone);
         if (balance == Balance::on || wanted.codes) {
-            throw Error(concat("leave_alone is given, but ", wanted.codes ? "codes are given" : "balance is \"on\"",
+            throw about("leave_alone", concat(" is given, but ", wanted.codes ? "codes are given" : "balance is \"on\"",
                                "; it goes with balance \"auto\""));
         }
     }
@@ -80,15 +80,16 @@ Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance)
 double scale(const char* field, std::optional<double> value, double preset) {
     if (!value) return preset;
     if (std::isfinite(*value) && *value >= 0) return *value;
-    throw Error(concat(field, " is ", repr(*value), "; expected a finite number, not negative"));
+    throw about(field, concat(" is ", repr(*value), "; expected a finite number, not negative"));
 }
 
 // The scale on the code; where neither request nor bundle has one, the text's: joint guidance.
 double indicator_guidance(const RuntimeConfig& config, std::optional<double> value, std::optional<double> text_scale) {
     const auto preset = config.sampling.indicator_guidance_scale ? config.sampling.indicator_guidance_scale : text_scale;
     if (!preset) {
-        throw Error(Status::bundle, concat("bundle ", repr(config.name),
-                                           ": field sampling.indicator_guidance_scale: expected a number"));
+        throw Error(Status::bundle,
+                    concat("bundle ", repr(config.name), ": field sampling.indicator_guidance_scale: expected a number"),
+                    "sampling.indicator_guidance_scale");
     }
     return scale("indicator_guidance_scale", value, *preset);
 }
@@ -97,7 +98,7 @@ constexpr double kLeastNumber = 1e-6, kMostNumber = 1e6;  // beyond them, float3
 
 template <typename Numbers>
 [[noreturn]] void refuse(const char* field, const Numbers& found, const char* expected) {
-    throw Error(concat(field, " is ", repr(found), "; expected ", expected));
+    throw about(field, concat(" is ", repr(found), "; expected ", expected));
 }
 
 // Start and stop of guidance; `guided_steps` says what they may be.
@@ -127,7 +128,7 @@ std::optional<Triple> token_noise(const RuntimeConfig& config, const std::option
         refuse("cads", *wanted, "3 finite numbers: scale, end, begin");
     }
     if (config.prompt_free) {
-        throw Error(concat("cads is given; bundle ", repr(config.name), " is prompt-free: there are no tokens of a prompt"));
+        throw about("cads", concat(" is given; bundle ", repr(config.name), " is prompt-free: there are no tokens of a prompt"));
     }
     if (!(kLeastNumber <= scale && scale <= kMostNumber && 0 <= end && end < begin && begin <= 1)) {
         refuse("cads", *wanted, "a scale of 1e-06 to 1e+06, and an end below a begin, both within 0 and 1");
@@ -139,18 +140,18 @@ std::optional<Triple> token_noise(const RuntimeConfig& config, const std::option
 int64_t side(const RuntimeConfig& config, const std::string& field, std::optional<int64_t> pixels) {
     if (!pixels) return config.image_size;
     if (*pixels >= config.size_multiple && *pixels % config.size_multiple == 0) return *pixels;
-    throw Error(concat(field, " is ", *pixels, "; expected a multiple of ", config.size_multiple));
+    throw about(field, concat(" is ", *pixels, "; expected a multiple of ", config.size_multiple));
 }
 
 std::array<int64_t, 3> latent_shape(const RuntimeConfig& config, int64_t height, int64_t width) {
     __extension__ typedef __int128 Wide;
     const auto [channels, rows, columns] = config.latent_shape;
     if (Wide{height} * width > MOST_PIXELS) {
-        throw Error(concat("height is ", height, ", width is ", width, "; more than ", MOST_PIXELS, " pixels"));
+        throw about("height", concat(" is ", height, ", width is ", width, "; more than ", MOST_PIXELS, " pixels"));
     }
     const Wide down = Wide{height} * rows / config.image_size, across = Wide{width} * columns / config.image_size;
     if (down > MOST_VALUES || across > MOST_VALUES || channels > MOST_VALUES || down * across * channels > MOST_VALUES) {
-        throw Error(concat("height is ", height, ", width is ", width, "; latents of this size have more than ",
+        throw about("height", concat(" is ", height, ", width is ", width, "; latents of this size have more than ",
                            MOST_VALUES, " values"));
     }
     return {channels, static_cast<int64_t>(down), static_cast<int64_t>(across)};
@@ -162,8 +163,9 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
     const Request& request = manifest.request;
     const auto check = [&](const char* field, bool missing) {
         if (missing == prompt_free) return;
-        throw Error(concat("manifest: field request.", field, ": expected ",
-                           prompt_free ? "none: the bundle is prompt-free" : "one: the bundle takes prompts"));
+        throw Error(Status::input, concat("manifest: field request.", field, ": expected ",
+                           prompt_free ? "none: the bundle is prompt-free" : "one: the bundle takes prompts"),
+                    concat("request.", field));
     };
     check("prompt", request.one_prompt && request.prompts.empty());
     check("guidance_scale", !request.guidance_scale);
@@ -173,7 +175,8 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
         Job job{image.seed, image.prompt, image.code};
         if (!job.text && request.one_prompt && !request.prompts.empty()) job.text = request.prompts[0];
         if (job.text.has_value() == prompt_free) {
-            throw Error(concat("manifest: field images.", i, ".prompt: expected ", prompt_free ? "none" : "text"));
+            const std::string field = concat("images.", i, ".prompt");
+            throw Error(Status::input, concat("manifest: field ", field, ": expected ", prompt_free ? "none" : "text"), field);
         }
         jobs.push_back(std::move(job));
     }
@@ -196,7 +199,7 @@ Weights weights_for(const Bundle& bundle, const Tree& tree, const Wanted& wanted
         try {
             return resolve(bundle, wanted.target, manifest, wanted.allow_stale, warn);
         } catch (const Error& error) {
-            throw Error(error.status, error.what() + other_names(bundle, wanted.target));
+            throw Error(error.status, error.what() + other_names(bundle, wanted.target), error.field);
         }
     }();
     return by_codes(tree, found.target, found.code_weights, found.calibration_id);
@@ -229,12 +232,12 @@ void tell_differences(const MadeBy& was, const MadeBy& now, const Warn& warn) {
 Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, const MadeBy& made_by, Ledger& ledger,
                  const Warn& warn) {
     const RuntimeConfig& config = bundle.config;
-    if (wanted.n < 1) throw Error(concat("n is ", wanted.n, "; expected at least 1"));
-    if (wanted.n > MOST_IMAGES) throw Error(concat("image index is ", wanted.n - 1, "; expected 0 to 2**32 - 1"));
+    if (wanted.n < 1) throw about("n", concat(" is ", wanted.n, "; expected at least 1"));
+    if (wanted.n > MOST_IMAGES) throw about("n", concat(" is ", wanted.n, "; expected at most 2**32"));
     const Balance balance = balance_named(wanted.balance);
     const SamplerName sampler = wanted.sampler ? sampler_named(*wanted.sampler) : config.sampling.sampler;
     if (wanted.provenance_code && !wanted.provenance) {
-        throw Error("provenance_code is given, but provenance is off; the code is a part of it");
+        throw about("provenance_code", " is given, but provenance is off; the code is a part of it");
     }
     const Prompting text = prompting(bundle, wanted, balance);
     const auto guidance = config.prompt_free
@@ -287,7 +290,7 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
                 const Warn& warn) {
     if (index) {
         if (*index < 0 || *index >= static_cast<int64_t>(manifest.images.size())) {
-            throw Error(concat("index is ", *index, "; the manifest has images 0 to ", manifest.images.size() - 1));
+            throw about("index", concat(" is ", *index, "; the manifest has images 0 to ", manifest.images.size() - 1));
         }
         manifest.images = {manifest.images[static_cast<size_t>(*index)]};
     }
@@ -298,7 +301,7 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     }
     manifest.made_by = made_by;
     if (!bundle.is_of(manifest.bundle_id)) {
-        throw Error(concat("manifest: bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",
+        throw about("manifest", concat(": bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",
                            bundle.bundle_id.substr(0, 12), "…"));
     }
     manifest.bundle_id = bundle.bundle_id;

@@ -127,7 +127,7 @@ void Quota::restore(const std::vector<int64_t>& counts) {
 TreeQuota::TreeQuota(const std::vector<double>& top_weights, const Tree& leaf_shares)
     : top_([&] {
           if (top_weights.size() == leaf_shares.size()) return Quota(top_weights, "target");
-          throw Error(concat("target has ", top_weights.size(), " top codes; the tree has ", leaf_shares.size()));
+          throw about("target", concat(" has ", top_weights.size(), " top codes; the tree has ", leaf_shares.size()));
       }()) {
     std::set<int64_t> seen;
     bool twice = false;
@@ -182,19 +182,19 @@ void TreeQuota::restore(const CodeCounts& counts) {
     top_.restore(tops);
 }
 
-std::vector<int64_t> quantise(const std::vector<double>& weights, const std::string& field) {
-    if (weights.empty()) throw Error(field + ": no weights; expected at least one");
+std::vector<int64_t> quantise(const std::vector<double>& weights, const std::string& field, const std::string& of) {
+    if (weights.empty()) throw about(field, of + ": no weights; expected at least one");
     Natural total;
     for (size_t k = 0; k < weights.size(); ++k) {
         if (!(std::isfinite(weights[k]) && weights[k] >= 0)) {
-            throw Error(concat(field, ": weight ", k, " is ", repr(weights[k]),
+            throw about(field, concat(of, ": weight ", k, " is ", repr(weights[k]),
                                "; expected a finite number, not negative"));
         }
         total += Natural(weights[k]);
     }
     const double sum = total.value();
     if (std::abs(sum - 1) > SUM_TOLERANCE) {
-        throw Error(concat(field, ": the weights sum to ", general(sum, 9), "; expected 1"));
+        throw about(field, concat(of, ": the weights sum to ", general(sum, 9), "; expected 1"));
     }
     std::vector<int64_t> whole;
     std::vector<Natural> remainders;
@@ -225,18 +225,18 @@ std::vector<double> parse_target(const std::string& target, size_t num_top_codes
         const std::string share(equals == part.npos ? "" : strip(std::string_view(part).substr(equals + 1)));
         const auto place = static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
         if (place == names.size() || equals == part.npos) {
-            throw Error(concat("target ", repr(target), ": ", repr(strip(part)),
+            throw about("target", concat(" ", repr(target), ": ", repr(strip(part)),
                                "; expected uniform, or NAME=SHARE with NAME in ", join(", ", names)));
         }
-        if (!seen.insert(place).second) throw Error(concat("target ", repr(target), ": ", name, " is given twice"));
+        if (!seen.insert(place).second) throw about("target", concat(" ", repr(target), ": ", name, " is given twice"));
         const auto value = parse_float(share);
         if (!value) {
-            throw Error(concat("target ", repr(target), ": ", repr(share), " is no number; expected the share of ",
+            throw about("target", concat(" ", repr(target), ": ", repr(share), " is no number; expected the share of ",
                                name));
         }
         weights[place] = *value;
     }
-    quantise(weights, "target " + repr(target));
+    quantise(weights, "target", " " + repr(target));
     return weights;
 }
 

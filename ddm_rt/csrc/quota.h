@@ -56,7 +56,7 @@ private:
 };
 
 // Integers in proportion to `weights` that sum to QUOTA_DENOMINATOR, by largest remainder; zero stays zero.
-std::vector<int64_t> quantise(const std::vector<double>& weights, const std::string& field);
+std::vector<int64_t> quantise(const std::vector<double>& weights, const std::string& field, const std::string& of = "");
 
 // Weights of the top codes from "uniform" or "code:0=.3,code:1=.7". Throws Error naming `target`.
 std::vector<double> parse_target(const std::string& target, size_t num_top_codes);

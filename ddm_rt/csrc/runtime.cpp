@@ -80,8 +80,8 @@ void check_codes(const Codes& codes, int64_t num_codes, const Field& where) {
         in_order = in_order && codes.leaves[i].code == static_cast<int64_t>(i);
         gaps = gaps || codes.leaves[i].top_code >= static_cast<int64_t>(codes.num_top_codes());
     }
-    if (!in_order) refuse_bundle(concat(where.place(), ": expected the codes 0 to ", num_codes - 1, " in order"));
-    if (gaps) refuse_bundle(where.place() + ": expected top codes that are numbered from 0 without gaps");
+    if (!in_order) where.fail(Status::bundle, concat(": expected the codes 0 to ", num_codes - 1, " in order"));
+    if (gaps) where.fail(Status::bundle, ": expected top codes that are numbered from 0 without gaps");
 }
 
 bool all_different(const std::vector<std::string>& names) {
@@ -94,43 +94,43 @@ bool names_well(const std::string& text) {
            text.find_first_of(":=,") == text.npos;
 }
 
-void check_factor(const Factor& factor, size_t num_codes, const std::string& where) {
+void check_factor(const Factor& factor, size_t num_codes, const Field& where) {
     std::vector<std::string> names{factor.name};
     names.insert(names.end(), factor.values.begin(), factor.values.end());
     for (const std::string& name : names) {
         if (names_well(name)) continue;
-        refuse_bundle(concat(where, ": ", repr(name), " can't be named by a target; expected 1 to ", NAME_LENGTH,
+        where.fail(Status::bundle, concat(": ", repr(name), " can't be named by a target; expected 1 to ", NAME_LENGTH,
                              " printable characters without : = , and without space at either end"));
     }
     if (factor.values.size() < 2 || !all_different(factor.values)) {
-        refuse_bundle(concat(where, ": the values of ", factor.name, " are ", join(", ", factor.values),
+        where.fail(Status::bundle, concat(": the values of ", factor.name, " are ", join(", ", factor.values),
                              "; expected two or more, each once"));
     }
     const std::set<size_t> used(factor.value_of.begin(), factor.value_of.end());
     if (factor.value_of.size() != num_codes || used.size() != factor.values.size() || *used.rbegin() >= used.size()) {
-        refuse_bundle(concat(where, ": value_of of ", factor.name, ": expected one of ", factor.values.size(),
+        where.fail(Status::bundle, concat(": value_of of ", factor.name, ": expected one of ", factor.values.size(),
                              " values for each of ", num_codes, " codes, each used"));
     }
 }
 
-void check_factors(const Codes& codes, const std::string& where) {
+void check_factors(const Codes& codes, const Field& where) {
     std::vector<std::string> names;
     for (const Factor& factor : codes.factors) names.push_back(factor.name);
     if (std::find(names.begin(), names.end(), "code") != names.end() || !all_different(names)) {
-        refuse_bundle(concat(where, ": the names are ", join(", ", names), "; expected different ones, and none that is \"code\""));
+        where.fail(Status::bundle, concat(": the names are ", join(", ", names), "; expected different ones, and none that is \"code\""));
     }
     for (const Factor& factor : codes.factors) check_factor(factor, codes.num_codes(), where);
     std::set<std::vector<size_t>> cells;
     for (size_t code = 0; code < codes.num_codes() && !names.empty(); ++code) {
         if (codes.factors[0].value_of[code] != static_cast<size_t>(codes.leaves[code].top_code)) {
-            refuse_bundle(concat(where, ": expected the top code of each code as its value of ", names[0], ", the first factor"));
+            where.fail(Status::bundle, concat(": expected the top code of each code as its value of ", names[0], ", the first factor"));
         }
         std::vector<size_t> cell;
         for (const Factor& factor : codes.factors) cell.push_back(factor.value_of[code]);
         cells.insert(std::move(cell));
     }
     if (!names.empty() && cells.size() != codes.num_codes()) {
-        refuse_bundle(where + ": two codes have the same value of every factor; expected different ones");
+        where.fail(Status::bundle, ": two codes have the same value of every factor; expected different ones");
     }
 }
 
@@ -146,12 +146,12 @@ Runtime Runtime::of_format_2(const Field& file) {
     check_version(file);
     const Field needed = file.get("requires", json::Value::array());
     for (const std::string& name : needed.texts()) {  // this version knows none
-        refuse_bundle(concat(needed.place(), ": the bundle needs ", repr(name), ", which a newer ddm_rt knows"));
+        needed.fail(Status::bundle, concat(": the bundle needs ", repr(name), ", which a newer ddm_rt knows"));
     }
     const Field codes = file.get("codes", json::Value::array()), factors = file.get("factors", json::Value::array());
     Runtime out{config_of(file), {all(codes, leaf_of), all(factors, factor_of)}, Schedule::of(file["schedule"])};
     check_codes(out.codes, static_cast<int64_t>(out.codes.num_codes()), codes);
-    check_factors(out.codes, factors.place());
+    check_factors(out.codes, factors);
     return out;
 }
 
@@ -178,7 +178,7 @@ Balance balance_named(std::string_view name) {
     for (const Balance balance : {Balance::on, Balance::off, Balance::automatic}) {
         if (name == name_of(balance)) return balance;
     }
-    throw Error(concat("balance is ", repr(name), "; expected one of: on, off, auto"));
+    throw about("balance", concat(" is ", repr(name), "; expected one of: on, off, auto"));
 }
 
 Sampling Sampling::of(const Field& tree) {

@@ -30,13 +30,13 @@ void Session::check(int64_t images, std::optional<int64_t> height, std::optional
     __extension__ typedef __int128 Wide;
     model_->check_process();
     const int64_t own = model_->bundle().config.image_size, high = height.value_or(own), wide = width.value_or(own);
-    if (images > limits_.images) throw Error(concat("n is ", images, "; expected at most ", limits_.images));
+    if (images > limits_.images) throw about("n", concat(" is ", images, "; expected at most ", limits_.images));
     if (high <= 0 || wide <= 0 || images <= 0) return;  // refused later, in other words
     if (Wide{high} * wide > limits_.pixels) {
-        throw Error(concat("height is ", high, ", width is ", wide, "; expected at most ", limits_.pixels, " pixels"));
+        throw about("height", concat(" is ", high, ", width is ", wide, "; expected at most ", limits_.pixels, " pixels"));
     }
     if (keep && Wide{high} * wide * 3 * images > limits_.bytes) {
-        throw Error(concat("n is ", images, "; images of ", high, " by ", wide, " pixels that are kept may have at most ",
+        throw about("n", concat(" is ", images, "; images of ", high, " by ", wide, " pixels that are kept may have at most ",
                            limits_.bytes, " bytes together"));
     }
 }
@@ -45,7 +45,7 @@ Generation Session::generate(const Wanted& wanted, const Hooks& hooks) {
     check(wanted.n, wanted.height, wanted.width, hooks.keep);
     for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {  // the manifest may repeat it
         if (static_cast<double>(prompt.size()) * static_cast<double>(wanted.n) <= static_cast<double>(limits_.bytes)) continue;
-        throw Error(concat("prompt has ", prompt.size(), " bytes; ", wanted.n, " images may have at most ", limits_.bytes,
+        throw about("prompt", concat(" has ", prompt.size(), " bytes; ", wanted.n, " images may have at most ", limits_.bytes,
                            " bytes of it together"));
     }
     Prepared request = prepare(model_->bundle(), model_->tree(), wanted, model_->made_by(), ledger_, warn_);

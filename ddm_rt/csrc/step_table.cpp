@@ -40,17 +40,17 @@ double square(double value) { return value * value; }
 void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip) {
     const int64_t most = schedule.num_train_timesteps;
     if (num_steps < 1 || num_steps > most) {
-        throw Error(concat("num_steps is ", num_steps, "; expected 1 to ", most, ", the number of training timesteps"));
+        throw about("num_steps", concat(" is ", num_steps, "; expected 1 to ", most, ", the number of training timesteps"));
     }
     if (sampler == SamplerName::lcm && num_steps > LCM_GRID) {
-        throw Error(concat("num_steps is ", num_steps, "; ", name_of(sampler), " takes at most ", LCM_GRID));
+        throw about("num_steps", concat(" is ", num_steps, "; ", name_of(sampler), " takes at most ", LCM_GRID));
     }
-    if (!(0 <= eta && eta <= 1)) throw Error(concat("eta is ", repr(eta), "; expected 0 to 1"));
+    if (!(0 <= eta && eta <= 1)) throw about("eta", concat(" is ", repr(eta), "; expected 0 to 1"));
     if (eta != 0 && sampler != SamplerName::ddim) {
-        throw Error(concat("eta is ", repr(eta), "; only ddim takes one, not ", name_of(sampler)));
+        throw about("eta", concat(" is ", repr(eta), "; only ddim takes one, not ", name_of(sampler)));
     }
     if (clip && !(clip->first < clip->second)) {
-        throw Error(concat("clip is (", repr(clip->first), ", ", repr(clip->second),
+        throw about("clip", concat(" is (", repr(clip->first), ", ", repr(clip->second),
                            "); expected a lower and a higher limit for x0"));
     }
 }
@@ -224,13 +224,13 @@ std::vector<bool> guided_steps(int64_t num_steps, const std::optional<Pair>& int
     std::vector<bool> guided(static_cast<size_t>(num_steps), true);
     if (!interval) return guided;
     const auto [start, stop] = *interval;
-    const std::string said = concat("guidance_interval is ", repr(*interval), "; ");
+    const std::string said = concat(" is ", repr(*interval), "; ");
     if (!(0 <= start && start < stop && stop <= 1)) {
-        throw Error(concat(said, "expected a start below a stop, both within 0 and 1"));
+        throw about("guidance_interval", concat(said, "expected a start below a stop, both within 0 and 1"));
     }
     const auto first = static_cast<int64_t>(start * static_cast<double>(num_steps));
     const auto end = static_cast<int64_t>(stop * static_cast<double>(num_steps));
-    if (first >= end) throw Error(concat(said, "none of the ", num_steps, " steps is in it"));
+    if (first >= end) throw about("guidance_interval", concat(said, "none of the ", num_steps, " steps is in it"));
     for (int64_t i = 0; i < num_steps; ++i) guided[static_cast<size_t>(i)] = first <= i && i < end;
     return guided;
 }
@@ -256,7 +256,7 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     const size_t steps = t.size();
     for (size_t i = 1; i < steps; ++i) {
         if (ratio[i] - ratio[i - 1] >= 0) {
-            throw Error(concat("num_steps is ", num_steps, "; too many for ", name_of(sampler),
+            throw about("num_steps", concat(" is ", num_steps, "; too many for ", name_of(sampler),
                                ": two steps share a timestep"));
         }
     }

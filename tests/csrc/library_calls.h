@@ -34,13 +34,13 @@ inline void fine(ddm_rt_error* error) {
     EXPECT_EQ(said.code, DDM_RT_OK) << said.message;
 }
 
-inline Owned<ddm_rt_model> open_model(int32_t threads = 1, bool batching = true) {
+inline Owned<ddm_rt_model> open_model(int32_t threads = 1, bool batching = true, const char* bundle = DIGITS_BUNDLE) {
     ddm_rt_model_options* options = nullptr;
     fine(ddm_rt_model_options_create(&options));
     fine(ddm_rt_model_options_set_threads(options, threads));
     fine(ddm_rt_model_options_set_batching(options, batching));
     ddm_rt_model* model = nullptr;
-    fine(ddm_rt_model_open(DIGITS_BUNDLE, DDM_RT_TERMINATED, options, &model));
+    fine(ddm_rt_model_open(bundle, DDM_RT_TERMINATED, options, &model));
     ddm_rt_model_options_destroy(options);
     return {model, ddm_rt_model_close};
 }

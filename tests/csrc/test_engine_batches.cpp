@@ -59,6 +59,31 @@ TEST(Batching, ChangesNoBytes) {
     }
 }
 
+// With prompts, negative prompts, noise on tokens and images of three rows.
+TEST(Batching, ChangesNoBytesOfPrompts) {
+    const char* bundle = std::getenv("DDM_RT_TEST_PROMPTS");
+    if (!bundle) GTEST_SKIP() << "DDM_RT_TEST_PROMPTS is not set: the path of a bundle that takes prompts";
+    const auto open = [&](bool batching) { return open_session(open_model(1, batching, bundle).get()); };
+    const auto apart = open(false), joined = open(true);
+    std::vector<Owned<ddm_rt_request>> requests;
+    std::vector<Bytes> expected;
+    for (uint64_t i = 0; i < 6; i++) {
+        requests.push_back(request_of(2, i, 2 + static_cast<int64_t>(i % 2)));
+        fine(ddm_rt_request_add_prompt(requests[i].get(), i % 2 ? "a nurse" : "a pilot", DDM_RT_TERMINATED));
+        if (i % 3 == 1) fine(ddm_rt_request_set_negative_prompt(requests[i].get(), "blurred", DDM_RT_TERMINATED));
+        if (i % 3 == 2) fine(ddm_rt_request_set_cads(requests[i].get(), 0.25, 0.5, 0.75));
+        if (i > 3) fine(ddm_rt_request_set_indicator_guidance_scale(requests[i].get(), 2));  // three rows
+        expected.push_back(generate(apart.get(), requests[i].get()));
+    }
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < requests.size(); i++) {
+        threads.emplace_back([&, i] {
+            for (int n = 0; n < 3; n++) EXPECT_TRUE(generate(joined.get(), requests[i].get()) == expected[i]) << i;
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
 // Of rows whose first condition number is negative it makes nothing; counts the rows of its calls.
 class CountingBackend : public ddm::Backend {
 public:

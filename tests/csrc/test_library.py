@@ -472,3 +472,18 @@ def test_sizes_are_not_taken_on_trust(
     assert str(caught.value).startswith(f"{bundle}/runtime.json: field {fields[0]}")
     assert caught.value.field.startswith(fields[0])
     assert caught.value.status in ("bundle", "input")
+
+
+def test_a_text_encoder_that_was_written_anew_is_refused(
+    c_library: CLibrary, latent_bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    """It is opened when the first prompt comes, so after its hash was checked."""
+    bundle = write_format(2, latent_bundles["sd15"].path, tmp_path / "sd")
+    with c_library.pipeline(bundle) as pipeline:
+        graph = bundle / "text_encoder.onnx"
+        content = graph.read_bytes()
+        graph.unlink()
+        graph.write_bytes(content)
+        with pytest.raises(CError, match=r"text_encoder\.onnx: was written") as caught:
+            pipeline.generate(prompt="a nurse", num_steps=1)
+    assert (caught.value.status, caught.value.field) == ("bundle", str(graph))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from checkpoints import tokenizer as clip
 from embedding_build import build
 from toolchain import EMBEDDING, missing, needs, reason
 
+from ddm_rt.bundle import Bundle
 from ddm_rt.files import asset
 from ddm_rt.sample.pipeline import Pipeline
 
@@ -34,6 +36,12 @@ REFUSED = (
     ("--scope", "s", "--ledger", "damaged.ledger"),
     ("--backend", "tensorrt"),
 )
+
+
+@pytest.fixture
+def prompts(latent_bundles: Mapping[str, Bundle], tmp_path: Path) -> str:
+    """Path of a bundle that takes prompts."""
+    return str(write_format(2, latent_bundles["sd15"].path, tmp_path / "sd"))
 
 
 def checked(command: list[str | Path], folder: Path, **environment: str) -> str:
@@ -61,11 +69,12 @@ def replay(build: Path, out: Path, *more: str | Path) -> list[str | Path]:
     return [build / "ddm_rt" / "csrc" / "ddm-cli", "sample", DIGITS, "--out", out, *more]
 
 
-def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
+def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path, prompts: str) -> None:
     # Each source by itself, as users build: here one shows that lacks an #include.
     made = build(tmp_path / "b", DDM_RT_SANITIZE="address,undefined", CMAKE_UNITY_BUILD="OFF")
     # ONNX Runtime is opened and closed with the process: what it keeps is its own.
     options = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1", "DDM_RT_TEST_MIXES": MIXES}
+    options["DDM_RT_TEST_PROMPTS"] = prompts
     assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, **options)
     checked(sample(made, tmp_path / "out"), tmp_path, **options)
     manifest = tmp_path / "out" / "manifest.json"
@@ -77,13 +86,12 @@ def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path) -> None:
     refused(replay(made, tmp_path / "no", "--from", "damaged.json"), tmp_path, **options)
 
 
-def test_no_data_race(tmp_path: Path) -> None:
+def test_no_data_race(tmp_path: Path, prompts: str) -> None:
     made = build(tmp_path / "b", "ddm_rt_tests", DDM_RT_SANITIZE="thread")
     # ONNX Runtime's own code isn't watched: its synchronisation would be taken for none.
     options = "halt_on_error=1 ignore_noninstrumented_modules=1 exitcode=66"
-    assert "PASSED" in checked(
-        [made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, TSAN_OPTIONS=options, DDM_RT_TEST_MIXES=MIXES
-    )
+    settings = {"TSAN_OPTIONS": options, "DDM_RT_TEST_MIXES": MIXES, "DDM_RT_TEST_PROMPTS": prompts}
+    assert "PASSED" in checked([made / "tests" / "csrc" / "ddm_rt_tests"], tmp_path, **settings)
 
 
 @needs("valgrind")

@@ -81,7 +81,7 @@ DDM_RT_API ddm_rt_error *ddm_rt_backends(char **json);
 
 /* The code; DDM_RT_OK of null. */
 DDM_RT_API int32_t ddm_rt_error_code(const ddm_rt_error *error);
-/* The argument, file or field of a file that it is about, "" where it is about none; and what is wrong in words. Never null;
+/* The argument, file or field of a file that it is about, "" where it is about none of them; and what is wrong in words. Never null;
  * they live as long as the error. */
 DDM_RT_API const char *ddm_rt_error_field(const ddm_rt_error *error);
 DDM_RT_API const char *ddm_rt_error_message(const ddm_rt_error *error);
@@ -134,8 +134,8 @@ DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_provider_option(ddm_rt_model_o
                                                                   int64_t key_size, const char *value,
                                                                   int64_t value_size);
 
-/* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. With fewer than that,
- * several calls are made at a time. */
+/* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. On the CPU as many
+ * calls are made at a time as there is room for, and at least two; with another provider one. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_threads(ddm_rt_model_options *options, int32_t threads);
 
 /* Other than 0 (it is 1 by default): requests of all threads share the denoiser's calls. Images are the same either way. */
@@ -224,7 +224,7 @@ DDM_RT_API ddm_rt_error *ddm_rt_session_open(ddm_rt_model *model, const ddm_rt_s
 DDM_RT_API void ddm_rt_session_close(ddm_rt_session *session);
 
 /* JSON, a list of {"scope", "target", "calibration_id", "issued", "leased", "pooled"}: where the streams of a scope stand, or of all
- * where `scope` is null, 1,000 at most. Each of the last three is {"CODE": IMAGES}: positions that were handed out, those of
+ * where `scope` is null (not empty), 1,000 at most. Each of the last three is {"CODE": IMAGES}: positions that were handed out, those of
  * requests under way, and those that were given back. Free it with ddm_rt_free. */
 DDM_RT_API ddm_rt_error *ddm_rt_session_ledger(ddm_rt_session *session, const char *scope, int64_t size, char **json);
 
