@@ -63,7 +63,7 @@ void add_provider(Ort::SessionOptions& options, const std::string& provider, con
     // As in ddm_rt/engine/ort/sessions.py: no search for convolutions, and no TF32 where numbers are float32.
     if (provider.starts_with("CUDA")) given = {{"cudnn_conv_algo_search", "HEURISTIC"}, {"use_tf32", half ? "1" : "0"}};
     for (const auto& [key, value] : chosen.provider_options) {
-        std::erase_if(given, [&](const auto& each) { return each.first == key; });
+        std::erase_if(given, [&key = key](const auto& each) { return each.first == key; });
         given.emplace_back(key, value);
     }
     std::vector<const char*> keys, values;

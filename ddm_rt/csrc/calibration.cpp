@@ -169,7 +169,7 @@ ByName<Known> load_all(const Bundle& bundle) {
         const size_t end = path.find('/', above.size());
         if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
         const std::string folder = path.substr(0, end);
-        found.emplace(folder.substr(above.size()), known.get(identity_of(bundle, folder), [&] {
+        found.emplace(folder.substr(above.size()), known.get(identity_of(bundle, folder), [&, &path = path, &entry = entry] {
             bundle.check_directory(folder);
             Calibration record = read(bundle.file(path), entry.sha256);
             check(record, bundle.codes.num_codes(), bundle.file(path));

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundle_formats import write_format
 from checkpoints import tokenizer as clip
-from embedding_build import build
+from embedding_build import Built, build
 from toolchain import EMBEDDING, missing, needs, reason
 
 from ddm_rt.bundle import Bundle
@@ -70,8 +70,7 @@ def replay(build: Path, out: Path, *more: str | Path) -> list[str | Path]:
 
 
 def test_no_bad_access_no_undefined_behaviour_no_leak(tmp_path: Path, prompts: str) -> None:
-    # Each source by itself, as users build: here one shows that lacks an #include.
-    made = build(tmp_path / "b", DDM_RT_SANITIZE="address,undefined", CMAKE_UNITY_BUILD="OFF")
+    made = build(tmp_path / "b", DDM_RT_SANITIZE="address,undefined")
     # ONNX Runtime is opened and closed with the process: what it keeps is its own.
     options = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1", "DDM_RT_TEST_MIXES": MIXES}
     options["DDM_RT_TEST_PROMPTS"] = prompts
@@ -95,8 +94,8 @@ def test_no_data_race(tmp_path: Path, prompts: str) -> None:
 
 
 @needs("valgrind")
-def test_valgrind_finds_nothing(tmp_path: Path) -> None:
-    made = build(tmp_path / "b", "ddm-cli", CMAKE_CXX_FLAGS="-O1 -g")
+def test_valgrind_finds_nothing(built: Built, tmp_path: Path) -> None:
+    made = built.build
     watch: list[str | Path] = ["valgrind", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]
     watch += ["--errors-for-leak-kinds=definite", "--quiet"]
     checked([*watch, *sample(made, tmp_path / "out")], tmp_path)
