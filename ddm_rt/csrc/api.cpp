@@ -44,7 +44,7 @@ ddm::json::Out counts(const ddm::CodeCounts &found) {
 template <typename Options, typename Value>
 ddm_rt_error *set_most(ddm_rt_session_options *options, Options ddm::Limits::*limit, const char *name, Value value) {
     return guarded([&] {
-        if (value < 1) throw ddm::Error(ddm::concat(name, " is ", value, "; expected at least 1"));
+        if (value < 1) throw ddm::about(name, ddm::concat(" is ", value, "; expected at least 1"));
         given(options, "options").options.limits.*limit = value;
     });
 }
@@ -101,7 +101,7 @@ ddm_rt_error *ddm_rt_model_options_set_onnxruntime(ddm_rt_model_options *options
 
 ddm_rt_error *ddm_rt_model_options_set_cache(ddm_rt_model_options *options, int64_t bytes) {
     return guarded([&] {
-        if (bytes < 0) throw ddm::Error(ddm::concat("bytes is ", bytes, "; expected 0 or more"));
+        if (bytes < 0) throw ddm::about("bytes", ddm::concat(" is ", bytes, "; expected 0 or more"));
         given(options, "options").options.cache_bytes = bytes;
     });
 }

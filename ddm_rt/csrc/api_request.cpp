@@ -96,7 +96,7 @@ ddm_rt_error *ddm_rt_request_set_width(ddm_rt_request *request, int64_t width) {
 
 ddm_rt_error *ddm_rt_request_set_codes(ddm_rt_request *request, const int64_t *codes, int64_t count) {
     return guarded([&] {
-        if (count < 0) throw ddm::Error(ddm::concat("count is ", count, "; expected 0 or more"));
+        if (count < 0) throw ddm::about("count", ddm::concat(" is ", count, "; expected 0 or more"));
         if (count > 0) given(codes, "codes");
         given(request, "request").wanted.codes.emplace(codes, codes + count);
     });

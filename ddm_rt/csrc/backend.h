@@ -11,7 +11,7 @@
 
 #include "array.h"
 #include "bundle.h"
-#include "log.h"
+#include "error.h"
 #include "manifest.h"
 
 namespace ddm {

@@ -1,4 +1,4 @@
-// What a caller can act on: thrown inside, turned into a status at the C boundary.
+// What a caller can act on: thrown inside, turned into a status at the C boundary. And what is told beside that.
 #pragma once
 
 #include <functional>
@@ -31,7 +31,6 @@ public:
 inline Error about(Status status, const std::string& field, const std::string& rest) { return {status, field + rest, field}; }
 inline Error about(const std::string& field, const std::string& rest) { return about(Status::input, field, rest); }
 
-[[noreturn]] inline void refuse_bundle(const std::string& message) { throw Error(Status::bundle, message); }
 [[noreturn]] inline void refuse_bundle(const std::string& file, const std::string& rest) {
     throw about(Status::bundle, file, rest);
 }
@@ -41,5 +40,20 @@ using Cancelled = std::function<bool()>;
 
 // Told what doesn't stop a request, where Python would log a warning.
 using Warn = std::function<void(const std::string&)>;
+
+enum class Level { debug, info, warning, error };
+
+// Messages that don't stop anything. May be called on any thread.
+struct Log {
+    Level least = Level::warning;
+    std::function<void(Level, const std::string&)> tell = {};
+
+    void operator()(Level level, const std::string& message) const {
+        if (tell && level >= least) tell(level, message);
+    }
+    Warn warn() const {
+        return [log = *this](const std::string& message) { log(Level::warning, message); };
+    }
+};
 
 }  // namespace ddm

@@ -13,7 +13,6 @@
 #include "ddm_rt.h"
 #include "error.h"
 #include "leave_alone.h"
-#include "log.h"
 #include "session.h"
 #include "text.h"
 

@@ -17,7 +17,6 @@
 #include "conditions.h"
 #include "engine.h"
 #include "error.h"
-#include "log.h"
 
 namespace ddm {
 

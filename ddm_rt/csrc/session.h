@@ -13,7 +13,6 @@
 
 #include "error.h"
 #include "ledger.h"
-#include "log.h"
 #include "manifest.h"
 #include "model.h"
 #include "prepare.h"
