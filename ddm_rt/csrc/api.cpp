@@ -96,7 +96,8 @@ ddm_rt_error *ddm_rt_model_options_set_batching(ddm_rt_model_options *options, i
 }
 
 ddm_rt_error *ddm_rt_model_options_set_onnxruntime(ddm_rt_model_options *options, const char *library, int64_t size) {
-    return guarded([&] { given(options, "options").options.backend.onnxruntime = given_path(library, size, "library"); });
+    return guarded(
+        [&] { given(options, "options").options.backend.onnxruntime = given_path(library, size, "library"); });
 }
 
 ddm_rt_error *ddm_rt_model_options_set_cache(ddm_rt_model_options *options, int64_t bytes) {
@@ -122,8 +123,8 @@ ddm_rt_error *ddm_rt_model_options_set_cancel(ddm_rt_model_options *options, con
     return guarded([&] { given(options, "options").options.cancelled = ddm::cancelled_by(cancel); });
 }
 
-ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size, const ddm_rt_model_options *options,
-                                    ddm_rt_model **model) {
+ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size,
+                                    const ddm_rt_model_options *options, ddm_rt_model **model) {
     return guarded([&] {
         given_place(model, "model");
         if (abi < 1 || abi > DDM_RT_ABI) {
@@ -131,7 +132,8 @@ ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t 
         }
         const std::string path = given_path(directory, size, "directory");
         const auto opened = std::make_shared<ddm::Model>(path, options ? options->options : ddm::ModelOptions());
-        *model = new ddm_rt_model{opened, describe(*opened), name_of(opened->bundle().config.family), opened->provider()};
+        *model =
+            new ddm_rt_model{opened, describe(*opened), name_of(opened->bundle().config.family), opened->provider()};
     });
 }
 
@@ -202,7 +204,8 @@ ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options,
     });
 }
 
-ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log, void *user) {
+ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log,
+                                             void *user) {
     return guarded([&] { given(options, "options").options.log = ddm::log_of(level, log, user); });
 }
 
@@ -218,7 +221,8 @@ ddm_rt_error *ddm_rt_session_options_set_most_bytes(ddm_rt_session_options *opti
     return set_most(options, &ddm::Limits::bytes, "bytes", bytes);
 }
 
-ddm_rt_error *ddm_rt_session_open(ddm_rt_model *model, const ddm_rt_session_options *options, ddm_rt_session **session) {
+ddm_rt_error *ddm_rt_session_open(ddm_rt_model *model, const ddm_rt_session_options *options,
+                                  ddm_rt_session **session) {
     return guarded([&] {
         given_place(session, "session");
         const std::shared_ptr<ddm::Model> &opened = given(model, "model").model;
@@ -255,8 +259,7 @@ ddm_rt_error *ddm_rt_generate(ddm_rt_session *session, const ddm_rt_request *req
         ddm::Session &opened = given(session, "session").session;
         ddm::Wanted wanted = given(request, "request").wanted;
         if (request->words_by_scope) wanted.leave_alone = ddm::words_for(*request->words_by_scope, wanted.scope);
-        *images = new ddm_rt_images{
-            std::make_shared<const ddm::Generation>(opened.generate(wanted, request->hooks))};
+        *images = new ddm_rt_images{std::make_shared<const ddm::Generation>(opened.generate(wanted, request->hooks))};
     });
 }
 

@@ -46,7 +46,8 @@ ddm_rt_error *caught() noexcept {
 std::string given_text(const char *text, int64_t size, const char *name) {
     given(text, name);
     if (size < DDM_RT_TERMINATED) {
-        throw Error(Status::input, concat(name, "'s size is ", size, "; expected its bytes, or DDM_RT_TERMINATED"), name);
+        throw Error(Status::input, concat(name, "'s size is ", size, "; expected its bytes, or DDM_RT_TERMINATED"),
+                    name);
     }
     return size == DDM_RT_TERMINATED ? std::string(text) : std::string(text, static_cast<size_t>(size));
 }

@@ -156,7 +156,9 @@ ddm_rt_error *ddm_rt_request_set_on_images(ddm_rt_request *request, ddm_rt_on_im
         ddm::Hooks &hooks = given(request, "request").hooks;
         hooks.on_images = nullptr;
         if (!on_images) return;
-        hooks.on_images = [=](const auto &made, const auto &numbers) { return given_to(on_images, user, made, numbers); };
+        hooks.on_images = [=](const auto &made, const auto &numbers) {
+            return given_to(on_images, user, made, numbers);
+        };
     });
 }
 

@@ -36,10 +36,10 @@ void check(const Array& array, DType dtype) {
 uint16_t half_of(float value) {
     const auto bits = std::bit_cast<uint32_t>(value);
     const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
-    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);  // no number
+    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);   // no number
     if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7C00);  // 2**16 or more
-    uint32_t half = 0, lost = 0, unit = 1 << 13;  // of the value's last places
-    if (magnitude >= 0x38800000) {                // 2**-14: the smallest normal number
+    uint32_t half = 0, lost = 0, unit = 1 << 13;                               // of the value's last places
+    if (magnitude >= 0x38800000) {                                             // 2**-14: the smallest normal number
         half = (magnitude - 0x38000000) >> 13;
         lost = magnitude & 0x1FFF;
     } else if (magnitude >= 0x33000000) {  // 2**-25: half of the smallest number
@@ -60,9 +60,7 @@ int64_t whole_of(float value) {
 
 }  // namespace
 
-size_t size_of(DType dtype) {
-    return dtype == DType::int64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
+size_t size_of(DType dtype) { return dtype == DType::int64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 DType dtype_named(const std::string& name) {
     return name == "int64" ? DType::int64 : name == "float16" ? DType::float16 : DType::float32;

@@ -6,9 +6,9 @@
 
 #include "error.h"
 #include "factors.h"
-#include "quota.h"
 #include "noise.h"
 #include "prepare.h"
+#include "quota.h"
 #include "text.h"
 #include "unicode.h"
 
@@ -99,15 +99,13 @@ void check_codes(const Bundle& bundle, const std::vector<int64_t>& codes, const 
     const auto most = static_cast<int64_t>(bundle.codes.num_codes());
     for (size_t i = 0; i < codes.size(); ++i) {
         if (NULL_CODE <= codes[i] && codes[i] < most) continue;
-        const std::string choices = most ? concat("-1 (null) to ", most - 1)
-                                         : "-1, the null code: this bundle has no others";
+        const std::string choices =
+            most ? concat("-1 (null) to ", most - 1) : "-1, the null code: this bundle has no others";
         throw about(field, concat(": image ", i, " has code ", codes[i], "; expected ", choices));
     }
 }
 
-bool names_top_codes(const std::string& target) {
-    return target == "uniform" || strip(target).starts_with("code:");
-}
+bool names_top_codes(const std::string& target) { return target == "uniform" || strip(target).starts_with("code:"); }
 
 Weights by_top_codes(const Tree& tree, const std::string& target) {
     const std::vector<double> tops = parse_target(target, tree.size());

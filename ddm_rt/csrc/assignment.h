@@ -29,7 +29,7 @@ struct Weights {
 struct CodePlan {
     int64_t n;
     std::optional<std::vector<int64_t>> codes;  // none where a quota draws them
-    std::vector<int64_t> balanced = {};  // numbers of the images that it draws for; the others get the null code
+    std::vector<int64_t> balanced = {};         // numbers of the images that it draws for; the others get the null code
 };
 
 struct Assigned {

@@ -1,6 +1,5 @@
 // What a backend offers, and which of them there are (ddm_rt/engine/contract.py and backends.py).
-#ifndef DDM_RT_BACKEND_H
-#define DDM_RT_BACKEND_H
+#pragma once
 
 #include <map>
 #include <memory>
@@ -16,15 +15,15 @@
 
 namespace ddm {
 
-// A loaded bundle. Any number of threads may call it, and as many calls as are made at a time run, the others wait; rows of one
-// call never meet.
+// A loaded bundle. Any number of threads may call it, and as many calls as are made at a time run, the others wait;
+// rows of one call never meet.
 class Backend {
 public:
     virtual ~Backend() = default;
 
     virtual const MadeBy& made_by() const = 0;
-    virtual const std::string& provider() const = 0;    // "CPUExecutionProvider"
-    virtual size_t calls_at_a_time() const = 0;         // that don't slow each other
+    virtual const std::string& provider() const = 0;       // "CPUExecutionProvider"
+    virtual size_t calls_at_a_time() const = 0;            // that don't slow each other
     virtual std::optional<int64_t> max_batch() const = 0;  // rows of one call; none: as many as memory holds
 
     // Token ids int64 [B, max_length] by TextSpec.input -> `context` [B, T, D]; SDXL: and `text_embeds` [B, P].
@@ -49,8 +48,8 @@ struct BackendOptions {
     std::vector<std::pair<std::string, std::string>> provider_options;
 };
 
-// The bundle must outlive it. Throws Error for an unknown name or fewer than one thread, and with Status::backend where it can't
-// run the bundle.
+// The bundle must outlive it. Throws Error for an unknown name or fewer than one thread, and with Status::backend where
+// it can't run the bundle.
 std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions& options, const Log& log);
 
 struct BackendFound {
@@ -62,5 +61,3 @@ struct BackendFound {
 std::vector<BackendFound> backends();
 
 }  // namespace ddm
-
-#endif

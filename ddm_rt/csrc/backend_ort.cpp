@@ -42,15 +42,18 @@ std::string provider_named(const std::string& name) {
     for (const std::string& each : there) {
         if (lower(each) == lower(name) || lower(each) == lower(name + std::string(kSuffix))) return each;
     }
-    throw Error(Status::backend, concat("provider ", repr(name), " is not in this ONNX Runtime; available here: ",
-                                        join(", ", there)), "provider");
+    throw Error(Status::backend,
+                concat("provider ", repr(name), " is not in this ONNX Runtime; available here: ", join(", ", there)),
+                "provider");
 }
 
 // A provider that options are made for first.
 template <typename Options>
-void append(OrtStatus* (*create)(Options**), OrtStatus* (*update)(Options*, const char* const*, const char* const*, size_t),
-            OrtStatus* (*add)(OrtSessionOptions*, const Options*), void (*release)(Options*), Ort::SessionOptions& options,
-            const std::vector<const char*>& keys, const std::vector<const char*>& values) {
+void append(OrtStatus* (*create)(Options**),
+            OrtStatus* (*update)(Options*, const char* const*, const char* const*, size_t),
+            OrtStatus* (*add)(OrtSessionOptions*, const Options*), void (*release)(Options*),
+            Ort::SessionOptions& options, const std::vector<const char*>& keys,
+            const std::vector<const char*>& values) {
     Options* made = nullptr;
     Ort::ThrowOnError(create(&made));
     const std::unique_ptr<Options, void (*)(Options*)> owned(made, release);
@@ -71,7 +74,8 @@ void add_provider(Ort::SessionOptions& options, const std::string& provider, con
     const OrtApi& api = Ort::GetApi();
     if (provider.starts_with("CUDA")) {
         append(api.CreateCUDAProviderOptions, api.UpdateCUDAProviderOptions,
-               api.SessionOptionsAppendExecutionProvider_CUDA_V2, api.ReleaseCUDAProviderOptions, options, keys, values);
+               api.SessionOptionsAppendExecutionProvider_CUDA_V2, api.ReleaseCUDAProviderOptions, options, keys,
+               values);
     } else if (provider.starts_with("Tensorrt")) {
         append(api.CreateTensorRTProviderOptions, api.UpdateTensorRTProviderOptions,
                api.SessionOptionsAppendExecutionProvider_TensorRT_V2, api.ReleaseTensorRTProviderOptions, options, keys,
@@ -80,8 +84,8 @@ void add_provider(Ort::SessionOptions& options, const std::string& provider, con
         // Its short name, which ONNX Runtime has in capitals for some.
         std::string name = provider.substr(0, provider.size() - kSuffix.size());
         if (name == "Azure" || name == "Xnnpack") std::transform(name.begin(), name.end(), name.begin(), ::toupper);
-        Ort::ThrowOnError(api.SessionOptionsAppendExecutionProvider(options, name.c_str(), keys.data(), values.data(),
-                                                                    keys.size()));
+        Ort::ThrowOnError(
+            api.SessionOptionsAppendExecutionProvider(options, name.c_str(), keys.data(), values.data(), keys.size()));
     }
 }
 
@@ -135,7 +139,8 @@ public:
             const std::string on = provider == kCpu ? "" : concat(" on ", provider);
             throw Error(provider == kCpu ? Status::bundle : Status::backend,
                         concat(path_, ": not a graph that ONNX Runtime ", opening.library.version(), " runs", on, ": ",
-                               std::string(error.what())), path_);
+                               std::string(error.what())),
+                        path_);
         }
     }
 
@@ -158,9 +163,9 @@ public:
             for (const std::string& input : inputs_) {
                 const Array& array = *feeds.at(input);
                 names.push_back(input.c_str());
-                values.push_back(Ort::Value::CreateTensor(
-                    memory, const_cast<std::byte*>(array.bytes.data()), array.bytes.size(), array.shape.data(),
-                    array.shape.size(), type_of(array.dtype)));
+                values.push_back(Ort::Value::CreateTensor(memory, const_cast<std::byte*>(array.bytes.data()),
+                                                          array.bytes.size(), array.shape.data(), array.shape.size(),
+                                                          type_of(array.dtype)));
             }
             for (const std::string& output : outputs_) output_names.push_back(output.c_str());
             turns_.acquire();
@@ -174,7 +179,8 @@ public:
             for (size_t i = 0; i < found.size(); i++) outputs.emplace_back(outputs_[i], copy(found[i], rows));
             return outputs;
         } catch (const Ort::Exception& error) {
-            throw about(name_ + ".onnx", concat(" refused its inputs (", shapes(feeds), "): ", std::string(error.what())));
+            throw about(name_ + ".onnx",
+                        concat(" refused its inputs (", shapes(feeds), "): ", std::string(error.what())));
         }
     }
 
@@ -206,8 +212,8 @@ private:
         const auto info = value.GetTensorTypeAndShapeInfo();
         const std::vector<int64_t> shape = info.GetShape();
         if (shape.empty() || shape[0] != static_cast<int64_t>(rows)) {
-            throw about(Status::bundle, path_, concat(": gives ", in_words(shape), " for a batch of ", rows,
-                                               "; expected a row for each"));
+            throw about(Status::bundle, path_,
+                        concat(": gives ", in_words(shape), " for a batch of ", rows, "; expected a row for each"));
         }
         for (const DType dtype : {DType::float32, DType::int64, DType::float16}) {
             if (info.GetElementType() != type_of(dtype)) continue;
@@ -233,11 +239,8 @@ std::vector<std::string> names_of(const std::vector<TensorSpec>& specs) {
 class OrtBackend : public Backend {
 public:
     OrtBackend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options)
-        : library_(std::move(library)),
-          options_(std::move(options)),
-          provider_(provider_named(options_.chosen.provider)),
-          bundle_(bundle),
-          config_(bundle.config),
+        : library_(std::move(library)), options_(std::move(options)),
+          provider_(provider_named(options_.chosen.provider)), bundle_(bundle), config_(bundle.config),
           num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
           turns_(static_cast<std::ptrdiff_t>(options_.calls_at_a_time)),
           made_by_{"onnxruntime", config_.precision, options_.threads, {{"onnxruntime", library_->version()}}},
@@ -274,7 +277,7 @@ public:
             const int64_t code = codes.integers()[i];
             if (NULL_CODE <= code && code < num_codes_) continue;
             throw about("code", concat(" is ", code, "; this bundle has ", num_codes_,
-                               " codes (0 or more) and the null code -1"));
+                                       " codes (0 or more) and the null code -1"));
         }
         // A bundle without codes has a graph of the context alone.
         return conditioner_.run(pointers(given), codes.rows());
@@ -290,7 +293,8 @@ public:
         Array image = decoder_.first({{"x0", &x0}}, x0.rows());
         const float* values = image.floats();
         if (!std::all_of(values, values + image.size(), [](float value) { return std::isfinite(value); })) {
-            throw about(bundle_.path, concat(": produced non-finite values; its weights or the requested scales are at fault"));
+            throw about(bundle_.path,
+                        concat(": produced non-finite values; its weights or the requested scales are at fault"));
         }
         return image;
     }
@@ -345,7 +349,8 @@ private:
 
 bool is_cpu(const std::string& provider) { return provider == "CPU" || provider == kCpu; }
 
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options) {
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library,
+                                          OrtOptions options) {
     return std::make_unique<OrtBackend>(bundle, std::move(library), std::move(options));
 }
 

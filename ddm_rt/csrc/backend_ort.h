@@ -1,6 +1,6 @@
-// ONNX Runtime on the CPU, with the settings of ddm_rt/engine/ort/sessions.py: equal versions and threads give equal bits.
-#ifndef DDM_RT_BACKEND_ORT_H
-#define DDM_RT_BACKEND_ORT_H
+// ONNX Runtime on the CPU, with the settings of ddm_rt/engine/ort/sessions.py: equal versions and threads give equal
+// bits.
+#pragma once
 
 #include <memory>
 
@@ -19,10 +19,9 @@ struct OrtOptions {
     Log log;
 };
 
-// The bundle must outlive it. Throws Error with Status::backend where the provider isn't there or doesn't start, and with
-// Status::bundle for a graph that isn't one, or that doesn't take what the bundle says.
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library, OrtOptions options);
+// The bundle must outlive it. Throws Error with Status::backend where the provider isn't there or doesn't start, and
+// with Status::bundle for a graph that isn't one, or that doesn't take what the bundle says.
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library,
+                                          OrtOptions options);
 
 }  // namespace ddm
-
-#endif

@@ -1,7 +1,6 @@
 // Batch sizes that give the same bits for a row, so that an image's bytes don't depend on its batch
 // (ddm_rt/sample/loop/batch_sizes.py).
-#ifndef DDM_RT_BUCKETS_H
-#define DDM_RT_BUCKETS_H
+#pragma once
 
 #include <array>
 #include <condition_variable>
@@ -25,8 +24,8 @@ using Shape = std::array<int64_t, 3>;  // C, H, W of latents
 std::vector<size_t> probe(Backend& backend, const Cond& cond, const Shape& shape, const std::vector<float>& timesteps,
                           std::optional<int64_t> most, const Cancelled& cancelled = {});
 
-// The batch sizes of every shape that was asked for. Any number of threads may use it: each shape is probed by the first
-// that asks, the others that need it wait, and nobody waits for a shape that is known or another's.
+// The batch sizes of every shape that was asked for. Any number of threads may use it: each shape is probed by the
+// first that asks, the others that need it wait, and nobody waits for a shape that is known or another's.
 class KnownSizes {
 public:
     // Throws Error with Status::cancelled, also while waiting, and what `make` throws.
@@ -49,5 +48,3 @@ Cond take(const Cond& cond, const std::vector<size_t>& index);
 Cond stacked(const std::vector<const Cond*>& rows);
 
 }  // namespace ddm
-
-#endif

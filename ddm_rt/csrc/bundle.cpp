@@ -1,8 +1,8 @@
 #include "bundle.h"
 
+#include <sys/stat.h>
 #include <algorithm>
 #include <array>
-#include <sys/stat.h>
 #include <system_error>
 
 #include "error.h"
@@ -28,12 +28,14 @@ bool is_there(const std::string& path, mode_t kind) {
 }
 
 std::string locate(const std::string& source) {
-    if (source.find('\0') != source.npos) refuse_bundle("bundle", concat(" ", repr(source), ": no path: it holds a null"));
+    if (source.find('\0') != source.npos)
+        refuse_bundle("bundle", concat(" ", repr(source), ": no path: it holds a null"));
     const std::string path = clean_path(source);
     // The bundles that ship inside the Python package have no names here.
     if (!is_there(path, S_IFDIR)) refuse_bundle("bundle", concat(" ", repr(source), ": no such directory"));
     if (!is_there(join_path(path, INDEX), S_IFREG)) {
-        refuse_bundle(path, concat(": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
+        refuse_bundle(path,
+                      concat(": not a bundle (", INDEX, " is missing); a run is made into one by `ddm-rt export`"));
     }
     return path;
 }
@@ -46,11 +48,13 @@ void check_name(const std::string& name, const Field& files) {
 }
 
 FileState check_file(const std::string& path, const FileEntry& entry) {
-    if (!is_there(path, S_IFREG)) refuse_bundle(path, concat(": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
+    if (!is_there(path, S_IFREG))
+        refuse_bundle(path, concat(": missing; ", INDEX, " lists it with ", entry.bytes, " bytes"));
     try {
         const FileState state = state_of_file(path);
         if (static_cast<uint64_t>(state.bytes) != entry.bytes) {
-            refuse_bundle(path, concat(": truncated or extended: ", state.bytes, " bytes, ", INDEX, " says ", entry.bytes));
+            refuse_bundle(path,
+                          concat(": truncated or extended: ", state.bytes, " bytes, ", INDEX, " says ", entry.bytes));
         }
         if (sha256_of_file(path) == entry.sha256) return state;
     } catch (const std::system_error& error) {
@@ -89,10 +93,12 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
         files.fail(Status::bundle, concat(": ", name, " is not listed; a bundle ", kind, "must have it"));
     };
     if (format == 2) must_list(RUNTIME, "");
-    else for (const char* name : FORMAT_1) must_list(name, "");
+    else
+        for (const char* name : FORMAT_1) must_list(name, "");
     for (const char* name : GRAPHS) must_list(name, "");
     const auto is_derived = [](const std::string& name) {
-        return std::any_of(DERIVED.begin(), DERIVED.end(), [&](const char* folder) { return name.starts_with(folder); });
+        return std::any_of(DERIVED.begin(), DERIVED.end(),
+                           [&](const char* folder) { return name.starts_with(folder); });
     };
     uint64_t done = 0, total = 0;
     for (const auto& [name, entry] : bundle.files) total += is_derived(name) ? 0 : entry.bytes;
@@ -118,7 +124,8 @@ Bundle read_bundle(const std::string& source, const std::function<void(uint64_t,
         runtime = Runtime::of_format_2(fields(said, RUNTIME));
     } else {
         const json::Value schedule = read(FORMAT_1[1]), codes = read(FORMAT_1[2]);
-        runtime = Runtime::of_format_1(fields(said, FORMAT_1[0]), fields(schedule, FORMAT_1[1]), fields(codes, FORMAT_1[2]));
+        runtime =
+            Runtime::of_format_1(fields(said, FORMAT_1[0]), fields(schedule, FORMAT_1[1]), fields(codes, FORMAT_1[2]));
     }
     bundle.config = std::move(runtime.config);
     bundle.codes = std::move(runtime.codes);

@@ -1,5 +1,5 @@
-// The bundle: a directory whose index (bundle.json) holds the sha256 of every file in it. Of format 2 it describes itself
-// in runtime.json; of format 1 in config.json, schedule.json and codes.json.
+// The bundle: a directory whose index (bundle.json) holds the sha256 of every file in it. Of format 2 it describes
+// itself in runtime.json; of format 1 in config.json, schedule.json and codes.json.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct Bundle {
     std::string bundle_id;
     std::vector<std::string> former_ids;  // of the bundles of earlier formats that it was made from, oldest first
     int64_t format;                       // 1 or 2
-    Files files;  // what the index lists
+    Files files;                          // what the index lists
     RuntimeConfig config;
     Codes codes;
     Schedule schedule;

@@ -24,7 +24,9 @@ char32_t visible(unsigned byte) {
     return number;
 }
 
-uint64_t key_of(int64_t left, int64_t right) { return static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right); }
+uint64_t key_of(int64_t left, int64_t right) {
+    return static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right);
+}
 
 }  // namespace
 

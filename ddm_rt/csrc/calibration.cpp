@@ -76,14 +76,16 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     check_attributes(record.attributes, where);
     const size_t longest = record.counts.empty() ? 0 : record.counts[0].size();
     const size_t width = combinations(record.attributes, std::max<size_t>(longest, 1'000'000));
-    const bool even = std::all_of(record.counts.begin(), record.counts.end(), [&](const Row& row) { return row.size() == width; });
+    const bool even =
+        std::all_of(record.counts.begin(), record.counts.end(), [&](const Row& row) { return row.size() == width; });
     if (record.counts.size() != num_codes || !even) {
         refuse_bundle(where, concat(": field counts: expected ", num_codes, " codes with ", width, " counts each"));
     }
     for (const auto& [target, weights] : record.targets) {
         const bool negative = std::any_of(weights.begin(), weights.end(), [](double weight) { return weight < 0; });
         if (weights.size() != num_codes || negative || std::abs(numpy::sum(weights) - 1) > 1e-6) {
-            refuse_bundle(where, concat(": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
+            refuse_bundle(where,
+                          concat(": field targets: weights of ", target, ": expected ", num_codes, ", of sum 1"));
         }
     }
 }
@@ -99,7 +101,8 @@ Settings settings_of(const Field& tree) {
     const auto number = [](const Field& field) { field.number(); };
     const auto pair = [](const Field& field) { field.pair(); };
     const auto positive = [](const Field& field) { field.whole(1); };
-    take("prompt", tree.find("prompt"), [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
+    take("prompt", tree.find("prompt"),
+         [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
     for (const char* name : {"negative_prompt", "scope"}) take(name, tree.find(name), text);
     take("sampler", tree["sampler"], [](const Field& field) { sampler_of(field); });
     take("num_steps", tree["num_steps"], positive);
@@ -155,32 +158,37 @@ std::string identity_of(const Bundle& bundle, const std::string& folder) {
         std::error_code missing;  // then it is refused below
         if (!std::filesystem::is_regular_file(bundle.file(name), missing)) return {};
         const FileState now = state_of_file(bundle.file(name));
-        found += concat(bundle.file(name), '\n', entry.sha256, ' ', now.device, ' ', now.inode, ' ', now.bytes, ' ', now.seconds,
-                        ' ', now.nanoseconds, '\n');
+        found += concat(bundle.file(name), '\n', entry.sha256, ' ', now.device, ' ', now.inode, ' ', now.bytes, ' ',
+                        now.seconds, ' ', now.nanoseconds, '\n');
     }
     return found;
 }
 
 ByName<Known> load_all(const Bundle& bundle) {
-    static Recent<std::string, Calibration> known(64);  // read and checked once, as long as their files stay as they are
+    static Recent<std::string, Calibration> known(
+        64);  // read and checked once, as long as their files stay as they are
     const std::string above = "calibrations/", file = "/calibration.json";
     ByName<Known> found;
     for (const auto& [path, entry] : bundle.files) {
         const size_t end = path.find('/', above.size());
         if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
         const std::string folder = path.substr(0, end);
-        found.emplace(folder.substr(above.size()), known.get(identity_of(bundle, folder), [&, &path = path, &entry = entry] {
-            bundle.check_directory(folder);
-            Calibration record = read(bundle.file(path), entry.sha256);
-            check(record, bundle.codes.num_codes(), bundle.file(path));
-            return record;
-        }));
+        found.emplace(folder.substr(above.size()),
+                      known.get(identity_of(bundle, folder), [&, &path = path, &entry = entry] {
+                          bundle.check_directory(folder);
+                          Calibration record = read(bundle.file(path), entry.sha256);
+                          check(record, bundle.codes.num_codes(), bundle.file(path));
+                          return record;
+                      }));
     }
     return found;
 }
 
 std::string told(const json::Value& value) {
-    return value.is_null() ? "not set" : value == "" ? "empty" : value.is_string() ? value.get<std::string>() : value.dump();
+    return value.is_null()     ? "not set"
+           : value == ""       ? "empty"
+           : value.is_string() ? value.get<std::string>()
+                               : value.dump();
 }
 
 // What a request asks for that isn't as calibrated. A calibration with a scope holds for that scope, whatever the
@@ -217,8 +225,8 @@ void check_reach(const Calibration& record, const Part& part, const Row& base) {
         const double share = part.shares[i];
         if (low - EDGE_TOLERANCE <= share && share <= high + EDGE_TOLERANCE) continue;
         throw about("target", concat(" ", names[i], "=", general(share, 6), " is out of reach: with ",
-                           static_cast<int64_t>(record.audited()), " audited images the codes surely give ",
-                           fixed(low, 3), " to ", fixed(high, 3), " (90 % bounds). ", HELP));
+                                     static_cast<int64_t>(record.audited()), " audited images the codes surely give ",
+                                     fixed(low, 3), " to ", fixed(high, 3), " (90 % bounds). ", HELP));
     }
 }
 
@@ -250,7 +258,8 @@ std::vector<double> solve(const Calibration& record, const std::vector<Part>& pa
     if (!result.reached) {
         std::vector<std::string> at;
         for (size_t i = 0; i < names.size(); ++i) at.push_back(concat(names[i], "=", fixed(result.shares[i], 3)));
-        throw about("target", concat(" ", text_of(parts), ": each share is in reach, but not all at once; the nearest is ",
+        throw about("target",
+                    concat(" ", text_of(parts), ": each share is in reach, but not all at once; the nearest is ",
                            join(", ", at), ". ", HELP));
     }
     Row rounded;  // so that machines agree on them
@@ -266,7 +275,8 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
                  const Warn& warn) {
     const ByName<Known> every = load_all(bundle);
     if (every.empty()) {
-        throw about("target", concat(" ", repr(target),
+        throw about("target",
+                    concat(" ", repr(target),
                            ": this bundle has no calibration that knows groups; `ddm-rt calibrate` adds one"));
     }
     ByName<std::vector<Part>> knowing;
@@ -275,7 +285,8 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
         try {
             knowing.emplace(name, parse_group_target(target, record->attributes));
         } catch (const Error& error) {
-            if (std::find(reasons.begin(), reasons.end(), error.what()) == reasons.end()) reasons.emplace_back(error.what());
+            if (std::find(reasons.begin(), reasons.end(), error.what()) == reasons.end())
+                reasons.emplace_back(error.what());
         }
     }
     if (knowing.empty()) throw Error(Status::input, join("; ", reasons), "target");
@@ -289,7 +300,7 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
     }
     if (!fits && !allow_stale) {
         throw about("target", concat(" ", repr(target), ": no calibration holds for these settings: ", join("; ", told),
-                           "; calibrate for them, or --allow-stale"));
+                                     "; calibrate for them, or --allow-stale"));
     }
     std::string chosen;
     for (const auto& [name, parts] : knowing) {

@@ -43,7 +43,8 @@ void take_apart(const std::u32string& text, const std::vector<std::pair<std::u32
     for (size_t i = 0; i < text.size();) {
         const std::pair<std::u32string, int64_t>* longest = nullptr;
         for (const auto& token : added) {
-            if ((!longest || token.first.size() > longest->first.size()) && text.compare(i, token.first.size(), token.first) == 0) {
+            if ((!longest || token.first.size() > longest->first.size()) &&
+                text.compare(i, token.first.size(), token.first) == 0) {
                 longest = &token;
             }
         }
@@ -59,7 +60,8 @@ void take_apart(const std::u32string& text, const std::vector<std::pair<std::u32
 
 }  // namespace
 
-ClipTokenizer::ClipTokenizer(const std::string& path, const TextSpec& spec) : ClipTokenizer(content_of(path), path, spec) {}
+ClipTokenizer::ClipTokenizer(const std::string& path, const TextSpec& spec)
+    : ClipTokenizer(content_of(path), path, spec) {}
 
 ClipTokenizer::ClipTokenizer(std::string_view content, const std::string& path, const TextSpec& spec) : spec_(spec) {
     try {
@@ -97,7 +99,8 @@ void ClipTokenizer::read(const Field& file) {
             if (is_true(token, name)) token[name].refuse("false");
         }
         const bool as_given = !is_true(token, "normalized");
-        (as_given ? added_ : added_normalized_).emplace_back(as_given ? content : normalized(content), token["id"].whole(0));
+        (as_given ? added_ : added_normalized_)
+            .emplace_back(as_given ? content : normalized(content), token["id"].whole(0));
     });
 }
 
@@ -121,7 +124,8 @@ std::vector<int64_t> ClipTokenizer::ids(std::string_view text, std::string& loss
     Ids tokens;
     const auto add = [&](int64_t id) { tokens.push_back(id); };
     take_apart(decoded(text), added_, add, [&](const std::u32string& segment) {
-        take_apart(normalized(segment), added_normalized_, add, [&](const std::u32string& rest) { add_words(rest, tokens); });
+        take_apart(normalized(segment), added_normalized_, add,
+                   [&](const std::u32string& rest) { add_words(rest, tokens); });
     });
     const auto room = static_cast<size_t>(std::max<int64_t>(spec_.max_length - 2, 0));
     if (tokens.size() > room) {

@@ -64,16 +64,13 @@ int64_t row_numbers(const RuntimeConfig& config) {
 }  // namespace
 
 Conditions::Conditions(const Bundle& bundle, Backend& backend, std::optional<int64_t> bytes)
-    : config_(bundle.config),
-      num_codes_(static_cast<int64_t>(bundle.codes.num_codes())),
-      path_(bundle.runtime_path()),
-      backend_(backend),
-      longest_(tokens_of(config_)),
-      rows_(room_for(bytes, row_numbers(config_))),
+    : config_(bundle.config), num_codes_(static_cast<int64_t>(bundle.codes.num_codes())), path_(bundle.runtime_path()),
+      backend_(backend), longest_(tokens_of(config_)), rows_(room_for(bytes, row_numbers(config_))),
       texts_(room_for(bytes, product(tokens_of(config_), config_.context_dim))) {
     const auto refuse = [&](const char* field, int64_t found) {
         if (found <= kKept) return;
-        throw Error(Status::bundle, concat(path_, ": field ", field, ": ", found, " numbers; expected at most ", kKept), field);
+        throw Error(Status::bundle, concat(path_, ": field ", field, ": ", found, " numbers; expected at most ", kKept),
+                    field);
     };
     refuse("context_shape", product(longest_, config_.context_dim));
     for (const TensorSpec& spec : config_.added) refuse("added", numbers(spec, longest_));
@@ -147,8 +144,8 @@ Cond Conditions::encode(const std::optional<std::string>& text, const Warn& warn
             for (const Axis& side : spec.shape) {
                 const int64_t* fixed = std::get_if<int64_t>(&side);
                 if (!fixed) {
-                    throw about(Status::bundle, path_, concat(": field added: shape of ", repr(spec.name),
-                                                       ": expected numbers"));
+                    throw about(Status::bundle, path_,
+                                concat(": field added: shape of ", repr(spec.name), ": expected numbers"));
                 }
                 shape.push_back(*fixed);
             }

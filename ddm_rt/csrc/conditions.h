@@ -1,6 +1,5 @@
 // Text and code to rows of `cond`: each row is made once, alone, and kept while there is room.
-#ifndef DDM_RT_CONDITIONS_H
-#define DDM_RT_CONDITIONS_H
+#pragma once
 
 #include <map>
 #include <mutex>
@@ -60,5 +59,3 @@ private:
 };
 
 }  // namespace ddm
-
-#endif

@@ -84,7 +84,8 @@ bool Engine::attend(Task& task, const Client& client, std::unique_lock<std::mute
     call_a_driver();
     std::vector<Image> done = std::exchange(task.finished, {});
     const bool more = task.wants_more();
-    const size_t begun = task.begun, room = task.recipe.buckets.back() - std::min(task.ready.size(), task.recipe.buckets.back());
+    const size_t begun = task.begun,
+                 room = task.recipe.buckets.back() - std::min(task.ready.size(), task.recipe.buckets.back());
     const int64_t steps = task.steps;
     lock.unlock();
     if (tells) client.progress(steps, task.total());
@@ -124,8 +125,8 @@ void Engine::tidy(Lane& lane) {
     if (lane.members.empty()) lane.layout = {};
 }
 
-// Ready images join the lane, of each request in turn: no more than its part of all, and than one call has room for. Where
-// one has no room yet, others wait behind it.
+// Ready images join the lane, of each request in turn: no more than its part of all, and than one call has room for.
+// Where one has no room yet, others wait behind it.
 void Engine::admit(Lane& lane) {
     size_t all = 0;
     for (const Lane& each : lanes_) all += each.members.size();
@@ -172,8 +173,8 @@ void Engine::drive(Lane& lane, std::unique_lock<std::mutex>& lock) {
     tidy(lane);
 }
 
-// One step of the images of one shape: that of the first in the lane. Where the backend refuses, every request's images are
-// tried alone.
+// One step of the images of one shape: that of the first in the lane. Where the backend refuses, every request's images
+// are tried alone.
 void Engine::step(Lane& lane, std::unique_lock<std::mutex>& lock) {
     const Shape shape = lane.members.front().task->recipe.shape;
     std::vector<Member*> members;
@@ -194,7 +195,8 @@ void Engine::step(Lane& lane, std::unique_lock<std::mutex>& lock) {
     if (const std::exception_ptr failure = tried(members)) {
         std::vector<std::vector<Member*>> parts;
         for (Member* member : members) {
-            const auto own = std::find_if(parts.begin(), parts.end(), [&](const auto& part) { return part[0]->task == member->task; });
+            const auto own = std::find_if(parts.begin(), parts.end(),
+                                          [&](const auto& part) { return part[0]->task == member->task; });
             if (own == parts.end()) parts.push_back({member});
             else own->push_back(member);
         }
@@ -239,7 +241,8 @@ void Engine::tick(Layout& layout, const std::vector<Member*>& members) {
             Condition condition = image.branches.conditions[branch];
             const double kept = recipe.table.kept[image.done];
             if (recipe.token_noise && kept < 1 && condition != recipe.token_noise->null) {
-                condition.noise = NoiseAt{image.seed, static_cast<uint32_t>(image.done), recipe.token_noise->scale, kept};
+                condition.noise =
+                    NoiseAt{image.seed, static_cast<uint32_t>(image.done), recipe.token_noise->scale, kept};
                 row = recipe.noisy_row(condition);
             }
             places.push_back({i, branch});

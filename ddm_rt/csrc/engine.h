@@ -1,7 +1,7 @@
 // The batching engine: images of all requests share the denoiser's calls, and join and leave between steps. An image's
-// bytes don't depend on its neighbours: rows never meet, and calls have sizes that round alike (ddm_rt/sample/loop/slots.py).
-#ifndef DDM_RT_ENGINE_H
-#define DDM_RT_ENGINE_H
+// bytes don't depend on its neighbours: rows never meet, and calls have sizes that round alike
+// (ddm_rt/sample/loop/slots.py).
+#pragma once
 
 #include <condition_variable>
 #include <cstdint>
@@ -46,10 +46,10 @@ struct Image {
 
 // Told and asked on the thread that samples.
 struct Client {
-    size_t images;                                       // how many there are to make
-    std::function<Image(size_t)> begin;                  // makes one
+    size_t images;                                            // how many there are to make
+    std::function<Image(size_t)> begin;                       // makes one
     std::function<void(const std::vector<Image>&)> finished;  // takes those that are done
-    std::function<void(int64_t, int64_t)> progress = {}; // steps done and in all, of all images
+    std::function<void(int64_t, int64_t)> progress = {};      // steps done and in all, of all images
     Cancelled cancelled = {};
 };
 
@@ -99,9 +99,7 @@ private:
     const bool joins_;
     std::mutex mutex_;
     std::deque<std::shared_ptr<Task>> tasks_;  // at first whose image is taken next
-    std::list<Lane> lanes_;  // one that is driven stays where it is
+    std::list<Lane> lanes_;                    // one that is driven stays where it is
 };
 
 }  // namespace ddm
-
-#endif

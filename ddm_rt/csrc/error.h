@@ -8,9 +8,9 @@
 namespace ddm {
 
 enum class Status {
-    input = 1,   // DdmError
-    bundle = 2,  // BundleError
-    ledger = 3,  // LedgerError
+    input = 1,    // DdmError
+    bundle = 2,   // BundleError
+    ledger = 3,   // LedgerError
     backend = 4,  // BackendUnavailable
     cancelled = 5,
     abi = 9,
@@ -28,7 +28,9 @@ public:
 };
 
 // Of a message that begins with what it is about.
-inline Error about(Status status, const std::string& field, const std::string& rest) { return {status, field + rest, field}; }
+inline Error about(Status status, const std::string& field, const std::string& rest) {
+    return {status, field + rest, field};
+}
 inline Error about(const std::string& field, const std::string& rest) { return about(Status::input, field, rest); }
 
 [[noreturn]] inline void refuse_bundle(const std::string& file, const std::string& rest) {

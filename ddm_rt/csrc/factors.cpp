@@ -11,7 +11,7 @@
 namespace ddm {
 namespace {
 
-constexpr double NOTHING = 1e-9;  // a share that a person needn't be told
+constexpr double NOTHING = 1e-9;                   // a share that a person needn't be told
 constexpr double MIXED[] = {0.0, 0.01, 0.1, 1.0};  // parts of the uniform weights
 
 // Both sides of the first `at`, without white space around; the second is empty where there is none.
@@ -38,12 +38,12 @@ std::vector<Margin> within_reach(const std::vector<double>& found, const std::ve
 }
 
 // Iterative proportional fitting: W. E. Deming and F. F. Stephan, Annals of Mathematical Statistics 11 (1940) 427-444.
-constexpr double DONE = 1e-10;      // of a share; the cycles stop
+constexpr double DONE = 1e-10;    // of a share; the cycles stop
 constexpr double REACHED = 1e-6;  // of a share; what is further off after all cycles is not reached
 constexpr int CYCLES = 1000;
-constexpr int ROUNDS = 3;           // the last two without cells that were left with nothing
-constexpr double NONE = 1e-200;     // below it a division may have no finite result
-constexpr double FALLING = 0.6;     // of the weight at half of the cycles; one that falls as 1/n has .5
+constexpr int ROUNDS = 3;        // the last two without cells that were left with nothing
+constexpr double NONE = 1e-200;  // below it a division may have no finite result
+constexpr double FALLING = 0.6;  // of the weight at half of the cycles; one that falls as 1/n has .5
 
 // One cycle over all factors; how far a share was off.
 double cycle(std::vector<double>& weights, const std::vector<Margin>& margins) {
@@ -80,12 +80,14 @@ WantedShares parse_factors(const std::string& target, const std::vector<Factor>&
         if (part.find('=') == part.npos || found == factors.end() ||
             std::find(found->values.begin(), found->values.end(), value) == found->values.end()) {
             throw about("target", concat(quoted, ": ", repr(strip(part)), "; expected FACTOR:VALUE=SHARE, with ",
-                               known_factors(factors)));
+                                         known_factors(factors)));
         }
-        if (given[factor].contains(value)) throw about("target", concat(quoted, ": ", factor, ":", value, " is given twice"));
+        if (given[factor].contains(value))
+            throw about("target", concat(quoted, ": ", factor, ":", value, " is given twice"));
         const auto number = parse_float(share);
         if (!number) {
-            throw about("target", concat(quoted, ": ", repr(share), " is no number; expected the share of ", factor, ":", value));
+            throw about("target",
+                        concat(quoted, ": ", repr(share), " is no number; expected the share of ", factor, ":", value));
         }
         given[factor][value] = *number;
     }
@@ -150,10 +152,12 @@ std::vector<double> cell_weights(const Codes& codes, const WantedShares& wanted,
         const Factor& factor = codes.factors[f];
         const std::vector<double>& shares = reachable[f].wanted;
         for (size_t i = 0; i < shares.size(); ++i) {
-            if (shares[i] > NOTHING) within.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
+            if (shares[i] > NOTHING)
+                within.push_back(concat(factor.name, ":", factor.values[i], "=", general(shares[i], 9)));
         }
     }
-    throw about("target", concat(" ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
+    throw about("target",
+                concat(" ", repr(target), " is out of reach: some combinations of values have no code, or too little ",
                        "of one. A target within reach is ", join(",", within)));
 }
 

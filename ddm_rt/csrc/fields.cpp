@@ -140,9 +140,7 @@ size_t Field::choice(std::initializer_list<std::string_view> names) const {
     return static_cast<size_t>(found - names.begin());
 }
 
-std::string Field::one_of(std::initializer_list<std::string_view> names) const {
-    return choice(names), text();
-}
+std::string Field::one_of(std::initializer_list<std::string_view> names) const { return choice(names), text(); }
 
 json::Value parse(std::string_view content, const std::string& file, size_t most) {
     try {

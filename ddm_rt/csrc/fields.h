@@ -26,11 +26,11 @@ public:
     Field(const json::Value& tree, std::string file)
         : value_(&tree), file_(std::make_shared<const std::string>(std::move(file))) {}
 
-    Field operator[](std::string_view name) const;                 // a member that must be there
-    std::optional<Field> find(std::string_view name) const;        // none where it is left out, or null
-    Field get(std::string_view name, json::Value preset) const;    // or what stands for one that is left out
-    std::optional<Field> or_null() const;                          // this, unless it is null
-    void nothing_else() const;                                     // refuses members that were not asked for
+    Field operator[](std::string_view name) const;               // a member that must be there
+    std::optional<Field> find(std::string_view name) const;      // none where it is left out, or null
+    Field get(std::string_view name, json::Value preset) const;  // or what stands for one that is left out
+    std::optional<Field> or_null() const;                        // this, unless it is null
+    void nothing_else() const;                                   // refuses members that were not asked for
     // Calls `use` with each, one after the other: as many as a file may hold take no memory at once.
     template <typename Use>
     void each_member(Use use) const {
@@ -48,7 +48,7 @@ public:
     std::string hash() const;  // 64 lower-case hexadecimal digits
     bool boolean() const;
     int64_t whole(int64_t least = INT64_MIN, int64_t most = INT64_MAX) const;
-    uint64_t seed() const;  // 0 to 2**64 - 1
+    uint64_t seed() const;                                          // 0 to 2**64 - 1
     double number(double least = -MOST, double most = MOST) const;  // finite
     double positive() const;
     std::vector<std::string> texts() const;
@@ -58,7 +58,7 @@ public:
     std::string one_of(std::initializer_list<std::string_view> names) const;
 
     const json::Value& value() const { return *value_; }
-    std::string place() const;  // "FILE: field a.b"
+    std::string place() const;                                             // "FILE: field a.b"
     [[noreturn]] void fail(Status status, const std::string& rest) const;  // an error of this place
     [[noreturn]] void refuse(const std::string& expected) const { fail(Status::input, ": expected " + expected); }
 

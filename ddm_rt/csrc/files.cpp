@@ -1,13 +1,13 @@
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "files.h"
 
-#include <array>
-#include <cerrno>
 #include <fcntl.h>
 #include <openssl/sha.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
+#include <array>
+#include <cerrno>
+#include <system_error>
 #include <vector>
 
 namespace ddm {
@@ -40,7 +40,8 @@ private:
     std::string path_;
 };
 
-// OpenSSL's, which takes the processor's instructions for it. EVP's functions would load the providers: 2.4 MiB of a process.
+// OpenSSL's, which takes the processor's instructions for it. EVP's functions would load the providers: 2.4 MiB of a
+// process.
 class Sha256 {
 public:
     Sha256() { SHA256_Init(&context_); }

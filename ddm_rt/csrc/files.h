@@ -13,7 +13,8 @@ namespace ddm {
 // All of a file. Throws std::system_error; its code().message() is what Python calls strerror.
 std::string read_file(const std::string& path);
 
-// Which file it is, and when it was last written: two that are equal have the same content, unless somebody set the clock.
+// Which file it is, and when it was last written: two that are equal have the same content, unless somebody set the
+// clock.
 struct FileState {
     uint64_t device, inode;
     int64_t bytes, seconds, nanoseconds;

@@ -67,7 +67,8 @@ public:
         }
         Part part{*chosen, {}};
         for (const std::string& cell : cells(*chosen)) {
-            const auto found = std::find_if(wanted.begin(), wanted.end(), [&](const auto& each) { return each.first == cell; });
+            const auto found =
+                std::find_if(wanted.begin(), wanted.end(), [&](const auto& each) { return each.first == cell; });
             part.shares.push_back(found == wanted.end() ? 0 : found->second / total);
         }
         return part;
@@ -194,17 +195,17 @@ void check_attributes(const std::vector<Attribute>& attributes, const std::strin
         every.insert(every.end(), attribute.groups.begin(), attribute.groups.end());
         for (const std::string& name : every) {
             if (is_name(name)) continue;
-            throw about(where, concat(": ", repr(name),
-                               " is no name for a group; expected text without any of = , ; : & ?"));
+            throw about(where,
+                        concat(": ", repr(name), " is no name for a group; expected text without any of = , ; : & ?"));
         }
         if (attribute.name == RESERVED) {
             throw about(where, concat(": the attribute ", repr(RESERVED),
-                               " would read as a code in a target; name it otherwise"));
+                                      " would read as a code in a target; name it otherwise"));
         }
         if (attribute.groups.size() < 2 || holds_twice(attribute.groups)) {
             const std::string groups = join(", ", attribute.groups);
             throw about(where, concat(": ", attribute.name, " has the groups ", groups.empty() ? "(none)" : groups,
-                               "; expected two or more different ones"));
+                                      "; expected two or more different ones"));
         }
     }
 }

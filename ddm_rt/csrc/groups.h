@@ -1,4 +1,5 @@
-// Attributes with their groups, and targets over them in words; ddm_rt/sample/calibration/groups.py says how they are written.
+// Attributes with their groups, and targets over them in words; ddm_rt/sample/calibration/groups.py says how they are
+// written.
 #pragma once
 
 #include <cstddef>

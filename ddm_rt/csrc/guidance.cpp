@@ -1,4 +1,5 @@
-// Compiled with -ffp-contract=off, as all of the library: a fused multiply-add would round once where numpy rounds twice.
+// Compiled with -ffp-contract=off, as all of the library: a fused multiply-add would round once where numpy rounds
+// twice.
 #include "guidance.h"
 
 #include <algorithm>
@@ -46,7 +47,7 @@ std::vector<double> kept_tokens(const std::vector<double>& t, double most, const
     const auto [end, begin] = *times;
     if (!(0 <= end && end < begin && begin <= 1)) {
         throw about("cads", concat(": noise ends at ", repr(end), " and begins at ", repr(begin),
-                           "; expected an end below, both within 0 and 1"));
+                                   "; expected an end below, both within 0 and 1"));
     }
     for (size_t i = 0; i < t.size(); i++) kept[i] = std::clamp((begin - t[i] / most) / (begin - end), 0.0, 1.0);
     return kept;

@@ -1,5 +1,6 @@
-// Guidance: which branches an image needs, how their outputs are combined, and a step of the table. The formulas stand in
-// ddm_rt/sample/loop/guidance.py and annealing.py, and in kernels/*/reference.py, which this follows number by number.
+// Guidance: which branches an image needs, how their outputs are combined, and a step of the table. The formulas stand
+// in ddm_rt/sample/loop/guidance.py and annealing.py, and in kernels/*/reference.py, which this follows number by
+// number.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +23,8 @@ struct NoiseAt {
     auto operator<=>(const NoiseAt&) const = default;
 };
 
-// How much each step keeps of the tokens, for timesteps of `most`; without times, all. Throws Error for times that aren't
-// two ascending ones within 0 and 1.
+// How much each step keeps of the tokens, for timesteps of `most`; without times, all. Throws Error for times that
+// aren't two ascending ones within 0 and 1.
 std::vector<double> kept_tokens(const std::vector<double>& t, double most, const std::optional<Pair>& times);
 
 // Puts the noise on one prompt's tokens, in place.

@@ -1,6 +1,5 @@
 // What stands behind the opaque handles of ddm_rt.h, and how exceptions become errors.
-#ifndef DDM_RT_HANDLES_H
-#define DDM_RT_HANDLES_H
+#pragma once
 
 #include <atomic>
 #include <cstdint>
@@ -94,5 +93,3 @@ Cancelled cancelled_by(const ddm_rt_cancel *cancel);
 char *copied(const std::string &text);  // for ddm_rt_free
 
 }  // namespace ddm
-
-#endif

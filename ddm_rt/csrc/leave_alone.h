@@ -1,4 +1,5 @@
-// Prompts that name what would be balanced are left alone: words, given by the user (ddm_rt/sample/balance/leave_alone.py).
+// Prompts that name what would be balanced are left alone: words, given by the user
+// (ddm_rt/sample/balance/leave_alone.py).
 #pragma once
 
 #include <optional>

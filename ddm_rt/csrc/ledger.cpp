@@ -1,14 +1,14 @@
 #include "ledger.h"
 
+#include <pthread.h>
+#include <unistd.h>
 #include <algorithm>
 #include <charconv>
 #include <deque>
 #include <map>
 #include <mutex>
-#include <pthread.h>
 #include <set>
 #include <system_error>
-#include <unistd.h>
 
 #include "error.h"
 #include "fields.h"
@@ -58,12 +58,14 @@ public:
     };
 
     LedgerState(const std::optional<std::string>& path, bool fsync, double timeout_s)
-        : given_(path ? clean_path(*path) : "in memory"), name_("ledger " + given_), fsync_(fsync), timeout_s_(timeout_s) {
+        : given_(path ? clean_path(*path) : "in memory"), name_("ledger " + given_), fsync_(fsync),
+          timeout_s_(timeout_s) {
         if (path) translated([&] { path_ = resolved_path(*path); });
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
         // The system forgets the handlers where the library is unloaded.
-        static const int registered = ::pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
+        static const int registered =
+            ::pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
         static_cast<void>(registered);
         const std::lock_guard guard(all_mutex_);
         all_.insert(this);
@@ -201,8 +203,7 @@ private:
     static void suppressed(What what) {
         try {
             what();
-        } catch (const Error&) {
-        }
+        } catch (const Error&) {}
     }
 
     bool exists() {

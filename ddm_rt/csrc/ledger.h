@@ -26,8 +26,8 @@ struct Draw {
     int64_t code;
 };
 
-// Where a stream stands: images of each code whose positions were handed out, of those the ones of requests under way, and
-// the ones that were given back.
+// Where a stream stands: images of each code whose positions were handed out, of those the ones of requests under way,
+// and the ones that were given back.
 struct Standing {
     Stream stream;
     CodeCounts issued, leased, pooled;

@@ -1,17 +1,17 @@
 #include "ledger_file.h"
 
-#include <array>
-#include <cerrno>
-#include <deque>
 #include <dirent.h>
 #include <fcntl.h>
-#include <filesystem>
-#include <set>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
+#include <array>
+#include <cerrno>
+#include <deque>
+#include <filesystem>
+#include <set>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -52,7 +52,9 @@ CREATE INDEX draws_of_leases ON draws (owner, lease, stream, position);
 CREATE TABLE owners (name TEXT PRIMARY KEY) WITHOUT ROWID;
 )sql";
 
-[[noreturn]] void refuse_file(const std::string& ledger, const std::string& rest) { throw about(Status::ledger, ledger, rest); }
+[[noreturn]] void refuse_file(const std::string& ledger, const std::string& rest) {
+    throw about(Status::ledger, ledger, rest);
+}
 
 // A file's handle, and with it its lock, as long as this stands.
 class Handle {
@@ -233,17 +235,18 @@ std::unique_ptr<Connection> open_ledger(const std::optional<std::string>& path, 
 Error explained(const SqliteError& error, const std::string& ledger, double timeout_s) {
     const auto told = [&](const std::string& what) { return about(Status::ledger, ledger, what); };
     switch (error.code) {
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        return told(concat(": locked by another process for more than ", general(timeout_s, 6), " s; nothing was changed"));
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        return told(concat(": damaged, or no ledger (", error.message, "); restore a copy, or name another file"));
-    case SQLITE_READONLY:
-    case SQLITE_CANTOPEN:
-    case SQLITE_PERM:
-        return told(concat(": cannot be written (", error.message, "); a ledger must be, and its directory too"));
-    default: return told(concat(": ", error.message, "; nothing was changed"));
+        case SQLITE_BUSY:
+        case SQLITE_LOCKED:
+            return told(
+                concat(": locked by another process for more than ", general(timeout_s, 6), " s; nothing was changed"));
+        case SQLITE_CORRUPT:
+        case SQLITE_NOTADB:
+            return told(concat(": damaged, or no ledger (", error.message, "); restore a copy, or name another file"));
+        case SQLITE_READONLY:
+        case SQLITE_CANTOPEN:
+        case SQLITE_PERM:
+            return told(concat(": cannot be written (", error.message, "); a ledger must be, and its directory too"));
+        default: return told(concat(": ", error.message, "; nothing was changed"));
     }
 }
 
@@ -255,8 +258,7 @@ bool file_exists(const std::string& path) {
 }
 
 Owner::Owner(Connection& connection, const std::string& ledger)
-    : name(random_name()),
-      lock_(lock_file(ledger, name)),
+    : name(random_name()), lock_(lock_file(ledger, name)),
       handle_(::open(lock_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644)) {
     if (handle_ < 0) fail_with_errno(lock_);
     try {

@@ -2,10 +2,10 @@
 // (ddm_rt/sample/balance/ledger_file.py, whose file this is).
 #pragma once
 
+#include <sqlite3.h>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <sqlite3.h>
 #include <string>
 
 #include "error.h"
@@ -55,7 +55,9 @@ public:
     Statement& operator=(const Statement&) = delete;
 
     bool step();  // whether there is a row
-    void run() { while (step()) {} }
+    void run() {
+        while (step()) {}
+    }
 
     int64_t integer(int column) const { return sqlite3_column_int64(handle_, column); }
     std::string text(int column) const;
@@ -70,8 +72,9 @@ private:
     sqlite3_stmt* handle_ = nullptr;
 };
 
-// The absolute path of the file that `path` means in the folder that the process is in now: it may go to another. A link to
-// a ledger is that ledger, so links are followed, one to a file that isn't there yet too. Throws std::system_error.
+// The absolute path of the file that `path` means in the folder that the process is in now: it may go to another. A
+// link to a ledger is that ledger, so links are followed, one to a file that isn't there yet too. Throws
+// std::system_error.
 std::string resolved_path(const std::string& path);
 
 // A connection to the ledger at the resolved `path`, which is made where there is none, or to one in memory. Throws

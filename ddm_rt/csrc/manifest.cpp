@@ -47,7 +47,9 @@ Request request_of(const Field& tree) {
     if (codes) given.emplace();
     if (codes) codes->each([&](const Field& code) { given->push_back(code.whole(NULL_CODE)); });
     Request out{
-        .prompts = !prompt ? std::vector<std::string>() : one_prompt ? std::vector{prompt->text()} : prompt->texts(),
+        .prompts = !prompt      ? std::vector<std::string>()
+                   : one_prompt ? std::vector{prompt->text()}
+                                : prompt->texts(),
         .negative_prompt = maybe("negative_prompt", &Field::text),
         .n = tree["n"].whole(1),
         .seed = tree["seed"].seed(),
@@ -76,8 +78,12 @@ Request request_of(const Field& tree) {
 
 ImageRecord record_of(const Field& tree) {
     const auto position = tree.find("position"), prompt = tree.find("prompt");
-    ImageRecord out{image_file(tree["file"]), tree["seed"].seed(), tree["code"].whole(NULL_CODE),
-                    tree["top_code"].whole(NULL_CODE), {}, {}};
+    ImageRecord out{image_file(tree["file"]),
+                    tree["seed"].seed(),
+                    tree["code"].whole(NULL_CODE),
+                    tree["top_code"].whole(NULL_CODE),
+                    {},
+                    {}};
     if (position) out.position = position->whole(0);
     if (prompt) out.prompt = prompt->text();
     tree.nothing_else();
@@ -129,7 +135,9 @@ std::string file_name(size_t number) {
 }
 
 // It begins with U+FEFF, which says that it is in UTF-8.
-constexpr const char* kBegin = R"(<?xpacket begin=")" "\xEF\xBB\xBF" R"(" id="W5M0MpCehiHzreSzNTczkc9d"?>
+constexpr const char* kBegin = R"(<?xpacket begin=")"
+                               "\xEF\xBB\xBF"
+                               R"(" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about=""
@@ -153,7 +161,8 @@ Manifest Manifest::parse(std::string_view content, const std::string& where) {
     const json::Value tree = ddm::parse(content, where, std::max(json::LARGEST_TREE, TREE_OF_TEXT * content.size()));
     const Field file(tree, where);
     file.get("schema", 1).whole(1, 1);
-    const auto calibration = file.find("calibration_id"), target = file["target"].or_null(), bucket = file.find("bucket");
+    const auto calibration = file.find("calibration_id"), target = file["target"].or_null(),
+               bucket = file.find("bucket");
     Manifest out{
         .bundle_id = file["bundle_id"].hash(),
         .calibration_id = calibration ? std::optional(calibration->text()) : std::nullopt,

@@ -34,9 +34,11 @@ struct Request {
     std::optional<Pair> apg;                // norm and eta of projected guidance; the same
     std::optional<Triple> cads;             // scale, end and begin of noise on a prompt's tokens; the same
 
-    std::optional<Pair> noise_times() const { return cads ? std::optional(Pair((*cads)[1], (*cads)[2])) : std::nullopt; }
+    std::optional<Pair> noise_times() const {
+        return cads ? std::optional(Pair((*cads)[1], (*cads)[2])) : std::nullopt;
+    }
     bool provenance = false, provenance_code = false;  // what files say of themselves; not written where false
-    bool one_prompt = true;  // false: a list of prompts, as it was given
+    bool one_prompt = true;                            // false: a list of prompts, as it was given
 };
 
 struct ImageRecord {

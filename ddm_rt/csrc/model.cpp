@@ -1,10 +1,10 @@
 #include "model.h"
 
+#include <unistd.h>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <unistd.h>
 
 #include "text.h"
 
@@ -34,13 +34,9 @@ Bundle opened(const std::string& directory, const ModelOptions& options) {
 }  // namespace
 
 Model::Model(const std::string& directory, const ModelOptions& options)
-    : log_(options.log),
-      bundle_(opened(directory, options)),
-      backend_(load_backend(bundle_, options.backend, log_)),
-      tree_(code_tree(bundle_)),
-      conditions_(bundle_, *backend_, options.cache_bytes),
-      engine_(*backend_, backend_->calls_at_a_time(), options.batching),
-      pid_(::getpid()) {
+    : log_(options.log), bundle_(opened(directory, options)), backend_(load_backend(bundle_, options.backend, log_)),
+      tree_(code_tree(bundle_)), conditions_(bundle_, *backend_, options.cache_bytes),
+      engine_(*backend_, backend_->calls_at_a_time(), options.batching), pid_(::getpid()) {
     bundle_.check_unchanged();
     log_(Level::info, concat(bundle_.path, ": opened on ", backend_->provider(), ", ", made_by().threads, " threads"));
 }
@@ -49,7 +45,8 @@ bool Model::forked() const { return ::getpid() != pid_; }
 
 void Model::check_process() const {
     if (!forked()) return;
-    throw Error(concat("the model was opened in process ", pid_, ", from which this one was forked; open it in each process"));
+    throw Error(
+        concat("the model was opened in process ", pid_, ", from which this one was forked; open it in each process"));
 }
 
 std::vector<size_t> Model::buckets_for(const Shape& shape, Size size, const Cancelled& cancelled) {
@@ -66,10 +63,12 @@ std::vector<size_t> Model::buckets_for(const Shape& shape, Size size, const Canc
         auto sizes = probe(*backend_, conditions_.probe_rows(config.sampling.indicator_scale, size), shape,
                            table.timesteps(), most, cancelled);
         if (sizes.empty()) {
-            throw about(Status::bundle, bundle_.path, concat(": gives other values each time for the same input; its "
-                                                             "graphs must not draw random numbers"));
+            throw about(Status::bundle, bundle_.path,
+                        concat(": gives other values each time for the same input; its "
+                               "graphs must not draw random numbers"));
         }
-        log_(Level::info, concat("images of ", size.height, " by ", size.width, ": up to ", sizes.back(), " rows in a call"));
+        log_(Level::info,
+             concat("images of ", size.height, " by ", size.width, ": up to ", sizes.back(), " rows in a call"));
         return sizes;
     });
 }

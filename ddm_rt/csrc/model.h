@@ -1,13 +1,12 @@
 // A bundle on one backend, for any number of sessions: its weights once, the conditions that are kept, and the engine.
-#ifndef DDM_RT_MODEL_H
-#define DDM_RT_MODEL_H
+#pragma once
 
+#include <sys/types.h>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <sys/types.h>
 #include <vector>
 
 #include "assignment.h"
@@ -40,8 +39,8 @@ public:
     const MadeBy& made_by() const { return backend_->made_by(); }
     const std::string& provider() const { return backend_->provider(); }
 
-    bool forked() const;          // whether this is another process than the one that opened it
-    void check_process() const;   // throws Error where it is
+    bool forked() const;         // whether this is another process than the one that opened it
+    void check_process() const;  // throws Error where it is
 
     CondRow row(const Condition& condition, double indicator_scale, Size size, const Warn& warn) {
         return conditions_.row(condition, indicator_scale, size, warn);
@@ -66,5 +65,3 @@ private:
 };
 
 }  // namespace ddm
-
-#endif

@@ -10,7 +10,7 @@ using Floats = std::vector<double>;
 
 double power(double base, double exponent);  // a call of the C library's pow, which no compiler replaces
 Floats linspace(double start, double stop, size_t n, bool endpoint = true);
-double sum(const Floats& values);  // pairwise
+double sum(const Floats& values);                                    // pairwise
 Floats interp(const Floats& x, const Floats& xp, const Floats& fp);  // xp ascends
 
 }  // namespace ddm::numpy

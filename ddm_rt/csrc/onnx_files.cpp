@@ -1,14 +1,15 @@
-// Walks protobuf's wire format, of which no more is read than what leads to external data. The numbers are onnx.proto's.
+// Walks protobuf's wire format, of which no more is read than what leads to external data. The numbers are
+// onnx.proto's.
 #include "onnx_files.h"
 
-#include <cerrno>
-#include <cstdint>
 #include <fcntl.h>
-#include <set>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdint>
+#include <set>
+#include <system_error>
 
 #include "error.h"
 #include "text.h"
@@ -22,7 +23,10 @@ Message child_of(Message parent, uint64_t field) {
     switch (parent) {
         case Message::model: return field == 7 ? Message::graph : field == 25 ? Message::function : Message::other;
         case Message::graph:
-            return field == 1 ? Message::node : field == 5 ? Message::tensor : field == 15 ? Message::sparse : Message::other;
+            return field == 1    ? Message::node
+                   : field == 5  ? Message::tensor
+                   : field == 15 ? Message::sparse
+                                 : Message::other;
         case Message::node: return field == 5 ? Message::attribute : Message::other;
         case Message::attribute:
             return field == 5 || field == 10    ? Message::tensor

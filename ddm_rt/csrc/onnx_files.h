@@ -1,6 +1,5 @@
 // Which files an ONNX graph reads beside its own.
-#ifndef DDM_RT_ONNX_FILES_H
-#define DDM_RT_ONNX_FILES_H
+#pragma once
 
 #include <string>
 #include <string_view>
@@ -19,5 +18,3 @@ std::vector<std::string> external_files(std::string_view graph, const std::strin
 void check_external_files(const Bundle& bundle, const std::string& name);
 
 }  // namespace ddm
-
-#endif

@@ -76,14 +76,17 @@ struct InUse {
     std::string path;                   // opened once and kept
 } in_use;
 
-std::vector<std::string> names_for(const std::string& only) { return only.empty() ? default_names() : std::vector{only}; }
+std::vector<std::string> names_for(const std::string& only) {
+    return only.empty() ? default_names() : std::vector{only};
+}
 
 }  // namespace
 
 std::shared_ptr<OrtLibrary> OrtLibrary::get(const std::optional<std::string>& path) {
     const std::lock_guard lock(in_use.mutex);
     if (!in_use.path.empty() && path && *path != in_use.path) {
-        refuse_library(concat("ONNX Runtime was opened from ", in_use.path, "; one process can't have that of ", *path, " too"));
+        refuse_library(
+            concat("ONNX Runtime was opened from ", in_use.path, "; one process can't have that of ", *path, " too"));
     }
     if (auto library = in_use.library.lock()) return library;
     std::shared_ptr<OrtLibrary> library(new OrtLibrary(path.value_or(in_use.path)));

@@ -10,8 +10,8 @@
 namespace ddm {
 namespace {
 
-constexpr double Z90 = 1.6448536269514722;   // standard normal: 90 % lie between -Z90 and Z90
-constexpr double PREFERENCE = 1e-6;          // of log likelihood: rounding decides nothing
+constexpr double Z90 = 1.6448536269514722;  // standard normal: 90 % lie between -Z90 and Z90
+constexpr double PREFERENCE = 1e-6;         // of log likelihood: rounding decides nothing
 
 double log_gamma(double value) {
     int sign = 0;
@@ -35,7 +35,8 @@ double evidence(const Table& counts, double prior) {
 
 // The largest lower bound that any mixture of codes has.
 double largest_lower_bound(const Row& p, const Row& spread) {
-    double low = *std::min_element(p.begin(), p.end()) - Z90 * std::sqrt(*std::max_element(spread.begin(), spread.end()));
+    double low =
+        *std::min_element(p.begin(), p.end()) - Z90 * std::sqrt(*std::max_element(spread.begin(), spread.end()));
     double high = *std::max_element(p.begin(), p.end());
     for (int i = 0; i < 100; ++i) {
         const double middle = (low + high) / 2;
@@ -221,7 +222,7 @@ Tilt tilt(const Table& p, const Row& target, const Row& base) {
         };
         double scale = 1;
         std::optional<Dual> next;
-        for (; scale > 1e-10 && !next; ) {
+        for (; scale > 1e-10 && !next;) {
             Dual there = dual(moved(scale));
             // Near the end the fall of the dual drowns in rounding, and Newton's step is right as it is.
             const bool near = largest(gradient) < NEAR;

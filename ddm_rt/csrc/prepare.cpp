@@ -39,8 +39,8 @@ void check_no_prompt(const RuntimeConfig& config, const Wanted& wanted) {
         throw about("negative_prompt", concat(" is given; ", bundle, " and takes none"));
     }
     if (wanted.guidance_scale) {
-        throw about("guidance_scale", concat(" is ", repr(*wanted.guidance_scale), "; ", bundle,
-                           ": use indicator_guidance_scale"));
+        throw about("guidance_scale",
+                    concat(" is ", repr(*wanted.guidance_scale), "; ", bundle, ": use indicator_guidance_scale"));
     }
     if (wanted.leave_alone) throw about("leave_alone", concat(" is given; ", bundle, " and takes no prompts"));
 }
@@ -57,14 +57,14 @@ Prompting prompting(const Bundle& bundle, const Wanted& wanted, Balance balance)
     for (const std::string& text : out.prompts) check_text("prompt", text);
     if (wanted.negative_prompt) check_text("negative_prompt", *wanted.negative_prompt);
     if (wanted.negative_prompt && !wanted.negative_prompt->empty() && !config.takes_negative_prompt) {
-        throw about("negative_prompt", concat(" is given; bundle ", repr(config.name),
-                           " is a student: it has no branch for one"));
+        throw about("negative_prompt",
+                    concat(" is given; bundle ", repr(config.name), " is a student: it has no branch for one"));
     }
     if (wanted.leave_alone) {
         out.words = checked_words(*wanted.leave_alone);
         if (balance == Balance::on || wanted.codes) {
             throw about("leave_alone", concat(" is given, but ", wanted.codes ? "codes are given" : "balance is \"on\"",
-                               "; it goes with balance \"auto\""));
+                                              "; it goes with balance \"auto\""));
         }
     }
     std::vector<bool> named;
@@ -85,16 +85,19 @@ double scale(const char* field, std::optional<double> value, double preset) {
 
 // The scale on the code; where neither request nor bundle has one, the text's: joint guidance.
 double indicator_guidance(const RuntimeConfig& config, std::optional<double> value, std::optional<double> text_scale) {
-    const auto preset = config.sampling.indicator_guidance_scale ? config.sampling.indicator_guidance_scale : text_scale;
+    const auto preset =
+        config.sampling.indicator_guidance_scale ? config.sampling.indicator_guidance_scale : text_scale;
     if (!preset) {
-        throw Error(Status::bundle,
-                    concat("bundle ", repr(config.name), ": field sampling.indicator_guidance_scale: expected a number"),
-                    "sampling.indicator_guidance_scale");
+        throw Error(
+            Status::bundle,
+            concat("bundle ", repr(config.name), ": field sampling.indicator_guidance_scale: expected a number"),
+            "sampling.indicator_guidance_scale");
     }
     return scale("indicator_guidance_scale", value, *preset);
 }
 
-constexpr double kLeastNumber = 1e-6, kMostNumber = 1e6;  // beyond them, float32 has no room for what is computed with a number
+constexpr double kLeastNumber = 1e-6,
+                 kMostNumber = 1e6;  // beyond them, float32 has no room for what is computed with a number
 
 template <typename Numbers>
 [[noreturn]] void refuse(const char* field, const Numbers& found, const char* expected) {
@@ -128,7 +131,8 @@ std::optional<Triple> token_noise(const RuntimeConfig& config, const std::option
         refuse("cads", *wanted, "3 finite numbers: scale, end, begin");
     }
     if (config.prompt_free) {
-        throw about("cads", concat(" is given; bundle ", repr(config.name), " is prompt-free: there are no tokens of a prompt"));
+        throw about("cads", concat(" is given; bundle ", repr(config.name),
+                                   " is prompt-free: there are no tokens of a prompt"));
     }
     if (!(kLeastNumber <= scale && scale <= kMostNumber && 0 <= end && end < begin && begin <= 1)) {
         refuse("cads", *wanted, "a scale of 1e-06 to 1e+06, and an end below a begin, both within 0 and 1");
@@ -150,9 +154,10 @@ std::array<int64_t, 3> latent_shape(const RuntimeConfig& config, int64_t height,
         throw about("height", concat(" is ", height, ", width is ", width, "; more than ", MOST_PIXELS, " pixels"));
     }
     const Wide down = Wide{height} * rows / config.image_size, across = Wide{width} * columns / config.image_size;
-    if (down > MOST_VALUES || across > MOST_VALUES || channels > MOST_VALUES || down * across * channels > MOST_VALUES) {
+    if (down > MOST_VALUES || across > MOST_VALUES || channels > MOST_VALUES ||
+        down * across * channels > MOST_VALUES) {
         throw about("height", concat(" is ", height, ", width is ", width, "; latents of this size have more than ",
-                           MOST_VALUES, " values"));
+                                     MOST_VALUES, " values"));
     }
     return {channels, static_cast<int64_t>(down), static_cast<int64_t>(across)};
 }
@@ -163,7 +168,8 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
     const Request& request = manifest.request;
     const auto check = [&](const char* field, bool missing) {
         if (missing == prompt_free) return;
-        throw Error(Status::input, concat("manifest: field request.", field, ": expected ",
+        throw Error(Status::input,
+                    concat("manifest: field request.", field, ": expected ",
                            prompt_free ? "none: the bundle is prompt-free" : "one: the bundle takes prompts"),
                     concat("request.", field));
     };
@@ -176,7 +182,8 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
         if (!job.text && request.one_prompt && !request.prompts.empty()) job.text = request.prompts[0];
         if (job.text.has_value() == prompt_free) {
             const std::string field = concat("images.", i, ".prompt");
-            throw Error(Status::input, concat("manifest: field ", field, ": expected ", prompt_free ? "none" : "text"), field);
+            throw Error(Status::input, concat("manifest: field ", field, ": expected ", prompt_free ? "none" : "text"),
+                        field);
         }
         jobs.push_back(std::move(job));
     }
@@ -240,9 +247,10 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         throw about("provenance_code", " is given, but provenance is off; the code is a part of it");
     }
     const Prompting text = prompting(bundle, wanted, balance);
-    const auto guidance = config.prompt_free
-                              ? std::nullopt
-                              : std::optional(scale("guidance_scale", wanted.guidance_scale, config.sampling.guidance_scale));
+    const auto guidance =
+        config.prompt_free
+            ? std::nullopt
+            : std::optional(scale("guidance_scale", wanted.guidance_scale, config.sampling.guidance_scale));
     const auto prompts = static_cast<int64_t>(std::max<size_t>(text.prompts.size(), 1));
     const CodePlan plan = plan_codes(bundle, wanted, balance, text.left_alone, prompts);
     Request request{
@@ -270,9 +278,10 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         .one_prompt = text.prompts.size() < 2,
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
-    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip, request.guidance_interval,
-                                 request.noise_times());
-    Manifest manifest{bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
+    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip,
+                                 request.guidance_interval, request.noise_times());
+    Manifest manifest{
+        bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
     latent_shape(config, manifest.request.height, manifest.request.width);
@@ -296,13 +305,14 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     }
     tell_differences(manifest.made_by, made_by, warn);
     if (manifest.bucket && warn) {
-        warn(concat("the manifest's bucket is ", *manifest.bucket, "; batch sizes here are those that go with the largest: "
+        warn(concat("the manifest's bucket is ", *manifest.bucket,
+                    "; batch sizes here are those that go with the largest: "
                     "bytes may differ"));
     }
     manifest.made_by = made_by;
     if (!bundle.is_of(manifest.bundle_id)) {
         throw about("manifest", concat(": bundle_id is ", manifest.bundle_id.substr(0, 12), "…; this bundle is ",
-                           bundle.bundle_id.substr(0, 12), "…"));
+                                       bundle.bundle_id.substr(0, 12), "…"));
     }
     manifest.bundle_id = bundle.bundle_id;
     std::vector<int64_t> codes;
@@ -312,8 +322,9 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     side(bundle.config, "manifest: field request.width", manifest.request.width);
     projection(manifest.request.apg);
     token_noise(bundle.config, manifest.request.cads);
-    StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta,
-                                 manifest.request.clip, manifest.request.guidance_interval, manifest.request.noise_times());
+    StepTable table =
+        step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta, manifest.request.clip,
+                   manifest.request.guidance_interval, manifest.request.noise_times());
     return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);
 }
 

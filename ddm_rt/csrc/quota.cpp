@@ -1,12 +1,12 @@
 // R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980) 323-330, in exact integers.
 #include "quota.h"
 
+#include <openssl/bn.h>
 #include <algorithm>
 #include <cmath>
 #include <memory>
 #include <new>
 #include <numeric>
-#include <openssl/bn.h>
 #include <set>
 
 #include "error.h"
@@ -59,7 +59,8 @@ public:
         const Natural top;
         done(BN_rshift(top.number_.get(), number_.get(), below));
         uint64_t word = BN_get_word(top.number_.get());
-        for (int i = 0; i < below; ++i) word |= static_cast<uint64_t>(BN_is_bit_set(number_.get(), i));  // decides ties alone
+        for (int i = 0; i < below; ++i)
+            word |= static_cast<uint64_t>(BN_is_bit_set(number_.get(), i));  // decides ties alone
         return std::ldexp(static_cast<double>(word), below - UNIT);
     }
 
@@ -166,8 +167,8 @@ void TreeQuota::restore(const CodeCounts& counts) {
         return "[" + join(", ", names) + "]";
     };
     if (named(counts) != named(this->counts())) {
-        throw Error(concat("counts: expected one for each of the codes ", named(this->counts()), "; found ",
-                           named(counts)));
+        throw Error(
+            concat("counts: expected one for each of the codes ", named(this->counts()), "; found ", named(counts)));
     }
     const CodeCounts given = sorted(counts);
     std::vector<int64_t> tops;
@@ -188,7 +189,7 @@ std::vector<int64_t> quantise(const std::vector<double>& weights, const std::str
     for (size_t k = 0; k < weights.size(); ++k) {
         if (!(std::isfinite(weights[k]) && weights[k] >= 0)) {
             throw about(field, concat(of, ": weight ", k, " is ", repr(weights[k]),
-                               "; expected a finite number, not negative"));
+                                      "; expected a finite number, not negative"));
         }
         total += Natural(weights[k]);
     }
@@ -226,13 +227,13 @@ std::vector<double> parse_target(const std::string& target, size_t num_top_codes
         const auto place = static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
         if (place == names.size() || equals == part.npos) {
             throw about("target", concat(" ", repr(target), ": ", repr(strip(part)),
-                               "; expected uniform, or NAME=SHARE with NAME in ", join(", ", names)));
+                                         "; expected uniform, or NAME=SHARE with NAME in ", join(", ", names)));
         }
         if (!seen.insert(place).second) throw about("target", concat(" ", repr(target), ": ", name, " is given twice"));
         const auto value = parse_float(share);
         if (!value) {
-            throw about("target", concat(" ", repr(target), ": ", repr(share), " is no number; expected the share of ",
-                               name));
+            throw about("target",
+                        concat(" ", repr(target), ": ", repr(share), " is no number; expected the share of ", name));
         }
         weights[place] = *value;
     }

@@ -1,4 +1,5 @@
-// Quotas: which code each image of a stream gets, so that every prefix is close to the target (ddm_rt/sample/balance/quota.py).
+// Quotas: which code each image of a stream gets, so that every prefix is close to the target
+// (ddm_rt/sample/balance/quota.py).
 #pragma once
 
 #include <cstddef>

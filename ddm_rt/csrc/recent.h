@@ -1,6 +1,5 @@
 // The values that were asked for last.
-#ifndef DDM_RT_RECENT_H
-#define DDM_RT_RECENT_H
+#pragma once
 
 #include <cstddef>
 #include <functional>
@@ -57,5 +56,3 @@ private:
 };
 
 }  // namespace ddm
-
-#endif

@@ -11,7 +11,7 @@
 namespace ddm {
 namespace {
 
-constexpr size_t NAME_LENGTH = 64;  // of a factor or a value
+constexpr size_t NAME_LENGTH = 64;        // of a factor or a value
 constexpr int64_t MOST_TOKENS = 1 << 16;  // of a prompt: no text encoder reads so many
 
 Axis axis_of(const Field& field) {
@@ -26,7 +26,8 @@ TensorSpec tensor_of(const Field& tree) {
 }
 
 TextSpec text_spec(const Field& tree) {
-    return {tree["tokenizer"].text(), tree["input"].text(), tree["max_length"].whole(1, MOST_TOKENS), tree["pad_id"].whole(0)};
+    return {tree["tokenizer"].text(), tree["input"].text(), tree["max_length"].whole(1, MOST_TOKENS),
+            tree["pad_id"].whole(0)};
 }
 
 Leaf leaf_of(const Field& tree) {
@@ -100,16 +101,16 @@ void check_factor(const Factor& factor, size_t num_codes, const Field& where) {
     for (const std::string& name : names) {
         if (names_well(name)) continue;
         where.fail(Status::bundle, concat(": ", repr(name), " can't be named by a target; expected 1 to ", NAME_LENGTH,
-                             " printable characters without : = , and without space at either end"));
+                                          " printable characters without : = , and without space at either end"));
     }
     if (factor.values.size() < 2 || !all_different(factor.values)) {
         where.fail(Status::bundle, concat(": the values of ", factor.name, " are ", join(", ", factor.values),
-                             "; expected two or more, each once"));
+                                          "; expected two or more, each once"));
     }
     const std::set<size_t> used(factor.value_of.begin(), factor.value_of.end());
     if (factor.value_of.size() != num_codes || used.size() != factor.values.size() || *used.rbegin() >= used.size()) {
         where.fail(Status::bundle, concat(": value_of of ", factor.name, ": expected one of ", factor.values.size(),
-                             " values for each of ", num_codes, " codes, each used"));
+                                          " values for each of ", num_codes, " codes, each used"));
     }
 }
 
@@ -117,13 +118,15 @@ void check_factors(const Codes& codes, const Field& where) {
     std::vector<std::string> names;
     for (const Factor& factor : codes.factors) names.push_back(factor.name);
     if (std::find(names.begin(), names.end(), "code") != names.end() || !all_different(names)) {
-        where.fail(Status::bundle, concat(": the names are ", join(", ", names), "; expected different ones, and none that is \"code\""));
+        where.fail(Status::bundle, concat(": the names are ", join(", ", names),
+                                          "; expected different ones, and none that is \"code\""));
     }
     for (const Factor& factor : codes.factors) check_factor(factor, codes.num_codes(), where);
     std::set<std::vector<size_t>> cells;
     for (size_t code = 0; code < codes.num_codes() && !names.empty(); ++code) {
         if (codes.factors[0].value_of[code] != static_cast<size_t>(codes.leaves[code].top_code)) {
-            where.fail(Status::bundle, concat(": expected the top code of each code as its value of ", names[0], ", the first factor"));
+            where.fail(Status::bundle,
+                       concat(": expected the top code of each code as its value of ", names[0], ", the first factor"));
         }
         std::vector<size_t> cell;
         for (const Factor& factor : codes.factors) cell.push_back(factor.value_of[code]);
@@ -166,9 +169,7 @@ Runtime Runtime::of_format_1(const Field& config, const Field& schedule, const F
     return out;
 }
 
-const char* name_of(Family family) {
-    return family == Family::pixel ? "pixel" : family == Family::sd ? "sd" : "sdxl";
-}
+const char* name_of(Family family) { return family == Family::pixel ? "pixel" : family == Family::sd ? "sd" : "sdxl"; }
 
 const char* name_of(Balance balance) {
     return balance == Balance::on ? "on" : balance == Balance::off ? "off" : "auto";

@@ -85,7 +85,7 @@ struct Factor {
 };
 
 struct Codes {
-    std::vector<Leaf> leaves;  // of the codes 0, 1, ...; their top codes have no gaps
+    std::vector<Leaf> leaves;          // of the codes 0, 1, ...; their top codes have no gaps
     std::vector<Factor> factors = {};  // what the codes are cells of, where somebody named it
 
     size_t num_codes() const { return leaves.size(); }

@@ -19,7 +19,8 @@ const char* name_of(SamplerName sampler) { return SAMPLERS.begin()[static_cast<s
 SamplerName sampler_named(std::string_view name) {
     const auto found = std::find(SAMPLERS.begin(), SAMPLERS.end(), name);
     if (found != SAMPLERS.end()) return static_cast<SamplerName>(found - SAMPLERS.begin());
-    throw about("sampler", concat(" is ", repr(name), "; expected one of: ", join(", ", {SAMPLERS.begin(), SAMPLERS.end()})));
+    throw about("sampler",
+                concat(" is ", repr(name), "; expected one of: ", join(", ", {SAMPLERS.begin(), SAMPLERS.end()})));
 }
 
 SamplerName sampler_of(const Field& field) { return static_cast<SamplerName>(field.choice(SAMPLERS)); }
@@ -41,9 +42,10 @@ Schedule Schedule::of(const Field& tree) {
     }
     const std::vector<double>& levels = out.alphas_cumprod;
     const bool falls = std::adjacent_find(levels.begin(), levels.end(), std::less_equal<>()) == levels.end();
-    if (levels.size() != static_cast<size_t>(out.num_train_timesteps) || !falls || levels.front() >= 1 || levels.back() <= 0) {
+    if (levels.size() != static_cast<size_t>(out.num_train_timesteps) || !falls || levels.front() >= 1 ||
+        levels.back() <= 0) {
         tree["alphas_cumprod"].fail(Status::bundle, concat(": expected ", out.num_train_timesteps,
-                             " numbers that decrease strictly within (0, 1)"));
+                                                           " numbers that decrease strictly within (0, 1)"));
     }
     return out;
 }

@@ -19,7 +19,7 @@ enum class Spacing { leading, linspace, trailing, karras };
 enum class BetaSchedule { linear, scaled_linear, squaredcos_cap_v2 };
 enum class PredictionType { epsilon, v_prediction, sample };
 
-const char* name_of(SamplerName sampler);  // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
+const char* name_of(SamplerName sampler);          // "ddpm", "ddim", "euler", "dpm++2m", "lcm"
 SamplerName sampler_named(std::string_view name);  // throws Error with the choices
 SamplerName sampler_of(const Field& field);
 
@@ -57,8 +57,9 @@ struct StepTable {
 };
 
 // The timesteps are spaced as the schedule says where the sampler takes that, else as the sampler's default is. Throws
-// Error naming the argument that doesn't fit. `guidance_interval` says which steps have guidance: fractions of them, from a
-// start to a stop; by default all. `noise_times` says when noise on a prompt's tokens ends and begins; by default there is none.
+// Error naming the argument that doesn't fit. `guidance_interval` says which steps have guidance: fractions of them,
+// from a start to a stop; by default all. `noise_times` says when noise on a prompt's tokens ends and begins; by
+// default there is none.
 StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta = 0,
                      const Clip& clip = std::nullopt, const std::optional<Pair>& guidance_interval = std::nullopt,
                      const std::optional<Pair>& noise_times = std::nullopt);

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "noise.h"
 #include "manifest.h"
+#include "noise.h"
 #include "text.h"
 
 namespace ddm {
@@ -14,10 +14,8 @@ void abandon(std::shared_ptr<Model> model) {
 }
 
 Session::Session(std::shared_ptr<Model> model, const SessionOptions& options)
-    : model_(std::move(model)),
-      ledger_((model_->check_process(), options.ledger), options.fsync),
-      limits_(options.limits),
-      warn_(options.log.warn()) {
+    : model_(std::move(model)), ledger_((model_->check_process(), options.ledger), options.fsync),
+      limits_(options.limits), warn_(options.log.warn()) {
     ledger_.check_bundle(model_->bundle().bundle_id, model_->bundle().former_ids, model_->bundle().path);
 }
 
@@ -33,20 +31,23 @@ void Session::check(int64_t images, std::optional<int64_t> height, std::optional
     if (images > limits_.images) throw about("n", concat(" is ", images, "; expected at most ", limits_.images));
     if (high <= 0 || wide <= 0 || images <= 0) return;  // refused later, in other words
     if (Wide{high} * wide > limits_.pixels) {
-        throw about("height", concat(" is ", high, ", width is ", wide, "; expected at most ", limits_.pixels, " pixels"));
+        throw about("height",
+                    concat(" is ", high, ", width is ", wide, "; expected at most ", limits_.pixels, " pixels"));
     }
     if (keep && Wide{high} * wide * 3 * images > limits_.bytes) {
-        throw about("n", concat(" is ", images, "; images of ", high, " by ", wide, " pixels that are kept may have at most ",
-                           limits_.bytes, " bytes together"));
+        throw about("n", concat(" is ", images, "; images of ", high, " by ", wide,
+                                " pixels that are kept may have at most ", limits_.bytes, " bytes together"));
     }
 }
 
 Generation Session::generate(const Wanted& wanted, const Hooks& hooks) {
     check(wanted.n, wanted.height, wanted.width, hooks.keep);
-    for (const std::string& prompt : wanted.prompt.value_or(std::vector<std::string>())) {  // the manifest may repeat it
-        if (static_cast<double>(prompt.size()) * static_cast<double>(wanted.n) <= static_cast<double>(limits_.bytes)) continue;
-        throw about("prompt", concat(" has ", prompt.size(), " bytes; ", wanted.n, " images may have at most ", limits_.bytes,
-                           " bytes of it together"));
+    for (const std::string& prompt :
+         wanted.prompt.value_or(std::vector<std::string>())) {  // the manifest may repeat it
+        if (static_cast<double>(prompt.size()) * static_cast<double>(wanted.n) <= static_cast<double>(limits_.bytes))
+            continue;
+        throw about("prompt", concat(" has ", prompt.size(), " bytes; ", wanted.n, " images may have at most ",
+                                     limits_.bytes, " bytes of it together"));
     }
     Prepared request = prepare(model_->bundle(), model_->tree(), wanted, model_->made_by(), ledger_, warn_);
     Generation made = render(request, hooks);
@@ -86,9 +87,12 @@ Generation Session::render(const Prepared& request, const Hooks& hooks) {
     const auto init_scale = static_cast<float>(request.table.init_scale);
     const auto begin = [&](size_t number) {
         const Job& job = request.jobs[number];
-        Image image{number, job.seed,
-                    branches({job.text, job.code}, request.null_text, asked.guidance_scale, asked.indicator_guidance_scale),
-                    {}, std::vector<float>(elements)};
+        Image image{
+            number,
+            job.seed,
+            branches({job.text, job.code}, request.null_text, asked.guidance_scale, asked.indicator_guidance_scale),
+            {},
+            std::vector<float>(elements)};
         for (const Condition& condition : image.branches.conditions) {
             image.rows.push_back(model_->row(condition, indicator_scale, size, warn_));
         }

@@ -1,7 +1,7 @@
-// Requests over a model, with a ledger, a log and limits of their own (ddm_rt/sample/pipeline.py). An image's bytes depend on
-// the bundle, the backend with its versions and threads, the image's seed, prompt, code and the settings; on nothing else.
-#ifndef DDM_RT_SESSION_H
-#define DDM_RT_SESSION_H
+// Requests over a model, with a ledger, a log and limits of their own (ddm_rt/sample/pipeline.py). An image's bytes
+// depend on the bundle, the backend with its versions and threads, the image's seed, prompt, code and the settings; on
+// nothing else.
+#pragma once
 
 #include <cstdint>
 #include <functional>
@@ -21,7 +21,8 @@ namespace ddm {
 
 struct Generation {
     int64_t height, width;
-    std::vector<std::vector<uint8_t>> rgb;  // of each image [height * width * 3]; empty where it isn't done or wasn't kept
+    std::vector<std::vector<uint8_t>>
+        rgb;  // of each image [height * width * 3]; empty where it isn't done or wasn't kept
     Manifest manifest;
     std::string text;              // the manifest as it is written
     std::vector<std::string> xmp;  // of each image's file, and of a sheet of all; empty: they say nothing
@@ -83,5 +84,3 @@ private:
 void abandon(std::shared_ptr<Model> model);
 
 }  // namespace ddm
-
-#endif

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "guidance.h"
 #include "error.h"
+#include "guidance.h"
 #include "numpy.h"
 #include "schedule.h"
 #include "text.h"
@@ -21,10 +21,10 @@ constexpr double INFINITE = std::numeric_limits<double>::infinity();
 std::vector<Spacing> spacings_of(SamplerName sampler) {
     using enum Spacing;
     switch (sampler) {
-    case SamplerName::ddpm:
-    case SamplerName::ddim: return {leading, trailing};
-    case SamplerName::lcm: return {trailing};
-    default: return {linspace, leading, trailing, karras};
+        case SamplerName::ddpm:
+        case SamplerName::ddim: return {leading, trailing};
+        case SamplerName::lcm: return {trailing};
+        default: return {linspace, leading, trailing, karras};
     }
 }
 
@@ -40,7 +40,8 @@ double square(double value) { return value * value; }
 void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_steps, double eta, const Clip& clip) {
     const int64_t most = schedule.num_train_timesteps;
     if (num_steps < 1 || num_steps > most) {
-        throw about("num_steps", concat(" is ", num_steps, "; expected 1 to ", most, ", the number of training timesteps"));
+        throw about("num_steps",
+                    concat(" is ", num_steps, "; expected 1 to ", most, ", the number of training timesteps"));
     }
     if (sampler == SamplerName::lcm && num_steps > LCM_GRID) {
         throw about("num_steps", concat(" is ", num_steps, "; ", name_of(sampler), " takes at most ", LCM_GRID));
@@ -51,7 +52,7 @@ void check_arguments(const Schedule& schedule, SamplerName sampler, int64_t num_
     }
     if (clip && !(clip->first < clip->second)) {
         throw about("clip", concat(" is (", repr(clip->first), ", ", repr(clip->second),
-                           "); expected a lower and a higher limit for x0"));
+                                   "); expected a lower and a higher limit for x0"));
     }
 }
 
@@ -105,7 +106,8 @@ Floats whole_timesteps(const Schedule& schedule, size_t steps) {
 }
 
 // Timesteps [S] and noise-to-signal ratios σ/α [S + 1].
-std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sampler, int64_t num_steps, Spacing spacing) {
+std::pair<Floats, Floats> noise_levels(const Schedule& schedule, SamplerName sampler, int64_t num_steps,
+                                       Spacing spacing) {
     const auto steps = static_cast<size_t>(num_steps);
     const int64_t timesteps = schedule.num_train_timesteps;
     const auto last = static_cast<double>(timesteps - 1);
@@ -156,12 +158,13 @@ Prediction prediction(PredictionType kind, const Floats& alpha, const Floats& si
     const Floats alphas(alpha.begin(), alpha.begin() + static_cast<ptrdiff_t>(steps));
     const Floats sigmas(sigma.begin(), sigma.begin() + static_cast<ptrdiff_t>(steps));
     switch (kind) {
-    case PredictionType::epsilon:
-        return {of([&](size_t i) { return 1 / alpha[i]; }), of([&](size_t i) { return -sigma[i] / alpha[i]; }), zero, one};
-    case PredictionType::v_prediction:
-        return {alphas, of([&](size_t i) { return -sigma[i]; }), sigmas, alphas};
-    default:
-        return {zero, one, of([&](size_t i) { return 1 / sigma[i]; }), of([&](size_t i) { return -alpha[i] / sigma[i]; })};
+        case PredictionType::epsilon:
+            return {of([&](size_t i) { return 1 / alpha[i]; }), of([&](size_t i) { return -sigma[i] / alpha[i]; }),
+                    zero, one};
+        case PredictionType::v_prediction: return {alphas, of([&](size_t i) { return -sigma[i]; }), sigmas, alphas};
+        default:
+            return {zero, one, of([&](size_t i) { return 1 / sigma[i]; }),
+                    of([&](size_t i) { return -alpha[i] / sigma[i]; })};
     }
 }
 
@@ -256,8 +259,8 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     const size_t steps = t.size();
     for (size_t i = 1; i < steps; ++i) {
         if (ratio[i] - ratio[i - 1] >= 0) {
-            throw about("num_steps", concat(" is ", num_steps, "; too many for ", name_of(sampler),
-                               ": two steps share a timestep"));
+            throw about("num_steps",
+                        concat(" is ", num_steps, "; too many for ", name_of(sampler), ": two steps share a timestep"));
         }
     }
     const Floats alpha = each(steps + 1, [&, &r = ratio](size_t i) { return 1 / std::sqrt(square(r[i]) + 1); });
@@ -267,16 +270,26 @@ StepTable step_table(const Schedule& schedule, SamplerName sampler, int64_t num_
     const auto [low, high] = clip.value_or(std::pair(-INFINITE, INFINITE));
     // Euler starts from z·σ/α in its own units, where x is its state times α; with "leading", from z·√((σ/α)² + 1).
     const bool scaled = sampler == SamplerName::euler && spacing != Spacing::leading;
-    StepTable table{sampler, scaled ? sigma[0] : 1.0, t,    from.a, from.b, zero, zero, zero, zero, zero,
-                    Floats(steps, 0.0 + low),  Floats(steps, 0.0 + high),  // no -0.0, as in numpy
+    StepTable table{sampler,
+                    scaled ? sigma[0] : 1.0,
+                    t,
+                    from.a,
+                    from.b,
+                    zero,
+                    zero,
+                    zero,
+                    zero,
+                    zero,
+                    Floats(steps, 0.0 + low),
+                    Floats(steps, 0.0 + high),  // no -0.0, as in numpy
                     guided_steps(num_steps, guidance_interval),
                     kept_tokens(t, static_cast<double>(schedule.num_train_timesteps), noise_times)};
     switch (sampler) {
-    case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
-    case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;
-    case SamplerName::euler: euler(table, alpha, sigma); break;
-    case SamplerName::dpmpp_2m: dpmpp_2m(table, alpha, sigma); break;
-    case SamplerName::lcm: lcm(table, alpha, sigma); break;
+        case SamplerName::ddpm: ddpm(table, alpha, sigma); break;
+        case SamplerName::ddim: ddim(table, alpha, sigma, from, eta); break;
+        case SamplerName::euler: euler(table, alpha, sigma); break;
+        case SamplerName::dpmpp_2m: dpmpp_2m(table, alpha, sigma); break;
+        case SamplerName::lcm: lcm(table, alpha, sigma); break;
     }
     return table;
 }

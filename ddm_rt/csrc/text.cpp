@@ -88,7 +88,8 @@ std::optional<double> parse_float(std::string_view text) {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (end != text.data() + text.size() || error == std::errc::invalid_argument) return std::nullopt;
     // Too large, or too small to tell from 0: the exponent's sign says which.
-    if (error == std::errc::result_out_of_range) value = text.find("e-") != text.npos || text.find("E-") != text.npos ? 0 : INFINITY;
+    if (error == std::errc::result_out_of_range)
+        value = text.find("e-") != text.npos || text.find("E-") != text.npos ? 0 : INFINITY;
     return value;
 }
 

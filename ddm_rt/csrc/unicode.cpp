@@ -1,9 +1,9 @@
 #include "unicode.h"
 
+#include <utf8proc.h>
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <utf8proc.h>
 
 namespace ddm {
 namespace {
@@ -44,7 +44,8 @@ size_t code_points(std::string_view utf8) { return decoded(utf8).size(); }
 bool is_printable(std::string_view utf8) {
     for (const char32_t each : decoded(utf8)) {
         const auto kind = category(each);
-        const bool hidden = kind == UTF8PROC_CATEGORY_CN || (kind >= UTF8PROC_CATEGORY_ZS && kind <= UTF8PROC_CATEGORY_CO);
+        const bool hidden =
+            kind == UTF8PROC_CATEGORY_CN || (kind >= UTF8PROC_CATEGORY_ZS && kind <= UTF8PROC_CATEGORY_CO);
         if (hidden && each != U' ') return false;
     }
     return invalid_utf8(utf8) == utf8.npos;
@@ -76,7 +77,8 @@ bool is_number(char32_t character) {
 }
 
 bool is_white(char32_t c) {
-    return (c >= 0x9 && c <= 0xD) || c == 0x85 || (category(c) >= UTF8PROC_CATEGORY_ZS && category(c) <= UTF8PROC_CATEGORY_ZP);
+    return (c >= 0x9 && c <= 0xD) || c == 0x85 ||
+           (category(c) >= UTF8PROC_CATEGORY_ZS && category(c) <= UTF8PROC_CATEGORY_ZP);
 }
 
 bool is_blank(char32_t c) { return is_white(c) || (c >= 0x1C && c <= 0x1F); }

@@ -22,7 +22,7 @@ bool is_blank(char32_t character);  // white, or one of the separators that are 
 std::string_view strip(std::string_view text);  // without blanks at both ends
 
 std::string composed(std::string_view utf8);  // normal form C
-std::string folded(std::string_view utf8);    // NFKC of the case fold: without capitals and other ways to write the same
+std::string folded(std::string_view utf8);  // NFKC of the case fold: without capitals and other ways to write the same
 char32_t lowered(char32_t character);
 
 }  // namespace ddm

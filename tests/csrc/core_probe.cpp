@@ -44,7 +44,9 @@ Out list_of(const T& values) {
     return list;
 }
 
-double number_in(const Value& value) { return value.is_string() ? *parse_float(value.get<std::string>()) : value.get<double>(); }
+double number_in(const Value& value) {
+    return value.is_string() ? *parse_float(value.get<std::string>()) : value.get<double>();
+}
 
 std::vector<double> numbers(const Value& value) {
     std::vector<double> out;
@@ -82,7 +84,8 @@ Out table(const Schedule& schedule, const Value& asked) {
                                       maybe_number(asked, "eta").value_or(0), pair("clip"), pair("guidance_interval"),
                                       pair("noise_times"));
     std::string bytes;
-    for (const auto* column : {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {
+    for (const auto* column :
+         {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {
         append(bytes, *column);
     }
     for (const bool guided : made.guided) bytes.push_back(guided ? 1 : 0);
@@ -228,7 +231,8 @@ Out ledger(const Value& asked) {
     const std::string name = asked["name"], what = asked["do"], lease_name = asked.value("lease", "");
     if (what == "open") {
         const double timeout_s = maybe_number(asked, "timeout_s").value_or(10);
-        ledgers.insert_or_assign(name, std::make_unique<Ledger>(maybe<std::string>(asked, "path"), asked.value("fsync", false), timeout_s));
+        ledgers.insert_or_assign(
+            name, std::make_unique<Ledger>(maybe<std::string>(asked, "path"), asked.value("fsync", false), timeout_s));
     }
     if (what == "lease") {
         const Tree tree = tree_of(asked["leaves"]);
@@ -244,8 +248,10 @@ Out ledger(const Value& asked) {
     if (what == "release") leases.erase(lease_name);
     if (what == "close") ledgers.at(name)->close();
     if (what == "check_bundle") {
-        ledgers.at(name)->check_bundle(asked["bundle_id"], maybe<std::vector<std::string>>(asked, "former_ids").value_or(std::vector<std::string>()),
-                                       asked.value("bundle_path", ""));
+        ledgers.at(name)->check_bundle(
+            asked["bundle_id"],
+            maybe<std::vector<std::string>>(asked, "former_ids").value_or(std::vector<std::string>()),
+            asked.value("bundle_path", ""));
     }
     return nullptr;
 }
@@ -326,7 +332,8 @@ Out answer(const Value& asked) {
         {"fork", copied},
         {"json", json_text},
         {"text", words},
-        {"leave_alone", [](const Value& it) { return Out(names_one(it["prompt"].get<std::string>(), checked_words(it["words"]))); }},
+        {"leave_alone",
+         [](const Value& it) { return Out(names_one(it["prompt"].get<std::string>(), checked_words(it["words"]))); }},
     };
     return operations.at(asked["op"])(asked);
 }

@@ -71,7 +71,8 @@ Out project(const Value& asked) {
     for (const auto& output : outputs) pointers.push_back(output.data());
     const std::vector<float> limits = floats(asked["apg"]);
     std::vector<float> combined(outputs[0].size());
-    ddm::projected_guidance(pointers, floats(asked["scales"]), {limits[0], limits[1]}, combined.data(), combined.size());
+    ddm::projected_guidance(pointers, floats(asked["scales"]), {limits[0], limits[1]}, combined.data(),
+                            combined.size());
     return doubles(combined);
 }
 
@@ -104,7 +105,8 @@ Out cast(const Value& asked) {
 
 // {"content", "scope"} -> words
 Out words(const Value& asked) {
-    return ddm::words_for(ddm::words_by_scope(asked["content"].get<std::string>(), "words.json"), text_or_none(asked["scope"]));
+    return ddm::words_for(ddm::words_by_scope(asked["content"].get<std::string>(), "words.json"),
+                          text_or_none(asked["scope"]));
 }
 
 }  // namespace

@@ -92,7 +92,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (size == 0) return 0;
     try {
         read(data[0], {reinterpret_cast<const char*>(data) + 1, size - 1});
-    } catch (const ddm::Error&) {
-    }
+    } catch (const ddm::Error&) {}
     return 0;
 }

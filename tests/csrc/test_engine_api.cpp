@@ -113,7 +113,8 @@ TEST(Library, NamesTheFileOrFieldThatAnErrorIsAbout) {
     const auto replayed = [&](const char* manifest) {
         ddm_rt_images* images = nullptr;
         return found(ddm_rt_replay(session.get(), manifest, DDM_RT_TERMINATED, "a b: c", DDM_RT_TERMINATED, DDM_RT_ALL,
-                                   nullptr, &images)).field;
+                                   nullptr, &images))
+            .field;
     };
     EXPECT_EQ(replayed("{"), "a b: c");
     EXPECT_EQ(replayed("[]"), "a b: c");
@@ -224,7 +225,8 @@ TEST(Library, TellsAndStopsWhileItOpens) {
     ASSERT_FALSE(told.empty());
     EXPECT_EQ(told.back().first, told.back().second);
     // ONNX Runtime's own, and the library's.
-    EXPECT_TRUE(std::any_of(said.begin(), said.end(), [](const auto& each) { return begins(each, "1 ONNX Runtime: "); }));
+    EXPECT_TRUE(
+        std::any_of(said.begin(), said.end(), [](const auto& each) { return begins(each, "1 ONNX Runtime: "); }));
     EXPECT_TRUE(std::any_of(said.begin(), said.end(), [](const auto& each) { return holds(each, ": opened on CPU"); }));
     EXPECT_EQ(found(ddm_rt_model_options_set_log(options, 4, log, &said)).field, "level");
     EXPECT_EQ(found(ddm_rt_model_options_set_cache(options, -1)).field, "bytes");
@@ -245,7 +247,9 @@ TEST(Library, IsClosedInAForkedProcessAndRefusesToGenerateThere) {
                   const bool opens = code(ddm_rt_session_open(model.get(), nullptr, &other)) == DDM_RT_OK;
                   session.reset();
                   model.reset();
-                  return said.code == DDM_RT_BAD_INPUT && said.field.empty() && holds(said.message, "forked") && !opens ? 0 : 1;
+                  return said.code == DDM_RT_BAD_INPUT && said.field.empty() && holds(said.message, "forked") && !opens
+                             ? 0
+                             : 1;
               }),
               0);
     EXPECT_TRUE(generate(session.get(), request.get()) == before);
@@ -261,7 +265,8 @@ TEST(Library, OpensABundleInAForkedProcess) {
 TEST(Library, RefusesMoreThanItsLimitsBeforeItAllocates) {
     const auto model = open_model();
     const auto session = open_session(model.get());
-    const auto check = [](ddm_rt_session* of, const Owned<ddm_rt_request>& request, const char* said, const char* field) {
+    const auto check = [](ddm_rt_session* of, const Owned<ddm_rt_request>& request, const char* said,
+                          const char* field) {
         const Found error = refused(of, request.get());
         EXPECT_EQ(error.code, DDM_RT_BAD_INPUT);
         EXPECT_EQ(error.field, field);

@@ -105,7 +105,8 @@ public:
         const std::lock_guard lock(mutex);
         rows.push_back(x.rows());
         const float* values = cond[0].second.floats();
-        if (std::any_of(values, values + x.rows(), [](float value) { return value < 0; })) throw ddm::Error("a bad row");
+        if (std::any_of(values, values + x.rows(), [](float value) { return value < 0; }))
+            throw ddm::Error("a bad row");
         return x;
     }
 };
@@ -138,8 +139,9 @@ void sample(ddm::Engine& engine, const Asked& asked, const ddm::CondRow& row) {
     };
     size_t done = 0;
     const auto finished = [&](const std::vector<ddm::Image>& some) { done += some.size(); };
-    engine.sample({ddm::step_table(schedule, ddm::SamplerName::ddim, asked.steps), {1, 2, 2}, asked.buckets, {}, {}, {}},
-                  {asked.images, begin, finished, asked.progress, asked.cancelled});
+    engine.sample(
+        {ddm::step_table(schedule, ddm::SamplerName::ddim, asked.steps), {1, 2, 2}, asked.buckets, {}, {}, {}},
+        {asked.images, begin, finished, asked.progress, asked.cancelled});
     EXPECT_EQ(done, asked.images);
 }
 
@@ -256,11 +258,13 @@ TEST(KnownSizes, LetNobodyWaitForAShapeOfAnothers) {
     EXPECT_EQ(sizes.of(known, {}, [&] { return few; }), few);
     std::promise<void> begun, go_on;
     std::thread other([&] {
-        EXPECT_EQ(sizes.of(new_one, {}, [&] {
-            begun.set_value();
-            go_on.get_future().wait();
-            return few;
-        }), few);
+        EXPECT_EQ(sizes.of(new_one, {},
+                           [&] {
+                               begun.set_value();
+                               go_on.get_future().wait();
+                               return few;
+                           }),
+                  few);
     });
     begun.get_future().wait();
     const auto never = [&]() -> std::vector<size_t> { throw std::logic_error("probed twice"); };
@@ -274,7 +278,8 @@ TEST(KnownSizes, LetNobodyWaitForAShapeOfAnothers) {
 
 TEST(KnownSizes, AreProbedAgainWhereThatFailed) {
     ddm::KnownSizes sizes;
-    EXPECT_THROW(sizes.of({1, 1, 1}, {}, []() -> std::vector<size_t> { throw std::runtime_error("no"); }), std::runtime_error);
+    EXPECT_THROW(sizes.of({1, 1, 1}, {}, []() -> std::vector<size_t> { throw std::runtime_error("no"); }),
+                 std::runtime_error);
     EXPECT_EQ(sizes.of({1, 1, 1}, {}, [] { return std::vector<size_t>{4}; }), std::vector<size_t>{4});
 }
 

@@ -25,7 +25,8 @@ TEST(Library, TellsSteps) {
     EXPECT_FALSE(generate(session.get(), request.get()).empty());
     const decltype(told) expected{{3, 12}, {6, 12}, {9, 12}, {12, 12}};
     EXPECT_EQ(told, expected);
-    fine(ddm_rt_request_set_on_step(request.get(), [](void*, int64_t done, int64_t) { return int32_t{done > 5}; }, nullptr));
+    fine(ddm_rt_request_set_on_step(
+        request.get(), [](void*, int64_t done, int64_t) { return int32_t{done > 5}; }, nullptr));
     const Found stopped = refused(session.get(), request.get());
     EXPECT_EQ(stopped.code, DDM_RT_CANCELLED);
     EXPECT_EQ(stopped.message, "stopped at step 6 of 12");

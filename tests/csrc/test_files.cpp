@@ -1,9 +1,9 @@
 // Hashes, and files that change between being checked and being opened.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
 #include <filesystem>
 #include <fstream>
-#include <unistd.h>
 
 #include "bundle.h"
 #include "error.h"

@@ -50,9 +50,13 @@ CLI::Option* add_option(CLI::App& app, const char* name, std::optional<Value>& v
 void add_sample(CLI::App& app, cli::Sample& s) {
     app.footer(kExamples);
     app.add_option("bundle", s.bundle, "Directory of a bundle.")->required();
-    app.add_option("--out", s.out, "Directory to write: a new one, or an empty one. Required.")->required()->option_text("DIR");
+    app.add_option("--out", s.out, "Directory to write: a new one, or an empty one. Required.")
+        ->required()
+        ->option_text("DIR");
     add_option(app, "--backend", s.backend, "auto, or one of `ddm-cli backends`.");
-    add_option(app, "--threads", s.threads, "CPU threads; by default all.")->check(CLI::Range(1, kMost<int32_t>))->option_text("N");
+    add_option(app, "--threads", s.threads, "CPU threads; by default all.")
+        ->check(CLI::Range(1, kMost<int32_t>))
+        ->option_text("N");
     add_option(app, "--onnxruntime", s.onnxruntime, "ONNX Runtime's shared library.");
     auto* from = add_option(app, "--from", s.from, "Replay this manifest.json, which has a request of its own.");
     add_option(app, "--index", s.index, "With --from: this image alone.")->needs(from);
@@ -70,12 +74,15 @@ void add_sample(CLI::App& app, cli::Sample& s) {
     };
     add("-n", s.n, "Number of images; by default 16.")->check(CLI::Range(int64_t{1}, kMost<int64_t>))->option_text("N");
     add("--seed", s.seed, "Image i has the seed derive(seed, i); by default 0.");
-    app.add_option("--prompt", s.prompts, "Text; given several times, the images take them in turn.")->allow_extra_args(false)->excludes(from);
+    app.add_option("--prompt", s.prompts, "Text; given several times, the images take them in turn.")
+        ->allow_extra_args(false)
+        ->excludes(from);
     add("--negative-prompt", s.negative_prompt, "Text to stay away from.");
     add("--guidance-scale", s.guidance_scale, "Guidance on the prompt.");
     add("--indicator-guidance-scale", s.indicator_guidance_scale, "Guidance on the code.");
     add_list("--guidance-interval", s.guidance_interval, "A,B", "Guide the steps from A to B alone, fractions of all.");
-    add_list("--apg", s.apg, "NORM[,ETA]", "Projected guidance: the largest norm, and what is kept along the output (0).");
+    add_list("--apg", s.apg, "NORM[,ETA]",
+             "Projected guidance: the largest norm, and what is kept along the output (0).");
     add_list("--cads", s.cads, "SCALE[,END,BEGIN]",
              "Noise on the prompt's tokens, so that images of one prompt differ more.");
     add("--steps", s.steps, "Sampling steps.");
@@ -85,8 +92,12 @@ void add_sample(CLI::App& app, cli::Sample& s) {
     add("--target", s.target, "uniform, shares of top codes: code:0=.3,code:1=.7, or of groups: a=.5,b=.5.");
     add_flag("--allow-stale", s.allow_stale, "Use a calibration that was made for other settings.");
     add("--balance", s.balance, "on: codes by quota. off: the null code. auto: on where there are codes.");
-    app.add_option("--leave-alone", s.leave_alone, "woman,man: such prompts get the null code. Or a .json: scope -> words.")
-        ->delimiter(',')->allow_extra_args(false)->option_text("WORDS|FILE")->excludes(from);
+    app.add_option("--leave-alone", s.leave_alone,
+                   "woman,man: such prompts get the null code. Or a .json: scope -> words.")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->option_text("WORDS|FILE")
+        ->excludes(from);
     auto* scope = add("--scope", s.scope, "Go on with the codes where the last request of this scope stopped.");
     auto* ledger = add("--ledger", s.ledger, "File that keeps the counts of scopes; made where there is none.");
     add_flag("--fsync", s.fsync, "The ledger also survives a power loss; slower.")->needs(ledger->needs(scope));

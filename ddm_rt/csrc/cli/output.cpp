@@ -45,8 +45,8 @@ void write(const fs::path& path, const std::string& content) {
 std::string contact_sheet(const ddm_rt_images* images) {
     const int64_t height = ddm_rt_images_height(images), width = ddm_rt_images_width(images);
     const int64_t down = height + kSheetGap, right = width + kSheetGap;
-    const int64_t n = std::min({ddm_rt_images_count(images), kSheetImages,
-                                std::max<int64_t>(kSheetPixels / (down * right), 1)});
+    const int64_t n =
+        std::min({ddm_rt_images_count(images), kSheetImages, std::max<int64_t>(kSheetPixels / (down * right), 1)});
     const auto columns = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(n))));
     const int64_t sheet_height = (n + columns - 1) / columns * down + kSheetGap;
     const int64_t sheet_width = columns * right + kSheetGap;
@@ -64,7 +64,8 @@ std::string contact_sheet(const ddm_rt_images* images) {
 void fill(const ddm_rt_images* images, const fs::path& folder) {
     const int64_t height = ddm_rt_images_height(images), width = ddm_rt_images_width(images);
     for (int64_t i = 0; i < ddm_rt_images_count(images); i++) {
-        write(folder / ddm_rt_images_file(images, i), png(ddm_rt_images_rgb(images, i), height, width, ddm_rt_images_xmp(images, i)));
+        write(folder / ddm_rt_images_file(images, i),
+              png(ddm_rt_images_rgb(images, i), height, width, ddm_rt_images_xmp(images, i)));
     }
     write(folder / "contact_sheet.png", contact_sheet(images));
     write(folder / "manifest.json", ddm_rt_images_manifest(images));

@@ -44,7 +44,8 @@ std::string content(const std::string& path, const char* expected) {
 
 // What an option's own form doesn't say.
 void check_options(const Sample& s) {
-    const auto check_count = [](const char* option, size_t count, std::initializer_list<size_t> expected, const char* form) {
+    const auto check_count = [](const char* option, size_t count, std::initializer_list<size_t> expected,
+                                const char* form) {
         if (count == 0 || std::find(expected.begin(), expected.end(), count) != expected.end()) return;
         throw Refused(std::string(option) + ": " + std::to_string(count) + " given; expected " + form);
     };
@@ -60,7 +61,8 @@ void check_options(const Sample& s) {
 void fill_leave_alone(ddm_rt_request* request, const std::vector<std::string>& given) {
     if (given.size() == 1 && given[0].ends_with(".json")) {
         const std::string words = content(given[0], "words in JSON");
-        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size_of(words), given[0].data(), size_of(given[0])));
+        check(ddm_rt_request_set_leave_alone_json(request, words.data(), size_of(words), given[0].data(),
+                                                  size_of(given[0])));
         return;
     }
     for (const std::string& word : given) {  // "woman, man"
@@ -72,7 +74,8 @@ void fill_leave_alone(ddm_rt_request* request, const std::vector<std::string>& g
 void fill(ddm_rt_request* request, const Sample& s) {
     check(ddm_rt_request_set_n(request, s.n));
     check(ddm_rt_request_set_seed(request, s.seed));
-    for (const std::string& prompt : s.prompts) check(ddm_rt_request_add_prompt(request, prompt.data(), size_of(prompt)));
+    for (const std::string& prompt : s.prompts)
+        check(ddm_rt_request_add_prompt(request, prompt.data(), size_of(prompt)));
     const auto text = [&](const std::optional<std::string>& value, auto set) {
         if (value) check(set(request, value->data(), size_of(*value)));
     };

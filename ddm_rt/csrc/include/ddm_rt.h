@@ -14,19 +14,19 @@
  *         ddm_rt_error_destroy(error);
  *     }
  *
- * A function that can fail returns an error, which the caller destroys; null where all went well. Nothing is thrown, nothing
- * ends the process, and what a failed call would have given is null.
+ * A function that can fail returns an error, which the caller destroys; null where all went well. Nothing is thrown,
+ * nothing ends the process, and what a failed call would have given is null.
  *
- * Text that goes in is UTF-8, a pointer and its size in bytes, and is copied. The size DDM_RT_TERMINATED stands for text that
- * ends with a null byte. Text that comes out ends with one.
+ * Text that goes in is UTF-8, a pointer and its size in bytes, and is copied. The size DDM_RT_TERMINATED stands for
+ * text that ends with a null byte. Text that comes out ends with one.
  *
  * Models, sessions and cancel tokens may be used by any number of threads at a time, options and requests by one. What
- * ..._destroy and ..._close are given must not be in use; null is allowed. Handles that depend on another keep what they need
- * of it, so the order of closing is free.
+ * ..._destroy and ..._close are given must not be in use; null is allowed. Handles that depend on another keep what
+ * they need of it, so the order of closing is free.
  *
- * A process that was forked may close and destroy what it got from its parent, and use none of it: it opens a model of its own.
- * If the parent had opened a model, the child ends by _exit() or exec(): exit() would wait for threads of ONNX Runtime's that it
- * hasn't got.
+ * A process that was forked may close and destroy what it got from its parent, and use none of it: it opens a model of
+ * its own. If the parent had opened a model, the child ends by _exit() or exec(): exit() would wait for threads of ONNX
+ * Runtime's that it hasn't got.
  *
  * Every name begins with ddm_rt_ or DDM_RT_. From ABI 1 on functions and constants are added, and none is changed.
  */
@@ -45,7 +45,8 @@
 extern "C" {
 #endif
 
-/* The ABI of this header. It grows when something is added; a library serves programs of every ABI from 1 to its own. */
+/* The ABI of this header. It grows when something is added; a library serves programs of every ABI from 1 to its own.
+ */
 #define DDM_RT_ABI 1
 
 /* ABI and version of the library that is loaded. */
@@ -61,8 +62,9 @@ typedef struct ddm_rt_error ddm_rt_error;
 /* Free text that a function gave as `char **`. */
 DDM_RT_API void ddm_rt_free(char *text);
 
-/* JSON, a list of {"name", "reason", "providers"}: every backend, with the reason why it isn't in this library or can't run on
- * this machine, null where it can, and the execution providers that its runtime was built with. Free it with ddm_rt_free. */
+/* JSON, a list of {"name", "reason", "providers"}: every backend, with the reason why it isn't in this library or can't
+ * run on this machine, null where it can, and the execution providers that its runtime was built with. Free it with
+ * ddm_rt_free. */
 DDM_RT_API ddm_rt_error *ddm_rt_backends(char **json);
 
 /* ---- Errors: code, field and message ---- */
@@ -81,8 +83,8 @@ DDM_RT_API ddm_rt_error *ddm_rt_backends(char **json);
 
 /* The code; DDM_RT_OK of null. */
 DDM_RT_API int32_t ddm_rt_error_code(const ddm_rt_error *error);
-/* The argument, file or field of a file that it is about, "" where it is about none of them; and what is wrong in words. Never null;
- * they live as long as the error. */
+/* The argument, file or field of a file that it is about, "" where it is about none of them; and what is wrong in
+ * words. Never null; they live as long as the error. */
 DDM_RT_API const char *ddm_rt_error_field(const ddm_rt_error *error);
 DDM_RT_API const char *ddm_rt_error_message(const ddm_rt_error *error);
 DDM_RT_API void ddm_rt_error_destroy(ddm_rt_error *error);
@@ -95,8 +97,8 @@ DDM_RT_API void ddm_rt_error_destroy(ddm_rt_error *error);
 #define DDM_RT_LOG_WARNING 2
 #define DDM_RT_LOG_ERROR 3
 
-/* Told a message. It may be called on any thread, and must not throw. The text lives as long as the call. It may be called until
- * the model and all its sessions are closed. */
+/* Told a message. It may be called on any thread, and must not throw. The text lives as long as the call. It may be
+ * called until the model and all its sessions are closed. */
 typedef void (*ddm_rt_log)(void *user, int32_t level, const char *message);
 
 /* ---- Cancel tokens: one may be shared by any number of calls ---- */
@@ -107,8 +109,8 @@ typedef struct ddm_rt_cancel ddm_rt_cancel;
 DDM_RT_API ddm_rt_error *ddm_rt_cancel_create(ddm_rt_cancel **cancel);
 DDM_RT_API void ddm_rt_cancel_destroy(ddm_rt_cancel *cancel);
 
-/* End every call that has the token, from any thread or signal handler: before its next step, or while it waits for others' steps.
- * A call that waits for a locked ledger ends when that does. */
+/* End every call that has the token, from any thread or signal handler: before its next step, or while it waits for
+ * others' steps. A call that waits for a locked ledger ends when that does. */
 DDM_RT_API void ddm_rt_cancel_set(ddm_rt_cancel *cancel);
 /* Make it good for the next call. */
 DDM_RT_API void ddm_rt_cancel_reset(ddm_rt_cancel *cancel);
@@ -124,33 +126,37 @@ DDM_RT_API ddm_rt_error *ddm_rt_model_options_create(ddm_rt_model_options **opti
 DDM_RT_API void ddm_rt_model_options_destroy(ddm_rt_model_options *options);
 
 /* The backend: "auto" (the default) or a name of ddm_rt_backends(). */
-DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_backend(ddm_rt_model_options *options, const char *name, int64_t size);
+DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_backend(ddm_rt_model_options *options, const char *name,
+                                                          int64_t size);
 
-/* ONNX Runtime's execution provider: "CPU" (the default), "CUDA", "TensorRT", "OpenVINO", "CoreML" or another that it was built
- * with. One that isn't there or can't start is DDM_RT_NO_BACKEND; what a provider has no operator for is computed on the CPU. */
-DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_provider(ddm_rt_model_options *options, const char *name, int64_t size);
+/* ONNX Runtime's execution provider: "CPU" (the default), "CUDA", "TensorRT", "OpenVINO", "CoreML" or another that it
+ * was built with. One that isn't there or can't start is DDM_RT_NO_BACKEND; what a provider has no operator for is
+ * computed on the CPU. */
+DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_provider(ddm_rt_model_options *options, const char *name,
+                                                           int64_t size);
 /* One of the provider's own options: "device_id" = "0". */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_provider_option(ddm_rt_model_options *options, const char *key,
                                                                   int64_t key_size, const char *value,
                                                                   int64_t value_size);
 
-/* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. On the CPU as many
- * calls are made at a time as there is room for, and at least two; with another provider one. */
+/* CPU threads of one call; by default all that the process may use. Part of what decides an image's bytes. On the CPU
+ * as many calls are made at a time as there is room for, and at least two; with another provider one. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_threads(ddm_rt_model_options *options, int32_t threads);
 
-/* Other than 0 (it is 1 by default): requests of all threads share the denoiser's calls. Images are the same either way. */
+/* Other than 0 (it is 1 by default): requests of all threads share the denoiser's calls. Images are the same either
+ * way. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_batching(ddm_rt_model_options *options, int32_t batching);
 
-/* ONNX Runtime's shared library, 1.21 or later: a path, or a name that the system finds. By default what the environment
- * variable DDM_RT_ONNXRUNTIME says, else what this library was built with. One for the whole process. */
+/* ONNX Runtime's shared library, 1.21 or later: a path, or a name that the system finds. By default what the
+ * environment variable DDM_RT_ONNXRUNTIME says, else what this library was built with. One for the whole process. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_onnxruntime(ddm_rt_model_options *options, const char *library,
                                                               int64_t size);
 
 /* Bytes of prompts and conditions that are kept for later requests; by default 256 MiB each. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_cache(ddm_rt_model_options *options, int64_t bytes);
 
-/* Told the messages of `level` and above of the model, and ONNX Runtime's of its graphs. Without it those of ONNX Runtime go to
- * stderr, and the others nowhere. */
+/* Told the messages of `level` and above of the model, and ONNX Runtime's of its graphs. Without it those of ONNX
+ * Runtime go to stderr, and the others nowhere. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_log(ddm_rt_model_options *options, int32_t level, ddm_rt_log log,
                                                       void *user);
 
@@ -161,18 +167,19 @@ DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_progress(ddm_rt_model_options 
 /* A token that ends the opening. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_options_set_cancel(ddm_rt_model_options *options, const ddm_rt_cancel *cancel);
 
-/* Open the bundle in `directory`, of format 1 or 2, after checking the hash of every file that decides an image's content.
- * One that a later version wrote opens too, unless it says that it needs what this version doesn't know. `options` may be
- * null, and may be destroyed afterwards. The macro says for which ABI the program was built. */
+/* Open the bundle in `directory`, of format 1 or 2, after checking the hash of every file that decides an image's
+ * content. One that a later version wrote opens too, unless it says that it needs what this version doesn't know.
+ * `options` may be null, and may be destroyed afterwards. The macro says for which ABI the program was built. */
 DDM_RT_API ddm_rt_error *ddm_rt_model_open_abi(int32_t abi, const char *directory, int64_t size,
                                                const ddm_rt_model_options *options, ddm_rt_model **model);
 #define ddm_rt_model_open(directory, size, options, model) \
     ddm_rt_model_open_abi(DDM_RT_ABI, directory, size, options, model)
 DDM_RT_API void ddm_rt_model_close(ddm_rt_model *model);
 
-/* JSON: {"bundle_id", "former_ids", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple", "prompt_free",
- * "backend", "precision", "threads", "versions"}. Manifests and calibrations of the former ids hold for this bundle; ledgers
- * are moved to it by `ddm-rt upgrade`. It lives as long as the handle, as the texts below do; all are null of a null handle. */
+/* JSON: {"bundle_id", "former_ids", "name", "family", "num_codes", "num_top_codes", "image_size", "size_multiple",
+ * "prompt_free", "backend", "precision", "threads", "versions"}. Manifests and calibrations of the former ids hold for
+ * this bundle; ledgers are moved to it by `ddm-rt upgrade`. It lives as long as the handle, as the texts below do; all
+ * are null of a null handle. */
 DDM_RT_API const char *ddm_rt_model_describe(const ddm_rt_model *model);
 DDM_RT_API const char *ddm_rt_model_bundle_id(const ddm_rt_model *model);
 DDM_RT_API const char *ddm_rt_model_name(const ddm_rt_model *model);
@@ -181,8 +188,8 @@ DDM_RT_API const char *ddm_rt_model_backend(const ddm_rt_model *model);   /* "on
 DDM_RT_API const char *ddm_rt_model_provider(const ddm_rt_model *model);  /* "CPUExecutionProvider" */
 DDM_RT_API const char *ddm_rt_model_precision(const ddm_rt_model *model); /* "fp32" */
 
-/* Numbers of codes and top codes, pixels of a side at the training size, what heights and widths are multiples of, CPU threads,
- * and whether the bundle takes no prompts: 1 or 0. All are 0 of a null handle. */
+/* Numbers of codes and top codes, pixels of a side at the training size, what heights and widths are multiples of, CPU
+ * threads, and whether the bundle takes no prompts: 1 or 0. All are 0 of a null handle. */
 DDM_RT_API int64_t ddm_rt_model_num_codes(const ddm_rt_model *model);
 DDM_RT_API int64_t ddm_rt_model_num_top_codes(const ddm_rt_model *model);
 DDM_RT_API int64_t ddm_rt_model_image_size(const ddm_rt_model *model);
@@ -203,17 +210,18 @@ DDM_RT_API ddm_rt_error *ddm_rt_session_options_create(ddm_rt_session_options **
 DDM_RT_API void ddm_rt_session_options_destroy(ddm_rt_session_options *options);
 
 /* File that keeps the counts of scopes: Python and other processes may use it at the same time. A symbolic link to
- * a file is that file. By default counts are in memory and end with the session. `fsync` other than 0: it also survives a power loss. */
-DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options, const char *path, int64_t size,
-                                                           int32_t fsync);
+ * a file is that file. By default counts are in memory and end with the session. `fsync` other than 0: it also survives
+ * a power loss. */
+DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_ledger(ddm_rt_session_options *options, const char *path,
+                                                           int64_t size, int32_t fsync);
 
 /* Told the messages of `level` and above about the session's requests: a prompt that is cut off (once, as
  * long as it is kept), a replay elsewhere. */
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_log(ddm_rt_session_options *options, int32_t level, ddm_rt_log log,
                                                         void *user);
 
-/* What one request may ask for at most, before anything is allocated for it: images (2^16), pixels of an image (2^26), and
- * bytes of all images that it keeps (2^34). */
+/* What one request may ask for at most, before anything is allocated for it: images (2^16), pixels of an image (2^26),
+ * and bytes of all images that it keeps (2^34). */
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_most_images(ddm_rt_session_options *options, int64_t images);
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_most_pixels(ddm_rt_session_options *options, int64_t pixels);
 DDM_RT_API ddm_rt_error *ddm_rt_session_options_set_most_bytes(ddm_rt_session_options *options, int64_t bytes);
@@ -223,9 +231,10 @@ DDM_RT_API ddm_rt_error *ddm_rt_session_open(ddm_rt_model *model, const ddm_rt_s
                                              ddm_rt_session **session);
 DDM_RT_API void ddm_rt_session_close(ddm_rt_session *session);
 
-/* JSON, a list of {"scope", "target", "calibration_id", "issued", "leased", "pooled"}: where the streams of a scope stand, or of all
- * where `scope` is null (not empty), 1,000 at most. Each of the last three is {"CODE": IMAGES}: positions that were handed out, those of
- * requests under way, and those that were given back. Free it with ddm_rt_free. */
+/* JSON, a list of {"scope", "target", "calibration_id", "issued", "leased", "pooled"}: where the streams of a scope
+ * stand, or of all where `scope` is null (not empty), 1,000 at most. Each of the last three is {"CODE": IMAGES}:
+ * positions that were handed out, those of requests under way, and those that were given back. Free it with
+ * ddm_rt_free. */
 DDM_RT_API ddm_rt_error *ddm_rt_session_ledger(ddm_rt_session *session, const char *scope, int64_t size, char **json);
 
 /* ---- A request: the arguments of Python's Pipeline.generate; what isn't set takes the bundle's default ---- */
@@ -247,16 +256,18 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_add_prompt(ddm_rt_request *request, cons
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_negative_prompt(ddm_rt_request *request, const char *prompt, int64_t size);
 /* Guidance on the prompt. For bundles that take prompts. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_guidance_scale(ddm_rt_request *request, double scale);
-/* Guidance on the code. With a prompt, a scale other than the guidance on the prompt makes each step half as long again. */
+/* Guidance on the code. With a prompt, a scale other than the guidance on the prompt makes each step half as long
+ * again. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_indicator_guidance_scale(ddm_rt_request *request, double scale);
-/* Guidance in the steps from `start` to `stop` alone, fractions of all steps. Steps outside have one branch, and cost less. */
+/* Guidance in the steps from `start` to `stop` alone, fractions of all steps. Steps outside have one branch, and cost
+ * less. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_guidance_interval(ddm_rt_request *request, double start, double stop);
-/* Adaptive projected guidance: a difference of two branches has the norm `norm` (above 0) at most, and of its part along the
- * output `eta` is kept (0 or more). */
+/* Adaptive projected guidance: a difference of two branches has the norm `norm` (above 0) at most, and of its part
+ * along the output `eta` is kept (0 or more). */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_apg(ddm_rt_request *request, double norm, double eta);
-/* CADS: noise of this scale (above 0) on the prompt's tokens, so that the images of one prompt differ more. It is whole down to
- * `begin` and gone from `end` on; both are shares of the training timesteps, where 1 is pure noise. For bundles that take
- * prompts. */
+/* CADS: noise of this scale (above 0) on the prompt's tokens, so that the images of one prompt differ more. It is whole
+ * down to `begin` and gone from `end` on; both are shares of the training timesteps, where 1 is pure noise. For bundles
+ * that take prompts. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_cads(ddm_rt_request *request, double scale, double end, double begin);
 
 /* Sampling steps of each image. */
@@ -269,9 +280,11 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_width(ddm_rt_request *request, int64
 
 /* One code for each of the n images in place of a quota; -1 is the null code. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_codes(ddm_rt_request *request, const int64_t *codes, int64_t count);
-/* Shares of the images: "uniform", of top codes ("code:0=.3,code:1=.7"), or of groups where the bundle has a calibration. */
+/* Shares of the images: "uniform", of top codes ("code:0=.3,code:1=.7"), or of groups where the bundle has a
+ * calibration. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_target(ddm_rt_request *request, const char *target, int64_t size);
-/* "auto" (the default): codes by quota where the bundle has codes. "on" refuses a bundle that has none. "off": the null code. */
+/* "auto" (the default): codes by quota where the bundle has codes. "on" refuses a bundle that has none. "off": the null
+ * code. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_balance(ddm_rt_request *request, const char *balance, int64_t size);
 /* The codes go on where the last request of this scope and target stopped. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_scope(ddm_rt_request *request, const char *scope, int64_t size);
@@ -279,8 +292,8 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_scope(ddm_rt_request *request, const
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_shuffle(ddm_rt_request *request, int32_t shuffle);
 /* Other than 0: take a calibration that was made for other settings. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_allow_stale(ddm_rt_request *request, int32_t allow_stale);
-/* Other than 0 (it is 1 by default): the image files say that a model made them, by which bundle and from which seed. The
- * manifest then says that they do, so write what ddm_rt_images_xmp gives into each file, or set this to 0. */
+/* Other than 0 (it is 1 by default): the image files say that a model made them, by which bundle and from which seed.
+ * The manifest then says that they do, so write what ddm_rt_images_xmp gives into each file, or set this to 0. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_provenance(ddm_rt_request *request, int32_t provenance);
 /* Other than 0: they say the code, too. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_provenance_code(ddm_rt_request *request, int32_t provenance_code);
@@ -291,14 +304,14 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_add_leave_alone(ddm_rt_request *request,
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_leave_alone_json(ddm_rt_request *request, const char *json, int64_t size,
                                                              const char *name, int64_t name_size);
 
-/* Told the steps done and the steps in all, of all images, on the thread that generates; some may be left out. Where it returns
- * other than 0, generating ends with DDM_RT_CANCELLED. */
+/* Told the steps done and the steps in all, of all images, on the thread that generates; some may be left out. Where it
+ * returns other than 0, generating ends with DDM_RT_CANCELLED. */
 typedef int32_t (*ddm_rt_on_step)(void *user, int64_t done, int64_t total);
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_on_step(ddm_rt_request *request, ddm_rt_on_step on_step, void *user);
 
-/* Given images as they are done, some at a time and in any order, on the thread that generates: ddm_rt_images_index() says which.
- * They belong to the library until the call returns. Where it returns other than 0, a scope's draws are given back, and
- * generating ends with DDM_RT_NOT_DELIVERED. */
+/* Given images as they are done, some at a time and in any order, on the thread that generates: ddm_rt_images_index()
+ * says which. They belong to the library until the call returns. Where it returns other than 0, a scope's draws are
+ * given back, and generating ends with DDM_RT_NOT_DELIVERED. */
 typedef struct ddm_rt_images ddm_rt_images;
 typedef int32_t (*ddm_rt_on_images)(void *user, const ddm_rt_images *images);
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_on_images(ddm_rt_request *request, ddm_rt_on_images on_images, void *user);
@@ -306,7 +319,8 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_on_images(ddm_rt_request *request, d
 /* The same, once, with all images, before a scope's draws count as done. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_deliver(ddm_rt_request *request, ddm_rt_on_images deliver, void *user);
 
-/* 0 (it is 1 by default): pixels are given to on_images and not kept. What is left of an image, about 2 KiB, is in the manifest. */
+/* 0 (it is 1 by default): pixels are given to on_images and not kept. What is left of an image, about 2 KiB, is in the
+ * manifest. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_keep(ddm_rt_request *request, int32_t keep);
 
 /* A token that ends generating; null for none. */
@@ -315,11 +329,12 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_cancel(ddm_rt_request *request, cons
 /* ---- Images ---- */
 
 /* The images of a request. Free them with ddm_rt_images_destroy. */
-DDM_RT_API ddm_rt_error *ddm_rt_generate(ddm_rt_session *session, const ddm_rt_request *request, ddm_rt_images **images);
+DDM_RT_API ddm_rt_error *ddm_rt_generate(ddm_rt_session *session, const ddm_rt_request *request,
+                                         ddm_rt_images **images);
 
-/* The images of a manifest.json again, or only number `index` unless that is DDM_RT_ALL. `manifest` is the file's content,
- * `name` what errors call it, or null. Of `request`, which may be null, the callbacks, the token and what is kept count. The
- * ledger isn't asked. */
+/* The images of a manifest.json again, or only number `index` unless that is DDM_RT_ALL. `manifest` is the file's
+ * content, `name` what errors call it, or null. Of `request`, which may be null, the callbacks, the token and what is
+ * kept count. The ledger isn't asked. */
 #define DDM_RT_ALL INT64_MIN
 DDM_RT_API ddm_rt_error *ddm_rt_replay(ddm_rt_session *session, const char *manifest, int64_t size, const char *name,
                                        int64_t name_size, int64_t index, const ddm_rt_request *request,
@@ -333,23 +348,24 @@ DDM_RT_API int64_t ddm_rt_images_count(const ddm_rt_images *images);
 DDM_RT_API int64_t ddm_rt_images_height(const ddm_rt_images *images);
 DDM_RT_API int64_t ddm_rt_images_width(const ddm_rt_images *images);
 
-/* RGB bytes of image `index`, row by row: height * width * 3. Null beyond the last, and where pixels weren't kept. They live as
- * long as the images. */
+/* RGB bytes of image `index`, row by row: height * width * 3. Null beyond the last, and where pixels weren't kept. They
+ * live as long as the images. */
 DDM_RT_API const uint8_t *ddm_rt_images_rgb(const ddm_rt_images *images, int64_t index);
 
 /* Which of the request's images image `index` is, from 0: the same number, but inside on_images. -1 beyond the last. */
 DDM_RT_API int64_t ddm_rt_images_index(const ddm_rt_images *images, int64_t index);
 
-/* The code of image `index`, its top code, and its seed. -1 is the null code. Beyond the last, codes are -1 and the seed is 0. */
+/* The code of image `index`, its top code, and its seed. -1 is the null code. Beyond the last, codes are -1 and the
+ * seed is 0. */
 DDM_RT_API int64_t ddm_rt_images_code(const ddm_rt_images *images, int64_t index);
 DDM_RT_API int64_t ddm_rt_images_top_code(const ddm_rt_images *images, int64_t index);
 DDM_RT_API uint64_t ddm_rt_images_seed(const ddm_rt_images *images, int64_t index);
 /* The name that the manifest has for it: "00000.png". Null beyond the last. */
 DDM_RT_API const char *ddm_rt_images_file(const ddm_rt_images *images, int64_t index);
 
-/* What the file of image `index` says of itself, or that of a sheet of all images where it is DDM_RT_ALL: an XMP packet, UTF-8.
- * In a PNG it is an iTXt chunk with the keyword "XML:com.adobe.xmp". Null beyond the last, and where the request has no
- * provenance. It lives as long as the images. */
+/* What the file of image `index` says of itself, or that of a sheet of all images where it is DDM_RT_ALL: an XMP
+ * packet, UTF-8. In a PNG it is an iTXt chunk with the keyword "XML:com.adobe.xmp". Null beyond the last, and where the
+ * request has no provenance. It lives as long as the images. */
 DDM_RT_API const char *ddm_rt_images_xmp(const ddm_rt_images *images, int64_t index);
 
 /* manifest.json's content, which ddm_rt_replay and `ddm-rt sample --from` take. */
