@@ -1,6 +1,7 @@
-// The table of backends: the names that Python has, each with its loader or the reason why this library has none.
+// Which backend is taken. The names are those that Python has; this library has one of them.
 #include "backend.h"
 
+#include <sched.h>
 #include <algorithm>
 #include <thread>
 
@@ -8,10 +9,6 @@
 #include "error.h"
 #include "ort_library.h"
 #include "text.h"
-
-#ifdef __linux__
-#include <sched.h>
-#endif
 
 namespace ddm {
 namespace {
@@ -21,10 +18,8 @@ const std::vector<std::string> kNames{"tensorrt", "tensorrt-rtx", "openvino", kO
 constexpr const char* kElsewhere = "not built: this library has ONNX Runtime alone; the Python package has it";
 
 int64_t usable_cores() {
-#ifdef __linux__
     cpu_set_t set;  // too small for more than 1,024 CPUs: then the call fails
     if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
-#endif
     return std::max<int64_t>(std::thread::hardware_concurrency(), 1);
 }
 
@@ -42,6 +37,9 @@ std::unique_ptr<Backend> load_backend(const Bundle& bundle, const BackendOptions
     };
     if (options.name != "auto" && options.name != kOwn) {
         throw unavailable(concat(kElsewhere, "; available here: ", kOwn));
+    }
+    if (is_cpu(options.provider) && !options.provider_options.empty()) {
+        throw about(options.provider_options[0].first, ": no option of a provider; the CPU takes none");
     }
     if (bundle.config.precision == "bf16" && is_cpu(options.provider)) {
         throw unavailable("ONNX Runtime has no bf16 operators on the CPU, and this bundle is bf16");

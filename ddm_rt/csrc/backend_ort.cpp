@@ -347,7 +347,7 @@ private:
 
 }  // namespace
 
-bool is_cpu(const std::string& provider) { return provider == "CPU" || provider == kCpu; }
+bool is_cpu(const std::string& provider) { return lower(provider) == "cpu" || lower(provider) == lower(kCpu); }
 
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, std::shared_ptr<OrtLibrary> library,
                                           OrtOptions options) {

@@ -11,6 +11,7 @@ namespace ddm {
 namespace {
 
 constexpr const char* ANY = "*";
+constexpr size_t MOST_SCOPES = 10'000;
 
 bool in_word(char32_t c) { return c == U'_' || is_letter(c) || is_number(c); }
 
@@ -67,6 +68,8 @@ WordsByScope words_by_scope(std::string_view content, const std::string& where) 
     const Field file(tree, where.empty() ? "leave_alone" : where);
     if (!tree.is_object() && !tree.is_array()) file.refuse(R"(a list of words, or {"SCOPE": [words], "*": [words]})");
     if (tree.is_array()) return {{ANY, checked_words(file.texts(), file.place())}};
+    // Lookups in an ordered tree go through all of it.
+    if (tree.size() > MOST_SCOPES) file.refuse(concat("at most ", MOST_SCOPES, " scopes"));
     const auto in_order = json::Out::parse(content);  // a tree of fields has its members by name
     WordsByScope words;
     for (const auto& [scope, list] : in_order.items()) {

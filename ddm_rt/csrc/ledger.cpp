@@ -64,20 +64,18 @@ public:
         // A file that can't be used is refused now, and made when something is drawn.
         if (exists()) transaction([](Connection&) {});
         // The system forgets the handlers where the library is unloaded.
-        static const int registered =
+        [[maybe_unused]] static const int registered =
             ::pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
-        static_cast<void>(registered);
         const std::lock_guard guard(all_mutex_);
         all_.insert(this);
     }
 
     ~LedgerState() {
-        {
-            const std::lock_guard guard(all_mutex_);
-            all_.erase(this);
-        }
-        if (::getpid() == pid_) return;
-        static_cast<void>(connection_.release());  // SQLite forbids a child the use of it, and closing is one
+        std::unique_lock guard(all_mutex_);
+        all_.erase(this);
+        guard.unlock();  // to close may wait for the file
+        // SQLite forbids a child the use of it, and closing is one.
+        if (::getpid() != pid_) static_cast<void>(connection_.release());
     }
 
     std::vector<Draw> lease(const Stream& stream, const std::function<TreeQuota()>& make_quota, int64_t n, Key& key) {
@@ -207,10 +205,7 @@ private:
     }
 
     bool exists() {
-        {
-            const std::lock_guard guard(mutex_);
-            if (connection_) return true;
-        }
+        if (const std::lock_guard guard(mutex_); connection_) return true;
         if (!path_) return false;
         return translated([&] { return file_exists(*path_); });
     }

@@ -189,6 +189,21 @@ TEST(Library, RefusesABackendOrProviderThatItHasNot) {
     EXPECT_TRUE(holds(npu.message, "available here: ")) << npu.message;
 }
 
+TEST(Library, TakesTheCpuInAnyLettersAndNoOptionsOfIt) {
+    ddm_rt_model_options* options = nullptr;
+    fine(ddm_rt_model_options_create(&options));
+    const Owned<ddm_rt_model_options> owned{options, ddm_rt_model_options_destroy};
+    fine(ddm_rt_model_options_set_provider(options, "cpu", DDM_RT_TERMINATED));
+    ddm_rt_model* model = nullptr;
+    fine(ddm_rt_model_open(DIGITS_BUNDLE, DDM_RT_TERMINATED, options, &model));
+    EXPECT_STREQ(ddm_rt_model_provider(model), "CPUExecutionProvider");
+    ddm_rt_model_close(model);
+    fine(ddm_rt_model_options_set_provider_option(options, "bogus", DDM_RT_TERMINATED, "1", DDM_RT_TERMINATED));
+    const Found said = found(ddm_rt_model_open(DIGITS_BUNDLE, DDM_RT_TERMINATED, options, &model));
+    EXPECT_EQ(said.code, DDM_RT_BAD_INPUT);
+    EXPECT_EQ(said.field, "bogus");
+}
+
 TEST(Library, SaysWhatTheModelIs) {
     const auto model = open_model();
     EXPECT_TRUE(holds(ddm_rt_model_describe(model.get()), ddm_rt_model_bundle_id(model.get())));

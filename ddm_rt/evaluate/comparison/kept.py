@@ -1,8 +1,8 @@
 """Does B keep A's quality and diversity? Ratios of B's figures to A's against real images, with intervals and verdicts.
 
 Quality is the Frechet distance. Diversity is, for each group, precision, recall and the Vendi score, each over as many
-images of both sides. A figure's interval is that of the jackknife of its logarithm over blocks of pairs, so pairs stay
-together and the three figures need no model of their own.
+images of both sides. A figure's interval is that of the jackknife of its logarithm over blocks of pairs: the two images
+of a pair are left out together.
 """
 
 import math
