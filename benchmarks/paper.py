@@ -245,7 +245,8 @@ def main() -> None:
         print("\n".join(f"{'there' if key in done else 'missing':8}{' | '.join(map(str, key))}" for key in cells()))
         return
     for key in cells():
-        if key not in done and (key.set not in FACES or arguments.faces):
+        # Asked each time: another process may have made it meanwhile.
+        if key not in there(arguments.results) and (key.set not in FACES or arguments.faces):
             make(key, arguments.work, arguments.results, arguments.faces)
             print(json.dumps(key), "done", flush=True)
     from render import render  # its page needs this module

@@ -12,7 +12,7 @@ from ddm_rt.errors import DdmError
 
 # Files whose commands join the app when they are imported, in the order of `ddm-rt --help`.
 _FILES = (
-    *("train", "discover", "steer", "export", "demo", "sample", "calibrate"),
+    *("train", "discover", "steer", "export", "demo", "sample", "calibrate", "cache"),
     *("evaluate", "audit", "compare", "serve", "build", "doctor"),
 )
 for _name in _FILES:

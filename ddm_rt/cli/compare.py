@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ddm_rt.evaluate.latency import SideSpeed, Speed
 
 _KEYS = (
-    "The keys are steps, sampler, guidance, text_guidance, interval, apg, cads, precision, backend, device and threads."
+    "The keys are steps, sampler, guidance, text_guidance, interval, apg, cads, cache, precision, backend, device and "
+    "threads."
 )
 
 

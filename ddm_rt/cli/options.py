@@ -42,6 +42,10 @@ _OTHERWISE: dict[str, tuple[Any, str | None]] = {
         str | None,
         "SCALE[,END,BEGIN]: noise on the prompt's tokens (.25,.6,.9), so that the images of one prompt differ more.",
     ),
+    "cache": (
+        str | None,
+        "Steps that call the model, by a cache of the bundle: a number, auto (the fewest that change nothing) or off.",
+    ),
     "leave_alone": (
         str | None,
         "woman,man: prompts with one of these words get the null code. Or a .json file of words by scope.",

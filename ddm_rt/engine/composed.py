@@ -50,13 +50,13 @@ class OfNetworks(Composed):
         """The network's outputs by name, in its order."""
 
     @abstractmethod
-    def _host(self, array: Array) -> NDArray[np.float32]:
+    def host(self, array: Array) -> NDArray[np.float32]:
         """The array's values on the host."""
 
     def text_encoder(self, input_ids: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         if self._bundle.config.prompt_free:
             raise DdmError(f"{self._bundle.path}: is prompt-free, so it has no text encoder")
-        return {name: self._host(value) for name, value in self._call("text_encoder", input_ids).items()}
+        return {name: self.host(value) for name, value in self._call("text_encoder", input_ids).items()}
 
     def conditioner(
         self,
@@ -72,7 +72,7 @@ class OfNetworks(Composed):
         return next(iter(self._call("denoiser", {"x_t": x_t, "t": t, **cond}).values()))
 
     def decoder(self, x0: Array) -> NDArray[np.float32]:
-        image = self._host(next(iter(self._call("decoder", {"x0": x0}).values())))
+        image = self.host(next(iter(self._call("decoder", {"x0": x0}).values())))
         check_finite(np.isfinite(image).all(), self._bundle)
         return image
 

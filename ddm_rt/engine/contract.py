@@ -111,6 +111,9 @@ class Engine(Protocol):
     def array(self, host: NDArray[Any]) -> Array:
         """A host array as the backend's own, of the same dtype; uint64 may become the int64 of the same bits."""
 
+    def host(self, array: Array) -> NDArray[np.float32]:
+        """The values of one of its float32 arrays, on the host."""
+
     def series(self, host: NDArray[Any]) -> Sequence[Array]:
         """The K entries of a host array [K, ...], of 4 or 8 bytes a number, as K arrays that came over at once."""
 

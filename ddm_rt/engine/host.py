@@ -36,7 +36,7 @@ class HostArrays(OfNetworks):
     def concat(self, arrays: Sequence[Array]) -> Array:
         return np.concatenate(arrays)
 
-    def _host(self, array: Array) -> NDArray[np.float32]:
+    def host(self, array: Array) -> NDArray[np.float32]:
         return array
 
 

@@ -40,11 +40,11 @@ class Recipe(Frozen):
     bucket: Positive | None = None  # the batch sizes were those that go with it; None: with the largest
 
     def tree(self) -> dict[str, Any]:
-        """As plain data, with the names on disk. A bucket, words to leave alone, an interval and APG of guidance, CADS
-        and provenance stand there only where there are some.
+        """As plain data, with the names on disk. A bucket, words to leave alone, an interval and APG of guidance, CADS,
+        a cache and provenance stand there only where there are some.
         """
         tree = self.model_dump(mode="json", by_alias=True)
-        unsaid = dict.fromkeys(("leave_alone", "guidance_interval", "apg", "cads")) | dict.fromkeys(FILES, False)
+        unsaid = dict.fromkeys(("leave_alone", "guidance_interval", "apg", "cads", "cache")) | dict.fromkeys(FILES, False)
         for name, value in unsaid.items():
             if tree["request"][name] == value:
                 del tree["request"][name]

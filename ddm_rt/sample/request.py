@@ -12,6 +12,8 @@ from ddm_rt.errors import DdmError
 from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.balance.assignment import Plan, check_codes
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
+from ddm_rt.sample.cache.record import Asked, CacheSettings, find
+from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.checks import choice, indicator_guidance, numbers, projection, scale, side, token_noise
 from ddm_rt.sample.loop.annealing import kept_tokens
 from ddm_rt.sample.loop.guidance import guided_steps
@@ -50,6 +52,7 @@ class ResolvedRequest(Frozen):
     guidance_interval: tuple[float, float] | None = None  # None: guidance in every step
     apg: tuple[Above, Scale] | None = None  # norm and η of projected guidance; None: plain guidance
     cads: tuple[Above, Fraction, Fraction] | None = None  # noise on a prompt's tokens: scale, end, begin; None: none
+    cache: Reuse | None = None  # steps that call the model, where not all do
     provenance: bool = False  # files say what made them; manifests that don't say are of files that don't
     provenance_code: bool = False  # and with which code
 
@@ -59,14 +62,17 @@ class ResolvedRequest(Frozen):
         return self.guidance_scale, self.indicator_guidance_scale
 
     def table(self, bundle: Bundle, sampler: SamplerName, num_steps: int) -> StepTable:
-        """The coefficients of each step. Raises DdmError as `step_table`, `guided_steps` and `kept_tokens`."""
+        """The coefficients of each step that calls the model. Raises DdmError as `step_table`, `guided_steps`,
+        `kept_tokens` and `Reuse.of`.
+        """
         table = step_table(bundle.schedule, sampler, num_steps, eta=self.eta, clip=self.clip)
         times = None if self.cads is None else self.cads[1:]
-        return replace(
+        table = replace(
             table,
             guided=guided_steps(num_steps, self.guidance_interval),
             kept=kept_tokens(table.t / bundle.schedule.config.num_train_timesteps, times),
         )
+        return table if self.cache is None else self.cache.of(table)
 
 
 class Extent(NamedTuple):
@@ -122,6 +128,10 @@ class Request:
     two times are shares of the training timesteps, where 1 is pure noise. Code tokens get no noise. See
     `sample.loop.annealing`.
 
+    `cache` is how many of the steps call the model. The others are made up for by what it gave before, as a cache of
+    the bundle says that was found for the request's settings. "auto" takes the one with the fewest calls of those that
+    were judged to change nothing, and calls the model in every step where there is none. See `sample.cache.reuse`.
+
     `codes` gives one code for each image; -1 is the null code. Without it, a quota over the bundle's code tree draws
     them in the shares of `target`. These are shares of the top codes ("uniform", or "code:0=.3,code:1=.7"), of factors
     that the bundle names ("gender:female=.5,gender:male=.5"), or of groups ("female=.5,male=.5"). A factor that the
@@ -170,6 +180,10 @@ class Request:
     cads: Annotated[
         Sequence[float] | None,
         Told("Noise on the prompt's tokens, for images that differ more: its scale, and when it ends and begins."),
+    ] = None
+    cache: Annotated[
+        Asked,
+        Told("Steps that call the model, by a cache of the bundle: a number, auto (the fewest that change nothing), off."),
     ] = None
     height: Annotated[int | None, Told("Height of the images in pixels.")] = None
     width: Annotated[int | None, Told("Width of the images in pixels.")] = None
@@ -257,8 +271,9 @@ class Request:
             provenance_code=self.provenance_code,
         )
         steps = self.extent(bundle).steps
-        table = request.table(bundle, sampler, steps)
-        return Resolved(request, codes, table)
+        if (cache := find(bundle, self.cache, CacheSettings.of(request, sampler, steps))) is not None:
+            request = request.model_copy(update={"cache": cache})
+        return Resolved(request, codes, request.table(bundle, sampler, steps))
 
     def _plan(self, bundle: Bundle, balance: Balance, left_alone: Sequence[bool]) -> Plan:
         """Checks what the request says about its codes; `left_alone` has an entry for each prompt, whose images get

@@ -111,7 +111,7 @@ class OnDevice(OfNetworks):
             }
             return network(given)
 
-    def _host(self, array: Buffer) -> NDArray[np.float32]:
+    def host(self, array: Buffer) -> NDArray[np.float32]:
         with self._on_device() as arrays:
             return arrays.to_host(array).astype(np.float32, copy=False)
 

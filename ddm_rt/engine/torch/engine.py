@@ -147,7 +147,7 @@ class TorchEngine(OfNetworks):
         )
         return {"output": output}
 
-    def _host(self, array: Tensor) -> NDArray[np.float32]:
+    def host(self, array: Tensor) -> NDArray[np.float32]:
         values: NDArray[np.float32] = array.cpu().numpy()
         return values
 

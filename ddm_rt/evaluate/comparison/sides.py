@@ -41,6 +41,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "interval": ("guidance_interval", _numbers(2), "START:STOP, fractions of the steps"),
     "apg": ("apg", _numbers(2), "NORM:ETA"),
     "cads": ("cads", _numbers(3), "SCALE:END:BEGIN"),
+    "cache": ("cache", str, "a number of calls, auto or off"),
     "precision": ("precision", Precision, f"one of {', '.join(Precision)}"),
     "backend": ("backend", Backend, f"one of {', '.join(Backend)}"),
     "device": ("device", lambda value: str(Device.parse(value)), "cpu, cuda, or cuda:N"),
@@ -91,11 +92,13 @@ class Facts(Frozen):
     guidance_interval: tuple[float, float] | None = None
     apg: tuple[float, float] | None = None
     cads: tuple[float, float, float] | None = None
+    calls: int | None = None  # of the model, where a cache makes up for the other steps
     versions: dict[str, str]
 
     def __str__(self) -> str:
         options = {"guidance interval": self.guidance_interval, "APG": self.apg, "CADS": self.cads}
         told = "".join(f", {name} {','.join(f'{n:g}' for n in given)}" for name, given in options.items() if given)
+        told += "" if self.calls is None else f", {self.calls} of them call the model"
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
             f"{self.label}: bundle {self.bundle_id[:12]}, {self.backend} {self.precision}, {self.threads} threads, "
@@ -229,11 +232,12 @@ def _images(label: str, bundle: str, images: NDArray[np.uint8], manifest: Manife
         for name in Facts.model_fields.keys() & type(source).model_fields.keys()
     }
     shared = None if isinstance(request.prompt, tuple) else request.prompt
+    cache = request.cache
     return Images(
         images=images,
         seed=request.seed,
         seeds=tuple(image.seed for image in each),
         codes=tuple(image.code for image in each),
         prompts=tuple(shared if image.prompt is None else image.prompt for image in each),
-        facts=Facts(label=label, bundle=bundle, **facts),
+        facts=Facts(label=label, bundle=bundle, calls=None if cache is None else len(cache.steps), **facts),
     )

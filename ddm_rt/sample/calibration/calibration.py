@@ -23,6 +23,7 @@ from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.runtime import CodeTable
+from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.calibration import posterior
 from ddm_rt.sample.calibration.groups import Attribute, Part, cells, check, parse_target, uniform
 from ddm_rt.sample.calibration.tilt import effective_number, tilt
@@ -58,6 +59,7 @@ class Settings(Frozen):
     guidance_interval: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
     apg: tuple[float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
     cads: tuple[float, float, float] | None = Field(default=None, exclude_if=lambda value: value is None)
+    cache: Reuse | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(

@@ -47,6 +47,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     "guidance_interval": (_numbers(2, le=1), None),
     "apg": (_numbers(2, le=1e6), None),
     "cads": (_numbers(3, le=1e6), None),
+    "cache": (Literal["auto", "off"] | Annotated[int, Field(strict=True, ge=2, le=10_000)] | None, None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
