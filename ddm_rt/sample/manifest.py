@@ -44,7 +44,9 @@ class Recipe(Frozen):
         a cache and provenance stand there only where there are some.
         """
         tree = self.model_dump(mode="json", by_alias=True)
-        unsaid = dict.fromkeys(("leave_alone", "guidance_interval", "apg", "cads", "cache")) | dict.fromkeys(FILES, False)
+        unsaid = dict.fromkeys(("leave_alone", "guidance_interval", "apg", "cads", "cache")) | dict.fromkeys(
+            FILES, False
+        )
         for name, value in unsaid.items():
             if tree["request"][name] == value:
                 del tree["request"][name]

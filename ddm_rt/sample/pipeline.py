@@ -155,7 +155,7 @@ class Pipeline:
                 request=request,
                 target=None if weights is None else self._written(asked.target, weights),
                 sampler=table.sampler,
-                num_steps=table.num_steps,
+                num_steps=resolved.num_steps,
                 **self.made_by,
                 bucket=self._sizes.bucket,
                 images=image_records(request, self.bundle.codes.top_of, assigned.codes, positions=assigned.positions),
@@ -274,8 +274,7 @@ class Pipeline:
     def _weigh(self, asked: Request, resolved: Resolved) -> Weights:
         if (named := assignment.by_names(self.bundle, asked.target)) is not None:
             return named
-        table = resolved.table
-        settings = Settings.of(resolved.request, table.sampler, table.num_steps, self.engine.precision)
+        settings = Settings.of(resolved.request, resolved.table.sampler, resolved.num_steps, self.engine.precision)
         try:
             found = resolve(self.bundle, asked.target, settings, allow_stale=asked.allow_stale)
         except DdmError as error:

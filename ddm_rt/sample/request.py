@@ -88,7 +88,8 @@ class Resolved(NamedTuple):
 
     request: ResolvedRequest  # with every default filled in
     codes: Plan  # which images get a code by quota
-    table: StepTable  # the coefficients of each step
+    num_steps: int  # of each image
+    table: StepTable  # the coefficients of each step that calls the model
 
 
 class Told(NamedTuple):
@@ -183,7 +184,9 @@ class Request:
     ] = None
     cache: Annotated[
         Asked,
-        Told("Steps that call the model, by a cache of the bundle: a number, auto (the fewest that change nothing), off."),
+        Told(
+            "Steps that call the model, by a cache of the bundle: a number, auto (the fewest that change nothing), off."
+        ),
     ] = None
     height: Annotated[int | None, Told("Height of the images in pixels.")] = None
     width: Annotated[int | None, Told("Width of the images in pixels.")] = None
@@ -273,7 +276,7 @@ class Request:
         steps = self.extent(bundle).steps
         if (cache := find(bundle, self.cache, CacheSettings.of(request, sampler, steps))) is not None:
             request = request.model_copy(update={"cache": cache})
-        return Resolved(request, codes, request.table(bundle, sampler, steps))
+        return Resolved(request, codes, steps, request.table(bundle, sampler, steps))
 
     def _plan(self, bundle: Bundle, balance: Balance, left_alone: Sequence[bool]) -> Plan:
         """Checks what the request says about its codes; `left_alone` has an entry for each prompt, whose images get

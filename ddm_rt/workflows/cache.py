@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -11,12 +12,12 @@ from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.compare import check_groups
 from ddm_rt.evaluate.comparison.kept import Ratio, decision, ratios
-from ddm_rt.evaluate.comparison.paired import Paired, paired
+from ddm_rt.evaluate.comparison.paired import Decision, Paired, paired
 from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.run import labelled
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage, OnStep
-from ddm_rt.sample.cache.fit import Fitted, fit
+from ddm_rt.sample.cache.fit import fit
 from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, store
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -73,11 +74,11 @@ def find(
         check_groups(known, groups, margin)
     pipeline = Pipeline.load(bundle, backend=backend, threads=threads)
     resolved = request.resolve(bundle)
-    most = resolved.table.num_steps - 1
+    most = resolved.num_steps - 1
     for number in calls:
         if not 2 <= number <= most:
             raise DdmError(f"calls has {number}; expected 2 to {most}, fewer than the {most + 1} steps")
-    settings = CacheSettings.of(resolved.request, resolved.table.sampler, resolved.table.num_steps)
+    settings = CacheSettings.of(resolved.request, resolved.table.sampler, resolved.num_steps)
     judged = None if known is None else _Judge(pipeline, known, groups, reference, request, n, margin, frechet_ratio)
     tried: Tried | None = None
     for place, number in enumerate(calls):
@@ -98,6 +99,13 @@ def find(
     assert tried is not None
     into = bundle if out is None else copy_bundle(bundle, out)
     store(into, tried.cache, name or f"{tried.cache.calls}-of-{settings.num_steps}")
+
+
+_BALANCE: dict[Decision, Literal["equivalent", "drift", "undecided"]] = {
+    Decision.EQUIVALENT: "equivalent",
+    Decision.DRIFT: "drift",
+    Decision.UNDECIDED: "undecided",
+}
 
 
 class _Judge:
@@ -142,7 +150,7 @@ class _Judge:
             seed=self._request.seed,
             margin=self._margin,
             frechet_ratio=self._frechet_ratio,
-            balance=shares.decision.name.lower(),
+            balance=_BALANCE[shares.decision],
             quality=decision(kept, "quality"),
             diversity=decision(kept, "diversity"),
         )

@@ -14,6 +14,7 @@ from patience import PATIENCE_S
 
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.ledger import Ledger, Stream
+from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.generation import Cancelled
 from ddm_rt.sample.loop.noise import derive
 from ddm_rt.sample.pipeline import Pipeline
@@ -42,6 +43,10 @@ def random_request(draw: random.Random, most_images: int, most_steps: int, sizes
         asked["guidance_interval"] = draw.choice([(0.0, 1.0), (0.0, 1 / asked["num_steps"]), (0.5, 1.0)])
     if draw.random() < 0.3:
         asked["apg"] = draw.choice([(0.5, 0.0), (20.0, 0.25)])
+    if draw.random() < 0.3 and asked["num_steps"] > 2 and asked["sampler"] != "ddpm":
+        between = draw.sample(range(1, asked["num_steps"] - 1), draw.randint(0, asked["num_steps"] - 2))
+        steps = (0, *sorted(between), asked["num_steps"] - 1)
+        asked["cache"] = Reuse(steps=steps, rows=tuple((0.4, 0.5, 0.1, draw.random()) for _ in steps))
     kind = draw.choice(["scope", "codes", "off", "shuffled"])
     if kind == "scope":
         asked["scope"] = draw.choice(SCOPES)

@@ -1,5 +1,6 @@
 """A bundle's caches: tables/NAME/cache.json, each with the settings that it was found for and what was judged of it."""
 
+import logging
 from typing import Any, Literal
 
 from ddm_rt.bundle import Bundle, add_directory
@@ -7,6 +8,8 @@ from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.sample.cache.reuse import Reuse
+
+_log = logging.getLogger(__name__)
 
 FOLDER, FILE = "tables", "cache.json"
 OFF, AUTO = "off", "auto"
@@ -128,15 +131,18 @@ def find(bundle: Bundle, asked: Asked, settings: CacheSettings) -> Reuse | None:
             different.insert(0, f"it is of another bundle, {cache.bundle_id[:12]}")
         if different:
             others[name] = ", ".join(different)
-        elif wanted == AUTO and cache.judged is not None and cache.judged.passed or wanted == cache.calls:
-            fitting.append(cache)
-        else:
+        elif wanted == AUTO and not (cache.judged is not None and cache.judged.passed):
+            others[name] = "it wasn't judged to change nothing"
+        elif wanted not in (AUTO, cache.calls):
             others[name] = f"it has {cache.calls} calls"
+        else:
+            fitting.append(cache)
     if fitting:
         return min(fitting, key=lambda cache: cache.calls).reuse
-    if wanted == AUTO:
-        return None
     there = "; ".join(f"{name}: {why}" for name, why in others.items()) or "the bundle has none"
+    if wanted == AUTO:
+        _log.info("cache auto: every step calls the model (%s)", there)
+        return None
     raise DdmError(
         f"cache is {wanted}: no cache of so many calls for these settings ({there}); "
         f"`ddm-rt cache {bundle.path} --calls {wanted}` finds one"

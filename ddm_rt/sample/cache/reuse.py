@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Row = tuple[Coefficient, Coefficient, Coefficient, Coefficient]
 
 
 def _ascending(steps: tuple[int, ...]) -> tuple[int, ...]:
-    if len(steps) < LEAST or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+    if len(steps) < LEAST or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
         raise ValueError("expected the numbers of two or more steps in ascending order, from 0 on")
     return steps
 

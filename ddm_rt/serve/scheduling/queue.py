@@ -213,6 +213,11 @@ class RequestQueue:
             picked.append(found)
         return picked
 
+    def change_steps(self, work: Work, steps: int) -> None:
+        """A request that has entered has so many steps of each image, and not as many as were thought."""
+        self._backlog[work.shape] += work.n * (steps - work.steps)
+        work.steps = steps
+
     def advance(self, work: Work, steps: int) -> None:
         """So many images of the request have done a step."""
         if work in self._works:

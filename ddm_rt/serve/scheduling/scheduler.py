@@ -71,7 +71,7 @@ class Scheduler(Service[Work]):
         Raises what `submit` raises, and DdmError for a manifest that this pipeline can't make.
         """
         prepared = self.pipeline.recorded(manifest)
-        size = Extent(len(manifest.images), manifest.num_steps, prepared.shape)
+        size = Extent(len(manifest.images), prepared.table.num_steps, prepared.shape)
         return self._take_in(Work(*size, "", priority, self._ticket(size, deadline_s, previews)), nullcontext(prepared))
 
     @property
@@ -105,6 +105,10 @@ class Scheduler(Service[Work]):
             self._queue.add(work)
             self._changed.notify_all()
         return work.ticket
+
+    def _count_steps(self, request: Work, steps: int) -> None:
+        self._queue.change_steps(request, steps)
+        super()._count_steps(request, steps)
 
     def _keep_room(self, work: Work) -> None:
         self._queue.enter(work, self._clock())

@@ -179,6 +179,7 @@ class Service(ABC, Generic[R]):
                 started = time.perf_counter()
                 prepared = draws.enter_context(preparing)
                 with self._changed:
+                    self._count_steps(request, prepared.table.num_steps)
                     for observer in self._observers:
                         observer.drawn(request.ticket, time.perf_counter() - started)
                 request.ticket.manifest, request.ticket.target = prepared.manifest, prepared.target
@@ -191,6 +192,11 @@ class Service(ABC, Generic[R]):
             self._noted(error)
             self._forget(request)
             raise
+
+    def _count_steps(self, request: R, steps: int) -> None:
+        """So many steps call the model: with a cache fewer than there was room kept for."""
+        request.steps = steps
+        request.ticket.count_steps(steps)
 
     def _noted(self, error: BaseException) -> None:
         """Of an error, what it says of the ledger."""

@@ -102,6 +102,10 @@ class Ticket:
         self._end: Finished | Failed | None = None
         self._ended = threading.Event()
 
+    def count_steps(self, steps: int) -> None:
+        """An image has so many steps, no more than was said before."""
+        self.steps_total, self.previews = self.n * steps, preview_steps(steps, len(self.previews))
+
     @property
     def claimed(self) -> bool:
         """Whether it is settled how the request ends, though its last event may not be out yet."""
