@@ -25,6 +25,7 @@ def test_a_specification_is_read() -> None:
     assert parse_side("sd@precision=fp32,backend=torch").precision is Precision.FP32
     options = parse_side("sd@interval=.2:.8,apg=15:0,cads=.25:.6:.9").settings
     assert options == {"guidance_interval": (0.2, 0.8), "apg": (15, 0), "cads": (0.25, 0.6, 0.9)}
+    assert parse_side("digits@cache=5").settings == {"cache": "5"}
     assert parse_side("digits", 3) == Side(text="digits", source="digits", threads=3)
     assert parse_side("digits@steps=8", 3).threads == 3
 

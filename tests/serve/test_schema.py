@@ -47,6 +47,7 @@ def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
         "leave_alone": ["woman"],
         "guidance_interval": [0, 0.5],
         "apg": [15, 0],
+        "cache": 5,
     }
     found = asked(bundle, HttpSettings(sizes=("12x8",)), **body)
     assert (found.width, found.height) == (12, 8)
@@ -54,7 +55,8 @@ def test_ours_and_openai_s_fields_reach_the_pipeline(bundle: Bundle) -> None:
     assert found.seed == 2**64 - 1
     assert found.scope == "campaign"
     assert found.leave_alone == ["woman"]
-    assert (found.guidance_interval, found.apg) == ([0, 0.5], [15, 0])
+    assert (found.guidance_interval, found.apg, found.cache) == ([0, 0.5], [15, 0], 5)
+    assert [asked(bundle, cache=each).cache for each in ("auto", "off", None)] == ["auto", "off", None]
 
 
 def test_a_null_is_as_a_field_left_out_save_for_the_scope(bundle: Bundle) -> None:
@@ -103,6 +105,9 @@ def test_what_this_server_has_not_got(bundle: Bundle, body: dict[str, object], p
         {"guidance_interval": [0.2]},
         {"guidance_interval": [0.2, 1.2]},
         {"apg": 15},
+        {"cache": 1},
+        {"cache": "8"},
+        {"cache": {"steps": [0, 9], "rows": []}},
         {"apg": ["15", "0"]},
         {"deadline_s": 0},
         {"quality": "best"},
