@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, paper, rivals, speed, steering, studies, training
+from pages import digits, faces, fair_throughput, paper, rivals, shortcuts, speed, steering, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "fair_throughput.md": ("fair_throughput", fair_throughput.page),
     "fair_throughput.svg": ("fair_throughput", fair_throughput.chart),
     "fair_throughput_ladder.svg": ("fair_throughput", fair_throughput.ladder),
+    "shortcuts.md": ("shortcuts", shortcuts.page),
     "speed.md": ("speed", speed.speed_page),
     "serving.md": ("serving", speed.serving_page),
     "object_storage.md": ("object_storage", speed.object_storage_page),

@@ -70,6 +70,7 @@ def cache(
     """
     from dataclasses import replace
 
+    from ddm_rt.evaluate.report import comparison_page
     from ddm_rt.workflows import cache as work
 
     tried: list[Tried] = []
@@ -98,6 +99,8 @@ def cache(
     last = tried[-1].cache
     say(f"recorded in {bundle if out is None else out}: {last.calls} of {last.settings.num_steps} steps call the model")
     tell(f"they are the steps {', '.join(map(str, last.reuse.steps))}")
+    for line in comparison_page.kept_sentences(tried[-1].kept):
+        tell(line)
     raise typer.Exit(_verdict(tried[-1]))
 
 

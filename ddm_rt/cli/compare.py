@@ -112,7 +112,7 @@ def compare(
     for table in comparison_page.terminal_tables(comparison):
         console.print(table)
     tell(comparison_page.sentence(comparison))
-    for line in comparison_page.kept_sentences(comparison):
+    for line in comparison_page.kept_sentences(comparison.kept):
         tell(line)
     if page is not None:
         say(f"report: {page}")

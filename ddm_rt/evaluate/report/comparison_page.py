@@ -1,12 +1,13 @@
 """A comparison for people: a table in the terminal, and one self-contained page with the same figures as JSON."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.evaluate.comparison.compare import Comparison
-from ddm_rt.evaluate.comparison.kept import Kind, decision
+from ddm_rt.evaluate.comparison.kept import Kind, Ratio, decision
 from ddm_rt.evaluate.comparison.paired import Decision
 from ddm_rt.evaluate.report import page
 from ddm_rt.evaluate.report.columns import Columns
@@ -47,15 +48,15 @@ def sentence(comparison: Comparison) -> str:
     return f"Undecided between {a} and {b}: {p}, and {interval} is not within ±{margin}.{more}"
 
 
-def kept_sentences(comparison: Comparison) -> list[str]:
+def kept_sentences(kept: Sequence[Ratio]) -> list[str]:
     """The verdicts on quality and diversity in words; none without reference images."""
     kinds: tuple[Kind, ...] = ("quality", "diversity")
     found = []
     for kind in kinds:
-        verdict = decision(comparison.kept, kind)
+        verdict = decision(kept, kind)
         if verdict is None:
             continue
-        own = [ratio for ratio in comparison.kept if ratio.kind == kind]
+        own = [ratio for ratio in kept if ratio.kind == kind]
         # The nearest to its bound, or beyond it.
         worst = max((r for r in own if r.decision == verdict), key=lambda r: _badness(r.ratio, r.bound))
         low, high = worst.interval
@@ -134,7 +135,7 @@ def _shown(comparison: Comparison, pictures: Pictures) -> dict[str, object]:
         "title": f"{a.label} against {b.label}",
         "sentence": sentence(comparison),
         "comparison": comparison,
-        "kept": kept_sentences(comparison),
+        "kept": kept_sentences(comparison.kept),
         "chart": difference_chart(labels.changes, labels.margin, f"Differences. {alt}"),
         "changed": _changed(comparison),
         "images": pictures,

@@ -1,0 +1,73 @@
+"""The page of shortcuts: for each set, what each does to speed, balance, quality and diversity."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from store import Line, read, table
+
+from ddm_rt.evaluate.comparison.paired import Decision
+
+HEADER = """# A verdict for every shortcut
+
+Each row makes the images of the same seeds and codes as the teacher's whole walk in fp32, and `ddm-rt compare`'s three
+verdicts are about the pairs: "equivalent", "changed" or "undecided", for each of the sampling seeds. Quality: the ratio
+of Frechet distances, of all images or of a group, whichever is worst; kept where its whole 90 % interval lies below
+1.05. Diversity: the ratio of precision, recall or Vendi score of a group, whichever is worst; kept above .95. FD_ddm
+and "neither" are of the first seed. Images a second are medians [quartiles] of interleaved rounds, and the factor is to
+the teacher's in fp32 on the same batch.
+
+"""
+COLUMNS = (
+    *("row", "FD_ddm [95 %]", "neither", "balance", "quality", "worst ratio [90 %]", "diversity"),
+    *("worst ratio [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
+)
+
+
+def page(results: Path) -> str:
+    """Sets and rows in the order of the file."""
+    lines = read(results / "shortcuts.jsonl")
+    return HEADER + "\n".join(_set(name, lines) for name in dict.fromkeys(line["set"] for line in lines))
+
+
+def _set(name: str, lines: Sequence[Line]) -> str:
+    own = [line for line in lines if line["set"] == name]
+    judged = [line for line in own if line["seed"] != "time"]
+    speed = {line["row"]: line["images_per_s"] for line in own if line["seed"] == "time"}
+    names = list(dict.fromkeys(line["row"] for line in judged))
+    first = judged[0]
+    stamp, seeds = first["machine"], sorted({line["seed"] for line in judged})
+    base = speed.get(names[0], {})
+    rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), base) for row in names)
+    return (
+        f"## {name}\n\n{table(COLUMNS, rows)}\n"
+        f"n = {first['n']} images of each of the seeds {', '.join(map(str, seeds))}; {stamp['processor']}, "
+        f"{stamp['cpus']} CPUs, {first['threads']} threads, commit {first['commit']}; "
+        "`python benchmarks/shortcuts.py`\n"
+    )
+
+
+def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
+    first = lines[0]
+    low, high = first["balance"]["fd_ddm_interval"]
+    yield first["row"]
+    yield f"{first['balance']['scores']['fd_ddm']:.3f} [{low:.3f}, {high:.3f}]"
+    yield f"{first['neither']:.1%}"
+    compared = [line for line in lines if "drift" in line]
+    yield _counted([Decision(line["drift"]["decision"]).name.lower() for line in compared])
+    for kind, largest in (("quality", True), ("diversity", False)):
+        yield _counted([line[kind]["decision"] or "too few images" for line in compared])
+        figures = [figure for line in compared for figure in line[kind]["figures"]]
+        worst = (max if largest else min)(figures, key=lambda figure: figure[2], default=None)
+        yield "" if worst is None else f"{worst[0]}, {worst[1]}: {worst[2]:.3f} [{worst[3]:.3f}, {worst[4]:.3f}]"
+    for batch in ("1", "64"):
+        if batch in speed:
+            low, middle, high = speed[batch]
+            yield f"{middle:.3g} [{low:.3g}, {high:.3g}] ({middle / base[batch][1]:.2f}x)"
+        else:
+            yield ""
+
+
+def _counted(words: Sequence[str]) -> str:
+    """How often each was said: "equivalent 2, undecided 1"; a word that was always said stands alone."""
+    counts = {word: words.count(word) for word in dict.fromkeys(words)}
+    return words[0] if len(counts) == 1 else ", ".join(f"{word} {count}" for word, count in counts.items())
