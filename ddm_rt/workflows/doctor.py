@@ -13,6 +13,7 @@ from ddm_rt.engine.ort import sessions
 from ddm_rt.engine.tensorrt import cuda, flavours, plans
 from ddm_rt.errors import BackendUnavailable, DdmError
 from ddm_rt.kernels import dispatch
+from ddm_rt.sample.cache import record
 
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers", "onnx", "triton", "cuda-bindings"),
@@ -51,6 +52,7 @@ def checks(bundle: Bundle | None = None) -> Iterator[Row]:
         if not names:
             yield "plans", False, f"{bundle.path} has none; ddm-rt build makes them"
         yield from _compiled(bundle)
+        yield from _caches(bundle)
 
 
 def _auto(bundle: Bundle) -> Row:
@@ -103,3 +105,28 @@ def _compiled(bundle: Bundle) -> Iterator[Row]:
             continue
         if found is not None:
             yield name, True, f"batch sizes {', '.join(map(str, found.sizes))}; {found.path}"
+
+
+def _caches(bundle: Bundle) -> Iterator[Row]:
+    """Of each whether `--cache auto` takes it for requests that it holds for."""
+    try:
+        found = record.load_all(bundle)
+    except DdmError as error:
+        yield "caches", False, str(error)
+        return
+    for name, cache in found.items():
+        judged = cache.judged
+        said = (
+            "not judged"
+            if judged is None
+            else f"shares {judged.balance}, quality {judged.quality}, diversity {judged.diversity}"
+        )
+        foreign = "" if bundle.is_of(cache.bundle_id) else f"of another bundle, {cache.bundle_id[:12]}; "
+        passed = judged is not None and judged.passed and not foreign
+        yield (
+            f"cache {name}",
+            passed,
+            f"{foreign}{cache.calls} of {cache.settings.num_steps} steps call the model; {said}",
+        )
+    if not found:
+        yield "caches", False, f"{bundle.path} has none; ddm-rt cache finds one"
