@@ -78,6 +78,10 @@ ddm_rt_error *ddm_rt_request_set_cads(ddm_rt_request *request, double scale, dou
     return set(request, &ddm::Wanted::cads, ddm::Triple{scale, end, begin});
 }
 
+ddm_rt_error *ddm_rt_request_set_cache(ddm_rt_request *request, int64_t calls) {
+    return set(request, &ddm::Wanted::cache, calls);
+}
+
 ddm_rt_error *ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps) {
     return set(request, &ddm::Wanted::num_steps, num_steps);
 }

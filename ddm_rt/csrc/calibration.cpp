@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <map>
-#include <set>
 
 #include "fields.h"
 #include "groups.h"
 #include "numpy.h"
 #include "posterior.h"
-#include "recent.h"
+#include "records.h"
 #include "text.h"
 
 namespace ddm {
@@ -19,9 +16,6 @@ namespace {
 constexpr double EDGE_TOLERANCE = 1e-3;  // of a share: what the eye can't tell apart isn't refused
 constexpr const char* HELP =
     "More codes (train --micro-codes), more audits (calibrate --n) or retraining with more such images is needed";
-
-// What decides the images beside code and seed, field by field.
-using Settings = std::vector<std::pair<std::string, json::Value>>;
 
 struct Calibration {
     std::string id, bundle_id;
@@ -90,38 +84,28 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     }
 }
 
-// The settings that a calibration was made at, checked and in the order in which differences are told.
+// The settings that a calibration was made at, checked.
 Settings settings_of(const Field& tree) {
     Settings out;
-    const auto take = [&](const char* name, const std::optional<Field>& field, auto check) {
-        if (field) check(*field);
-        out.emplace_back(name, field ? field->value() : json::Value());
-    };
     const auto text = [](const Field& field) { field.text(); };
-    const auto number = [](const Field& field) { field.number(); };
-    const auto pair = [](const Field& field) { field.pair(); };
-    const auto positive = [](const Field& field) { field.whole(1); };
-    take("prompt", tree.find("prompt"),
-         [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
-    for (const char* name : {"negative_prompt", "scope"}) take(name, tree.find(name), text);
-    take("sampler", tree["sampler"], [](const Field& field) { sampler_of(field); });
-    take("num_steps", tree["num_steps"], positive);
-    take("guidance_scale", tree.find("guidance_scale"), number);
-    for (const char* name : {"indicator_guidance_scale", "indicator_scale", "eta"}) take(name, tree[name], number);
-    take("clip", tree["clip"].or_null(), pair);
-    for (const char* name : {"height", "width"}) take(name, tree[name], positive);
-    take("precision", tree["precision"], text);
-    for (const char* name : {"guidance_interval", "apg"}) take(name, tree.find(name), pair);
-    take("cads", tree.find("cads"), [](const Field& field) { field.list_of(3), field.numbers(); });
+    out.take("prompt", tree.find("prompt"),
+             [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
+    for (const char* name : {"negative_prompt", "scope"}) out.take(name, tree.find(name), text);
+    tree["clip"];  // null at least
+    out.take_shared(tree);
+    out.take("eta", tree["eta"], [](const Field& field) { field.number(); });
+    out.take("precision", tree["precision"], text);
+    out.take("cache", tree.find("cache"), Reuse::read);
     tree.nothing_else();
     return out;
 }
 
-Calibration read(const std::string& path, const std::string& id) {
+Calibration read_calibration(const Bundle& bundle, const std::string& name) {
+    const std::string path = bundle.file(name);
     const json::Value content = parse(content_of(path), path);
     const Field file(content, path);
     file.get("schema_version", 1).whole(1, 1);
-    Calibration out{id, file["bundle_id"].hash(), {}, {}, settings_of(file["settings"]), {}};
+    Calibration out{bundle.find(name)->sha256, file["bundle_id"].hash(), {}, {}, settings_of(file["settings"]), {}};
     file["attributes"].each([&](const Field& attribute) {
         out.attributes.push_back({attribute["name"].text(), attribute["groups"].texts()});
         attribute.nothing_else();
@@ -137,77 +121,22 @@ Calibration read(const std::string& path, const std::string& id) {
     });
     file.find("provenance");
     file.nothing_else();
+    check(out, bundle.codes.num_codes(), path);
     return out;
-}
-
-// In the order of their paths.
-struct ByPath {
-    bool operator()(const std::string& a, const std::string& b) const { return a + "/" < b + "/"; }
-};
-
-template <typename T>
-using ByName = std::map<std::string, T, ByPath>;
-
-using Known = std::shared_ptr<const Calibration>;
-
-// The files below a folder: their hashes in the index, and what shows that one was written anew.
-std::string identity_of(const Bundle& bundle, const std::string& folder) {
-    std::string found = std::to_string(bundle.codes.num_codes());  // by which it was checked
-    for (const auto& [name, entry] : bundle.files) {
-        if (!name.starts_with(folder + "/")) continue;
-        std::error_code missing;  // then it is refused below
-        if (!std::filesystem::is_regular_file(bundle.file(name), missing)) return {};
-        const FileState now = state_of_file(bundle.file(name));
-        found += concat(bundle.file(name), '\n', entry.sha256, ' ', now.device, ' ', now.inode, ' ', now.bytes, ' ',
-                        now.seconds, ' ', now.nanoseconds, '\n');
-    }
-    return found;
-}
-
-ByName<Known> load_all(const Bundle& bundle) {
-    static Recent<std::string, Calibration> known(
-        64);  // read and checked once, as long as their files stay as they are
-    const std::string above = "calibrations/", file = "/calibration.json";
-    ByName<Known> found;
-    for (const auto& [path, entry] : bundle.files) {
-        const size_t end = path.find('/', above.size());
-        if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
-        const std::string folder = path.substr(0, end);
-        found.emplace(folder.substr(above.size()),
-                      known.get(identity_of(bundle, folder), [&, &path = path, &entry = entry] {
-                          bundle.check_directory(folder);
-                          Calibration record = read(bundle.file(path), entry.sha256);
-                          check(record, bundle.codes.num_codes(), bundle.file(path));
-                          return record;
-                      }));
-    }
-    return found;
-}
-
-std::string told(const json::Value& value) {
-    return value.is_null()     ? "not set"
-           : value == ""       ? "empty"
-           : value.is_string() ? value.get<std::string>()
-                               : value.dump();
 }
 
 // What a request asks for that isn't as calibrated. A calibration with a scope holds for that scope, whatever the
 // prompts; one without, for its prompt in any scope.
 std::vector<std::string> differences(const Calibration& record, const Bundle& bundle, const Manifest& manifest) {
-    std::vector<std::string> found;
-    if (!bundle.is_of(record.bundle_id)) {
-        found.push_back("it is of another bundle, " + record.bundle_id.substr(0, 12));
-    }
-    const json::Value tree = manifest.tree(), &request = tree["request"];
+    Settings settings = record.settings;
     const auto has_scope = [](const auto& setting) { return setting.first == "scope" && !setting.second.is_null(); };
-    const bool scoped = std::any_of(record.settings.begin(), record.settings.end(), has_scope);
-    for (const auto& [name, was] : record.settings) {
-        const bool prompt = name == "prompt" || name == "negative_prompt";
-        if (scoped ? prompt : name == "scope") continue;
-        const json::Value& holder = request.contains(name) ? request : tree;
-        const json::Value now = holder.value(name, json::Value());
-        if (was != now) found.push_back(concat(name, " is ", told(now), " (calibrated at ", told(was), ")"));
-    }
+    const bool scoped = std::any_of(settings.begin(), settings.end(), has_scope);
+    std::erase_if(settings, [&](const auto& setting) {
+        const bool prompt = setting.first == "prompt" || setting.first == "negative_prompt";
+        return scoped ? prompt : setting.first == "scope";
+    });
+    std::vector<std::string> found = foreign(bundle, record.bundle_id);
+    for (std::string& each : settings.differences(manifest.tree(), "calibrated at")) found.push_back(std::move(each));
     return found;
 }
 
@@ -273,7 +202,7 @@ std::vector<double> solve(const Calibration& record, const std::vector<Part>& pa
 
 Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest& manifest, bool allow_stale,
                  const Warn& warn) {
-    const ByName<Known> every = load_all(bundle);
+    const auto every = load_records<Calibration>(bundle, "calibrations/", "/calibration.json", read_calibration);
     if (every.empty()) {
         throw about("target",
                     concat(" ", repr(target),

@@ -41,7 +41,8 @@ Request request_of(const Field& tree) {
         const auto found = tree.find(name);
         return found ? std::optional(((*found).*get)()) : std::nullopt;
     };
-    const auto prompt = tree.find("prompt"), codes = tree.find("codes"), scale = tree.find("guidance_scale");
+    const auto prompt = tree.find("prompt"), codes = tree.find("codes"), scale = tree.find("guidance_scale"),
+               cache = tree.find("cache");
     const bool one_prompt = !prompt || prompt->value().is_string();
     std::optional<std::vector<int64_t>> given;
     if (codes) given.emplace();
@@ -68,6 +69,7 @@ Request request_of(const Field& tree) {
         .guidance_interval = maybe("guidance_interval", &Field::pair),
         .apg = apg_of(tree.find("apg")),
         .cads = triple_of(tree.find("cads")),
+        .cache = cache ? std::optional(Reuse::read(*cache)) : std::nullopt,
         .provenance = tree.get("provenance", false).boolean(),
         .provenance_code = tree.get("provenance_code", false).boolean(),
         .one_prompt = one_prompt,
@@ -124,6 +126,7 @@ Out tree_of(const Request& request) {
     if (request.guidance_interval) out["guidance_interval"] = or_null(request.guidance_interval);
     if (request.apg) out["apg"] = or_null(request.apg);
     if (request.cads) out["cads"] = *request.cads;
+    if (request.cache) out["cache"] = request.cache->tree();
     if (request.provenance) out["provenance"] = true;
     if (request.provenance_code) out["provenance_code"] = true;
     return out;

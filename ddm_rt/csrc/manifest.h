@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "json.h"
+#include "reuse.h"
 #include "runtime.h"
 
 namespace ddm {
@@ -33,6 +34,7 @@ struct Request {
     std::optional<Pair> guidance_interval;  // start and stop; not written where there is none
     std::optional<Pair> apg;                // norm and eta of projected guidance; the same
     std::optional<Triple> cads;             // scale, end and begin of noise on a prompt's tokens; the same
+    std::optional<Reuse> cache;             // steps that call the model, where not all do; the same
 
     std::optional<Pair> noise_times() const {
         return cads ? std::optional(Pair((*cads)[1], (*cads)[2])) : std::nullopt;

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "assignment.h"
+#include "cache.h"
 #include "calibration.h"
 #include "factors.h"
 #include "leave_alone.h"
@@ -190,6 +191,14 @@ std::vector<Job> jobs_of(const Bundle& bundle, const Manifest& manifest) {
     return jobs;
 }
 
+// The coefficients of each step that calls the model.
+StepTable table_of(const Bundle& bundle, const Manifest& manifest) {
+    const Request& asked = manifest.request;
+    StepTable table = step_table(bundle.schedule, manifest.sampler, manifest.num_steps, asked.eta, asked.clip,
+                                 asked.guidance_interval, asked.noise_times());
+    return asked.cache ? asked.cache->of(table) : table;
+}
+
 Prepared prepared(const Bundle& bundle, Manifest manifest, StepTable table, std::optional<Lease> lease) {
     const RuntimeConfig& config = bundle.config;
     std::optional<std::string> null_text = manifest.request.negative_prompt;
@@ -273,15 +282,16 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
         .guidance_interval = interval(wanted.guidance_interval),
         .apg = projection(wanted.apg),
         .cads = token_noise(config, wanted.cads),
+        .cache = std::nullopt,
         .provenance = wanted.provenance,
         .provenance_code = wanted.provenance_code,
         .one_prompt = text.prompts.size() < 2,
     };
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
-    StepTable table = step_table(bundle.schedule, sampler, num_steps, request.eta, request.clip,
-                                 request.guidance_interval, request.noise_times());
     Manifest manifest{
         bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
+    manifest.request.cache = find_cache(bundle, wanted.cache, manifest);
+    StepTable table = table_of(bundle, manifest);
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);
     latent_shape(config, manifest.request.height, manifest.request.width);
@@ -322,9 +332,7 @@ Prepared replay(const Bundle& bundle, Manifest manifest, std::optional<int64_t> 
     side(bundle.config, "manifest: field request.width", manifest.request.width);
     projection(manifest.request.apg);
     token_noise(bundle.config, manifest.request.cads);
-    StepTable table =
-        step_table(bundle.schedule, manifest.sampler, manifest.num_steps, manifest.request.eta, manifest.request.clip,
-                   manifest.request.guidance_interval, manifest.request.noise_times());
+    StepTable table = table_of(bundle, manifest);
     return prepared(bundle, std::move(manifest), std::move(table), std::nullopt);
 }
 

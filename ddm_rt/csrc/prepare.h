@@ -30,6 +30,7 @@ struct Wanted {
     std::optional<Pair> guidance_interval;  // start and stop, fractions of the steps
     std::optional<Pair> apg;                // norm and eta of projected guidance
     std::optional<Triple> cads;             // scale, end and begin of noise on a prompt's tokens
+    int64_t cache = 0;                      // as `find_cache` has it
     std::optional<int64_t> height, width;   // pixels
     std::string target = "uniform";
     std::string balance = "auto";

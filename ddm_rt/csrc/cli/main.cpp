@@ -85,6 +85,8 @@ void add_sample(CLI::App& app, cli::Sample& s) {
              "Projected guidance: the largest norm, and what is kept along the output (0).");
     add_list("--cads", s.cads, "SCALE[,END,BEGIN]",
              "Noise on the prompt's tokens, so that images of one prompt differ more.");
+    add("--cache", s.cache, "Steps that call the model, by a cache of the bundle: a number, auto or off.")
+        ->option_text("N|auto|off");
     add("--steps", s.steps, "Sampling steps.");
     add("--sampler", s.sampler, "One of: ddpm, ddim, euler, dpm++2m, lcm.");
     add("--height", s.height, "Pixels.");

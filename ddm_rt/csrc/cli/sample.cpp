@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -42,6 +43,15 @@ std::string content(const std::string& path, const char* expected) {
     return found;
 }
 
+int64_t calls_of(const std::string& cache) {
+    if (cache == "auto") return DDM_RT_CACHE_AUTO;
+    if (cache == "off") return DDM_RT_CACHE_OFF;
+    int64_t calls = 0;
+    const auto [end, error] = std::from_chars(cache.data(), cache.data() + cache.size(), calls);
+    if (error == std::errc() && end == cache.data() + cache.size() && calls > 1) return calls;
+    throw Refused("--cache: " + cache + " given; expected auto, off, or a number of calls, at least 2");
+}
+
 // What an option's own form doesn't say.
 void check_options(const Sample& s) {
     const auto check_count = [](const char* option, size_t count, std::initializer_list<size_t> expected,
@@ -52,6 +62,7 @@ void check_options(const Sample& s) {
     check_count("--guidance-interval", s.guidance_interval.size(), {2}, "A,B, for example .2,.8");
     check_count("--apg", s.apg.size(), {1, 2}, "NORM or NORM,ETA, for example 15 or 15,.5");
     check_count("--cads", s.cads.size(), {1, 3}, "SCALE or SCALE,END,BEGIN, for example .25 or .25,.6,.9");
+    if (s.cache) calls_of(*s.cache);
     if (static_cast<int64_t>(s.prompts.size()) > s.n) {
         throw Refused("--prompt: " + std::to_string(s.prompts.size()) + " texts for " + std::to_string(s.n) +
                       " images; expected -n to be no fewer");
@@ -102,6 +113,7 @@ void fill(ddm_rt_request* request, const Sample& s) {
     if (const auto& v = s.cads; !v.empty()) {
         check(ddm_rt_request_set_cads(request, v[0], or_default(v, 1, .6), or_default(v, 2, .9)));
     }
+    if (s.cache) check(ddm_rt_request_set_cache(request, calls_of(*s.cache)));
     check(ddm_rt_request_set_allow_stale(request, s.allow_stale));
     check(ddm_rt_request_set_shuffle(request, s.shuffle));
     check(ddm_rt_request_set_provenance(request, !s.no_provenance));

@@ -12,7 +12,8 @@ namespace cli {
 // What the options say; what isn't given is the library's default, but for `n`.
 struct Sample {
     std::string bundle, out;
-    std::optional<std::string> negative_prompt, target, balance, scope, ledger, sampler, backend, onnxruntime, from;
+    std::optional<std::string> negative_prompt, target, balance, scope, ledger, sampler, backend, onnxruntime, from,
+        cache;
     std::optional<int64_t> steps, height, width, index;
     std::optional<int32_t> threads;
     std::optional<double> guidance_scale, indicator_guidance_scale;

@@ -270,6 +270,14 @@ DDM_RT_API ddm_rt_error *ddm_rt_request_set_apg(ddm_rt_request *request, double 
  * that take prompts. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_cads(ddm_rt_request *request, double scale, double end, double begin);
 
+/* How many of the steps call the model, by a cache of the bundle that was found for the request's settings; `ddm-rt
+ * cache` finds one. What they gave makes up for the others. DDM_RT_CACHE_AUTO takes the one with the fewest calls of
+ * those that were judged to change nothing, and every step where there is none. DDM_RT_CACHE_OFF (the default): every
+ * step. */
+#define DDM_RT_CACHE_OFF 0
+#define DDM_RT_CACHE_AUTO (-1)
+DDM_RT_API ddm_rt_error *ddm_rt_request_set_cache(ddm_rt_request *request, int64_t calls);
+
 /* Sampling steps of each image. */
 DDM_RT_API ddm_rt_error *ddm_rt_request_set_num_steps(ddm_rt_request *request, int64_t num_steps);
 /* The sampler: "ddpm", "ddim", "euler", "dpm++2m" or "lcm". */

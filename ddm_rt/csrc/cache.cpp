@@ -1,0 +1,81 @@
+#include "cache.h"
+
+#include "ddm_rt.h"
+#include "records.h"
+#include "text.h"
+
+namespace ddm {
+namespace {
+
+constexpr int64_t LEAST_CALLS = 2, MOST_CALLS = 10'000;
+
+struct Cache {
+    std::string bundle_id;
+    Settings settings;
+    Reuse reuse;
+    bool passed = false;  // judged to change nothing
+
+    int64_t calls() const { return static_cast<int64_t>(reuse.steps.size()); }
+};
+
+bool passed(const Field& judged) {
+    for (const char* name : {"judge", "reference"}) judged[name].text();
+    judged["groups"].texts();
+    judged["n"].whole();
+    judged["seed"].seed();
+    for (const char* name : {"margin", "frechet_ratio"}) judged[name].number();
+    bool all = judged["balance"].one_of({"equivalent", "drift", "undecided"}) == "equivalent";
+    for (const char* name : {"quality", "diversity"}) {
+        const auto found = judged.find(name);
+        all = (found && found->one_of({"equivalent", "changed", "undecided"}) == "equivalent") && all;
+    }
+    judged.nothing_else();
+    return all;
+}
+
+Cache read_cache(const Bundle& bundle, const std::string& name) {
+    const std::string path = bundle.file(name);
+    const json::Value content = parse(content_of(path), path);
+    const Field file(content, path), settings = file["settings"], fit = file["fit"];
+    file.get("schema_version", 1).whole(1, 1);
+    Cache out{file["bundle_id"].hash(), {}, Reuse::read(file["reuse"])};
+    out.settings.take_shared(settings);
+    settings.nothing_else();
+    fit["n"].whole();
+    fit["seed"].seed();
+    for (const char* each : {"error", "spread"}) fit[each].number();
+    fit.nothing_else();
+    if (const auto judged = file.find("judged")) out.passed = passed(*judged);
+    file.nothing_else();
+    return out;
+}
+
+}  // namespace
+
+std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manifest& manifest) {
+    if (calls == DDM_RT_CACHE_OFF) return std::nullopt;
+    if (calls != DDM_RT_CACHE_AUTO && (calls < LEAST_CALLS || calls > MOST_CALLS)) {
+        throw about("cache", concat(" is ", calls, "; expected auto, off, or a number of calls, at least 2"));
+    }
+    const json::Value tree = manifest.tree();
+    std::shared_ptr<const Cache> chosen;
+    std::vector<std::string> others;
+    for (const auto& [name, cache] : load_records<Cache>(bundle, "tables/", "/cache.json", read_cache)) {
+        std::vector<std::string> why = foreign(bundle, cache->bundle_id);
+        for (std::string& each : cache->settings.differences(tree, "found for")) why.push_back(std::move(each));
+        if (why.empty() && calls == DDM_RT_CACHE_AUTO && !cache->passed)
+            why.push_back("it wasn't judged to change nothing");
+        if (why.empty() && calls != DDM_RT_CACHE_AUTO && calls != cache->calls()) {
+            why.push_back(concat("it has ", cache->calls(), " calls"));
+        }
+        if (!why.empty()) others.push_back(concat(name, ": ", join(", ", why)));
+        else if (!chosen || cache->calls() < chosen->calls()) chosen = cache;
+    }
+    if (chosen) return chosen->reuse;
+    if (calls == DDM_RT_CACHE_AUTO) return std::nullopt;
+    throw about("cache", concat(" is ", calls, ": no cache of so many calls for these settings (",
+                                others.empty() ? "the bundle has none" : join("; ", others), "); `ddm-rt cache ",
+                                bundle.path, " --calls ", calls, "` finds one"));
+}
+
+}  // namespace ddm
