@@ -36,11 +36,14 @@ bool passed(const Field& judged) {
 Cache read_cache(const Bundle& bundle, const std::string& name) {
     const std::string path = bundle.file(name);
     const json::Value content = parse(content_of(path), path);
-    const Field file(content, path), settings = file["settings"], fit = file["fit"];
+    const Field file(content, path);
     file.get("schema_version", 1).whole(1, 1);
-    Cache out{file["bundle_id"].hash(), {}, Reuse::read(file["reuse"])};
-    out.settings.take_shared(settings);
-    settings.nothing_else();
+    Cache out{file["bundle_id"].hash(),
+              settings_of(file["settings"],
+                          {"sampler", "num_steps", "height", "width", "guidance_scale", "indicator_guidance_scale",
+                           "indicator_scale", "clip", "guidance_interval", "apg", "cads"}),
+              Reuse::read(file["reuse"])};
+    const Field fit = file["fit"];
     fit["n"].whole();
     fit["seed"].seed();
     for (const char* each : {"error", "spread"}) fit[each].number();
@@ -61,8 +64,7 @@ std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manif
     std::shared_ptr<const Cache> chosen;
     std::vector<std::string> others;
     for (const auto& [name, cache] : load_records<Cache>(bundle, "tables/", "/cache.json", read_cache)) {
-        std::vector<std::string> why = foreign(bundle, cache->bundle_id);
-        for (std::string& each : cache->settings.differences(tree, "found for")) why.push_back(std::move(each));
+        auto why = differences(bundle, cache->bundle_id, cache->settings, tree, "found for");
         if (why.empty() && calls == DDM_RT_CACHE_AUTO && !cache->passed)
             why.push_back("it wasn't judged to change nothing");
         if (why.empty() && calls != DDM_RT_CACHE_AUTO && calls != cache->calls()) {

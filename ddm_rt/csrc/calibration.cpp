@@ -84,28 +84,18 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
     }
 }
 
-// The settings that a calibration was made at, checked.
-Settings settings_of(const Field& tree) {
-    Settings out;
-    const auto text = [](const Field& field) { field.text(); };
-    out.take("prompt", tree.find("prompt"),
-             [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); });
-    for (const char* name : {"negative_prompt", "scope"}) out.take(name, tree.find(name), text);
-    tree["clip"];  // null at least
-    out.take_shared(tree);
-    out.take("eta", tree["eta"], [](const Field& field) { field.number(); });
-    out.take("precision", tree["precision"], text);
-    out.take("cache", tree.find("cache"), Reuse::read);
-    tree.nothing_else();
-    return out;
-}
-
 Calibration read_calibration(const Bundle& bundle, const std::string& name) {
     const std::string path = bundle.file(name);
     const json::Value content = parse(content_of(path), path);
     const Field file(content, path);
     file.get("schema_version", 1).whole(1, 1);
-    Calibration out{bundle.find(name)->sha256, file["bundle_id"].hash(), {}, {}, settings_of(file["settings"]), {}};
+    Calibration out{bundle.find(name)->sha256, file["bundle_id"].hash(), {}, {}, {}, {}};
+    const Field settings = file["settings"];
+    settings["clip"];  // null, if there is none
+    out.settings =
+        settings_of(settings, {"prompt", "negative_prompt", "scope", "sampler", "num_steps", "guidance_scale",
+                               "indicator_guidance_scale", "indicator_scale", "eta", "clip", "height", "width",
+                               "precision", "guidance_interval", "apg", "cads", "cache"});
     file["attributes"].each([&](const Field& attribute) {
         out.attributes.push_back({attribute["name"].text(), attribute["groups"].texts()});
         attribute.nothing_else();
@@ -125,19 +115,15 @@ Calibration read_calibration(const Bundle& bundle, const std::string& name) {
     return out;
 }
 
-// What a request asks for that isn't as calibrated. A calibration with a scope holds for that scope, whatever the
-// prompts; one without, for its prompt in any scope.
-std::vector<std::string> differences(const Calibration& record, const Bundle& bundle, const Manifest& manifest) {
-    Settings settings = record.settings;
+// A calibration with a scope holds for that scope, whatever the prompts; one without, for its prompt in any scope.
+Settings that_count(Settings settings) {
     const auto has_scope = [](const auto& setting) { return setting.first == "scope" && !setting.second.is_null(); };
     const bool scoped = std::any_of(settings.begin(), settings.end(), has_scope);
     std::erase_if(settings, [&](const auto& setting) {
         const bool prompt = setting.first == "prompt" || setting.first == "negative_prompt";
         return scoped ? prompt : setting.first == "scope";
     });
-    std::vector<std::string> found = foreign(bundle, record.bundle_id);
-    for (std::string& each : settings.differences(manifest.tree(), "calibrated at")) found.push_back(std::move(each));
-    return found;
+    return settings;
 }
 
 void check_reach(const Calibration& record, const Part& part, const Row& base) {
@@ -222,8 +208,10 @@ Weighted resolve(const Bundle& bundle, const std::string& target, const Manifest
     ByName<std::vector<std::string>> stale;
     std::vector<std::string> told;
     bool fits = false;
+    const json::Value tree = manifest.tree();
     for (const auto& [name, parts] : knowing) {
-        stale[name] = differences(*every.at(name), bundle, manifest);
+        const Calibration& record = *every.at(name);
+        stale[name] = differences(bundle, record.bundle_id, that_count(record.settings), tree, "calibrated at");
         told.push_back(concat(name, ": ", join(", ", stale[name])));
         fits = fits || stale[name].empty();
     }

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "reuse.h"
 #include "schedule.h"
 #include "text.h"
 
@@ -16,35 +17,63 @@ std::string told(const json::Value& value) {
                                : value.dump();
 }
 
-}  // namespace
+struct Kind {
+    bool required;
+    void (*check)(const Field&);
+};
 
-void Settings::take_shared(const Field& tree) {
+const Kind& kind_of(const std::string& name) {
+    const auto text = [](const Field& field) { field.text(); };
     const auto number = [](const Field& field) { field.number(); };
     const auto pair = [](const Field& field) { field.pair(); };
     const auto positive = [](const Field& field) { field.whole(1); };
-    take("sampler", tree["sampler"], [](const Field& field) { sampler_of(field); });
-    take("num_steps", tree["num_steps"], positive);
-    take("guidance_scale", tree.find("guidance_scale"), number);
-    for (const char* name : {"indicator_guidance_scale", "indicator_scale"}) take(name, tree[name], number);
-    for (const char* name : {"height", "width"}) take(name, tree[name], positive);
-    for (const char* name : {"clip", "guidance_interval", "apg"}) take(name, tree.find(name), pair);
-    take("cads", tree.find("cads"), [](const Field& field) { field.list_of(3), field.numbers(); });
+    static const std::map<std::string, Kind> kinds{
+        {"prompt", {false, [](const Field& it) { it.value().is_string() ? void(it.text()) : void(it.texts()); }}},
+        {"negative_prompt", {false, text}},
+        {"scope", {false, text}},
+        {"sampler", {true, [](const Field& field) { sampler_of(field); }}},
+        {"num_steps", {true, positive}},
+        {"guidance_scale", {false, number}},
+        {"indicator_guidance_scale", {true, number}},
+        {"indicator_scale", {true, number}},
+        {"eta", {true, number}},
+        {"clip", {false, pair}},
+        {"height", {true, positive}},
+        {"width", {true, positive}},
+        {"precision", {true, text}},
+        {"guidance_interval", {false, pair}},
+        {"apg", {false, pair}},
+        {"cads", {false, [](const Field& field) { field.list_of(3), field.numbers(); }}},
+        {"cache", {false, [](const Field& field) { Reuse::read(field); }}},
+    };
+    return kinds.at(name);
 }
 
-std::vector<std::string> Settings::differences(const json::Value& tree, const char* made) const {
+}  // namespace
+
+Settings settings_of(const Field& tree, std::initializer_list<const char*> names) {
+    Settings out;
+    for (const char* name : names) {
+        const auto [required, check] = kind_of(name);
+        const auto field = required ? std::optional(tree[name]) : tree.find(name);
+        if (field) check(*field);
+        out.emplace_back(name, field ? field->value() : json::Value());
+    }
+    tree.nothing_else();
+    return out;
+}
+
+std::vector<std::string> differences(const Bundle& bundle, const std::string& bundle_id, const Settings& settings,
+                                     const json::Value& tree, const char* made) {
     std::vector<std::string> found;
+    if (!bundle.is_of(bundle_id)) found.push_back("it is of another bundle, " + bundle_id.substr(0, 12));
     const json::Value& request = tree["request"];
-    for (const auto& [name, was] : *this) {
+    for (const auto& [name, was] : settings) {
         const json::Value& holder = request.contains(name) ? request : tree;
         const json::Value now = holder.value(name, json::Value());
         if (was != now) found.push_back(concat(name, " is ", told(now), " (", made, " ", told(was), ")"));
     }
     return found;
-}
-
-std::vector<std::string> foreign(const Bundle& bundle, const std::string& bundle_id) {
-    if (bundle.is_of(bundle_id)) return {};
-    return {"it is of another bundle, " + bundle_id.substr(0, 12)};
 }
 
 std::string identity_of(const Bundle& bundle, const std::string& folder) {

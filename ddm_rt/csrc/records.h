@@ -1,6 +1,7 @@
 // Records that lie in a bundle as FOLDER/NAME/FILE, each made for some settings: calibrations and caches.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,21 +16,15 @@
 namespace ddm {
 
 // What decides the images beside code and seed, field by field, in the order in which differences are told.
-struct Settings : std::vector<std::pair<std::string, json::Value>> {
-    // Checks a field, which may be missing, and adds its value.
-    template <typename Check>
-    void take(const char* name, const std::optional<Field>& field, Check check) {
-        if (field) check(*field);
-        emplace_back(name, field ? field->value() : json::Value());
-    }
-    void take_shared(const Field& tree);  // those that every record has: sampler, steps, guidance and size
+using Settings = std::vector<std::pair<std::string, json::Value>>;
 
-    // What a request asks for that isn't as it was `made`: "calibrated at", "found for". `tree` is its manifest's.
-    std::vector<std::string> differences(const json::Value& tree, const char* made) const;
-};
+// Those of these names, checked; there are no others.
+Settings settings_of(const Field& tree, std::initializer_list<const char*> names);
 
-// Of a record that was made for a bundle of this id; none, or a sentence.
-std::vector<std::string> foreign(const Bundle& bundle, const std::string& bundle_id);
+// What a request asks for that isn't as the record was `made` for this bundle and these settings: "calibrated at",
+// "found for". `tree` is the request's manifest.
+std::vector<std::string> differences(const Bundle& bundle, const std::string& bundle_id, const Settings& settings,
+                                     const json::Value& tree, const char* made);
 
 // In the order of their paths.
 struct ByPath {
