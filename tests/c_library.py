@@ -31,6 +31,7 @@ _NUMBERS = {
     "indicator_guidance_scale": "set_indicator_guidance_scale",
 }
 _SEVERAL_NUMBERS = {"guidance_interval": "set_guidance_interval", "apg": "set_apg", "cads": "set_cads"}
+_NO_NUMBERS = {"off": 0, "auto": -1}  # of a cache's calls: DDM_RT_CACHE_OFF, DDM_RT_CACHE_AUTO
 _FLAGS = {
     "shuffle": "set_shuffle",
     "allow_stale": "set_allow_stale",
@@ -207,6 +208,9 @@ class CPipeline:
             return
         if name in _SEVERAL_NUMBERS:
             library.call(f"request_{_SEVERAL_NUMBERS[name]}", request, *map(ctypes.c_double, value))
+            return
+        if name == "cache":
+            library.call("request_set_cache", request, ctypes.c_int64(_NO_NUMBERS.get(value, value)))
             return
         if name in _TEXTS:
             library.call(f"request_{_TEXTS[name]}", request, *sized(value))

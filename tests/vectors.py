@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig, parse_json
+from ddm_rt.config import PredictionType, SamplerName, ScheduleConfig, parse, parse_json
 from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.assignment import shuffled
 from ddm_rt.sample.balance.leave_alone import names_one
 from ddm_rt.sample.balance.quota import Quota, TreeQuota, parse_target
+from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.calibration import groups
 from ddm_rt.sample.loop.annealing import kept_tokens
 from ddm_rt.sample.loop.guidance import guided_steps
@@ -32,6 +33,10 @@ from ddm_rt.schedule import Schedule, StepTable, step_table
 VECTORS = Path(__file__).with_name("vectors.json")
 COLUMNS = ("t", "a", "b", "c", "d", "e", "g", "f", "clip_min", "clip_max", "guided", "kept")
 Json = dict[str, Any]
+CACHE: Json = {
+    "steps": (0, 3, 4, 9),
+    "rows": ((1 / 3, 0.7, 0.0, -1e-9), (1e6, -1e6, 0.1, 3), (0, 1, 0, 0), (-0.0,) * 4),
+}
 
 
 def digest(table: StepTable) -> Json:
@@ -47,12 +52,14 @@ def full_table(
     num_steps: int,
     guidance_interval: Any = None,
     noise_times: Any = None,
+    cache: Any = None,
     **rest: Any,
 ) -> StepTable:
     """A step table with the columns that a request's options add."""
     table = step_table(schedule, SamplerName(sampler), num_steps, **rest)
     guided = guided_steps(num_steps, guidance_interval)
-    return replace(table, guided=guided, kept=kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times))
+    table = replace(table, guided=guided, kept=kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times))
+    return table if cache is None else parse(Reuse, cache, "cache").of(table)
 
 
 def tables(schedule: str, tables: list[Json]) -> list[Json]:
@@ -108,7 +115,11 @@ def _manifests() -> Iterator[str]:
     rest: Json = {"sampler": SamplerName.DPMPP_2M, "num_steps": 7, "backend": "onnxruntime", "precision": "fp32"}
     rest |= {"threads": 2, "versions": {"ddm_rt": "0", "onnxruntime": "1"}, "bundle_id": "0f" * 32}
     for request, images, more in (
-        ({"n": 1, "clip": (-1, 1)}, ({"file": "00000.png", "code": -1, "top_code": -1},), {"target": None}),
+        (
+            {"n": 1, "clip": (-1, 1), "cache": CACHE},
+            ({"file": "00000.png", "code": -1, "top_code": -1},),
+            {"target": None},
+        ),
         (
             {
                 "n": 2,
@@ -152,7 +163,12 @@ def questions() -> Iterator[tuple[str, Json]]:
             {"sampler": sampler, "num_steps": n} for sampler in ("ddpm", "ddim", "euler", "lcm") for n in (1, 3, 10, 50)
         ]
         cases += [{"sampler": "ddim", "num_steps": 25, "eta": "0.3", "clip": (-1.0, 1.0)}]
-        cases += [{"sampler": "ddim", "num_steps": 10, "guidance_interval": (0.2, 0.8), "noise_times": (0.6, 0.9)}]
+        options = {"guidance_interval": (0.2, 0.8), "noise_times": (0.6, 0.9)}
+        cases += [
+            {"sampler": "ddim", "num_steps": 10, **options},
+            {"sampler": "euler", "num_steps": 10, "cache": CACHE},
+        ]
+        cases += [{"sampler": "ddim", "num_steps": 10, "clip": (-1.0, 1.0), "cache": CACHE, **options}]
         yield "tables", {"schedule": json.dumps(stored), "tables": cases}
     for weights in ([1.0], [0.5, 0.5], [1 / 3] * 3, [0.0, 1.0], [5e-324, 1.0], *(_shares(rng, n) for n in (2, 5, 16))):
         yield "quota", {"weights": weights, "n": 100}

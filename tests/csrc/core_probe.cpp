@@ -23,6 +23,7 @@
 #include "noise.h"
 #include "posterior.h"
 #include "quota.h"
+#include "reuse.h"
 #include "text.h"
 #include "unicode.h"
 
@@ -80,9 +81,10 @@ Out table(const Schedule& schedule, const Value& asked) {
         if (!asked.contains(name) || asked[name].is_null()) return std::nullopt;
         return Pair(numbers(asked[name])[0], numbers(asked[name])[1]);
     };
-    const StepTable made = step_table(schedule, sampler_named(asked["sampler"].get<std::string>()), asked["num_steps"],
-                                      maybe_number(asked, "eta").value_or(0), pair("clip"), pair("guidance_interval"),
-                                      pair("noise_times"));
+    StepTable made = step_table(schedule, sampler_named(asked["sampler"].get<std::string>()), asked["num_steps"],
+                                maybe_number(asked, "eta").value_or(0), pair("clip"), pair("guidance_interval"),
+                                pair("noise_times"));
+    if (const auto cache = maybe<Value>(asked, "cache")) made = Reuse::read(Field(*cache, "cache")).of(made);
     std::string bytes;
     for (const auto* column :
          {&made.t, &made.a, &made.b, &made.c, &made.d, &made.e, &made.g, &made.f, &made.clip_min, &made.clip_max}) {

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "bundle.h"
+#include "cache.h"
 #include "calibration.h"
 #include "clip_tokenizer.h"
 #include "error.h"
@@ -19,7 +20,7 @@
 
 namespace {
 
-// Where bundle.json and a calibration lie while they are read; a bundle's other files are missing there.
+// Where bundle.json, a calibration and a cache lie while they are read; a bundle's other files are missing there.
 const std::string& folder() {
     static const std::string made = [] {
         std::string name = "fuzz-bundle-XXXXXX";
@@ -44,6 +45,8 @@ void of_format_1(std::string_view config, std::string_view schedule, std::string
     ddm::Runtime::of_format_1({first, "config.json"}, {second, "schedule.json"}, {third, "codes.json"});
 }
 
+constexpr unsigned CACHE = 9;  // the part that stands for a cache
+
 // What is read of one file.
 template <typename Of>
 auto read_as(Of of, std::string_view content, const char* name) {
@@ -53,19 +56,28 @@ auto read_as(Of of, std::string_view content, const char* name) {
 
 void sampled(const ddm::Schedule& schedule) { ddm::step_table(schedule, ddm::SamplerName::ddim, 2); }
 
+// A bundle with this file.
+ddm::Bundle bundle_with(const std::string& name, std::string_view content) {
+    const std::filesystem::path path = folder() + "/" + name;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << content;
+    const ddm::FileEntry entry{ddm::sha256_of(content), content.size()};
+    return {folder(), std::string(64, '0'), {}, 2, {{name, entry}}, {}, {}, {}};
+}
+
 // A target by this calibration, of a bundle of four codes.
 void calibrated(std::string_view content) {
-    const std::string name = "calibrations/fuzzed/calibration.json";
-    std::filesystem::create_directories(folder() + "/calibrations/fuzzed");
-    std::ofstream(folder() + "/" + name, std::ios::binary) << content;
-    const ddm::FileEntry entry{ddm::sha256_of(content), content.size()};
-    ddm::Bundle bundle{folder(), std::string(64, '0'), {}, 2, {{name, entry}}, {}, {}, {}};
+    ddm::Bundle bundle = bundle_with("calibrations/fuzzed/calibration.json", content);
     for (int64_t code = 0; code < 4; code++) bundle.codes.leaves.push_back({code, code / 2, 8, 0.5});
     ddm::resolve(bundle, "female=.3,male=.7", ddm::Manifest(), true, {});
 }
 
 void read(unsigned part, std::string_view content) {
     const ddm::TextSpec spec{"tokenizer.json", "input_ids", 8, 0};
+    if (part == CACHE) {
+        ddm::find_cache(bundle_with("tables/fuzzed/cache.json", content), 2, ddm::Manifest());
+        return;
+    }
     switch (part % 9) {
         case 0:
             std::ofstream(folder() + "/bundle.json", std::ios::binary) << content;

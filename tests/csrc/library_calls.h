@@ -89,6 +89,22 @@ inline Bytes generate(ddm_rt_session* session, const ddm_rt_request* request) {
     return bytes_of(images_of(session, request).get());
 }
 
+// The same of a manifest; of `request` the callbacks count.
+inline Bytes replay(ddm_rt_session* session, const std::string& manifest, const ddm_rt_request* request = nullptr) {
+    ddm_rt_images* images = nullptr;
+    fine(ddm_rt_replay(session, manifest.c_str(), DDM_RT_TERMINATED, nullptr, 0, DDM_RT_ALL, request, &images));
+    return bytes_of(Owned<ddm_rt_images>(images, ddm_rt_images_destroy).get());
+}
+
+// Of a request of five steps: its manifest with a cache, by which three of them call the model.
+inline std::string cached(ddm_rt_session* session, const ddm_rt_request* request) {
+    std::string manifest = ddm_rt_images_manifest(images_of(session, request).get());
+    const std::string before = "\"provenance\": true";
+    const char* cache =
+        R"("cache": {"steps": [0, 2, 4], "rows": [[0.9, 0.1, 0, -0.05], [0.7, 0.4, -0.1, 0], [0, 1, 0, 0]]}, )";
+    return manifest.insert(manifest.find(before), cache);
+}
+
 inline Found refused(ddm_rt_session* session, const ddm_rt_request* request) {
     ddm_rt_images* images = reinterpret_cast<ddm_rt_images*>(1);
     const Found said = found(ddm_rt_generate(session, request, &images));

@@ -91,7 +91,20 @@ def test_tables_of_any_schedule(core: CoreProbe, data: st.DataObject) -> None:
             "noise_times": st.none() | st.tuples(st.floats(-0.1, 1), st.floats(0, 1.1)),
         }
     )
-    check_tables(core, config, data.draw(st.lists(case, min_size=5, max_size=20)))
+    check_tables(core, config, data.draw(st.lists(case.flatmap(with_cache), min_size=5, max_size=20)))
+
+
+def with_cache(case: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """The same, and the same with a cache, which mostly fits."""
+    last = max(case["num_steps"] - 1, 0)
+    steps = st.sets(st.integers(0, last)).map(lambda found: sorted({0, last, *found})) | st.lists(st.integers(-1, last))
+    row = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
+    caches = steps.flatmap(
+        lambda found: st.fixed_dictionaries(
+            {"steps": st.just(found), "rows": st.lists(row, min_size=len(found), max_size=len(found)) | st.just([])}
+        )
+    )
+    return st.just(case) | caches.map(lambda cache: case | {"cache": cache})
 
 
 @settings(max_examples=20, deadline=None)

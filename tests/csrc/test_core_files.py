@@ -179,9 +179,14 @@ def check_manifest(core: CoreProbe, tree: Any) -> None:
     assert agree(core("manifest", content=text), python(lambda: written(text))), text
 
 
-def test_manifests_with_a_strange_value_somewhere(core: CoreProbe) -> None:
+CACHE = {"steps": [0, 2], "rows": [[0.5, 1, -0.0, 1e6], [0.1, 0.2, 0.3, -1e6]]}
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": CACHE}], ids=("plain", "with a cache"))
+def test_manifests_with_a_strange_value_somewhere(core: CoreProbe, options: dict[str, Any]) -> None:
     rng = random.Random(0)
     tree = MANIFEST.tree()
+    tree["request"] |= options
     check_manifest(core, tree)
     for _ in range(300):
         check_manifest(core, altered(tree, rng))
@@ -197,6 +202,29 @@ def test_numbers_at_their_limits(core: CoreProbe) -> None:
             tree = MANIFEST.tree()
             tree["request"][field] = value
             check_manifest(core, tree)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": [1, 2]},
+        {"steps": [0]},
+        {"steps": []},
+        {"steps": [0, 0, 2]},
+        {"steps": [0, 2, 1]},
+        {"steps": [0, -2]},
+        {"rows": [[1, 0, 0], [1, 0, 0, 0]]},
+        {"rows": [[1, 0, 0, 1e6 + 1]]},
+        {"rows": [[1, 0, 0, None]]},
+        {"rows": []},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_caches_of_a_manifest(core: CoreProbe, change: dict[str, Any]) -> None:
+    tree = MANIFEST.tree()
+    tree["request"]["cache"] = CACHE | change
+    check_manifest(core, tree)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from paper_bundle import fill
 
 from ddm_rt.bundle import Bundle, add_directory, write_bundle
 from ddm_rt.sample.balance.ledger import Ledger
+from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.calibration.calibration import Calibration, Settings, Stored, resolve, store
 from ddm_rt.sample.calibration.groups import Attribute
 from ddm_rt.sample.manifest import ImageRecord, Manifest
@@ -247,11 +248,14 @@ def bundle(tmp_path: Path) -> Bundle:
     return write_bundle(tmp_path / "bundle", lambda folder: fill(folder, SHARES), {})
 
 
-def manifest(bundle: Bundle, num_steps: int = 4, scope: str | None = None) -> Manifest:
+CACHE = Reuse(steps=(0, 2, 3), rows=((0.5, 0.5, 0.0, 0.1),) * 3)
+
+
+def manifest(bundle: Bundle, num_steps: int = 4, scope: str | None = None, cache: Reuse | None = None) -> Manifest:
     shared = {name: value for name, value in SETTINGS if name in ResolvedRequest.model_fields}
     return Manifest(
         bundle_id=bundle.bundle_id,
-        request=ResolvedRequest(**shared | {"n": 1, "seed": 0, "balance": "auto", "scope": scope}),
+        request=ResolvedRequest(**shared | {"n": 1, "seed": 0, "balance": "auto", "scope": scope, "cache": cache}),
         target=None,
         sampler=SETTINGS.sampler,
         num_steps=num_steps,
@@ -305,10 +309,12 @@ def test_the_calibration_that_fits_is_taken(core: CoreProbe, bundle: Bundle, cap
         "b.c": {"num_steps": 5},
         "b-c": {"scope": "staff"},
         "\u00e4": {"prompt": ""},
+        "cached": {"cache": CACHE},
     }.items():
         record = calibration(bundle, rng, 50, **changes)
         bundle, _ = store(bundle, record.model_copy(update={"targets": (known,)}), name)
-    for asked in (manifest(bundle), manifest(bundle, 5), manifest(bundle, 6), manifest(bundle, 4, "staff")):
+    asked_for = [manifest(bundle, *more) for more in ((), (5,), (6,), (4, "staff"), (4, None, CACHE))]
+    for asked in asked_for:
         found = check_weights(core, bundle, asked, caplog)
         assert asked.num_steps == 6 or found[1]["code_weights"] == list(known.code_weights)
         check_weights(core, bundle, asked, caplog, allow_stale=True)
@@ -327,6 +333,7 @@ def test_the_calibration_that_fits_is_taken(core: CoreProbe, bundle: Bundle, cap
         ('"targets": []', '"targets": [{"target": "x", "code_weights": [0.5, 0.5, 0, 0, 0.1]}]'),
         ('"targets": []', '"targets": [{"target": "x", "code_weights": [1.5, -0.5, 0, 0, 0]}]'),
         ('"num_steps": 4', '"num_steps": 0'),
+        ('"num_steps": 4', '"num_steps": 4, "cache": {"steps": [0], "rows": []}'),
         ("{", "["),
     ],
 )

@@ -25,6 +25,10 @@ TEST(Library, TellsSteps) {
     EXPECT_FALSE(generate(session.get(), request.get()).empty());
     const decltype(told) expected{{3, 12}, {6, 12}, {9, 12}, {12, 12}};
     EXPECT_EQ(told, expected);
+    told.clear();  // of a cache: the steps that call the model
+    EXPECT_FALSE(replay(session.get(), cached(session.get(), request_of(1, 7, 5).get()), request.get()).empty());
+    const decltype(told) of_cache{{1, 3}, {2, 3}, {3, 3}};
+    EXPECT_EQ(told, of_cache);
     fine(ddm_rt_request_set_on_step(
         request.get(), [](void*, int64_t done, int64_t) { return int32_t{done > 5}; }, nullptr));
     const Found stopped = refused(session.get(), request.get());

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle_formats import write_format
@@ -127,7 +128,7 @@ def small_tokenizer(folder: Path) -> bytes:
     return json.dumps(tree).encode()
 
 
-CALIBRATION = {
+CALIBRATION: dict[str, Any] = {
     "bundle_id": "0" * 64,
     "attributes": [{"name": "gender", "groups": ["female", "male"]}],
     "counts": [[8, 0], [7, 1], [0, 8], [1, 7]],
@@ -144,6 +145,26 @@ CALIBRATION = {
         "precision": "fp32",
     },
     "targets": [{"target": "female=0.5,male=0.5", "code_weights": [0.25, 0.25, 0.25, 0.25]}],
+}
+
+CACHE = {
+    "bundle_id": "0" * 64,
+    "settings": {
+        name: CALIBRATION["settings"][name]
+        for name in ("sampler", "num_steps", "height", "width", "indicator_guidance_scale", "indicator_scale", "clip")
+    },
+    "reuse": {"steps": [0, 3], "rows": [[0.5, 0.5, 0.0, 0.1], [0.0, 1.0, 0.0, 0.0]]},
+    "fit": {"n": 2, "seed": 1, "error": 0.1, "spread": 1.0},
+    "judged": {
+        "judge": "j",
+        "groups": ["3", "8"],
+        "reference": "none",
+        "n": 4,
+        "seed": 0,
+        "margin": 0.03,
+        "frechet_ratio": 1.05,
+        "balance": "equivalent",
+    },
 }
 
 
@@ -170,6 +191,7 @@ def test_no_bytes_break_a_bundle(fuzzers: Path, tmp_path: Path) -> None:
     (seeds / "tokenizer").write_bytes(b"\x04" + small_tokenizer(tmp_path / "vocabulary"))
     (seeds / "graph").write_bytes(b"\x08" + (second / "decoder.onnx").read_bytes())
     (seeds / "calibration").write_bytes(b"\x06" + json.dumps(CALIBRATION).encode())
+    (seeds / "cache").write_bytes(b"\x09" + json.dumps(CACHE).encode())
     assert max(seed.stat().st_size for seed in seeds.iterdir()) <= FUZZED_BYTES
     fuzz(fuzzers, "fuzz_bundle", seeds, tmp_path)
 
@@ -180,4 +202,6 @@ def test_no_bytes_break_a_manifest(fuzzers: Path, tmp_path: Path) -> None:
     made = Pipeline.load(DIGITS, backend="onnxruntime", threads=1).generate(n=2, num_steps=1)
     made.save(tmp_path / "made")
     shutil.copy(tmp_path / "made" / "manifest.json", seeds)
+    request = made.manifest["request"] | {"cache": CACHE["reuse"]}
+    (seeds / "cached.json").write_text(json.dumps(made.manifest | {"request": request, "num_steps": 4}))
     fuzz(fuzzers, "fuzz_manifest", seeds, tmp_path)
