@@ -65,8 +65,7 @@ std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manif
     std::vector<std::string> others;
     for (const auto& [name, cache] : load_records<Cache>(bundle, "tables/", "/cache.json", read_cache)) {
         auto why = differences(bundle, cache->bundle_id, cache->settings, tree, "found for");
-        if (why.empty() && calls == DDM_RT_CACHE_AUTO && !cache->passed)
-            why.push_back("it wasn't judged to change nothing");
+        if (why.empty() && calls == DDM_RT_CACHE_AUTO && !cache->passed) continue;
         if (why.empty() && calls != DDM_RT_CACHE_AUTO && calls != cache->calls()) {
             why.push_back(concat("it has ", cache->calls(), " calls"));
         }

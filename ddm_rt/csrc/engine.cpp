@@ -94,7 +94,7 @@ bool Engine::attend(Task& task, const Client& client, std::unique_lock<std::mute
     std::vector<Image> made;
     for (size_t i = begun; more && i < std::min(begun + room, task.images); i++) {
         made.push_back(client.begin(i));
-        made.back().x0 = made.back().x;  // e is 0 in a table's first row, so any finite x0_prev does
+        made.back().x0 = made.back().x;  // x0_prev counts in no first row but a manifest's cache's
     }
     lock.lock();
     task.told = steps;
