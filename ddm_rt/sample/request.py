@@ -274,9 +274,11 @@ class Request:
             provenance_code=self.provenance_code,
         )
         steps = self.extent(bundle).steps
+        table = request.table(bundle, sampler, steps)
         if (cache := find(bundle, self.cache, CacheSettings.of(request, sampler, steps))) is not None:
             request = request.model_copy(update={"cache": cache})
-        return Resolved(request, codes, steps, request.table(bundle, sampler, steps))
+            table = cache.of(table)
+        return Resolved(request, codes, steps, table)
 
     def _plan(self, bundle: Bundle, balance: Balance, left_alone: Sequence[bool]) -> Plan:
         """Checks what the request says about its codes; `left_alone` has an entry for each prompt, whose images get

@@ -162,6 +162,12 @@ def test_a_request_finds_the_bundles_caches(bundle: Bundle, caplog: pytest.LogCa
         Request(cache=4, num_steps=10).resolve(store(found, other, "four"))
 
 
+def test_bad_steps_are_refused_before_a_cache_is_looked_for(bundle: Bundle) -> None:
+    for cache in (None, "auto", 4):
+        with pytest.raises(DdmError, match="num_steps is 0; expected 1 to"):
+            Request(num_steps=0, cache=cache).resolve(bundle)
+
+
 def test_a_damaged_cache_is_refused_by_name(bundle: Bundle) -> None:
     found = store(bundle, cache_of(bundle), "four")
     path = found.path / "tables" / "four" / "cache.json"
