@@ -22,6 +22,7 @@ from toolchain import EMBEDDING, missing, summary
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import RunConfig
+from ddm_rt.engine.user_cache import CACHE
 from ddm_rt.files import write_atomic
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
@@ -306,6 +307,14 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all parallel workers of a test run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _user_cache(shared_folder: Path) -> Iterator[None]:
+    """What is compiled is kept for all workers of this run, and not in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(shared_folder / "user-cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
