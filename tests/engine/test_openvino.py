@@ -75,9 +75,12 @@ def test_bf16_needs_instructions(tiny_bundle: Bundle, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow(reason="compiles a graph for each batch size; the other backends are quick")
-def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundle]) -> None:
-    """As of every backend (`sample.loop`); here in the lowest precision, where sums are in another order soonest."""
-    bundle = converted(Precision.INT8)
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundle], precision: Precision) -> None:
+    """As of every backend (`sample.loop`); here in low precisions, where sums are in another order soonest."""
+    if precision is Precision.BF16 and not HAS_BF16:
+        pytest.skip("this CPU has no bf16 instructions")
+    bundle = converted(precision)
     engine = OpenVinoEngine(bundle, 1)
     engine.max_batch = 4  # graphs are compiled for each size
     pipeline = Pipeline(bundle, engine)
@@ -85,7 +88,7 @@ def test_an_image_depends_on_no_neighbour(converted: Callable[[Precision], Bundl
     alone = pipeline.replay(whole.manifest, index=4)
     np.testing.assert_array_equal(alone.images[0], whole.images[4])
     assert whole.manifest["backend"] == "openvino"
-    assert whole.manifest["precision"] == "int8"
+    assert whole.manifest["precision"] == precision
 
 
 def test_keeps_the_shapes_that_are_used(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
