@@ -18,7 +18,8 @@ def page(results: Path) -> str:
     text = (
         "# Float32 in bf16 denoisers on the CPU\n\nWhat each row changes stands in `benchmarks/islands.py`. Errors are "
         "against the fp32 graph, relative, of each image: median [quartiles]. Speed is CPU time of the bundle's graph "
-        'over that of the row: above 1 the row is faster. "without" takes islands away, "with" puts more in.\n'
+        "over that of the row: above 1 the row is faster. The first row is the bundle's graph once more: what it "
+        'differs from 1 is the measurement\'s own. "without" takes islands away, "with" puts more in.\n'
     )
     text += _against_the_hint(results)
     for name, words in _MODELS.items():

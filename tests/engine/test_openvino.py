@@ -138,7 +138,7 @@ def infer(model: ov.Model, x: np.ndarray) -> np.ndarray:
     return ov.Core().compile_model(model, "CPU", settings)(x)[0]
 
 
-@pytest.mark.parametrize("side", [4, 16, 32])
+@pytest.mark.parametrize("side", [4, 8, 16])
 @pytest.mark.parametrize("kind", [ov.Type.f32, ov.Type.bf16], ids=["f32", "bf16"])
 def test_a_tuned_graph_computes_the_same(kind: ov.Type, side: int) -> None:
     if kind == ov.Type.bf16 and not HAS_BF16:
@@ -158,7 +158,7 @@ def test_casts_around_a_norm_go_only_where_it_changes_nothing() -> None:
 
 
 def test_channels_are_spread_over_small_maps_alone() -> None:
-    for side, spread in ((4, 2), (16, 2), (32, 0)):
+    for side, spread in ((4, 2), (8, 2), (16, 0)):
         model = group_norm(ov.Type.f32, 1.0, side)
         openvino_graph.tune(model)
         assert sum(node.get_type_name() == "Broadcast" for node in model.get_ordered_ops()) == spread, side
