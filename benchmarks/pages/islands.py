@@ -58,12 +58,12 @@ def _against_the_hint(results: Path) -> str:
         errors = (f"{each.error:.1e}" for each in (hint, ours))
         cells.append((case, *times, _spread(list(rows.quartiles(ratios)), ".3f"), *errors, len(ratios)))
     names = ("model", "hint, ms", "ours, ms", "hint's time over ours", "hint's error", "our error", "rounds")
-    first = measured[0]
+    first, commits = measured[0], ", ".join(dict.fromkeys(row.commit for row in measured))
     return (
         "\n## Against the hint, by the clock\n\n"
         + table(names, cells)
         + f"\nDrawn weights, two threads, medians and [quartiles] of rounds, {first.machine.processor}, load average "
-        f"{first.machine.load_average:g}, OpenVINO {first.versions['openvino'].split('-')[0]}, commit {first.commit}; "
+        f"{first.machine.load_average:g}, OpenVINO {first.versions['openvino'].split('-')[0]}, commit {commits}; "
         "`python benchmarks/run.py step-bf16`; more in [step](step.md)\n"
     )
 
