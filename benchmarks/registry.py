@@ -75,6 +75,7 @@ class Benchmark:
 _ENGINES = ("tests/engine/test_cpu.py", "tests/engine/test_openvino.py")
 _SMALL_SETS = ((*_FLOAT, OPENVINO_FREE), (*_LOW, OURS_INT8))
 _SD_SETS = ((EAGER, ORT, OURS_ORT), (EAGER, OPENVINO, OURS_OPENVINO), (EAGER, OPENVINO_BF16, OURS_BF16))
+_BF16 = (OPENVINO, OPENVINO_BF16, OURS_BF16)
 _TORCH = (INDICATOR_BF16, EAGER_BF16, OURS_COMPILED_BF16)
 _SD_TORCH = ((EAGER, COMPILED), (EAGER, EAGER_BF16, COMPILED_BF16))
 
@@ -87,6 +88,16 @@ BENCHMARKS: dict[str, Benchmark] = {
             Case("digits, batch 32", "digits", Call("step", 32), _SMALL_SETS, 40),
             Case("small, batch 2", "small", Call("step", 2), _SMALL_SETS, 40),
             Case("small, batch 16", "small", Call("step", 16), _SMALL_SETS, 25),
+        ),
+    ),
+    "step-bf16": Benchmark(
+        "one denoiser call of small models in bf16 on OpenVINO: our bundle's graph against OpenVINO's own hint",
+        _ENGINES,
+        (
+            Case("digits, batch 2", "digits", Call("step", 2), (_BF16,), 300),
+            Case("digits, batch 32", "digits", Call("step", 32), (_BF16,), 200),
+            Case("small, batch 2", "small", Call("step", 2), (_BF16,), 200),
+            Case("small, batch 16", "small", Call("step", 16), (_BF16,), 120),
         ),
     ),
     "step-sd": Benchmark(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_parts import rows
-from pages import digits, faces, fair_throughput, paper, rivals, shortcuts, speed, steering, studies, training
+from pages import digits, faces, fair_throughput, islands, paper, rivals, shortcuts, speed, steering, studies, training
 from store import RESULTS
 
 from ddm_rt.files import write_atomic
@@ -28,6 +28,7 @@ PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "calibration.md": ("calibration", studies.calibration_page),
     "drift.md": ("drift", studies.drift_page),
     "step.md": ("step", lambda results: rows.markdown(rows.read(results / "step.jsonl"))),
+    "islands.md": ("islands", islands.page),
     "train.md": ("train", training.page),
     "fair_throughput.md": ("fair_throughput", fair_throughput.page),
     "fair_throughput.svg": ("fair_throughput", fair_throughput.chart),

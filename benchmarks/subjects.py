@@ -130,7 +130,7 @@ def _pixel(name: str, config: RunConfig, work: Path, precisions: tuple[Precision
 
 
 def _write_run(run: Path, config: RunConfig) -> None:
-    """A run as training leaves it, with weights as torch draws them."""
+    """A run as training leaves it, with weights as torch draws them, and drawn scales and shifts of norms."""
     import torch
     from safetensors.torch import save_file
 
@@ -141,6 +141,11 @@ def _write_run(run: Path, config: RunConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = DDM(config.model, config.model.latent_shape(config.data), codes.shared_of)
+        for module in model.modules():
+            # Engines drop scales of 1 and shifts of 0, which no trained model has.
+            if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm) and module.weight is not None:
+                torch.nn.init.normal_(module.weight, 1, 0.1)
+                torch.nn.init.normal_(module.bias, 0, 0.1)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "config.json", config.model_dump(mode="json"))
     write_json(run / "codes.json", codes.model_dump(mode="json"))

@@ -21,6 +21,7 @@ from ddm_rt.config import Precision
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import plugin_node
 from ddm_rt.export.plugin_node import PLUGIN_GRAPH
+from ddm_rt.export.precision import half, opset
 from ddm_rt.export.precision.convert import QUANTIZED, RECIPES, Calibration, convert, convert_graph, quantize
 from ddm_rt.export.precision.quantize import Ranges
 from ddm_rt.files import sha256
@@ -281,3 +282,20 @@ def test_the_lowest_float_of_a_mask_stays_a_mask(tmp_path: Path) -> None:
     model = convert_graph(path, Precision.FP16)
     found = ReferenceEvaluator(model).run(None, {"x": np.ones((1, 1), np.float32)})[0]
     np.testing.assert_array_equal(found, [[1, np.finfo(np.float16).min]])
+
+
+def test_islands_can_be_chosen(plugin_bundle: Bundle) -> None:
+    """As `benchmarks/islands.py` does; by default sines, what they are computed from, and statistics."""
+    path = plugin_bundle.graphs["denoiser"]
+    model = graph_files.read_model(path)
+    opset.raise_to(model, RECIPES[Precision.BF16].opset, path)
+    own = half.islands(model)
+    kinds = Counter(model.graph.node[number].op_type for number in own)
+    assert {"Sin", "Cos", "Mul", "Unsqueeze", "InstanceNormalization"} <= kinds.keys()
+    assert not {"Conv", "MatMul", "Gemm", "Softmax"} & kinds.keys()
+    casts = []
+    for chosen in (own, None, set()):
+        made = half.to_half(model, path, TensorProto.BFLOAT16, chosen)
+        onnx.checker.check_model(made, full_check=True)
+        casts.append(sum(node.op_type == "Cast" for node in made.graph.node))
+    assert casts[0] == casts[1] > casts[2] + kinds["InstanceNormalization"]

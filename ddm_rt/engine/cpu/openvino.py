@@ -11,6 +11,7 @@ import openvino as ov
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
+from ddm_rt.engine.cpu import openvino_graph
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, CpuEngine
 
@@ -51,6 +52,7 @@ class _Graph:
         model = self._model.clone()
         if shapes:
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
+            openvino_graph.tune(model)
         settings = {
             # Of what the graph leaves float32; by default the plugin computes that in bf16 too.
             "INFERENCE_PRECISION_HINT": "f32",

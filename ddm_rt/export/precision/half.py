@@ -2,7 +2,7 @@
 keys and values in fp16: those pass between two graphs, and are large. (numpy has no bf16.)
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,31 @@ _FLOAT = TensorProto.FLOAT
 _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
-def to_half(model: onnx.ModelProto, path: Path, element_type: int) -> onnx.ModelProto:
+def to_half(
+    model: onnx.ModelProto, path: Path, element_type: int, float32: Collection[int] | None = None
+) -> onnx.ModelProto:
     """`model` (read from `path` by `graph_files.read_model`) computed in `element_type`, FLOAT16 or BFLOAT16.
 
-    Float tensors become half, operators of the tables in `ddm_rt.half` stay float32 between casts. Tensors of the
-    result lie in the model itself. Raises DdmError naming the operator or tensor for a graph that isn't float32
-    throughout, holds an operator whose type isn't known, or a weight that is beyond the type's range.
+    Float tensors become half. Nodes with the numbers in `float32` stay float32 between casts, by default those of
+    `islands`. Tensors of the result lie in the model itself. Raises DdmError naming the operator or tensor for a
+    graph that isn't float32 throughout, holds an operator whose type isn't known, or a weight that is beyond the
+    type's range.
     """
     types = element_types(model, path)
-    return _Conversion(model, path, element_type, types).run()
+    return _Conversion(model, path, element_type, types).run(islands(model) if float32 is None else float32)
+
+
+def islands(model: onnx.ModelProto) -> set[int]:
+    """Numbers of the nodes that stay float32: those of `ddm_rt.half`, and all that trigonometry is computed from."""
+    maker = {name: number for number, node in enumerate(model.graph.node) for name in node.output}
+    found: set[int] = set()
+    todo = [number for number, node in enumerate(model.graph.node) if node.op_type in TRIGONOMETRY]
+    while todo:
+        number = todo.pop()
+        if number not in found:
+            found.add(number)
+            todo += [maker[name] for name in model.graph.node[number].input if name in maker]
+    return found | {number for number, node in enumerate(model.graph.node) if node.op_type in STATISTICS}
 
 
 def element_types(model: onnx.ModelProto, path: Path) -> dict[str, int]:
@@ -89,31 +105,18 @@ class _Conversion:
                 value.type.tensor_type.elem_type = element_type
         self.home |= {value.name: element_type for value in model.graph.input if value.name in self.half_ends}
 
-    def run(self) -> onnx.ModelProto:
+    def run(self, float32: Collection[int]) -> onnx.ModelProto:
         for name, kind in self.types.items():
             if kind in _OTHER_FLOATS:
                 raise DdmError(f"{self.path}: {name} is {TensorProto.DataType.Name(kind).lower()}; expected float32")
         outputs = {value.name for value in self.source.output}
-        protected = self._upstream(TRIGONOMETRY)
         for number, node in enumerate(self.source.node):
-            self._node(node, outputs, keep=node.op_type in STATISTICS or number in protected)
+            self._node(node, outputs, keep=number in float32)
         self._outputs()
         for info in self.result.graph.value_info:
             if self.home.get(info.name) == self.half:
                 info.type.tensor_type.elem_type = self.half
         return self.result
-
-    def _upstream(self, operators: Iterable[str]) -> set[int]:
-        """Numbers of the nodes of these operators, and of all that they are computed from."""
-        maker = {name: number for number, node in enumerate(self.source.node) for name in node.output}
-        found: set[int] = set()
-        todo = [number for number, node in enumerate(self.source.node) if node.op_type in operators]
-        while todo:
-            number = todo.pop()
-            if number not in found:
-                found.add(number)
-                todo += [maker[name] for name in self.source.node[number].input if name in maker]
-        return found
 
     def _node(self, node: NodeProto, outputs: set[str], keep: bool) -> None:
         floats = [name for name in node.input if self.types.get(name) == _FLOAT]
