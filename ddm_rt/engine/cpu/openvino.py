@@ -12,6 +12,7 @@ import openvino as ov
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.cpu import openvino_graph
+from ddm_rt.engine.cpu.openvino_cache import CompiledGraphs
 from ddm_rt.engine.devices import CPU_DEVICE, Device
 from ddm_rt.engine.host import Array, CpuEngine
 
@@ -27,12 +28,22 @@ class _Graph:
     """One graph, compiled when it is called: denoiser and decoder for the shapes of the call, others once for all."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._threads, self._fixed = threads, path.stem in ("denoiser", "decoder")
+        self._fixed = path.stem in ("denoiser", "decoder")
         self._model = _core().read_model(path)
         self.inputs = [str(port.get_any_name()) for port in self._model.inputs]
         self.outputs = [str(port.get_any_name()) for port in self._model.outputs]
         size = sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
         self._most = max(1, min(_SHAPES, _WEIGHT_BYTES // size))
+        settings = {
+            # Of what the graph leaves float32; by default the plugin computes that in bf16 too.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Pinned threads of two processes, or of a server and its batch job, would share cores while others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._kept = CompiledGraphs(_core(), _DEVICE, path, settings)
         self._compiled: OrderedDict[_Shapes, ov.InferRequest] = OrderedDict()
         self._lock = threading.Lock()  # a request computes one call at a time
 
@@ -53,16 +64,7 @@ class _Graph:
         if shapes:
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
             openvino_graph.tune(model)
-        settings = {
-            # Of what the graph leaves float32; by default the plugin computes that in bf16 too.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-            "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": 1,
-            # Pinned threads of two processes, or of a server and its batch job, would share cores while others idle.
-            "ENABLE_CPU_PINNING": False,
-        }
-        self._compiled[shapes] = _core().compile_model(model, _DEVICE, settings).create_infer_request()
+        self._compiled[shapes] = self._kept.compile(model, shapes).create_infer_request()
         return self._compiled[shapes]
 
 
@@ -70,8 +72,8 @@ class OpenVinoEngine(CpuEngine):
     """`engine.contract.Engine` on OpenVINO's CPU plugin.
 
     It computes in what the bundle's graphs say: bf16 and int8 as such on a CPU that has instructions for them, fp16 and
-    fp8 as float32 with weights that were rounded. What it takes and gives is float32. Compiled graphs are kept in
-    memory alone, nothing is written.
+    fp8 as float32 with weights that were rounded. What it takes and gives is float32. Compiled graphs are kept for the
+    next process in the user's cache, where they aren't large (`openvino_cache.py`).
     """
 
     backend = "openvino"
