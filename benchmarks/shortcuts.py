@@ -40,7 +40,7 @@ from ddm_rt.evaluate.comparison.paired import paired
 from ddm_rt.evaluate.evaluation import evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled
-from ddm_rt.sample.cache.record import load_all
+from ddm_rt.sample.cache.record import Cache, load_all
 from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -120,7 +120,9 @@ def asked(row: Row, bundle: Bundle, prompts: Sequence[str], threads: int) -> dic
     calls = request.get("cache")
     if calls == "reused":
         request["cache"] = reused(Request(**request | {"cache": None}).resolve(bundle).table)
-    elif calls is not None and calls not in [cache.calls for cache in load_all(bundle).values()]:
+    elif calls is not None and calls not in [
+        cache.calls for cache in load_all(bundle).values() if isinstance(cache, Cache)
+    ]:
         settings = Request(**request | {"cache": None}, seed=max(SEEDS) + 1)
         unjudged: dict[str, Any] = {"judge": None, "groups": (), "reference": "none", "margin": 0.03}
         unjudged |= {"frechet_ratio": FRECHET_RATIO, "n": N, "fitted_on": FITTED_ON, "request": settings}

@@ -30,9 +30,7 @@ def cache(
         "digits"
     ),
     groups: options.Groups = "3,8",
-    reference: Annotated[
-        str, Option(help="Labelled images for quality: digits:CLASSES, folder or none.")
-    ] = "digits:3,8",
+    reference: Annotated[str, Option(help="Labelled images for quality: digits:CLASSES, or a folder.")] = "digits:3,8",
     classes: options.Classes = None,
     margin: Annotated[float, Option(help="Largest difference of a share that still counts as none.")] = 0.03,
     frechet_ratio: Annotated[
@@ -108,7 +106,7 @@ def _table(tried: "list[Tried]") -> Columns:
     judged = [each.cache.judged for each in tried]
     columns = [
         ("rms error", [f"{each.cache.fit.error:.4f}" for each in tried]),
-        ("of the spread", [f"{each.cache.fit.error / each.cache.fit.spread:.1%}" for each in tried]),
+        ("of the spread", [f"{each.cache.fit.error / max(each.cache.fit.spread, 1e-12):.1%}" for each in tried]),
     ]
     if judged[0] is not None:
         columns += [

@@ -8,6 +8,7 @@ namespace ddm {
 namespace {
 
 constexpr int64_t LEAST_CALLS = 2, MOST_CALLS = 10'000;
+constexpr double MOST_MARGIN = 0.03, MOST_RATIO = 1.15;  // of a verdict that `auto` goes by
 
 struct Cache {
     std::string bundle_id;
@@ -23,8 +24,9 @@ bool passed(const Field& judged) {
     judged["groups"].texts();
     judged["n"].whole();
     judged["seed"].seed();
-    for (const char* name : {"margin", "frechet_ratio"}) judged[name].number();
-    bool all = judged["balance"].one_of({"equivalent", "drift", "undecided"}) == "equivalent";
+    bool all = judged["margin"].number() <= MOST_MARGIN;
+    all = judged["frechet_ratio"].number() <= MOST_RATIO && all;
+    all = judged["balance"].one_of({"equivalent", "drift", "undecided"}) == "equivalent" && all;
     for (const char* name : {"quality", "diversity"}) {
         const auto found = judged.find(name);
         all = (found && found->one_of({"equivalent", "changed", "undecided"}) == "equivalent") && all;
@@ -75,8 +77,8 @@ std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manif
     if (chosen) return chosen->reuse;
     if (calls == DDM_RT_CACHE_AUTO) return std::nullopt;
     throw about("cache", concat(" is ", calls, ": no cache of so many calls for these settings (",
-                                others.empty() ? "the bundle has none" : join("; ", others), "); `ddm-rt cache ",
-                                bundle.path, " --calls ", calls, "` finds one"));
+                                others.empty() ? "the bundle has none" : join("; ", others),
+                                "); `ddm-rt cache BUNDLE --calls ", calls, "` finds one"));
 }
 
 }  // namespace ddm

@@ -44,6 +44,9 @@ StepTable Reuse::of(const StepTable& table) const {
         throw about("cache",
                     concat(" is given, but the sampler ", name_of(table.sampler), " adds noise in its steps here"));
     }
+    if (std::any_of(table.kept.begin(), table.kept.end(), [](double kept) { return kept < 1; })) {
+        throw about("cache", " is given, but cads adds noise to the prompt's tokens in its steps");
+    }
     StepTable out = table;
     const auto pick = [&](auto& column) {
         for (size_t i = 0; i < steps.size(); ++i) column[i] = column[static_cast<size_t>(steps[i])];

@@ -79,7 +79,7 @@ class Extent(NamedTuple):
     """How large a request is."""
 
     n: int  # images
-    steps: int  # of each image
+    steps: int  # of each image that call the model, as far as the request alone says
     shape: Shape  # of each image's latents: C, H, W
 
 
@@ -224,6 +224,10 @@ class Request:
         config = bundle.config
         height, width = (config.image_size if side is None else side for side in (self.height, self.width))
         steps = config.sampling.num_steps if self.num_steps is None else self.num_steps
+        if isinstance(self.cache, Reuse):
+            steps = len(self.cache.steps)
+        elif str(self.cache).isdecimal():
+            steps = min(int(str(self.cache)), steps)
         return Extent(self.n, steps, config.latents_of((height, width)))
 
     def resolve(self, bundle: Bundle) -> Resolved:
@@ -273,7 +277,7 @@ class Request:
             provenance=self.provenance,
             provenance_code=self.provenance_code,
         )
-        steps = self.extent(bundle).steps
+        steps = sampling.num_steps if self.num_steps is None else self.num_steps
         table = request.table(bundle, sampler, steps)
         if (cache := find(bundle, self.cache, CacheSettings.of(request, sampler, steps))) is not None:
             request = request.model_copy(update={"cache": cache})

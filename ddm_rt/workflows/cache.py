@@ -1,16 +1,17 @@
 """`ddm-rt cache`: find steps that need no call of the model, judge what that changes, and record it in the bundle."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ddm_rt.bundle import Bundle, check_writable, copy_bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
-from ddm_rt.evaluate.comparison.compare import check_groups
+from ddm_rt.evaluate.comparison.compare import check_groups, check_ratio
 from ddm_rt.evaluate.comparison.kept import Ratio, decision, ratios
 from ddm_rt.evaluate.comparison.paired import Decision, Paired, paired
 from ddm_rt.evaluate.judge import Judge, Verdicts
@@ -18,7 +19,8 @@ from ddm_rt.evaluate.run import labelled
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage, OnStep
 from ddm_rt.sample.cache.fit import fit
-from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, store
+from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, check_name, store
+from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 
@@ -69,6 +71,12 @@ def find(
         raise DdmError("cache is given; this command finds one for requests without")
     if not calls:
         raise DdmError("calls: expected at least one number")
+    if name is not None:
+        check_name(name)
+    if judge is not None:
+        check_ratio(frechet_ratio)
+        if reference == "none":
+            raise DdmError('reference is "none", but quality and diversity need real images; or leave out the judge')
     known = None if judge is None else Judge.load(judge, classes=classes)
     if known is not None:
         check_groups(known, groups, margin)
@@ -84,21 +92,29 @@ def find(
     for place, number in enumerate(calls):
         if on_stage is not None:
             on_stage(place, len(calls), f"{number} calls")
-        with pipeline.prepare(replace(request, n=fitted_on, seed=request.seed + 1, codes=None)) as asked:
+        other = (request.seed + 1) % (MAX_SEED + 1)
+        with pipeline.prepare(replace(request, n=fitted_on, seed=other, codes=None, scope=None)) as asked:
             found = fit(pipeline, asked, number, on_step)
         cache = Cache(
             bundle_id=bundle.bundle_id,
             settings=settings,
             reuse=found.reuse,
-            fit=Fit(n=fitted_on, seed=request.seed + 1, error=found.error, spread=found.spread),
+            fit=Fit(n=fitted_on, seed=other, error=found.error, spread=found.spread),
         )
         tried = Tried(cache) if judged is None else judged.of(cache, on_step)
         yield tried
         if tried.cache.judged is None or tried.cache.judged.passed:
             break
     assert tried is not None
-    into = bundle if out is None else copy_bundle(bundle, out)
-    store(into, tried.cache, name or f"{tried.cache.calls}-of-{settings.num_steps}")
+    name = name or f"{tried.cache.calls}-of-{settings.num_steps}"
+    if out is None:
+        store(bundle, tried.cache, name)
+        return
+    try:
+        store(copy_bundle(bundle, out), tried.cache, name)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 _BALANCE: dict[Decision, Literal["equivalent", "drift", "undecided"]] = {
@@ -134,7 +150,8 @@ class _Judge:
         if self._without is None:
             made = self._pipeline.generate(self._request, on_step=on_step)
             self._without = self._judge.predict(made.images)
-            self._request = replace(self._request, codes=made.codes, balance=Balance.AUTO)
+            plain: dict[str, Any] = {"target": "uniform", "scope": None, "shuffle": False, "leave_alone": None}
+            self._request = replace(self._request, codes=made.codes, balance=Balance.AUTO, **plain)
         made = self._pipeline.generate(replace(self._request, cache=cache.reuse), on_step=on_step)
         verdicts = self._without, self._judge.predict(made.images)
         shares = paired(verdicts[0].labels, verdicts[1].labels, self._groups, margin=self._margin)

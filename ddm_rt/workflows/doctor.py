@@ -109,12 +109,11 @@ def _compiled(bundle: Bundle) -> Iterator[Row]:
 
 def _caches(bundle: Bundle) -> Iterator[Row]:
     """Of each whether `--cache auto` takes it for requests that it holds for."""
-    try:
-        found = record.load_all(bundle)
-    except DdmError as error:
-        yield "caches", False, str(error)
-        return
+    found = record.load_all(bundle)
     for name, cache in found.items():
+        if isinstance(cache, DdmError):
+            yield f"cache {name}", False, str(cache)
+            continue
         judged = cache.judged
         said = (
             "not judged"

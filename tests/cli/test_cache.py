@@ -60,6 +60,10 @@ def test_without_a_judge_nothing_is_judged(ddm_rt, tmp_path: Path, caplog: pytes
         (("--calls", "1"), "calls has 1; expected 2 to 5"),
         (("--calls", "x"), "--calls 'x': expected a number of at least 1"),
         (("--calls", "3", "--sampler", "ddpm", "--judge", "none"), "the sampler ddpm adds noise"),
+        (("--calls", "3", "--frechet-ratio", "0.5"), "frechet_ratio is 0.5; expected a number above 1"),
+        (("--calls", "3", "--frechet-ratio", "nan"), "frechet_ratio is nan; expected a number above 1"),
+        (("--calls", "3", "--reference", "none"), 'reference is "none", but quality and diversity need real images'),
+        (("--calls", "3", "--name", ".."), "name is '..'; expected letters, digits"),
         (("--calls", "3", "--groups", "3"), "groups are 3; expected two or more different ones"),
     ],
 )

@@ -1,5 +1,8 @@
 """Caches: steps without a call of the model, from the fit to what a request gets."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ from fake_engine import FakeEngine, fake_bundle
 
 from ddm_rt.bundle import Bundle, copy_bundle
 from ddm_rt.config import SamplerName
-from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.errors import DdmError
 from ddm_rt.sample.cache.fit import fit
 from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, load_all, store
 from ddm_rt.sample.cache.reuse import Reuse
@@ -19,6 +22,7 @@ from ddm_rt.sample.request import Request
 from ddm_rt.serve.scheduling.scheduler import Scheduler
 from ddm_rt.serve.settings import ServeSettings
 
+SIX = Reuse(steps=(0, 1, 3, 5, 7, 9), rows=((0.5, 0.6, 0.0, -0.1),) * 6)
 FOUR_OF_TEN = Reuse(steps=(0, 3, 6, 9), rows=((0.5, 0.6, 0.0, -0.1),) * 4)
 JUDGED = Judged(
     judge="j",
@@ -136,8 +140,7 @@ def test_a_sampler_that_adds_noise_has_none() -> None:
 
 
 def test_a_request_finds_the_bundles_caches(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    six = Reuse(steps=(0, 1, 3, 5, 7, 9), rows=((0.5, 0.6, 0.0, -0.1),) * 6)
-    found = store(store(bundle, cache_of(bundle), "four"), cache_of(bundle, six, JUDGED), "six")
+    found = store(store(bundle, cache_of(bundle), "four"), cache_of(bundle, SIX, JUDGED), "six")
     assert found.bundle_id == bundle.bundle_id
     assert set(load_all(found)) == {"four", "six"}
 
@@ -168,12 +171,54 @@ def test_bad_steps_are_refused_before_a_cache_is_looked_for(bundle: Bundle) -> N
             Request(num_steps=0, cache=cache).resolve(bundle)
 
 
-def test_a_damaged_cache_is_refused_by_name(bundle: Bundle) -> None:
+def test_a_damaged_cache_is_passed_over_by_name(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     found = store(bundle, cache_of(bundle), "four")
     path = found.path / "tables" / "four" / "cache.json"
     path.write_text(path.read_text("utf-8").replace("0.5", "0.7"), "utf-8")
-    with pytest.raises(BundleError, match=r"four.cache\.json"):
-        Request(cache=4, num_steps=10).resolve(Bundle.load(found.path))
+    found = store(Bundle.load(found.path), cache_of(bundle, SIX, JUDGED), "six")
+    with caplog.at_level("WARNING", logger="ddm_rt"):
+        assert Request(cache="auto", num_steps=10).resolve(found).table.num_steps == 6
+    assert re.search(r"cache four is passed over: .*four.cache\.json", caplog.text)
+    with pytest.raises(DdmError, match="four: it can't be read"):
+        Request(cache=4, num_steps=10).resolve(found)
+    # Another process replaces one while this one has the bundle open.
+    store(Bundle.load(found.path), cache_of(bundle), "six")
+    assert Request(cache="auto", num_steps=10).resolve(found).table.num_steps == 10
+
+
+def test_auto_goes_by_verdicts_with_bounds_that_mean_something(bundle: Bundle) -> None:
+    for loose in ({"margin": 0.5}, {"frechet_ratio": 3.0}, {"quality": None}, {"diversity": "undecided"}):
+        found = store(bundle, cache_of(bundle, judged=JUDGED.model_copy(update=loose)), "four")
+        assert Request(cache="auto", num_steps=10).resolve(found).table.num_steps == 10
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".four.x", "a/b", "a\\b", "x" * 65, "ü"])
+def test_names_that_would_harm_other_caches_are_refused(bundle: Bundle, name: str) -> None:
+    with pytest.raises(DdmError, match=r"name is .*; expected letters, digits"):
+        store(bundle, cache_of(bundle), name)
+
+
+def test_noise_on_tokens_and_a_cache_exclude_each_other(latent_bundles: Mapping[str, Bundle]) -> None:
+    asked = Request(prompt="a nurse", num_steps=10, cads=(0.25, 0.6, 0.9))
+    bundle = latent_bundles["sd15"]
+    assert replace(asked, cache="auto").resolve(bundle).table.num_steps == 10
+    with pytest.raises(DdmError, match="cads adds noise to the prompt's tokens"):
+        replace(asked, cache=FOUR_OF_TEN).resolve(bundle)
+
+
+def test_a_walk_that_isnt_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = fake()
+    with pipeline.prepare(Request(n=2, num_steps=6)) as asked:
+        pipeline.slots(asked.shape)  # its batch sizes were probed with numbers
+        monkeypatch.setattr(pipeline.engine, "denoiser", lambda x, t, cond: np.full_like(x, np.nan))
+        with pytest.raises(DdmError, match=r"walk has values that aren't finite"):
+            fit(pipeline, asked, 3)
+
+
+def test_a_deadline_is_held_against_the_steps_that_call_the_model(bundle: Bundle) -> None:
+    assert [Request(num_steps=10, cache=each).extent(bundle).steps for each in (None, 4, "4", FOUR_OF_TEN, 50)] == [
+        *(10, 4, 4, 4, 10)
+    ]
 
 
 def test_a_server_counts_the_steps_that_call_the_model() -> None:

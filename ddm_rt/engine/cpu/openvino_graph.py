@@ -82,6 +82,8 @@ def _spread_channels(model: ov.Model) -> None:
             if constant.get_node().get_type_name() != "Constant" or shape.is_dynamic or len(shape) != 4:
                 continue
             _, channels, height, width = shape.to_shape()
-            if list(constant.get_shape())[-3:] == [channels, 1, 1] and 1 < height * width <= SPREAD:
-                spread = ops.broadcast(constant, ops.constant(np.array([channels, height, width], np.int64)))
+            found = list(constant.get_shape())
+            one_a_channel = found in ([channels, 1, 1], [1, channels, 1, 1])
+            if one_a_channel and 1 < height * width <= SPREAD:
+                spread = ops.broadcast(constant, ops.constant(np.array([*found[:-2], height, width], np.int64)))
                 node.input(own).replace_source_output(spread.output(0))

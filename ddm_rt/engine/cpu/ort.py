@@ -17,7 +17,7 @@ class _Graph:
     of the digits.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, bundle_id: str) -> None:
         self._session = open_session(path, threads)
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]

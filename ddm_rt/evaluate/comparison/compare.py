@@ -1,5 +1,6 @@
 """`ddm-rt compare`: does B keep A's shares? The same seeds and codes, a judge's labels, and what else changed."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Literal
@@ -123,8 +124,7 @@ def compare(
     """
     # All that can be refused is, before minutes are spent on sampling.
     check_groups(judge, groups, margin)
-    if not frechet_ratio > 1:
-        raise DdmError(f"frechet_ratio is {frechet_ratio:g}; expected a number above 1")
+    check_ratio(frechet_ratio)
     pipelines = open_side(side_a), open_side(side_b)
     for side, pipeline in zip((side_a, side_b), pipelines, strict=True):
         if pipeline is not None:
@@ -177,6 +177,12 @@ def check_groups(judge: Judge, groups: Sequence[str], margin: float) -> None:
     """Raises DdmError unless the groups are two or more of the judge's classes, and the margin is a share."""
     check_known(groups, judge.classes)
     check(groups, margin)
+
+
+def check_ratio(frechet_ratio: float) -> None:
+    """Raises DdmError unless it is a finite number above 1."""
+    if not (frechet_ratio > 1 and math.isfinite(frechet_ratio)):
+        raise DdmError(f"frechet_ratio is {frechet_ratio:g}; expected a number above 1")
 
 
 def image_change(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> ImageChange:

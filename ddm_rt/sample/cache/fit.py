@@ -6,6 +6,7 @@ timesteps of the table and linear least squares in place of gradients. Reusing `
 between, as caches of whole outputs do, are special cases of its rows.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step_reference
 from ddm_rt.progress import OnStep
-from ddm_rt.sample.cache.reuse import LEAST, Reuse, picked, refuse_noise
+from ddm_rt.sample.cache.reuse import LEAST, MOST, Reuse, picked, refuse_noise
 from ddm_rt.sample.pipeline import Pipeline, Prepared
 from ddm_rt.schedule import StepTable
 
@@ -60,6 +61,8 @@ def fit(pipeline: Pipeline, asked: Prepared, calls: int, on_step: OnStep | None 
         return found
 
     whole = _walk(pipeline, asked, table, call)
+    if not all(np.isfinite(array).all() for array in (*whole.x, *whole.x0, *whole.out)):
+        raise DdmError(f"{pipeline.bundle.path}: its walk has values that aren't finite; no cache can be found on it")
     steps = choose(whole, calls)
     x, before, rows = whole.x[0], np.zeros_like(whole.x[0]), []
     for number, (step, following) in enumerate(zip(steps, (*steps[1:], table.num_steps), strict=True)):
@@ -69,6 +72,8 @@ def fit(pipeline: Pipeline, asked: Prepared, calls: int, on_step: OnStep | None 
         rows.append(tuple(row.tolist()))
         made = sum(np.float32(factor) * column for factor, column in zip(row, columns, strict=True))
         x, before = np.asarray(made, np.float32), x0
+    if not (np.isfinite(x).all() and np.abs(rows).max() <= MOST):
+        raise DdmError(f"calls is {calls}: the walk with so few calls runs away; try more calls")
     error = float(np.sqrt(np.mean((x - whole.x[-1]).astype(np.float64) ** 2)))
     return Fitted(Reuse(steps=tuple(steps), rows=tuple(rows)), error, float(whole.x[-1].std()))
 
@@ -81,9 +86,10 @@ def choose(walk: _Walk, calls: int) -> list[int]:
     vectors = np.stack([array.reshape(-1) for array in (*walk.x, *walk.x0, *walk.out)])  # [3 S + 1, N]
     gram = np.empty((len(vectors),) * 2)
     for i, row in enumerate(vectors):
-        gram[i] = vectors @ row
+        gram[i] = np.einsum("ij,j->i", vectors, row, dtype=np.float64)
     x0, out = count + 1, 2 * count + 1  # where these begin
 
+    @functools.cache
     def left(before: int | None, step: int, following: int) -> float:
         """Of X_following, over what `step` and the call before it gave: the squared error that no row avoids."""
         basis = [step, x0 + step, out + step, *([] if before is None else [x0 + before])]

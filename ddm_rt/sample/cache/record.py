@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from ddm_rt.bundle import Bundle, add_directory
 from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
-from ddm_rt.errors import DdmError
+from ddm_rt.engine.gates import MAX_FRECHET_RATIO
+from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
 from ddm_rt.sample.cache.reuse import Reuse
 
@@ -13,6 +14,7 @@ _log = logging.getLogger(__name__)
 
 FOLDER, FILE = "tables", "cache.json"
 OFF, AUTO = "off", "auto"
+MOST_MARGIN = 0.03  # of a verdict that `auto` goes by: what `ddm-rt compare` takes for no difference
 
 Decision = Literal["equivalent", "changed", "undecided"]
 Asked = str | int | Reuse | None  # of a request: None and "off": none
@@ -31,7 +33,7 @@ class CacheSettings(Frozen):
     clip: tuple[float, float] | None = None
     guidance_interval: tuple[float, float] | None = None
     apg: tuple[float, float] | None = None
-    cads: tuple[float, float, float] | None = None
+    cads: tuple[float, float, float] | None = None  # of a request; no cache is found with it
 
     @classmethod
     def of(cls, request: Any, sampler: SamplerName, num_steps: int) -> "CacheSettings":
@@ -65,8 +67,9 @@ class Judged(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether it changes nothing that was judged."""
-        return self.balance == self.quality == self.diversity == "equivalent"
+        """Whether it changes nothing that was judged, by bounds that mean something."""
+        strict = self.margin <= MOST_MARGIN and self.frechet_ratio <= MAX_FRECHET_RATIO
+        return strict and self.balance == self.quality == self.diversity == "equivalent"
 
 
 class Fit(Frozen):
@@ -94,22 +97,35 @@ class Cache(Frozen):
         return len(self.reuse.steps)
 
 
+def check_name(name: str) -> None:
+    """Raises DdmError for what can't be a cache's name."""
+    fits = name[:1] not in ("", ".") and all(letter.isalnum() or letter in "-_." for letter in name)
+    if not (fits and name.isascii() and len(name) <= 64):
+        raise DdmError(f"name is {name!r}; expected letters, digits, - _ and . (not first), 64 at most")
+
+
 def store(bundle: Bundle, cache: Cache, name: str) -> Bundle:
-    """The bundle with the cache added as `name`; one of that name is replaced."""
+    """The bundle with the cache added as `name`; one of that name is replaced. Raises DdmError as `check_name`."""
+    check_name(name)
     content = cache.model_dump_json(indent=1, exclude_none=True) + "\n"
     return add_directory(bundle, f"{FOLDER}/{name}", lambda folder: write_atomic(folder / FILE, content))
 
 
-def load_all(bundle: Bundle) -> dict[str, Cache]:
-    """Caches by name. Raises BundleError for one that is damaged."""
-    found = {}
+def load_all(bundle: Bundle) -> dict[str, Cache | DdmError]:
+    """Caches by name; in place of one that is damaged or was replaced meanwhile, what is wrong with it."""
+    found: dict[str, Cache | DdmError] = {}
     for path in sorted(bundle.index.files):
         folder, _, rest = path.partition("/")
         name, _, file = rest.partition("/")
         if folder == FOLDER and file == FILE:
-            bundle.check_directory(f"{FOLDER}/{name}")
             where = bundle.path / path
-            found[name] = parse_json(Cache, where.read_bytes(), where)
+            try:
+                bundle.check_directory(f"{FOLDER}/{name}")
+                found[name] = parse_json(Cache, where.read_bytes(), where)
+            except DdmError as error:
+                found[name] = error
+            except OSError as error:
+                found[name] = BundleError(f"{where}: can't be read ({error.strerror})")
     return found
 
 
@@ -126,6 +142,10 @@ def find(bundle: Bundle, asked: Asked, settings: CacheSettings) -> Reuse | None:
         return None
     fitting, others = [], {}
     for name, cache in load_all(bundle).items():
+        if isinstance(cache, DdmError):
+            _log.warning("cache %s is passed over: %s", name, cache)
+            others[name] = "it can't be read"
+            continue
         different = cache.settings.differences(settings)
         if not bundle.is_of(cache.bundle_id):
             different.insert(0, f"it is of another bundle, {cache.bundle_id[:12]}")
@@ -145,7 +165,7 @@ def find(bundle: Bundle, asked: Asked, settings: CacheSettings) -> Reuse | None:
         return None
     raise DdmError(
         f"cache is {wanted}: no cache of so many calls for these settings ({there}); "
-        f"`ddm-rt cache {bundle.path} --calls {wanted}` finds one"
+        f"`ddm-rt cache BUNDLE --calls {wanted}` finds one"
     )
 
 

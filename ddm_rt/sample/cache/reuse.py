@@ -13,9 +13,9 @@ from ddm_rt.errors import DdmError
 from ddm_rt.schedule import StepTable
 
 LEAST = 2  # calls: those of the first and of the last step
-_MOST = 1e6  # of a coefficient
+MOST = 1e6  # of a coefficient
 
-Coefficient = Annotated[float, Field(ge=-_MOST, le=_MOST)]
+Coefficient = Annotated[float, Field(ge=-MOST, le=MOST)]
 Row = tuple[Coefficient, Coefficient, Coefficient, Coefficient]
 
 
@@ -59,6 +59,10 @@ def picked(table: StepTable, steps: Sequence[int], rows: Sequence[Sequence[float
 
 
 def refuse_noise(table: StepTable) -> None:
-    """Raises DdmError for a table whose steps add noise: what a call gave says nothing of the noise of later steps."""
+    """Raises DdmError for a table whose steps add noise, to x or to a prompt's tokens: what a call gave says nothing of
+    the noise of later steps.
+    """
     if table.f.any():
         raise DdmError(f"cache is given, but the sampler {table.sampler.value} adds noise in its steps here")
+    if (table.kept < 1).any():
+        raise DdmError("cache is given, but cads adds noise to the prompt's tokens in its steps")

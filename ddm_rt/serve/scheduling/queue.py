@@ -215,7 +215,8 @@ class RequestQueue:
 
     def change_steps(self, work: Work, steps: int) -> None:
         """A request that has entered has so many steps of each image, and not as many as were thought."""
-        self._backlog[work.shape] += work.n * (steps - work.steps)
+        if work in self._works:  # else it has failed meanwhile, and its steps are gone
+            self._backlog[work.shape] += work.n * (steps - work.steps)
         work.steps = steps
 
     def advance(self, work: Work, steps: int) -> None:
