@@ -11,15 +11,15 @@ HEADER = """# A verdict for every shortcut
 
 Each row makes the images of the same seeds and codes as the teacher's whole walk in fp32, and `ddm-rt compare`'s three
 verdicts are about the pairs: "equivalent", "changed" or "undecided", for each of the sampling seeds. Quality: the ratio
-of Frechet distances, of all images or of a group, whichever is worst; kept where its whole 90 % interval lies below
-1.05. Diversity: the ratio of precision, recall or Vendi score of a group, whichever is worst; kept above .95. FD_ddm
-and "neither" are of the first seed. Images a second are medians [quartiles] of interleaved rounds, and the factor is to
-the teacher's in fp32 on the same batch.
+of Frechet distances, of all images or of a group, whichever reaches highest; kept where its whole 90 % interval lies
+below 1.05. Diversity: the ratio of precision, recall or Vendi score of a group, whichever reaches lowest; kept where the
+whole interval lies above .95. FD_ddm and "neither" are of the first seed. Images a second are medians [quartiles] of
+interleaved rounds, and the factor is to the teacher's in fp32 on the same batch.
 
 """
 COLUMNS = (
-    *("row", "FD_ddm [95 %]", "neither", "balance", "quality", "worst ratio [90 %]", "diversity"),
-    *("worst ratio [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
+    *("row", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
+    *("ratio that decides [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
 )
 
 
@@ -57,7 +57,8 @@ def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     for kind, largest in (("quality", True), ("diversity", False)):
         yield _counted([line[kind]["decision"] or "too few images" for line in compared])
         figures = [figure for line in compared for figure in line[kind]["figures"]]
-        worst = (max if largest else min)(figures, key=lambda figure: figure[2], default=None)
+        # The end of an interval that lies nearest to the bound, or farthest beyond it.
+        worst = max(figures, key=lambda figure: figure[4] if largest else -figure[3], default=None)
         yield "" if worst is None else f"{worst[0]}, {worst[1]}: {worst[2]:.3f} [{worst[3]:.3f}, {worst[4]:.3f}]"
     for batch in ("1", "64"):
         if batch in speed:
