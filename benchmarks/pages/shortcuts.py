@@ -12,9 +12,9 @@ HEADER = """# A verdict for every shortcut
 Each row makes the images of the same seeds and codes as the teacher's whole walk in fp32, and `ddm-rt compare`'s three
 verdicts are about the pairs: "equivalent", "changed" or "undecided", for each of the sampling seeds. Quality: the ratio
 of Frechet distances, of all images or of a group, whichever reaches highest; kept where its whole 90 % interval lies
-below 1.05. Diversity: the ratio of precision, recall or Vendi score of a group, whichever reaches lowest; kept where the
-whole interval lies above .95. FD_ddm and "neither" are of the first seed. Images a second are medians [quartiles] of
-interleaved rounds, and the factor is to the teacher's in fp32 on the same batch.
+below 1.05. Diversity: the ratio of precision, recall or Vendi score of a group, whichever reaches lowest; kept where
+the whole interval lies above .95. FD_ddm and "neither" are of the first seed. Images a second are medians [quartiles]
+of interleaved rounds, and the factor is to the teacher's in fp32 on the same batch.
 
 """
 COLUMNS = (
