@@ -168,7 +168,9 @@ def questions() -> Iterator[tuple[str, Json]]:
             {"sampler": "ddim", "num_steps": 10, **options},
             {"sampler": "euler", "num_steps": 10, "cache": CACHE},
         ]
-        cases += [{"sampler": "ddim", "num_steps": 10, "clip": (-1.0, 1.0), "cache": CACHE, **options}]
+        cases += [
+            {"sampler": "ddim", "num_steps": 10, "clip": (-1.0, 1.0), "cache": CACHE, "guidance_interval": (0.2, 0.8)}
+        ]
         yield "tables", {"schedule": json.dumps(stored), "tables": cases}
     for weights in ([1.0], [0.5, 0.5], [1 / 3] * 3, [0.0, 1.0], [5e-324, 1.0], *(_shares(rng, n) for n in (2, 5, 16))):
         yield "quota", {"weights": weights, "n": 100}

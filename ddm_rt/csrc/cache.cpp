@@ -15,6 +15,7 @@ struct Cache {
     Settings settings;
     Reuse reuse;
     bool passed = false;  // judged to change nothing
+    bool broken = false;  // nothing else is known of it
 
     int64_t calls() const { return static_cast<int64_t>(reuse.steps.size()); }
 };
@@ -35,7 +36,8 @@ bool passed(const Field& judged) {
     return all;
 }
 
-Cache read_cache(const Bundle& bundle, const std::string& name) {
+Cache read_whole(const Bundle& bundle, const std::string& name) {
+    bundle.check_directory(name.substr(0, name.rfind('/')));
     const std::string path = bundle.file(name);
     const json::Value content = parse(content_of(path), path);
     const Field file(content, path);
@@ -55,6 +57,17 @@ Cache read_cache(const Bundle& bundle, const std::string& name) {
     return out;
 }
 
+// One that is damaged, or was replaced since the bundle was opened, is in nobody's way but of who asks for it.
+Cache read_cache(const Bundle& bundle, const std::string& name) {
+    try {
+        return read_whole(bundle, name);
+    } catch (const Error&) {
+        Cache out;
+        out.broken = true;
+        return out;
+    }
+}
+
 }  // namespace
 
 std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manifest& manifest) {
@@ -66,6 +79,10 @@ std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manif
     std::shared_ptr<const Cache> chosen;
     std::vector<std::string> others;
     for (const auto& [name, cache] : load_records<Cache>(bundle, "tables/", "/cache.json", read_cache)) {
+        if (cache->broken) {
+            others.push_back(name + ": it can't be read");
+            continue;
+        }
         auto why = differences(bundle, cache->bundle_id, cache->settings, tree, "found for");
         if (why.empty() && calls == DDM_RT_CACHE_AUTO && !cache->passed) continue;
         if (why.empty() && calls != DDM_RT_CACHE_AUTO && calls != cache->calls()) {

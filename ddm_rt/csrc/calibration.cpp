@@ -85,6 +85,7 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
 }
 
 Calibration read_calibration(const Bundle& bundle, const std::string& name) {
+    bundle.check_directory(name.substr(0, name.rfind('/')));
     const std::string path = bundle.file(name);
     const json::Value content = parse(content_of(path), path);
     const Field file(content, path);

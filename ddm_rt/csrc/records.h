@@ -37,8 +37,8 @@ using ByName = std::map<std::string, T, ByPath>;
 // The files below a folder: their hashes in the index, and what shows that one was written anew.
 std::string identity_of(const Bundle& bundle, const std::string& folder);
 
-// `read` is given the name of a file in the bundle. Each is read and checked once, as long as its folder's files stay
-// as they are. Throws Error for one that is damaged.
+// `read` is given the name of a file in the bundle, whose folder it has to check. Each is read once, as long as its
+// folder's files stay as they are. Throws what `read` throws.
 template <typename Record>
 ByName<std::shared_ptr<const Record>> load_records(const Bundle& bundle, const std::string& above,
                                                    const std::string& file,
@@ -49,10 +49,8 @@ ByName<std::shared_ptr<const Record>> load_records(const Bundle& bundle, const s
         const size_t end = path.find('/', above.size());
         if (!path.starts_with(above) || end == path.npos || path.substr(end) != file) continue;
         const std::string folder = path.substr(0, end);
-        found.emplace(folder.substr(above.size()), known.get(identity_of(bundle, folder), [&, &path = path] {
-            bundle.check_directory(folder);
-            return read(bundle, path);
-        }));
+        found.emplace(folder.substr(above.size()),
+                      known.get(identity_of(bundle, folder), [&, &path = path] { return read(bundle, path); }));
     }
     return found;
 }

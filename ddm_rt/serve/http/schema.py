@@ -4,7 +4,7 @@ import math
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, create_model, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, create_model, model_validator
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
@@ -29,6 +29,22 @@ def _numbers(count: int, **limits: Any) -> Any:
     return Annotated[list[number], Field(min_length=count, max_length=count)] | None
 
 
+_CALLS = {
+    "anyOf": [
+        {"enum": ["auto", "off"], "type": "string"},
+        {"maximum": 10_000, "minimum": 2, "type": "integer"},
+        {"type": "null"},
+    ]
+}
+
+
+def _calls(value: Any) -> Any:
+    """One error for all that it isn't, named by the field."""
+    if value in (None, "auto", "off") or (type(value) is int and 2 <= value <= 10_000):
+        return value
+    raise ValueError("expected auto, off, or a number of calls, at least 2")
+
+
 # A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
 _STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
 # Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
@@ -47,7 +63,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     "guidance_interval": (_numbers(2, le=1), None),
     "apg": (_numbers(2, le=1e6), None),
     "cads": (_numbers(3, le=1e6), None),
-    "cache": (Literal["auto", "off"] | Annotated[int, Field(strict=True, ge=2, le=10_000)] | None, None),
+    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema(_CALLS)], None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
