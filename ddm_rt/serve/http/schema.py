@@ -17,8 +17,7 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-_LONGEST_SIDE = 3840  # that a picture is scaled to, as the largest of OpenAI's is 3840x2160
-_MOST_FIELDS = 100  # of a body
+_LONGEST_SIDE, _MOST_FIELDS = 3840, 100  # that a picture is scaled to, as the largest of OpenAI's; of a body
 _MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -29,23 +28,13 @@ def _numbers(count: int, **limits: Any) -> Any:
     return Annotated[list[number], Field(min_length=count, max_length=count)] | None
 
 
-_CALLS = {
-    "anyOf": [
-        {"enum": ["auto", "off"], "type": "string"},
-        {"maximum": 10_000, "minimum": 2, "type": "integer"},
-        {"type": "null"},
-    ]
-}
-
-
 def _calls(value: Any) -> Any:
-    """One error for all that it isn't, named by the field."""
-    if value in (None, "auto", "off") or (type(value) is int and 2 <= value <= 10_000):
-        return value
-    raise ValueError("expected auto, off, or a number of calls, at least 2")
+    if value not in (None, "auto", "off") and not (type(value) is int and 2 <= value <= 10_000):
+        raise ValueError("expected auto, off, or a number of calls, at least 2")
+    return value
 
 
-# A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
+# No number in quotes, nor `true` for 1; far beyond a scale of 100, nothing is finite any more.
 _STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
 # Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
 _OTHERWISE: dict[str, tuple[Any, Any]] = {
@@ -63,7 +52,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     "guidance_interval": (_numbers(2, le=1), None),
     "apg": (_numbers(2, le=1e6), None),
     "cads": (_numbers(3, le=1e6), None),
-    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema(_CALLS)], None),
+    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema({"type": ["string", "integer", "null"]})], None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
