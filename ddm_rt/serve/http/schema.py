@@ -52,7 +52,7 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
     "guidance_interval": (_numbers(2, le=1), None),
     "apg": (_numbers(2, le=1e6), None),
     "cads": (_numbers(3, le=1e6), None),
-    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema({"type": ["string", "integer", "null"]})], None),
+    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema({"type": "integer"})], None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
