@@ -44,6 +44,7 @@ _READ_FIRST = {1: FORMAT_1, 2: (RUNTIME,)}  # by format: what says how to sample
 DERIVED = ("plans/", "calibrations/", "reports/", "tables/")  # made from a bundle, and added to it
 WEIGHTS = "weights.safetensors"  # older bundles have it for torch; nothing reads it now
 SETTINGS = (RUNTIME, TRAINING, *FORMAT_1)  # what `Bundle.write_settings` writes anew
+_NAME_LENGTH = 64  # of what is added to a bundle
 SHIPPED = ("digits",)  # bundles inside the package, by name
 
 
@@ -211,6 +212,11 @@ class Bundle:
         names = GRAPHS if self.config.prompt_free else (TEXT_GRAPH, *GRAPHS)
         return {name.removesuffix(".onnx"): self.path / name for name in names}
 
+    def records(self, folder: str, file: str) -> dict[str, Path]:
+        """Files FOLDER/NAME/FILE among those that were added to the bundle, by name."""
+        parts = [name.split("/") for name in sorted(self.index.files)]
+        return {part[1]: self.path.joinpath(*part) for part in parts if [part[0], *part[2:]] == [folder, file]}
+
     def check_directory(self, relative: str) -> None:
         """Check every file that the index lists below `relative`, for example `plans/NAME`.
 
@@ -288,6 +294,13 @@ def add_directory(bundle: Bundle, relative: str, fill: Callable[[Path], None]) -
     finally:
         os.close(in_use)
     return Bundle.load(bundle.path)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises DdmError for what can't be the name of a directory that `add_directory` adds; `kind` is what it names."""
+    fits = name[:1] not in ("", ".") and all(letter.isalnum() or letter in "-_." for letter in name)
+    if not (fits and len(name) <= _NAME_LENGTH):
+        raise DdmError(f"{kind} name {name!r}; expected letters, digits, - _ and . (not first), {_NAME_LENGTH} at most")
 
 
 def _replace_directory(bundle: Bundle, relative: str, new: Path, added: dict[str, FileEntry]) -> None:

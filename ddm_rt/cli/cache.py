@@ -69,6 +69,7 @@ def cache(
     from dataclasses import replace
 
     from ddm_rt.evaluate.report import comparison_page
+    from ddm_rt.sample.cache.record import MOST_FRECHET_RATIO, MOST_MARGIN
     from ddm_rt.workflows import cache as work
 
     tried: list[Tried] = []
@@ -99,6 +100,8 @@ def cache(
     tell(f"they are the steps {', '.join(map(str, last.reuse.steps))}")
     for line in comparison_page.kept_sentences(tried[-1].kept):
         tell(line)
+    if last.judged is not None and last.judged.passed and not last.judged.convinces:
+        say(f"auto does not take it: margin and ratio may be {MOST_MARGIN:g} and {MOST_FRECHET_RATIO:g} at most")
     raise typer.Exit(_verdict(tried[-1]))
 
 

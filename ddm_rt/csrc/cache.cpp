@@ -14,8 +14,8 @@ struct Cache {
     std::string bundle_id;
     Settings settings;
     Reuse reuse;
-    bool passed = false;  // judged to change nothing
-    bool broken = false;  // nothing else is known of it
+    bool passed = false;      // judged to change nothing
+    std::string broken = {};  // what is wrong with it, where nothing else is known
 
     int64_t calls() const { return static_cast<int64_t>(reuse.steps.size()); }
 };
@@ -37,10 +37,8 @@ bool passed(const Field& judged) {
 }
 
 Cache read_whole(const Bundle& bundle, const std::string& name) {
-    bundle.check_directory(name.substr(0, name.rfind('/')));
-    const std::string path = bundle.file(name);
-    const json::Value content = parse(content_of(path), path);
-    const Field file(content, path);
+    const json::Value content = checked_record(bundle, name);
+    const Field file(content, bundle.file(name));
     file.get("schema_version", 1).whole(1, 1);
     Cache out{file["bundle_id"].hash(),
               settings_of(file["settings"],
@@ -61,16 +59,16 @@ Cache read_whole(const Bundle& bundle, const std::string& name) {
 Cache read_cache(const Bundle& bundle, const std::string& name) {
     try {
         return read_whole(bundle, name);
-    } catch (const Error&) {
+    } catch (const Error& error) {
         Cache out;
-        out.broken = true;
+        out.broken = error.what();
         return out;
     }
 }
 
 }  // namespace
 
-std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manifest& manifest) {
+std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manifest& manifest, const Warn& warn) {
     if (calls == DDM_RT_CACHE_OFF) return std::nullopt;
     if (calls != DDM_RT_CACHE_AUTO && (calls < LEAST_CALLS || calls > MOST_CALLS)) {
         throw about("cache", concat(" is ", calls, "; expected auto, off, or a number of calls, at least 2"));
@@ -79,7 +77,8 @@ std::optional<Reuse> find_cache(const Bundle& bundle, int64_t calls, const Manif
     std::shared_ptr<const Cache> chosen;
     std::vector<std::string> others;
     for (const auto& [name, cache] : load_records<Cache>(bundle, "tables/", "/cache.json", read_cache)) {
-        if (cache->broken) {
+        if (!cache->broken.empty()) {
+            warn(concat("cache ", name, " is passed over: ", cache->broken));
             others.push_back(name + ": it can't be read");
             continue;
         }

@@ -85,10 +85,8 @@ void check(const Calibration& record, size_t num_codes, const std::string& where
 }
 
 Calibration read_calibration(const Bundle& bundle, const std::string& name) {
-    bundle.check_directory(name.substr(0, name.rfind('/')));
-    const std::string path = bundle.file(name);
-    const json::Value content = parse(content_of(path), path);
-    const Field file(content, path);
+    const json::Value content = checked_record(bundle, name);
+    const Field file(content, bundle.file(name));
     file.get("schema_version", 1).whole(1, 1);
     Calibration out{bundle.find(name)->sha256, file["bundle_id"].hash(), {}, {}, {}, {}};
     const Field settings = file["settings"];
@@ -112,7 +110,7 @@ Calibration read_calibration(const Bundle& bundle, const std::string& name) {
     });
     file.find("provenance");
     file.nothing_else();
-    check(out, bundle.codes.num_codes(), path);
+    check(out, bundle.codes.num_codes(), bundle.file(name));
     return out;
 }
 

@@ -290,7 +290,7 @@ Prepared prepare(const Bundle& bundle, const Tree& tree, const Wanted& wanted, c
     const int64_t num_steps = wanted.num_steps.value_or(config.sampling.num_steps);
     Manifest manifest{
         bundle.bundle_id, std::nullopt, std::move(request), std::nullopt, sampler, num_steps, made_by, {}, {}};
-    manifest.request.cache = find_cache(bundle, wanted.cache, manifest);
+    manifest.request.cache = find_cache(bundle, wanted.cache, manifest, warn);
     StepTable table = table_of(bundle, manifest);
     std::optional<Weights> weights;
     if (!plan.codes) weights = weights_for(bundle, tree, wanted, manifest, warn);

@@ -76,6 +76,11 @@ std::vector<std::string> differences(const Bundle& bundle, const std::string& bu
     return found;
 }
 
+json::Value checked_record(const Bundle& bundle, const std::string& name) {
+    bundle.check_directory(name.substr(0, name.rfind('/')));
+    return parse(content_of(bundle.file(name)), bundle.file(name));
+}
+
 std::string identity_of(const Bundle& bundle, const std::string& folder) {
     std::string found = std::to_string(bundle.codes.num_codes());  // by which it was checked
     for (const auto& [name, entry] : bundle.files) {

@@ -26,6 +26,9 @@ Settings settings_of(const Field& tree, std::initializer_list<const char*> names
 std::vector<std::string> differences(const Bundle& bundle, const std::string& bundle_id, const Settings& settings,
                                      const json::Value& tree, const char* made);
 
+// The content of one, whose folder is as the bundle's index says.
+json::Value checked_record(const Bundle& bundle, const std::string& name);
+
 // In the order of their paths.
 struct ByPath {
     bool operator()(const std::string& a, const std::string& b) const { return a + "/" < b + "/"; }

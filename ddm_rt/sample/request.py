@@ -12,7 +12,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.runtime import RuntimeConfig, Shape
 from ddm_rt.sample.balance.assignment import Plan, check_codes
 from ddm_rt.sample.balance.leave_alone import Words, names_one, words_for
-from ddm_rt.sample.cache.record import Asked, CacheSettings, find
+from ddm_rt.sample.cache.record import Asked, CacheSettings, find, number_of
 from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.checks import choice, indicator_guidance, numbers, projection, scale, side, token_noise
 from ddm_rt.sample.loop.annealing import kept_tokens
@@ -226,8 +226,8 @@ class Request:
         steps = config.sampling.num_steps if self.num_steps is None else self.num_steps
         if isinstance(self.cache, Reuse):
             steps = len(self.cache.steps)
-        elif str(self.cache).isdecimal():
-            steps = min(int(str(self.cache)), steps)
+        elif (calls := number_of(self.cache)) is not None:
+            steps = min(calls, steps)
         return Extent(self.n, steps, config.latents_of((height, width)))
 
     def resolve(self, bundle: Bundle) -> Resolved:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ddm_rt.bundle import Bundle, check_writable, copy_bundle
+from ddm_rt.bundle import Bundle, check_name, check_writable, copy_bundle
 from ddm_rt.config import Balance
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.compare import check_groups, check_ratio
@@ -18,8 +18,8 @@ from ddm_rt.evaluate.judge import Judge, Verdicts
 from ddm_rt.evaluate.run import labelled
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage, OnStep
-from ddm_rt.sample.cache.fit import fit
-from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, check_name, store
+from ddm_rt.sample.cache.fit import Fitter
+from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, store
 from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -72,7 +72,7 @@ def find(
     if not calls:
         raise DdmError("calls: expected at least one number")
     if name is not None:
-        check_name(name)
+        check_name("cache", name)
     if judge is not None:
         check_ratio(frechet_ratio)
         if reference == "none":
@@ -88,13 +88,14 @@ def find(
             raise DdmError(f"calls has {number}; expected 2 to {most}, fewer than the {most + 1} steps")
     settings = CacheSettings.of(resolved.request, resolved.table.sampler, resolved.num_steps)
     judged = None if known is None else _Judge(pipeline, known, groups, reference, request, n, margin, frechet_ratio)
+    other = (request.seed + 1) % (MAX_SEED + 1)
+    with pipeline.prepare(replace(request, n=fitted_on, seed=other, codes=None, scope=None)) as asked:
+        fitter = Fitter(pipeline, asked, on_step)
     tried: Tried | None = None
     for place, number in enumerate(calls):
         if on_stage is not None:
             on_stage(place, len(calls), f"{number} calls")
-        other = (request.seed + 1) % (MAX_SEED + 1)
-        with pipeline.prepare(replace(request, n=fitted_on, seed=other, codes=None, scope=None)) as asked:
-            found = fit(pipeline, asked, number, on_step)
+        found = fitter.fit(number, on_step)
         cache = Cache(
             bundle_id=bundle.bundle_id,
             settings=settings,
@@ -141,9 +142,8 @@ class _Judge:
         self._pipeline, self._judge, self._groups, self._reference = pipeline, judge, tuple(groups), reference
         self._margin, self._frechet_ratio = margin, frechet_ratio
         self._request = replace(request, n=n)
-        self._real = None
-        if reference != "none":
-            self._real = labelled(reference, "reference", pipeline.bundle.training.run.data).balanced(groups)
+        real = labelled(reference, "reference", pipeline.bundle.training.run.data).balanced(groups)
+        self._real, self._labels = judge.predict(real.images).features, np.array(real.labels)
         self._without: Verdicts | None = None
 
     def of(self, cache: Cache, on_step: OnStep | None) -> Tried:
@@ -155,10 +155,7 @@ class _Judge:
         made = self._pipeline.generate(replace(self._request, cache=cache.reuse), on_step=on_step)
         verdicts = self._without, self._judge.predict(made.images)
         shares = paired(verdicts[0].labels, verdicts[1].labels, self._groups, margin=self._margin)
-        kept: tuple[Ratio, ...] = ()
-        if self._real is not None:
-            features = self._judge.predict(self._real.images).features
-            kept = ratios(verdicts, features, np.array(self._real.labels), self._groups, self._frechet_ratio)
+        kept = ratios(verdicts, self._real, self._labels, self._groups, self._frechet_ratio)
         judged = Judged(
             judge=self._judge.sha256,
             groups=self._groups,

@@ -121,10 +121,10 @@ def _caches(bundle: Bundle) -> Iterator[Row]:
             else f"shares {judged.balance}, quality {judged.quality}, diversity {judged.diversity}"
         )
         foreign = "" if bundle.is_of(cache.bundle_id) else f"of another bundle, {cache.bundle_id[:12]}; "
-        passed = judged is not None and judged.passed and not foreign
+        taken = judged is not None and judged.convinces and not foreign
         yield (
             f"cache {name}",
-            passed,
+            taken,
             f"{foreign}{cache.calls} of {cache.settings.num_steps} steps call the model; {said}",
         )
     if not found:

@@ -134,7 +134,9 @@ def _reference(about: dict[str, Any]) -> str:
 def _kind(about: dict[str, Any]) -> str:
     """A type in words, with its limits."""
     kinds = [each for each in about.get("anyOf", (about,)) if each.get("type") != "null"]
-    one = kinds[0]
+    if len(kinds) > 1:
+        return " or ".join(map(_kind, kinds))
+    (one,) = kinds
     if "enum" in one or "const" in one:
         return " ".join(f"`{choice}`" for choice in one.get("enum", [one.get("const")]))
     found = {"string": "text", "integer": "whole number", "array": "list"}.get(one.get("type", ""), one.get("type", ""))

@@ -24,6 +24,8 @@ def test_a_cache_is_found_judged_and_used(ddm_rt, tmp_path: Path) -> None:
     assert found.judged is not None
     assert (found.judged.n, found.judged.groups, found.judged.balance) == (200, ("3", "8"), "equivalent")
     assert found.judged.passed == (done.code == 0)
+    assert not found.judged.convinces  # by bounds as loose as these
+    assert ("auto does not take it" in done.out) == found.judged.passed
     assert 0 < found.fit.error < found.fit.spread
 
     sampled = ("sample", where, "-n", 2, "--steps", 6, "--threads", 1)
@@ -63,7 +65,7 @@ def test_without_a_judge_nothing_is_judged(ddm_rt, tmp_path: Path, caplog: pytes
         (("--calls", "3", "--frechet-ratio", "0.5"), "frechet_ratio is 0.5; expected a number above 1"),
         (("--calls", "3", "--frechet-ratio", "nan"), "frechet_ratio is nan; expected a number above 1"),
         (("--calls", "3", "--reference", "none"), 'reference is "none", but quality and diversity need real images'),
-        (("--calls", "3", "--name", ".."), "name is '..'; expected letters, digits"),
+        (("--calls", "3", "--name", ".."), "cache name '..'; expected letters, digits"),
         (("--calls", "3", "--groups", "3"), "groups are 3; expected two or more different ones"),
     ],
 )

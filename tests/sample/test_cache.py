@@ -13,7 +13,7 @@ from fake_engine import FakeEngine, fake_bundle
 from ddm_rt.bundle import Bundle, copy_bundle
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.sample.cache.fit import fit
+from ddm_rt.sample.cache.fit import Fitter
 from ddm_rt.sample.cache.record import Cache, CacheSettings, Fit, Judged, load_all, store
 from ddm_rt.sample.cache.reuse import Reuse
 from ddm_rt.sample.manifest import read_manifest
@@ -67,7 +67,7 @@ def test_a_fitted_walk_is_nearer_to_the_whole_one_than_as_few_steps(
     pipeline = fake()
     asked: dict[str, Any] = {"sampler": sampler, "num_steps": 20, **options}
     with pipeline.prepare(Request(n=8, seed=5, **asked)) as prepared:
-        found = fit(pipeline, prepared, 6)
+        found = Fitter(pipeline, prepared).fit(6)
     assert (len(found.reuse.steps), found.reuse.steps[0], found.reuse.steps[-1]) == (6, 0, 19)
     whole = latents(pipeline, n=8, seed=77, **asked)
     few = latents(pipeline, n=8, seed=77, **asked | {"num_steps": 6})
@@ -136,7 +136,7 @@ def test_a_sampler_that_adds_noise_has_none() -> None:
     with pytest.raises(DdmError, match=r"cache is given, but the sampler ddpm adds noise"):
         pipeline.generate(n=1, num_steps=10, sampler="ddpm", cache=FOUR_OF_TEN)
     with pipeline.prepare(Request(n=2, num_steps=10, sampler="ddpm")) as asked, pytest.raises(DdmError, match="noise"):
-        fit(pipeline, asked, 4)
+        Fitter(pipeline, asked)
 
 
 def test_a_request_finds_the_bundles_caches(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,6 +157,7 @@ def test_a_request_finds_the_bundles_caches(bundle: Bundle, caplog: pytest.LogCa
         (4, {"indicator_guidance_scale": 3.0}, r"indicator_guidance_scale is 3.0 \(found for 1.5\)"),
         (1, {}, "cache is 1; expected auto, off, or a number of calls"),
         ("many", {}, "cache is 'many'; expected auto"),
+        ("9" * 5000, {}, "; expected auto, off, or a number of calls"),
     ):
         with pytest.raises(DdmError, match=said):
             calls(cache, **asked)
@@ -192,9 +193,9 @@ def test_auto_goes_by_verdicts_with_bounds_that_mean_something(bundle: Bundle) -
         assert Request(cache="auto", num_steps=10).resolve(found).table.num_steps == 10
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".four.x", "a/b", "a\\b", "x" * 65, "ü"])
+@pytest.mark.parametrize("name", ["", ".", "..", ".four.x", "a/b", "a\\b", "x" * 65])
 def test_names_that_would_harm_other_caches_are_refused(bundle: Bundle, name: str) -> None:
-    with pytest.raises(DdmError, match=r"name is .*; expected letters, digits"):
+    with pytest.raises(DdmError, match=r"cache name .*; expected letters, digits"):
         store(bundle, cache_of(bundle), name)
 
 
@@ -212,7 +213,7 @@ def test_a_walk_that_isnt_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         pipeline.slots(asked.shape)  # its batch sizes were probed with numbers
         monkeypatch.setattr(pipeline.engine, "denoiser", lambda x, t, cond: np.full_like(x, np.nan))
         with pytest.raises(DdmError, match=r"walk has values that aren't finite"):
-            fit(pipeline, asked, 3)
+            Fitter(pipeline, asked)
 
 
 def test_a_deadline_is_held_against_the_steps_that_call_the_model(bundle: Bundle) -> None:

@@ -7,7 +7,7 @@ between, as caches of whole outputs do, are special cases of its rows.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from ddm_rt.kernels.guided_step import guided_step_reference
 from ddm_rt.progress import OnStep
 from ddm_rt.sample.cache.reuse import LEAST, MOST, Reuse, picked, refuse_noise
 from ddm_rt.sample.pipeline import Pipeline, Prepared
-from ddm_rt.schedule import StepTable
 
 _SMALLEST = 1e-6  # singular value over the largest one: below, two columns are taken for one
 _DECIMALS = 9  # of a stored coefficient, so that machines agree on it
@@ -43,50 +42,84 @@ class _Walk(NamedTuple):
     out: list[States]  # [S]
 
 
-def fit(pipeline: Pipeline, asked: Prepared, calls: int, on_step: OnStep | None = None) -> Fitted:
-    """The cache with so many calls for each image. `asked` is a request without one, whose images are the samples.
+class Fitter:
+    """The whole walk of the images of a request, and the caches that are found on it.
 
-    Raises DdmError for fewer than two calls, as many as there are steps, and a sampler that adds noise.
+    `asked` is a request without a cache. Raises DdmError for a sampler that adds noise, and a walk that isn't finite.
     """
-    table = asked.table
-    if not LEAST <= calls < table.num_steps:
-        raise DdmError(f"calls is {calls}; expected {LEAST} to {table.num_steps - 1}, fewer than there are steps")
-    refuse_noise(table)
-    total = table.num_steps + calls
 
-    def call(step: int, x: States, done: int) -> tuple[States, States]:
-        found = _call(pipeline, asked, table, step, x)
-        if on_step is not None:
-            on_step(done + 1, total)
-        return found
+    def __init__(self, pipeline: Pipeline, asked: Prepared, on_step: OnStep | None = None) -> None:
+        refuse_noise(asked.table)
+        self._pipeline, self._asked, self._table = pipeline, asked, asked.table
+        self._walk = self._whole(on_step)
+        if not all(np.isfinite(array).all() for arrays in self._walk for array in arrays):
+            raise DdmError(f"{pipeline.bundle.path}: its walk has values that aren't finite; a cache needs them")
+        self._gram = _gram(self._walk)
 
-    whole = _walk(pipeline, asked, table, call)
-    if not all(np.isfinite(array).all() for array in (*whole.x, *whole.x0, *whole.out)):
-        raise DdmError(f"{pipeline.bundle.path}: its walk has values that aren't finite; no cache can be found on it")
-    steps = choose(whole, calls)
-    x, before, rows = whole.x[0], np.zeros_like(whole.x[0]), []
-    for number, (step, following) in enumerate(zip(steps, (*steps[1:], table.num_steps), strict=True)):
-        out, x0 = call(step, x, table.num_steps + number)
-        columns = [x, x0, before, out]
-        row = _row(columns, whole.x[following], first=number == 0)
-        rows.append(tuple(row.tolist()))
-        made = sum(np.float32(factor) * column for factor, column in zip(row, columns, strict=True))
-        x, before = np.asarray(made, np.float32), x0
-    if not (np.isfinite(x).all() and np.abs(rows).max() <= MOST):
-        raise DdmError(f"calls is {calls}: the walk with so few calls runs away; try more calls")
-    error = float(np.sqrt(np.mean((x - whole.x[-1]).astype(np.float64) ** 2)))
-    return Fitted(Reuse(steps=tuple(steps), rows=tuple(rows)), error, float(whole.x[-1].std()))
+    def fit(self, calls: int, on_step: OnStep | None = None) -> Fitted:
+        """The cache with so many calls for each image.
+
+        Raises DdmError for fewer than two calls, as many as there are steps, and a walk with them that runs away.
+        """
+        whole, count = self._walk, self._table.num_steps
+        if not LEAST <= calls < count:
+            raise DdmError(f"calls is {calls}; expected {LEAST} to {count - 1}, fewer than there are steps")
+        steps = choose(self._gram, count, calls)
+        x, before, rows = whole.x[0], np.zeros_like(whole.x[0]), []
+        for number, (step, following) in enumerate(zip(steps, (*steps[1:], count), strict=True)):
+            out, x0 = self._call(step, x)
+            columns = [x, x0, before, out]
+            row = _row(columns, whole.x[following], first=number == 0)
+            rows.append(tuple(row.tolist()))
+            made = sum(np.float32(factor) * column for factor, column in zip(row, columns, strict=True))
+            x, before = np.asarray(made, np.float32), x0
+            if on_step is not None:
+                on_step(number + 1, calls)
+        if not (np.isfinite(x).all() and np.abs(rows).max() <= MOST):
+            raise DdmError(f"calls is {calls}: the walk with so few calls runs away; try more calls")
+        error = float(np.sqrt(np.mean((x - whole.x[-1]).astype(np.float64) ** 2)))
+        return Fitted(Reuse(steps=tuple(steps), rows=tuple(rows)), error, float(whole.x[-1].std()))
+
+    def _whole(self, on_step: OnStep | None) -> _Walk:
+        rows, count = self._table.rows(), self._table.num_steps
+        x = self._pipeline.first_states(self._asked, range(len(self._asked.jobs)))
+        walk, before = _Walk([x], [], []), np.zeros_like(x)
+        unguided = np.zeros((len(x), 0), np.float32)  # the output is guided already
+        for step in range(count):
+            out, x0 = self._call(step, x)
+            x, _ = guided_step_reference([out], unguided, np.repeat(rows[step : step + 1], len(x), axis=0), x, before)
+            before = x0
+            for held, array in zip(walk, (x, x0, out), strict=True):
+                held.append(array)
+            if on_step is not None:
+                on_step(step + 1, count)
+        return walk
+
+    def _call(self, step: int, x: States) -> tuple[States, States]:
+        """The guided output and x0 of one step for all images."""
+        jobs, out = self._asked.jobs, np.empty_like(x)
+        slots = self._pipeline.slots(self._asked.shape, self._asked.manifest)
+        alone = picked(self._table, (step,), ((0.0, 0.0, 0.0, 1.0),))  # its sample is the output
+        at_once = max(slots.buckets[-1] // max(len(job.branches.conditions) for job in jobs), 1)
+        for start in range(0, len(x), at_once):
+            members = slice(start, start + at_once)
+            slots.admit(alone, x[members], jobs[members])
+            _, made = slots.tick()
+            out[members] = self._pipeline.engine.host(made)
+        row = self._table.rows()[step]
+        return out, (row[0] * x + row[1] * out).clip(row[7], row[8])
 
 
-def choose(walk: _Walk, calls: int) -> list[int]:
+def _gram(walk: _Walk) -> Floats:
+    """Products [3 S + 1, 3 S + 1] of all states, then all x0, then all outputs, each as one vector."""
+    vectors = np.stack([array.reshape(-1) for array in (*walk.x, *walk.x0, *walk.out)])
+    return np.stack([np.einsum("ij,j->i", vectors, row, dtype=np.float64) for row in vectors])
+
+
+def choose(gram: Floats, count: int, calls: int) -> list[int]:
     """The steps that call the denoiser, the first and the last among them: those whose rows leave the least error, all
-    together, on the states of the whole walk.
+    together, on the states of the whole walk of `count` steps. `gram` is as `_gram` has it.
     """
-    count = len(walk.x0)
-    vectors = np.stack([array.reshape(-1) for array in (*walk.x, *walk.x0, *walk.out)])  # [3 S + 1, N]
-    gram = np.empty((len(vectors),) * 2)
-    for i, row in enumerate(vectors):
-        gram[i] = np.einsum("ij,j->i", vectors, row, dtype=np.float64)
     x0, out = count + 1, 2 * count + 1  # where these begin
 
     @functools.cache
@@ -119,40 +152,3 @@ def _row(columns: Sequence[States], target: States, *, first: bool) -> Floats:
     row = np.zeros(4)
     row[used] = np.round(solution, _DECIMALS)
     return row
-
-
-def _walk(
-    pipeline: Pipeline, asked: Prepared, table: StepTable, call: Callable[[int, States, int], tuple[States, States]]
-) -> _Walk:
-    rows = table.rows()
-    x = pipeline.first_states(asked, range(len(asked.jobs)))
-    walk, before = _Walk([x], [], []), np.zeros_like(x)
-    for step in range(table.num_steps):
-        out, x0 = call(step, x, step)
-        every = np.repeat(rows[step : step + 1], len(x), axis=0)
-        zeros = np.zeros((len(x), 0), np.float32)
-        x, _ = guided_step_reference([out], zeros, every, x, before)
-        before = x0
-        for held, array in zip(walk, (x, x0, out), strict=True):
-            held.append(array)
-    return walk
-
-
-def _call(pipeline: Pipeline, asked: Prepared, table: StepTable, step: int, x: States) -> tuple[States, States]:
-    """The guided output and x0 of one step for all images."""
-    out = np.empty_like(x)
-    slots = pipeline.slots(asked.shape, asked.manifest)
-    alone = _output_of(table, step)
-    most = max(len(job.branches.conditions) for job in asked.jobs)
-    for start in range(0, len(x), at_once := max(slots.buckets[-1] // most, 1)):
-        members = slice(start, start + at_once)
-        slots.admit(alone, x[members], asked.jobs[members])
-        _, made = slots.tick()
-        out[members] = pipeline.engine.host(made)
-    row = table.rows()[step]
-    return out, (row[0] * x + row[1] * out).clip(row[7], row[8])
-
-
-def _output_of(table: StepTable, step: int) -> StepTable:
-    """A table of this step alone, whose sample is the output."""
-    return picked(table, (step,), ((0.0, 0.0, 0.0, 1.0),))

@@ -3,18 +3,20 @@
 import logging
 from typing import Any, Literal
 
-from ddm_rt.bundle import Bundle, add_directory
+from ddm_rt.bundle import Bundle, add_directory, check_name
 from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
 from ddm_rt.engine.gates import MAX_FRECHET_RATIO
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
-from ddm_rt.sample.cache.reuse import Reuse
+from ddm_rt.sample.cache.reuse import LEAST, Reuse
 
 _log = logging.getLogger(__name__)
 
 FOLDER, FILE = "tables", "cache.json"
 OFF, AUTO = "off", "auto"
-MOST_MARGIN = 0.03  # of a verdict that `auto` goes by: what `ddm-rt compare` takes for no difference
+_DIGITS = 5  # of a number of calls
+# Of a verdict that `auto` goes by: what `ddm-rt compare` takes for no difference, and what a gate lets through.
+MOST_MARGIN, MOST_FRECHET_RATIO = 0.03, MAX_FRECHET_RATIO
 
 Decision = Literal["equivalent", "changed", "undecided"]
 Asked = str | int | Reuse | None  # of a request: None and "off": none
@@ -67,9 +69,13 @@ class Judged(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether it changes nothing that was judged, by bounds that mean something."""
-        strict = self.margin <= MOST_MARGIN and self.frechet_ratio <= MAX_FRECHET_RATIO
-        return strict and self.balance == self.quality == self.diversity == "equivalent"
+        """Whether it changes nothing that was judged, by its own bounds."""
+        return self.balance == self.quality == self.diversity == "equivalent"
+
+    @property
+    def convinces(self) -> bool:
+        """Whether `auto` goes by it: it passed, and by bounds that mean something."""
+        return self.passed and self.margin <= MOST_MARGIN and self.frechet_ratio <= MOST_FRECHET_RATIO
 
 
 class Fit(Frozen):
@@ -97,16 +103,11 @@ class Cache(Frozen):
         return len(self.reuse.steps)
 
 
-def check_name(name: str) -> None:
-    """Raises DdmError for what can't be a cache's name."""
-    fits = name[:1] not in ("", ".") and all(letter.isalnum() or letter in "-_." for letter in name)
-    if not (fits and name.isascii() and len(name) <= 64):
-        raise DdmError(f"name is {name!r}; expected letters, digits, - _ and . (not first), 64 at most")
-
-
 def store(bundle: Bundle, cache: Cache, name: str) -> Bundle:
-    """The bundle with the cache added as `name`; one of that name is replaced. Raises DdmError as `check_name`."""
-    check_name(name)
+    """The bundle with the cache added as `name`; one of that name is replaced. Raises DdmError as
+    `check_name`.
+    """
+    check_name("cache", name)
     content = cache.model_dump_json(indent=1, exclude_none=True) + "\n"
     return add_directory(bundle, f"{FOLDER}/{name}", lambda folder: write_atomic(folder / FILE, content))
 
@@ -114,18 +115,14 @@ def store(bundle: Bundle, cache: Cache, name: str) -> Bundle:
 def load_all(bundle: Bundle) -> dict[str, Cache | DdmError]:
     """Caches by name; in place of one that is damaged or was replaced meanwhile, what is wrong with it."""
     found: dict[str, Cache | DdmError] = {}
-    for path in sorted(bundle.index.files):
-        folder, _, rest = path.partition("/")
-        name, _, file = rest.partition("/")
-        if folder == FOLDER and file == FILE:
-            where = bundle.path / path
-            try:
-                bundle.check_directory(f"{FOLDER}/{name}")
-                found[name] = parse_json(Cache, where.read_bytes(), where)
-            except DdmError as error:
-                found[name] = error
-            except OSError as error:
-                found[name] = BundleError(f"{where}: can't be read ({error.strerror})")
+    for name, where in bundle.records(FOLDER, FILE).items():
+        try:
+            bundle.check_directory(f"{FOLDER}/{name}")
+            found[name] = parse_json(Cache, where.read_bytes(), where)
+        except DdmError as error:
+            found[name] = error
+        except OSError as error:
+            found[name] = BundleError(f"{where}: can't be read ({error.strerror})")
     return found
 
 
@@ -151,7 +148,7 @@ def find(bundle: Bundle, asked: Asked, settings: CacheSettings) -> Reuse | None:
             different.insert(0, f"it is of another bundle, {cache.bundle_id[:12]}")
         if different:
             others[name] = ", ".join(different)
-        elif wanted == AUTO and not (cache.judged is not None and cache.judged.passed):
+        elif wanted == AUTO and not (cache.judged is not None and cache.judged.convinces):
             others[name] = "it wasn't judged to change nothing"
         elif wanted not in (AUTO, cache.calls):
             others[name] = f"it has {cache.calls} calls"
@@ -174,7 +171,14 @@ def _checked(asked: str | int | None) -> int | str | None:
         return None
     if asked == AUTO:
         return AUTO
-    text = str(asked)
-    if isinstance(asked, bool) or not (text.isascii() and text.isdigit() and 2 <= int(text) <= 10_000):
+    if (calls := number_of(asked)) is None:
         raise DdmError(f"cache is {asked!r}; expected auto, off, or a number of calls, at least 2")
-    return int(text)
+    return calls
+
+
+def number_of(asked: Asked) -> int | None:
+    """The number of calls that a request asks for; None where it names none, or not one that there could be."""
+    text = str(asked)
+    if isinstance(asked, bool) or not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        return None
+    return int(text) if LEAST <= int(text) <= 10 ** (_DIGITS - 1) else None

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ddm_rt.bundle import Bundle, add_directory
+from ddm_rt.bundle import Bundle, add_directory, check_name
 from ddm_rt.config import Frozen, Positive, SamplerName, Sha256, parse_json
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import write_atomic
@@ -268,8 +268,7 @@ def weighted(
 
 def store(bundle: Bundle, found: Calibration, name: str) -> tuple[Bundle, str]:
     """The bundle with the calibration added as `name` (one of that name is replaced), and the calibration's id."""
-    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
-        raise DdmError(f"calibration name {name!r}; expected letters, digits, - _ and . (not first)")
+    check_name("calibration", name)
     content = found.model_dump_json(indent=1) + "\n"
     added = add_directory(bundle, f"{FOLDER}/{name}", lambda folder: write_atomic(folder / FILE, content))
     return added, hashlib.sha256(content.encode()).hexdigest()
@@ -278,16 +277,11 @@ def store(bundle: Bundle, found: Calibration, name: str) -> tuple[Bundle, str]:
 def load_all(bundle: Bundle) -> dict[str, tuple[Calibration, str]]:
     """Calibrations by name, with their ids. Raises BundleError for one that is damaged or doesn't fit the codes."""
     found = {}
-    for path in sorted(bundle.index.files):
-        folder, _, rest = path.partition("/")
-        name, _, file = rest.partition("/")
-        if folder != FOLDER or file != FILE:
-            continue
+    for name, where in bundle.records(FOLDER, FILE).items():
         bundle.check_directory(f"{FOLDER}/{name}")
-        where = bundle.path / path
         record = parse_json(Calibration, where.read_bytes(), where)
         _check(record, bundle.codes.num_codes, where)
-        found[name] = (record, bundle.index.files[path].sha256)
+        found[name] = (record, bundle.index.files[f"{FOLDER}/{name}/{FILE}"].sha256)
     return found
 
 

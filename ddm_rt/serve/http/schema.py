@@ -4,12 +4,13 @@ import math
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, create_model, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, Frozen, SamplerName
 from ddm_rt.sample.request import FILES, Request, told_fields
 from ddm_rt.serve.http.errors import invalid, unknown_model
+from ddm_rt.serve.http.field_types import Calls, numbers
 from ddm_rt.serve.settings import HttpSettings
 
 PictureFormat = Literal["png", "webp", "jpeg"]
@@ -17,24 +18,13 @@ PictureFormat = Literal["png", "webp", "jpeg"]
 _EXACT_IN_JAVASCRIPT = 2**53
 _LONGEST_TEXT = 32_000  # characters, as OpenAI has it
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-_LONGEST_SIDE, _MOST_FIELDS = 3840, 100  # that a picture is scaled to, as the largest of OpenAI's; of a body
+_LONGEST_SIDE = 3840  # that a picture is scaled to, as the largest of OpenAI's is 3840x2160
+_MOST_FIELDS = 100  # of a body
 _MOST_PIXELS = 2**24  # that all pictures of a request are scaled to
 Word = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-def _numbers(count: int, **limits: Any) -> Any:
-    """So many numbers, or null."""
-    number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, **limits)]
-    return Annotated[list[number], Field(min_length=count, max_length=count)] | None
-
-
-def _calls(value: Any) -> Any:
-    if value not in (None, "auto", "off") and not (type(value) is int and 2 <= value <= 10_000):
-        raise ValueError("expected auto, off, or a number of calls, at least 2")
-    return value
-
-
-# No number in quotes, nor `true` for 1; far beyond a scale of 100, nothing is finite any more.
+# A number in quotes, or `true` for 1, is a mistake; far beyond a scale of 100, nothing is finite any more.
 _STRICT = {int | None: Field(strict=True), float | None: Field(strict=True, ge=0, le=100)}
 # Fields of `Request` that HTTP takes otherwise: one text, within limits, and null for what the server draws.
 _OTHERWISE: dict[str, tuple[Any, Any]] = {
@@ -49,10 +39,10 @@ _OTHERWISE: dict[str, tuple[Any, Any]] = {
         Field(default=None, description="Image i has the seed derive(seed, i). Drawn by the server where not given."),
     ),
     "sampler": (SamplerName | None, None),
-    "guidance_interval": (_numbers(2, le=1), None),
-    "apg": (_numbers(2, le=1e6), None),
-    "cads": (_numbers(3, le=1e6), None),
-    "cache": (Annotated[Any, PlainValidator(_calls), WithJsonSchema({"type": "integer"})], None),
+    "guidance_interval": (numbers(2, le=1), None),
+    "apg": (numbers(2, le=1e6), None),
+    "cads": (numbers(3, le=1e6), None),
+    "cache": (Calls, None),
     "target": (Annotated[str, Field(max_length=4096)], "uniform"),
     "scope": (
         Annotated[str, Field(max_length=256)] | None,
