@@ -16,6 +16,7 @@ from ddm_rt.runtime import TensorSpec
 class Composed:
     """The part of `engine.contract.Engine` that needs no backend's own. One that can do it at once overrides it."""
 
+    machine: str | None = None
     batch_sizes: tuple[int, ...] | None = None
     cond: tuple[TensorSpec, ...] | None = None
     projects: bool = True

@@ -37,6 +37,7 @@ class Engine(Protocol):
     precision: str
     threads: int
     versions: dict[str, str]  # of the packages that compute
+    machine: str | None  # what its bits depend on besides; None: it can't say, so nothing is remembered of them
     max_batch: int | None  # rows that one call may have; None: as many as memory holds
     batch_sizes: tuple[int, ...] | None  # the only batch sizes that it takes, ascending; None: every one
     cond: tuple[TensorSpec, ...] | None  # what its conditioner gives; None: what runtime.json says

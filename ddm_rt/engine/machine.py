@@ -1,5 +1,6 @@
 """What something was measured on: figures, and what rests on them, hold for one kind of machine and its load."""
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,8 @@ from ddm_rt.config import Frozen
 from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import DdmError
+
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that forbid some
 
 
 class Machine(Frozen):
@@ -54,6 +57,13 @@ def installed(package: str) -> str | None:
 def processor() -> str:
     """What the system says of its processor; more than `platform` knows on Linux."""
     return next(iter(_described("model name")), platform.processor() or "unknown processor")
+
+
+def instruction_set() -> str:
+    """The processor and which of its instructions libraries may use: what the bits of a computation depend on."""
+    flags = next(iter(_described("flags") or _described("Features")), platform.machine())
+    limits = {name: value for name, value in os.environ.items() if name in _LIMITS}
+    return f"{processor()}; {' '.join(sorted(flags.split()))}; {json.dumps(limits, sort_keys=True)}"
 
 
 def _described(name: str) -> list[str]:

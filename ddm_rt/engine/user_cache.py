@@ -5,16 +5,63 @@ What lies there is signed with a secret of the cache, so that what somebody else
 
 import contextlib
 import hmac
+import logging
 import os
 import secrets
 import tempfile
 from pathlib import Path
 
 from ddm_rt.errors import DdmError
+from ddm_rt.files import write_atomic
 
 CACHE = "DDM_RT_CACHE"  # an environment variable: where the cache is
 SECRET = "secret"
 _SECRET_BYTES = 32
+_log = logging.getLogger(__name__)
+
+
+class Folder:
+    """Signed files in one folder of the cache. Those that were used longest ago make room for new ones."""
+
+    def __init__(self, name: str, room: int) -> None:
+        """`room`: bytes of all files."""
+        self._name, self._room = name, room
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where it isn't there, or is broken or was not made here, which is a warning.
+
+        Raises DdmError as `signed_here`, and OSError.
+        """
+        path = root() / self._name / name
+        try:
+            signature, _, content = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        if not signed_here(name.encode() + content, signature):
+            _log.warning("%s is not used, and is made again: it is broken, or was not made here", path)
+            return None
+        with contextlib.suppress(OSError):  # where others may only read, or another process has just removed it
+            os.utime(path)
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Raises DdmError as `sign`, and OSError."""
+        path = root() / self._name / name
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(path, sign(name.encode() + content) + b"\n" + content)
+        self._make_room(path.parent)
+
+    def _make_room(self, folder: Path) -> None:
+        there = []
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process's, renamed or removed meanwhile
+                status = path.stat()
+                there.append((status.st_mtime, status.st_size, path))
+        room = self._room
+        for _, size, path in sorted(there, reverse=True):
+            room -= size
+            if room < 0 and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
 
 
 def root() -> Path:

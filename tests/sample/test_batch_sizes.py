@@ -1,11 +1,16 @@
 """Which batch sizes calls have where the batch size changes bits."""
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_engine import LATENT_SHAPE, FakeEngine, fake_bundle
 
+from ddm_rt.bundle import Bundle
+from ddm_rt.engine.user_cache import CACHE
 from ddm_rt.errors import DdmError
+from ddm_rt.sample.loop import batch_sizes
 from ddm_rt.sample.loop.batch_sizes import Mode
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -46,3 +51,49 @@ def test_a_manifest_of_the_default_mode_names_no_bucket() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(DdmError, match="mode is 'fast'; expected one of: throughput, latency"):
         Pipeline.load("digits", mode="fast")
+
+
+def test_the_next_process_takes_the_answer_of_this_ones_probe(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    probes = []
+    real = batch_sizes.probe
+
+    def probe(*arguments: Any) -> Any:
+        probes.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(batch_sizes, "probe", probe)
+    monkeypatch.setenv(CACHE, str(tmp_path))
+
+    def buckets(threads: int = 1) -> tuple[int, ...]:
+        return Pipeline.load(tiny_bundle, "onnxruntime", threads=threads).buckets
+
+    first = buckets()
+    assert buckets() == first
+    assert len(probes) == 1
+    buckets(threads=2)
+    assert len(probes) == 2, "with other threads a backend may round otherwise"
+    for path in (tmp_path / "batch-sizes").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert buckets() == first
+    assert len(probes) == 3
+    assert "it is broken, or was not made here" in caplog.text
+
+
+def test_of_an_engine_that_cannot_say_what_its_bits_depend_on_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    assert Pipeline(fake_bundle(), FakeEngine()).buckets
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    with caplog.at_level(logging.INFO, "ddm_rt"):
+        assert Pipeline.load(tiny_bundle, "onnxruntime", threads=1).buckets
+    assert "which batch sizes give the same bits is found at every start" in caplog.text

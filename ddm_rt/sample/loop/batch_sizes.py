@@ -3,9 +3,12 @@ size or position; only sizes that gave the same bits in a probe are mixed, so th
 batch.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,9 @@ from numpy.typing import NDArray
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.engine.user_cache import Folder
 from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256
 from ddm_rt.runtime import Shape, Size
 from ddm_rt.sample.loop.noise import Stream, normal
 from ddm_rt.schedule import step_table
@@ -25,6 +30,9 @@ CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 
 # Latent numbers in one call; keeps the probe and the calls of large models within memory.
 _MAX_ELEMENTS = 2**18
+
+# Answers of probes, each of some tens of bytes.
+_KEPT = Folder("batch-sizes", 2**20)
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +80,52 @@ class BatchSizes:
         most = None if pixels is None else max(pixels // (size[0] * size[1]), 1)
         if engine.batch_sizes is None and 1 in (most, engine.max_batch):
             return ((1,),)  # nothing to compare, and a large model's calls take long
+        answer = KeptAnswer(engine, self._bundle, (*shape, most or 0))
+        if (kept := answer.read()) is not None:
+            return kept
         cond, count = rows()
         table = step_table(self._bundle.schedule, config.sampling.sampler, config.sampling.num_steps)
-        return probe(engine, cond, count, shape, table.timesteps, most)
+        found = probe(engine, cond, count, shape, table.timesteps, most)
+        answer.keep(found)
+        return found
+
+
+class KeptAnswer:
+    """What a probe found, in the user's cache for the next process: a backend that compiles for each batch size takes
+    longer to answer than to make the first image.
+    """
+
+    def __init__(self, engine: Engine, bundle: Bundle, asked: tuple[int, ...]) -> None:
+        """`asked`: what the probe was given besides. Of an engine that can't say what its bits depend on, nothing is
+        kept.
+        """
+        self._name: str | None = None
+        if engine.machine is not None:
+            bits = [engine.backend, engine.precision, engine.threads, engine.versions, engine.machine]
+            key = [*bits, engine.batch_sizes, engine.max_batch, bundle.bundle_id, asked, sha256(Path(__file__))]
+            self._name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+    def read(self) -> tuple[Sizes, ...] | None:
+        if self._name is None:
+            return None
+        try:
+            content = _KEPT.read(self._name)
+        except (DdmError, OSError) as error:
+            self._without(error)
+            return None
+        return None if content is None else tuple(tuple(group) for group in json.loads(content))
+
+    def keep(self, groups: tuple[Sizes, ...]) -> None:
+        if self._name is None:
+            return
+        try:
+            _KEPT.write(self._name, json.dumps(groups).encode())
+        except (DdmError, OSError) as error:
+            self._without(error)
+
+    def _without(self, error: Exception) -> None:
+        _log.info("which batch sizes give the same bits is found at every start: %s", error)
+        self._name = None
 
 
 def probe(

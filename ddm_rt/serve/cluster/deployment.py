@@ -52,6 +52,7 @@ class Described:
     precision: str
     threads: int
     versions: dict[str, str]
+    machine: None = None
     max_batch: None = None
     batch_sizes: None = None
     cond: None = None
