@@ -43,10 +43,11 @@ class Family:
     disk_gib: float  # at scale 1
 
 
-FAMILIES = {"sd15": Family("fp32", ("fp32", "fp16"), 20.0), "sdxl": Family("fp16", ("fp16",), 45.0)}
+FAMILIES = {"sd15": Family("fp32", ("fp32", "fp16", "int8-weights"), 20.0), "sdxl": Family("fp16", ("fp16",), 45.0)}
 BARS = (
     Bar("SD 1.5, export", ("sd15.export fp32",), "peak_rss_gib", 12.0, "GiB"),
     Bar("SD 1.5, export", ("sd15.export fp32",), "wall_s", 240.0, "s"),
+    Bar("SD 1.5 with weights in int8, sample", ("sd15.sample int8-weights",), "peak_rss_gib", 2.0, "GiB"),
     Bar("SDXL, export in fp16", ("sdxl.export fp16",), "peak_rss_gib", 20.0, "GiB"),
 )
 

@@ -38,6 +38,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+    INT8_WEIGHTS = "int8-weights"  # stored in int8, computed in float32: a quarter of the memory, and no speed
 
 
 class IndicatorMode(StrEnum):

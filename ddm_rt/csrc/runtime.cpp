@@ -56,7 +56,7 @@ RuntimeConfig config_of(const Field& tree) {
     return {
         .family = static_cast<Family>(tree.get("family", "pixel").choice({"pixel", "sd", "sdxl"})),
         .name = name,
-        .precision = tree.get("precision", "fp32").one_of({"fp32", "fp16", "bf16", "int8", "fp8"}),
+        .precision = tree.get("precision", "fp32").one_of({"fp32", "fp16", "bf16", "int8", "fp8", "int8-weights"}),
         .latent_shape = {latent[0].whole(1), latent[1].whole(1), latent[2].whole(1)},
         .image_size = tree["image_size"].whole(1),
         .channels = channels,

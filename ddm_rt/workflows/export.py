@@ -16,7 +16,7 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import Array, Cond, Engine
 from ddm_rt.errors import DdmError
-from ddm_rt.export.precision.convert import QUANTIZED, Calibration, convert
+from ddm_rt.export.precision.convert import CALIBRATED, Calibration, convert
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
@@ -108,7 +108,7 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
 
 def _convert(bundle: Bundle, out: Path, precision: Precision, images: int, progress: OnStage | None) -> Bundle:
     calibration = None
-    if precision in QUANTIZED:
+    if precision in CALIBRATED:
         if progress is not None:
             progress(0, 1, "calibrating")
         calibration = calibrate(bundle, images)

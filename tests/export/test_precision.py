@@ -13,22 +13,30 @@ from denoiser_calls import denoiser_call
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tolerances import PRECISION_REL
+from tolerances import PRECISION_REL, WEIGHTS_GREY_LEVELS
 
 from ddm_rt import graph_files
 from ddm_rt.bundle import INDEX, WEIGHTS, Bundle, FileEntry
 from ddm_rt.config import Precision
+from ddm_rt.engine.cpu.ort import OrtEngine
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export import plugin_node
 from ddm_rt.export.plugin_node import PLUGIN_GRAPH
 from ddm_rt.export.precision import half, opset
-from ddm_rt.export.precision.convert import QUANTIZED, RECIPES, Calibration, convert, convert_graph, quantize
+from ddm_rt.export.precision.convert import CALIBRATED, RECIPES, Calibration, convert, convert_graph, quantize
 from ddm_rt.export.precision.quantize import Ranges
 from ddm_rt.files import sha256
+from ddm_rt.sample.pipeline import Pipeline
 
 Calls = list[dict[str, NDArray[np.float32]]]
 LAYERS = 38  # of the run, that are quantised
-HALF = {Precision.BF16: TensorProto.BFLOAT16}
+HALF = {Precision.BF16: TensorProto.BFLOAT16, Precision.INT8_WEIGHTS: TensorProto.FLOAT}
+FILES = [
+    (precision, name)
+    for precision in RECIPES
+    for name in ("denoiser.onnx", PLUGIN_GRAPH)
+    if (precision, name) != (Precision.INT8_WEIGHTS, PLUGIN_GRAPH)  # whose kernel computes in half precision
+]
 
 
 def relative(found: NDArray, wanted: NDArray) -> float:
@@ -41,7 +49,9 @@ def converted(plugin_bundle: Bundle, ranges: Ranges) -> dict[Precision, dict[str
     paths = (plugin_bundle.graphs["denoiser"], plugin_bundle.path / PLUGIN_GRAPH)
     return {
         precision: {
-            path.name: convert_graph(path, precision, ranges if precision in QUANTIZED else None) for path in paths
+            path.name: convert_graph(path, precision, ranges if precision in CALIBRATED else None)
+            for path in paths
+            if (precision, path.name) in FILES
         }
         for precision in RECIPES
     }
@@ -63,14 +73,14 @@ def test_how_far_from_fp32(
         found = ort.InferenceSession(model.SerializeToString()).run(None, feeds)[0]
         assert found.dtype == np.float32
         assert 0 < relative(found, wanted) < on_ort
-        # The plugin variant holds the same numbers: its layers were calibrated through the other graph.
-        spelled = plugin_node.spelled_out(converted[precision][PLUGIN_GRAPH]).SerializeToString()
-        again = ort.InferenceSession(spelled).run(None, feeds)[0]
-        assert relative(again, wanted) < on_ort
+        if PLUGIN_GRAPH in converted[precision]:
+            # It holds the same numbers: its layers were calibrated through the other graph.
+            spelled = plugin_node.spelled_out(converted[precision][PLUGIN_GRAPH]).SerializeToString()
+            again = ort.InferenceSession(spelled).run(None, feeds)[0]
+            assert relative(again, wanted) < on_ort
 
 
-@pytest.mark.parametrize("name", ["denoiser.onnx", PLUGIN_GRAPH])
-@pytest.mark.parametrize("precision", RECIPES)
+@pytest.mark.parametrize(("precision", "name"), FILES)
 def test_what_computes_in_what(
     converted: dict[Precision, dict[str, onnx.ModelProto]], precision: Precision, name: str
 ) -> None:
@@ -98,7 +108,7 @@ def test_a_value_is_cast_once_however_many_use_it(converted: dict[Precision, dic
     assert max(casts.values()) == 1
 
 
-@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("precision", [*CALIBRATED, Precision.INT8_WEIGHTS])
 def test_pairs_on_layers_and_nowhere_else(
     converted: dict[Precision, dict[str, onnx.ModelProto]], precision: Precision
 ) -> None:
@@ -112,7 +122,8 @@ def test_pairs_on_layers_and_nowhere_else(
         if node.op_type in ("Conv", "Gemm", "MatMul") and pair is not None and pair.op_type == "DequantizeLinear":
             quantized += 1
             assert node.op_type != "Conv" or "x_t" not in node.input
-            assert maker[node.input[0]].op_type == "DequantizeLinear"
+            inputs = RECIPES[precision].inputs
+            assert (maker[node.input[0]].op_type == "DequantizeLinear") == inputs
             assert all(name in weights for name in node.input[2:])  # biases stay
         elif node.op_type == "MatMul" and node.input[1] not in weights:
             operands = {maker[name].op_type for name in node.input if name in maker}
@@ -160,6 +171,20 @@ def test_a_bundle_of_its_own(plugin_bundle: Bundle, calls: Calls, tmp_path: Path
         convert(made, tmp_path / "fp16", Precision.FP16)
 
 
+def test_weights_alone_in_int8(plugin_bundle: Bundle, tmp_path: Path) -> None:
+    """Without a calibration, in float32, and without the plugin's graph, whose kernel computes in half precision."""
+    made = convert(plugin_bundle, tmp_path / "weights", Precision.INT8_WEIGHTS)
+    assert PLUGIN_GRAPH not in made.index.files
+    assert f"{PLUGIN_GRAPH}.data" not in made.index.files
+    assert made.config == plugin_bundle.config.model_copy(update={"precision": Precision.INT8_WEIGHTS})
+    said = made.index.provenance["precision"]
+    assert said["calibration"] is None
+    assert said["report"]["quantized_layers"]["denoiser.onnx"] == LAYERS
+    wanted = Pipeline(plugin_bundle, OrtEngine(plugin_bundle, threads=1)).generate(n=2, seed=1).images
+    found = Pipeline(made, OrtEngine(made, threads=1)).generate(n=2, seed=1).images
+    assert 0 < np.abs(found.astype(int) - wanted).mean() < WEIGHTS_GREY_LEVELS
+
+
 def test_weights_and_plans_stay_behind(tiny_bundle: Bundle, tmp_path: Path) -> None:
     old = Path(shutil.copytree(tiny_bundle.path, tmp_path / "exported for torch"))
     (old / WEIGHTS).write_bytes(b"of the float32 graphs")
@@ -175,7 +200,7 @@ def test_int8_needs_a_calibration_set(tiny_bundle: Bundle, tmp_path: Path) -> No
         convert(tiny_bundle, tmp_path / "out", Precision.INT8)
     with pytest.raises(DdmError, match=r"denoiser\.onnx: no calls were recorded"):
         convert(tiny_bundle, tmp_path / "out", Precision.INT8, calibration=Calibration([], {}))
-    with pytest.raises(DdmError, match="precision is fp32; expected one of: fp16, bf16, int8, fp8"):
+    with pytest.raises(DdmError, match="precision is fp32; expected one of: fp16, bf16, int8, fp8, int8-weights"):
         convert(tiny_bundle, tmp_path / "out", Precision.FP32)
     assert list(tmp_path.iterdir()) == []
 

@@ -36,7 +36,8 @@ class Recipe:
 
     compute: int  # element type of what isn't quantised
     opset: int  # the first whose operators take the types
-    stored: int | None = None  # element type of quantised layers' inputs and weights
+    stored: int | None = None  # element type of quantised layers' weights
+    inputs: bool = True  # whether it is that of their inputs too
     runs_on_cpu: bool = True  # ONNX Runtime's CPU provider has the operators
 
 
@@ -46,8 +47,10 @@ RECIPES = {
     Precision.BF16: Recipe(TensorProto.BFLOAT16, 22, runs_on_cpu=False),
     Precision.INT8: Recipe(TensorProto.FLOAT16, 19, TensorProto.INT8),
     Precision.FP8: Recipe(TensorProto.FLOAT16, 19, TensorProto.FLOAT8E4M3FN),
+    # For CPUs, whose engines have float32 kernels for everything.
+    Precision.INT8_WEIGHTS: Recipe(TensorProto.FLOAT, 19, TensorProto.INT8, inputs=False),
 }
-QUANTIZED = tuple(precision for precision, recipe in RECIPES.items() if recipe.stored is not None)
+CALIBRATED = tuple(precision for precision, recipe in RECIPES.items() if recipe.stored is not None and recipe.inputs)
 _MULTIPLYING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _UNRUNNABLE = (
     ort_errors.Fail,
@@ -78,7 +81,8 @@ def convert(
 
     Graphs that multiply nothing are copied, and so is the decoder of an SDXL checkpoint that asks for that
     (`force_upcast`: its VAE's values leave fp16's range). int8 and fp8 need `calibration` and quantise the denoiser,
-    which is the only call in the loop; the other graphs are fp16. The new bundle has its own id, names the old one in
+    which is the only call in the loop; the other graphs are fp16. int8-weights stores the weights of all graphs' layers
+    in int8, without a calibration; they compute in float32. The new bundle has its own id, names the old one in
     its provenance, and has neither weights.safetensors nor the old one's plans.
 
     Raises DdmError where the bundle isn't fp32, `out` is occupied, an operator, tensor or value doesn't fit (named),
@@ -86,11 +90,11 @@ def convert(
     """
     check_free(out)
     _check(bundle, precision, calibration)
-    groups = _groups(bundle)
+    groups = _groups(bundle, RECIPES[precision])
     names = [name for group in groups for name in group]
     recipe = RECIPES[precision]
     ranges = None
-    if calibration is not None and recipe.stored is not None:
+    if calibration is not None and precision in CALIBRATED:
         ranges = quantize.measure(bundle.graphs["denoiser"], calibration.calls)
     report: dict[str, Any] = {}
 
@@ -143,11 +147,14 @@ def convert_graph(
     half.element_types(model, path)  # names what can't be converted before anything is computed
     if any(node.op_type in _MULTIPLYING for node in model.graph.node):
         opset.raise_to(model, recipe.opset, path)
-        if ranges is not None and recipe.stored is not None:
+        quantized = None
+        if recipe.stored is not None and not recipe.inputs:
+            quantized = quantize.insert_weights(model, path, recipe.stored)
+        elif recipe.stored is not None and ranges is not None:
             quantized = quantize.insert(model, path, ranges, recipe.stored)
-            if report is not None:
-                report.setdefault("quantized_layers", {})[path.name] = quantized
-        return half.to_half(model, path, recipe.compute)
+        if report is not None and quantized is not None:
+            report.setdefault("quantized_layers", {})[path.name] = quantized
+        return model if recipe.compute == TensorProto.FLOAT else half.to_half(model, path, recipe.compute)
     inlined = [half.inlined(tensor, path.parent) for tensor in model.graph.initializer]
     del model.graph.initializer[:]
     model.graph.initializer.extend(inlined)
@@ -171,25 +178,27 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
             f"{bundle.runtime_path}: field precision is {bundle.config.precision}; only an fp32 bundle is "
             "converted: rounding twice is not the same as rounding once"
         )
-    if precision in QUANTIZED and calibration is None:
+    if precision in CALIBRATED and calibration is None:
         raise DdmError(f"precision {precision} needs a calibration set")
 
 
-def _groups(bundle: Bundle) -> list[tuple[str, ...]]:
-    """The graphs to convert; those that share their tensors together."""
+def _groups(bundle: Bundle, recipe: Recipe) -> list[tuple[str, ...]]:
+    """The graphs to convert; those that share their tensors together. The plugin's kernel needs half precision."""
     files = [path.name for path in bundle.graphs.values()]
     # A decoder that was put in the VAE's place (provenance names it) is as it is for lack of such trouble.
     own_vae = bundle.config.family is Family.SDXL and not bundle.index.provenance.get("decoder")
     if own_vae and bundle.model.vae["force_upcast"]:
         files.remove("decoder.onnx")
-    plugin = {"denoiser.onnx": (PLUGIN_GRAPH,)} if PLUGIN_GRAPH in bundle.index.files else {}
+    in_half = recipe.compute != TensorProto.FLOAT
+    plugin = {"denoiser.onnx": (PLUGIN_GRAPH,)} if in_half and PLUGIN_GRAPH in bundle.index.files else {}
     return [(name, *plugin.get(name, ())) for name in files]
 
 
 def _copy_rest(bundle: Bundle, directory: Path, converted: Sequence[str]) -> None:
     """What isn't among the graphs to convert, their weights, nor made from one."""
     for name in bundle.index.files:
-        theirs = name.removesuffix(".data") in converted or name in (INDEX, WEIGHTS, *SETTINGS)
+        graph = name.removesuffix(".data")
+        theirs = graph in converted or graph == PLUGIN_GRAPH or name in (INDEX, WEIGHTS, *SETTINGS)
         if not theirs and not name.startswith(DERIVED):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, directory / name)

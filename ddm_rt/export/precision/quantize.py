@@ -20,6 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ddm_rt import graph_files
 from ddm_rt.errors import DdmError
+from ddm_rt.export.precision import half
 
 Feeds = Mapping[str, NDArray[Any]]  # one call of the graph
 Ranges = dict[str, float]  # Layer.key -> largest magnitude of the layer's input
@@ -131,6 +132,26 @@ def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int
     scale_of: dict[str, float] = {}
     for layer in found:
         scale_of[layer.input] = max(scale_of.get(layer.input, 0.0), ranges[layer.key])
+    _rewrite(model, path, found, kind, scale_of)
+    return len(found)
+
+
+def insert_weights(model: onnx.ModelProto, path: Path, kind: int) -> int:
+    """Quantise the weights of the layers of `model` (read from `path`), and nothing that passes between them; returns
+    how many. All tensors are in `model` afterwards.
+    """
+    found = layers(model, path)
+    _rewrite(model, path, found, kind, {})
+    inlined = [half.inlined(tensor, path.parent) for tensor in model.graph.initializer]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(inlined)
+    return len(found)
+
+
+def _rewrite(
+    model: onnx.ModelProto, path: Path, found: Collection[Layer], kind: int, scale_of: Mapping[str, float]
+) -> None:
+    """Put pairs before the layers `found`: on their weights, and on inputs that `scale_of` knows the range of."""
     at = {layer.node: layer for layer in found}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     writer = _Writer(kind)
@@ -138,7 +159,8 @@ def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int
     for number, node in enumerate(model.graph.node):
         if number in at:
             layer = at[number]
-            node.input[0] = writer.activation(layer.input, scale_of[layer.input], nodes)
+            if layer.input in scale_of:
+                node.input[0] = writer.activation(layer.input, scale_of[layer.input], nodes)
             weight = graph_files.value(weights[layer.weight], path.parent)
             node.input[1] = writer.weight(layer.weight, weight, layer.axis, nodes)
         nodes.append(node)
@@ -149,7 +171,6 @@ def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*kept, *writer.initializers])
-    return len(found)
 
 
 class _Writer:
