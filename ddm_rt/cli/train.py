@@ -1,4 +1,6 @@
-"""`ddm-rt train` and `distill`: a model from images or from a Stable Diffusion checkpoint, and a student of it."""
+"""`ddm-rt train`, `distill` and `distill-decoder`: a model from images or from a Stable Diffusion checkpoint, a student
+of it, and a small decoder.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -230,3 +232,43 @@ def distill(
         run_distillation(run, out, fields, progress=progress, grid_every=grid_every)
     if connect().main:
         say(f"run: {out}")
+
+
+@makes_models(Options="data steps batch_size crop", Network="width blocks", Progress="log_steps")
+def distill_decoder(
+    run: Annotated[Path, Argument(help="A run on a Stable Diffusion checkpoint, trained or imported.")],
+    out: Annotated[Path, Option(help="Folder of the decoder. The same command resumes it.")],
+    data: Annotated[str | None, Option(help="Images to learn from. By default those of the run.")] = None,
+    steps: Annotated[int, Option(min=1, help="Number of optimizer steps.")] = 2000,
+    batch_size: Annotated[int, Option(min=1, help="Crops of images in a step.")] = 4,
+    crop: Annotated[int, Option(min=8, help="Pixels a side of a crop.")] = 128,
+    width: Annotated[int, Option(min=8, help="Channels of the decoder.")] = 64,
+    blocks: Annotated[int, Option(min=1, help="Blocks of each resolution.")] = 3,
+    seed: Annotated[int, Option(help="Seed of all that training draws.")] = 0,
+    threads: Annotated[int, Option(min=1, help="CPU threads.")] = 1,
+    log_steps: LogSteps = False,
+) -> None:
+    """Distil a small decoder that takes the place of a VAE's. Its images are near the VAE's, and cost much less.
+
+    It is diffusers' AutoencoderTiny. Each step draws crops of images, and the decoder learns what the VAE makes of
+    their latents. At the end the command says how far it is from the VAE on images that it never saw.
+
+    Examples:
+
+        ddm-rt distill-decoder runs/sd --out decoders/sd
+        ddm-rt distill-decoder runs/imported --data photos/ --steps 5000 --out decoders/sd
+        ddm-rt export runs/sd --decoder decoders/sd --out bundles/sd
+    """
+    from ddm_rt.train.distill.decoder import DecoderConfig
+    from ddm_rt.train.distill.decoder import distill_decoder as run_distillation
+
+    config = DecoderConfig(
+        steps=steps, batch_size=batch_size, crop=crop, width=width, blocks=blocks, seed=seed, threads=threads
+    )
+    with _watched({"train": "distilling"}, log_steps) as progress:
+        found = run_distillation(run, out, config, data, progress["train"])
+    say(f"decoder: {out}")
+    say(
+        f"from the VAE on {found.held_out} images it never saw: {found.mean_abs_grey_levels:.1f} grey levels "
+        f"in the mean, PSNR {found.psnr_db:.1f} dB"
+    )

@@ -128,7 +128,7 @@ def _fit(trainer: Trainer, out: Path, digest: str, progress: Mapping[str, OnFigu
     checkpoints.mkdir(exist_ok=True)
     for path in sorted(checkpoints.glob("step_*.safetensors"))[-1:]:
         trainer.load_checkpoint(path, digest)
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         while trainer.step < config.train.steps:
             loss = trainer.advance()
             # Read once: a request that comes after the checkpoint waits for the next step.
@@ -200,7 +200,7 @@ def _nothing_left_of_bad_input(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """A list that becomes non-empty on SIGINT or SIGTERM; the step in progress is finished first."""
     seen: list[int] = []
 

@@ -20,7 +20,7 @@ from ddm_rt.runtime import Codes
 
 COMMANDS = (
     *("train", "import", "distill", "export", "build", "upgrade", "calibrate", "sample", "train-judge", "evaluate"),
-    *("discover", "steer", "export-judge", "card"),
+    *("discover", "steer", "export-judge", "card", "distill-decoder", "cache"),
     *("compare", "bench", "serve", "doctor", "demo", "version"),
 )
 

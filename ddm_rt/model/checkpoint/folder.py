@@ -110,15 +110,22 @@ def read_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     )
 
 
-def load_base(model: LatentDDM, checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32) -> None:
-    """Fill unet, vae and text encoders of `model` in `dtype` (None: as they are stored); the indicator is left alone.
+def load_base(
+    model: LatentDDM,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype | None = torch.float32,
+    only: Container[str] | None = None,
+) -> None:
+    """Fill unet, vae and text encoders of `model`, or those of them named in `only`, in `dtype` (None: as they are
+    stored); the indicator is left alone.
 
     `model` may be on the meta device. Tensors of `dtype` are mapped from the files, not copied: nothing may write
     into those files while the model lives. Raises BundleError naming the file and the first tensor that is missing,
     foreign, of another shape or not finite.
     """
     for component, files in _components(checkpoint.path, checkpoint.model.family, checkpoint.variant).items():
-        fill(component_module(model, component), files, dtype)
+        if only is None or component in only:
+            fill(component_module(model, component), files, dtype)
 
 
 def save_checkpoint(model: LatentDDM, like: Checkpoint, out: Path, dtype: torch.dtype) -> None:
