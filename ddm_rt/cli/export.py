@@ -59,7 +59,10 @@ def export(
         bool, Option(help="Let the conditioner make attention's keys and values, once per prompt and code.")
     ] = False,
     decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
-    calibration_images: Annotated[int, Option(min=1, help="Balanced images that set int8's and fp8's ranges.")] = 64,
+    calibration_images: Annotated[
+        int | None,
+        Option(min=1, help="Balanced images that set int8's and fp8's ranges: 64, or 4 on a Stable Diffusion model."),
+    ] = None,
 ) -> None:
     """Make a bundle from a run. Its ONNX graphs are checked against torch before anything is written.
 
@@ -68,6 +71,7 @@ def export(
         ddm-rt export runs/ours --out bundles/ours
         ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
         ddm-rt export digits --precision int8 --out bundles/digits-int8
+        ddm-rt export bundles/sd --precision int8-weights --out bundles/sd-small
         ddm-rt export runs/sd --precision fp16 --decoder taesd/ --out bundles/sd
         ddm-rt export runs/sd --precision fp16 --precompute-kv --out bundles/sd-kv
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, SHIPPED, Bundle
-from ddm_rt.config import Balance, Precision
+from ddm_rt.config import Balance, Family, Precision
 from ddm_rt.engine import backends
 from ddm_rt.engine.composed import Composed
-from ddm_rt.engine.contract import Array, Cond, Engine
+from ddm_rt.engine.contract import Array, Cond, Engine, usable_cores
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision.convert import CALIBRATED, Calibration, convert
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
 
-# Trajectories of this many images, and one of four as many again with the null code; calls at this many of their steps.
-IMAGES, STEPS = 64, 8
+
+@dataclass(frozen=True)
+class Effort:
+    """What calls to calibrate with cost: trajectories of so many images, and of one of four as many again with the null
+    code, each of so many steps (None: as many as the bundle takes), of which `kept` are recorded.
+    """
+
+    images: int
+    steps: int | None
+    kept: int
+    all_cores: bool  # whether passes are so long that all cores compute one; how many they are is in the provenance
+
+
+# A pass of Stable Diffusion takes seconds on a CPU: 50 passes there, recorded and then measured, take ten minutes.
+PIXELS, LATENTS = Effort(64, None, 8, all_cores=False), Effort(4, 5, 5, all_cores=True)
 _SEED = 0
 _NOT_RECORDED = {"num_steps", "eta", "guidance_scale", "indicator_scale", "clip"}  # of the sampling's defaults
 
@@ -35,7 +49,7 @@ def export(
     plugin: bool = False,
     precompute_kv: bool = False,
     decoder: Path | None = None,
-    calibration_images: int = IMAGES,
+    calibration_images: int | None = None,
     progress: OnStage | None = None,
 ) -> Bundle:
     """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`.
@@ -65,21 +79,24 @@ def export(
         return _convert(bundle, out, precision, calibration_images, progress)
 
 
-def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibration:
+def calibrate(bundle: Bundle, images: int | None = None, seed: int = _SEED) -> Calibration:
     """Denoiser calls along trajectories of `bundle` with its default sampler: deterministic, on ONNX Runtime.
 
     The codes of `images` images are drawn by quota, so every mode of the data has its share however rare it is, both
     branches of guidance being recorded; a fourth as many more images have the null code throughout. Of each trajectory
-    `STEPS` evenly spaced steps are kept. Raises DdmError for fewer than 1 image.
+    some evenly spaced steps are kept: see `Effort`. Raises DdmError for fewer than 1 image.
     """
+    effort = PIXELS if bundle.config.family is Family.PIXEL else LATENTS
+    images = effort.images if images is None else images
     if images < 1:
         raise DdmError(f"calibration images: {images}; expected at least 1")
-    recorder = _Recorder(backends.load(bundle, "onnxruntime", threads=1, device="cpu"))
+    threads = usable_cores() if effort.all_cores else 1
+    recorder = _Recorder(backends.load(bundle, "onnxruntime", threads=threads, device="cpu"))
     pipeline = Pipeline(bundle, recorder)
     buckets = pipeline.buckets  # tried out on noise, which is not to be recorded
     sampling = bundle.config.sampling
-    steps = sampling.num_steps
-    kept = {round(step) for step in np.linspace(0, steps - 1, min(STEPS, steps))}
+    steps = effort.steps or sampling.num_steps
+    kept = {round(step) for step in np.linspace(0, steps - 1, min(effort.kept, steps))}
     counts: Counter[int] = Counter()
     for number, balance in ((images, Balance.AUTO), (-(-images // 4), Balance.OFF)):
         recorder.recording = 0 in kept
@@ -87,7 +104,7 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
         def on_step(done: int, total: int) -> None:
             recorder.recording = done % steps in kept
 
-        generation = pipeline.generate(n=number, seed=seed, balance=balance, on_step=on_step)
+        generation = pipeline.generate(n=number, seed=seed, balance=balance, num_steps=steps, on_step=on_step)
         recorder.recording = False
         counts.update(generation.codes)
     return Calibration(
@@ -99,14 +116,16 @@ def calibrate(bundle: Bundle, images: int = IMAGES, seed: int = _SEED) -> Calibr
             "steps": sorted(kept),
             "num_steps": steps,
             **sampling.model_dump(mode="json", exclude=_NOT_RECORDED),
+            **({"threads": threads} if effort.all_cores else {}),
             "seed": seed,
             "buckets": list(buckets),
             "range": "largest magnitude",
         },
+        threads,
     )
 
 
-def _convert(bundle: Bundle, out: Path, precision: Precision, images: int, progress: OnStage | None) -> Bundle:
+def _convert(bundle: Bundle, out: Path, precision: Precision, images: int | None, progress: OnStage | None) -> Bundle:
     calibration = None
     if precision in CALIBRATED:
         if progress is not None:
@@ -132,6 +151,10 @@ class _Recorder(Composed):
             # `cond` is the same at every step, and arrays are never written into: ready keys and values are large.
             self.calls.append({"x_t": np.array(x_t), "t": np.array(t), **cond})
         return self._engine.denoiser(x_t, t, cond)
+
+    def images(self, x0: Array) -> NDArray[np.uint8]:
+        """Black: nobody looks at them, and a VAE takes as long as some passes."""
+        return np.zeros((len(x0), 1, 1, 3), np.uint8)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

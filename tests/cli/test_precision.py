@@ -1,6 +1,7 @@
 """`ddm-rt export --precision`: from a run, from a bundle, with its calibration set; sampling from what it makes."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import NULL_CODE, Precision
 from ddm_rt.export import graph
 from ddm_rt.export.precision import convert as export_precision
-from ddm_rt.workflows.export import STEPS, calibrate
+from ddm_rt.workflows.export import LATENTS, PIXELS, calibrate
 
 
 def test_calibration_is_balanced_and_deterministic(tiny_bundle: Bundle) -> None:
@@ -26,11 +27,19 @@ def test_calibration_is_balanced_and_deterministic(tiny_bundle: Bundle) -> None:
     assert per_top == [4, 4]
     steps = tiny_bundle.config.sampling.num_steps
     assert first.origin["steps"] == list(range(steps))  # there are fewer than are kept
-    assert steps < STEPS
+    assert steps < PIXELS.kept
     # Both branches of guidance: null codes have an indicator scale of 0.
     scales = np.concatenate([call["code_scale"] for call in first.calls])
     assert len(scales) == first.origin["rows"] == steps * (8 * 2 + 2)
     assert (scales == 0).sum() == steps * (8 + 2)
+
+
+def test_a_model_of_latents_takes_few_passes(latent_bundles: Mapping[str, Bundle]) -> None:
+    found = calibrate(latent_bundles["sd15"])
+    assert sum(found.origin["images_per_code"].values()) == LATENTS.images + 1
+    assert found.origin["steps"] == list(range(LATENTS.kept))
+    assert found.origin["num_steps"] == LATENTS.steps
+    assert found.origin["threads"] == found.threads
 
 
 def test_noise_that_tries_out_batch_sizes_is_not_recorded(tiny_bundle: Bundle) -> None:

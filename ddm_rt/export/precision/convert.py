@@ -67,6 +67,7 @@ class Calibration:
 
     calls: Sequence[Feeds]
     origin: Mapping[str, Any]
+    threads: int = 1  # to measure them with; another number may give slightly other ranges
 
 
 def convert(
@@ -95,7 +96,7 @@ def convert(
     recipe = RECIPES[precision]
     ranges = None
     if calibration is not None and precision in CALIBRATED:
-        ranges = quantize.measure(bundle.graphs["denoiser"], calibration.calls)
+        ranges = quantize.measure(bundle.graphs["denoiser"], calibration.calls, calibration.threads)
     report: dict[str, Any] = {}
 
     def fill(directory: Path) -> None:
