@@ -312,6 +312,10 @@ class DistillConfig(Frozen):
     # The states that it learns from: of so many paths of the teacher from noise on; 0: noised images, where the path's
     # end is what the student's own average sees.
     paths: Annotated[int, Field(ge=0)] = 0
+    # Against a discriminator of the teacher's images, whichever noise they come from; the paths' ends are those images.
+    adversarial: bool = False
+    walk_steps: Annotated[int, Field(ge=1)] = 25  # of the walks that make them
+    discriminator_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     one_step_start: bool = False  # of a path: the teacher takes the first phase in one guided step, the others in many
     huber: Annotated[float, Field(gt=0)] = 1e-3  # where the loss turns from squares to absolute values
     lora: LoraConfig | None = None  # the student's own factors; RunConfig.lora: with the teacher's

@@ -47,7 +47,7 @@ class Graph(Protocol):
     inputs: list[str]
     outputs: list[str]
 
-    def __init__(self, path: Path, threads: int, bundle_id: str) -> None: ...
+    def __init__(self, path: Path, threads: int, bundle: Bundle) -> None: ...
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
@@ -77,7 +77,7 @@ class CpuEngine(HostArrays):
     def _open(self, name: str) -> Graph:
         path = self._bundle.graphs[name]
         try:
-            graph = self.graph(path, self.threads, self._bundle.bundle_id)
+            graph = self.graph(path, self.threads, self._bundle)
         except self.unreadable as error:
             raise BundleError(f"{path}: not a graph that {self.library} {self.version} runs: {error}") from error
         check_names(self._bundle.config, name, path, graph.inputs, graph.outputs)

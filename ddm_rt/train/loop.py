@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddm_rt.config import NULL_CODE, IndicatorMode, Precision, RunConfig
@@ -27,6 +28,7 @@ from ddm_rt.train.loss import ddm_loss, dropped, training_target
 from ddm_rt.train.trainee import Classes, Material
 
 KEPT_CHECKPOINTS = 2
+_NETWORKS = ("model.", "ema.", "head.", "heads.")  # what names of their tensors in a checkpoint begin with
 _log = logging.getLogger(__name__)
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly
 
@@ -135,7 +137,7 @@ class Trainer:
             part_loss = self._loss(part, known * part.size / batch.size) * (part.size / own.size)
             self.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss = loss + part_loss.detach()
-        self._share_gradients()
+        self._share_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, train.grad_clip)
         self.scaler.step(self.optimizer)
@@ -190,13 +192,17 @@ class Trainer:
         """`Subject.condition` of the images of `batch`."""
         return self.subject.condition(batch.image, batch.code, batch.no_text)
 
-    def _share_gradients(self) -> None:
+    def _share_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Over the processes. What had no part in any loss of this one has a gradient of zero."""
         if self.processes.count > 1:
-            for parameter in self.parameters:
+            for parameter in parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            self.processes.average([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+            self.processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def optimizers(self) -> dict[str, tuple[Optimizer, Sequence[Tensor]]]:
+        """All that have a state, by their name in a checkpoint, and what they move."""
+        return {"optimizer": (self.optimizer, self.parameters)}
 
     def _rate(self) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -242,9 +248,10 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """All state that the next step depends on, by name; of a base checkpoint only what is trained."""
         found = self._weights()
-        for i, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{i}.{name}"] = value
+        for optimizer, (moving, parameters) in self.optimizers().items():
+            for i, parameter in enumerate(parameters):
+                for name, value in moving.state.get(parameter, {}).items():
+                    found[f"{optimizer}.{i}.{name}"] = value
         for name, number in self.scaler.state_dict().items():
             found[f"scaler.{name}"] = torch.tensor(number, dtype=torch.float64)
         return found
@@ -287,7 +294,7 @@ class Trainer:
         if metadata.get("config") != config_digest:
             raise BundleError(f"{path}: made with another configuration; choose another --out")
         weights = self._weights()
-        if odd := weights.keys() ^ {name for name in found if name.startswith(("model.", "ema.", "head."))}:
+        if odd := weights.keys() ^ {name for name in found if name.startswith(_NETWORKS)}:
             part, _, name = min(odd).partition(".")
             raise BundleError(f"{path}: tensors under '{part}.' don't fit the model: {name} is in one of them only")
         with torch.no_grad():
@@ -297,11 +304,12 @@ class Trainer:
                         f"{path}: tensor {name} is {list(found[name].shape)}; expected {list(tensor.shape)}"
                     )
                 tensor.copy_(found[name])
-        for i, parameter in enumerate(self.parameters):
-            prefix = f"optimizer.{i}."
-            state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
-            if state:
-                self.optimizer.state[parameter] = {name: laid_out(v, parameter) for name, v in state.items()}
+        for optimizer, (moving, parameters) in self.optimizers().items():
+            for i, parameter in enumerate(parameters):
+                prefix = f"{optimizer}.{i}."
+                state = {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}
+                if state:
+                    moving.state[parameter] = {name: laid_out(v, parameter) for name, v in state.items()}
         if self.scaler.is_enabled():
             kinds = {name: type(number) for name, number in self.scaler.state_dict().items()}
             self.scaler.load_state_dict({name: kind(found[f"scaler.{name}"]) for name, kind in kinds.items()})

@@ -23,7 +23,13 @@ from ddm_rt.train.run import Interrupted
 from ddm_rt.train.trainee import Classes, Material
 
 PATHS = 70  # in two files
-FEW = {"distill.paths": PATHS, "train.steps": 9, "train.batch_size": PATHS, "train.checkpoint_every": 5}
+FEW = {
+    "distill.adversarial": False,
+    "distill.paths": PATHS,
+    "train.steps": 9,
+    "train.batch_size": PATHS,
+    "train.checkpoint_every": 5,
+}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ _Shapes = tuple[tuple[int, ...], ...]
 class _Graph:
     """One graph, compiled when it is called: denoiser and decoder for the shapes of the call, others once for all."""
 
-    def __init__(self, path: Path, threads: int, bundle_id: str) -> None:
+    def __init__(self, path: Path, threads: int, bundle: Bundle) -> None:
         self._fixed = path.stem in ("denoiser", "decoder")
         self._model = _core().read_model(path)
         self.inputs = [str(port.get_any_name()) for port in self._model.inputs]
@@ -43,7 +43,7 @@ class _Graph:
             # Pinned threads of two processes, or of a server and its batch job, would share cores while others idle.
             "ENABLE_CPU_PINNING": False,
         }
-        self._kept = CompiledGraphs(_core(), _DEVICE, path, bundle_id, settings)
+        self._kept = CompiledGraphs(_core(), _DEVICE, path, bundle.bundle_id, settings)
         self._compiled: OrderedDict[_Shapes, ov.InferRequest] = OrderedDict()
         self._lock = threading.Lock()  # a request computes one call at a time
 

@@ -17,8 +17,8 @@ class _Graph:
     of the digits.
     """
 
-    def __init__(self, path: Path, threads: int, bundle_id: str) -> None:
-        self._session = open_session(path, threads)
+    def __init__(self, path: Path, threads: int, bundle: Bundle) -> None:
+        self._session = open_session(path, threads, frugal=bundle.config.precision is Precision.INT8_WEIGHTS)
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
 

@@ -82,13 +82,17 @@ def cannot_start(provider: str, ordinal: int) -> str | None:
     return None
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on the CPU. Raises what ONNX Runtime does, and DdmError where it took another provider."""
+def open_session(path: Path, threads: int, *, frugal: bool = False) -> ort.InferenceSession:
+    """A session on the CPU; a `frugal` one gives memory back as soon as it can. Raises what ONNX Runtime does, and
+    DdmError where it took another provider.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
+    # The arena keeps all that a call needed at once: .4 GiB at Stable Diffusion's size, which saves 5 % of its time.
+    options.enable_cpu_mem_arena = not frugal
     # Two idle cores: threads that wait without spinning make a call of a small model 11 to 27 % slower. Two busy ones:
     # spinning, as long as it is by default, up to 67 % slower, and for a millisecond up to 39 %.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")

@@ -3,10 +3,11 @@
 What is quantised: inputs and weights of convolutions and linear layers. Not the products of attention (both factors
 are activations), not biases, not layers that read the graph's inputs or make its output (the first and last
 convolution, whose errors nothing averages out, and projections of the few tokens of a prompt), and not the layers that
-see nothing but the timestep.
+see nothing but the timestep. Where weights alone are quantised, those of every layer are: their rounding is small.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ Ranges = dict[str, float]  # Layer.key -> largest magnitude of the layer's input
 
 # Largest magnitude of each type; symmetric, so int8 leaves -128 unused.
 LARGEST = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
+_LARGE_TABLE = 2**20  # numbers in a table of embeddings from which on it is worth four nodes in place of one
 # Int8 steps evenly, so each output channel gets its own step; fp8 has an exponent, and engines take one scale.
 PER_CHANNEL = frozenset({TensorProto.INT8})
 
@@ -42,8 +44,8 @@ class Layer:
     key: str  # sha256 of the weight: the same layer in another variant of the graph
 
 
-def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
-    """The layers of `model` (read from `path`) that are quantised."""
+def layers(model: onnx.ModelProto, path: Path, *, every: bool = False) -> list[Layer]:
+    """The layers of `model` (read from `path`) that are quantised, or `every` one with weights."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     outer = {value.name for value in (*model.graph.input, *model.graph.output)}
     behind = _behind_the_last_layer(model, weights.keys())
@@ -56,7 +58,7 @@ def layers(model: onnx.ModelProto, path: Path) -> list[Layer]:
         edge = outer & {node.input[0], node.output[0]}
         timestep_only = node.op_type == "Gemm" and node.input[0] not in from_image
         last = node.op_type == "Conv" and node.output[0] in behind
-        if edge or last or timestep_only:
+        if not every and (edge or last or timestep_only):
             continue
         values = graph_files.value(weights[node.input[1]], path.parent)
         key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
@@ -137,15 +139,48 @@ def insert(model: onnx.ModelProto, path: Path, ranges: Ranges, kind: int) -> int
 
 
 def insert_weights(model: onnx.ModelProto, path: Path, kind: int) -> int:
-    """Quantise the weights of the layers of `model` (read from `path`), and nothing that passes between them; returns
+    """Quantise the weights of all layers of `model` (read from `path`), and nothing that passes between them; returns
     how many. All tensors are in `model` afterwards.
     """
-    found = layers(model, path)
+    found = layers(model, path, every=True)
     _rewrite(model, path, found, kind, {})
+    _quantize_tables(model, path, kind)
     inlined = [half.inlined(tensor, path.parent) for tensor in model.graph.initializer]
     del model.graph.initializer[:]
     model.graph.initializer.extend(inlined)
     return len(found)
+
+
+def _quantize_tables(model: onnx.ModelProto, path: Path, kind: int) -> None:
+    """Tables of embeddings, of which a call takes some rows: each row has its own step, and they alone are restored."""
+    tables = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= _LARGE_TABLE
+    }
+    users = Counter(name for node in model.graph.node for name in node.input)
+    writer = _Writer(kind)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        if node.op_type != "Gather" or axis or node.input[0] not in tables or users[node.input[0]] > 1:
+            nodes.append(node)
+            continue
+        table, rows, out = node.input[0], node.input[1], node.output[0]
+        stored, steps = writer.table(table, graph_files.value(tables[table], path.parent))
+        nodes += [
+            helper.make_node("Gather", [stored, rows], [f"{out}_stored"], name=f"{out}_stored"),
+            helper.make_node("Cast", [f"{out}_stored"], [f"{out}_cast"], name=f"{out}_cast", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [steps, rows], [f"{out}_steps"], name=f"{out}_steps"),
+            _node("Mul", [f"{out}_cast", f"{out}_steps"], out),
+        ]
+        users[table] = 0
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in tables or users[tensor.name]]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *writer.initializers])
 
 
 def _rewrite(
@@ -209,6 +244,16 @@ class _Writer:
             more = {"axis": axis} if per_channel else {}
             nodes.append(_node("DequantizeLinear", [f"{name}_quantized", scale, zero], out, **more))
         return out
+
+    def table(self, name: str, values: NDArray[Any]) -> tuple[str, str]:
+        """The rows of a table [N, D] as stored numbers, and their steps [N, 1]."""
+        steps = self._rounded(np.abs(values).max(axis=1, keepdims=True, initial=0.0))
+        stored = np.rint(values / steps).clip(-self.largest, self.largest).astype(self.dtype)
+        self.initializers += [
+            numpy_helper.from_array(stored, f"{name}_quantized"),
+            numpy_helper.from_array(steps, f"{name}_steps"),
+        ]
+        return f"{name}_quantized", f"{name}_steps"
 
     def _scale(self, name: str, magnitude: NDArray[Any]) -> tuple[str, str]:
         scale = self._rounded(magnitude)

@@ -20,6 +20,7 @@ from ddm_rt.presets import override
 from ddm_rt.progress import OnFigures
 from ddm_rt.runtime import Codes
 from ddm_rt.train.disk_cache import CACHE
+from ddm_rt.train.distill.adversarial import AdversarialDistiller
 from ddm_rt.train.distill.consistency import GRID, Distiller
 from ddm_rt.train.distill.paths import PathDistiller
 from ddm_rt.train.distributed import chosen_device
@@ -29,7 +30,17 @@ from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
 _TAKEN = ("codes.json", "assignment.json", "images.sha256")
-# Chosen on the pair 7v8 alone (benchmarks/results/distill.md). With absolute values for a loss, jumps near the image,
+# Chosen on the pair 7v8 alone (benchmarks/results/distill.md), as those of `_PATHS` were.
+_ADVERSARIAL: dict[str, Any] = {
+    "distill.adversarial": True,
+    "distill.paths": 8192,
+    "train.steps": 1000,
+    "train.learning_rate": 1e-4,
+    "train.warmup_steps": 10,
+    "train.ema_decay": 0.995,
+    "train.weight_decay": 0.0,
+}
+# With absolute values for a loss, jumps near the image,
 # whose errors are small and show, count as much as those near noise.
 _PATHS: dict[str, Any] = {
     "distill.paths": 4096,
@@ -72,7 +83,9 @@ def distill(
     of_device = device_fields(out, chosen_device(), pixels=pixels)
     config = student_config(teacher, of_device | dict(fields or {}))
     assert config.distill is not None
-    kind = PathDistiller if config.distill.paths else Distiller
+    kind: type[Distiller] = PathDistiller if config.distill.paths else Distiller
+    if config.distill.adversarial:
+        kind = AdversarialDistiller
     return carry_out(config, out, partial(_prepare, teacher, config, out), kind, progress, grid_every)
 
 
@@ -96,8 +109,11 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the steps of the teacher's walk")
     text = 1.0 if pixel else sampling.guidance_scale
     code = sampling.indicator_guidance_scale
-    own = _CHECKPOINT if not pixel else _IMAGES if fields.get("distill.paths") == 0 else _PATHS
+    own = _recipe(fields) if pixel else _CHECKPOINT
     paths = fields.get("distill.paths", own.get("distill.paths", 0))
+    adversarial = bool(fields.get("distill.adversarial", own.get("distill.adversarial", False)))
+    if adversarial and (not pixel or not paths):
+        raise DdmError("distill.adversarial needs a run on pixels, and distill.paths of at least 1")
     weights = read(teacher / WEIGHTS, "a finished run has it", BundleError)
     student = config.model_copy(
         update={
@@ -106,6 +122,7 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
                 guidance_scale=text,
                 indicator_guidance_scale=text if code is None else code,
                 clip=sampling.clip,
+                walk_steps=sampling.num_steps,
                 lora=None if pixel else _LORA,
             )
         }
@@ -114,19 +131,21 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         # Where the first phase ends decides what an image shows. A student that learns from noise where many steps end
         # gives something between two kinds of images; where a single guided step ends it can learn. With two phases
         # that step would be half of the path: too far (benchmarks/results/distill.md, digits 0 and 1).
-        "distill.one_step_start": bool(paths) and phases >= 4,
+        "distill.one_step_start": bool(paths) and phases >= 4 and not adversarial,
         "train.indicator_weight": 0.0,
         "train.compile": False,  # both the device's to say, not the teacher's
         "train.precision": Precision.FP32,
-        "sampling.sampler": SamplerName.DDIM,
+        "sampling.sampler": SamplerName.LCM if adversarial else SamplerName.DDIM,
         "schedule.set_alpha_to_one": True,
         # Few "leading" steps begin far below the last timestep: nothing is left of one or two, and what a checkpoint
         # calls noise there isn't. Pixel models with four or more do better with them (results/distill.md).
-        "schedule.timestep_spacing": config.schedule.timestep_spacing if pixel and phases >= 4 else "trailing",
+        "schedule.timestep_spacing": (
+            config.schedule.timestep_spacing if adversarial or (pixel and phases >= 4) else "trailing"
+        ),
         "sampling.num_steps": phases,
         "sampling.eta": 0.0,
         # What stays in x when the teacher's x0 is clipped leads to better images, and x0s beyond the clip lead there.
-        "sampling.clip": None if paths else sampling.clip,
+        "sampling.clip": None if paths and not adversarial else sampling.clip,
         "sampling.guidance_scale": 1.0,
         "sampling.indicator_guidance_scale": 1.0,
     }
@@ -138,6 +157,13 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         )
     student = override(student, own | folded | fields)
     return student if pixel else _with_both_factors(config, student)
+
+
+def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a student of pixels, by what it learns from."""
+    if fields.get("distill.paths") == 0:
+        return _IMAGES
+    return _ADVERSARIAL if fields.get("distill.adversarial", True) else _PATHS
 
 
 def _with_both_factors(teacher: RunConfig, student: RunConfig) -> RunConfig:

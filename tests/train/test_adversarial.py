@@ -1,0 +1,108 @@
+"""Adversarial students: what the discriminator sees, who learns when, resuming exact. The teacher is a tiny run."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ddm_rt.config import RunConfig, SamplerName, parse_json
+from ddm_rt.errors import DdmError
+from ddm_rt.model.assemble import WEIGHTS, assemble
+from ddm_rt.model.unet import DDM
+from ddm_rt.runtime import Codes
+from ddm_rt.schedule import default_table
+from ddm_rt.train.distill import adversarial
+from ddm_rt.train.distill.adversarial import AdversarialDistiller
+from ddm_rt.train.distill.run import distill, student_config
+from ddm_rt.train.pixels import PixelStudent
+from ddm_rt.train.run import Interrupted
+from ddm_rt.train.trainee import Classes, Material
+
+FEW = {"distill.paths": 40, "distill.phases": 2, "train.steps": 8, "train.batch_size": 8, "train.checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("paths")
+
+
+@pytest.fixture
+def distiller(tiny_run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> AdversarialDistiller:
+    """With its paths, which are walked once."""
+    monkeypatch.setattr(adversarial, "_HEADS_FIRST", 2)
+    config = student_config(tiny_run, FEW)
+    codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
+    model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
+    assert isinstance(model, DDM)
+    latents = torch.zeros(20, *config.model.latent_shape(config.data))
+    classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
+    made = AdversarialDistiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
+    made.get_ready(place, {})
+    return made
+
+
+def test_half_of_a_minibatch_begins_at_noise_and_half_at_another_image_of_the_code(
+    distiller: AdversarialDistiller,
+) -> None:
+    batch = distiller.batch()
+    starts = default_table(distiller.config.schedule, distiller.config.sampling).t.tolist()
+    assert distiller.config.sampling.sampler is SamplerName.LCM
+    assert batch.t.tolist() == starts * 4
+    assert batch.target.abs().max() <= 1
+    ends = distiller.clipped(distiller.paths["states"].take(torch.arange(40))[:, -1])
+    codes = distiller.paths["code"].take(torch.arange(40))
+    bar = distiller.alphas_cumprod[int(starts[1])]
+    for image, x_t, code in zip(batch.target[1::2], batch.x_t[1::2], batch.code[1::2], strict=True):
+        assert any(torch.equal(image, end) for end in ends[codes == code])
+        noise = (x_t - bar.sqrt() * ends[codes == code]) / (1 - bar).sqrt()
+        likely = noise.square().mean((1, 2, 3)).min()  # of the image that it was
+        assert abs(likely - 1) < 0.5
+    again = distiller.batch()
+    assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True)), "a function of seed and step"
+
+
+def test_the_discriminator_learns_first_and_the_student_after_it(distiller: AdversarialDistiller) -> None:
+    def state() -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(
+            torch.cat([p.detach().flatten().clone() for p in part])
+            for part in (distiller.parameters, distiller.discriminator.parameters())
+        )
+
+    student, heads = state()
+    losses = [distiller.advance() for _ in range(2)]
+    assert losses[1] < losses[0], "it tells the teacher's images from the teacher's first guesses"
+    assert torch.equal(state()[0], student)
+    assert not torch.equal(state()[1], heads)
+    distiller.advance()
+    assert not torch.equal(state()[0], student)
+    assert all(parameter.requires_grad for parameter in distiller.discriminator.parameters())
+
+
+def test_an_interrupted_student_ends_in_the_same_bytes(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adversarial, "_HEADS_FIRST", 2)
+
+    def stop(done: int, total: int, said: dict[str, float]) -> None:
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        distill(tiny_run, tmp_path / "parts", FEW, progress={"train": stop})
+    distill(tiny_run, tmp_path / "parts", FEW)
+    distill(tiny_run, tmp_path / "whole", FEW)
+    parts, whole = (load_file(tmp_path / name / WEIGHTS) for name in ("parts", "whole"))
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    assert not any(name.startswith("heads") for name in whole), "the discriminator is nobody's but training's"
+
+
+def test_what_does_not_go_together_is_refused(tiny_run: Path, adapted: Path, tmp_path: Path) -> None:
+    with pytest.raises(DdmError, match=r"distill\.adversarial needs a run on pixels"):
+        student_config(adapted, {"distill.adversarial": True, "distill.paths": 8})
+    with pytest.raises(DdmError, match=r"distill\.paths of at least 1"):
+        student_config(tiny_run, {"distill.adversarial": True, "distill.paths": 0})
+    with pytest.raises(DdmError, match=r"train\.precision is fp16"):
+        distill(tiny_run, tmp_path / "run", FEW | {"train.precision": "fp16"})
