@@ -1,16 +1,17 @@
-"""Does a student of four steps keep its teacher's balance and quality? And two steps, one, or the teacher's first step?
+"""Does a student of a few steps keep its teacher's balance, quality and diversity?
 
     python benchmarks/distill.py                # everything that is missing, one set after the other; resumable
     python benchmarks/distill.py --development  # the development set in place of the table's
 
 The teacher is the run `codes` of `balance.py` with its preset and seed, trained again here since weights aren't
-committed. The settings of the student of four steps are the defaults of `ddm-rt distill`. All but one were chosen on
-the development set (7v8 4:1), before any image of the table's sets was made; `distill.one_step_start` came after a
-student without it had failed on 0v1 (results/distill.md has it all). One run each.
+committed. One run each.
 
-Rows: the teacher as it samples by default (25 steps, two branches); the teacher in 4; students made for 4, 2 and 1; and
-"teacher first": the first of the four steps is the teacher's, with guidance, the others are the student's. That needs
-two bundles for one image, while an image's bytes are a function of one bundle id: so it is here and no option.
+Rows: the teacher as it samples by default (25 steps, two branches), and in 4 steps. "Adversarial" students have the
+defaults of `ddm-rt distill`, which were chosen on the development set (7v8 4:1) alone. The others learn their teacher's
+paths by regression (`--set distill.adversarial=false`). Their settings were chosen on that set too, all but one:
+`distill.one_step_start` came after a student without it had failed on 0v1 (results/distill.md has it all). "Teacher
+first": the first of the four steps is the teacher's, with guidance, the others are the student's. That needs two
+bundles for one image, while an image's bytes are a function of one bundle id: so it is here and no option.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
 from ddm_rt.schedule import StepTable
 
-DEVELOPMENT, SETS = ("7v8 4:1",), ("3v8 4:1", "0v1 4:1")
+DEVELOPMENT, SETS = ("7v8 4:1",), ("3v8 4:1", "0v1 4:1", "3v8 1:4", "0v1 1:4")
+BY_REGRESSION = ("3v8 4:1", "0v1 4:1")  # sets that have the rows of those students
 N, SEED, MIN_PER_GROUP, MAX_REQUESTS, AT_ONCE = balance.N, balance.SEED, balance.MIN_PER_GROUP, 20, 64
 ROWS: dict[str, tuple[str, int | None]] = {  # who makes the images, and in how many steps
     "teacher, 25 steps": ("teacher", None),
@@ -44,11 +46,17 @@ ROWS: dict[str, tuple[str, int | None]] = {  # who makes the images, and in how 
     "teacher first, then student": ("both", 4),
     "student, 2 steps": ("student of 2", None),
     "student, 1 step": ("student of 1", None),
+    "adversarial student, 4 steps": ("adversarial of 4", None),
+    "adversarial student, 2 steps": ("adversarial of 2", None),
+    "adversarial student, 1 step": ("adversarial of 1", None),
 }
-STUDENTS: dict[str, dict[str, Any]] = {  # no bar hangs on the last two: half of the budget
-    "student": {"distill.phases": 4},
-    "student of 2": {"distill.phases": 2, "train.steps": 4000},
-    "student of 1": {"distill.phases": 1, "train.steps": 4000},
+_REGRESSION = {"distill.adversarial": False}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "student": _REGRESSION | {"distill.phases": 4},
+    # No bar hangs on these two: half of the budget.
+    "student of 2": _REGRESSION | {"distill.phases": 2, "train.steps": 4000},
+    "student of 1": _REGRESSION | {"distill.phases": 1, "train.steps": 4000},
+    **{f"adversarial of {steps}": {"distill.phases": steps} for steps in (4, 2, 1)},
 }
 FIRST_PHASE = "one guided step"  # of the students made here; "many steps": an earlier one, which failed on 0v1
 KEPT = {  # of the settings
@@ -65,7 +73,10 @@ def run_set(name: str, work: Path, results: Path) -> None:
     pipelines: dict[str, Pipeline] = {}
     judge = Judge.load("digits")
     for label, (who, steps) in ROWS.items():
-        if (name, label, FIRST_PHASE) in there:
+        alike = who == "teacher" and steps is None
+        if (name, label, FIRST_PHASE) in there or (
+            name not in BY_REGRESSION and not (alike or who.startswith("adversarial"))
+        ):
             continue
         for needed in ("teacher", *(("student",) if who == "both" else (who,))):
             if needed not in pipelines:
@@ -94,7 +105,8 @@ def pipeline_of(name: str, who: str, work: Path) -> Pipeline:
     balance.train_cell(name, "codes", work)
     run = folder / "run"
     if who != "teacher":
-        teacher, run = run, folder / f"student-{STUDENTS[who]['distill.phases']}"
+        kind = who.partition(" ")[0]
+        teacher, run = run, folder / f"{kind}-{STUDENTS[who]['distill.phases']}"
         log = {part: balance._log(f"{name} {who}, {part}") for part in ("paths", "train")}
         distill(teacher, run, STUDENTS[who], progress=log)
     bundle = run.with_name(f"{run.name}-bundle")

@@ -44,7 +44,7 @@ def test_codes_are_the_teachers_and_the_configuration_says_what_was_folded_in(
     assert config.distill is not None
     assert (config.distill.indicator_guidance_scale, config.distill.phases, config.distill.paths) == (1.5, 4, 8)
     sampling = config.sampling
-    assert (sampling.sampler, sampling.num_steps) == ("ddim", 4)
+    assert (sampling.sampler, sampling.num_steps) == ("lcm", 4)
     assert (sampling.guidance_scale, sampling.indicator_guidance_scale) == (1.0, 1.0)
 
 
