@@ -177,7 +177,7 @@ def distill(
         int | None,
         Option(
             min=0,
-            help="Sampling paths of the teacher to learn from. 0 takes noised images, as is usual with a checkpoint.",
+            help="Images of the teacher to learn from. 0 takes noised training images, as is usual with a checkpoint.",
         ),
     ] = None,
     guidance_scale: Annotated[
@@ -199,14 +199,15 @@ def distill(
 ) -> None:
     """Distil a run into a student, a model that needs a few steps. It has the teacher's codes and learns its guidance.
 
-    A student is a run, too: export, calibrate and evaluate take it like any other. It learns from the teacher's
-    sampling paths, or from noised training images, which must still be where they were. With a checkpoint, the student
-    is a set of low-rank factors beside the merged teacher.
+    A student is a run, too: export, calibrate and evaluate take it like any other. A model of pixels learns against a
+    discriminator that knows the teacher's images. With a checkpoint, the student is a set of low-rank factors beside
+    the merged teacher, and learns from noised training images. Training images must still be where they were.
 
     Examples:
 
         ddm-rt distill runs/ours --out runs/ours-4
-        ddm-rt distill runs/ours --num-steps 2 --paths 2000 --steps 2000 --out runs/ours-2
+        ddm-rt distill runs/ours --num-steps 2 --out runs/ours-2
+        ddm-rt distill runs/ours --num-steps 4 --set distill.adversarial=false --out runs/ours-by-paths
         ddm-rt distill runs/sd --guidance-scale 7.5 --lora-rank 64 --precision bf16 --out runs/sd-4
         ddm-rt export runs/ours-4 --out bundles/ours-4
     """
