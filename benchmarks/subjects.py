@@ -22,7 +22,7 @@ from ddm_rt.errors import DdmError
 from ddm_rt.files import write_json
 from ddm_rt.presets import resolve
 from ddm_rt.runtime import Codes, Leaf
-from ddm_rt.workflows.export import IMAGES, export
+from ddm_rt.workflows.export import PIXELS, export
 
 CODES = 16
 _SMALL: dict[str, Any] = {
@@ -103,7 +103,7 @@ SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {
 
 
 def of_bundle(
-    name: str, bundle: Path, work: Path, precisions: tuple[Precision, ...] = (), calibration_images: int = IMAGES
+    name: str, bundle: Path, work: Path, precisions: tuple[Precision, ...] = (), calibration_images: int = PIXELS.images
 ) -> Subject:
     """A bundle that is there, with conversions of it kept in `work`."""
 
