@@ -169,7 +169,8 @@ def distill(
     run: Annotated[Path, Argument(help="Teacher: a finished run of ddm-rt train.")],
     out: Annotated[Path, Option(help="Directory of the student's run. The same command resumes it.")],
     num_steps: Annotated[
-        int | None, Option(min=1, help="Steps that the student needs: 4 by default; also 1, 2, 5, 8, 10.")
+        int | None,
+        Option(min=1, help="Steps that the student needs: 1, 2, 4, 5, 8 or 10. By default 2, with a checkpoint 4."),
     ] = None,
     steps: Steps = None,
     seed: Seed = None,
@@ -205,11 +206,11 @@ def distill(
 
     Examples:
 
-        ddm-rt distill runs/ours --out runs/ours-4
-        ddm-rt distill runs/ours --num-steps 2 --out runs/ours-2
+        ddm-rt distill runs/ours --out runs/ours-2
+        ddm-rt distill runs/ours --num-steps 1 --out runs/ours-1
         ddm-rt distill runs/ours --num-steps 4 --set distill.adversarial=false --out runs/ours-by-paths
         ddm-rt distill runs/sd --guidance-scale 7.5 --lora-rank 64 --precision bf16 --out runs/sd-4
-        ddm-rt export runs/ours-4 --out bundles/ours-4
+        ddm-rt export runs/ours-2 --out bundles/ours-2
     """
     from ddm_rt.train.distill.run import distill as run_distillation
     from ddm_rt.train.distributed import connect

@@ -1,4 +1,4 @@
-"""`ddm-rt distill` as a user meets it: a student is exported and sampled like any run, in few steps and one branch."""
+"""`ddm-rt distill` as a user meets it: a student is exported and sampled like any run, in two steps and one branch."""
 
 import shutil
 from collections.abc import Callable
@@ -42,9 +42,9 @@ def test_codes_are_the_teachers_and_the_configuration_says_what_was_folded_in(
         assert (student[0] / name).read_bytes() == (trained[0] / name).read_bytes()
     config = parse_json(RunConfig, (student[0] / "config.json").read_bytes(), "config.json")
     assert config.distill is not None
-    assert (config.distill.indicator_guidance_scale, config.distill.phases, config.distill.paths) == (1.5, 4, 8)
+    assert (config.distill.indicator_guidance_scale, config.distill.phases, config.distill.paths) == (1.5, 2, 8)
     sampling = config.sampling
-    assert (sampling.sampler, sampling.num_steps) == ("lcm", 4)
+    assert (sampling.sampler, sampling.num_steps) == ("lcm", 2)
     assert (sampling.guidance_scale, sampling.indicator_guidance_scale) == (1.0, 1.0)
 
 
@@ -77,7 +77,7 @@ def test_its_bundle_samples_in_one_branch(
     assert pipeline.buckets
     rows.clear()
     made = pipeline.generate(n=pipeline.buckets[-1], seed=3)
-    assert rows == [len(made.images)] * 4
+    assert rows == [len(made.images)] * 2
     top = [image["top_code"] for image in made.manifest["images"]]
     assert np.ptp(np.bincount(top)) <= 1
 

@@ -33,6 +33,7 @@ _TAKEN = ("codes.json", "assignment.json", "images.sha256")
 # Chosen on the pair 7v8 alone (benchmarks/results/distill.md), as those of `_PATHS` were.
 _ADVERSARIAL: dict[str, Any] = {
     "distill.adversarial": True,
+    "distill.phases": 2,
     "distill.paths": 8192,
     "train.steps": 1000,
     "train.learning_rate": 1e-4,
@@ -104,14 +105,13 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         )
     sampling, pixel = config.sampling, config.model.family is Family.PIXEL
     fields = dict(fields or {})
-    phases = fields.get("distill.phases", DistillConfig.model_fields["phases"].default)
+    own = _recipe(fields) if pixel else _CHECKPOINT
+    phases = (own | fields).get("distill.phases", DistillConfig.model_fields["phases"].default)
     if not isinstance(phases, int) or phases < 1 or GRID % phases:
         raise DdmError(f"distill.phases is {phases}; expected a divisor of {GRID}, the steps of the teacher's walk")
     text = 1.0 if pixel else sampling.guidance_scale
     code = sampling.indicator_guidance_scale
-    own = _recipe(fields) if pixel else _CHECKPOINT
-    paths = fields.get("distill.paths", own.get("distill.paths", 0))
-    adversarial = bool(fields.get("distill.adversarial", own.get("distill.adversarial", False)))
+    paths, adversarial = ((own | fields).get(f"distill.{name}") for name in ("paths", "adversarial"))
     if adversarial and (not pixel or not paths):
         raise DdmError("distill.adversarial needs a run on pixels, and distill.paths of at least 1")
     weights = read(teacher / WEIGHTS, "a finished run has it", BundleError)
