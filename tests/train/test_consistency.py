@@ -38,7 +38,7 @@ def distiller(tiny_run: Path) -> Callable[..., Distiller]:
     from ddm_rt.runtime import Codes
 
     def make(fields: dict[str, object] | None = None) -> Distiller:
-        config = student_config(tiny_run, fields)
+        config = student_config(tiny_run, {"distill.adversarial": False} | (fields or {}))
         codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
         model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
         assert isinstance(model, DDM)
