@@ -170,7 +170,7 @@ def distill(
     out: Annotated[Path, Option(help="Directory of the student's run. The same command resumes it.")],
     num_steps: Annotated[
         int | None,
-        Option(min=1, help="Steps that the student needs: 1, 2, 4, 5, 8 or 10. By default 2, with a checkpoint 4."),
+        Option(min=1, help="Steps that the student needs: 1, 2, 4, 5, 8, 10. By default 2, or 4 if not adversarial."),
     ] = None,
     steps: Steps = None,
     seed: Seed = None,

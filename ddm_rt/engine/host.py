@@ -11,7 +11,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.engine.composed import OfNetworks
 from ddm_rt.engine.contract import CPU_PIXELS, check_names, usable_cores
 from ddm_rt.engine.devices import CPU_DEVICE, Device
-from ddm_rt.engine.machine import instruction_set
+from ddm_rt.engine.machine import engine_code, instruction_set
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.kernels.guided_step import guided_step_reference
 from ddm_rt.kernels.projected_guidance import projected_guidance_reference
@@ -69,7 +69,7 @@ class CpuEngine(HostArrays):
         self.precision = bundle.config.precision.value
         self.threads = threads or usable_cores()
         self.versions = {self.backend: self.version, "numpy": np.__version__}
-        self.machine = instruction_set()
+        self.machine = f"{instruction_set()}; {engine_code()}"
         self._bundle = bundle
         # The text encoder is opened when the first prompt comes: it is needed for no more than that.
         self._graphs = {name: self._open(name) for name in bundle.graphs if name != "text_encoder"}

@@ -1,8 +1,10 @@
 """What something was measured on: figures, and what rests on them, hold for one kind of machine and its load."""
 
+import hashlib
 import json
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from ddm_rt.config import Frozen
 from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.tensorrt import cuda
 from ddm_rt.errors import DdmError
+from ddm_rt.files import sha256
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that forbid some
 
@@ -64,6 +67,13 @@ def instruction_set() -> str:
     flags = next(iter(_described("flags") or _described("Features")), platform.machine())
     limits = {name: value for name, value in os.environ.items() if name in _LIMITS}
     return f"{processor()}; {' '.join(sorted(flags.split()))}; {json.dumps(limits, sort_keys=True)}"
+
+
+@cache
+def engine_code() -> str:
+    """sha256 of this package's engines: how they open and rewrite graphs decides bits, too."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
 def _described(name: str) -> list[str]:

@@ -95,7 +95,7 @@ def calibrate(bundle: Bundle, images: int | None = None, seed: int = _SEED) -> C
     pipeline = Pipeline(bundle, recorder)
     buckets = pipeline.buckets  # tried out on noise, which is not to be recorded
     sampling = bundle.config.sampling
-    steps = effort.steps or sampling.num_steps
+    steps = min(effort.steps or sampling.num_steps, sampling.num_steps)
     kept = {round(step) for step in np.linspace(0, steps - 1, min(effort.kept, steps))}
     counts: Counter[int] = Counter()
     for number, balance in ((images, Balance.AUTO), (-(-images // 4), Balance.OFF)):

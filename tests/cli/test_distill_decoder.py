@@ -3,6 +3,7 @@ not how good its images are.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def test_bad_input_is_named_and_nothing_is_written(run: Path, tiny_run: Path, im
         distill_decoder(tiny_run, tmp_path / "out", config, images)
     with pytest.raises(DdmError, match="data 'none': no such folder"):
         distill_decoder(run, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    broken = tmp_path / "broken"
+    shutil.copytree(images, broken)
+    (broken / "7.png").write_bytes(b"no image")
+    with pytest.raises(DdmError, match=r"7\.png"):
+        distill_decoder(run, tmp_path / "out", config, str(broken))
     assert not (tmp_path / "out").exists()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")

@@ -106,3 +106,8 @@ def test_what_does_not_go_together_is_refused(tiny_run: Path, adapted: Path, tmp
         student_config(tiny_run, {"distill.adversarial": True, "distill.paths": 0})
     with pytest.raises(DdmError, match=r"train\.precision is fp16"):
         distill(tiny_run, tmp_path / "run", FEW | {"train.precision": "fp16"})
+    assert not (tmp_path / "run").exists(), "the corrected command may go there"
+    with pytest.raises(DdmError, match=r"distill\.adversarial is 'no'; expected true or false"):
+        student_config(tiny_run, {"distill.adversarial": "no"})
+    config = student_config(tiny_run, {"train.steps": 60})
+    assert config.train.steps // 2 < adversarial._HEADS_FIRST, "a short training trains the student, too"

@@ -186,11 +186,11 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
 def _groups(bundle: Bundle, recipe: Recipe) -> list[tuple[str, ...]]:
     """The graphs to convert; those that share their tensors together. The plugin's kernel needs half precision."""
     files = [path.name for path in bundle.graphs.values()]
+    in_half = recipe.compute != TensorProto.FLOAT
     # A decoder that was put in the VAE's place (provenance names it) is as it is for lack of such trouble.
     own_vae = bundle.config.family is Family.SDXL and not bundle.index.provenance.get("decoder")
-    if own_vae and bundle.model.vae["force_upcast"]:
+    if in_half and own_vae and bundle.model.vae["force_upcast"]:
         files.remove("decoder.onnx")
-    in_half = recipe.compute != TensorProto.FLOAT
     plugin = {"denoiser.onnx": (PLUGIN_GRAPH,)} if in_half and PLUGIN_GRAPH in bundle.index.files else {}
     return [(name, *plugin.get(name, ())) for name in files]
 

@@ -250,10 +250,10 @@ class _Writer:
         steps = self._rounded(np.abs(values).max(axis=1, keepdims=True, initial=0.0))
         stored = np.rint(values / steps).clip(-self.largest, self.largest).astype(self.dtype)
         self.initializers += [
-            numpy_helper.from_array(stored, f"{name}_quantized"),
-            numpy_helper.from_array(steps, f"{name}_steps"),
+            numpy_helper.from_array(stored, f"{name}_rows_quantized"),
+            numpy_helper.from_array(steps, f"{name}_rows_steps"),
         ]
-        return f"{name}_quantized", f"{name}_steps"
+        return f"{name}_rows_quantized", f"{name}_rows_steps"
 
     def _scale(self, name: str, magnitude: NDArray[Any]) -> tuple[str, str]:
         scale = self._rounded(magnitude)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import ddm_rt
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Family
 from ddm_rt.engine.contract import Array, Cond, Engine
@@ -101,7 +102,14 @@ class KeptAnswer:
         """
         self._name: str | None = None
         if engine.machine is not None:
-            bits = [engine.backend, engine.precision, engine.threads, engine.versions, engine.machine]
+            bits = [
+                ddm_rt.__version__,
+                engine.backend,
+                engine.precision,
+                engine.threads,
+                engine.versions,
+                engine.machine,
+            ]
             key = [*bits, engine.batch_sizes, engine.max_batch, bundle.bundle_id, asked, sha256(Path(__file__))]
             self._name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from ddm_rt.config import NULL_CODE, Precision, PredictionType, RunConfig, SamplerName
-from ddm_rt.errors import DdmError
+from ddm_rt.config import NULL_CODE, PredictionType, RunConfig, SamplerName
 from ddm_rt.model.unet import IndicatorUNet
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
@@ -41,10 +40,8 @@ class AdversarialDistiller(PathDistiller):
     """A `PathDistiller` of whose paths the ends alone count, and whose loss is a discriminator."""
 
     def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
-        """As `PathDistiller`. Raises DdmError for fp16, in which the losses of two networks can't share a scale."""
         super().__init__(config, material, processes)
-        if config.train.precision is Precision.FP16:
-            raise DdmError("train.precision is fp16; an adversarial student is trained in fp32 or bf16")
+        self._heads_first = min(_HEADS_FIRST, config.train.steps // 2)
         schedule, clip = Schedule.from_config(config.schedule), self.distill.clip
         walk = step_table(schedule, SamplerName.DDIM, self.distill.walk_steps, clip=clip)
         rows = torch.from_numpy(walk.rows()).to(self.device)
@@ -101,7 +98,7 @@ class AdversarialDistiller(PathDistiller):
         loss = F.softplus(self._judged(batch, made.detach(), of_made, levels) - real).mean()
         rate = self.distill.discriminator_learning_rate
         self._learn(loss, self._of_discriminator, self._discriminator_optimizer, rate)
-        if self.step >= _HEADS_FIRST:
+        if self.step >= self._heads_first:
             self.discriminator.requires_grad_(False)
             loss = F.softplus(real.detach() - self._judged(batch, made, of_made, levels)).mean()
             self._learn(loss, self.parameters, self.optimizer, self.config.train.learning_rate)

@@ -31,7 +31,7 @@ from ddm_rt.model.checkpoint.folder import load_base, read_checkpoint
 from ddm_rt.model.latent import LatentDDM
 from ddm_rt.progress import OnFigures
 from ddm_rt.train.distributed import chosen_device
-from ddm_rt.train.loop import step_seed
+from ddm_rt.train.loop import laid_out, step_seed
 from ddm_rt.train.run import Interrupted, stop_requests
 
 WEIGHTS, CHECKPOINT = "diffusion_pytorch_model.safetensors", "checkpoint.safetensors"
@@ -84,16 +84,20 @@ def distill_decoder(
     of_run = read_file(RunConfig, run / "config.json")
     if of_run.model.family is Family.PIXEL or of_run.base is None:
         raise DdmError(f"{run} was trained on pixels, without a VAE; expected a run on a Stable Diffusion checkpoint")
-    listing = data.find(of_run.data if source is None else of_run.data.model_copy(update={"source": source}))
-    key = [config.model_dump(mode="json"), of_run.base.sha256, listing.contents()]
+    asked = of_run.data if source is None else of_run.data.model_copy(update={"source": source})
+    listing = data.find(asked)
+    seen_as = asked.model_dump(mode="json", exclude={"source"})
+    key = [config.model_dump(mode="json"), of_run.base.sha256, listing.contents(), seen_as]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     _check_claim(out, digest)
     report = out / "distilled.json"
     if report.is_file():
+        (out / CHECKPOINT).unlink(missing_ok=True)
         return read_file(Distilled, report)
     torch.set_num_threads(config.threads)
     distillation = _Distillation(_vae(run, of_run), listing, config)
-    distillation.error()  # which reads images, so that bad ones are found before anything is written
+    for i in range(len(listing)):  # so that bad ones are found before anything is written
+        listing.read(i)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / _CLAIM, f"{digest}\n")
     distillation.fit(out, digest, progress)
@@ -118,7 +122,8 @@ def _check_claim(out: Path, digest: str) -> None:
     if claim.is_file():
         if claim.read_text().strip() != digest:
             raise DdmError(f"{out}: was begun with other settings, images or another checkpoint; choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not file.name.startswith(f".{_CLAIM}.") for file in out.iterdir())):
+        # A draft of the claim is what a command leaves that was killed in its first moment.
         raise DdmError(f"{out} exists and is not a decoder of this command; choose another --out")
 
 
@@ -256,8 +261,9 @@ class _Distillation:
             for name, parameter in self.parameters.items():
                 parameter.copy_(found[f"decoder.{name}"])
                 prefix = f"optimizer.{name}."
-                self.optimizer.state[parameter] = {
-                    key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)
+                state = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+                self.optimizer.state[parameter] = {  # the count of steps stays on the CPU
+                    key: value if key == "step" else laid_out(value, parameter) for key, value in state.items()
                 }
         self.step = int(metadata["step"])
 

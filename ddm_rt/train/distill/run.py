@@ -34,6 +34,7 @@ _TAKEN = ("codes.json", "assignment.json", "images.sha256")
 _ADVERSARIAL: dict[str, Any] = {
     "distill.adversarial": True,
     "distill.phases": 2,
+    "train.accumulate": 1,
     "distill.paths": 8192,
     "train.steps": 1000,
     "train.learning_rate": 1e-4,
@@ -105,6 +106,9 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
         )
     sampling, pixel = config.sampling, config.model.family is Family.PIXEL
     fields = dict(fields or {})
+    for name, kind, expected in (("adversarial", bool, "true or false"), ("paths", int, "a whole number")):
+        if not isinstance(given := fields.get(f"distill.{name}", kind()), kind):
+            raise DdmError(f"distill.{name} is {given!r}; expected {expected}")
     own = _recipe(fields) if pixel else _CHECKPOINT
     phases = (own | fields).get("distill.phases", DistillConfig.model_fields["phases"].default)
     if not isinstance(phases, int) or phases < 1 or GRID % phases:
@@ -156,6 +160,9 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
             "distill.lora (--lora-rank and others) needs a run on a checkpoint; this one's student is its UNet"
         )
     student = override(student, own | folded | fields)
+    if adversarial and student.train.precision is Precision.FP16:
+        # The losses of two networks can't share a scale.
+        raise DdmError("train.precision is fp16; an adversarial student is trained in fp32 or bf16")
     return student if pixel else _with_both_factors(config, student)
 
 
