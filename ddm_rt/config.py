@@ -301,7 +301,7 @@ class SamplingConfig(Frozen):
 
 
 class DistillConfig(Frozen):
-    """How a student was made of another run: consistency distillation, with guidance folded in."""
+    """How a student was made of another run, with guidance folded in."""
 
     teacher: Sha256  # sha256 of its weights.safetensors
     # What the student has learned; sampled with scales of 1 it needs no second branch.

@@ -18,7 +18,7 @@ of interleaved rounds, and the factor is to the teacher's in fp32 on the same ba
 
 """
 COLUMNS = (
-    *("row", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
+    *("row", "seeds", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
     *("ratio that decides [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
 )
 
@@ -35,13 +35,13 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     speed = {line["row"]: line["images_per_s"] for line in own if line["seed"] == "time"}
     names = list(dict.fromkeys(line["row"] for line in judged))
     first = judged[0]
-    stamp, seeds = first["machine"], sorted({line["seed"] for line in judged})
+    stamp, commits = first["machine"], dict.fromkeys(line["commit"] for line in judged)
     base = speed.get(names[0], {})
     rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), base) for row in names)
     return (
         f"## {name}\n\n{table(COLUMNS, rows)}\n"
-        f"n = {first['n']} images of each of the seeds {', '.join(map(str, seeds))}; {stamp['processor']}, "
-        f"{stamp['cpus']} CPUs, {first['threads']} threads, commit {first['commit']}; "
+        f"n = {first['n']} images of each seed; {stamp['processor']}, {stamp['cpus']} CPUs; "
+        f"commits {', '.join(commits)}; "
         "`python benchmarks/shortcuts.py`\n"
     )
 
@@ -50,6 +50,7 @@ def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     first = lines[0]
     low, high = first["balance"]["fd_ddm_interval"]
     yield first["row"]
+    yield ", ".join(str(line["seed"]) for line in lines)
     yield f"{first['balance']['scores']['fd_ddm']:.3f} [{low:.3f}, {high:.3f}]"
     yield f"{first['neither']:.1%}"
     compared = [line for line in lines if "drift" in line]

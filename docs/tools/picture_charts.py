@@ -166,7 +166,7 @@ def speed(results: Path = RESULTS) -> str:
     def at(value: float) -> float:
         return left + (right - left) * (math.log10(value) - low) / (high - low)
 
-    _ticks(card, [(at(value), f"{value:,}") for value in (20, 50, 100, 200, 500, 1000, 2000)], top, bottom)
+    _ticks(card, [(at(value), f"{value:,}") for value in (20, 50, 100, 200, 500, 2000)], top, bottom)
     for i, line in enumerate(ladder):
         y = top + row * i + row / 2
         card.line(24, y - row / 2, 696, y - row / 2, GRID)

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from distillers import distiller_of
 from safetensors.torch import load_file
 
-from ddm_rt.config import RunConfig, SamplerName, parse_json
+from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
-from ddm_rt.model.assemble import WEIGHTS, assemble
-from ddm_rt.model.unet import DDM
-from ddm_rt.runtime import Codes
+from ddm_rt.model.assemble import WEIGHTS
 from ddm_rt.schedule import default_table
 from ddm_rt.train.distill import adversarial
 from ddm_rt.train.distill.adversarial import AdversarialDistiller
 from ddm_rt.train.distill.run import distill, student_config
-from ddm_rt.train.pixels import PixelStudent
 from ddm_rt.train.run import Interrupted
-from ddm_rt.train.trainee import Classes, Material
 
 FEW = {"distill.paths": 40, "distill.phases": 2, "train.steps": 8, "train.batch_size": 8, "train.checkpoint_every": 3}
 
@@ -33,13 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distiller(tiny_run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> AdversarialDistiller:
     """With its paths, which are walked once."""
     monkeypatch.setattr(adversarial, "_HEADS_FIRST", 2)
-    config = student_config(tiny_run, FEW)
-    codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
-    model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
-    assert isinstance(model, DDM)
-    latents = torch.zeros(20, *config.model.latent_shape(config.data))
-    classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-    made = AdversarialDistiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
+    made = distiller_of(AdversarialDistiller, tiny_run, FEW)
     made.get_ready(place, {})
     return made
 

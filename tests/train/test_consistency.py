@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distillers import distiller_of
 from safetensors.torch import load_file
 
-from ddm_rt.config import NULL_CODE, RunConfig, parse_json
+from ddm_rt.config import NULL_CODE, RunConfig
 from ddm_rt.train.distill.consistency import GRID, Distiller
-from ddm_rt.train.distill.run import distill, student_config
+from ddm_rt.train.distill.run import distill
 from ddm_rt.train.loop import Batch
-from ddm_rt.train.pixels import PixelStudent
 from ddm_rt.train.run import Interrupted, train
-from ddm_rt.train.trainee import Classes, Material
 
 Make = Callable[..., RunConfig]
 FEW = {"distill.paths": 0, "train.steps": 12, "train.checkpoint_every": 5}
@@ -33,19 +32,9 @@ def student(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def distiller(tiny_run: Path) -> Callable[..., Distiller]:
     """distiller({...}) on random latents, with a teacher's model and dotted fields of the student's configuration."""
-    from ddm_rt.model.assemble import assemble
-    from ddm_rt.model.unet import DDM
-    from ddm_rt.runtime import Codes
 
     def make(fields: dict[str, object] | None = None) -> Distiller:
-        config = student_config(tiny_run, {"distill.adversarial": False} | (fields or {}))
-        codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
-        model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
-        assert isinstance(model, DDM)
-        shape = config.model.latent_shape(config.data)
-        latents = torch.randn(20, *shape, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
-        classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-        return Distiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
+        return distiller_of(Distiller, tiny_run, {"distill.adversarial": False} | (fields or {}))
 
     return make
 

@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from distillers import distiller_of
 
-from ddm_rt.config import NULL_CODE, RunConfig, parse_json
+from ddm_rt.config import NULL_CODE
 from ddm_rt.errors import BundleError
 from ddm_rt.kernels.guided_step import guided_step
-from ddm_rt.model.assemble import assemble
-from ddm_rt.model.unet import DDM
-from ddm_rt.runtime import Codes
 from ddm_rt.schedule import Schedule, step_table
 from ddm_rt.train.distill.paths import PathDistiller
-from ddm_rt.train.distill.run import distill, student_config
-from ddm_rt.train.pixels import PixelStudent
+from ddm_rt.train.distill.run import distill
 from ddm_rt.train.run import Interrupted
-from ddm_rt.train.trainee import Classes, Material
 
 PATHS = 70  # in two files
 FEW = {
@@ -44,13 +40,7 @@ MANY_STEPS = pytest.param(False, marks=pytest.mark.slow(reason="other paths, the
 @pytest.fixture(scope="module", params=[True, MANY_STEPS], ids=["one step first", "many steps"])
 def distiller(tiny_run: Path, cache: Path, request: pytest.FixtureRequest) -> PathDistiller:
     """On random latents, with its paths, which take seconds to walk. Read-only."""
-    config = student_config(tiny_run, FEW | {"distill.one_step_start": request.param})
-    codes = parse_json(Codes, (tiny_run / "codes.json").read_bytes(), tiny_run)
-    model = assemble(tiny_run, parse_json(RunConfig, (tiny_run / "config.json").read_bytes(), tiny_run), codes)
-    assert isinstance(model, DDM)
-    latents = torch.zeros(20, *config.model.latent_shape(config.data))
-    classes = Classes(torch.arange(20) % codes.num_codes, codes.num_codes, codes.top_of)
-    made = PathDistiller(config, Material(latents, classes, lambda: PixelStudent(config, model)))
+    made = distiller_of(PathDistiller, tiny_run, FEW | {"distill.one_step_start": request.param})
     made.get_ready(cache / str(request.param), {})
     return made
 

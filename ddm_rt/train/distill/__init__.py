@@ -1,1 +1,1 @@
-"""Students: models that need fewer steps."""
+"""Students, which need fewer steps than their teachers, and small decoders."""

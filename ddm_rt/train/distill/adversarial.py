@@ -94,13 +94,13 @@ class AdversarialDistiller(PathDistiller):
         of_real, of_made = noise.to(self.device)
         with self.autocast():
             made = self.clipped(self._predicted(batch))
-        real = self._judged(batch, batch.target, of_real, levels)
-        loss = F.softplus(self._judged(batch, made.detach(), of_made, levels) - real).mean()
+        real = self._scores(batch, batch.target, of_real, levels)
+        loss = F.softplus(self._scores(batch, made.detach(), of_made, levels) - real).mean()
         rate = self.distill.discriminator_learning_rate
         self._learn(loss, self._of_discriminator, self._discriminator_optimizer, rate)
         if self.step >= self._heads_first:
             self.discriminator.requires_grad_(False)
-            loss = F.softplus(real.detach() - self._judged(batch, made, of_made, levels)).mean()
+            loss = F.softplus(real.detach() - self._scores(batch, made, of_made, levels)).mean()
             self._learn(loss, self.parameters, self.optimizer, self.config.train.learning_rate)
             self.discriminator.requires_grad_(True)
         self.ema.update_parameters(self.trained)
@@ -135,13 +135,13 @@ class AdversarialDistiller(PathDistiller):
         most = _NOISIEST * len(self.alphas_cumprod)
         return noise, (most * torch.rand(size, generator=generator) ** 2).long()
 
-    def _judged(self, batch: Batch, images: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
-        """What each head [B, heads] thinks of `images` with noise: high for the teacher's."""
+    def _scores(self, batch: Batch, images: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """What each head gives [B, heads] for `images` with noise: high for those that it takes for the teacher's."""
         x_t, _ = training_target(PredictionType.SAMPLE, images, noise, self.alphas_cumprod[levels].to(self.device))
         with self.autocast(), self.subject.teacher() as teacher:
             found = features(teacher, x_t, levels.to(self.device).float(), self.condition(batch))
-        judged: Tensor = self.discriminator([feature.float() for feature in found], batch.code)
-        return judged
+        scores: Tensor = self.discriminator([feature.float() for feature in found], batch.code)
+        return scores
 
     def _example(self) -> list[Tensor]:
         null = torch.full((1,), NULL_CODE)
@@ -190,8 +190,8 @@ class Head(nn.Module):
         found = F.silu(self.norm(self.first(feature)))
         found = F.silu(self.last_norm(self.second(found)))
         anywhere, of_class = self.out(found).mean((1, 2, 3)), (found.mean((2, 3)) * self.of_class(of)).sum(1)
-        judged: Tensor = anywhere + of_class
-        return judged
+        score: Tensor = anywhere + of_class
+        return score
 
 
 def features(model: nn.Module, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:

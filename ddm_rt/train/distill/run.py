@@ -30,7 +30,7 @@ from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
 _TAKEN = ("codes.json", "assignment.json", "images.sha256")
-# Chosen on the pair 7v8 alone (benchmarks/results/distill.md), as those of `_PATHS` were.
+# These and those of `_PATHS` were chosen on the pair 7v8 alone (benchmarks/results/distill.md).
 _ADVERSARIAL: dict[str, Any] = {
     "distill.adversarial": True,
     "distill.phases": 2,
@@ -42,8 +42,8 @@ _ADVERSARIAL: dict[str, Any] = {
     "train.ema_decay": 0.995,
     "train.weight_decay": 0.0,
 }
-# With absolute values for a loss, jumps near the image,
-# whose errors are small and show, count as much as those near noise.
+# With absolute values for a loss, jumps near the image, whose errors are small and show, count as much as those near
+# noise.
 _PATHS: dict[str, Any] = {
     "distill.paths": 4096,
     "distill.huber": 0.01,
