@@ -4,10 +4,11 @@
 
 The published architectures (SD 1.5 in float32, SDXL in float16, as it is commonly published); after the import, an
 indicator with 4 codes and low-rank factors of rank 8 are added to the run, as training leaves them, so that the export
-merges and traces what a trained run has. Sampling is two steps at 256x256 with a prompt, a negative prompt and joint
-guidance, through ONNX Runtime with two threads. Every command runs in a process of its own: wall time, CPU time and
-peak resident memory (files mapped into memory included) are that process's. A command whose result exists for the same
-versions and settings is not run again. Exit code 1 says that a bar is not met; bars count at full size only.
+merges and traces what a trained run has. A family's first bundle is traced from the run; its others are converted from
+that one. Sampling is two steps at 256x256 with a prompt, a negative prompt and joint guidance, through ONNX Runtime
+with two threads. Every command runs in a process of its own: wall time, CPU time and peak resident memory (files mapped
+into memory included) are that process's. A command whose result exists for the same versions and settings is not run
+again. Exit code 1 says that a bar is not met; bars count at full size only.
 """
 
 import argparse
@@ -67,6 +68,8 @@ def command(name: str, folder: Path, scale: float) -> list[str]:
     family, _, step = name.partition(".")
     step, _, precision = step.partition(" ")
     run, bundle = folder / "run", folder / f"bundle-{precision}"
+    first = FAMILIES[family].precisions[0]
+    source = run if precision == first else folder / f"bundle-{first}"
     ours = [sys.executable, "-P", "-m", "ddm_rt.cli", step]
     writer = [sys.executable, str(Path(__file__).with_name("full_size_sd_checkpoint.py"))]
     lines: dict[str, list[object]] = {
@@ -77,7 +80,7 @@ def command(name: str, folder: Path, scale: float) -> list[str]:
         ],
         "indicator": [*writer, "indicator", run],
         "import": [*ours, "--base", folder / "checkpoint", "--dtype", FAMILIES[family].dtype, "--out", run],
-        "export": [*ours, run, "--precision", precision, "--out", bundle],
+        "export": [*ours, source, "--precision", precision, "--out", bundle],
         "sample": [
             *(*ours, bundle, "-n", 1, "--seed", 0, "--steps", STEPS, "--height", SIDE, "--width", SIDE),
             *("--prompt", "a photo of a doctor", "--negative-prompt", "blurry"),
