@@ -64,6 +64,9 @@ def compare(
     With precision=fp16, int8 and the like, an fp32 bundle is converted for the comparison alone. backend=torch
     computes in bf16 or fp16 without that. A sampled directory gives its prompts, seeds and codes to the other side.
 
+    With a --target over groups, A's calibration draws the codes. One more line then says whether it holds for B, for
+    example for A's student.
+
     With --record, B's bundle records how its backend did on this CPU or GPU. It passes without drift, with an FD_ddm
     of at most .06, a Frechet distance of at most 1.15 times A's, and more speed than A, and without a change of quality
     or diversity. Half precision must have kept both. --backend auto takes openvino,
@@ -73,6 +76,7 @@ def compare(
 
         ddm-rt compare digits digits@steps=4 --out drift/
         ddm-rt compare digits digits@precision=int8 -n 2000
+        ddm-rt compare bundles/calibrated bundles/student --target 3=.7,8=.3
         ddm-rt compare digits digits@interval=.2:.8
         ddm-rt compare digits bundles/digits-int8 -n 2000
         ddm-rt compare digits@backend=onnxruntime digits@backend=tensorrt,steps=8
@@ -112,6 +116,8 @@ def compare(
     for table in comparison_page.terminal_tables(comparison):
         console.print(table)
     tell(comparison_page.sentence(comparison))
+    if (told := comparison_page.calibration_sentence(comparison)) is not None:
+        tell(told)
     for line in comparison_page.kept_sentences(comparison.kept):
         tell(line)
     if page is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import brightness_judge
 import pytest
 
+import ddm_rt.cli.calibrate
 import ddm_rt.cli.compare  # noqa: F401  (adds the command)
 from ddm_rt.bundle import Bundle
 
@@ -40,6 +41,23 @@ def test_drift_is_1(ddm_rt, tmp_path: Path) -> None:
     said = ddm_rt(*LINE, tmp_path / "both", faulty)
     assert said.code == 1, said.err
     assert "has drifted from" in said.out
+
+
+def test_it_says_whether_a_calibration_holds_for_the_other_side(ddm_rt, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    lines = ("-n", 64, "--steps", 4, "--threads", 1, "--out", teacher)
+    assert ddm_rt("calibrate", "digits", "--judge", "digits", "--groups", "3,8", *lines).code == 0
+    asked = ("--target", "3=.7,8=.3", "-n", 40, "--margin", 0.4)
+    said = ddm_rt(*LINE, f"{teacher}@steps=4", DIGITS, *asked, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "out" / "compare.json").read_bytes())
+    identity = found["a"]["calibration_id"][:12]
+    assert (found["a"]["target"], found["b"]["target"], found["b"]["calibration_id"]) == ("3=.7,8=.3", None, None)
+    told = f"The calibration {identity} of {teacher}@steps=4 holds for {DIGITS}: for 3=.7,8=.3 it gives 3 0."
+    assert told in said.out
+    assert told in (tmp_path / "out" / "index.html").read_text()
+    said = ddm_rt(*LINE, DIGITS, DIGITS, "-n", 8)
+    assert "The calibration" not in said.out
 
 
 @pytest.fixture

@@ -93,6 +93,8 @@ class Facts(Frozen):
     apg: tuple[float, float] | None = None
     cads: tuple[float, float, float] | None = None
     calls: int | None = None  # of the model, where a cache makes up for the other steps
+    target: str | None = None  # None where the other side's codes were taken
+    calibration_id: str | None = None  # of what gave the codes' weights for the target
     versions: dict[str, str]
 
     def __str__(self) -> str:

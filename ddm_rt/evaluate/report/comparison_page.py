@@ -48,6 +48,21 @@ def sentence(comparison: Comparison) -> str:
     return f"Undecided between {a} and {b}: {p}, and {interval} is not within ±{margin}.{more}"
 
 
+_HOLDS = {Decision.EQUIVALENT: "holds", Decision.DRIFT: "does not hold", Decision.UNDECIDED: "may or may not hold"}
+
+
+def calibration_sentence(comparison: Comparison) -> str | None:
+    """Whether B gives what A's calibration was made for: B had the codes that it drew. None where there was none."""
+    a, b, labels = comparison.a, comparison.b, comparison.labels
+    if a.calibration_id is None:
+        return None
+    shares = ", ".join(f"{c.group} {c.share_b:.3f} (A: {c.share_a:.3f})" for c in labels.changes)
+    return (
+        f"The calibration {a.calibration_id[:12]} of {a.label} {_HOLDS[labels.decision]} for {b.label}: "
+        f"for {a.target} it gives {shares}."
+    )
+
+
 def kept_sentences(kept: Sequence[Ratio]) -> list[str]:
     """The verdicts on quality and diversity in words; none without reference images."""
     kinds: tuple[Kind, ...] = ("quality", "diversity")
@@ -134,6 +149,7 @@ def _shown(comparison: Comparison, pictures: Pictures) -> dict[str, object]:
     return {
         "title": f"{a.label} against {b.label}",
         "sentence": sentence(comparison),
+        "calibration": calibration_sentence(comparison),
         "comparison": comparison,
         "kept": kept_sentences(comparison.kept),
         "chart": difference_chart(labels.changes, labels.margin, f"Differences. {alt}"),
