@@ -48,7 +48,7 @@ def import_checkpoint(
             say(f"not in the checkpoint, left out: {', '.join(left[:_SHOWN])}{more}")
 
 
-@makes_models(Options="precision", Other_options="plugin precompute_kv decoder calibration_images")
+@makes_models(Options="precision", Other_options="plugin precompute_kv decoder decoder_tile calibration_images")
 def export(
     source: Annotated[str, Argument(help="A finished run of ddm-rt train, or a bundle to convert.")],
     out: Annotated[Path | None, Option(help="Bundle to write. The directory must not exist, or be empty.")] = None,
@@ -59,6 +59,9 @@ def export(
         bool, Option(help="Let the conditioner make attention's keys and values, once per prompt and code.")
     ] = False,
     decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
+    decoder_tile: Annotated[
+        int | None, Option(help="Largest side of the tiles that the decoder works in, in pixels. It saves memory.")
+    ] = None,
     calibration_images: Annotated[
         int | None,
         Option(min=1, help="Balanced images that set int8's and fp8's ranges: 64, or 4 on a Stable Diffusion model."),
@@ -71,13 +74,16 @@ def export(
         ddm-rt export runs/ours --out bundles/ours
         ddm-rt export runs/ours --precision fp16 --plugin --out bundles/ours-fp16
         ddm-rt export digits --precision int8 --out bundles/digits-int8
-        ddm-rt export bundles/sd --precision int8-weights --out bundles/sd-small
+        ddm-rt export bundles/sd --precision int8-weights --decoder-tile 320 --out bundles/sd-small
         ddm-rt export runs/sd --precision fp16 --decoder taesd/ --out bundles/sd
         ddm-rt export runs/sd --precision fp16 --precompute-kv --out bundles/sd-kv
         ddm-rt export runs/sd --precision fp16 --diffusers pipelines/sd
     """
     if diffusers is not None:
-        given = {"--out": out, "--plugin": plugin, "--precompute-kv": precompute_kv, "--decoder": decoder}
+        given = {
+            **{"--out": out, "--plugin": plugin, "--precompute-kv": precompute_kv},
+            **{"--decoder": decoder, "--decoder-tile": decoder_tile},
+        }
         options.refuse(given, "this option can't go with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers
 
@@ -96,6 +102,7 @@ def export(
             plugin=plugin,
             precompute_kv=precompute_kv,
             decoder=decoder,
+            decoder_tile=decoder_tile,
             calibration_images=calibration_images,
             progress=update,
         )

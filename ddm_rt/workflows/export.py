@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm_rt.bundle import INDEX, SHIPPED, Bundle
-from ddm_rt.config import Balance, Family, Precision
+from ddm_rt.config import Balance, Family, Precision, RunConfig
 from ddm_rt.engine import backends
 from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import Array, Cond, Engine, usable_cores
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision.convert import CALIBRATED, Calibration, convert
+from ddm_rt.export.tiles import check_tile, tile_decoder
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
@@ -49,34 +50,42 @@ def export(
     plugin: bool = False,
     precompute_kv: bool = False,
     decoder: Path | None = None,
+    decoder_tile: int | None = None,
     calibration_images: int | None = None,
     progress: OnStage | None = None,
 ) -> Bundle:
-    """A finished run, or an fp32 bundle (directory or shipped name), as the bundle directory `out` in `precision`.
+    """A finished run, or a bundle (directory or shipped name), as the bundle directory `out` in `precision`.
 
-    Raises DdmError for options that don't go together, and as `export_run`, `calibrate` and `convert`.
+    Raises DdmError for options that don't go together, and as `export_run`, `calibrate`, `convert` and `tile_decoder`.
     """
     check_free(out)
+    steps: list[Callable[[str, Path], Bundle]] = []
     if _is_bundle(source):
         if plugin or precompute_kv or decoder is not None:
             raise DdmError(
                 f"{source} is a bundle; --plugin, --precompute-kv and --decoder need the run that it was made from"
             )
-        if precision is Precision.FP32:
+        if precision is Precision.FP32 and decoder_tile is None:
             raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
-        return _convert(Bundle.load(source), out, precision, calibration_images, progress)
+    else:
+        # These need torch, which converting a bundle doesn't.
+        from ddm_rt.export.run import export_run
+        from ddm_rt.model.assemble import read_file
 
-    from ddm_rt.export.run import export_run  # needs torch, which converting a bundle doesn't
-
-    exported = partial(
-        export_run, Path(source), plugin=plugin, precompute_kv=precompute_kv, decoder=decoder, progress=progress
-    )
-    if precision is Precision.FP32:
-        return exported(out)
+        if decoder_tile is not None:  # before minutes are spent on tracing
+            model = read_file(RunConfig, Path(source) / "config.json").model
+            check_tile(decoder_tile, model.family, model.patch, Path(source))
+        traced = partial(export_run, plugin=plugin, precompute_kv=precompute_kv, decoder=decoder, progress=progress)
+        steps.append(lambda run, path: traced(Path(run), path))
+    if precision is not Precision.FP32:
+        steps.append(lambda path, out: _convert(Bundle.load(path), out, precision, calibration_images, progress))
+    if decoder_tile is not None:
+        steps.append(lambda path, out: tile_decoder(Bundle.load(path), out, decoder_tile))
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-        bundle = exported(Path(folder) / "fp32")
-        return _convert(bundle, out, precision, calibration_images, progress)
+        for number, step in enumerate(steps[:-1]):
+            source = str(step(source, Path(folder) / str(number)).path)
+        return steps[-1](source, out)
 
 
 def calibrate(bundle: Bundle, images: int | None = None, seed: int = _SEED) -> Calibration:

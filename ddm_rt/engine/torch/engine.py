@@ -115,6 +115,8 @@ class TorchEngine(OfNetworks):
             return f"the bundle is {own}; torch computes in {', '.join(DTYPES)}"
         if bundle.index.provenance.get("decoder"):
             return "the bundle's decoder took the place of the checkpoint's VAE; torch builds only the latter"
+        if bundle.index.provenance.get("decoder_tile"):
+            return "the bundle's decoder works in tiles; torch builds the VAE's whole decoder"
         try:
             if packages.find(bundle, precision or own, device) is None:
                 bundle.model  # noqa: B018  (raises where training.json is missing or of another version)

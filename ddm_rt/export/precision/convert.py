@@ -24,6 +24,7 @@ from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.export.plugin_node import PLUGIN_GRAPH
 from ddm_rt.export.precision import half, opset, quantize
 from ddm_rt.export.precision.quantize import Feeds
+from ddm_rt.export.tiles import PROVENANCE as TILES
 from ddm_rt.files import check_free
 from ddm_rt.graph_files import open_session
 from ddm_rt.progress import OnStage
@@ -178,6 +179,11 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
         raise DdmError(
             f"{bundle.runtime_path}: field precision is {bundle.config.precision}; only an fp32 bundle is "
             "converted: rounding twice is not the same as rounding once"
+        )
+    if (tiles := bundle.index.provenance.get(TILES)) is not None:
+        raise DdmError(
+            f"{bundle.path}: its decoder works in tiles; convert the bundle that it was made from, "
+            f"{tiles['source_bundle_id'][:12]}, and give --decoder-tile with the precision"
         )
     if precision in CALIBRATED and calibration is None:
         raise DdmError(f"precision {precision} needs a calibration set")

@@ -1,0 +1,203 @@
+"""A VAE's decoder that works in tiles, for images that don't fit into memory whole: a loop around its own graph.
+
+So every backend and the C library have it from the graph alone. Tiles are as large as each other, and overlap by a
+fourth of the largest that is allowed. There, one fades into the next linearly, as with diffusers' `enable_vae_tiling`.
+A decoder's norms then see a tile in place of the image, so the image changes a little. One that fits into a single tile
+does not, save for the rounding of float32.
+"""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ddm_rt import graph_files
+from ddm_rt.bundle import DERIVED, Bundle, write_bundle
+from ddm_rt.config import Family
+from ddm_rt.errors import BundleError, DdmError
+from ddm_rt.files import check_free
+
+PROVENANCE = "decoder_tile"
+DECODER = "decoder.onnx"
+LEAST = 8  # latents of a tile's side: it overlaps others by a fourth of that
+
+# Sizes are [height, width]. The decoder's nodes take the place of `drawn = Identity(piece)`.
+_LOOP = """
+<ir_version: 8, opset_import: ["" : 18]>
+tiles (float[n, c, h, w] x0) => (float[n, 3, y, x] image)
+{
+  zero = Constant<value_ints = [0]>()
+  one = Constant<value_ints = [1]>()
+  two = Constant<value_ints = [2]>()
+  largest = Constant<value_ints = [TILE]>()
+  overlap = Constant<value_ints = [OVERLAP]>()
+  factor = Constant<value_ints = [FACTOR]>()
+  size = Shape<start = 2>(x0)
+
+  # As few tiles as go: ceil((size - overlap) / (largest - overlap)), and at least one.
+  largest_step = Sub(largest, overlap)
+  least_covered = Sub(size, overlap)
+  rounded_up = Add(least_covered, largest_step)
+  rounded_down = Sub(rounded_up, one)
+  needed = Div(rounded_down, largest_step)
+  counts = Max(needed, one)
+  rows = Slice(counts, zero, one)
+  columns = Slice(counts, one, two)
+  number = Mul(rows, columns)
+  trips = Squeeze(number)
+
+  # As small as so many cover the image: ceil((size + (counts - 1) * overlap) / counts).
+  borders = Sub(counts, one)
+  shared = Mul(borders, overlap)
+  covered = Add(size, shared)
+  covered_up = Add(covered, borders)
+  tile = Div(covered_up, counts)
+  step = Sub(tile, overlap)
+  last = Sub(size, tile)
+  size_px = Mul(size, factor)
+  tile_px = Mul(tile, factor)
+
+  # The weight of a tile's pixels: from half a pixel's at the border to 1 where its neighbour ends.
+  first_number = Constant<value_int = 0>()
+  next_number = Constant<value_int = 1>()
+  half = Constant<value_float = 0.5>()
+  whole = Constant<value_float = 1.0>()
+  overlap_px = Mul(overlap, factor)
+  fade = Cast<to = 1>(overlap_px)
+  height_1 = Slice(tile_px, zero, one)
+  height = Squeeze(height_1)
+  height_f = Cast<to = 1>(height)
+  y_number = Range(first_number, height, next_number)
+  y_f = Cast<to = 1>(y_number)
+  y = Add(y_f, half)
+  y_left = Sub(height_f, y)
+  y_nearest = Min(y, y_left)
+  y_faded = Div(y_nearest, fade)
+  y_weight = Min(y_faded, whole)
+  width_1 = Slice(tile_px, one, two)
+  width = Squeeze(width_1)
+  width_f = Cast<to = 1>(width)
+  x_number = Range(first_number, width, next_number)
+  x_f = Cast<to = 1>(x_number)
+  x = Add(x_f, half)
+  x_left = Sub(width_f, x)
+  x_nearest = Min(x, x_left)
+  x_faded = Div(x_nearest, fade)
+  x_weight = Min(x_faded, whole)
+  y_column = Unsqueeze(y_weight, one)
+  x_row = Unsqueeze(x_weight, zero)
+  window = Mul(y_column, x_row)
+
+  batch = Shape<start = 0, end = 1>(x0)
+  colours = Constant<value_ints = [3]>()
+  image_shape = Concat<axis = 0>(batch, colours, size_px)
+  no_image = ConstantOfShape<value = float[1] {0.0}>(image_shape)
+  no_weights = ConstantOfShape<value = float[1] {0.0}>(size_px)
+  go_on = Constant<value = bool {1}>()
+  sum, weights = Loop(trips, go_on, no_image, no_weights) <body = one_tile
+    (int64 i, bool go, float[n, 3, h, w] sum_before, float[h, w] weights_before)
+    => (bool go_after, float[n, 3, h, w] sum_after, float[h, w] weights_after)
+  {
+    go_after = Identity(go)
+    row = Div(i, columns)
+    column = Mod(i, columns)
+    place = Concat<axis = 0>(row, column)
+    evenly = Mul(place, step)
+    begin = Min(evenly, last)
+    end = Add(begin, tile)
+    plane = Constant<value_ints = [2, 3]>()
+    piece = Slice(x0, begin, end, plane)
+    drawn = Identity(piece)
+    begin_px = Mul(begin, factor)
+    end_px = Add(begin_px, tile_px)
+    after_px = Sub(size_px, end_px)
+    around = Concat<axis = 0>(begin_px, after_px)
+    weighted = Mul(drawn, window)
+    placed = Pad(weighted, around, , plane)
+    sum_after = Add(sum_before, placed)
+    weight_placed = Pad(window, around)
+    weights_after = Add(weights_before, weight_placed)
+  }>
+  image = Div(sum, weights)
+}
+"""
+
+
+def tile_decoder(bundle: Bundle, out: Path, pixels: int) -> Bundle:
+    """`bundle` as the bundle directory `out`, whole or not at all, with a decoder whose tiles have at most `pixels` a
+    side. It has its own id, names the old one in its provenance, and has none of the old one's plans.
+
+    Raises DdmError for a bundle without a VAE or with tiles already, a size that is none, or where `out` is occupied.
+    """
+    check_free(out)
+    factor = bundle.config.image_size // bundle.config.latent_shape[1]
+    check_tile(pixels, bundle.config.family, factor, bundle.path)
+    if (there := bundle.index.provenance.get(PROVENANCE)) is not None:
+        raise DdmError(f"{bundle.path}: its decoder has tiles of {there['pixels']} pixels already")
+
+    def fill(directory: Path) -> None:
+        for name in bundle.index.files:
+            if name != DECODER and not name.startswith(DERIVED):
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / name, directory / name)
+        model = tiled(graph_files.read_model(bundle.path / DECODER), pixels // factor, factor)
+        (directory / DECODER).write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(directory / DECODER), full_check=True)
+
+    made: dict[str, Any] = {"pixels": pixels, "source_bundle_id": bundle.bundle_id}
+    return write_bundle(out, fill, {**bundle.index.provenance, PROVENANCE: made})
+
+
+def check_tile(pixels: int, family: Family, factor: int, source: Path) -> None:
+    """Raises DdmError naming a `source` without a VAE, or a size that isn't a number of the VAE's latents, which are
+    `factor` pixels a side.
+    """
+    if family is Family.PIXEL:
+        raise DdmError(f"{source}: makes pixels, without a VAE; only a Stable Diffusion model has a decoder to tile")
+    if pixels % factor or pixels < LEAST * factor:
+        raise DdmError(f"decoder tile: {pixels}; expected a multiple of {factor} pixels, at least {LEAST * factor}")
+
+
+def tiled(model: onnx.ModelProto, tile: int, factor: int) -> onnx.ModelProto:
+    """The decoder `model` (x0 float32 [B,C,H,W] -> image float32 [B,3,factor·H,factor·W]) in tiles of at most `tile`
+    latents a side. External tensors stay where they are.
+
+    Raises BundleError for a graph with other ends.
+    """
+    (source,), (image,) = model.graph.input, model.graph.output
+    if (source.name, image.name) != ("x0", "image") or image.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise BundleError(f"{DECODER}: has {source.name} and {image.name}; expected x0 and image in float32")
+    text = _LOOP.replace("TILE", str(tile)).replace("OVERLAP", str(tile // 4)).replace("FACTOR", str(factor))
+    made = onnx.parser.parse_model(text)
+    made.ir_version, made.producer_name = model.ir_version, model.producer_name
+    for field in ("opset_import", "functions", "metadata_props"):
+        made.ClearField(field)
+        getattr(made, field).extend(getattr(model, field))
+    for ends, theirs in ((made.graph.input, source), (made.graph.output, image)):
+        ends[0].CopyFrom(theirs)
+    (loop,) = (node for node in made.graph.node if node.op_type == "Loop")
+    body = loop.attribute[0].g
+    nodes = list(body.node)
+    (place,) = (k for k, node in enumerate(nodes) if list(node.output) == ["drawn"])
+    body.ClearField("node")
+    body.node.extend([*nodes[:place], *_renamed(model.graph), *nodes[place + 1 :]])
+    # Inside, where ONNX Runtime lays a convolution's weights out for its kernels; those of an outer graph it doesn't.
+    for tensor in model.graph.initializer:
+        body.initializer.add().CopyFrom(tensor)
+        body.initializer[-1].name = _inner(tensor.name)
+    return made
+
+
+def _inner(name: str) -> str:
+    return {"": "", "x0": "piece", "image": "drawn"}.get(name, f"vae.{name}")
+
+
+def _renamed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Its nodes with names that none of the loop's are."""
+    found = []
+    for node in map(deepcopy, graph.node):
+        node.input[:], node.output[:] = map(_inner, node.input), map(_inner, node.output)
+        found.append(node)
+    return found
