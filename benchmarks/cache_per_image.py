@@ -1,0 +1,86 @@
+"""Would a cache be better if each image had its own number of calls? An upper bound, and a predictor.
+
+    python benchmarks/cache_per_image.py [BUNDLE] [-n 256]
+
+Caches of several numbers of calls are fitted on images of one seed, and walked on images of another. Then each image
+may choose among them. "Oracle" knows every image's error beforehand, which nobody does: no rule gains more. "Predictor"
+knows what the first call changed, |x0 - x| and |out| by their root mean squares, and errors of the fitted images that
+were like it in that. Both choose the least calls, on average, for the mean squared error of a fixed number of calls.
+"""
+
+import argparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm_rt.sample.cache.fit import Fitter
+from ddm_rt.sample.cache.reuse import Reuse
+from ddm_rt.sample.pipeline import Pipeline
+from ddm_rt.sample.request import Request
+
+CALLS = (3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 21)
+SHOWN = (4, 5, 6, 8, 10)
+NEAREST = 16  # fitted images that the predictor asks
+Floats = NDArray[np.float64]
+
+
+def errors(fitter: Fitter, reuse: Reuse) -> Floats:
+    """Mean squared error of each image's last state, by image."""
+    x = fitter._walk.x[0]
+    before = np.zeros_like(x)
+    for step, row in zip(reuse.steps, reuse.rows, strict=True):
+        out, x0 = fitter._call(step, x)
+        made = sum(np.float32(factor) * column for factor, column in zip(row, (x, x0, before, out), strict=True))
+        x, before = np.asarray(made, np.float32), x0
+    return ((x - fitter._walk.x[-1]).astype(np.float64) ** 2).reshape(len(x), -1).mean(1)
+
+
+def seen(fitter: Fitter) -> Floats:
+    """[N, 2]: what the first call says of an image, in logarithms."""
+    walk = fitter._walk
+    change, out = (np.sqrt((a**2).reshape(len(a), -1).mean(1)) for a in (walk.x0[0] - walk.x[0], walk.out[0]))
+    return np.log(np.stack([change, out], 1).astype(np.float64))
+
+
+def fewest(chosen_by: Floats, counted: Floats, bound: float) -> float:
+    """The mean number of calls where each image takes the least calls + λ·error by `chosen_by`, for the λ that holds
+    the mean of `counted` below the bound with the fewest calls. Both are [calls, images].
+    """
+    calls, places = np.array(CALLS, np.float64), np.arange(counted.shape[1])
+    best = np.inf
+    for price in np.logspace(-1, 9, 400):
+        picked = (calls[:, None] + price * chosen_by).argmin(0)
+        if counted[picked, places].mean() <= bound:
+            best = min(best, float(calls[picked].mean()))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", nargs="?", default="digits")
+    parser.add_argument("-n", type=int, default=256)
+    arguments = parser.parse_args()
+    pipeline = Pipeline.load(arguments.bundle, "onnxruntime", threads=1)
+    with (
+        pipeline.prepare(Request(n=arguments.n, seed=0)) as fitted_on,
+        pipeline.prepare(Request(n=arguments.n, seed=1)) as tried_on,
+    ):
+        fitter, trial = Fitter(pipeline, fitted_on), Fitter(pipeline, tried_on)
+        caches = [fitter.fit(calls).reuse for calls in CALLS]
+        known = np.stack([errors(fitter, cache) for cache in caches])
+        real = np.stack([errors(trial, cache) for cache in caches])
+    those, these = seen(fitter), seen(trial)
+    apart = (((these[:, None] - those[None]) / those.std(0)) ** 2).sum(2)
+    predicted = known[:, np.argsort(apart, axis=1)[:, :NEAREST]].mean(2)
+    print("| calls | error, RMS | oracle's calls | gain | predictor's calls | gain |")
+    print(f"{'| --- ' * 6}|")
+    for calls in SHOWN:
+        bound = real[CALLS.index(calls)].mean()
+        cells = [
+            f"{best:.2f} | {calls / best:.2f}x" for best in (fewest(real, real, bound), fewest(predicted, real, bound))
+        ]
+        print(f"| {calls} | {np.sqrt(bound):.4f} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
