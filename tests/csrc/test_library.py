@@ -18,6 +18,7 @@ from ddm_rt.config import Precision
 from ddm_rt.engine.ort import sessions
 from ddm_rt.errors import DdmError
 from ddm_rt.export.precision.convert import convert
+from ddm_rt.export.tiles import tile_decoder
 from ddm_rt.files import asset
 from ddm_rt.sample.balance.ledger import Ledger
 from ddm_rt.sample.pipeline import Pipeline
@@ -122,6 +123,15 @@ def test_ready_keys_and_values_give_pythons_images(
     for bundle in (precomputed_bundle, convert(precomputed_bundle, tmp_path / "fp16", Precision.FP16)):
         with c_library.pipeline(bundle.path) as pipeline:
             compare(Pipeline.load(bundle, backend="onnxruntime", threads=1), pipeline, n=5, num_steps=3)
+
+
+def test_a_decoder_in_tiles_gives_pythons_images(
+    c_library: CLibrary, latent_bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    bundle = tile_decoder(latent_bundles["sd15"], tmp_path / "tiles", 16)
+    with c_library.pipeline(bundle.path) as pipeline:
+        python = Pipeline.load(bundle, backend="onnxruntime", threads=1)
+        compare(python, pipeline, n=3, num_steps=2, prompt="a doctor", height=64, width=32)
 
 
 @pytest.fixture
