@@ -1,6 +1,7 @@
 """What TensorRT's parser would take wrongly is refused in one sentence."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_nodes_of_another_domain_are_named(tmp_path: Path) -> None:
     with pytest.raises(DdmError, match="node 'last' is the plugin Relu; tensorrt-rtx takes no plugins"):
         check_graph(path, RTX)
     check_graph(path, flavours.TABLE["tensorrt"])
+
+
+def test_a_decoder_in_tiles_is_named(latent_bundles: Mapping[str, Bundle], tmp_path: Path) -> None:
+    from ddm_rt.export.tiles import tile_decoder
+
+    bundle = tile_decoder(latent_bundles["sd15"], tmp_path / "tiles", 16)
+    with pytest.raises(DdmError, match=r"decoder\.onnx: has a loop, as a decoder in tiles does, which tensorrt-rtx"):
+        check_graph(bundle.graphs["decoder"], RTX)
+    check_graph(bundle.graphs["denoiser"], RTX)
 
 
 def test_a_newer_opset_is_named(tmp_path: Path) -> None:

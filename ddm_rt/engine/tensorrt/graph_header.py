@@ -17,8 +17,8 @@ from ddm_rt.errors import DdmError
 
 def check_graph(path: Path, flavour: Flavour) -> None:
     """Raises DdmError for a graph that the flavour's parser would take wrongly, crash on or refuse without a name: what
-    is no ONNX graph, of an opset that is too new or with a plugin where there are none, and one whose external data is
-    missing, too short, or not beside it.
+    is no ONNX graph, of an opset that is too new, with a plugin or a loop where there are none, and one whose external
+    data is missing, too short, or not beside it.
     """
     model = graph_files.parse(path)
     opsets = {"" if each.domain in ("", "ai.onnx") else each.domain: each.version for each in model.opset_import}
@@ -32,6 +32,11 @@ def check_graph(path: Path, flavour: Flavour) -> None:
             if node.domain == PLUGIN_DOMAIN and not flavour.plugins:
                 name = f"node {node.name!r} is the plugin {node.op_type}"
                 raise DdmError(f"{path}: {name}; {flavour.name} takes no plugins")
+            if node.op_type == "Loop" and not flavour.loops:
+                raise DdmError(
+                    f"{path}: has a loop, as a decoder in tiles does, which {flavour.name} doesn't build; "
+                    "build the bundle without tiles"
+                )
             tensors += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
         for tensor in filter(uses_external_data, tensors):
             _check_external(path, tensor)
