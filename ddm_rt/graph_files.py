@@ -12,12 +12,22 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ddm_rt.errors import BundleError, DdmError
 
 Array = NDArray[Any]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+# What ONNX Runtime raises for a graph that it can't open or run.
+UNRUNNABLE = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 # Bigger graphs keep their tensors in a file beside them: protocol buffers end at 2 GiB, and whoever reads, checks or
 # converts a graph holds several copies of what is in it.

@@ -1,27 +1,31 @@
 """A VAE's decoder that works in tiles, for images that don't fit into memory whole: a loop around its own graph.
 
-So every backend and the C library have it from the graph alone. Tiles are as large as each other, and overlap by a
-fourth of the largest that is allowed. There, one fades into the next linearly, as with diffusers' `enable_vae_tiling`.
-A decoder's norms then see a tile in place of the image, so the image changes a little. One that fits into a single tile
-does not, save for the rounding of float32.
+So every CPU backend and the C library have it from the graph alone. GPU backends refuse it: CUDA graphs hold no loop,
+and TensorRT-RTX doesn't build one. Tiles are as large as each other, and overlap by a fourth of the largest that is
+allowed, the last ones by more where sizes don't add up. There, one fades into the next linearly, as with diffusers'
+`enable_vae_tiling`. A decoder's norms then see a tile in place of the image, so the image changes a little. One that
+fits into a single tile does not, save for rounding.
 """
 
 import shutil
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
 
 from ddm_rt import graph_files
-from ddm_rt.bundle import DERIVED, Bundle, write_bundle
-from ddm_rt.config import Family
+from ddm_rt.bundle import DERIVED, INDEX, SETTINGS, WEIGHTS, Bundle, write_bundle
+from ddm_rt.config import Family, Precision
 from ddm_rt.errors import BundleError, DdmError
 from ddm_rt.files import check_free
 
 PROVENANCE = "decoder_tile"
 DECODER = "decoder.onnx"
 LEAST = 8  # latents of a tile's side: it overlaps others by a fourth of that
+OPSET = 18  # of the loop
+# Of one tile, which is multiplied by a weight and divided by it; half precision casts at other places in a loop.
+MAX_ABS_ERROR, MAX_HALF_ERROR = 1e-4, 2e-2
 
 # Sizes are [height, width]. The decoder's nodes take the place of `drawn = Identity(piece)`.
 _LOOP = """
@@ -127,30 +131,46 @@ tiles (float[n, c, h, w] x0) => (float[n, 3, y, x] image)
 
 def tile_decoder(bundle: Bundle, out: Path, pixels: int) -> Bundle:
     """`bundle` as the bundle directory `out`, whole or not at all, with a decoder whose tiles have at most `pixels` a
-    side. It has its own id, names the old one in its provenance, and has none of the old one's plans.
+    side. It has its own id, names the old one in its provenance, and has nothing that was made from it: neither plans
+    nor calibrations, gates and caches. ONNX Runtime runs it before it is there: on one tile against the old decoder,
+    and on two.
 
-    Raises DdmError for a bundle without a VAE or with tiles already, a size that is none, or where `out` is occupied.
+    Raises DdmError for a bundle without a VAE or with tiles already, a size that is none, where `out` is occupied, and
+    where the two decoders differ by more than the bound; BundleError for a graph that can't be put into a loop.
     """
     check_free(out)
-    factor = bundle.config.image_size // bundle.config.latent_shape[1]
-    check_tile(pixels, bundle.config.family, factor, bundle.path)
-    if (there := bundle.index.provenance.get(PROVENANCE)) is not None:
-        raise DdmError(f"{bundle.path}: its decoder has tiles of {there['pixels']} pixels already")
+    check_tile(bundle, pixels, str(bundle.path))
+    factor = factor_of(bundle)
+    provenance = dict(bundle.index.provenance)
+    provenance[PROVENANCE] = made = {"pixels": pixels, "source_bundle_id": bundle.bundle_id}
 
     def fill(directory: Path) -> None:
         for name in bundle.index.files:
-            if name != DECODER and not name.startswith(DERIVED):
+            if name not in (INDEX, WEIGHTS, DECODER, *SETTINGS) and not name.startswith(DERIVED):
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path / name, directory / name)
+        bundle.write_settings(directory)
         model = tiled(graph_files.read_model(bundle.path / DECODER), pixels // factor, factor)
         (directory / DECODER).write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(directory / DECODER), full_check=True)
+        graphs = bundle.path / DECODER, directory / DECODER
+        made["max_abs_difference"] = _checked_difference(*graphs, pixels // factor, bundle.config.precision)
 
-    made: dict[str, Any] = {"pixels": pixels, "source_bundle_id": bundle.bundle_id}
-    return write_bundle(out, fill, {**bundle.index.provenance, PROVENANCE: made})
+    return write_bundle(out, fill, provenance)
 
 
-def check_tile(pixels: int, family: Family, factor: int, source: Path) -> None:
+def factor_of(bundle: Bundle) -> int:
+    """Pixels a side of a latent."""
+    return bundle.config.image_size // bundle.config.latent_shape[1]
+
+
+def check_tile(bundle: Bundle, pixels: int, source: str) -> None:
+    """Raises DdmError naming `source` where `tile_decoder` would for the bundle, its tiles or their size."""
+    if (there := bundle.index.provenance.get(PROVENANCE)) is not None:
+        raise DdmError(f"{source}: its decoder has tiles of {there['pixels']} pixels already")
+    check_size(bundle.config.family, factor_of(bundle), pixels, source)
+
+
+def check_size(family: Family, factor: int, pixels: int, source: str) -> None:
     """Raises DdmError naming a `source` without a VAE, or a size that isn't a number of the VAE's latents, which are
     `factor` pixels a side.
     """
@@ -164,19 +184,23 @@ def tiled(model: onnx.ModelProto, tile: int, factor: int) -> onnx.ModelProto:
     """The decoder `model` (x0 float32 [B,C,H,W] -> image float32 [B,3,factor·H,factor·W]) in tiles of at most `tile`
     latents a side. External tensors stay where they are.
 
-    Raises BundleError for a graph with other ends.
+    Raises BundleError for a graph with other ends, or of an operator set in which the loop can't be written.
     """
-    (source,), (image,) = model.graph.input, model.graph.output
-    if (source.name, image.name) != ("x0", "image") or image.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise BundleError(f"{DECODER}: has {source.name} and {image.name}; expected x0 and image in float32")
+    ends = [*model.graph.input, *model.graph.output]
+    floats = all(end.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for end in ends)
+    if [end.name for end in ends] != ["x0", "image"] or not floats:
+        raise BundleError(f"{DECODER}: has {', '.join(end.name for end in ends)}; expected x0 and image in float32")
+    (opset,) = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if opset < OPSET:
+        raise BundleError(f"{DECODER}: ONNX opset {opset}; tiles need {OPSET} or later")
     text = _LOOP.replace("TILE", str(tile)).replace("OVERLAP", str(tile // 4)).replace("FACTOR", str(factor))
     made = onnx.parser.parse_model(text)
     made.ir_version, made.producer_name = model.ir_version, model.producer_name
     for field in ("opset_import", "functions", "metadata_props"):
         made.ClearField(field)
         getattr(made, field).extend(getattr(model, field))
-    for ends, theirs in ((made.graph.input, source), (made.graph.output, image)):
-        ends[0].CopyFrom(theirs)
+    for own, theirs in zip((made.graph.input[0], made.graph.output[0]), ends, strict=True):
+        own.CopyFrom(theirs)
     (loop,) = (node for node in made.graph.node if node.op_type == "Loop")
     body = loop.attribute[0].g
     nodes = list(body.node)
@@ -188,6 +212,29 @@ def tiled(model: onnx.ModelProto, tile: int, factor: int) -> onnx.ModelProto:
         body.initializer.add().CopyFrom(tensor)
         body.initializer[-1].name = _inner(tensor.name)
     return made
+
+
+def _checked_difference(whole: Path, in_tiles: Path, tile: int, precision: Precision) -> float | None:
+    """The largest absolute difference of the two decoders on one tile; None in bf16, which ONNX Runtime doesn't run on
+    a CPU. Raises DdmError where it is too large, where two tiles give numbers that aren't finite, and for a graph that
+    ONNX or ONNX Runtime refuses.
+    """
+    try:
+        onnx.checker.check_model(str(in_tiles), full_check=True)
+        if precision is Precision.BF16:
+            return None
+        decoders = [graph_files.open_session(path) for path in (whole, in_tiles)]
+        channels = decoders[0].get_inputs()[0].shape[1]
+        x0 = np.random.default_rng(0).standard_normal((1, channels, tile + 1, LEAST), np.float32)
+        one = [decoder.run(None, {"x0": x0[:, :, :LEAST]})[0] for decoder in decoders]
+        (two,) = decoders[1].run(None, {"x0": x0})
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, *graph_files.UNRUNNABLE) as error:
+        raise DdmError(f"{DECODER}: can't work in tiles: {error}") from error
+    found = float(np.abs(one[0] - one[1]).max())
+    most = MAX_ABS_ERROR if precision in (Precision.FP32, Precision.INT8_WEIGHTS) else MAX_HALF_ERROR
+    if not (found <= most and np.isfinite(two).all()):
+        raise DdmError(f"{DECODER}: in one tile it differs by {found:.2g} from the whole decoder; nothing was written")
+    return found
 
 
 def _inner(name: str) -> str:

@@ -17,8 +17,8 @@ from ddm_rt.engine import backends
 from ddm_rt.engine.composed import Composed
 from ddm_rt.engine.contract import Array, Cond, Engine, usable_cores
 from ddm_rt.errors import DdmError
-from ddm_rt.export.precision.convert import CALIBRATED, Calibration, convert
-from ddm_rt.export.tiles import check_tile, tile_decoder
+from ddm_rt.export.precision.convert import CALIBRATED, Calibration, check_convertible, convert
+from ddm_rt.export.tiles import check_size, check_tile, tile_decoder
 from ddm_rt.files import check_free
 from ddm_rt.progress import OnStage
 from ddm_rt.sample.pipeline import Pipeline
@@ -59,28 +59,40 @@ def export(
     Raises DdmError for options that don't go together, and as `export_run`, `calibrate`, `convert` and `tile_decoder`.
     """
     check_free(out)
+    if calibration_images is not None and precision not in CALIBRATED:
+        raise DdmError(f"--calibration-images: precision {precision} isn't calibrated; {' and '.join(CALIBRATED)} are")
     steps: list[Callable[[str, Path], Bundle]] = []
+    # All that can be refused is, before minutes are spent on a step.
     if _is_bundle(source):
         if plugin or precompute_kv or decoder is not None:
             raise DdmError(
                 f"{source} is a bundle; --plugin, --precompute-kv and --decoder need the run that it was made from"
             )
         if precision is Precision.FP32 and decoder_tile is None:
-            raise DdmError(f"{source} is a bundle already; give a run, or the --precision to convert it to")
+            raise DdmError(
+                f"{source} is a bundle already; give a run, or the --precision to convert it to, or a --decoder-tile"
+            )
+        bundle = Bundle.load(source)
+        if precision is not Precision.FP32:
+            check_convertible(bundle, precision)
+        if decoder_tile is not None:
+            check_tile(bundle, decoder_tile, source)
     else:
         # These need torch, which converting a bundle doesn't.
         from ddm_rt.export.run import export_run
         from ddm_rt.model.assemble import read_file
 
-        if decoder_tile is not None:  # before minutes are spent on tracing
-            model = read_file(RunConfig, Path(source) / "config.json").model
-            check_tile(decoder_tile, model.family, model.patch, Path(source))
+        model = read_file(RunConfig, Path(source) / "config.json").model
+        if decoder_tile is not None:
+            check_size(model.family, model.patch, decoder_tile, source)
         traced = partial(export_run, plugin=plugin, precompute_kv=precompute_kv, decoder=decoder, progress=progress)
         steps.append(lambda run, path: traced(Path(run), path))
     if precision is not Precision.FP32:
         steps.append(lambda path, out: _convert(Bundle.load(path), out, precision, calibration_images, progress))
     if decoder_tile is not None:
         steps.append(lambda path, out: tile_decoder(Bundle.load(path), out, decoder_tile))
+    if len(steps) == 1:
+        return steps[0](source, out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
         for number, step in enumerate(steps[:-1]):

@@ -1,5 +1,6 @@
 """`ddm-rt compare`: the decision is the exit code, and a mistake is none of the decisions."""
 
+import html
 import json
 import tempfile
 from collections.abc import Mapping
@@ -50,14 +51,18 @@ def test_it_says_whether_a_calibration_holds_for_the_other_side(ddm_rt, tmp_path
     asked = ("--target", "3=.7,8=.3", "-n", 40, "--margin", 0.4)
     said = ddm_rt(*LINE, f"{teacher}@steps=4", DIGITS, *asked, "--out", tmp_path / "out")
     assert said.code == 0, said.err
-    found = json.loads((tmp_path / "out" / "compare.json").read_bytes())
-    identity = found["a"]["calibration_id"][:12]
-    assert (found["a"]["target"], found["b"]["target"], found["b"]["calibration_id"]) == ("3=.7,8=.3", None, None)
-    told = f"The calibration {identity} of {teacher}@steps=4 holds for {DIGITS}: for 3=.7,8=.3 it gives 3 0."
+    found = json.loads((tmp_path / "out" / "compare.json").read_bytes())["calibrated"]
+    assert [(each["group"], each["wanted"]) for each in found["groups"]] == [("3", 0.7), ("8", 0.3)]
+    told = (
+        f"A's calibration {found['calibration_id'][:12]} holds for {DIGITS}, within ±0.4: for 3=.7,8=.3, B gives 3 0."
+    )
     assert told in said.out
-    assert told in (tmp_path / "out" / "index.html").read_text()
+    assert told in html.unescape((tmp_path / "out" / "index.html").read_text())
     said = ddm_rt(*LINE, DIGITS, DIGITS, "-n", 8)
-    assert "The calibration" not in said.out
+    assert "calibration" not in said.out
+    said = ddm_rt(*LINE, f"{teacher}@steps=4", DIGITS, *asked, "--groups", "3,7")  # the target isn't about these
+    assert said.code in (0, 1, 3), said.err
+    assert "calibration" not in said.out
 
 
 @pytest.fixture

@@ -113,6 +113,8 @@ class OrtCudaEngine(OnDevice):
         if bundle is not None and bundle.config.precision not in _PRECISIONS:
             taken = " and ".join(_PRECISIONS)
             return f"the bundle is {bundle.config.precision}; ONNX Runtime computes {taken} on a CUDA device"
+        if bundle is not None and bundle.index.provenance.get("decoder_tile"):
+            return "the bundle's decoder works in tiles, and a CUDA graph holds no loop"
         return sessions.cannot_start(provider, device.ordinal)
 
 

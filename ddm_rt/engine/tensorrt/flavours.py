@@ -29,7 +29,6 @@ class Flavour:
     architectures: tuple[str, ...]  # that can be named as a target; empty: the present device alone
     timing_cache: bool  # whether its builds measure tactics, and can keep what they measured
     plugins: bool  # whether the denoiser's attention is our plugin, or plain operators
-    loops: bool  # whether it builds a graph with a loop, as a decoder that works in tiles is
     batches: tuple[tuple[int, int, int], ...]  # of the denoiser's profiles: the least size, the best, the largest
     precisions: Mapping[Precision, int]  # precision -> the least SM that computes in it
     max_opset: int  # the newest of ONNX in its documentation; the parser takes newer ones without a word
@@ -67,7 +66,6 @@ TABLE: dict[str, Flavour] = {
         architectures=(),
         timing_cache=True,
         plugins=True,
-        loops=True,  # by its documentation
         batches=_TUNED,
         precisions=_TENSORRT,
         max_opset=25,
@@ -79,7 +77,6 @@ TABLE: dict[str, Flavour] = {
         architectures=("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121"),
         timing_cache=False,  # since 1.2 its operations do nothing
         plugins=False,
-        loops=False,  # 1.7.1 ends such a build with an internal error
         batches=_WHOLE,
         precisions=_RTX,
         max_opset=22,

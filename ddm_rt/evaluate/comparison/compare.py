@@ -12,6 +12,7 @@ from scipy import stats
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, DataConfig, Frozen, parse
 from ddm_rt.errors import DdmError
+from ddm_rt.evaluate.comparison.calibrated import Calibrated, calibrated
 from ddm_rt.evaluate.comparison.kept import BLOCKS, FRECHET_RATIO, Ratio, ratios
 from ddm_rt.evaluate.comparison.paired import MARGIN, Paired, check, paired
 from ddm_rt.evaluate.comparison.sides import (
@@ -85,6 +86,7 @@ class Comparison(Frozen):
     images: ImageChange
     quality: tuple[QualityChange, ...]
     kept: tuple[Ratio, ...] = ()  # of quality and diversity; empty without reference images
+    calibrated: Calibrated | None = None  # where a calibration of A's drew the codes
     speed: Speed | None
 
 
@@ -168,6 +170,9 @@ def compare(
         images=image_change(made[0].images, made[1].images),
         quality=quality,
         kept=kept,
+        calibrated=None
+        if pipelines[0] is None
+        else calibrated(pipelines[0].bundle, made[0], (verdicts[0].labels, verdicts[1].labels), groups, margin),
         speed=_speed(opened, timed, rounds, text) if rounds and len(opened) == 2 else None,
     )
     return figures, (made[0].images, made[1].images)

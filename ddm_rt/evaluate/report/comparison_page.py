@@ -48,18 +48,19 @@ def sentence(comparison: Comparison) -> str:
     return f"Undecided between {a} and {b}: {p}, and {interval} is not within ±{margin}.{more}"
 
 
-_HOLDS = {Decision.EQUIVALENT: "holds", Decision.DRIFT: "does not hold", Decision.UNDECIDED: "may or may not hold"}
-
-
 def calibration_sentence(comparison: Comparison) -> str | None:
-    """Whether B gives what A's calibration was made for: B had the codes that it drew. None where there was none."""
-    a, b, labels = comparison.a, comparison.b, comparison.labels
-    if a.calibration_id is None:
+    """Whether A's calibration holds for B. None where none drew the codes."""
+    found = comparison.calibrated
+    if found is None:
         return None
-    shares = ", ".join(f"{c.group} {c.share_b:.3f} (A: {c.share_a:.3f})" for c in labels.changes)
+    shares = ", ".join(
+        f"{each.group} {each.b:.3f} [{each.interval[0]:.3f}, {each.interval[1]:.3f}], A {each.a:.3f}"
+        for each in found.groups
+    )
+    verdict = {"undecided": "may or may not hold"}.get(found.verdict, found.verdict)
     return (
-        f"The calibration {a.calibration_id[:12]} of {a.label} {_HOLDS[labels.decision]} for {b.label}: "
-        f"for {a.target} it gives {shares}."
+        f"A's calibration {found.calibration_id[:12]} {verdict} for {comparison.b.label}, within ±{found.margin:g}: "
+        f"for {found.target}, B gives {shares}."
     )
 
 

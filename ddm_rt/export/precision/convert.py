@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 import ddm_rt
 from ddm_rt import graph_files
@@ -53,13 +52,6 @@ RECIPES = {
 }
 CALIBRATED = tuple(precision for precision, recipe in RECIPES.items() if recipe.stored is not None and recipe.inputs)
 _MULTIPLYING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_UNRUNNABLE = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,9 @@ def convert(
     and BundleError for graph files that are damaged.
     """
     check_free(out)
-    _check(bundle, precision, calibration)
+    check_convertible(bundle, precision)
+    if precision in CALIBRATED and calibration is None:
+        raise DdmError(f"precision {precision} needs a calibration set")
     groups = _groups(bundle, RECIPES[precision])
     names = [name for group in groups for name in group]
     recipe = RECIPES[precision]
@@ -172,7 +166,8 @@ def _half_ends(bundle: Bundle, recipe: Recipe) -> dict[str, tuple[TensorSpec, ..
     return {"cond": tuple((others | {s.name: s.model_copy(update={"dtype": "float16"}) for s in halves}).values())}
 
 
-def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None) -> None:
+def check_convertible(bundle: Bundle, precision: Precision) -> None:
+    """Raises DdmError where `convert` would for the bundle and the precision alone."""
     if precision not in RECIPES:
         raise DdmError(f"precision is {precision}; expected one of: {', '.join(RECIPES)}")
     if bundle.config.precision is not Precision.FP32:
@@ -182,11 +177,9 @@ def _check(bundle: Bundle, precision: Precision, calibration: Calibration | None
         )
     if (tiles := bundle.index.provenance.get(TILES)) is not None:
         raise DdmError(
-            f"{bundle.path}: its decoder works in tiles; convert the bundle that it was made from, "
-            f"{tiles['source_bundle_id'][:12]}, and give --decoder-tile with the precision"
+            f"{bundle.path}: its decoder works in tiles; give the run, or the bundle without them, with "
+            f"--precision {precision} --decoder-tile {tiles['pixels']}"
         )
-    if precision in CALIBRATED and calibration is None:
-        raise DdmError(f"precision {precision} needs a calibration set")
 
 
 def _groups(bundle: Bundle, recipe: Recipe) -> list[tuple[str, ...]]:
@@ -234,7 +227,7 @@ def _outputs(path: Path) -> dict[str, Any]:
         session = open_session(path, threads=1)
         names = [item.name for item in session.get_outputs()]
         return dict(zip(names, session.run(None, _feeds(session)), strict=True))
-    except _UNRUNNABLE as error:
+    except graph_files.UNRUNNABLE as error:
         raise BundleError(f"{path}: ONNX Runtime {ort.__version__} can't run it: {error}") from error
 
 
