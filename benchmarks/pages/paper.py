@@ -23,8 +23,9 @@ the judge's classes: neither shares a scale with the paper's.
 _COLUMNS = ("set", "method", "share of first", "FD_ddm [95 %]", "Frechet", "IS", "neither", "seed", "steps")
 _FACES = (*_COLUMNS[:-2], "paper: FD", "paper: FID", "paper: IS")
 _SEEDS = ("set", "method", "FD_ddm by seed 0, 1, 2", "mean")
-# Of noise: a model that makes digits has few images that are neither of its pair.
-MAX_NEITHER = 0.1
+# A model that makes digits has few images that are neither of its pair. And most of them lie among real ones: the judge
+# also takes noise for an 8. Both bounds were set after the cells and their images had been seen.
+MAX_NEITHER, MIN_PRECISION = 0.1, 0.8
 
 
 def page(results: Path) -> str:
@@ -43,9 +44,11 @@ def page(results: Path) -> str:
     noise = [key for key in paper.cells() if key.method.endswith(", ε")]
     parts += [
         "\n## Predicting noise, as the paper does\n\nThe paper's models predict noise. Ours hold 16 pixels in a latent "
-        f"pixel, and noise is hard for them. Where more than {MAX_NEITHER:.0%} of the images are neither digit, the "
-        "model doesn't make digits, and its balance says nothing.\n\n",
-        table((*_COLUMNS, "makes digits"), _noise_rows(lines, noise)),
+        "pixel, and noise is hard for them. Precision is the share of images that lie among real ones, in the judge's "
+        f"features. Where it is below {MIN_PRECISION:g}, or more than {MAX_NEITHER:.0%} of the images are neither "
+        "digit, the model doesn't make digits, and its balance says nothing: the judge takes such images for eights. "
+        "These bounds were set after the images had been looked at.\n\n",
+        table((*_COLUMNS, "precision", "makes digits"), _noise_rows(lines, noise)),
     ]
     return "".join(parts)
 
@@ -118,6 +121,9 @@ def _seed_rows(lines: dict[paper.Key, Line]) -> Iterator[list[str]]:
 
 
 def _noise_rows(lines: dict[paper.Key, Line], keys: list[paper.Key]) -> Iterator[list[str]]:
-    for row in _rows(lines, keys):
-        neither = float(row[6].rstrip("%")) / 100
-        yield [*row, "yes" if neither <= MAX_NEITHER else "NO"]
+    there = [key for key in keys if key in lines]
+    for key, row in zip(there, _rows(lines, there), strict=True):
+        figures = lines[key]["evaluation"]
+        precision = figures["quality"]["precision"]
+        digits = figures["neither"]["share"] <= MAX_NEITHER and precision >= MIN_PRECISION
+        yield [*row, f"{precision:.2f}", "yes" if digits else "NO"]
