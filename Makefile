@@ -15,7 +15,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 # Compiled modules are kept, whatever the shell says. A Python that compiles torch and diffusers anew at each start takes
 # three times as long to start, and tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/pycache
 
 .PHONY: demo docs docs-serve test test-slow test-idle lint bench clean
 .DELETE_ON_ERROR:

@@ -57,8 +57,9 @@ def chain(family: str, folder: Path) -> dict[str, Path]:
     """Steps of a family in order, each with what it leaves in `folder`."""
     steps = {f"{family}.checkpoint": folder / "checkpoint", f"{family}.import": folder / "run"}
     steps[f"{family}.indicator"] = folder / "run" / "weights.safetensors"
+    first = FAMILIES[family].precisions[0]
     for precision in FAMILIES[family].precisions:
-        steps[f"{family}.export {precision}"] = folder / f"bundle-{precision}"
+        steps[f"{family}.{'export' if precision == first else 'convert'} {precision}"] = folder / f"bundle-{precision}"
         steps[f"{family}.sample {precision}"] = folder / f"images-{precision}"
     return steps
 
@@ -68,9 +69,8 @@ def command(name: str, folder: Path, scale: float) -> list[str]:
     family, _, step = name.partition(".")
     step, _, precision = step.partition(" ")
     run, bundle = folder / "run", folder / f"bundle-{precision}"
-    first = FAMILIES[family].precisions[0]
-    source = run if precision == first else folder / f"bundle-{first}"
-    ours = [sys.executable, "-P", "-m", "ddm_rt.cli", step]
+    first = folder / f"bundle-{FAMILIES[family].precisions[0]}"
+    ours = [sys.executable, "-P", "-m", "ddm_rt.cli", "export" if step == "convert" else step]
     writer = [sys.executable, str(Path(__file__).with_name("full_size_sd_checkpoint.py"))]
     lines: dict[str, list[object]] = {
         "checkpoint": [
@@ -80,7 +80,8 @@ def command(name: str, folder: Path, scale: float) -> list[str]:
         ],
         "indicator": [*writer, "indicator", run],
         "import": [*ours, "--base", folder / "checkpoint", "--dtype", FAMILIES[family].dtype, "--out", run],
-        "export": [*ours, source, "--precision", precision, "--out", bundle],
+        "export": [*ours, run, "--precision", precision, "--out", bundle],
+        "convert": [*ours, first, "--precision", precision, "--out", bundle],
         "sample": [
             *(*ours, bundle, "-n", 1, "--seed", 0, "--steps", STEPS, "--height", SIDE, "--width", SIDE),
             *("--prompt", "a photo of a doctor", "--negative-prompt", "blurry"),
@@ -99,7 +100,7 @@ def facts(name: str, left: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in files)}
     if name.endswith(".checkpoint"):
         found["parameters"] = {path.parent.name: _parameters(path) for path in left.rglob("*.safetensors")}
-    if ".export" in name:
+    if ".export" in name or ".convert" in name:
         provenance = Bundle.load(left, verify=False).index.provenance
         found["parity_max_abs_error"] = provenance["parity_max_abs_error"]
         found["difference_from_fp32"] = provenance.get("precision", {}).get("report", {}).get("max_abs_difference")

@@ -60,7 +60,7 @@ def test_a_hundredth_of_sd15_is_imported_exported_and_sampled(tmp_path: Path) ->
     assert max(steps["sd15.export fp32"]["parity_max_abs_error"].values()) < 1e-4
     export, _, sample, of_sdxl = (bar["met"] for bar in record["bars"])  # seconds depend on what else the machine does
     assert (export, sample, of_sdxl) == (True, True, None)
-    assert "| sd15, export fp16 |" in (tmp_path / "work/full_size.md").read_text()
+    assert "| sd15, convert fp16 |" in (tmp_path / "work/full_size.md").read_text()
     assert not (tmp_path / "work/sd15").exists()
 
     again = start(*line, cwd=tmp_path)
