@@ -60,7 +60,8 @@ def export(
     ] = False,
     decoder: Annotated[Path | None, Option(help="Folder with a small decoder to use (AutoencoderTiny).")] = None,
     decoder_tile: Annotated[
-        int | None, Option(help="Largest side of the tiles that the decoder works in, in pixels. It saves memory.")
+        int | None,
+        Option(help="Let the decoder work in tiles of at most so many pixels a side. For large images on a CPU."),
     ] = None,
     calibration_images: Annotated[
         int | None,
