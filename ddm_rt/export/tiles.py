@@ -10,6 +10,7 @@ fits into a single tile does not, save for rounding.
 import shutil
 from copy import deepcopy
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import onnx
@@ -28,16 +29,16 @@ OPSET = 18  # of the loop
 MAX_ABS_ERROR, MAX_HALF_ERROR = 1e-4, 2e-2
 
 # Sizes are [height, width]. The decoder's nodes take the place of `drawn = Identity(piece)`.
-_LOOP = """
+_LOOP = Template("""
 <ir_version: 8, opset_import: ["" : 18]>
 tiles (float[n, c, h, w] x0) => (float[n, 3, y, x] image)
 {
   zero = Constant<value_ints = [0]>()
   one = Constant<value_ints = [1]>()
   two = Constant<value_ints = [2]>()
-  largest = Constant<value_ints = [TILE]>()
-  overlap = Constant<value_ints = [OVERLAP]>()
-  factor = Constant<value_ints = [FACTOR]>()
+  largest = Constant<value_ints = [$tile]>()
+  overlap = Constant<value_ints = [$overlap]>()
+  factor = Constant<value_ints = [$factor]>()
   size = Shape<start = 2>(x0)
 
   # As few tiles as go: ceil((size - overlap) / (largest - overlap)), and at least one.
@@ -70,26 +71,7 @@ tiles (float[n, c, h, w] x0) => (float[n, 3, y, x] image)
   whole = Constant<value_float = 1.0>()
   overlap_px = Mul(overlap, factor)
   fade = Cast<to = 1>(overlap_px)
-  height_1 = Slice(tile_px, zero, one)
-  height = Squeeze(height_1)
-  height_f = Cast<to = 1>(height)
-  y_number = Range(first_number, height, next_number)
-  y_f = Cast<to = 1>(y_number)
-  y = Add(y_f, half)
-  y_left = Sub(height_f, y)
-  y_nearest = Min(y, y_left)
-  y_faded = Div(y_nearest, fade)
-  y_weight = Min(y_faded, whole)
-  width_1 = Slice(tile_px, one, two)
-  width = Squeeze(width_1)
-  width_f = Cast<to = 1>(width)
-  x_number = Range(first_number, width, next_number)
-  x_f = Cast<to = 1>(x_number)
-  x = Add(x_f, half)
-  x_left = Sub(width_f, x)
-  x_nearest = Min(x, x_left)
-  x_faded = Div(x_nearest, fade)
-  x_weight = Min(x_faded, whole)
+$rows_fade $columns_fade
   y_column = Unsqueeze(y_weight, one)
   x_row = Unsqueeze(x_weight, zero)
   window = Mul(y_column, x_row)
@@ -126,6 +108,21 @@ tiles (float[n, c, h, w] x0) => (float[n, 3, y, x] image)
   }>
   image = Div(sum, weights)
 }
+""")
+
+
+# The weights along one axis, whose size in pixels lies in `tile_px` from `begin` to `end`.
+_FADE = """
+  {axis}_1 = Slice(tile_px, {begin}, {end})
+  {axis}_side = Squeeze({axis}_1)
+  {axis}_side_f = Cast<to = 1>({axis}_side)
+  {axis}_number = Range(first_number, {axis}_side, next_number)
+  {axis}_f = Cast<to = 1>({axis}_number)
+  {axis}_middle = Add({axis}_f, half)
+  {axis}_left = Sub({axis}_side_f, {axis}_middle)
+  {axis}_nearest = Min({axis}_middle, {axis}_left)
+  {axis}_faded = Div({axis}_nearest, fade)
+  {axis}_weight = Min({axis}_faded, whole)
 """
 
 
@@ -193,7 +190,13 @@ def tiled(model: onnx.ModelProto, tile: int, factor: int) -> onnx.ModelProto:
     (opset,) = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     if opset < OPSET:
         raise BundleError(f"{DECODER}: ONNX opset {opset}; tiles need {OPSET} or later")
-    text = _LOOP.replace("TILE", str(tile)).replace("OVERLAP", str(tile // 4)).replace("FACTOR", str(factor))
+    text = _LOOP.substitute(
+        tile=tile,
+        overlap=tile // 4,
+        factor=factor,
+        rows_fade=_FADE.format(axis="y", begin="zero", end="one"),
+        columns_fade=_FADE.format(axis="x", begin="one", end="two"),
+    )
     made = onnx.parser.parse_model(text)
     made.ir_version, made.producer_name = model.ir_version, model.producer_name
     for field in ("opset_import", "functions", "metadata_props"):
