@@ -224,14 +224,15 @@ def main() -> None:
     parser.add_argument("--prompt", action="append", help="of a model that takes prompts; several take turns")
     parser.add_argument("-n", type=int, default=N)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", help="rows whose name holds this")
+    parser.add_argument("--only", help="rows whose name holds this, beside the yardstick")
     parser.add_argument("--time", action="store_true", help="time the rows; make no images")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of shortcuts.jsonl and shortcuts.md")
     arguments = parser.parse_args()
     bench, path = Bench(arguments), arguments.results / "shortcuts.jsonl"
-    found = [row for row in rows(list(bench.models)[1:]) if (arguments.only or "") in row.name]
+    wanted = arguments.only or ""
+    found = [row for row in rows(list(bench.models)[1:]) if wanted in row.name or row.name == YARDSTICK]
     stamp = {"commit": commit(), "machine": machine().model_dump(), "threads": arguments.threads}
     key = ("set", "row", "seed")
     if arguments.time:

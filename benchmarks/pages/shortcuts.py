@@ -17,6 +17,7 @@ the whole interval lies above .95. FD_ddm and "neither" are of the first seed. I
 of interleaved rounds, and the factor is to the teacher's in fp32 on the same batch.
 
 """
+YARDSTICK = "teacher, fp32"
 COLUMNS = (
     *("row", "seeds", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
     *("ratio that decides [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
@@ -33,10 +34,10 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     own = [line for line in lines if line["set"] == name]
     judged = [line for line in own if line["seed"] != "time"]
     speed = {line["row"]: line["images_per_s"] for line in own if line["seed"] == "time"}
-    names = list(dict.fromkeys(line["row"] for line in judged))
+    names = sorted(dict.fromkeys(line["row"] for line in judged), key=lambda name: name != YARDSTICK)
     first = judged[0]
     stamp, commits = first["machine"], dict.fromkeys(line["commit"] for line in judged)
-    base = speed.get(names[0], {})
+    base = speed.get(YARDSTICK, {})
     rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), base) for row in names)
     return (
         f"## {name}\n\n{table(COLUMNS, rows)}\n"
