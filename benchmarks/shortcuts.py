@@ -27,6 +27,7 @@ from bench_parts.rows import quartiles
 from bench_parts.workers import Call, side_by_side
 from measured_steps import commit
 from numpy.typing import NDArray
+from pages.shortcuts import YARDSTICK
 from peers import Configuration
 from store import RESULTS, of_balance, put, read
 from subjects import Subject
@@ -50,7 +51,6 @@ from ddm_rt.workflows.export import export
 
 N, SEEDS, FITTED_ON, CALLS, ROUNDS, BATCHES = 5000, (0, 1, 2), 96, (4, 5, 6, 8, 12), 7, (1, 64)
 FRECHET_RATIO = 1.05
-YARDSTICK = "teacher, fp32"
 
 
 @dataclass(frozen=True)
