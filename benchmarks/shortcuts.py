@@ -176,7 +176,7 @@ class Bench:
             if not np.array_equal(codes, whole_codes):
                 raise SystemExit(f"{row.name}: its codes aren't the teacher's; it can't be compared pair by pair")
             shares = paired(verdicts[0].labels, verdicts[1].labels, self.groups)
-            kept = ratios(verdicts, self.real, self.labels, self.groups, FRECHET_RATIO)
+            kept = ratios(verdicts, codes.tolist(), self.real, self.labels, self.groups, FRECHET_RATIO)
             found["drift"] = shares.model_dump(mode="json", include={"decision", "changes"})
             found["quality"], found["diversity"] = (_verdict(kept, kind) for kind in ("quality", "diversity"))
         return found

@@ -205,11 +205,11 @@ def verdicts(features: np.ndarray, names: list[str]) -> Verdicts:
 
 def test_quality_changes_are_of_equal_n_and_cover_what_they_should() -> None:
     rng = np.random.default_rng(0)
-    names, real_names = ["x"] * 130 + ["y"] * 70, ["x", "y"] * 100
+    names, real_names, codes = ["x"] * 130 + ["y"] * 70, ["x", "y"] * 100, [0] * 200
     real = verdicts(rng.normal(size=(200, 3)), real_names)
     base = rng.normal(size=(200, 3))
     a, b = verdicts(base, names), verdicts(base + np.array([0.0, 0.0, 2.0]), ["x"] * 100 + ["y"] * 100)
-    rows = {row.group: row for row in quality_changes((a, b), real, real_names, ("x", "y"))}
+    rows = {row.group: row for row in quality_changes((a, b), codes, real, real_names, ("x", "y"))}
     assert {name: row.n for name, row in rows.items()} == {"all": 200, "x": 100, "y": 70}
     assert rows["all"].frechet[0] == pytest.approx(frechet(a.features, real.features), abs=STATISTIC_ABS)
     low, high = rows["all"].frechet_change
@@ -219,9 +219,9 @@ def test_quality_changes_are_of_equal_n_and_cover_what_they_should() -> None:
     low, high = rows["all"].kid_change
     before, after = (kid(side.features, real.features) for side in (a, b))
     assert low < after - before < high
-    same = quality_changes((a, a), real, real_names, ("x", "y"))
+    same = quality_changes((a, a), codes, real, real_names, ("x", "y"))
     assert all(row.frechet_change == (0, 0) for row in same)
-    few = quality_changes((verdicts(base, ["x"] * 195 + ["y"] * 5), a), real, real_names, ("x", "y"))[2]
+    few = quality_changes((verdicts(base, ["x"] * 195 + ["y"] * 5), a), codes, real, real_names, ("x", "y"))[2]
     assert (few.n, few.frechet) == (5, None)
     assert "5 images of y" in few.reason
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tolerances import STATISTIC_ABS
 
-from ddm_rt.evaluate.comparison.kept import Ratio, decision, ratios
+from ddm_rt.evaluate.comparison.kept import BLOCKS, Ratio, blocks_of, decision, ratios
 from ddm_rt.evaluate.judge import Verdicts
 from ddm_rt.evaluate.quality import frechet, prdc, vendi
 
@@ -28,7 +28,12 @@ def drawn(seed: int, n: int, scale: float = 1.0, shift: float = 0.0, paired_with
 
 def found(b: Verdicts, a: Verdicts | None = None, n_real: int = 1000, shift: float = REAL) -> tuple[Ratio, ...]:
     real = drawn(9, n_real, shift=shift)
-    return ratios((a or drawn(0, len(b.labels)), b), real.features, real.labels, GROUPS)
+    return ratios((a or drawn(0, len(b.labels)), b), codes(len(b.labels)), real.features, real.labels, GROUPS)
+
+
+def codes(n: int) -> list[int]:
+    """Two that take turns, as a quota lets them: each has one of the groups."""
+    return [k % 2 for k in range(n)]
 
 
 def by(figures: tuple[Ratio, ...], figure: str) -> list[Ratio]:
@@ -67,13 +72,13 @@ def test_few_images_leave_it_undecided_and_say_how_many_would_decide() -> None:
 
 def test_a_smaller_bound_is_harder_to_keep() -> None:
     a, b, real = drawn(0, N), drawn(1, N), drawn(9, 1000, shift=REAL)
-    strict = ratios((a, b), real.features, real.labels, GROUPS, frechet_ratio=1.0001)
+    strict = ratios((a, b), codes(N), real.features, real.labels, GROUPS, frechet_ratio=1.0001)
     assert decision(strict, "quality") != "equivalent"
 
 
 def test_figures_are_those_of_quality() -> None:
     a, b, real = drawn(0, 600), drawn(1, 600), drawn(9, 500)
-    figures = ratios((a, b), real.features, real.labels, GROUPS)
+    figures = ratios((a, b), codes(600), real.features, real.labels, GROUPS)
     own, truth = a.features[a.labels == "3"], real.features[real.labels == "3"]
     precision, recall, _ = prdc(own, truth)
     wanted = {"Frechet distance": frechet(own, truth), "precision": precision, "recall": recall}
@@ -91,6 +96,32 @@ def test_what_has_nothing_in_common_with_real_images_has_no_ratio_to_keep() -> N
     figures = found(drawn(1, 600, shift=1000), drawn(0, 600))
     assert {(ratio.ratio, ratio.decision) for ratio in by(figures, "precision")} == {(0.0, "changed")}
     assert not by(found(drawn(1, 600), drawn(0, 600, shift=1000)), "precision")
+
+
+def test_each_block_has_its_part_of_every_code() -> None:
+    drawn_by = np.array([0, 1] * 400 + [2] * 41)
+    block = blocks_of(drawn_by.tolist())
+    for code, count in ((0, 20), (1, 20), (2, 2)):
+        sizes = np.bincount(block[drawn_by == code], minlength=BLOCKS)
+        assert (sizes.min(), sizes.max()) in ((count, count), (count, count + 1))
+
+
+def test_leaving_a_block_out_moves_no_shares() -> None:
+    """By position each block holds one group alone; where groups lie far apart, shares then move the distances."""
+
+    def far(side: Verdicts) -> Verdicts:
+        return side._replace(features=side.features * np.where(np.arange(D) == 0, 10, 1).astype(np.float32))
+
+    a, b, real = (far(side) for side in (drawn(0, 1000), drawn(1, 1000, shift=2.0), drawn(9, 1000, shift=REAL)))
+    widths = []
+    for drawn_by in (codes(1000), [0] * 1000):
+        (of_all,) = (
+            ratio
+            for ratio in ratios((a, b), drawn_by, real.features, real.labels, GROUPS)
+            if (ratio.figure, ratio.group) == ("Frechet distance", "all")
+        )
+        widths.append(of_all.interval[1] / of_all.interval[0])
+    assert np.log(widths[0]) < np.log(widths[1]) / 1.5
 
 
 def test_intervals_cover_what_they_say() -> None:

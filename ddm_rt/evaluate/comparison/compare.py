@@ -13,7 +13,7 @@ from ddm_rt.bundle import Bundle
 from ddm_rt.config import Balance, DataConfig, Frozen, parse
 from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.calibrated import Calibrated, calibrated
-from ddm_rt.evaluate.comparison.kept import BLOCKS, FRECHET_RATIO, Ratio, ratios
+from ddm_rt.evaluate.comparison.kept import BLOCKS, FRECHET_RATIO, Ratio, blocks_of, ratios
 from ddm_rt.evaluate.comparison.paired import MARGIN, Paired, check, paired
 from ddm_rt.evaluate.comparison.sides import (
     Facts,
@@ -157,8 +157,9 @@ def compare(
     kept: tuple[Ratio, ...] = ()
     if real is not None:
         known = judge.predict(real.images)
-        quality = quality_changes(verdicts, known, real.labels, groups)
-        kept = ratios(verdicts, known.features, np.array(real.labels), groups, frechet_ratio)
+        drawn_by = made[0].codes
+        quality = quality_changes(verdicts, drawn_by, known, real.labels, groups)
+        kept = ratios(verdicts, drawn_by, known.features, np.array(real.labels), groups, frechet_ratio)
     figures = Comparison(
         a=made[0].facts,
         b=made[1].facts,
@@ -205,21 +206,29 @@ def image_change(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> ImageChange:
 
 
 def quality_changes(
-    verdicts: tuple[Verdicts, Verdicts], real: Verdicts, real_labels: Sequence[str], groups: Sequence[str]
+    verdicts: tuple[Verdicts, Verdicts],
+    codes: Sequence[int],
+    real: Verdicts,
+    real_labels: Sequence[str],
+    groups: Sequence[str],
 ) -> tuple[QualityChange, ...]:
-    """Quality of all images and of each group: verdicts of A and B over the same pairs, and of reference images."""
+    """Quality of all images and of each group: verdicts of A and B over the same pairs, the codes that those were drawn
+    by, and verdicts of reference images.
+    """
+    block = blocks_of(codes)
     labels, truth = (verdicts[0].labels, verdicts[1].labels), np.array(real_labels)
     everywhere = np.ones(len(labels[0]), bool)
-    rows = [_quality_change("all", verdicts, (everywhere, everywhere), real.features)]
+    rows = [_quality_change("all", verdicts, block, (everywhere, everywhere), real.features)]
     for group in groups:
         chosen = labels[0] == group, labels[1] == group
-        rows.append(_quality_change(group, verdicts, chosen, real.features[truth == group]))
+        rows.append(_quality_change(group, verdicts, block, chosen, real.features[truth == group]))
     return tuple(rows)
 
 
 def _quality_change(
     group: str,
     verdicts: tuple[Verdicts, Verdicts],
+    block: NDArray[np.int64],
     chosen: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     reference: Features,
 ) -> QualityChange:
@@ -229,8 +238,6 @@ def _quality_change(
         return QualityChange(group=group, n=n, reason=f"{n} images of {group} in one of the two; more are needed")
     if len(reference) <= NEIGHBOURS:
         return QualityChange(group=group, n=n, reason=f"{len(reference)} reference images of {group}")
-    block = np.arange(len(chosen[0])) % BLOCKS
-
     reference = reference.astype(np.float64)
 
     def parts(kept: NDArray[np.bool_]) -> list[Features]:

@@ -2,7 +2,7 @@
 
 Quality is the Frechet distance. Diversity is, for each group, precision, recall and the Vendi score, each over as many
 images of both sides. A figure's interval is that of the jackknife of its logarithm over blocks of pairs: the two images
-of a pair are left out together.
+of a pair are left out together, and each block has its part of every code.
 """
 
 import math
@@ -54,6 +54,7 @@ class _Figure(NamedTuple):
 
 def ratios(
     verdicts: tuple[Verdicts, Verdicts],
+    codes: Sequence[int],
     real: Features,
     real_labels: NDArray[np.str_],
     groups: Sequence[str],
@@ -61,11 +62,12 @@ def ratios(
 ) -> tuple[Ratio, ...]:
     """The Frechet distance of all images and of each group, and each group's diversity.
 
-    `verdicts` are a judge's of n pairs; `real`, `real_labels` are features [M,D] and labels [M] of real images. A group
-    that one side has too few images of is left out: `quality_changes` says so.
+    `verdicts` are a judge's of n pairs, and `codes` [n] what they were drawn by; `real`, `real_labels` are features
+    [M,D] and labels [M] of real images. A group that one side has too few images of is left out: `quality_changes` says
+    so.
     """
     n = len(verdicts[0].labels)
-    block = np.arange(n) % BLOCKS
+    block = blocks_of(codes)
     found: list[Ratio] = []
     for group in ("all", *groups):
         index = [np.arange(n) if group == "all" else np.flatnonzero(side.labels == group) for side in verdicts]
@@ -82,6 +84,15 @@ def ratios(
             if min(a.whole, *a.without) > 0:  # else there is nothing that B could keep
                 found.append(_ratio(group, least, a, b, bound, n))
     return tuple(found)
+
+
+def blocks_of(codes: Sequence[int]) -> NDArray[np.int64]:
+    """The block [n] of each pair. A quota gives each code its number of images in any sample. So each block has the
+    same part of every code's, and leaving one out moves no shares. Blocks by position would: codes take turns.
+    """
+    block = np.empty(len(codes), np.int64)
+    block[np.argsort(np.asarray(codes), kind="stable")] = np.arange(len(codes)) % BLOCKS
+    return block
 
 
 def decision(found: Sequence[Ratio], kind: Kind) -> Kept | None:
