@@ -77,7 +77,8 @@ def sd15(work: Path, scale: float = 1.0) -> Subject:
     """Stable Diffusion 1.5 with an indicator of 4 codes, by the product's own commands."""
     folder = work / f"sd15-{scale:g}"
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, run, bundle, bf16 = (folder / name for name in ("checkpoint", "run", "bundle", "bundle-bf16"))
+    checkpoint, run, bundle = (folder / name for name in ("checkpoint", "run", "bundle"))
+    converted = {precision: folder / f"bundle-{precision}" for precision in (Precision.BF16, Precision.INT8)}
     writer = [sys.executable, str(Path(__file__).with_name("full_size_sd_checkpoint.py"))]
     ours = [sys.executable, "-P", "-m", "ddm_rt.cli"]
     steps: list[tuple[Path, list[object]]] = [
@@ -85,13 +86,14 @@ def sd15(work: Path, scale: float = 1.0) -> Subject:
         (run / "config.json", [*ours, "import", "--base", checkpoint, "--out", run]),
         (run / "weights.safetensors", [*writer, "indicator", run]),
         (bundle, [*ours, "export", run, "--out", bundle]),
-        (bf16, [*ours, "export", bundle, "--precision", "bf16", "--out", bf16]),
+        *((made, [*ours, "export", bundle, "--precision", name, "--out", made]) for name, made in converted.items()),
     ]
     for left, command in steps:
         if not left.exists():
             print(" ".join(map(str, command[-6:])), flush=True)
             subprocess.run([str(word) for word in command], check=True)
-    return Subject(name="sd15", bundle=str(bundle), converted={"bf16": str(bf16)}, checkpoint=str(checkpoint))
+    places = {precision.value: str(made) for precision, made in converted.items()}
+    return Subject(name="sd15", bundle=str(bundle), converted=places, checkpoint=str(checkpoint))
 
 
 SUBJECTS: dict[str, Callable[[Path, float], Subject]] = {

@@ -64,8 +64,8 @@ def compare(
     With precision=fp16, int8 and the like, an fp32 bundle is converted for the comparison alone. backend=torch
     computes in bf16 or fp16 without that. A sampled directory gives its prompts, seeds and codes to the other side.
 
-    With a --target over groups, A's calibration draws the codes. One more line then says whether it holds for B, for
-    example for A's student.
+    With a --target over just the --groups, A's calibration draws the codes. One more line then says whether it holds
+    for B, for example for A's student.
 
     With --record, B's bundle records how its backend did on this CPU or GPU. It passes without drift, with an FD_ddm
     of at most .06, a Frechet distance of at most 1.15 times A's, and more speed than A, and without a change of quality

@@ -95,6 +95,8 @@ def export(
         raise DdmError("--out: name a bundle directory to write, or a pipeline folder with --diffusers")
     from ddm_rt.workflows.export import export as export_bundle
 
+    if calibration_images is not None and precision not in (Precision.INT8, Precision.FP8):
+        raise DdmError(f"--calibration-images: {precision} isn't calibrated; int8 and fp8 are")
     with display.bar("exporting") as update:
         bundle = export_bundle(
             source,

@@ -187,9 +187,14 @@ def tiled(model: onnx.ModelProto, tile: int, factor: int) -> onnx.ModelProto:
     floats = all(end.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for end in ends)
     if [end.name for end in ends] != ["x0", "image"] or not floats:
         raise BundleError(f"{DECODER}: has {', '.join(end.name for end in ends)}; expected x0 and image in float32")
-    (opset,) = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if opset < OPSET:
-        raise BundleError(f"{DECODER}: ONNX opset {opset}; tiles need {OPSET} or later")
+    opsets = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    if not opsets or min(opsets) < OPSET:
+        raise BundleError(f"{DECODER}: ONNX opset {', '.join(map(str, opsets))}; tiles need {OPSET} or later")
+    for node in model.graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise BundleError(
+                f"{DECODER}: node {node.name!r} ({node.op_type}) holds a graph; tiles take plain operators"
+            )
     text = _LOOP.substitute(
         tile=tile,
         overlap=tile // 4,
@@ -235,8 +240,10 @@ def _checked_difference(whole: Path, in_tiles: Path, tile: int, precision: Preci
         raise DdmError(f"{DECODER}: can't work in tiles: {error}") from error
     found = float(np.abs(one[0] - one[1]).max())
     most = MAX_ABS_ERROR if precision in (Precision.FP32, Precision.INT8_WEIGHTS) else MAX_HALF_ERROR
-    if not (found <= most and np.isfinite(two).all()):
+    if not found <= most:
         raise DdmError(f"{DECODER}: in one tile it differs by {found:.2g} from the whole decoder; nothing was written")
+    if not np.isfinite(two).all():
+        raise DdmError(f"{DECODER}: two tiles give numbers that aren't finite; nothing was written")
     return found
 
 

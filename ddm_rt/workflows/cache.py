@@ -155,7 +155,8 @@ class _Judge:
         made = self._pipeline.generate(replace(self._request, cache=cache.reuse), on_step=on_step)
         verdicts = self._without, self._judge.predict(made.images)
         shares = paired(verdicts[0].labels, verdicts[1].labels, self._groups, margin=self._margin)
-        kept = ratios(verdicts, made.codes, self._real, self._labels, self._groups, self._frechet_ratio)
+        strata = [(image.get("prompt"), image["code"]) for image in made.manifest["images"]]
+        kept = ratios(verdicts, strata, self._real, self._labels, self._groups, self._frechet_ratio)
         judged = Judged(
             judge=self._judge.sha256,
             groups=self._groups,

@@ -59,8 +59,6 @@ def export(
     Raises DdmError for options that don't go together, and as `export_run`, `calibrate`, `convert` and `tile_decoder`.
     """
     check_free(out)
-    if calibration_images is not None and precision not in CALIBRATED:
-        raise DdmError(f"--calibration-images: precision {precision} isn't calibrated; {' and '.join(CALIBRATED)} are")
     steps: list[Callable[[str, Path], Bundle]] = []
     # All that can be refused is, before minutes are spent on a step.
     if _is_bundle(source):

@@ -96,6 +96,10 @@ def test_a_run_becomes_a_bundle_of_that_precision(
     [
         ((), "is a bundle already; give a run, or the --precision to convert it to"),
         (("--precision", "fp16", "--plugin"), "need the run that it was made from"),
+        (
+            ("--precision", "fp16", "--calibration-images", 4),
+            "--calibration-images: fp16 isn't calibrated; int8 and fp8",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(ddm_rt, bundle: Bundle, tmp_path: Path, options, message: str) -> None:

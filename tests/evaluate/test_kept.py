@@ -106,6 +106,13 @@ def test_each_block_has_its_part_of_every_code() -> None:
         assert (sizes.min(), sizes.max()) in ((count, count), (count, count + 1))
 
 
+def test_each_block_has_its_part_of_every_prompt() -> None:
+    strata = [(f"prompt {k % 4}", -1) for k in range(400)]
+    block = blocks_of(strata)
+    for prompt in {prompt for prompt, _ in strata}:
+        assert set(np.bincount(block[[s[0] == prompt for s in strata]], minlength=BLOCKS)) == {5}
+
+
 def test_leaving_a_block_out_moves_no_shares() -> None:
     """By position each block holds one group alone; where groups lie far apart, shares then move the distances."""
 

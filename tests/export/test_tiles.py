@@ -157,8 +157,6 @@ def test_what_can_not_be_tiled_is_refused(
             export(source, tmp_path / "p" / "out", Precision.INT8, decoder_tile=pixels)
     with pytest.raises(DdmError, match="digits-that-are-not"):
         export(str(tmp_path / "digits-that-are-not"), tmp_path / "p" / "out", Precision.FP32)
-    with pytest.raises(DdmError, match="--calibration-images: precision fp16 isn't calibrated; int8 and fp8 are"):
-        export("digits", tmp_path / "p" / "out", Precision.FP16, calibration_images=3)
     assert not (tmp_path / "p").exists()
     assert not calibrated, "all that can be refused is, before minutes are spent"
     with pytest.raises(DdmError, match="give the run, or the bundle without them, with --precision fp16 --decoder"):

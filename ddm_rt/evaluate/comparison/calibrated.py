@@ -34,21 +34,8 @@ class Calibrated(Frozen):
     target: str
     margin: float
     groups: tuple[Reached, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """Of B: every interval within the margin of what is wanted, one of them wholly outside, or neither."""
-        inside = [self._within(each.interval[0], each) and self._within(each.interval[1], each) for each in self.groups]
-        if all(inside):
-            return "holds"
-        beyond = [
-            each.interval[0] > each.wanted + self.margin or each.interval[1] < each.wanted - self.margin
-            for each in self.groups
-        ]
-        return "does not hold" if any(beyond) else "undecided"
-
-    def _within(self, share: float, each: Reached) -> bool:
-        return abs(share - each.wanted) <= self.margin
+    # Of B: every interval within the margin of what is wanted, one of them wholly outside, or neither.
+    verdict: Verdict
 
 
 def calibrated(
@@ -63,8 +50,10 @@ def calibrated(
     None where no calibration of `bundle`, A's, drew the codes, or where its target is not about just these groups.
     """
     facts = a.facts
+    if facts.calibration_id is None or facts.target is None:
+        return None
     found = [record for record, identity in load_all(bundle).values() if identity == facts.calibration_id]
-    if not found or facts.calibration_id is None or facts.target is None:
+    if not found:
         return None
     every = found[0].attributes
     parts = [part for part in parse_target(facts.target, every) if len(part.attributes) == 1]
@@ -81,4 +70,17 @@ def calibrated(
         counts = np.array([((labels[1] == group) & (codes == code)).sum() for code in strata])
         interval = stratified(counts, sizes, CONFIDENCE)
         reached.append(Reached(group=group, wanted=wanted, a=shares[0], b=shares[1], interval=interval))
-    return Calibrated(calibration_id=facts.calibration_id, target=facts.target, margin=margin, groups=tuple(reached))
+    return Calibrated(
+        calibration_id=facts.calibration_id,
+        target=facts.target,
+        margin=margin,
+        groups=tuple(reached),
+        verdict=_verdict(reached, margin),
+    )
+
+
+def _verdict(groups: Sequence[Reached], margin: float) -> Verdict:
+    ends = [(each.interval[0] - each.wanted, each.interval[1] - each.wanted) for each in groups]
+    if all(-margin <= low and high <= margin for low, high in ends):
+        return "holds"
+    return "does not hold" if any(low > margin or high < -margin for low, high in ends) else "undecided"

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -157,7 +157,7 @@ def compare(
     kept: tuple[Ratio, ...] = ()
     if real is not None:
         known = judge.predict(real.images)
-        drawn_by = made[0].codes
+        drawn_by = list(zip(made[0].prompts, made[0].codes, strict=True))
         quality = quality_changes(verdicts, drawn_by, known, real.labels, groups)
         kept = ratios(verdicts, drawn_by, known.features, np.array(real.labels), groups, frechet_ratio)
     figures = Comparison(
@@ -207,15 +207,15 @@ def image_change(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> ImageChange:
 
 def quality_changes(
     verdicts: tuple[Verdicts, Verdicts],
-    codes: Sequence[int],
+    strata: Sequence[Hashable],
     real: Verdicts,
     real_labels: Sequence[str],
     groups: Sequence[str],
 ) -> tuple[QualityChange, ...]:
-    """Quality of all images and of each group: verdicts of A and B over the same pairs, the codes that those were drawn
-    by, and verdicts of reference images.
+    """Quality of all images and of each group: verdicts of A and B over the same pairs, the prompt and code of each,
+    and verdicts of reference images.
     """
-    block = blocks_of(codes)
+    block = blocks_of(strata)
     labels, truth = (verdicts[0].labels, verdicts[1].labels), np.array(real_labels)
     everywhere = np.ones(len(labels[0]), bool)
     rows = [_quality_change("all", verdicts, block, (everywhere, everywhere), real.features)]

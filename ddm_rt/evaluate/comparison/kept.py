@@ -6,7 +6,7 @@ of a pair are left out together, and each block has its part of every code.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ class _Figure(NamedTuple):
 
 def ratios(
     verdicts: tuple[Verdicts, Verdicts],
-    codes: Sequence[int],
+    strata: Sequence[Hashable],
     real: Features,
     real_labels: NDArray[np.str_],
     groups: Sequence[str],
@@ -62,12 +62,12 @@ def ratios(
 ) -> tuple[Ratio, ...]:
     """The Frechet distance of all images and of each group, and each group's diversity.
 
-    `verdicts` are a judge's of n pairs, and `codes` [n] what they were drawn by; `real`, `real_labels` are features
-    [M,D] and labels [M] of real images. A group that one side has too few images of is left out: `quality_changes` says
-    so.
+    `verdicts` are a judge's of n pairs, and `strata` [n] what each pair was drawn by, its prompt and code; `real`,
+    `real_labels` are features [M,D] and labels [M] of real images. A group that one side has too few images of is left
+    out: `quality_changes` says so.
     """
     n = len(verdicts[0].labels)
-    block = blocks_of(codes)
+    block = blocks_of(strata)
     found: list[Ratio] = []
     for group in ("all", *groups):
         index = [np.arange(n) if group == "all" else np.flatnonzero(side.labels == group) for side in verdicts]
@@ -86,12 +86,14 @@ def ratios(
     return tuple(found)
 
 
-def blocks_of(codes: Sequence[int]) -> NDArray[np.int64]:
-    """The block [n] of each pair. A quota gives each code its number of images in any sample. So each block has the
-    same part of every code's, and leaving one out moves no shares. Blocks by position would: codes take turns.
+def blocks_of(strata: Sequence[Hashable]) -> NDArray[np.int64]:
+    """The block [n] of each pair. Prompts take turns, and a quota gives each code its number of images in any sample.
+    So each block has the same part of every stratum, and leaving one out moves no shares. Blocks by position would:
+    codes take turns too. Where no quota drew the codes, intervals are for these numbers of images of each.
     """
-    block = np.empty(len(codes), np.int64)
-    block[np.argsort(np.asarray(codes), kind="stable")] = np.arange(len(codes)) % BLOCKS
+    numbers = {stratum: number for number, stratum in enumerate(dict.fromkeys(strata))}
+    block = np.empty(len(strata), np.int64)
+    block[np.argsort([numbers[stratum] for stratum in strata], kind="stable")] = np.arange(len(strata)) % BLOCKS
     return block
 
 
