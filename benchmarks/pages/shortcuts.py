@@ -31,7 +31,9 @@ COLUMNS = (
 def page(results: Path) -> str:
     """Sets and rows in the order of the file."""
     lines = read(results / "shortcuts.jsonl")
-    return HEADER + "\n".join(_set(name, lines) for name in dict.fromkeys(line["set"] for line in lines))
+    return HEADER + "\n".join(
+        _set(name, lines) for name in dict.fromkeys(line["set"] for line in lines if line["seed"] != "time")
+    )
 
 
 def _set(name: str, lines: Sequence[Line]) -> str:
