@@ -16,11 +16,9 @@ below 1.05. Diversity: the ratio of precision, recall or Vendi score of a group,
 the whole interval lies above .95. FD_ddm and "neither" are of the first seed. Images a second are medians [quartiles]
 of interleaved rounds, and the factor is to the teacher's in fp32 on the same batch.
 
-Intervals leave out blocks of pairs that have the same part of every code. Rows marked with * are older: each of their
-blocks has images of one group alone, which makes the interval of the distance of all images too wide.
+Intervals leave out blocks of pairs that have the same part of every code.
 
 """
-BEFORE_BLOCKS = {"78b01ff", "d90b680-dirty", "ba91f22"}  # commits of rows that are marked
 YARDSTICK = "teacher, fp32"
 COLUMNS = (
     *("row", "seeds", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
@@ -56,7 +54,7 @@ def _set(name: str, lines: Sequence[Line]) -> str:
 def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     first = lines[0]
     low, high = first["balance"]["fd_ddm_interval"]
-    yield f"{first['row']} *" if first["commit"] in BEFORE_BLOCKS and "drift" in first else first["row"]
+    yield first["row"]
     yield ", ".join(str(line["seed"]) for line in lines)
     yield f"{first['balance']['scores']['fd_ddm']:.3f} [{low:.3f}, {high:.3f}]"
     yield f"{first['neither']:.1%}"
