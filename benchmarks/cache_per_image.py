@@ -27,18 +27,18 @@ Floats = NDArray[np.float64]
 
 def errors(fitter: Fitter, reuse: Reuse) -> Floats:
     """Mean squared error of each image's last state, by image."""
-    x = fitter._walk.x[0]
+    x = fitter.walk.x[0]
     before = np.zeros_like(x)
     for step, row in zip(reuse.steps, reuse.rows, strict=True):
-        out, x0 = fitter._call(step, x)
+        out, x0 = fitter.call(step, x)
         made = sum(np.float32(factor) * column for factor, column in zip(row, (x, x0, before, out), strict=True))
         x, before = np.asarray(made, np.float32), x0
-    return ((x - fitter._walk.x[-1]).astype(np.float64) ** 2).reshape(len(x), -1).mean(1)
+    return ((x - fitter.walk.x[-1]).astype(np.float64) ** 2).reshape(len(x), -1).mean(1)
 
 
 def seen(fitter: Fitter) -> Floats:
     """[N, 2]: what the first call says of an image, in logarithms."""
-    walk = fitter._walk
+    walk = fitter.walk
     change, out = (np.sqrt((a**2).reshape(len(a), -1).mean(1)) for a in (walk.x0[0] - walk.x[0], walk.out[0]))
     return np.log(np.stack([change, out], 1).astype(np.float64))
 

@@ -179,6 +179,11 @@ class RuntimeConfig(Frozen):
         """Bundles without factors or ready keys have the file, and the id, that they had before."""
         return without_empty(without_empty(handler(self), "factors"), "keys_values")
 
+    @property
+    def patch(self) -> int:
+        """Pixels a side to a latent."""
+        return self.image_size // self.latent_shape[1]
+
     def latents_of(self, size: Size) -> Shape:
         """Shape of the latents of images of `size`."""
         channels, height, width = self.latent_shape

@@ -82,8 +82,11 @@ def export(
     """
     if diffusers is not None:
         given = {
-            **{"--out": out, "--plugin": plugin, "--precompute-kv": precompute_kv},
-            **{"--decoder": decoder, "--decoder-tile": decoder_tile},
+            "--out": out,
+            "--plugin": plugin,
+            "--precompute-kv": precompute_kv,
+            "--decoder": decoder,
+            "--decoder-tile": decoder_tile,
         }
         options.refuse(given, "this option can't go with --diffusers, which writes no bundle")
         from ddm_rt.export.diffusers import export_diffusers

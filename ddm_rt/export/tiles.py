@@ -137,7 +137,7 @@ def tile_decoder(bundle: Bundle, out: Path, pixels: int) -> Bundle:
     """
     check_free(out)
     check_tile(bundle, pixels, str(bundle.path))
-    factor = factor_of(bundle)
+    factor = bundle.config.patch
     provenance = dict(bundle.index.provenance)
     provenance[PROVENANCE] = made = {"pixels": pixels, "source_bundle_id": bundle.bundle_id}
 
@@ -155,16 +155,11 @@ def tile_decoder(bundle: Bundle, out: Path, pixels: int) -> Bundle:
     return write_bundle(out, fill, provenance)
 
 
-def factor_of(bundle: Bundle) -> int:
-    """Pixels a side of a latent."""
-    return bundle.config.image_size // bundle.config.latent_shape[1]
-
-
 def check_tile(bundle: Bundle, pixels: int, source: str) -> None:
     """Raises DdmError naming `source` where `tile_decoder` would for the bundle, its tiles or their size."""
     if (there := bundle.index.provenance.get(PROVENANCE)) is not None:
         raise DdmError(f"{source}: its decoder has tiles of {there['pixels']} pixels already")
-    check_size(bundle.config.family, factor_of(bundle), pixels, source)
+    check_size(bundle.config.family, bundle.config.patch, pixels, source)
 
 
 def check_size(family: Family, factor: int, pixels: int, source: str) -> None:

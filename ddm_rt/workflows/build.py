@@ -119,7 +119,7 @@ def _latents(config: RuntimeConfig, sides: Sequence[int]) -> tuple[int, int]:
     if len(sides) > 2 or any(side % config.size_multiple for side in sides):
         text = "x".join(map(str, sides))
         raise DdmError(f"--size {text!r}: expected HEIGHTxWIDTH or one number, multiples of {config.size_multiple}")
-    scale = config.image_size // config.latent_shape[1]
+    scale = config.patch
     return sides[0] // scale, sides[-1] // scale
 
 

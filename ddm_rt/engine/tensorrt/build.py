@@ -63,7 +63,7 @@ def options(
     for side in (size.min, size.opt, size.max):
         if side % config.size_multiple:
             raise DdmError(f"--size: {side} pixels; this bundle's sides are multiples of {config.size_multiple}")
-    factor = config.image_size // config.latent_shape[1]
+    factor = config.patch
     latent = plans.Range(min=size.min // factor, opt=size.opt // factor, max=size.max // factor)
     tokens = _tokens(config)
     return plans.Options(

@@ -51,23 +51,23 @@ class Fitter:
     def __init__(self, pipeline: Pipeline, asked: Prepared, on_step: OnStep | None = None) -> None:
         refuse_noise(asked.table)
         self._pipeline, self._asked, self._table = pipeline, asked, asked.table
-        self._walk = self._whole(on_step)
-        if not all(np.isfinite(array).all() for arrays in self._walk for array in arrays):
+        self.walk = self._whole(on_step)
+        if not all(np.isfinite(array).all() for arrays in self.walk for array in arrays):
             raise DdmError(f"{pipeline.bundle.path}: its walk has values that aren't finite; a cache needs them")
-        self._gram = _gram(self._walk)
+        self._gram = _gram(self.walk)
 
     def fit(self, calls: int, on_step: OnStep | None = None) -> Fitted:
         """The cache with so many calls for each image.
 
         Raises DdmError for fewer than two calls, as many as there are steps, and a walk with them that runs away.
         """
-        whole, count = self._walk, self._table.num_steps
+        whole, count = self.walk, self._table.num_steps
         if not LEAST <= calls < count:
             raise DdmError(f"calls is {calls}; expected {LEAST} to {count - 1}, fewer than there are steps")
         steps = choose(self._gram, count, calls)
         x, before, rows = whole.x[0], np.zeros_like(whole.x[0]), []
         for number, (step, following) in enumerate(zip(steps, (*steps[1:], count), strict=True)):
-            out, x0 = self._call(step, x)
+            out, x0 = self.call(step, x)
             columns = [x, x0, before, out]
             row = _row(columns, whole.x[following], first=number == 0)
             rows.append(tuple(row.tolist()))
@@ -86,7 +86,7 @@ class Fitter:
         walk, before = _Walk([x], [], []), np.zeros_like(x)
         unguided = np.zeros((len(x), 0), np.float32)  # the output is guided already
         for step in range(count):
-            out, x0 = self._call(step, x)
+            out, x0 = self.call(step, x)
             x, _ = guided_step_reference([out], unguided, np.repeat(rows[step : step + 1], len(x), axis=0), x, before)
             before = x0
             for held, array in zip(walk, (x, x0, out), strict=True):
@@ -95,7 +95,7 @@ class Fitter:
                 on_step(step + 1, count)
         return walk
 
-    def _call(self, step: int, x: States) -> tuple[States, States]:
+    def call(self, step: int, x: States) -> tuple[States, States]:
         """The guided output and x0 of one step for all images."""
         jobs, out = self._asked.jobs, np.empty_like(x)
         slots = self._pipeline.slots(self._asked.shape, self._asked.manifest)
