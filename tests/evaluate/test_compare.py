@@ -230,14 +230,13 @@ def test_quality_changes_are_of_equal_n_and_cover_what_they_should() -> None:
 def test_the_quality_interval_covers() -> None:
     """Pairs that share most of their noise: the interval of the change in Frechet distance holds its mean."""
     rng = np.random.default_rng(1)
-    real = rng.normal(size=(300, 2))
+    real = verdicts(rng.normal(size=(300, 2)), ["x"] * 300)
     found = []
     for _ in range(100):
         base = rng.normal(size=(120, 2))
         other = base + 0.3 * rng.normal(size=(120, 2)) + np.array([0.4, 0.0])
-        everywhere = np.ones(120, bool)
         sides = verdicts(base, ["x"] * 120), verdicts(other, ["x"] * 120)
-        row = room._quality_change("all", sides, (everywhere, everywhere), real)
+        row = quality_changes(sides, [0, 1] * 60, real, ["x"] * 300, ())[0]
         found.append((row.frechet[1] - row.frechet[0], *row.frechet_change))
     changes = np.array(found)
     truth = changes[:, 0].mean()
