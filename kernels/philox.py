@@ -4,6 +4,9 @@ A number is a function of (seed, stream, row, position) and of nothing else: no 
 """
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 # Blocks per image are rounded up to this before the logarithms and cosines. numpy computes those in vectors and may
 # treat the end of an array apart; this way no image has such an end, whatever the batch.
 _BLOCK_MULTIPLE = 64
+
+# Angles whose cosines are worth a thread of their own: it takes 30 µs to begin, and these 90.
+_SHARED = 2**13
 
 
 def philox4x32(
@@ -56,11 +62,13 @@ def normal(
     rows: int | NDArray[np.integer],  # one for all, or [B]
     stream: int,
     shape: tuple[int, ...],
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Standard normal noise float32 [B, *shape], row-major: elements 4k to 4k + 3 come from block k.
 
     Key: the image's seed, low word first. Counter: (block, row, stream, 0). u = (r + ½)/2³², then Box-Muller in
-    float64 on (u0, u1) and (u2, u3): √(-2·ln u0)·(cos 2πu1, sin 2πu1).
+    float64 on (u0, u1) and (u2, u3): √(-2·ln u0)·(cos 2πu1, sin 2πu1). With two `threads` or more, cosines of many
+    images are computed beside the sines; the numbers are the same.
     """
     size = math.prod(shape)
     blocks = -(-size // (4 * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
@@ -71,11 +79,27 @@ def normal(
     )
     u0, u1, u2, u3 = ((np.ascontiguousarray(word) + 0.5) * 2.0**-32 for word in words)  # [B, blocks]
     noise = np.empty((len(seeds), blocks, 4), np.float32)
-    for i, (radial, angular) in enumerate(((u0, u1), (u2, u3))):
-        radius, angle = np.sqrt(-2 * np.log(radial)), 2 * np.pi * angular
-        noise[:, :, 2 * i] = radius * np.cos(angle)
-        noise[:, :, 2 * i + 1] = radius * np.sin(angle)
+    angles = 2 * np.pi * np.stack((u1, u3))
+    # numpy has no vectors for these two: they take half of the time.
+    if threads > 1 and angles.size >= _SHARED:
+        beside = _second_thread().submit(np.cos, angles)
+        sines, cosines = np.sin(angles), beside.result()
+    else:
+        sines, cosines = np.sin(angles), np.cos(angles)
+    for i, radial in enumerate((u0, u2)):
+        radius = np.sqrt(-2 * np.log(radial))
+        noise[:, :, 2 * i] = radius * cosines[i]
+        noise[:, :, 2 * i + 1] = radius * sines[i]
     return np.ascontiguousarray(noise.reshape(len(seeds), -1)[:, :size]).reshape(-1, *shape)
+
+
+@cache
+def _second_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "noise")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_second_thread.cache_clear)  # a fork hasn't its parent's threads
 
 
 # For torch tensors, on the device that they are on. Written over their methods, so that the step's reference, which

@@ -22,8 +22,12 @@ Array = NDArray[Any]
 class HostArrays(OfNetworks):
     """The part of `engine.contract.Engine` that handles arrays, over numpy's."""
 
-    guided_step = staticmethod(guided_step_reference)
+    threads: int
     projected_guidance = staticmethod(projected_guidance_reference)
+
+    def guided_step(self, *step: Any) -> tuple[Array, Array]:
+        stepped: tuple[Array, Array] = guided_step_reference(*step, threads=self.threads)
+        return stepped
 
     def array(self, host: NDArray[Any]) -> Array:
         return np.ascontiguousarray(host)

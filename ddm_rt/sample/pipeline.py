@@ -223,7 +223,7 @@ class Pipeline:
     def first_states(self, request: Prepared, images: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The noise from which sampling starts, float32 [B, C, H, W], for these images of the request."""
         seeds = np.array([request.jobs[i].seed for i in images], np.uint64)
-        states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape)
+        states: NDArray[np.float32] = normal(seeds, 0, Stream.INITIAL, request.shape, self.engine.threads)
         return states * np.float32(request.table.init_scale)
 
     def _render(self, request: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Generation:
@@ -246,7 +246,7 @@ class Pipeline:
         """Images uint8 [B, H, W, 3] of samples [B, C, H', W']; grey ones are repeated over the channels."""
         calls = split(batch, buckets)
         pixels = np.concatenate([self.engine.images(self.engine.take(x0, index)) for index in calls])[:batch]
-        return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+        return np.repeat(pixels, 3 // pixels.shape[3], axis=3)
 
     def slots(self, shape: Shape, manifest: Manifest | None = None) -> Slots:
         """The sampling loop, without images yet, for latents of this shape.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from ddm_rt.sample.loop.annealing import kept_tokens
 from ddm_rt.sample.loop.guidance import guided_steps
 from ddm_rt.sample.loop.noise import MAX_SEED
 from ddm_rt.sample.loop.tokenizers import check_text
-from ddm_rt.schedule import StepTable, step_table
+from ddm_rt.schedule import Schedule, StepTable, step_table
 
 _SCOPE_LENGTH = 200
 
@@ -65,14 +66,25 @@ class ResolvedRequest(Frozen):
         """The coefficients of each step that calls the model. Raises DdmError as `step_table`, `guided_steps`,
         `kept_tokens` and `Reuse.of`.
         """
-        table = step_table(bundle.schedule, sampler, num_steps, eta=self.eta, clip=self.clip)
         times = None if self.cads is None else self.cads[1:]
-        table = replace(
-            table,
-            guided=guided_steps(num_steps, self.guidance_interval),
-            kept=kept_tokens(table.t / bundle.schedule.config.num_train_timesteps, times),
-        )
+        table = _table(bundle.schedule, sampler, num_steps, self.eta, self.clip, self.guidance_interval, times)
         return table if self.cache is None else self.cache.of(table)
+
+
+@lru_cache(64)
+def _table(
+    schedule: Schedule,
+    sampler: SamplerName,
+    num_steps: int,
+    eta: float,
+    clip: tuple[float, float] | None,
+    interval: tuple[float, float] | None,
+    noise_times: tuple[float, float] | None,
+) -> StepTable:
+    """Kept: of a student's image in one step it would take a tenth of the time."""
+    table = step_table(schedule, sampler, num_steps, eta=eta, clip=clip)
+    kept = kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times)
+    return replace(table, guided=guided_steps(num_steps, interval), kept=kept)
 
 
 class Extent(NamedTuple):

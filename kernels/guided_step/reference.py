@@ -23,6 +23,7 @@ def guided_step_reference(
     x0_prev: Array,  # [B, C, H, W]
     seeds: Array | None = None,  # [B], uint64 in numpy, int64 bit patterns in torch
     counters: Array | None = None,  # [B], integers: the number of each image's row in its step table
+    threads: int = 1,
 ) -> tuple[Array, Array]:
     """One sampler step of B images, each with a step-table row of its own. Everything but the noise's key is float32.
 
@@ -37,7 +38,7 @@ def guided_step_reference(
     never meet: an image's result doesn't depend on the batch.
 
     Returns (x', x0), each [B, C, H, W]. Raises ValueError for shapes that don't fit, and for missing seeds or counters;
-    on a device a row that needs them becomes NaN instead.
+    on a device a row that needs them becomes NaN instead. `threads` are `normal`'s.
     """
     check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
     a, b, c, d, e, g, f, clip_min, clip_max = (rows[:, k].reshape(-1, 1, 1, 1) for k in range(9))
@@ -50,7 +51,7 @@ def guided_step_reference(
     x0 = (a * x + b * out).clip(clip_min, clip_max)
     x_next = c * x + d * x0 + e * x0_prev + g * out
     if seeds is not None:
-        x_next = x_next + f * _noise(seeds, counters, x)
+        x_next = x_next + f * _noise(seeds, counters, x, threads)
     elif not _on_host(x):
         x_next = x_next.where(f == 0, float("nan"))
     return x_next, x0
@@ -87,8 +88,8 @@ def check_arguments(
             raise ValueError(f"{name} has shape {tuple(given[name].shape)}; expected {shape}")
 
 
-def _noise(seeds: Array, counters: Array, x: Array) -> Array:
+def _noise(seeds: Array, counters: Array, x: Array, threads: int) -> Array:
     """z like x, made where x is."""
     if isinstance(x, np.ndarray):
-        return normal(seeds, counters, STEP_STREAM, x.shape[1:])
+        return normal(seeds, counters, STEP_STREAM, x.shape[1:], threads)
     return normal_like(x, seeds, counters, STEP_STREAM)

@@ -1,6 +1,8 @@
 """Philox against its published vectors, and the properties that sampling relies on."""
 
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -68,6 +70,15 @@ def test_noise_does_not_depend_on_the_batch(shape: tuple[int, ...]) -> None:
         assert normal(seeds[i : i + 1], i, Stream.STEP, shape)[0].tobytes() == whole[i].tobytes()
     order = np.random.default_rng(1).permutation(13)
     assert normal(seeds[order], rows[order], Stream.STEP, shape).tobytes() == whole[order].tobytes()
+
+
+def test_a_second_thread_changes_nothing() -> None:
+    """Nor after a fork, which has no threads but its own."""
+    seeds = np.arange(64, dtype=np.uint64)
+    alone = normal(seeds, 3, Stream.STEP, (16, 8, 8))
+    assert np.array_equal(normal(seeds, 3, Stream.STEP, (16, 8, 8), threads=2), alone)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as forked:
+        assert np.array_equal(forked.submit(normal, seeds, 3, Stream.STEP, (16, 8, 8), 2).result(), alone)
 
 
 def test_a_larger_image_begins_with_the_smaller_ones_noise() -> None:

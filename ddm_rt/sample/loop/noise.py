@@ -38,10 +38,10 @@ def derive_range(seed: int, indices: range) -> list[int]:
     for index in (indices[0], indices[-1]):
         if not 0 <= index < 2**32:
             raise DdmError(f"image index is {index}; expected 0 to 2**32 - 1")
+    if indices.start == 0:
+        return [seed, *derive_range(seed, indices[1:])]
     zero = np.zeros(1, np.uint64)
     counter = (np.arange(indices.start, indices.stop, dtype=np.uint64), zero, zero, np.ones(1, np.uint64))
     r0, r1, _, _ = philox4x32(counter, key_of(np.array([seed], np.uint64)))
     seeds: list[int] = (r0 | r1 << np.uint64(32)).tolist()
-    if indices.start == 0:
-        seeds[0] = seed
     return seeds

@@ -31,21 +31,32 @@ class Job(NamedTuple):
     token_noise: TokenNoise | None = None  # at steps that don't keep all of a prompt's tokens
 
 
-@dataclass
-class _Image:
-    number: int
+class _Walk(NamedTuple):
+    """The steps of images that came together."""
+
     rows: NDArray[np.float32]  # [num_steps, 9]
     timesteps: NDArray[np.float32]  # [num_steps]
     guided: NDArray[np.bool_]  # [num_steps]
     kept: NDArray[np.float64]  # [num_steps]
+
+
+@dataclass
+class _Image:
+    number: int
+    walk: _Walk
     job: Job
     done: int = 0  # steps
 
     @property
+    def stage(self) -> Hashable:
+        """What `steady` depends on: most images of a batch have it in common."""
+        return id(self.walk), self.done, len(self.job.branches.conditions) > 1, self.job.token_noise is None
+
+    @property
     def conditions(self) -> tuple[Hashable, ...]:
         """1 to 3 of the next step, from the least conditioned on. A step without guidance has the last alone."""
-        branches, kept = self.job.branches, float(self.kept[self.done])
-        every = branches.conditions if self.guided[self.done] else branches.conditions[-1:]
+        branches, kept = self.job.branches, float(self.walk.kept[self.done])
+        every = branches.conditions if self.walk.guided[self.done] else branches.conditions[-1:]
         if kept == 1 or self.job.token_noise is None:
             return tuple(every)
         noise = NoiseAt(self.job.seed, self.done, self.job.token_noise.scale, kept)
@@ -54,9 +65,9 @@ class _Image:
     @property
     def steady(self) -> int:
         """Steps, from the next one on, until the image is done or its conditions change."""
-        if self.job.token_noise is not None and self.kept[self.done] < 1:
+        if self.job.token_noise is not None and self.walk.kept[self.done] < 1:
             return 1
-        left = self.guided[self.done :]
+        left = self.walk.guided[self.done :]
         changes = np.flatnonzero(left != left[0])
         return int(changes[0]) if len(changes) and len(self.job.branches.conditions) > 1 else len(left)
 
@@ -85,13 +96,22 @@ class _Layout:
     """
 
     calls: list[_Call]
-    branches: list[int]  # of each image
+    branches: NDArray[np.int64]  # of each image
+    projected: NDArray[np.bool_]  # of each image
     parts: dict[int, tuple[Index, ...]]  # number of branches -> the first row of each image's branch, or -1
     rows: Sequence[Array]  # of each of its ticks [images, 9]
     done: Sequence[Array]  # of each tick [images]
     noisy: NDArray[np.bool_]  # [ticks, images]
     guidance: dict[bytes, tuple[Array, Array | None]] = field(default_factory=dict)  # of a group, by its images' places
     tick: int = 0
+
+    def groups(self) -> dict[_Kind, Index]:
+        """The images of each kind at this tick."""
+        kinds = 4 * self.branches + 2 * self.noisy[self.tick] + self.projected
+        return {
+            _Kind(int(kind) // 4, bool(kind & 2), bool(kind & 1)): np.flatnonzero(kinds == kind)
+            for kind in np.unique(kinds)
+        }
 
 
 class Slots:
@@ -127,13 +147,10 @@ class Slots:
         jobs: Sequence[Job],  # [B]
     ) -> range:
         """Takes B images in; returns the numbers that `tick` will name them by."""
-        rows, timesteps = table.rows(), table.timesteps
+        walk = _Walk(table.rows(), table.timesteps, table.guided, table.kept)
         numbers = range(self._numbers, self._numbers + len(x))
         self._numbers = numbers.stop
-        images = [
-            _Image(number, rows, timesteps, table.guided, table.kept, job)
-            for number, job in zip(numbers, jobs, strict=True)
-        ]
+        images = [_Image(number, walk, job) for number, job in zip(numbers, jobs, strict=True)]
         state, keys = self._engine.array(x), self._engine.array(np.array([job.seed for job in jobs], np.uint64))
         arrays = state, state, keys  # e is 0 in a table's first row, so any finite x0_prev does
         if self._images:
@@ -169,14 +186,10 @@ class Slots:
         if self._layout is None or self._layout.tick == len(self._layout.rows):
             self._layout = self._lay_out()
         layout, k = self._layout, self._layout.tick
-        groups: dict[_Kind, list[int]] = {}
-        for i, image in enumerate(images):
-            branches = layout.branches[i]
-            kind = _Kind(branches, bool(layout.noisy[k, i]), branches > 1 and image.job.apg is not None)
-            groups.setdefault(kind, []).append(i)
+        groups = layout.groups()
         if len(layout.calls) == len(groups) == 1:
-            (call,), (kind,) = layout.calls, groups
-            update, parts = self._update(layout, np.arange(len(images)), kind), layout.parts[kind.branches]
+            (call,), ((kind, every),) = layout.calls, groups.items()
+            update, parts = self._update(layout, every, kind), layout.parts[kind.branches]
             self._state, self._x0 = engine.step(call.t[k], call.cond, call.image_of, parts, update)
         else:
             outputs = engine.concat(
@@ -185,20 +198,18 @@ class Slots:
                     for call in layout.calls
                 ]
             )
-            stepped = [
-                self._step(layout, outputs, np.array(members, np.int64), kind) for kind, members in groups.items()
-            ]
-            order = np.argsort(np.concatenate(list(groups.values()))).astype(np.int64)
+            stepped = [self._step(layout, outputs, members, kind) for kind, members in groups.items()]
+            order = np.argsort(np.concatenate(list(groups.values())))
             self._state, self._x0 = (engine.take(engine.concat(parts), order) for parts in zip(*stepped, strict=True))
         layout.tick += 1
         for image in images:
             image.done += 1
-        finished = [i for i, image in enumerate(images) if image.done == len(image.rows)]
+        finished = [i for i, image in enumerate(images) if image.done == len(image.walk.rows)]
         if not finished:
             return (), None
         numbers = tuple(images[i].number for i in finished)
         samples = self._state if len(finished) == len(images) else engine.take(self._state, np.array(finished))
-        self._keep([i for i, image in enumerate(images) if image.done < len(image.rows)])
+        self._keep([i for i, image in enumerate(images) if image.done < len(image.walk.rows)])
         return numbers, samples
 
     def previewed(self, steps: Mapping[int, Collection[int]]) -> tuple[tuple[int, ...], Array | None]:
@@ -248,10 +259,16 @@ class Slots:
         for k, members in enumerate(places):
             row_of[k, members] = starts[k] + np.arange(len(members))
         images, engine = self._images, self._engine
-        ticks = range(min(image.steady for image in images))
-        t = np.stack([[image.timesteps[image.done + k] for image in images] for k in ticks])
-        table = np.stack([[image.rows[image.done + k] for image in images] for k in ticks])
-        done = np.add.outer(np.arange(len(ticks)), np.array([image.done for image in images]))
+        stages = [image.stage for image in images]
+        first = dict(zip(stages, images, strict=True))  # an image of each
+        numbers = {stage: number for number, stage in enumerate(first)}
+        of_stage = np.array([numbers[stage] for stage in stages])
+        ticks = min(image.steady for image in first.values())
+        ahead = [(image.walk, slice(image.done, image.done + ticks)) for image in first.values()]
+        t = np.stack([walk.timesteps[steps] for walk, steps in ahead], axis=1)[:, of_stage]
+        table = np.stack([walk.rows[steps] for walk, steps in ahead], axis=1)[:, of_stage]
+        done = np.add.outer(np.arange(ticks), np.array([image.done for image in images]))
+        projected = (counts > 1) & np.array([image.job.apg is not None for image in images])
         calls = [
             _Call(
                 image_of[rows],
@@ -261,7 +278,8 @@ class Slots:
             for rows in split(len(wanted), self.buckets)
         ]
         parts = {int(count): tuple(row_of[:count]) for count in np.unique(counts)}
-        return _Layout(calls, counts.tolist(), parts, engine.series(table), engine.series(done), table[..., _F] != 0)
+        series = engine.series(table), engine.series(done)
+        return _Layout(calls, counts, projected, parts, *series, table[..., _F] != 0)
 
     def _keep(self, places: list[int]) -> None:
         if len(places) == len(self._images):
