@@ -116,11 +116,6 @@ class StepTable:
     guided: NDArray[np.bool_]  # whether the step has guidance; one without has an image's last branch alone
     kept: Float64  # how much a step keeps of a prompt's tokens, the rest of which is noise
 
-    def __post_init__(self) -> None:
-        for column in vars(self).values():
-            if isinstance(column, np.ndarray):  # requests share tables
-                column.setflags(write=False)
-
     @property
     def timesteps(self) -> NDArray[np.float32]:
         """float32 [num_steps], what the denoiser is given."""

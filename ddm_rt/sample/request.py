@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
+import numpy as np
 from pydantic import Field
 
 from ddm_rt.bundle import Bundle
@@ -84,7 +85,11 @@ def _table(
     """Kept: of a student's image in one step it would take a tenth of the time."""
     table = step_table(schedule, sampler, num_steps, eta=eta, clip=clip)
     kept = kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times)
-    return replace(table, guided=guided_steps(num_steps, interval), kept=kept)
+    table = replace(table, guided=guided_steps(num_steps, interval), kept=kept)
+    for column in vars(table).values():
+        if isinstance(column, np.ndarray):  # requests share it
+            column.setflags(write=False)
+    return table
 
 
 class Extent(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from distillers import distiller_of
 from safetensors.torch import load_file
+from tolerances import UNIT_ABS
 
 from ddm_rt.config import SamplerName
 from ddm_rt.errors import DdmError
@@ -41,12 +42,14 @@ def test_half_of_a_minibatch_begins_at_noise_and_half_at_another_image_of_the_co
     batch = distiller.batch()
     starts = default_table(distiller.config.schedule, distiller.config.sampling).t.tolist()
     assert distiller.config.sampling.sampler is SamplerName.LCM
-    assert batch.t.tolist() == starts * 4
+    assert batch.t.tolist() == [starts[0], starts[0], starts[1], starts[1]] * 2
+    assert batch.code[0::2].tolist() == batch.code[1::2].tolist(), "a head compares neighbours"
     assert batch.target.abs().max() <= 1
     ends = distiller.clipped(distiller.paths["states"].take(torch.arange(40))[:, -1])
     codes = distiller.paths["code"].take(torch.arange(40))
     bar = distiller.alphas_cumprod[int(starts[1])]
-    for image, x_t, code in zip(batch.target[1::2], batch.x_t[1::2], batch.code[1::2], strict=True):
+    noised = batch.t == starts[1]
+    for image, x_t, code in zip(batch.target[noised], batch.x_t[noised], batch.code[noised], strict=True):
         assert any(torch.equal(image, end) for end in ends[codes == code])
         noise = (x_t - bar.sqrt() * ends[codes == code]) / (1 - bar).sqrt()
         likely = noise.square().mean((1, 2, 3)).min()  # of the image that it was
@@ -62,14 +65,36 @@ def test_the_discriminator_learns_first_and_the_student_after_it(distiller: Adve
             for part in (distiller.parameters, distiller.discriminator.parameters())
         )
 
+    batch = distiller.batch()
+    (of_real, of_made), levels = distiller._noise(batch.size)
+
+    @torch.no_grad()
+    def told_apart() -> float:
+        made, real = distiller.clipped(distiller._predicted(batch)), batch.target
+        more = distiller._scores(batch, real, of_real, levels) - distiller._scores(batch, made, of_made, levels)
+        return more.mean().item()
+
     student, heads = state()
-    losses = [distiller.advance() for _ in range(2)]
-    assert losses[1] < losses[0], "it tells the teacher's images from the teacher's first guesses"
+    before = told_apart()
+    for _ in range(2):
+        distiller.advance()
+    assert told_apart() > before, "it tells the teacher's images from the teacher's first guesses"
     assert torch.equal(state()[0], student)
     assert not torch.equal(state()[1], heads)
     distiller.advance()
     assert not torch.equal(state()[0], student)
     assert all(parameter.requires_grad for parameter in distiller.discriminator.parameters())
+
+
+def test_a_head_sees_how_far_an_image_is_from_its_neighbour() -> None:
+    torch.manual_seed(0)
+    head, of = adversarial.Head(5, 3), torch.zeros(4, dtype=torch.int64)
+    feature = torch.randn(4, 5, 8, 8)
+    alike, swapped = feature[[0, 0, 2, 3]], feature[[1, 0, 3, 2]]
+    found = head(feature, of)
+    assert head(alike, of)[2:].tolist() == pytest.approx(found[2:].tolist(), abs=UNIT_ABS), "pairs don't meet"
+    assert head(alike, of)[0].item() != pytest.approx(found[0].item(), abs=UNIT_ABS), "another neighbour"
+    assert head(swapped, of).tolist() == pytest.approx(found[[1, 0, 3, 2]].tolist(), abs=UNIT_ABS)
 
 
 def test_an_interrupted_student_ends_in_the_same_bytes(
@@ -97,6 +122,8 @@ def test_what_does_not_go_together_is_refused(tiny_run: Path, adapted: Path, tmp
         student_config(tiny_run, {"distill.adversarial": True, "distill.paths": 0})
     with pytest.raises(DdmError, match=r"train\.precision is fp16"):
         distill(tiny_run, tmp_path / "run", FEW | {"train.precision": "fp16"})
+    with pytest.raises(DdmError, match=r"train\.accumulate is 7; expected pairs"):
+        distill(tiny_run, tmp_path / "run", FEW | {"train.batch_size": 7})
     assert not (tmp_path / "run").exists(), "the corrected command may go there"
     with pytest.raises(DdmError, match=r"distill\.adversarial is 'no'; expected true or false"):
         student_config(tiny_run, {"distill.adversarial": "no"})

@@ -4,7 +4,8 @@ import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from tolerances import PROCESSES_ABS
 
 from ddm_rt.config import RunConfig
 from ddm_rt.errors import DdmError
+from ddm_rt.train.distill import adversarial
+from ddm_rt.train.distill.run import distill
 from ddm_rt.train.distributed import ALONE, CPU, Processes
 from ddm_rt.train.run import train
 
 
-def launch(config: RunConfig, out: Path, count: int = 2) -> list[str]:
-    """Train in `count` processes at once, with the environment that torchrun and accelerate give; what each raised."""
+def launch(make: Callable[[Path], object], out: Path, count: int = 2) -> list[str]:
+    """Make a run in `count` processes at once, with the environment that torchrun and accelerate give; what each
+    raised.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -27,7 +32,7 @@ def launch(config: RunConfig, out: Path, count: int = 2) -> list[str]:
     context = multiprocessing.get_context("fork")
     said = [out.with_name(f"{out.name}-{rank}.txt") for rank in range(count)]
     running = [
-        context.Process(target=_process, args=(config, out, port, rank, count, path)) for rank, path in enumerate(said)
+        context.Process(target=_process, args=(make, out, port, rank, count, path)) for rank, path in enumerate(said)
     ]
     for process in running:
         process.start()
@@ -37,11 +42,11 @@ def launch(config: RunConfig, out: Path, count: int = 2) -> list[str]:
     return [path.read_text() for path in said]
 
 
-def _process(config: RunConfig, out: Path, port: int, rank: int, count: int, said: Path) -> None:
+def _process(make: Callable[[Path], object], out: Path, port: int, rank: int, count: int, said: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
-        train(config, out)
+        make(out)
     except DdmError as error:
         said.write_text(str(error))
     else:
@@ -53,17 +58,38 @@ def _process(config: RunConfig, out: Path, port: int, rank: int, count: int, sai
 def test_two_processes_train_the_weights_of_one(adapting: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = adapting("sd15", {"train.batch_size": 6, "train.steps": 5})
     one = load_file(train(config, tmp_path / "one") / "weights.safetensors")
-    assert launch(config, tmp_path / "two") == ["", ""]
+    assert launch(partial(train, config), tmp_path / "two") == ["", ""]
     two = load_file(tmp_path / "two" / "weights.safetensors")
-    assert one.keys() == two.keys()
     assert max(value.abs().max().item() for name, value in one.items() if name.endswith(".B")) > 100 * PROCESSES_ABS
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=PROCESSES_ABS, msg=name)
+    assert_close(two, one)
     assert json.loads((tmp_path / "two" / "provenance.json").read_bytes())["processes"] == 2
 
 
+@pytest.mark.slow(reason="starts two processes that train")
+def test_two_processes_train_the_adversarial_student_of_one(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has whole pairs of images."""
+    monkeypatch.setattr(adversarial, "_HEADS_FIRST", 2)
+    fields = {"distill.paths": 40, "distill.phases": 2, "train.steps": 6, "train.batch_size": 8}
+    make = partial(distill, tiny_run, fields=fields)
+    one = load_file(make(tmp_path / "one") / "weights.safetensors")
+    assert launch(make, tmp_path / "two") == ["", ""]
+    assert_close(load_file(tmp_path / "two" / "weights.safetensors"), one)
+    assert (
+        "expected pairs of images for each of the 2 processes"
+        in launch(partial(distill, tiny_run, fields=fields | {"train.batch_size": 6}), tmp_path / "odd")[0]
+    )
+
+
+def assert_close(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=PROCESSES_ABS, msg=name)
+
+
 def test_bad_input_ends_every_process_and_leaves_nothing(adapting: Callable[..., RunConfig], tmp_path: Path) -> None:
-    said = launch(adapting("sd15", {"codes.micro_codes": 24}), tmp_path / "run")
+    said = launch(partial(train, adapting("sd15", {"codes.micro_codes": 24})), tmp_path / "run")
     assert said[0] == "codes.micro_codes is 24, but there are only 24 images"
     assert said[1] == "the main process has stopped; it says why"
     assert not (tmp_path / "run").exists()

@@ -4,7 +4,10 @@ Where a guided walk ends is decided early, so a jump from noise that is held to 
 the student may send noise wherever it likes, as long as a discriminator can't tell its images of a code from the
 teacher's of that code: latent adversarial diffusion distillation (Sauer et al. 2024, arXiv 2403.12015), with the code
 as condition. The discriminator is some small heads on features that the teacher itself has of noised images; the loss
-compares pairs (Jolicoeur-Martineau 2018, arXiv 1807.00734). No label, judge or training image has a part in it.
+compares the teacher's with the student's (Jolicoeur-Martineau 2018, arXiv 1807.00734). A head sees each image beside
+another one of the same code, so that images that are too much alike give the student away (Salimans et al. 2016, arXiv
+1606.03498, section 3.2; in pairs as in Lin et al. 2018, arXiv 1712.04086). No label, judge or training image has a part
+in it.
 
 The student's steps are those of consistency models: an image at once, noised afresh for the next step.
 """
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from ddm_rt.config import NULL_CODE, PredictionType, RunConfig, SamplerName
+from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import IndicatorUNet
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
@@ -41,6 +45,12 @@ class AdversarialDistiller(PathDistiller):
 
     def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         super().__init__(config, material, processes)
+        if (self._part.stop - self._part.start) % 2:
+            images = config.train.batch_size * config.train.accumulate
+            raise DdmError(
+                f"train.batch_size x train.accumulate is {images}; expected pairs of images for each of the "
+                f"{processes.count} processes of an adversarial student"
+            )
         self._heads_first = min(_HEADS_FIRST, config.train.steps // 2)
         schedule, clip = Schedule.from_config(config.schedule), self.distill.clip
         walk = step_table(schedule, SamplerName.DDIM, self.distill.walk_steps, clip=clip)
@@ -68,23 +78,28 @@ class AdversarialDistiller(PathDistiller):
         self._paths_of = {code: torch.nonzero(codes == code).flatten() for code in set(codes.tolist())}
 
     def batch(self) -> Batch:
-        """Images of the teacher's (`target`), their codes, and what the student makes others of the same codes of
-        (`x_t`, `t`): noise, or another of the code's images with noise.
+        """Images of the teacher's (`target`), two neighbours of each code, and what the student makes others of the
+        same codes of (`x_t`, `t`): noise, or another of the code's images with noise.
         """
         train = self.config.train
         generator = torch.Generator().manual_seed(step_seed(train.seed, self.step))
         size = train.batch_size * train.accumulate
-        path = torch.randint(self.distill.paths, (size,), generator=generator)
+        path = torch.randint(self.distill.paths, (size // 2,), generator=generator)
+        path = torch.stack([path, self._others(path, generator)], 1).flatten()
         index, code, no_text = (self.paths[name].take(path) for name in ("index", "code", "no_text"))
-        pools = [self._paths_of[k] for k in code.tolist()]
-        others = [pool[torch.randint(len(pool), (), generator=generator)] for pool in pools]
-        images = self.clipped(self.paths["states"].take(torch.cat([path, torch.stack(others)]))[:, -1])
+        every = torch.cat([path, self._others(path, generator)])
+        images = self.clipped(self.paths["states"].take(every)[:, -1])
         noise = torch.randn(size, *images.shape[1:], generator=generator)
-        phase = torch.arange(size) % len(self._starts)
+        phase = torch.arange(size) // 2 % len(self._starts)
         t = self._starts[phase]
         x_t, _ = training_target(PredictionType.SAMPLE, images[size:], noise, self.alphas_cumprod[t])
         x_t = torch.where((phase == 0).view(-1, 1, 1, 1), noise, x_t)
         return Batch(index, x_t, images[:size], t, code, code, no_text)
+
+    def _others(self, path: Tensor, generator: torch.Generator) -> Tensor:
+        """A path for each, of the same code."""
+        pools = [self._paths_of[code] for code in self.paths["code"].take(path).tolist()]
+        return torch.stack([pool[torch.randint(len(pool), (), generator=generator)] for pool in pools])
 
     def advance(self) -> float:
         """One step of the discriminator and then one of the student; returns the student's loss."""
@@ -169,26 +184,29 @@ class Discriminator(nn.Module):
         self.heads = nn.ModuleList(Head(width, codes + 1) for width in widths)
 
     def forward(self, given: Sequence[Tensor], code: Tensor) -> Tensor:
-        """Features [B,C,H,W] and codes int64 [B] (-1: null) -> [B, heads]."""
+        """Features [B,C,H,W] and codes int64 [B] (-1: null), neighbours with the same -> [B, heads]."""
         return torch.stack(
             [head(feature, code - NULL_CODE) for head, feature in zip(self.heads, given, strict=True)], 1
         )
 
 
 class Head(nn.Module):
-    """Convolutions over one feature, and a projection on the code (Miyato and Koyama 2018, arXiv 1802.05637)."""
+    """Convolutions over one feature and over how far it is from the neighbour's, and a projection on the code (Miyato
+    and Koyama 2018, arXiv 1802.05637).
+    """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(width, _WIDTH, 1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
-        self.second, self.last_norm = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
+        self.second, self.last_norm = nn.Conv2d(2 * _WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
         self.out, self.of_class = nn.Conv2d(_WIDTH, 1, 1), nn.Embedding(classes, _WIDTH)
         nn.init.normal_(self.of_class.weight, std=0.1)
 
     def forward(self, feature: Tensor, of: Tensor) -> Tensor:
-        """[B,C,H,W] and classes int64 [B] -> [B]."""
+        """[B,C,H,W], images 2k and 2k + 1 of one code, and classes int64 [B] -> [B]."""
         found = F.silu(self.norm(self.first(feature)))
-        found = F.silu(self.last_norm(self.second(found)))
+        neighbours = found.reshape(-1, 2, *found.shape[1:]).flip(1).reshape(found.shape)
+        found = F.silu(self.last_norm(self.second(torch.cat([found, (found - neighbours).abs()], 1))))
         anywhere, of_class = self.out(found).mean((1, 2, 3)), (found.mean((2, 3)) * self.of_class(of)).sum(1)
         score: Tensor = anywhere + of_class
         return score
