@@ -191,24 +191,25 @@ class Discriminator(nn.Module):
 
 
 class Head(nn.Module):
-    """Convolutions over one feature and over how far it is from the neighbour's, and a projection on the code (Miyato
-    and Koyama 2018, arXiv 1802.05637).
+    """Convolutions over one feature, a projection on the code (Miyato and Koyama 2018, arXiv 1802.05637), and how far
+    the image is from its neighbour.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(width, _WIDTH, 1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
-        self.second, self.last_norm = nn.Conv2d(2 * _WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
+        self.second, self.last_norm = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(_NORM_GROUPS, _WIDTH)
         self.out, self.of_class = nn.Conv2d(_WIDTH, 1, 1), nn.Embedding(classes, _WIDTH)
+        self.apart = nn.Sequential(nn.Conv2d(_WIDTH, _WIDTH, 1), nn.SiLU(), nn.Conv2d(_WIDTH, 1, 1))
         nn.init.normal_(self.of_class.weight, std=0.1)
 
     def forward(self, feature: Tensor, of: Tensor) -> Tensor:
         """[B,C,H,W], images 2k and 2k + 1 of one code, and classes int64 [B] -> [B]."""
         found = F.silu(self.norm(self.first(feature)))
+        found = F.silu(self.last_norm(self.second(found)))
         neighbours = found.reshape(-1, 2, *found.shape[1:]).flip(1).reshape(found.shape)
-        found = F.silu(self.last_norm(self.second(torch.cat([found, (found - neighbours).abs()], 1))))
         anywhere, of_class = self.out(found).mean((1, 2, 3)), (found.mean((2, 3)) * self.of_class(of)).sum(1)
-        score: Tensor = anywhere + of_class
+        score: Tensor = anywhere + of_class + self.apart((found - neighbours).abs()).mean((1, 2, 3))
         return score
 
 
