@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tolerances import STATISTIC_ABS
 
+from ddm_rt.evaluate.comparison import kept
 from ddm_rt.evaluate.comparison.kept import BLOCKS, Ratio, blocks_of, decision, ratios
 from ddm_rt.evaluate.judge import Verdicts
 from ddm_rt.evaluate.quality import frechet, prdc, vendi
@@ -84,6 +85,27 @@ def test_figures_are_those_of_quality() -> None:
     wanted = {"Frechet distance": frechet(own, truth), "precision": precision, "recall": recall}
     wanted["Vendi score"] = vendi(own)
     assert {r.figure: r.a for r in figures if r.group == "3"} == pytest.approx(wanted, abs=STATISTIC_ABS)
+
+
+def test_recall_of_many_images_is_that_of_parts_and_its_interval_narrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one large sample each real image would still be recalled by the few samples nearest to it, or not."""
+    a, b, real = drawn(0, 4800), drawn(1, 4800), drawn(9, 1000)
+
+    def recalls() -> list[Ratio]:
+        return by(ratios((a, b), codes(4800), real.features, real.labels, GROUPS), "recall")
+
+    def width(ratio: Ratio) -> float:
+        return np.log(ratio.interval[1] / ratio.interval[0])
+
+    whole = recalls()
+    monkeypatch.setattr(kept, "RECALL_IMAGES", 600)
+    in_parts = recalls()
+    for one, four, group in zip(whole, in_parts, GROUPS, strict=True):
+        assert width(four) < 0.7 * width(one)  # half, if the parts knew nothing of each other
+        own, truth = a.labels == group, real.features[real.labels == group]
+        part = blocks_of(codes(4800))[own] // 5
+        each = [prdc(a.features[own][part == number], truth)[1] for number in range(4)]
+        assert four.a == pytest.approx(np.mean(each), abs=STATISTIC_ABS)
 
 
 def test_a_group_that_one_side_lacks_is_left_out() -> None:

@@ -23,6 +23,9 @@ from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, vendi
 BLOCKS = 20
 FRECHET_RATIO = 1.15  # B's distance over A's: up to this counts as kept
 DIVERSITY_RATIO = 0.95  # B's figure over A's: from this on
+# Recall is the mean of the recalls of parts of at least so many images of a group. A real image is recalled or not by
+# the few samples nearest to it, however many there are: of one large sample the interval would never narrow.
+RECALL_IMAGES = 2500
 _FAR = 4 * NEIGHBOURS  # neighbours that are looked up, so that the fifth is among those of the other blocks
 
 Kind = Literal["quality", "diversity"]
@@ -138,16 +141,29 @@ def _figures(x: Features, block: NDArray[np.int64], reference: Features, *, whol
         return
     apart, own = cdist(x, reference), cdist(reference, reference)
     precise = (apart <= np.sort(own, axis=1)[:, NEIGHBOURS]).any(axis=1)
+    parts = min(max(len(x) // RECALL_IMAGES, 1), BLOCKS)
+    recalls = [
+        _recall(x[part], apart[part], part)
+        for part in (np.flatnonzero(block * parts // BLOCKS == number) for number in range(parts))
+    ]
+
+    yield jackknifed("diversity", "precision", lambda kept: float(precise[kept].mean()))
+    yield jackknifed("diversity", "recall", lambda kept: float(np.mean([recall(kept) for recall in recalls])))
+    yield jackknifed("diversity", "Vendi score", lambda kept: vendi(x[kept]))
+
+
+def _recall(x: Features, apart: Features, images: NDArray[np.int64]) -> Callable[[NDArray[np.bool_]], float]:
+    """The recall of those of some `images` that are kept: features x [P,D], P numbers of images of the N that a mask
+    [N] is of, and distances to real ones `apart` [P,M].
+    """
     between = cdist(x, x)
     order = np.argsort(between, axis=1)[:, 1 : _FAR + 1]  # itself not counted
     distance = np.take_along_axis(between, order, axis=1)
 
-    def recall(kept: NDArray[np.bool_]) -> float:
-        there = kept[order]
-        fifth = np.argmax(there.cumsum(axis=1) == NEIGHBOURS, axis=1)
+    def recall(mask: NDArray[np.bool_]) -> float:
+        kept = mask[images]
+        fifth = np.argmax(kept[order].cumsum(axis=1) == NEIGHBOURS, axis=1)
         radius = np.where(kept, distance[np.arange(len(x)), fifth], -1)
         return float((apart <= radius[:, None]).any(axis=0).mean())
 
-    yield jackknifed("diversity", "precision", lambda kept: float(precise[kept].mean()))
-    yield jackknifed("diversity", "recall", recall)
-    yield jackknifed("diversity", "Vendi score", lambda kept: vendi(x[kept]))
+    return recall
