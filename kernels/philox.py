@@ -80,17 +80,25 @@ def normal(
     u0, u1, u2, u3 = ((np.ascontiguousarray(word) + 0.5) * 2.0**-32 for word in words)  # [B, blocks]
     noise = np.empty((len(seeds), blocks, 4), np.float32)
     angles = 2 * np.pi * np.stack((u1, u3))
-    # numpy has no vectors for these two: they take half of the time.
-    if threads > 1 and angles.size >= _SHARED:
-        beside = _second_thread().submit(np.cos, angles)
-        sines, cosines = np.sin(angles), beside.result()
-    else:
-        sines, cosines = np.sin(angles), np.cos(angles)
+    sines, cosines = _sines_and_cosines(angles, threads)
     for i, radial in enumerate((u0, u2)):
         radius = np.sqrt(-2 * np.log(radial))
         noise[:, :, 2 * i] = radius * cosines[i]
         noise[:, :, 2 * i + 1] = radius * sines[i]
     return np.ascontiguousarray(noise.reshape(len(seeds), -1)[:, :size]).reshape(-1, *shape)
+
+
+def _sines_and_cosines(angles: NDArray[np.float64], threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """numpy has no vectors for them: they take half of the noise's time, so a second thread may have one of them."""
+    if threads < 2 or angles.size < _SHARED:
+        return np.sin(angles), np.cos(angles)
+    try:
+        beside = _second_thread().submit(np.cos, angles)
+    except RuntimeError:  # Python ends, and its pools take nothing more, while a thread still samples
+        return np.sin(angles), np.cos(angles)
+    sines = np.sin(angles)
+    # Where another caller's noise keeps the second thread busy, there is nothing to wait for.
+    return sines, np.cos(angles) if beside.cancel() else beside.result()
 
 
 @cache

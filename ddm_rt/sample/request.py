@@ -72,7 +72,7 @@ class ResolvedRequest(Frozen):
         return table if self.cache is None else self.cache.of(table)
 
 
-@lru_cache(64)
+@lru_cache(64, typed=True)
 def _table(
     schedule: Schedule,
     sampler: SamplerName,

@@ -38,11 +38,15 @@ class Processes:
     def main(self) -> bool:
         return self.index == 0
 
-    def part(self, images: int) -> slice:
-        """Which of a step's `images` are this process's. Raises DdmError where they can't be shared out equally."""
-        if images % self.count:
+    def part(self, images: int, together: int = 1) -> slice:
+        """Which of a step's `images` are this process's, of which so many stay `together`. Raises DdmError where they
+        can't be shared out equally.
+        """
+        if images % (self.count * together):
+            whose = f"each of {self.count} processes" if self.count > 1 else "a process"
             raise DdmError(
-                f"train.batch_size x train.accumulate is {images}; expected a multiple of the {self.count} processes"
+                f"train.batch_size x train.accumulate is {images}; expected a multiple of {self.count * together}: "
+                f"{whose} has whole {'pairs' if together == 2 else 'images'}"
             )
         each = images // self.count
         return slice(self.index * each, (self.index + 1) * each)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -81,6 +81,8 @@ class Compiled:
 class Trainer:
     """A subject, the indicator head, optimizer and EMA, and the step that moves them on."""
 
+    TOGETHER: ClassVar[int] = 1  # images of a step that no two processes share out among them
+
     def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         """The latents stay where they are and the process's device gets each minibatch. Every random number is drawn on
         the CPU, so that weights at the start, order of the data, timesteps and noise are the same on every device.
@@ -117,7 +119,12 @@ class Trainer:
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
         self._pools = _pools(classes) if classes.top_of and train.balance_minibatches else None
         self._ends = _capped(self._pools, train.max_repeats) if self._pools and train.max_repeats else None
-        self._part = processes.part(train.batch_size * train.accumulate)
+        self._part = self.part_of(config, processes)
+
+    @classmethod
+    def part_of(cls, config: RunConfig, processes: Processes) -> slice:
+        """Which images of a step are a process's. Raises DdmError as `Processes.part`."""
+        return processes.part(config.train.batch_size * config.train.accumulate, cls.TOGETHER)
 
     def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
         """Make what the first step needs besides, or take it from the run directory `out`: here nothing."""

@@ -63,12 +63,13 @@ def carry_out(
     config: RunConfig,
     out: Path,
     prepared: Callable[[torch.device, Mapping[str, OnFigures]], Material],
-    kind: Callable[[RunConfig, Material, Processes], Trainer],
+    kind: type[Trainer],
     progress: Mapping[str, OnFigures] | None,
     grid_every: int | None,
 ) -> Path:
     """As `train`: a run of a trainer of this `kind` on the material that `prepared` makes in `out`."""
     processes = connect()
+    kind.part_of(config, processes)
     progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
     with _nothing_left_of_bad_input(out) if processes.main else nullcontext():

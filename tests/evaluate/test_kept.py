@@ -5,7 +5,7 @@ import pytest
 from tolerances import STATISTIC_ABS
 
 from ddm_rt.evaluate.comparison import kept
-from ddm_rt.evaluate.comparison.kept import BLOCKS, Ratio, blocks_of, decision, ratios
+from ddm_rt.evaluate.comparison.kept import BLOCKS, Ratio, blocks_of, decision, ranks_of, ratios
 from ddm_rt.evaluate.judge import Verdicts
 from ddm_rt.evaluate.quality import frechet, prdc, vendi
 
@@ -98,14 +98,31 @@ def test_recall_of_many_images_is_that_of_parts_and_its_interval_narrows(monkeyp
         return np.log(ratio.interval[1] / ratio.interval[0])
 
     whole = recalls()
-    monkeypatch.setattr(kept, "RECALL_IMAGES", 600)
+    monkeypatch.setattr(kept, "RECALL_IMAGES", 240)
     in_parts = recalls()
-    for one, four, group in zip(whole, in_parts, GROUPS, strict=True):
-        assert width(four) < 0.7 * width(one)  # half, if the parts knew nothing of each other
+    for one, ten, group in zip(whole, in_parts, GROUPS, strict=True):
+        assert width(ten) < 0.7 * width(one)  # a third, if a part's recall varied no more than the whole's
         own, truth = a.labels == group, real.features[real.labels == group]
-        part = blocks_of(codes(4800))[own] // 5
-        each = [prdc(a.features[own][part == number], truth)[1] for number in range(4)]
-        assert four.a == pytest.approx(np.mean(each), abs=STATISTIC_ABS)
+        part = np.argsort(np.argsort(ranks_of(codes(4800))[own])) // BLOCKS % 10
+        each = [prdc(a.features[own][part == number], truth)[1] for number in range(10)]
+        assert ten.a == pytest.approx(np.mean(each), abs=STATISTIC_ABS)
+
+
+def test_the_images_that_would_decide_recall_count_in_whole_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a part, more images make the recall of a group hardly more certain."""
+    a, b, real = drawn(0, 400), drawn(1, 400, scale=0.93), drawn(9, 1000, shift=REAL)
+
+    def needed() -> list[int | None]:
+        return [
+            ratio.n_needed for ratio in by(ratios((a, b), codes(400), real.features, real.labels, GROUPS), "recall")
+        ]
+
+    few = needed()
+    monkeypatch.setattr(kept, "RECALL_IMAGES", 200)
+    for in_large_parts, in_small_ones in zip(few, needed(), strict=True):
+        assert in_large_parts is not None
+        assert in_small_ones is not None
+        assert in_large_parts == pytest.approx(in_small_ones * 2500 / 200, rel=0.01)
 
 
 def test_a_group_that_one_side_lacks_is_left_out() -> None:

@@ -2,6 +2,9 @@
 
 import math
 import multiprocessing
+import subprocess
+import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -12,6 +15,7 @@ from scipy import stats
 from tolerances import NOISE_ULP
 
 from ddm_rt.errors import DdmError
+from ddm_rt.kernels import philox
 from ddm_rt.sample.loop.noise import MAX_SEED, Stream, derive, derive_range, normal, philox4x32
 
 SEEDS = st.integers(0, MAX_SEED)
@@ -79,6 +83,30 @@ def test_a_second_thread_changes_nothing() -> None:
     assert np.array_equal(normal(seeds, 3, Stream.STEP, (16, 8, 8), threads=2), alone)
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as forked:
         assert np.array_equal(forked.submit(normal, seeds, 3, Stream.STEP, (16, 8, 8), 2).result(), alone)
+
+
+def test_a_busy_second_thread_is_not_waited_for() -> None:
+    seeds, done = np.arange(64, dtype=np.uint64), threading.Event()
+    philox._second_thread().submit(done.wait)
+    try:
+        busy = normal(seeds, 3, Stream.STEP, (16, 8, 8), threads=2)
+    finally:
+        done.set()
+    assert np.array_equal(busy, normal(seeds, 3, Stream.STEP, (16, 8, 8)))
+
+
+def test_a_thread_that_outlives_the_main_one_still_has_noise() -> None:
+    """Python's pools take nothing more by then."""
+    script = (
+        "import threading, time, numpy as np\n"
+        "from ddm_rt.kernels.philox import normal\n"
+        "def late():\n"
+        "    threading.main_thread().join(); time.sleep(.2)\n"
+        "    print(normal(np.arange(64, dtype=np.uint64), 0, 0, (16, 8, 8), 2).shape)\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.returncode) == ("(64, 16, 8, 8)\n", 0), said.stderr
 
 
 def test_a_larger_image_begins_with_the_smaller_ones_noise() -> None:

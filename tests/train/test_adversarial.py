@@ -54,6 +54,17 @@ def test_half_of_a_minibatch_begins_at_noise_and_half_at_another_image_of_the_co
         noise = (x_t - bar.sqrt() * ends[codes == code]) / (1 - bar).sqrt()
         likely = noise.square().mean((1, 2, 3)).min()  # of the image that it was
         assert abs(likely - 1) < 0.5
+    distiller.distill = distiller.distill.model_copy(update={"phases": 5})  # more than there are pairs
+    distiller._starts = torch.arange(5)
+    seen = set()
+    for step in range(5):
+        distiller.step = step
+        seen |= set(distiller.batch().t.tolist())
+    assert seen == set(range(5)), "each start has its turn"
+
+
+def test_a_minibatch_is_a_function_of_seed_and_step(distiller: AdversarialDistiller) -> None:
+    batch = distiller.batch()
     again = distiller.batch()
     assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True)), "a function of seed and step"
 
@@ -122,7 +133,7 @@ def test_what_does_not_go_together_is_refused(tiny_run: Path, adapted: Path, tmp
         student_config(tiny_run, {"distill.adversarial": True, "distill.paths": 0})
     with pytest.raises(DdmError, match=r"train\.precision is fp16"):
         distill(tiny_run, tmp_path / "run", FEW | {"train.precision": "fp16"})
-    with pytest.raises(DdmError, match=r"train\.accumulate is 7; expected pairs"):
+    with pytest.raises(DdmError, match=r"train\.accumulate is 7; expected a multiple of 2: a process has whole pairs"):
         distill(tiny_run, tmp_path / "run", FEW | {"train.batch_size": 7})
     assert not (tmp_path / "run").exists(), "the corrected command may go there"
     with pytest.raises(DdmError, match=r"distill\.adversarial is 'no'; expected true or false"):

@@ -23,8 +23,9 @@ from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, vendi
 BLOCKS = 20
 FRECHET_RATIO = 1.15  # B's distance over A's: up to this counts as kept
 DIVERSITY_RATIO = 0.95  # B's figure over A's: from this on
-# Recall is the mean of the recalls of parts of at least so many images of a group. A real image is recalled or not by
-# the few samples nearest to it, however many there are: of one large sample the interval would never narrow.
+# Images of a group whose recall is one figure; that of many more is the mean over parts of so many. A real image is
+# recalled or not by the few samples nearest to it, however many there are: of one large sample the interval would never
+# narrow.
 RECALL_IMAGES = 2500
 _FAR = 4 * NEIGHBOURS  # neighbours that are looked up, so that the fifth is among those of the other blocks
 
@@ -53,6 +54,7 @@ class _Figure(NamedTuple):
     name: str
     whole: float
     without: NDArray[np.float64]  # [BLOCKS]: without one block of pairs each
+    counted: float = 1.0  # images whose error this is, of one that falls with their root, as a multiple of those here
 
 
 def ratios(
@@ -70,7 +72,7 @@ def ratios(
     out: `quality_changes` says so.
     """
     n = len(verdicts[0].labels)
-    block = blocks_of(strata)
+    rank = ranks_of(strata)
     found: list[Ratio] = []
     for group in ("all", *groups):
         index = [np.arange(n) if group == "all" else np.flatnonzero(side.labels == group) for side in verdicts]
@@ -79,7 +81,7 @@ def ratios(
         if least * (BLOCKS - 1) // BLOCKS <= _FAR or len(reference) <= NEIGHBOURS:
             continue
         sides = [
-            list(_figures(side.features[own[:least]], block[own[:least]], reference, whole=group == "all"))
+            list(_figures(side.features[own[:least]], rank[own[:least]], reference, whole=group == "all"))
             for side, own in zip(verdicts, index, strict=True)
         ]
         for a, b in zip(*sides, strict=True):
@@ -94,10 +96,15 @@ def blocks_of(strata: Sequence[Hashable]) -> NDArray[np.int64]:
     So each block has the same part of every stratum, and leaving one out moves no shares. Blocks by position would:
     codes take turns too. Where no quota drew the codes, intervals are for these numbers of images of each.
     """
+    return ranks_of(strata) % BLOCKS
+
+
+def ranks_of(strata: Sequence[Hashable]) -> NDArray[np.int64]:
+    """The number [n] of each pair where those of one stratum stand together."""
     numbers = {stratum: number for number, stratum in enumerate(dict.fromkeys(strata))}
-    block = np.empty(len(strata), np.int64)
-    block[np.argsort([numbers[stratum] for stratum in strata], kind="stable")] = np.arange(len(strata)) % BLOCKS
-    return block
+    rank = np.empty(len(strata), np.int64)
+    rank[np.argsort([numbers[stratum] for stratum in strata], kind="stable")] = np.arange(len(strata))
+    return rank
 
 
 def decision(found: Sequence[Ratio], kind: Kind) -> Kept | None:
@@ -123,32 +130,35 @@ def _ratio(group: str, least: int, a: _Figure, b: _Figure, bound: float, n: int)
     needed = None
     if verdict == "undecided":
         per_error = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER))
-        needed = math.ceil(min(n * (per_error * error / max(abs(spare), 1e-9)) ** 2, 1e9))
+        needed = math.ceil(min(n * a.counted * (per_error * error / max(abs(spare), 1e-9)) ** 2, 1e9))
     interval = (math.exp(change - reach), math.exp(change + reach))
     return Ratio(**shared, ratio=math.exp(change), interval=interval, decision=verdict, n_needed=needed)
 
 
-def _figures(x: Features, block: NDArray[np.int64], reference: Features, *, whole: bool) -> Iterator[_Figure]:
-    """Figures of features x [N,D], whose pairs are of the blocks [N], against real ones [M,D]."""
+def _figures(x: Features, rank: NDArray[np.int64], reference: Features, *, whole: bool) -> Iterator[_Figure]:
+    """Figures of features x [N,D], whose pairs have these `ranks_of` [N], against real ones [M,D]."""
+    block = rank % BLOCKS
     x, reference = x.astype(np.float64), reference.astype(np.float64)
 
-    def jackknifed(kind: Kind, name: str, of: Callable[[NDArray[np.bool_]], float]) -> _Figure:
+    def jackknifed(kind: Kind, name: str, of: Callable[[NDArray[np.bool_]], float], counted: float = 1.0) -> _Figure:
         without = np.array([of(block != k) for k in range(BLOCKS)])
-        return _Figure(kind, name, of(np.ones(len(x), bool)), without)
+        return _Figure(kind, name, of(np.ones(len(x), bool)), without, counted)
 
     yield jackknifed("quality", "Frechet distance", lambda kept: frechet(x[kept], reference))
     if whole:
         return
     apart, own = cdist(x, reference), cdist(reference, reference)
     precise = (apart <= np.sort(own, axis=1)[:, NEIGHBOURS]).any(axis=1)
-    parts = min(max(len(x) // RECALL_IMAGES, 1), BLOCKS)
+    parts = max(len(x) // RECALL_IMAGES, 1)
+    part = np.argsort(np.argsort(rank)) // BLOCKS % parts  # each has as many images, and its part of every block
     recalls = [
-        _recall(x[part], apart[part], part)
-        for part in (np.flatnonzero(block * parts // BLOCKS == number) for number in range(parts))
+        _recall(x[members], apart[members], members) for members in (np.flatnonzero(part == k) for k in range(parts))
     ]
 
     yield jackknifed("diversity", "precision", lambda kept: float(precise[kept].mean()))
-    yield jackknifed("diversity", "recall", lambda kept: float(np.mean([recall(kept) for recall in recalls])))
+    # Only whole parts make its error smaller.
+    counted = parts * RECALL_IMAGES / len(x)
+    yield jackknifed("diversity", "recall", lambda kept: float(np.mean([recall(kept) for recall in recalls])), counted)
     yield jackknifed("diversity", "Vendi score", lambda kept: vendi(x[kept]))
 
 

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from ddm_rt.config import NULL_CODE, PredictionType, RunConfig, SamplerName
-from ddm_rt.errors import DdmError
 from ddm_rt.model.unet import IndicatorUNet
 from ddm_rt.progress import OnFigures
 from ddm_rt.schedule import Schedule, step_table
@@ -43,14 +42,10 @@ _SEEDS = 2**41  # of what a discriminator's step draws: beyond those of steps an
 class AdversarialDistiller(PathDistiller):
     """A `PathDistiller` of whose paths the ends alone count, and whose loss is a discriminator."""
 
+    TOGETHER = 2  # a head compares neighbours
+
     def __init__(self, config: RunConfig, material: Material, processes: Processes = ALONE) -> None:
         super().__init__(config, material, processes)
-        if (self._part.stop - self._part.start) % 2:
-            images = config.train.batch_size * config.train.accumulate
-            raise DdmError(
-                f"train.batch_size x train.accumulate is {images}; expected pairs of images for each of the "
-                f"{processes.count} processes of an adversarial student"
-            )
         self._heads_first = min(_HEADS_FIRST, config.train.steps // 2)
         schedule, clip = Schedule.from_config(config.schedule), self.distill.clip
         walk = step_table(schedule, SamplerName.DDIM, self.distill.walk_steps, clip=clip)
@@ -90,14 +85,14 @@ class AdversarialDistiller(PathDistiller):
         every = torch.cat([path, self._others(path, generator)])
         images = self.clipped(self.paths["states"].take(every)[:, -1])
         noise = torch.randn(size, *images.shape[1:], generator=generator)
-        phase = torch.arange(size) // 2 % len(self._starts)
+        phase = (torch.arange(size) // 2 + self.step * (size // 2)) % len(self._starts)
         t = self._starts[phase]
         x_t, _ = training_target(PredictionType.SAMPLE, images[size:], noise, self.alphas_cumprod[t])
         x_t = torch.where((phase == 0).view(-1, 1, 1, 1), noise, x_t)
         return Batch(index, x_t, images[:size], t, code, code, no_text)
 
     def _others(self, path: Tensor, generator: torch.Generator) -> Tensor:
-        """A path for each, of the same code."""
+        """A path for each, of the same code: of a code with few paths, now and then the same one."""
         pools = [self._paths_of[code] for code in self.paths["code"].take(path).tolist()]
         return torch.stack([pool[torch.randint(len(pool), (), generator=generator)] for pool in pools])
 

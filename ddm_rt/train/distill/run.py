@@ -163,8 +163,6 @@ def student_config(teacher: Path, fields: Mapping[str, Any] | None = None) -> Ru
     if adversarial and student.train.precision is Precision.FP16:
         # The losses of two networks can't share a scale.
         raise DdmError("train.precision is fp16; an adversarial student is trained in fp32 or bf16")
-    if adversarial and (images := student.train.batch_size * student.train.accumulate) % 2:
-        raise DdmError(f"train.batch_size x train.accumulate is {images}; expected pairs for an adversarial student")
     return student if pixel else _with_both_factors(config, student)
 
 
