@@ -7,8 +7,9 @@ The teacher is the run `codes` of `balance.py` with its preset and seed, trained
 committed. One run each.
 
 Rows: the teacher as it samples by default (25 steps, two branches), and in 4 steps. "Adversarial" students have the
-defaults of `ddm-rt distill`, which were chosen on the development set (7v8 4:1) alone. The others learn their teacher's
-paths by regression (`--set distill.adversarial=false`). Their settings were chosen on that set too, all but one:
+defaults of `ddm-rt distill`. They were chosen on 7v8 4:1, and how the discriminator compares pairs on 7v8 and 1v7 4:1,
+after an earlier recipe had been judged on the sets of the table (results/distill.md). The others learn their teacher's
+paths by regression (`--set distill.adversarial=false`). Their settings were chosen on 7v8 4:1 too, all but one:
 `distill.one_step_start` came after a student without it had failed on 0v1 (results/distill.md has it all). "Teacher
 first": the first of the four steps is the teacher's, with guidance, the others are the student's. That needs two
 bundles for one image, while an image's bytes are a function of one bundle id: so it is here and no option.

@@ -30,7 +30,8 @@ from ddm_rt.train.trainee import Material
 
 # What a student has of its teacher's run: which images have which code, and which images those were.
 _TAKEN = ("codes.json", "assignment.json", "images.sha256")
-# These and those of `_PATHS` were chosen on the pair 7v8 alone (benchmarks/results/distill.md).
+# These and those of `_PATHS` were chosen on the pair 7v8 alone, and the pairs of images that a discriminator's heads
+# compare on 7v8 and 1v7 (benchmarks/results/distill.md).
 _ADVERSARIAL: dict[str, Any] = {
     "distill.adversarial": True,
     "distill.phases": 2,
