@@ -5,10 +5,11 @@ balance, quality, diversity and speed, against the teacher's whole walk in fp32 
     python benchmarks/shortcuts.py --work DIR --set "3v8 4:1" --teacher BUNDLE [--student NAME=BUNDLE ...] --time
 
 The first makes the images of each row, n from each of three seeds (`-n`, `--seeds`), and judges them: resumable, one
-line for each row and seed. Another n needs a set's name of its own, or its lines take the place of those there. The second times the rows in interleaved rounds, each in a process of its own. Conversions and caches are made
-in DIR, on copies of the bundles. Verdicts are those of `ddm-rt compare`; quality is kept where the whole 90 % interval
-of the ratio of Frechet distances lies below 1.05, diversity where those of precision, recall and Vendi score of each
-group lie above .95. A cache is found on 96 images of a seed that no row has.
+line for each row and seed. Another n needs a set's name of its own, or its lines take the place of those there. The
+second times the rows in interleaved rounds, each in a process of its own. Conversions and caches are made in DIR, on
+copies of the bundles. Verdicts are those of `ddm-rt compare`; quality is kept where the whole 90 % interval of the
+ratio of Frechet distances lies below 1.05, diversity where those of precision, recall and Vendi score of each group lie
+above .95. A cache is found on 96 images of a seed that no row has.
 
 "reused" is a cache without a fit: every second step adds what the call before added to x (`out - x`), as caches of
 whole outputs do. "steps" are the sampler's own fewer steps.
