@@ -138,8 +138,8 @@ def test_a_run_into_a_bucket_that_is_killed_goes_on(
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_goes_on_after_a_worker_died(tmp_path: Path, stop: signal.Signals) -> None:
-    out, steps = tmp_path / "out", 200  # far from done when the signal comes
-    with started(out, "--steps", steps) as process:
+    out, n, steps = tmp_path / "out", 20 * N, 200  # minutes from done when the signal comes
+    with started(out, "-n", n, "--steps", steps) as process:
         wait_for(lambda: whole_shards(out) >= 1 and workers_of(process), process)
         ray_processes.kill(workers_of(process)[0])
         at_death = whole_shards(out)

@@ -125,8 +125,8 @@ def test_cancel_gives_back_what_was_not_made(visit: Visit, gated: Running, engin
         page.keyboard.press("Escape")
     told(page, "Cancelled; 2 of 4 images were finished.")
     assert page.locator("#images li").count() == 2
+    gated.wait_for(cancelled=1, requests=0)  # before the engine goes on: else it may have made the images by then
     engine.go.set()
-    gated.wait_for(cancelled=1, requests=0)
     [stream] = json.loads(page.request.get(f"{gated.url}/v1/balance").text())["data"]
     assert (stream["assigned"]["done"], stream["assigned"]["in_progress"]) == (0, 0)
     page.get_by_role("cell", name="0", exact=True).nth(1).wait_for()
