@@ -119,12 +119,7 @@ class Trainer:
         self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod.astype(np.float32))
         self._pools = _pools(classes) if classes.top_of and train.balance_minibatches else None
         self._ends = _capped(self._pools, train.max_repeats) if self._pools and train.max_repeats else None
-        self._part = self.part_of(config, processes)
-
-    @classmethod
-    def part_of(cls, config: RunConfig, processes: Processes) -> slice:
-        """Which images of a step are a process's. Raises DdmError as `Processes.part`."""
-        return processes.part(config.train.batch_size * config.train.accumulate, cls.TOGETHER)
+        self._part = processes.part(train.batch_size * train.accumulate, self.TOGETHER)
 
     def get_ready(self, out: Path, progress: Mapping[str, OnFigures]) -> None:
         """Make what the first step needs besides, or take it from the run directory `out`: here nothing."""

@@ -69,7 +69,9 @@ def carry_out(
 ) -> Path:
     """As `train`: a run of a trainer of this `kind` on the material that `prepared` makes in `out`."""
     processes = connect()
-    kind.part_of(config, processes)
+    processes.part(
+        config.train.batch_size * config.train.accumulate, kind.TOGETHER
+    )  # or it is refused, before all else
     progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
     with _nothing_left_of_bad_input(out) if processes.main else nullcontext():
