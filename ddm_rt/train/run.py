@@ -69,9 +69,8 @@ def carry_out(
 ) -> Path:
     """As `train`: a run of a trainer of this `kind` on the material that `prepared` makes in `out`."""
     processes = connect()
-    processes.part(
-        config.train.batch_size * config.train.accumulate, kind.TOGETHER
-    )  # or it is refused, before all else
+    images = config.train.batch_size * config.train.accumulate
+    processes.part(images, kind.TOGETHER)  # raises where it has none, before anything is written
     progress = progress if progress is not None and processes.main else {}
     torch.set_num_threads(config.train.threads)
     with _nothing_left_of_bad_input(out) if processes.main else nullcontext():
