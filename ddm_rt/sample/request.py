@@ -82,7 +82,7 @@ def _table(
     interval: tuple[float, float] | None,
     noise_times: tuple[float, float] | None,
 ) -> StepTable:
-    """Kept: of a student's image in one step it would take a tenth of the time."""
+    """Tables are kept, because making one takes a tenth of the time of an image in one step."""
     table = step_table(schedule, sampler, num_steps, eta=eta, clip=clip)
     kept = kept_tokens(table.t / schedule.config.num_train_timesteps, noise_times)
     table = replace(table, guided=guided_steps(num_steps, interval), kept=kept)

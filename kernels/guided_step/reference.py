@@ -38,7 +38,7 @@ def guided_step_reference(
     never meet: an image's result doesn't depend on the batch.
 
     Returns (x', x0), each [B, C, H, W]. Raises ValueError for shapes that don't fit, and for missing seeds or counters;
-    on a device a row that needs them becomes NaN instead. `threads` are `normal`'s.
+    on a device a row that needs them becomes NaN instead. `threads` is passed to `normal`.
     """
     check_arguments(outputs, scales, rows, x, x0_prev, seeds, counters)
     a, b, c, d, e, g, f, clip_min, clip_max = (rows[:, k].reshape(-1, 1, 1, 1) for k in range(9))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from scipy import stats
 from tolerances import NOISE_ULP
 
@@ -87,9 +88,10 @@ def test_a_second_thread_changes_nothing() -> None:
 
 def test_a_busy_second_thread_is_not_waited_for() -> None:
     seeds, done = np.arange(64, dtype=np.uint64), threading.Event()
-    philox._second_thread().submit(done.wait)
+    occupied = philox._second_thread().submit(done.wait, PATIENCE_S)
     try:
         busy = normal(seeds, 3, Stream.STEP, (16, 8, 8), threads=2)
+        assert not occupied.done()
     finally:
         done.set()
     assert np.array_equal(busy, normal(seeds, 3, Stream.STEP, (16, 8, 8)))
@@ -98,10 +100,14 @@ def test_a_busy_second_thread_is_not_waited_for() -> None:
 def test_a_thread_that_outlives_the_main_one_still_has_noise() -> None:
     """Python's pools take nothing more by then."""
     script = (
-        "import threading, time, numpy as np\n"
+        "import threading, numpy as np\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
         "from ddm_rt.kernels.philox import normal\n"
+        "pool = ThreadPoolExecutor(1)\n"
         "def late():\n"
-        "    threading.main_thread().join(); time.sleep(.2)\n"
+        "    try:\n"
+        "        while True: pool.submit(int).result()\n"
+        "    except RuntimeError: pass\n"
         "    print(normal(np.arange(64, dtype=np.uint64), 0, 0, (16, 8, 8), 2).shape)\n"
         "threading.Thread(target=late).start()\n"
     )

@@ -23,9 +23,8 @@ from ddm_rt.evaluate.quality import NEIGHBOURS, Features, frechet, vendi
 BLOCKS = 20
 FRECHET_RATIO = 1.15  # B's distance over A's: up to this counts as kept
 DIVERSITY_RATIO = 0.95  # B's figure over A's: from this on
-# Images of a group whose recall is one figure; that of many more is the mean over parts of so many. A real image is
-# recalled or not by the few samples nearest to it, however many there are: of one large sample the interval would never
-# narrow.
+# Images in a part of a group, whose recall is the mean over its parts. The few samples nearest to a real image decide
+# whether it is recalled, however many samples there are. So the interval of one large sample would never narrow.
 RECALL_IMAGES = 2500
 _FAR = 4 * NEIGHBOURS  # neighbours that are looked up, so that the fifth is among those of the other blocks
 
@@ -54,7 +53,8 @@ class _Figure(NamedTuple):
     name: str
     whole: float
     without: NDArray[np.float64]  # [BLOCKS]: without one block of pairs each
-    counted: float = 1.0  # images whose error this is, of one that falls with their root, as a multiple of those here
+    # The error falls with the root of the number of images, and is what this many times the images here would have.
+    counted: float = 1.0
 
 
 def ratios(
