@@ -3,13 +3,15 @@ balance, quality, diversity and speed, against the teacher's whole walk in fp32 
 
     python benchmarks/shortcuts.py --work DIR --set "3v8 4:1" --teacher BUNDLE [--student NAME=BUNDLE ...]
     python benchmarks/shortcuts.py --work DIR --set "3v8 4:1" --teacher BUNDLE [--student NAME=BUNDLE ...] --time
+    python benchmarks/shortcuts.py --work DIR --set "faces, gender 4:1, 64 labels" --faces FACES.npz [--student ...]
 
 The first makes the images of each row, n from each of three seeds (`-n`, `--seeds`), and judges them: resumable, one
 line for each row and seed. Another n needs a set's name of its own, or its lines take the place of those there. The
 second times the rows in interleaved rounds, each in a process of its own. Conversions and caches are made in DIR, on
 copies of the bundles. Verdicts are those of `ddm-rt compare`; quality is kept where the whole 90 % interval of the
 ratio of Frechet distances lies below 1.05, diversity where those of precision, recall and Vendi score of each group lie
-above .95. A cache is found on 96 images of a seed that no row has.
+above .95. A cache is found on 96 images of a seed that no row has. `--faces` makes teacher, judge and reference as
+`faces.py` does (its row "few-label 64 #0" of gender 4:1), but samples by the bundle's own defaults.
 
 "reused" is a cache without a fit: every second step adds what the call before added to x (`out - x`), as caches of
 whole outputs do. "steps" are the sampler's own fewer steps.
@@ -26,6 +28,9 @@ import numpy as np
 import render
 from bench_parts.rows import quartiles
 from bench_parts.workers import Call, side_by_side
+from faces_parts import judging, sets
+from faces_parts.cells import Cell
+from faces_parts.methods import methods
 from measured_steps import commit
 from numpy.typing import NDArray
 from pages.shortcuts import YARDSTICK
@@ -39,7 +44,7 @@ from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.machine import machine
 from ddm_rt.evaluate.comparison.kept import Kind, Ratio, decision, ratios
 from ddm_rt.evaluate.comparison.paired import paired
-from ddm_rt.evaluate.evaluation import evaluate
+from ddm_rt.evaluate.evaluation import LabelledImages, evaluate
 from ddm_rt.evaluate.judge import Judge
 from ddm_rt.evaluate.run import labelled
 from ddm_rt.sample.cache.record import Cache, load_all
@@ -52,6 +57,7 @@ from ddm_rt.workflows.export import export
 
 N, SEEDS, FITTED_ON, CALLS, ROUNDS, BATCHES = 5000, (0, 1, 2), 96, (4, 5, 6, 8, 12), 7, (1, 64)
 FRECHET_RATIO = 1.05
+FACES = ("gender 4:1", "few-label 64 #0")  # their set and method of `faces.py`
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,19 @@ def bundle_of(model: str, source: Path, precision: Precision, work: Path) -> Bun
     return Bundle.load(path)
 
 
+def of_faces(file: Path, work: Path) -> tuple[Path, judging.AttributeJudge, LabelledImages]:
+    """Teacher, judge and reference of the faces; what is not in the work folder is made."""
+    name, method = FACES
+    faces = sets.read(file)
+    reference = sets.split(faces, "reference")
+    judge = judging.make(sets.split(faces, "judge"), reference, work / "judge.onnx")
+    cell = Cell(faces, name, methods()[method], work)
+    bundle = cell.fit(lambda done, total, _: done % 100 == 0 and print(f"{name} {method}: {done}/{total}", flush=True))
+    labels = [cell.what.groups[label] for label in reference.labels(cell.what.attribute)]
+    judge_of_attribute = judging.AttributeJudge(judge, cell.what.attribute)
+    return bundle.path, judge_of_attribute, LabelledImages(reference.images, labels)
+
+
 def asked(row: Row, bundle: Bundle, prompts: Sequence[str], threads: int) -> dict[str, Any]:
     """Fields of the row's request; its cache is found and recorded in the bundle where it isn't there."""
     request = dict(row.request) | ({"prompt": list(prompts)} if prompts else {})
@@ -137,11 +156,17 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.set, self.work, self.threads, self.n = arguments.set, arguments.work, arguments.threads, arguments.n
-        self.models = {"teacher": arguments.teacher}
+        self.judge: Any
+        if arguments.faces:
+            teacher, self.judge, reference = of_faces(arguments.faces, self.work)
+            self.groups = list(self.judge.classes)
+        else:
+            teacher, self.judge = arguments.teacher, Judge.load(arguments.judge)
+            self.groups = arguments.groups.split(",")
+            reference = labelled(arguments.reference, "reference", Bundle.load(teacher).training.run.data)
+        self.models = {"teacher": teacher}
         self.models |= {name: Path(path) for name, path in (text.split("=", 1) for text in arguments.student)}
-        self.judge, self.groups = Judge.load(arguments.judge), arguments.groups.split(",")
-        data = Bundle.load(arguments.teacher).training.run.data
-        self.reference = labelled(arguments.reference, "reference", data).balanced(self.groups)
+        self.reference = reference.balanced(self.groups)
         self.real, self.labels = self.judge.predict(self.reference.images).features, np.array(self.reference.labels)
         self.prompts = arguments.prompt or []
 
@@ -217,7 +242,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="keeps bundles and images of this set")
     parser.add_argument("--set", required=True, help="its name in the table")
-    parser.add_argument("--teacher", type=Path, required=True, help="bundle of fp32")
+    teacher = parser.add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher", type=Path, help="bundle of fp32")
+    teacher.add_argument("--faces", type=Path, metavar="FACES.npz", help="the file of faces, as `faces.py` takes it")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=BUNDLE")
     parser.add_argument("--judge", default="digits")
     parser.add_argument("--groups", default="3,8")
