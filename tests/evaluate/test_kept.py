@@ -8,6 +8,7 @@ from ddm_rt.evaluate.comparison import kept
 from ddm_rt.evaluate.comparison.kept import BLOCKS, Ratio, blocks_of, decision, ranks_of, ratios
 from ddm_rt.evaluate.judge import Verdicts
 from ddm_rt.evaluate.quality import frechet, prdc, vendi
+from ddm_rt.evaluate.report.comparison_page import kept_sentences
 
 N, D = 3000, 6
 REAL = 1.5  # how far the real images are from those of A: without it Frechet distances are noise
@@ -55,6 +56,19 @@ def test_narrower_groups_lose_recall_and_nothing_else_hides_it() -> None:
     assert {ratio.decision for ratio in by(figures, "recall")} == {"changed"}
     assert {ratio.decision for ratio in by(figures, "precision")} == {"equivalent"}
     assert decision(figures, "diversity") == "changed"
+
+
+def test_a_loss_of_variety_is_shown_beside_that_of_real_images() -> None:
+    wide = drawn(0, N, scale=1.6)
+    figures = found(drawn(1, N), a=wide, shift=0)
+    real = drawn(9, 1000, shift=0)
+    for ratio in by(figures, "Vendi score"):
+        assert ratio.real == vendi(real.features[real.labels == ratio.group])
+    assert all(ratio.real is None for ratio in figures if ratio.figure != "Vendi score")
+    worst = min(by(figures, "Vendi score"), key=lambda ratio: ratio.ratio)
+    assert worst.decision == "changed"
+    said = next(line for line in kept_sentences([worst]) if line.startswith("Diversity"))
+    assert said.endswith(f" A has {worst.a:.3f}, B {worst.b:.3f}, real images {worst.real:.3f}.")
 
 
 def test_images_further_from_the_real_ones_lose_quality() -> None:

@@ -41,6 +41,7 @@ class Ratio(Frozen):
     n: int  # images of each side
     a: float
     b: float
+    real: float | None = None  # that of the real images, of the Vendi score: A may have lost or added variety itself
     ratio: float
     interval: Interval  # 90 %
     bound: float
@@ -55,6 +56,7 @@ class _Figure(NamedTuple):
     without: NDArray[np.float64]  # [BLOCKS]: without one block of pairs each
     # The error falls with the root of the number of images, and is what this many times the images here would have.
     counted: float = 1.0
+    real: float | None = None  # see Ratio
 
 
 def ratios(
@@ -116,7 +118,7 @@ def decision(found: Sequence[Ratio], kind: Kind) -> Kept | None:
 def _ratio(group: str, least: int, a: _Figure, b: _Figure, bound: float, n: int) -> Ratio:
     """`bound` above 1 is the largest ratio that counts as kept, below 1 the smallest."""
     shared: dict[str, Any] = {"kind": a.kind, "figure": a.name, "group": group, "n": least, "bound": bound}
-    shared |= {"a": a.whole, "b": b.whole}
+    shared |= {"a": a.whole, "b": b.whole, "real": a.real}
     if min(b.whole, *b.without) <= 0:  # as with no image that is like a real one
         best: Kept = "equivalent" if a.kind == "quality" else "changed"
         return Ratio(**shared, ratio=b.whole / a.whole, interval=(0.0, 1.0), decision=best)
@@ -140,9 +142,9 @@ def _figures(x: Features, rank: NDArray[np.int64], reference: Features, *, whole
     block = rank % BLOCKS
     x, reference = x.astype(np.float64), reference.astype(np.float64)
 
-    def jackknifed(kind: Kind, name: str, of: Callable[[NDArray[np.bool_]], float], counted: float = 1.0) -> _Figure:
+    def jackknifed(kind: Kind, name: str, of: Callable[[NDArray[np.bool_]], float], **more: float) -> _Figure:
         without = np.array([of(block != k) for k in range(BLOCKS)])
-        return _Figure(kind, name, of(np.ones(len(x), bool)), without, counted)
+        return _Figure(kind, name, of(np.ones(len(x), bool)), without, **more)
 
     yield jackknifed("quality", "Frechet distance", lambda kept: frechet(x[kept], reference))
     if whole:
@@ -158,8 +160,10 @@ def _figures(x: Features, rank: NDArray[np.int64], reference: Features, *, whole
     yield jackknifed("diversity", "precision", lambda kept: float(precise[kept].mean()))
     # Only whole parts make its error smaller.
     counted = parts * RECALL_IMAGES / len(x)
-    yield jackknifed("diversity", "recall", lambda kept: float(np.mean([recall(kept) for recall in recalls])), counted)
-    yield jackknifed("diversity", "Vendi score", lambda kept: vendi(x[kept]))
+    yield jackknifed(
+        "diversity", "recall", lambda kept: float(np.mean([recall(kept) for recall in recalls])), counted=counted
+    )
+    yield jackknifed("diversity", "Vendi score", lambda kept: vendi(x[kept]), real=vendi(reference))
 
 
 def _recall(x: Features, apart: Features, images: NDArray[np.int64]) -> Callable[[NDArray[np.bool_]], float]:

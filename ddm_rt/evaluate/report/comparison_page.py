@@ -78,7 +78,8 @@ def kept_sentences(kept: Sequence[Ratio]) -> list[str]:
         low, high = worst.interval
         limit = f"{'at most' if worst.bound > 1 else 'at least'} {worst.bound:g}"
         shown = f"{worst.figure} of {worst.group} {worst.ratio:.3f} [{low:.3f}, {high:.3f}] of A's, {limit} is kept"
-        more = "" if worst.n_needed is None else f" About {worst.n_needed:,} images would decide this one."
+        more = "" if worst.real is None else f" A has {worst.a:.3f}, B {worst.b:.3f}, real images {worst.real:.3f}."
+        more += "" if worst.n_needed is None else f" About {worst.n_needed:,} images would decide this one."
         found.append(f"{kind.capitalize()}: {verdict} ({shown}).{more}")
     return found
 
