@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def page(results: Path) -> str:
-    """Sets and rows in the order of the file."""
+    """Sets and rows in the order of the file; in a set the yardstick first, and students last."""
     lines = read(results / "shortcuts.jsonl")
     return HEADER + "\n".join(
         _set(name, lines) for name in dict.fromkeys(line["set"] for line in lines if line["seed"] != "time")
@@ -39,7 +39,10 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     own = [line for line in lines if line["set"] == name]
     judged = [line for line in own if line["seed"] != "time"]
     speed = {line["row"]: line["images_per_s"] for line in own if line["seed"] == "time"}
-    names = sorted(dict.fromkeys(line["row"] for line in judged), key=lambda name: name != YARDSTICK)
+    names = sorted(
+        dict.fromkeys(line["row"] for line in judged),
+        key=lambda name: (name != YARDSTICK, not name.startswith("teacher")),
+    )
     first = judged[0]
     stamp, commits = first["machine"], dict.fromkeys(line["commit"] for line in judged)
     base = speed.get(YARDSTICK, {})
