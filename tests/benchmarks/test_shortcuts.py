@@ -51,7 +51,14 @@ def test_the_page_says_how_often_each_verdict_was_given(tmp_path: Path) -> None:
         verdicts = {
             "drift": {"decision": 0},
             "quality": {"decision": decided, "figures": [["Frechet distance", "3", 1.02, 0.99, 1.06, decided]]},
-            "diversity": {"decision": "equivalent", "figures": [["recall", "8", 0.99, 0.97, 1.01, "equivalent"]]},
+            # The wide interval of an undecided figure reaches farther than that of the one that has changed.
+            "diversity": {
+                "decision": "changed",
+                "figures": [
+                    ["recall", "8", 0.9, 0.6, 1.2, "undecided"],
+                    ["precision", "8", 0.8, 0.78, 0.82, "changed"],
+                ],
+            },
         }
         lines.append({**shared, "row": "teacher, cache", "seed": seed, **verdicts})
     for row, rate in ((YARDSTICK, 10.0), ("teacher, cache", 40.0)):
@@ -61,5 +68,6 @@ def test_the_page_says_how_often_each_verdict_was_given(tmp_path: Path) -> None:
     text = page(tmp_path)
     assert "equivalent 1, undecided 1" in text
     assert "Frechet distance, 3: 1.020 [0.990, 1.060]" in text
+    assert "changed | precision, 8: 0.800 [0.780, 0.820]" in text
     assert "40 [40, 40] (4.00x)" in text
     assert "80 [80, 80] (4.00x)" in text
