@@ -214,6 +214,12 @@ def _verdict(kept: Sequence[Ratio], kind: Kind) -> dict[str, Any]:
     return {"decision": decision(kept, kind), "figures": shown}
 
 
+def configuration(row: Row, prompt: Mapping[str, Any]) -> Configuration:
+    """What a row is timed as."""
+    options = {"backend": row.backend, "precision": row.precision.value, **row.request, **prompt}
+    return Configuration(row.name, "ours", row.precision, options)
+
+
 def timed(bench: Bench, found: Sequence[Row], rounds: int) -> dict[str, dict[str, Any]]:
     """Images a second of each row by batch size, medians and quartiles."""
     subjects = {}
@@ -223,13 +229,7 @@ def timed(bench: Bench, found: Sequence[Row], rounds: int) -> dict[str, dict[str
         converted = {each.value: path for each, path in paths.items() if each is not Precision.FP32}
         subjects[model] = Subject(name=model, bundle=paths[Precision.FP32], converted=converted)
     prompt = {"prompt": list(bench.prompts)} if bench.prompts else {}
-    configurations = [
-        (
-            Configuration(row.name, "ours", row.precision, {"backend": row.backend, **row.request, **prompt}),
-            subjects[row.model],
-        )
-        for row in found
-    ]
+    configurations = [(configuration(row, prompt), subjects[row.model]) for row in found]
     rates: dict[str, dict[str, Any]] = {row.name: {} for row in found}
     for batch in BATCHES:
         for each in side_by_side(configurations, bench.threads, Call("images", batch), rounds):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from fake_engine import FakeEngine, fake_bundle
 from pages.shortcuts import page
-from shortcuts import YARDSTICK, reused, rows
+from shortcuts import YARDSTICK, configuration, reused, rows
 from store import put
 
 from ddm_rt.kernels.guided_step import guided_step_reference
@@ -20,6 +20,11 @@ def test_rows_have_names_of_their_own_and_begin_with_the_yardstick() -> None:
     assert names[0] == YARDSTICK
     assert len(set(names)) == len(names)
     assert names[-2:] == ["student, fp32", "student, int8"]
+
+
+def test_a_row_is_timed_in_its_own_precision() -> None:
+    for row in rows(["student"]):
+        assert configuration(row, {}).options["precision"] == row.precision
 
 
 def test_reused_is_every_second_step_by_what_the_one_before_added() -> None:
