@@ -40,7 +40,8 @@ def page(results: Path) -> str:
 def _set(name: str, lines: Sequence[Line]) -> str:
     own = [line for line in lines if line["set"] == name]
     judged = [line for line in own if line["seed"] != "time"]
-    speed = {line["row"]: line["images_per_s"] for line in own if line["seed"] == "time"}
+    timed = [line for line in own if line["seed"] == "time"]
+    speed = {line["row"]: line["images_per_s"] for line in timed}
     names = sorted(
         dict.fromkeys(line["row"] for line in judged),
         key=lambda name: (name != YARDSTICK, not name.startswith("teacher")),
@@ -48,11 +49,12 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     first = judged[0]
     stamp, commits = first["machine"], dict.fromkeys(line["commit"] for line in judged)
     base = speed.get(YARDSTICK, {})
+    times = f"; times of {', '.join(dict.fromkeys(line['commit'] for line in timed))}" if timed else ""
     rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), base) for row in names)
     return (
         f"## {name}\n\n{table(COLUMNS, rows)}\n"
         f"n = {first['n']} images of each seed; {stamp['processor']}, {stamp['cpus']} CPUs; "
-        f"commits {', '.join(commits)}; "
+        f"commits {', '.join(commits)}{times}; "
         "`python benchmarks/shortcuts.py`\n"
     )
 
