@@ -42,6 +42,7 @@ from ddm_rt.bundle import Bundle, copy_bundle
 from ddm_rt.config import Precision
 from ddm_rt.engine.contract import usable_cores
 from ddm_rt.engine.machine import machine
+from ddm_rt.errors import DdmError
 from ddm_rt.evaluate.comparison.kept import Kind, Ratio, decision, ratios
 from ddm_rt.evaluate.comparison.paired import paired
 from ddm_rt.evaluate.evaluation import LabelledImages, evaluate
@@ -113,6 +114,11 @@ def reused(table: StepTable) -> Reuse:
 def bundle_of(model: str, source: Path, precision: Precision, work: Path) -> Bundle:
     """A copy of a model's bundle in a precision, made where it isn't there."""
     path = work / f"{model}-{precision}"
+    own = work / f"{model}-{Precision.FP32}"
+    if own.exists() and (kept := Bundle.load(own).bundle_id) != (wanted := Bundle.load(source).bundle_id):
+        raise DdmError(
+            f"--work {work}: its {model} is bundle {kept[:12]}, and not {wanted[:12]}; expected a folder of its own"
+        )
     if not path.exists():
         if precision is Precision.FP32:
             copy_bundle(Bundle.load(source), path)
@@ -161,11 +167,12 @@ class Bench:
             teacher, self.judge, reference = of_faces(arguments.faces, self.work)
             self.groups = list(self.judge.classes)
         else:
-            teacher, self.judge = arguments.teacher, Judge.load(arguments.judge)
-            self.groups = arguments.groups.split(",")
-            reference = labelled(arguments.reference, "reference", Bundle.load(teacher).training.run.data)
+            teacher, self.judge = arguments.teacher, Judge.load(arguments.judge or "digits")
+            self.groups = (arguments.groups or "3,8").split(",")
+            source = arguments.reference or "digits:3,8"
+            reference = labelled(source, "reference", Bundle.load(teacher).training.run.data)
         self.models = {"teacher": teacher}
-        self.models |= {name: Path(path) for name, path in (text.split("=", 1) for text in arguments.student)}
+        self.models |= dict(arguments.student)
         self.reference = reference.balanced(self.groups)
         self.real, self.labels = self.judge.predict(self.reference.images).features, np.array(self.reference.labels)
         self.prompts = arguments.prompt or []
@@ -195,7 +202,7 @@ class Bench:
         found: dict[str, Any] = {
             "n": self.n,
             "balance": of_balance(figures.raw.model_dump(mode="json")),
-            "neither": figures.neither.share,
+            "neither": figures.neither.share if set(self.judge.classes) - set(self.groups) else None,
             "frechet": figures.quality.frechet,
         }
         if row.name != YARDSTICK:
@@ -224,7 +231,7 @@ def timed(bench: Bench, found: Sequence[Row], rounds: int) -> dict[str, dict[str
     """Images a second of each row by batch size, medians and quartiles."""
     subjects = {}
     for model, source in bench.models.items():
-        precisions = {row.precision for row in found if row.model == model}
+        precisions = {Precision.FP32, *(row.precision for row in found if row.model == model)}
         paths = {each: str(bundle_of(model, source, each, bench.work).path) for each in precisions}
         converted = {each.value: path for each, path in paths.items() if each is not Precision.FP32}
         subjects[model] = Subject(name=model, bundle=paths[Precision.FP32], converted=converted)
@@ -238,26 +245,15 @@ def timed(bench: Bench, found: Sequence[Row], rounds: int) -> dict[str, dict[str
     return rates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="keeps bundles and images of this set")
-    parser.add_argument("--set", required=True, help="its name in the table")
-    teacher = parser.add_mutually_exclusive_group(required=True)
-    teacher.add_argument("--teacher", type=Path, help="bundle of fp32")
-    teacher.add_argument("--faces", type=Path, metavar="FACES.npz", help="the file of faces, as `faces.py` takes it")
-    parser.add_argument("--student", action="append", default=[], metavar="NAME=BUNDLE")
-    parser.add_argument("--judge", default="digits")
-    parser.add_argument("--groups", default="3,8")
-    parser.add_argument("--reference", default="digits:3,8")
-    parser.add_argument("--prompt", action="append", help="of a model that takes prompts; several take turns")
-    parser.add_argument("-n", type=int, default=N)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", help="rows whose name holds this, beside the yardstick")
-    parser.add_argument("--time", action="store_true", help="time the rows; make no images")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of shortcuts.jsonl and shortcuts.md")
-    arguments = parser.parse_args()
+def _student(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text}: expected NAME=BUNDLE")
+    return name, Path(path)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Judge or time what is missing of a set."""
     bench, path = Bench(arguments), arguments.results / "shortcuts.jsonl"
     wanted = arguments.only or ""
     found = [row for row in rows(list(bench.models)[1:]) if wanted in row.name or row.name == YARDSTICK]
@@ -265,7 +261,8 @@ def main() -> None:
     key = ("set", "row", "seed")
     if arguments.time:
         for name, rates in timed(bench, [row for row in found if row.timed], arguments.rounds).items():
-            put(path, [{"set": bench.set, "row": name, "seed": "time", "images_per_s": rates, **stamp}], *key)
+            line = {"set": bench.set, "row": name, "seed": "time", "images_per_s": rates, "rounds": arguments.rounds}
+            put(path, [line | stamp], *key)
     else:
         there = {(line["set"], line["row"], line["seed"]) for line in read(path) if line.get("n") == arguments.n}
         for seed, row in itertools.product(arguments.seeds, found):
@@ -276,6 +273,35 @@ def main() -> None:
             said = [line.get(what, {}).get("decision") for what in ("drift", "quality", "diversity")]
             print(f"{bench.set} {row.name}, seed {seed}: {said}", flush=True)
     print(render.render("shortcuts", arguments.results))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="keeps bundles and images of this set")
+    parser.add_argument("--set", required=True, help="its name in the table")
+    teacher = parser.add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher", type=Path, help="bundle of fp32")
+    teacher.add_argument("--faces", type=Path, metavar="FACES.npz", help="the file of faces, as `faces.py` takes it")
+    parser.add_argument("--student", action="append", default=[], metavar="NAME=BUNDLE", type=_student)
+    of_teacher = ("judge", "digits"), ("groups", "3,8"), ("reference", "digits:3,8")
+    for name, usual in of_teacher:
+        parser.add_argument(f"--{name}", help=f"with --teacher; by default {usual}")
+    parser.add_argument("--prompt", action="append", help="of a model that takes prompts; several take turns")
+    parser.add_argument("-n", type=int, default=N)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", help="rows whose name holds this, beside the yardstick")
+    parser.add_argument("--time", action="store_true", help="time the rows; make no images")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of shortcuts.jsonl and shortcuts.md")
+    arguments = parser.parse_args()
+    for name, _ in of_teacher:
+        if arguments.faces and getattr(arguments, name) is not None:
+            parser.error(f"--{name}: --faces has its own")
+    try:
+        run(arguments)
+    except DdmError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -41,16 +41,18 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     own = [line for line in lines if line["set"] == name]
     judged = [line for line in own if line["seed"] != "time"]
     timed = [line for line in own if line["seed"] == "time"]
-    speed = {line["row"]: line["images_per_s"] for line in timed}
+    base = next((line for line in timed if line["row"] == YARDSTICK), {})
+    # A factor is to the yardstick of the same run.
+    speed = {line["row"]: line["images_per_s"] for line in timed if _run(line) == _run(base)}
     names = sorted(
         dict.fromkeys(line["row"] for line in judged),
         key=lambda name: (name != YARDSTICK, not name.startswith("teacher")),
     )
     first = judged[0]
     stamp, commits = first["machine"], dict.fromkeys(line["commit"] for line in judged)
-    base = speed.get(YARDSTICK, {})
-    times = f"; times of {', '.join(dict.fromkeys(line['commit'] for line in timed))}" if timed else ""
-    rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), base) for row in names)
+    times = f"; times of {base['commit']}, {base['rounds']} rounds, {base['threads']} threads" if base else ""
+    of_base = speed.get(YARDSTICK, {})
+    rows = (_row([line for line in judged if line["row"] == row], speed.get(row, {}), of_base) for row in names)
     return (
         f"## {name}\n\n{table(COLUMNS, rows)}\n"
         f"n = {first['n']} images of each seed; {stamp['processor']}, {stamp['cpus']} CPUs; "
@@ -59,13 +61,21 @@ def _set(name: str, lines: Sequence[Line]) -> str:
     )
 
 
+def _run(line: Line) -> tuple[object, ...]:
+    return tuple(line.get(name) for name in ("commit", "rounds", "threads", "machine"))
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
+
+
 def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     first = lines[0]
     low, high = first["balance"]["fd_ddm_interval"]
     yield first["row"]
     yield ", ".join(str(line["seed"]) for line in lines)
     yield f"{first['balance']['scores']['fd_ddm']:.3f} [{low:.3f}, {high:.3f}]"
-    yield f"{first['neither']:.1%}"
+    yield "" if first["neither"] is None else f"{first['neither']:.1%}"  # a judge may know the groups alone
     compared = [line for line in lines if "drift" in line]
     yield _counted([Decision(line["drift"]["decision"]).name.lower() for line in compared])
     for kind, largest in (("quality", True), ("diversity", False)):
@@ -79,7 +89,7 @@ def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     for batch in ("1", "64"):
         if batch in speed:
             low, middle, high = speed[batch]
-            yield f"{middle:.3g} [{low:.3g}, {high:.3g}] ({middle / base[batch][1]:.2f}x)"
+            yield f"{_rate(middle)} [{_rate(low)}, {_rate(high)}] ({middle / base[batch][1]:.2f}x)"
         else:
             yield ""
 

@@ -98,7 +98,7 @@ def cache(
     last = tried[-1].cache
     say(f"recorded in {bundle if out is None else out}: {last.calls} of {last.settings.num_steps} steps call the model")
     tell(f"they are the steps {', '.join(map(str, last.reuse.steps))}")
-    for line in comparison_page.kept_sentences(tried[-1].kept):
+    for line in comparison_page.kept_sentences(tried[-1].kept, "the whole walk", "the cache"):
         tell(line)
     if last.judged is not None and last.judged.passed and not last.judged.convinces:
         say(f"auto does not take it: margin and ratio may be {MOST_MARGIN:g} and {MOST_FRECHET_RATIO:g} at most")

@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from bench_parts.workers import Call, side_by_side
 from fake_engine import FakeEngine, fake_bundle
 from pages.shortcuts import page
-from shortcuts import YARDSTICK, configuration, reused, rows
+from peers import Configuration
+from shortcuts import YARDSTICK, bundle_of, configuration, main, reused, rows
 from store import put
+from subjects import Subject
 
+from ddm_rt.bundle import Bundle
+from ddm_rt.config import Precision
+from ddm_rt.errors import DdmError
 from ddm_rt.kernels.guided_step import guided_step_reference
 from ddm_rt.sample.pipeline import Pipeline
 from ddm_rt.sample.request import Request
@@ -25,6 +32,28 @@ def test_rows_have_names_of_their_own_and_begin_with_the_yardstick() -> None:
 def test_a_row_is_timed_in_its_own_precision() -> None:
     for row in rows(["student"]):
         assert configuration(row, {}).options["precision"] == row.precision
+
+
+def test_faces_bring_their_own_judge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["shortcuts.py", "--work", "w", "--set", "s", "--faces", "f.npz", "--judge", "digits"]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--judge: --faces has its own" in capsys.readouterr().err
+
+
+def test_a_folder_keeps_the_bundles_of_one_teacher(tiny_bundle: Bundle, plain_bundle: Bundle, tmp_path: Path) -> None:
+    made = bundle_of("teacher", tiny_bundle.path, Precision.FP32, tmp_path)
+    assert made.bundle_id == tiny_bundle.bundle_id
+    with pytest.raises(DdmError, match="expected a folder of its own"):
+        bundle_of("teacher", plain_bundle.path, Precision.INT8, tmp_path)
+
+
+def test_a_configuration_that_would_run_in_another_precision_is_refused(tmp_path: Path) -> None:
+    wrong = Configuration("int8 by name", "ours", "int8", {"backend": "openvino"})
+    with pytest.raises(DdmError, match="called int8, but it would run in fp32"):
+        side_by_side([(wrong, Subject(name="none"))], 1, Call("images", 1), 1)
 
 
 def test_reused_is_every_second_step_by_what_the_one_before_added() -> None:
@@ -48,7 +77,7 @@ def test_reused_is_every_second_step_by_what_the_one_before_added() -> None:
 
 
 def test_the_page_says_how_often_each_verdict_was_given(tmp_path: Path) -> None:
-    stamp = {"machine": {"processor": "P", "cpus": 2}, "threads": 2, "commit": "c", "n": 10}
+    stamp = {"machine": {"processor": "P", "cpus": 2}, "threads": 2, "commit": "c", "n": 10, "rounds": 7}
     balance = {"fd_ddm_interval": [0.0, 0.02], "scores": {"fd_ddm": 0.01}}
     shared = {"set": "3v8", "balance": balance, "neither": 0.01, **stamp}
     lines: list[dict[str, Any]] = [{**shared, "row": YARDSTICK, "seed": 0}]
@@ -69,8 +98,13 @@ def test_the_page_says_how_often_each_verdict_was_given(tmp_path: Path) -> None:
     for row, rate in ((YARDSTICK, 10.0), ("teacher, cache", 40.0)):
         timing = {"1": [rate, rate, rate], "64": [2 * rate, 2 * rate, 2 * rate]}
         lines.append({"set": "3v8", "row": row, "seed": "time", "images_per_s": timing, **stamp})
+    other_run = {"1": [9.0, 9.0, 9.0], "64": [9.0, 9.0, 9.0]}
+    lines += [{**shared, "row": "student", "seed": 0}]
+    lines += [{"set": "3v8", "row": "student", "seed": "time", "images_per_s": other_run, **stamp, "commit": "d"}]
     put(tmp_path / "shortcuts.jsonl", lines, "set", "row", "seed")
     text = page(tmp_path)
+    assert "times of c, 7 rounds, 2 threads" in text
+    assert "9 [9, 9]" not in text  # a factor is to the yardstick of the same run
     assert "equivalent 1, undecided 1" in text
     assert "Frechet distance, 3: 1.020 [0.990, 1.060]" in text
     assert "changed | precision, 8: 0.800 [0.780, 0.820]" in text

@@ -68,7 +68,8 @@ def test_a_loss_of_variety_is_shown_beside_that_of_real_images() -> None:
     worst = min(by(figures, "Vendi score"), key=lambda ratio: ratio.ratio)
     assert worst.decision == "changed"
     said = next(line for line in kept_sentences([worst]) if line.startswith("Diversity"))
-    assert said.endswith(f" A has {worst.a:.3f}, B {worst.b:.3f}, real images {worst.real:.3f}.")
+    scores = f" The score is {worst.a:.3f} for A, {worst.b:.3f} for B and {worst.real:.3f} for real images."
+    assert said.endswith(scores)
 
 
 def test_images_further_from_the_real_ones_lose_quality() -> None:

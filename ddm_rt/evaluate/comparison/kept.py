@@ -41,7 +41,7 @@ class Ratio(Frozen):
     n: int  # images of each side
     a: float
     b: float
-    real: float | None = None  # that of the real images, of the Vendi score: A may have lost or added variety itself
+    real: float | None = None  # all real images' own Vendi score: A may have more variety than they have, or less
     ratio: float
     interval: Interval  # 90 %
     bound: float

@@ -64,8 +64,8 @@ def calibration_sentence(comparison: Comparison) -> str | None:
     )
 
 
-def kept_sentences(kept: Sequence[Ratio]) -> list[str]:
-    """The verdicts on quality and diversity in words; none without reference images."""
+def kept_sentences(kept: Sequence[Ratio], a: str = "A", b: str = "B") -> list[str]:
+    """The verdicts on quality and diversity in words, with names for both sides; none without reference images."""
     kinds: tuple[Kind, ...] = ("quality", "diversity")
     found = []
     for kind in kinds:
@@ -77,8 +77,12 @@ def kept_sentences(kept: Sequence[Ratio]) -> list[str]:
         worst = max((r for r in own if r.decision == verdict), key=lambda r: _badness(r.ratio, r.bound))
         low, high = worst.interval
         limit = f"{'at most' if worst.bound > 1 else 'at least'} {worst.bound:g}"
-        shown = f"{worst.figure} of {worst.group} {worst.ratio:.3f} [{low:.3f}, {high:.3f}] of A's, {limit} is kept"
-        more = "" if worst.real is None else f" A has {worst.a:.3f}, B {worst.b:.3f}, real images {worst.real:.3f}."
+        shown = f"{worst.figure} of {worst.group} {worst.ratio:.3f} [{low:.3f}, {high:.3f}] of {a}'s, {limit} is kept"
+        more = (
+            ""
+            if worst.real is None
+            else f" The score is {worst.a:.3f} for {a}, {worst.b:.3f} for {b} and {worst.real:.3f} for real images."
+        )
         more += "" if worst.n_needed is None else f" About {worst.n_needed:,} images would decide this one."
         found.append(f"{kind.capitalize()}: {verdict} ({shown}).{more}")
     return found
