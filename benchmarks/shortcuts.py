@@ -173,6 +173,8 @@ class Bench:
             reference = labelled(source, "reference", Bundle.load(teacher).training.run.data)
         self.models = {"teacher": teacher}
         self.models |= dict(arguments.student)
+        for model, source in self.models.items():
+            bundle_of(model, source, Precision.FP32, self.work)  # or the folder's images are another model's
         self.reference = reference.balanced(self.groups)
         self.real, self.labels = self.judge.predict(self.reference.images).features, np.array(self.reference.labels)
         self.prompts = arguments.prompt or []
