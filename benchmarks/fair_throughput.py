@@ -87,13 +87,13 @@ def entries(teacher: Subject, authors: Subject, students: Mapping[str, Subject])
     """Every row of the table, the baseline first."""
     forty: dict[str, Any] = {"num_steps": 40}
     found = [
-        Entry(Configuration(AUTHORS, "eager", "fp32", forty), authors, "diffusers eager, 40 steps, guidance"),
+        Entry(Configuration(AUTHORS, "eager", forty), authors, "diffusers eager, 40 steps, guidance"),
         Entry(
-            Configuration("authors' way, one branch", "eager", "fp32", forty | {"guided": False}),
+            Configuration("authors' way, one branch", "eager", forty | {"guided": False}),
             authors,
             "diffusers eager, 40 steps",
         ),
-        Entry(Configuration("teacher, diffusers", "eager", "fp32"), teacher, "diffusers eager, 25 steps, guidance"),
+        Entry(Configuration("teacher, diffusers", "eager"), teacher, "diffusers eager, 25 steps, guidance"),
     ]
     for name, options in _OURS.items():
         found.append(_ours(f"teacher, {name}", teacher, options, "25 steps, guidance"))
@@ -107,7 +107,7 @@ def entries(teacher: Subject, authors: Subject, students: Mapping[str, Subject])
 
 
 def _ours(name: str, subject: Subject, options: dict[str, Any], what: str) -> Entry:
-    return Entry(Configuration(name, "ours", options.get("precision", "fp32"), options), subject, what)
+    return Entry(Configuration(name, "ours", options), subject, what)
 
 
 def subject_of(name: str, run: Path, work: Path) -> Subject:

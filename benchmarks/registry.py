@@ -9,24 +9,24 @@ from typing import Any
 from bench_parts.workers import Call
 from peers import Configuration
 
-EAGER = Configuration("diffusers eager", "eager", "fp32")
-EAGER_BF16 = Configuration("diffusers eager bf16", "eager", "bf16", {"precision": "bf16"})
-COMPILED = Configuration("torch.compile", "compiled", "fp32")
-COMPILED_BF16 = Configuration("torch.compile bf16", "compiled", "bf16", {"precision": "bf16"})
-ORT = Configuration("ONNX Runtime", "onnxruntime", "fp32")
-OPENVINO = Configuration("OpenVINO", "openvino", "fp32")
-OPENVINO_FREE = Configuration("OpenVINO, free axes", "openvino", "fp32", {"fixed": False})
-OPENVINO_BF16 = Configuration("OpenVINO bf16", "openvino", "bf16", {"precision": "bf16"})
-OURS_ORT = Configuration("ours, onnxruntime", "ours", "fp32", {"backend": "onnxruntime"})
-OURS_OPENVINO = Configuration("ours, openvino", "ours", "fp32", {"backend": "openvino"})
-OURS_BF16 = Configuration("ours, openvino bf16", "ours", "bf16", {"backend": "openvino", "precision": "bf16"})
-OURS_INT8 = Configuration("ours, openvino int8", "ours", "int8", {"backend": "openvino", "precision": "int8"})
+EAGER = Configuration("diffusers eager", "eager")
+EAGER_BF16 = Configuration("diffusers eager bf16", "eager", {"precision": "bf16"})
+COMPILED = Configuration("torch.compile", "compiled")
+COMPILED_BF16 = Configuration("torch.compile bf16", "compiled", {"precision": "bf16"})
+ORT = Configuration("ONNX Runtime", "onnxruntime")
+OPENVINO = Configuration("OpenVINO", "openvino")
+OPENVINO_FREE = Configuration("OpenVINO, free axes", "openvino", {"fixed": False})
+OPENVINO_BF16 = Configuration("OpenVINO bf16", "openvino", {"precision": "bf16"})
+OURS_ORT = Configuration("ours, onnxruntime", "ours", {"backend": "onnxruntime"})
+OURS_OPENVINO = Configuration("ours, openvino", "ours", {"backend": "openvino"})
+OURS_BF16 = Configuration("ours, openvino bf16", "ours", {"backend": "openvino", "precision": "bf16"})
+OURS_INT8 = Configuration("ours, openvino int8", "ours", {"backend": "openvino", "precision": "int8"})
 
-TUNED_BF16 = Configuration("diffusers + torch.compile bf16", "tuned", "bf16", {"precision": "bf16"})
+TUNED_BF16 = Configuration("diffusers + torch.compile bf16", "tuned", {"precision": "bf16"})
 INDICATOR_BF16 = Configuration(
-    "diffusers + torch.compile bf16, our indicator", "tuned-indicator", "bf16", {"precision": "bf16"}
+    "diffusers + torch.compile bf16, our indicator", "tuned-indicator", {"precision": "bf16"}
 )
-OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", "bf16", {"precision": "bf16"})
+OURS_COMPILED_BF16 = Configuration("ours, torch bf16, compiled", "ours-compiled", {"precision": "bf16"})
 
 # Requests for images: plain guidance, and what is beside it. A quarter of sd15's pixels.
 _SMALL_REQUEST = {"backend": "onnxruntime", "indicator_guidance_scale": 3.0, "num_steps": 10}
@@ -38,17 +38,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _OF_PROMPTS: dict[str, dict[str, Any]] = {"CADS": {"cads": (0.25, 0.6, 0.9)}}
 GUIDANCE, SD_GUIDANCE = (
-    tuple(Configuration(name, "ours", "fp32", request | option) for name, option in options.items())
+    tuple(Configuration(name, "ours", request | option) for name, option in options.items())
     for request, options in ((_SMALL_REQUEST, _OPTIONS), (_SD_REQUEST, _OPTIONS | _OF_PROMPTS))
 )
 
 # What the script does in a step: `peers/training.py`. Ours encodes images and prompts before the first one.
-SCRIPT_LORA = Configuration("diffusers' LoRA script", "script-lora", "fp32")
-SCRIPT_LORA_CACHED = Configuration(
-    "diffusers' LoRA script, latents and texts ready", "script-lora", "fp32", {"cached": True}
-)
-OURS_LORA = Configuration("ours, no indicator", "ours-lora", "fp32")
-OURS_LORA_CODES = Configuration("ours, codes", "ours-lora", "fp32", {"indicator": True})
+SCRIPT_LORA = Configuration("diffusers' LoRA script", "script-lora")
+SCRIPT_LORA_CACHED = Configuration("diffusers' LoRA script, latents and texts ready", "script-lora", {"cached": True})
+OURS_LORA = Configuration("ours, no indicator", "ours-lora")
+OURS_LORA_CODES = Configuration("ours, codes", "ours-lora", {"indicator": True})
 
 _FLOAT = (EAGER, COMPILED, ORT, OURS_ORT, OPENVINO, OURS_OPENVINO)
 _LOW = (EAGER, EAGER_BF16, COMPILED_BF16, OPENVINO_BF16, OURS_BF16)

@@ -58,6 +58,7 @@ from ddm_rt.workflows.export import export
 
 N, SEEDS, FITTED_ON, CALLS, ROUNDS, BATCHES = 5000, (0, 1, 2), 96, (4, 5, 6, 8, 12), 7, (1, 64)
 FRECHET_RATIO = 1.05
+DIGITS = {"judge": "digits", "groups": "3,8", "reference": "digits:3,8"}  # what --teacher is judged by, if not told
 FACES = ("gender 4:1", "few-label 64 #0")  # their set and method of `faces.py`
 
 
@@ -112,7 +113,9 @@ def reused(table: StepTable) -> Reuse:
 
 
 def bundle_of(model: str, source: Path, precision: Precision, work: Path) -> Bundle:
-    """A copy of a model's bundle in a precision, made where it isn't there."""
+    """A copy of a model's bundle in a precision, made where it isn't there. Raises DdmError where the folder has
+    another model under this name.
+    """
     path = work / f"{model}-{precision}"
     own = work / f"{model}-{Precision.FP32}"
     if own.exists() and (kept := Bundle.load(own).bundle_id) != (wanted := Bundle.load(source).bundle_id):
@@ -134,10 +137,15 @@ def of_faces(file: Path, work: Path) -> tuple[Path, judging.AttributeJudge, Labe
     reference = sets.split(faces, "reference")
     judge = judging.make(sets.split(faces, "judge"), reference, work / "judge.onnx")
     cell = Cell(faces, name, methods()[method], work)
-    bundle = cell.fit(lambda done, total, _: done % 100 == 0 and print(f"{name} {method}: {done}/{total}", flush=True))
+
+    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+        if done % 100 == 0:
+            print(f"{name} {method}: {done}/{total}", flush=True)
+
+    bundle = cell.fit(progress)
     labels = [cell.what.groups[label] for label in reference.labels(cell.what.attribute)]
-    judge_of_attribute = judging.AttributeJudge(judge, cell.what.attribute)
-    return bundle.path, judge_of_attribute, LabelledImages(reference.images, labels)
+    of_attribute = judging.AttributeJudge(judge, cell.what.attribute)
+    return bundle.path, of_attribute, LabelledImages(reference.images, labels)
 
 
 def asked(row: Row, bundle: Bundle, prompts: Sequence[str], threads: int) -> dict[str, Any]:
@@ -167,12 +175,13 @@ class Bench:
             teacher, self.judge, reference = of_faces(arguments.faces, self.work)
             self.groups = list(self.judge.classes)
         else:
-            teacher, self.judge = arguments.teacher, Judge.load(arguments.judge or "digits")
-            self.groups = (arguments.groups or "3,8").split(",")
-            source = arguments.reference or "digits:3,8"
-            reference = labelled(source, "reference", Bundle.load(teacher).training.run.data)
-        self.models = {"teacher": teacher}
-        self.models |= dict(arguments.student)
+            teacher, self.judge, self.groups = (
+                arguments.teacher,
+                Judge.load(arguments.judge),
+                arguments.groups.split(","),
+            )
+            reference = labelled(arguments.reference, "reference", Bundle.load(teacher).training.run.data)
+        self.models = {"teacher": teacher, **dict(arguments.student)}
         for model, source in self.models.items():
             bundle_of(model, source, Precision.FP32, self.work)  # or the folder's images are another model's
         self.reference = reference.balanced(self.groups)
@@ -226,7 +235,7 @@ def _verdict(kept: Sequence[Ratio], kind: Kind) -> dict[str, Any]:
 def configuration(row: Row, prompt: Mapping[str, Any]) -> Configuration:
     """What a row is timed as."""
     options = {"backend": row.backend, "precision": row.precision.value, **row.request, **prompt}
-    return Configuration(row.name, "ours", row.precision, options)
+    return Configuration(row.name, "ours", options)
 
 
 def timed(bench: Bench, found: Sequence[Row], rounds: int) -> dict[str, dict[str, Any]]:
@@ -285,8 +294,7 @@ def main() -> None:
     teacher.add_argument("--teacher", type=Path, help="bundle of fp32")
     teacher.add_argument("--faces", type=Path, metavar="FACES.npz", help="the file of faces, as `faces.py` takes it")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=BUNDLE", type=_student)
-    of_teacher = ("judge", "digits"), ("groups", "3,8"), ("reference", "digits:3,8")
-    for name, usual in of_teacher:
+    for name, usual in DIGITS.items():
         parser.add_argument(f"--{name}", help=f"with --teacher; by default {usual}")
     parser.add_argument("--prompt", action="append", help="of a model that takes prompts; several take turns")
     parser.add_argument("-n", type=int, default=N)
@@ -297,9 +305,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of shortcuts.jsonl and shortcuts.md")
     arguments = parser.parse_args()
-    for name, _ in of_teacher:
+    for name, usual in DIGITS.items():
         if arguments.faces and getattr(arguments, name) is not None:
             parser.error(f"--{name}: --faces has its own")
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, usual)
     try:
         run(arguments)
     except DdmError as error:

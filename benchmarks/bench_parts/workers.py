@@ -40,8 +40,6 @@ class Call(NamedTuple):
 class _Worker:
     def __init__(self, configuration: Configuration, subject: Subject, threads: int, call: Call, output: Path) -> None:
         self.configuration, self.output = configuration, output
-        if (asked := configuration.options.get("precision", "fp32")) != configuration.precision:
-            raise DdmError(f"{configuration.name}: called {configuration.precision}, but it would run in {asked}")
         spec = {
             "peer": configuration.peer,
             "options": configuration.options,

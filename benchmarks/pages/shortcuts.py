@@ -5,6 +5,7 @@ from pathlib import Path
 
 from store import Line, read, table
 
+from ddm_rt.evaluate.comparison.kept import gravest
 from ddm_rt.evaluate.comparison.paired import Decision
 
 HEADER = """# A verdict for every shortcut
@@ -13,16 +14,15 @@ Each row makes the images of the same seeds and codes as the teacher's whole wal
 verdicts are about the pairs: "equivalent", "changed" or "undecided", for each of the sampling seeds. Quality is kept
 where the whole 90 % intervals of the ratios of Frechet distances, of all images and of each group, lie below 1.05.
 Diversity is kept where those of precision, recall and Vendi score of each group lie above .95. The ratio that decides
-has the gravest verdict of all seeds, and reaches farthest to the bad side. FD_ddm and "neither" are of the first seed.
-Images a second are medians [quartiles] of interleaved rounds, and the factor is to the teacher's in fp32 on the same
-batch.
+has the gravest verdict of all seeds, and its interval reaches farthest to the bad side. FD_ddm and "neither" are of the
+first seed. Images a second are medians [quartiles] of interleaved rounds, and the factor is to the teacher's in fp32 on
+the same batch.
 
 Intervals leave out blocks of pairs that have the same part of every code. Where a group has 5,000 images or more, its
 recall is the mean over parts of 2,500.
 
 """
 YARDSTICK = "teacher, fp32"
-GRAVITY = ("equivalent", "undecided", "changed")
 COLUMNS = (
     *("row", "seeds", "FD_ddm [95 %]", "neither", "balance", "quality", "ratio that decides [90 %]", "diversity"),
     *("ratio that decides [90 %]", "batch 1: images/s (times)", "batch 64: images/s (times)"),
@@ -81,8 +81,8 @@ def _row(lines: Sequence[Line], speed: Line, base: Line) -> Iterator[str]:
     for kind, largest in (("quality", True), ("diversity", False)):
         yield _counted([line[kind]["decision"] or "too few images" for line in compared])
         every = [figure for line in compared for figure in line[kind]["figures"]]
-        gravest = max((GRAVITY.index(figure[5]) for figure in every), default=0)
-        figures = [figure for figure in every if figure[5] == GRAVITY[gravest]]
+        verdict = gravest({figure[5] for figure in every})
+        figures = [figure for figure in every if figure[5] == verdict]
         # The end of an interval that lies nearest to the bound, or farthest beyond it.
         worst = max(figures, key=lambda figure: figure[4] if largest else -figure[3], default=None)
         yield "" if worst is None else f"{worst[0]}, {worst[1]}: {worst[2]:.3f} [{worst[3]:.3f}, {worst[4]:.3f}]"

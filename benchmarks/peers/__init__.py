@@ -35,8 +35,13 @@ class Configuration:
 
     name: str
     peer: str  # in PEERS
-    precision: str  # what it computes in
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: the peers' own default is fp32."""
+        precision: str = self.options.get("precision", "fp32")
+        return precision
 
 
 # Name -> ("module:class", the install extra that brings what it needs; None: the product itself does).

@@ -76,15 +76,15 @@ def test_every_configuration_gives_what_the_baseline_gives(subject: Subject, tmp
 
 @pytest.mark.slow(reason="as above")
 def test_whole_images_are_in_range(subject: Subject) -> None:
-    ours = Configuration("ours", "ours", "fp32", {"backend": "onnxruntime", "num_steps": 2})
-    theirs = Configuration("theirs", "eager", "fp32", {"num_steps": 2})
+    ours = Configuration("ours", "ours", {"backend": "onnxruntime", "num_steps": 2})
+    theirs = Configuration("theirs", "eager", {"num_steps": 2})
     for each in timed(subject, (theirs, ours), Call("images", 2), 1):
         assert each.output.shape == (2, *each.output.shape[1:])
         assert np.isfinite(each.output).all()
 
 
 def test_a_process_that_ends_says_why(subject: Subject) -> None:
-    wrong = Configuration("wrong", "ours", "fp32", {"backend": "abacus"})
+    wrong = Configuration("wrong", "ours", {"backend": "abacus"})
     with pytest.raises(DdmError, match=r"wrong: its process ended: .*'abacus' is unknown"):
         timed(subject, (wrong,), Call("step", 1), 1)
 

@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_parts.workers import Call, side_by_side
 from fake_engine import FakeEngine, fake_bundle
 from pages.shortcuts import page
-from peers import Configuration
 from shortcuts import YARDSTICK, bundle_of, configuration, main, reused, rows
 from store import put
-from subjects import Subject
 
 from ddm_rt.bundle import Bundle
 from ddm_rt.config import Precision
@@ -48,12 +45,6 @@ def test_a_folder_keeps_the_bundles_of_one_teacher(tiny_bundle: Bundle, plain_bu
     assert made.bundle_id == tiny_bundle.bundle_id
     with pytest.raises(DdmError, match="expected a folder of its own"):
         bundle_of("teacher", plain_bundle.path, Precision.INT8, tmp_path)
-
-
-def test_a_configuration_that_would_run_in_another_precision_is_refused(tmp_path: Path) -> None:
-    wrong = Configuration("int8 by name", "ours", "int8", {"backend": "openvino"})
-    with pytest.raises(DdmError, match="called int8, but it would run in fp32"):
-        side_by_side([(wrong, Subject(name="none"))], 1, Call("images", 1), 1)
 
 
 def test_reused_is_every_second_step_by_what_the_one_before_added() -> None:

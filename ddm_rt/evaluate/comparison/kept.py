@@ -6,7 +6,7 @@ of a pair are left out together, and each block has its part of every code.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -111,8 +111,13 @@ def ranks_of(strata: Sequence[Hashable]) -> NDArray[np.int64]:
 
 def decision(found: Sequence[Ratio], kind: Kind) -> Kept | None:
     """Of all figures of one kind: changed where one has, equivalent where all are. None where there is none."""
-    decisions = {ratio.decision for ratio in found if ratio.kind == kind}
-    return next((each for each in ("changed", "undecided", "equivalent") if each in decisions), None)
+    return gravest({ratio.decision for ratio in found if ratio.kind == kind})
+
+
+def gravest(decisions: Collection[Kept]) -> Kept | None:
+    """None where there is none."""
+    order: tuple[Kept, ...] = ("changed", "undecided", "equivalent")
+    return next((each for each in order if each in decisions), None)
 
 
 def _ratio(group: str, least: int, a: _Figure, b: _Figure, bound: float, n: int) -> Ratio:
