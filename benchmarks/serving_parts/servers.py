@@ -57,7 +57,7 @@ def one_at_a_time(pipeline: Pipeline) -> Iterator[int]:
     app, lock = FastAPI(), Lock()
 
     def made(body: ImageRequest) -> dict[str, Any]:
-        generation = pipeline.generate(**body.asked(pipeline.bundle, HttpSettings()))
+        generation = pipeline.generate(body.asked(pipeline.bundle, HttpSettings()))
         data = [
             {"b64_json": base64.b64encode(encoded(image)).decode(), "code": code}
             for image, code in zip(generation.images, generation.codes, strict=True)
