@@ -28,7 +28,7 @@ _BOUNDS, _SCALE, _TOLD = ServeSettings(), RaySettings(), told_fields()
 
 @serves(
     Limits="queue max_images max_steps per_key deadline_s drain_s",
-    Access="keys strict_prompt ignore_prompt model_aliases resize origins public_url allowed_hosts",
+    Access="keys strict_prompt ignore_prompt name model_aliases resize origins public_url allowed_hosts",
     Files="provenance provenance_code",
     Judge="judge groups classes",
     Replicas="gpus replicas max_replicas target_ongoing max_ongoing cpus gpus_per_replica address dashboard",
@@ -67,6 +67,7 @@ def serve(
     ignore_prompt: Annotated[
         bool, Option(help="Has no effect any more: such prompts are dropped.", hidden=True)
     ] = False,
+    name: Annotated[str | None, Option(help="Name of the model. By default that of the bundle's directory.")] = None,
     model_aliases: Annotated[
         list[str] | None, Option("--model-alias", help="Another name of the model, such as gpt-image-1.")
     ] = None,
@@ -152,8 +153,8 @@ def serve(
         log_to(sys.stderr, log_level)
         where = _url(host, place.getsockname()[1])
 
-        def tell(opened: "Bundle") -> None:
-            say(f"{opened.config.name} is served\nlook at: {where}/\nclients: {where}/v1")
+        def tell(opened: "Bundle", named: str) -> None:
+            say(f"{named} is served\nlook at: {where}/\nclients: {where}/v1")
             if ledger is None and opened.codes.num_codes:
                 say("balance: the counts end with this command; --ledger keeps them")
             if callers is None and not _is_local(host):

@@ -31,6 +31,12 @@ class Generation:
     codes: tuple[int, ...]  # one for each image; -1 is the null code
     manifest: dict[str, Any]  # what manifest.json holds: bundle, request, settings, and seed and code of each image
 
+    @property
+    def seed(self) -> int:
+        """The request's seed: with it, the same request gives the same images. Image i has `derive(seed, i)`."""
+        seed: int = self.manifest["request"]["seed"]
+        return seed
+
     def save(self, out: str | Path) -> Path:
         """Write the images as PNG files, contact_sheet.png and manifest.json into the directory `out`, and return it.
 

@@ -44,6 +44,7 @@ class HttpSettings(Frozen):
     """What the HTTP interface allows, apart from what the scheduler bounds."""
 
     strict_prompt: bool = False  # a prompt-free bundle refuses prompts, where it would drop them with a warning
+    name: Annotated[str, Field(min_length=1)] | None = None  # the model's; None: that of the bundle's configuration
     model_aliases: tuple[str, ...] = ()  # other names of the bundle, for clients that know OpenAI's models alone
     provenance: bool = True  # image files say what made them, and from which seed
     provenance_code: bool = False  # and with which code
@@ -61,6 +62,10 @@ class HttpSettings(Frozen):
     public_url: Url | None = None  # what the URLs of images begin with; None: as the client named the server
     origins: tuple[Origin, ...] = ()  # web pages elsewhere that may call
     log_prompts: bool = False  # whether the log has the texts of prompts
+
+    def names(self, configured: str) -> tuple[str, ...]:
+        """The names that the model answers to: its own first, then that in the bundle's configuration, then others."""
+        return tuple(dict.fromkeys((self.name or configured, configured, *self.model_aliases)))
 
     @model_validator(mode="after")
     def _code_goes_with_the_rest(self) -> Self:

@@ -34,15 +34,16 @@ def serve(
     ledger: Path | None = None,
     fsync: bool = False,
     backend: str = "auto",
-    on_ready: Callable[[Bundle], None] = lambda bundle: None,
+    on_ready: Callable[[Bundle, str], None] = lambda bundle, name: None,
     **loading: Any,
 ) -> None:
     """Serve `bundle` (a directory, or a shipped name) on the listening socket `place` until SIGTERM or SIGINT.
 
-    It runs on `replicas` by Ray Serve, or in this process on `backend`, with `loading` for `Pipeline.load`. The
-    `ledger` keeps the counts of scopes and survives a power loss with `fsync`; without one they end with the call.
-    `keys` are those of callers; without any everyone may call. `measured` judges what is delivered. `traces` gets
-    spans, and is closed at the end. `on_ready` is called when requests are answered.
+    It runs on `replicas` by Ray Serve, or in this process on `backend`, with `loading` for `Pipeline.load`. The model's
+    name is that of `http`, or of the bundle's directory. The `ledger` keeps the counts of scopes and survives a power
+    loss with `fsync`; without one they end with the call. `keys` are those of callers; without any everyone may call.
+    `measured` judges what is delivered. `traces` gets spans, and is closed at the end. `on_ready` is called with the
+    bundle and the model's name when requests are answered.
 
     Raises DdmError for a bad bundle or ledger and where no replica can be started, BackendUnavailable for a backend
     that can't run here.
@@ -61,5 +62,8 @@ def serve(
             counts.check()
             pipeline = Pipeline.load(bundle, backend, ledger=counts, **loading)
             scheduler = stack.enter_context(Scheduler(pipeline, bounds))
+        opened = scheduler.pipeline.bundle
+        named = http.name or opened.path.resolve().name
+        http = http.model_copy(update={"name": named})
         application = create_app(scheduler, http, keys=keys, measured=measured, traces=traces)
-        Server(application, scheduler, http, lambda: on_ready(scheduler.pipeline.bundle)).run([place])
+        Server(application, scheduler, http, lambda: on_ready(opened, named)).run([place])

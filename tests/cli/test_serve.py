@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,18 +14,22 @@ from typing import IO, Any
 
 from patience import PATIENCE_S
 
+from ddm_rt.bundle import Bundle
+
 GENERATIONS = "/v1/images/generations"
 Command = Callable[..., Any]
 
 
 @contextlib.contextmanager
-def process(*arguments: object, log: IO[str] | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`ddm-rt serve digits ...` on a free port, and its address."""
-    line = [sys.executable, "-P", "-m", "ddm_rt.cli", "serve", "digits", "--port", "0", *map(str, arguments)]
+def process(
+    *arguments: object, log: IO[str] | None = None, bundle: object = "digits", name: str = "digits"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`ddm-rt serve BUNDLE ...` on a free port, and its address; the model has this name."""
+    line = [sys.executable, "-P", "-m", "ddm_rt.cli", "serve", str(bundle), "--port", "0", *map(str, arguments)]
     started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True)
     assert started.stdout is not None
     try:
-        assert started.stdout.readline() == "digits is served\n"
+        assert started.stdout.readline() == f"{name} is served\n"
         yield started, started.stdout.readline().removeprefix("look at: ").strip().rstrip("/")
     finally:
         started.kill()
@@ -37,6 +42,17 @@ def ask(url: str, body: dict[str, object], **headers: str) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
         found: dict[str, Any] = json.load(response)
     return found
+
+
+def test_a_model_has_the_name_of_its_directory_or_the_one_given(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(Bundle.load("digits").path, photos)
+    for options, name in (((), "photos"), (("--name", "portraits"), "portraits")):
+        with process("--threads", 1, *options, bundle=photos, name=name) as (_, url):
+            with urllib.request.urlopen(f"{url}/v1/models", timeout=PATIENCE_S) as reply:
+                assert [model["id"] for model in json.load(reply)["data"]] == [name, "digits"]
+            for model in (name, "digits"):
+                assert ask(url, {"model": model, "steps": 2})["data"]
 
 
 def test_a_bundle_is_served_until_sigterm(tmp_path: Path) -> None:

@@ -127,6 +127,13 @@ def test_noise_and_codes_of_a_request_are_prefixes_of_a_longer_one() -> None:
     assert long.images[:5].tobytes() == short.images.tobytes()
 
 
+def test_a_result_has_the_seed_that_makes_it_again() -> None:
+    pipeline = pipeline_of()
+    made = pipeline.generate(n=2, seed=7)
+    assert made.seed == 7
+    np.testing.assert_array_equal(pipeline.generate(n=2, seed=made.seed).images, made.images)
+
+
 def test_uniform_target_fills_the_tree_evenly() -> None:
     generation = pipeline_of().generate(n=80)
     assert Counter(generation.codes) == dict.fromkeys(range(4), 20)

@@ -128,6 +128,14 @@ def test_a_prompt_is_dropped_only_where_the_bundle_takes_none(bundle: Bundle) ->
     assert asked(fake_bundle(prompt_free=False), prompt="a dog").prompt == "a dog"
 
 
+def test_a_model_has_the_name_that_it_is_served_by(bundle: Bundle) -> None:
+    http = HttpSettings(name="photos", model_aliases=("dall-e-2",))
+    for name in ("photos", "fake", "dall-e-2"):  # "fake" is the name in the bundle's configuration
+        assert asked(bundle, http, model=name)
+    with pytest.raises(Failure, match="this server has 'photos', 'fake', 'dall-e-2'"):
+        asked(bundle, http, model="dall-e-3")
+
+
 def test_a_model_has_other_names(bundle: Bundle) -> None:
     http = HttpSettings(model_aliases=("gpt-image-1", "dall-e-2"))
     for name in ("gpt-image-1", "dall-e-2", None):

@@ -99,9 +99,10 @@ def create_app(
     """
     bundle = scheduler.pipeline.bundle
     wanted = lru_cache(MOST_AIMS)(lambda target: _wanted(bundle, target))  # asked for all aims at each reading
-    metrics = Metrics(scheduler.stats, _labels(scheduler), bundle.codes, wanted)
+    metrics = Metrics(scheduler.stats, _labels(scheduler, http), bundle.codes, wanted)
     images = Images(scheduler, http, measured, metrics)
     about = _about(scheduler, http, measured)
+    names = http.names(scheduler.pipeline.bundle.config.name)
 
     app = FastAPI(
         title="ddm-rt",
@@ -144,13 +145,13 @@ def create_app(
     @app.get("/v1/models", dependencies=[Depends(caller)])
     async def models() -> ModelList:
         """What this server makes images with: its one bundle, under each of its names, with limits and defaults."""
-        return ModelList(data=[about, *(about.model_copy(update={"id": name}) for name in http.model_aliases)])
+        return ModelList(data=[about, *(about.model_copy(update={"id": name}) for name in names[1:])])
 
     @app.get("/v1/models/{name}", dependencies=[Depends(caller)])
     async def model(name: str) -> ModelItem:
         """The same for one of these names."""
-        if name not in (about.id, *http.model_aliases):
-            raise unknown_model(name, (about.id, *http.model_aliases))
+        if name not in names:
+            raise unknown_model(name, names)
         return about.model_copy(update={"id": name})
 
     @app.get("/v1/balance", dependencies=[Depends(caller)])
@@ -202,7 +203,7 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
     bundle, settings = scheduler.pipeline.bundle, scheduler.settings
     config, sizes = bundle.config, sizes_of(bundle, http)
     return ModelItem(
-        id=config.name,
+        id=http.names(config.name)[0],
         created=int(time.time()),
         bundle_id=bundle.bundle_id,
         prompt_free=config.prompt_free,
@@ -222,12 +223,13 @@ def _about(scheduler: Service[Any], http: HttpSettings, measured: Measured | Non
     )
 
 
-def _labels(scheduler: Service[Any]) -> dict[str, str]:
+def _labels(scheduler: Service[Any], http: HttpSettings) -> dict[str, str]:
     """What is served, for metrics."""
     pipeline = scheduler.pipeline
     made_by = {name: str(pipeline.made_by[name]) for name in ("backend", "precision")}
     bundle = pipeline.bundle
-    return {"model": bundle.config.name, "bundle_id": bundle.bundle_id, "version": ddm_rt.__version__, **made_by}
+    name, *_ = http.names(bundle.config.name)
+    return {"model": name, "bundle_id": bundle.bundle_id, "version": ddm_rt.__version__, **made_by}
 
 
 def _factors(codes: CodeTable) -> list[FactorItem]:

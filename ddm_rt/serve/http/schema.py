@@ -141,7 +141,7 @@ class ImageRequest(_Asked):  # type: ignore[misc]  # the fields of `Request`
 
     def asked(self, bundle: Bundle, http: HttpSettings) -> Request:
         """The request. Raises Failure naming the field that this server doesn't take."""
-        names = (bundle.config.name, *http.model_aliases)
+        names = http.names(bundle.config.name)
         if self.model is not None and self.model not in names:
             raise unknown_model(self.model, names)
         if self.output_compression not in (None, 100) and self.output_format == "png":
