@@ -19,7 +19,7 @@ Chance. A code that were alone in its doubt would be ahead after n draws with th
 n·m_k / D. So one that isn't ahead gets ahead with (m_k / D) / (1 - f), and one whose share passes a whole number comes
 for sure, or with (f + m_k / D - 1) / f where it is ahead. The codes that may come are weighted by these chances. With
 equal shares these are permuted blocks, and with two codes a random phase; there, and for the first image, each position
-has exactly the codes' shares. Otherwise the expected count of a prefix is off by at most .14 of an image in all cases
+has exactly the codes' shares. Otherwise the expected count of a prefix is off by at most .15 of an image in all cases
 that were tried. An exact law is known offline only: Gölz, Peters and Procaccia, arXiv 2202.11061.
 
 Beside a total. One stream of many, such as that of one prompt of a scope, draws by what all of them together lack of
