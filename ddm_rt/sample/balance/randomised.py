@@ -1,5 +1,7 @@
 """Randomised quotas: every prefix of a stream is close to the target, and which code comes next is drawn.
 
+Nothing calls this yet: requests and ledgers draw by Tijdeman's rule (`quota.py`), here and in the C library.
+
 K codes have whole weights m_k that sum to D, so that code k has the share m_k / D. After any number n of draws its
 count x_k is n·m_k / D rounded down or up: it is off by less than one image. Which of the codes that may come next does
 come is drawn at random, by Philox from a key and the position. So over many keys each position has each code in about
@@ -9,18 +11,20 @@ May come. Let t·m_k // D be what is due of code k by the time t. The draws to c
 
     Σ_k max(x_k, t·m_k // D) ≤ t    for every later time t
 
-as what came already and what falls due until t must fit into t images. That is Hall's condition for unit jobs with
-deadlines, of which one is due at a time where that many intervals overlap; see R. Tijdeman, "The chairman assignment
-problem", Discrete Mathematics 32 (1980) 323-330. A code k may come next if x_k < (n + 1)·m_k / D, and if the condition
+as what came already and what falls due until t must fit into t images. This is Hall's condition, if each draw of a code
+is a job that takes one image and has a deadline. R. Tijdeman, "The chairman assignment problem", Discrete Mathematics
+32 (1980) 323-330, has the jobs' intervals. A code k may come next if x_k < (n + 1)·m_k / D, and if the condition
 holds after it. Only times before ⌈(x_k + 1)·D / m_k⌉, when this draw of it would fall due anyway, must be looked at.
-A code whose draw would fall due more than `_FAR` images later waits, unless no other code may come.
+A code whose draw would fall due more than `_FAR` images later waits, unless no other code may come. So a share below
+1 / 16,384 comes late in its interval.
 
-Chance. A code that were alone in its doubt would be ahead after n draws with the chance f, the fractional part of
-n·m_k / D. So one that isn't ahead gets ahead with (m_k / D) / (1 - f), and one whose share passes a whole number comes
-for sure, or with (f + m_k / D - 1) / f where it is ahead. The codes that may come are weighted by these chances. With
-equal shares these are permuted blocks, and with two codes a random phase; there, and for the first image, each position
-has exactly the codes' shares. Otherwise the expected count of a prefix is off by at most .15 of an image in all cases
-that were tried. An exact law is known offline only: Gölz, Peters and Procaccia, arXiv 2202.11061.
+Chance. A code is ahead when its count was rounded up. If it were drawn without a look at the others, it would be ahead
+after n draws with the chance f, the fractional part of n·m_k / D. So one that isn't ahead gets ahead with
+(m_k / D) / (1 - f). One whose share passes a whole number comes for sure, or with (f + m_k / D - 1) / f where it is
+ahead. The codes that may come are weighted by these chances. With equal shares these are permuted blocks, and with two
+codes a random phase. There, and for the first image, each position has exactly the codes' shares. Otherwise the
+expected count of a prefix is off by at most .15 of an image in all cases that were tried. An exact law is known offline
+only: Gölz, Peters and Procaccia, arXiv 2202.11061.
 
 Beside a total. One stream of many, such as that of one prompt of a scope, draws by what all of them together lack of
 each code; its own bound holds all the same. If they lack more than one image of a code that may come, that one comes.
@@ -40,10 +44,10 @@ from ddm_rt.errors import DdmError
 from ddm_rt.sample.balance.quota import quantise
 
 _SMALL = 1000  # the largest denominator that is looked for
-_WHOLE = 1e-9  # as far a weight times a denominator may be from a whole number
-_FAR = 2**14  # images
+_WHOLE = 1e-9  # how far a weight times a denominator may be from a whole number
+_FAR = 2**14  # images: times weights below 2^48, they stay within 64 bits
 _PARTS = 40  # bits of a chance
-_CODES = 3  # fourth word of the counter; noise has 0, `derive` has 1
+_CODES = 3  # fourth word of the counter; noise has 0, `derive` 1 and shuffles 2
 _WORD = 2**32 - 1
 
 
@@ -55,7 +59,7 @@ class Quota:
     """
 
     def __init__(self, weights: Sequence[float], field: str = "weights") -> None:
-        self.weights = whole(weights, field)
+        self.weights = whole_weights(weights, field)
         self.denominator = sum(self.weights)
         self.counts = [0] * len(self.weights)
         self._n = 0
@@ -89,7 +93,7 @@ class Quota:
         self._n += 1
         return chosen
 
-    def assign(self, n: int, key: int = 0) -> list[int]:
+    def assign(self, n: int, key: int) -> list[int]:
         """The next `n` draws, as a stream of its own with this key."""
         return [self.draw(words(key, self._n)) for _ in range(n)]
 
@@ -106,10 +110,15 @@ class Quota:
         self.counts, self._n = list(counts), n
 
     def _released(self) -> list[int]:
-        """The codes that may come as far as the next draw alone is looked at, but for those that wait."""
+        """The codes that may come as far as the next draw alone is looked at, but for those that wait.
+
+        Raises DdmError where more than one of them must come now.
+        """
         n, counts, weights, whole = self._n + 1, self.counts, self.weights, self.denominator
         may = [k for k in self._live if counts[k] * whole < n * weights[k]]
         late = [k for k in may if (counts[k] + 1) * whole <= n * weights[k]]
+        if len(late) > 1:
+            raise DdmError("counts: no draws lead to them")
         return late or self._near(may)
 
     def _due(self, k: int) -> int:
@@ -168,7 +177,7 @@ class Quota:
 
 def words(key: int, position: int) -> Iterator[int]:
     """Random numbers of 64 bits for one position of a stream: two of each block j of Philox4x32-10, with the counter
-    (position's low word, its high word, j, 3).
+    (position's low word, its high word, j, 3). In plain integers, as numpy's way takes longer for one counter.
 
     J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
@@ -183,7 +192,7 @@ def words(key: int, position: int) -> Iterator[int]:
         yield c | d << 32
 
 
-def whole(weights: Sequence[float], field: str) -> list[int]:
+def whole_weights(weights: Sequence[float], field: str) -> list[int]:
     """Whole numbers in proportion to `weights`; zero stays zero.
 
     They sum to the smallest denominator that all weights have, up to 1,000, or to 2^48, by largest remainder. Raises

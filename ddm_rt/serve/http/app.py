@@ -102,7 +102,7 @@ def create_app(
     metrics = Metrics(scheduler.stats, _labels(scheduler, http), bundle.codes, wanted)
     images = Images(scheduler, http, measured, metrics)
     about = _about(scheduler, http, measured)
-    names = http.names(scheduler.pipeline.bundle.config.name)
+    names = http.names(bundle.config.name)
 
     app = FastAPI(
         title="ddm-rt",
